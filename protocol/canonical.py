@@ -1,0 +1,73 @@
+"""One value, one encoding: deterministic CBOR (RFC 8949, section 4.2.1) of frozen structs.
+
+Owns the base class of every wire value and its two rules: a value is valid from the moment it is
+constructed, by us or by a decoder; and bytes that are not the one canonical encoding of a value
+are refused. Text keys alone are used in maps, for which cbor2's order is RFC 8949's.
+"""
+
+from functools import cache
+from typing import Any, TypeVar
+
+import cbor2
+import msgspec
+
+from dipaco.protocol.errors import RemoteProtocolError
+
+MAX_DEPTH = 16  # nested arrays and maps; the deepest value of ours has 6
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """The base of every value that peers exchange.
+
+    Types and bounds (`msgspec.Meta`) are checked on construction too, not only on decoding, so
+    nothing downstream asks again. A value of ours that breaks them is a bug: `ValueError`.
+    A subclass with rules of its own calls `super().__post_init__()` first.
+    """
+
+    def __post_init__(self) -> None:
+        for name, type_ in _fields(type(self)):
+            given = getattr(self, name)
+            try:
+                checked = msgspec.convert(given, type_, builtin_types=(bytes,))
+            except msgspec.ValidationError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if checked is not given:  # an int where a float belongs, a list for a tuple
+                msgspec.structs.force_setattr(self, name, checked)
+
+
+@cache
+def _fields(kind: type[Wire]) -> tuple[tuple[str, Any], ...]:
+    return tuple((field.name, field.type) for field in msgspec.structs.fields(kind))
+
+
+W = TypeVar("W")
+
+
+def encode(value: Wire) -> bytes:
+    """Return the only encoding of `value`."""
+    return cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,)), canonical=True)
+
+
+def decode(data: bytes, kind: type[W], *, limit: int) -> W:
+    """Read a `kind` (a wire struct, or a union of them) from at most `limit` bytes.
+
+    Raises RemoteProtocolError for anything but the canonical encoding of a valid value.
+    """
+    if len(data) > limit:
+        raise RemoteProtocolError(f"{len(data)} bytes where {limit} are allowed")
+    name = getattr(kind, "__name__", str(kind))
+    try:
+        plain = cbor2.loads(
+            data,
+            max_depth=MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
+        value = msgspec.convert(plain, kind, builtin_types=(bytes,))
+    except (cbor2.CBORError, msgspec.ValidationError) as error:
+        raise RemoteProtocolError(f"malformed {name}: {error}") from error
+    assert isinstance(value, Wire)
+    if encode(value) != data:  # trailing bytes, other key orders, long forms of numbers
+        raise RemoteProtocolError(f"{name} is not in its canonical encoding")
+    return value  # type: ignore[return-value]

@@ -1,0 +1,45 @@
+"""Every error dipaco raises on purpose. The class says whose fault it is, hence what to do.
+
+* DipacoError
+  + ConfigError             our operator's: name the field, exit 2
+  + ProtocolError
+    - LocalProtocolError    ours, a bug: crash
+    - RemoteProtocolError   the peer's: reset the stream, lower its score
+  + Refusal                 this run is not what it claims to be: stop, never retry
+  + Unavailable             nobody's: back off and try again
+    - LeaseLost             another peer has our path: drop the work, take the next
+
+A new class only where some caller does something different with it.
+"""
+
+
+class DipacoError(Exception):
+    """The base of every error raised on purpose; its message is written for a person."""
+
+
+class ConfigError(DipacoError):
+    """What the operator typed or wrote is wrong; the message names the field."""
+
+
+class ProtocolError(DipacoError):
+    """The base of breaches of the protocol."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We broke our own protocol: a bug, and nobody else's fault."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """A peer sent what no honest peer sends."""
+
+
+class Refusal(DipacoError):
+    """The run, its manifest or its router is not what it claims to be: never retried."""
+
+
+class Unavailable(DipacoError):
+    """Something is away for now (a peer, a source, a device): back off, then try again."""
+
+
+class LeaseLost(Unavailable):
+    """The lease ended under us: drop the work and ask for the next."""
