@@ -1,0 +1,46 @@
+"""Who is who: Ed25519 keys and the libp2p PeerID that is nothing but a key, written for people.
+
+A PeerID of an Ed25519 key is base58btc of the identity multihash of its protobuf encoding
+(libp2p specs, peer-ids), so key and PeerID give each other without a look-up.
+"""
+
+from typing import Annotated, NewType
+
+import base58
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+PUBLIC_KEY_BYTES = 32
+_MULTIHASH_PREFIX = bytes.fromhex("002408011220")  # identity, 36 bytes; Ed25519; 32 bytes of key
+
+PeerId = NewType("PeerId", str)
+"""`12D3KooW...`: the name of a node, and of an owner of runs."""
+
+PeerIdField = Annotated[
+    PeerId, msgspec.Meta(min_length=52, max_length=52, pattern="^12D3KooW[1-9A-HJ-NP-Za-km-z]+$")
+]
+
+
+def peer_id_of(public_key: bytes) -> PeerId:
+    """Return the PeerID of a 32-byte Ed25519 public key."""
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise ValueError(f"an Ed25519 public key has 32 bytes, not {len(public_key)}")
+    return PeerId(base58.b58encode(_MULTIHASH_PREFIX + public_key).decode("ascii"))
+
+
+def public_key_of(peer: PeerId) -> bytes:
+    """Return the 32-byte Ed25519 public key that `peer` names; raises ValueError."""
+    raw = base58.b58decode(peer)
+    if len(raw) != len(_MULTIHASH_PREFIX) + PUBLIC_KEY_BYTES or raw[:6] != _MULTIHASH_PREFIX:
+        raise ValueError(f"{peer!r} is not the PeerID of an Ed25519 key")
+    return raw[6:]
+
+
+def peer_id(key: Ed25519PrivateKey) -> PeerId:
+    """Return the PeerID of the node or owner that holds `key`."""
+    return peer_id_of(key.public_key().public_bytes_raw())
+
+
+def short_peer(peer: PeerId) -> str:
+    """Return the form for logs and people: the PeerID's end, where PeerIDs differ."""
+    return f"{peer[:8]}...{peer[-4:]}"
