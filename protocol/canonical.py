@@ -70,4 +70,4 @@ def decode(data: bytes, kind: type[W], *, limit: int) -> W:
     assert isinstance(value, Wire)
     if encode(value) != data:  # trailing bytes, other key orders, long forms of numbers
         raise RemoteProtocolError(f"{name} is not in its canonical encoding")
-    return value  # type: ignore[return-value]
+    return value

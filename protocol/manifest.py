@@ -1,0 +1,280 @@
+"""The run manifest: everything that all nodes of a run agree on, signed by the run's owner.
+
+Nothing volunteer-local is in here; that is `NodeConfig`'s (node/config.py). The manifest is public
+and complete: with it and the public source anybody re-derives the router, the shards, the order of
+the batches and the initial model. Its identity is the SHA-256 of its canonical encoding, the
+*run id*. Terms and defaults: docs/method.md.
+"""
+
+from math import prod
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from dipaco.protocol.canonical import Wire, encode
+from dipaco.protocol.digest import Digest, DigestField, sha256
+from dipaco.protocol.identity import PeerIdField
+
+FORMAT = 1
+MAX_PATHS = 1024  # the paper's largest grid has 256
+MAX_FILES = 4096  # of one source
+MAX_NODES_LISTED = 1024  # schedulers and members named one by one
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Positive = Annotated[float, Meta(gt=0, le=1e3)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+Count = Annotated[int, Meta(ge=1, le=1 << 40)]
+
+
+class SourceFile(Wire, frozen=True, kw_only=True):
+    """One pinned file of a source."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    """Where a source of this kind finds it; never joined to a path of ours."""
+    size: Annotated[int, Meta(ge=0, le=1 << 50)]
+    """Bytes."""
+    sha256: DigestField
+
+
+class Source(Wire, frozen=True, kw_only=True):
+    """Where the documents come from, pinned to the byte."""
+
+    kind: Literal["embedded", "files", "synthetic"]
+    revision: Annotated[str, Meta(min_length=1, max_length=128)]
+    """What a source of this kind calls its version."""
+    files: Annotated[tuple[SourceFile, ...], Meta(max_length=MAX_FILES)]
+    """In the order in which their rows are counted; empty for `synthetic`."""
+    text_field: Annotated[str, Meta(min_length=1, max_length=128)] = "text"
+    documents: Count
+    """Only the first so many rows belong to the run."""
+    window: Count
+    """Documents of one window: a lease's shard is cut from one window."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.kind == "synthetic") != (not self.files):
+            raise ValueError("files: a synthetic source has none, every other at least one")
+        if self.window > self.documents:
+            raise ValueError("window: more documents than the source's `documents`")
+
+    @property
+    def windows(self) -> int:
+        """The number of windows."""
+        return -(-self.documents // self.window)
+
+
+class Tokenizer(Wire, frozen=True, kw_only=True):
+    """A `tokenizers` JSON file, by content."""
+
+    sha256: DigestField
+    size: Annotated[int, Meta(ge=1, le=64 << 20)]
+    """Bytes of the file."""
+    vocabulary: Annotated[int, Meta(ge=2, le=1 << 20)]
+    """Token ids are 0 to vocabulary - 1."""
+    end_of_text: Annotated[int, Meta(ge=0)]
+    """The id appended to every document."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end_of_text >= self.vocabulary:
+            raise ValueError("end_of_text: not an id of the vocabulary")
+
+
+class Model(Wire, frozen=True, kw_only=True):
+    """One path's transformer: Llama-style (RMSNorm, rotary embedding, SwiGLU, no biases)."""
+
+    d_model: Annotated[int, Meta(ge=8, le=16384)]
+    heads: Annotated[int, Meta(ge=1, le=256)]
+    kv_heads: Annotated[int, Meta(ge=1, le=256)]
+    d_ff: Annotated[int, Meta(ge=8, le=65536)]
+    context: Annotated[int, Meta(ge=8, le=65536)]
+    """Tokens of one training sequence."""
+    rope_theta: Annotated[float, Meta(ge=1, le=1e9)] = 10000.0
+    norm_eps: Annotated[float, Meta(gt=0, le=1e-2)] = 1e-5
+    tied: bool = True
+    """Whether the output head is the embedding."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_model % self.heads:
+            raise ValueError(f"heads: {self.heads} do not divide d_model {self.d_model}")
+        if self.d_model // self.heads % 2:
+            raise ValueError("heads: rotary embedding needs an even d_model / heads")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads: {self.kv_heads} do not divide heads {self.heads}")
+
+
+class Level(Wire, frozen=True, kw_only=True):
+    """One level of the grid: a contiguous run of blocks with so many experts."""
+
+    experts: Annotated[int, Meta(ge=1, le=256)]
+    blocks: Annotated[int, Meta(ge=1, le=256)]
+
+
+class Grid(Wire, frozen=True, kw_only=True):
+    """The levels, and which parts every path owns alone (DiPaCo section 2.6.2)."""
+
+    levels: Annotated[tuple[Level, ...], Meta(min_length=1, max_length=8)]
+    path_specific_blocks: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=256)]
+    """Indices over all blocks, ascending."""
+    path_specific_stem: bool = False
+    """Stem: embedding, final norm, and output head if untied."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        specific = self.path_specific_blocks
+        if list(specific) != sorted(set(specific)) or any(i >= self.blocks for i in specific):
+            raise ValueError("path_specific_blocks: not ascending indices of blocks")
+        if self.paths > MAX_PATHS:
+            raise ValueError(f"levels: {self.paths} paths, at most {MAX_PATHS}")
+
+    @property
+    def paths(self) -> int:
+        """P, the number of paths."""
+        return prod(level.experts for level in self.levels)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of one path's model."""
+        return sum(level.blocks for level in self.levels)
+
+
+class Capacity(Wire, frozen=True, kw_only=True):
+    """The capacity rule: the largest shard is at most num / den of the mean."""
+
+    num: Annotated[int, Meta(ge=1, le=1000)]
+    den: Annotated[int, Meta(ge=1, le=1000)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num < self.den:
+            raise ValueError("num: below den, the largest shard would be below the mean")
+
+
+class Routing(Wire, frozen=True, kw_only=True):
+    """How documents find their path: docs/method.md section 4."""
+
+    kind: Literal["kmeans", "round_robin"] = "kmeans"
+    featurizer: Literal["bag-sign-v1"] = "bag-sign-v1"
+    sample: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """N: the router is fitted on the first so many eligible training documents."""
+    prefix: Annotated[int, Meta(ge=1, le=1024)] = 32
+    """F: tokens of a document that routing sees."""
+    dimension: Annotated[int, Meta(ge=8, le=256, multiple_of=8)] = 256
+    """D: features."""
+    norm_bits: Annotated[int, Meta(ge=4, le=12)] = 10
+    """nu: features are at most 2^nu."""
+    scale_bits: Annotated[int, Meta(ge=0, le=10)] = 8
+    """s: centroids are scaled by 2^s."""
+    max_updates: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """T_max of one restart."""
+    restarts: Annotated[int, Meta(ge=1, le=64)] = 4
+    max_bytes: Annotated[int, Meta(ge=64, le=16 << 20)] = 1 << 20
+    """A document's text is cut there, at a character boundary, before it is tokenised."""
+    min_tokens: Annotated[int, Meta(ge=1, le=65536)] = 40
+    """Shorter documents take no part."""
+    validation_bp: Annotated[int, Meta(ge=0, le=5000)] = 500
+    """Share of documents held out, in 1/10,000."""
+    router_bp: Annotated[int, Meta(ge=0, le=5000)] = 0
+    """Share of documents kept for re-sharding, in 1/10,000."""
+    overlap: Annotated[int, Meta(ge=1, le=8)] = 1
+    """Paths that train on one document (top-n); evaluation is always top-1."""
+    capacity: Capacity | None = None
+    beacon: Annotated[bytes, Meta(max_length=64)] = b""
+    """A public value fixed after the rest of the manifest, or nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_tokens < self.prefix + 8:
+            raise ValueError("min_tokens: below prefix + 8, nothing would be left to score")
+
+
+class Adam(Wire, frozen=True, kw_only=True):
+    """The inner optimizer: AdamW, warm-up then cosine over the whole run (docs/method.md 2.1)."""
+
+    lr: Positive = 1e-3
+    """The largest learning rate."""
+    floor: Fraction = 0.1
+    """The last learning rate, as a share of `lr`."""
+    warmup: Annotated[int, Meta(ge=0, le=1 << 30)] = 20
+    """Steps."""
+    weight_decay: Fraction = 0.1
+    """Decoupled, on matrices only."""
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: Positive = 1e-8
+    clip: Positive = 1.0
+    """The largest norm of the gradient."""
+
+
+class Nesterov(Wire, frozen=True, kw_only=True):
+    """The outer optimizer of every module."""
+
+    lr: Positive = 0.7
+    momentum: Fraction = 0.9
+
+
+class Training(Wire, frozen=True, kw_only=True):
+    """Rounds and steps."""
+
+    seed_steps: Annotated[int, Meta(ge=0, le=1 << 30)]
+    """k0: dense steps before the grid begins."""
+    rounds: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """T."""
+    inner_steps: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """tau: steps of one path in one round."""
+    batch: Annotated[int, Meta(ge=1, le=65536)]
+    """B: sequences of one step."""
+    inner: Adam
+    outer: Nesterov
+    inner_state: Literal["reset"] = "reset"
+    """Inner moments are fresh in every round."""
+    deltas: Literal["f32", "bf16"] = "f32"
+    """How pseudo-gradients are encoded on the way to the outer step."""
+
+
+class Scheduling(Wire, frozen=True, kw_only=True):
+    """Who hands out the work, to whom, for how long."""
+
+    schedulers: Annotated[tuple[PeerIdField, ...], Meta(min_length=1, max_length=16)]
+    """In the order in which they take over."""
+    members: Annotated[tuple[PeerIdField, ...], Meta(max_length=MAX_NODES_LISTED)]
+    """Who may join; empty: anybody."""
+    lease_ttl: Annotated[int, Meta(ge=5, le=3600)] = 20
+    """Seconds without a heartbeat after which a lease ends."""
+
+
+class Manifest(Wire, frozen=True, kw_only=True):
+    """One run, whole."""
+
+    format: Literal[1] = FORMAT
+    name: Name
+    owner: PeerIdField
+    source: Source
+    tokenizer: Tokenizer
+    model: Model
+    grid: Grid
+    routing: Routing
+    training: Training
+    schedule: Scheduling
+    seed: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    """Of the initial model; the router's seeds are derived, nobody chooses them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.context <= self.routing.prefix:
+            raise ValueError("model.context: not longer than routing.prefix")
+        if self.routing.kind == "kmeans" and self.routing.sample < self.paths:
+            raise ValueError(f"routing.sample: below the number of paths, {self.paths}")
+        if self.routing.overlap > self.paths:
+            raise ValueError(f"routing.overlap: above the number of paths, {self.paths}")
+
+    @property
+    def paths(self) -> int:
+        """P, the number of paths."""
+        return self.grid.paths
+
+
+def run_id(manifest: Manifest) -> Digest:
+    """Return the identity of the run: SHA-256 of the manifest's canonical encoding."""
+    return sha256(encode(manifest))
