@@ -7,7 +7,7 @@ the batches and the initial model. Its identity is the SHA-256 of its canonical 
 """
 
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -15,7 +15,7 @@ from dipaco.protocol.canonical import Wire, encode
 from dipaco.protocol.digest import Digest, DigestField, sha256
 from dipaco.protocol.identity import PeerIdField
 
-FORMAT = 1
+FORMAT: Final = 1
 MAX_PATHS = 1024  # the paper's largest grid has 256
 MAX_FILES = 4096  # of one source
 MAX_NODES_LISTED = 1024  # schedulers and members named one by one

@@ -1,0 +1,126 @@
+"""Jobs: what the daemon asks of a worker process, and what it answers.
+
+Typed values over the worker's pipes, one job at a time. Inputs and outputs that are large are
+blobs in the store that daemon and worker share, named by digest; a job holds none. The daemon
+sends a job only when its input blobs are in the store.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from dipaco.protocol.canonical import Wire
+from dipaco.protocol.digest import DigestField
+from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, ModuleName, Nats, Size
+from dipaco.protocol.ledger import Contribution
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.spec import RouterSpec
+
+Stage = Annotated[str, Meta(max_length=32)]
+
+
+class Derive(Wire, frozen=True, kw_only=True):
+    """Derive the router spec of `manifest` from its source."""
+
+    manifest: Manifest
+
+
+class Derived(Wire, frozen=True, kw_only=True):
+    """Our own spec, or why there is none."""
+
+    spec: RouterSpec | None
+    authenticated: bool
+    """Whether every file was read to its end and had the manifest's SHA-256."""
+    failed: Literal["", "source", "tokenizer", "too-few-documents", "local"] = ""
+    reason: Annotated[str, Meta(max_length=1024)] = ""
+
+
+class Materialise(Wire, frozen=True, kw_only=True):
+    """Route one window of the source and leave its shards in the cache."""
+
+    manifest: Manifest
+    spec: RouterSpec
+    window: Size
+
+
+class Materialised(Wire, frozen=True, kw_only=True):
+    """What the pass over the window found."""
+
+    documents: Size
+    tokens: Size
+
+
+class Train(Wire, frozen=True, kw_only=True):
+    """Do a `seed` or `train` lease; the shard is taken from the cache, or made."""
+
+    manifest: Manifest
+    spec: RouterSpec
+    lease: Lease
+
+
+class Trained(Wire, frozen=True, kw_only=True):
+    """States (seed) or pseudo-gradients (train), left in the store."""
+
+    blobs: tuple[ModuleDigest, ...]
+    tokens: Size
+    seconds: Annotated[float, Meta(ge=0, le=1e9)]
+    loss_first: Nats
+    loss_last: Nats
+
+
+class Evaluate(Wire, frozen=True, kw_only=True):
+    """Do an `evaluate` lease."""
+
+    manifest: Manifest
+    spec: RouterSpec
+    lease: Lease
+
+
+class Evaluated(Wire, frozen=True, kw_only=True):
+    """The held-out loss."""
+
+    evaluation: Evaluation
+
+
+class OuterStep(Wire, frozen=True, kw_only=True):
+    """Take the outer step of one module; NumPy alone, no torch."""
+
+    manifest: Manifest
+    module: ModuleName
+    state: DigestField
+    momentum: DigestField | None
+    """None at version 0: zeros."""
+    contributions: tuple[Contribution, ...]
+
+
+class Stepped(Wire, frozen=True, kw_only=True):
+    """The new state and momentum, left in the store."""
+
+    state: DigestField
+    momentum: DigestField
+
+
+class Progress(Wire, frozen=True, kw_only=True):
+    """Sent while a job runs, at most a few times a second."""
+
+    stage: Stage
+    """`read`, `route`, `train`, `evaluate`, ..."""
+    done: Size
+    total: Size
+    """0: not known."""
+    rate: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    """Of `unit` per second."""
+    unit: Annotated[str, Meta(max_length=16)] = ""
+    loss: Nats | None = None
+
+
+class Failed(Wire, frozen=True, kw_only=True):
+    """The job could not be done."""
+
+    kind: Literal["refused", "unavailable", "local"]
+    """Refused: the run is not what it claims; unavailable: try again; local: our bug or disk."""
+    reason: Annotated[str, Meta(max_length=4096)]
+
+
+Job = Derive | Materialise | Train | Evaluate | OuterStep
+Answer = Derived | Materialised | Trained | Evaluated | Stepped | Failed

@@ -1,0 +1,108 @@
+"""The ledger: the scheduler's signed, hash-chained account of a run.
+
+Whoever holds the records from the first on knows which spec was adopted and which version every
+module stands at, and can redo each outer step from its listed contributions. Records are few and
+small: they name blobs by digest and hold none.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from msgspec import Meta
+
+from dipaco.protocol.canonical import Wire
+from dipaco.protocol.digest import Digest, DigestField
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.identity import PeerIdField
+from dipaco.protocol.lease import ModuleDigest, ModuleName, Size
+from dipaco.protocol.manifest import MAX_PATHS
+from dipaco.protocol.signed import Signed, open_signed
+
+NO_RECORD = Digest(bytes(32))
+"""What the first record calls its predecessor."""
+
+
+class SpecAdopted(Wire, frozen=True, kw_only=True):
+    """From here on documents are routed by this spec."""
+
+    epoch: Annotated[int, Meta(ge=0, le=1 << 20)]
+    spec: DigestField
+
+
+class Seeded(Wire, frozen=True, kw_only=True):
+    """The seed model became version 0 of every module."""
+
+    peer: PeerIdField
+    """Who trained it."""
+    states: Annotated[tuple[ModuleDigest, ...], Meta(max_length=1 << 14)]
+    """Of all modules, in the topology's order."""
+
+
+class Contribution(Wire, frozen=True, kw_only=True):
+    """One path's part in an outer step."""
+
+    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
+    peer: PeerIdField
+    delta: DigestField
+    weight: Size
+    """n_p: the path's tokens as the router spec states them."""
+
+
+class ModuleUpdated(Wire, frozen=True, kw_only=True):
+    """The outer step of one module."""
+
+    module: ModuleName
+    version: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """The version it made: round t makes version t."""
+    contributions: Annotated[tuple[Contribution, ...], Meta(min_length=1, max_length=MAX_PATHS)]
+    """In ascending order of paths."""
+    state: DigestField
+    momentum: DigestField
+
+
+class Evaluated(Wire, frozen=True, kw_only=True):
+    """The held-out loss of one path at one version, as the peer that looked reports it."""
+
+    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
+    version: Annotated[int, Meta(ge=0, le=1 << 20)]
+    peer: PeerIdField
+    documents: Size
+    tokens: Size
+    nll: Annotated[float, Meta(ge=0, le=1e12)]
+
+
+Entry = SpecAdopted | Seeded | ModuleUpdated | Evaluated
+
+
+class LedgerRecord(Wire, frozen=True, kw_only=True):
+    """One entry and its place in the chain."""
+
+    run: DigestField
+    seq: Annotated[int, Meta(ge=0, le=1 << 40)]
+    """From 0, without gaps."""
+    previous: DigestField
+    """Body digest of the record before; zeros for the first."""
+    entry: Entry
+
+
+def append_checked(
+    records: Iterable[Signed], *, run: Digest, seq: int, previous: Digest, schedulers: Iterable[str]
+) -> list[LedgerRecord]:
+    """Return the entries of `records`, which continue a chain of `seq` records.
+
+    previous    body digest of the chain's last record, `NO_RECORD` if it is empty.
+    schedulers  PeerIDs whose signature counts.
+
+    Raises RemoteProtocolError at the first record that is not the chain's next.
+    """
+    allowed = frozenset(schedulers)
+    opened: list[LedgerRecord] = []
+    for signed in records:
+        record = open_signed(signed, LedgerRecord)
+        if signed.signer not in allowed:
+            raise RemoteProtocolError(f"{signed.signer} does not keep this ledger")
+        if (record.run, record.seq, record.previous) != (run, seq, previous):
+            raise RemoteProtocolError(f"not record {seq} of this ledger, or of another chain")
+        opened.append(record)
+        seq, previous = seq + 1, signed.body_digest
+    return opened
