@@ -61,6 +61,12 @@ class Topology:
         """Return the only valid length of `module`'s state, in bytes."""
         return FLOAT_BYTES * self.elements(module)
 
+    def counterpart(self, module: ModuleId) -> ModuleId:
+        """Return the module of path 0 in the place of `module`: the same layout, expert 0."""
+        if module.startswith("L"):
+            return ModuleId(module.split(".")[0] + ".E0")
+        return ModuleId("p0") if module.startswith("p") else module
+
     def path_tensors(self, path: int) -> tuple[Tensor, ...]:
         """Return every tensor of one path's model, module after module."""
         return tuple(t for module in self.path_modules[path] for t in self.layouts[module])

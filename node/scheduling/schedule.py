@@ -1,0 +1,377 @@
+"""The schedule of one run: who may do what next, as a pure state machine.
+
+Owns leases, accepted submissions and the run's ledger view. It knows no clock, no disk and no
+network: every event takes `now` (seconds on any steady clock) and returns the changes to make and
+the reply to send. The shell saves the changes, applies them, then answers (service.py), so a
+restart resumes at the exact state and never denies what a peer has seen.
+
+Rounds are synchronous per module (docs/method.md section 2): path p's lease for round t is ready
+as soon as all its modules stand at version t - 1; a module's outer step for round t is due as soon
+as every live path through it has an accepted submission. There is no global barrier.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.lease import Evaluation, Lease, LeaseKind, ModuleDigest, Submission
+from dipaco.protocol.ledger import (
+    Contribution,
+    Entry,
+    Evaluated,
+    ModuleUpdated,
+    Seeded,
+    SpecAdopted,
+)
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.run_view import RunView
+from dipaco.protocol.topology import ModuleId
+from dipaco.protocol.work import Fallen, Granted, NoLease, Stands
+
+RETRY_SECONDS = 2.0  # a new ledger record wakes waiting volunteers earlier
+RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A lease in somebody's hand."""
+
+    lease: Lease
+    peer: PeerId
+    deadline: float
+    """On the scheduler's clock; a heartbeat moves it. Not saved: a restart grants it anew."""
+
+
+@dataclass(frozen=True)
+class LeaseEnded:
+    """A lease no longer stands."""
+
+    token: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingAccepted:
+    """A path's submission of a round counts; its lease ends with it."""
+
+    lease: Lease
+    peer: PeerId
+    submission: Submission
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An entry joins the ledger."""
+
+    entry: Entry
+
+
+Change = Grant | LeaseEnded | TrainingAccepted | Recorded
+
+
+@dataclass(frozen=True)
+class DueStep:
+    """An outer step whose contributions are complete."""
+
+    module: ModuleId
+    version: int
+    """The version that it makes."""
+    state: Digest
+    momentum: Digest | None
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class _Work:
+    kind: LeaseKind
+    path: int
+    round: int
+
+
+class Schedule:
+    """All that the scheduler knows of one run."""
+
+    def __init__(self, manifest: Manifest, run: Digest, weights: tuple[int, ...]) -> None:
+        """weights: n_p per path, tokens as the router spec counts them; 0 is never leased."""
+        self.manifest = manifest
+        self.run = run
+        self.weights = weights
+        self.view = RunView(manifest)
+        self.grants: dict[bytes, Grant] = {}
+        self.accepted: dict[tuple[int, int], TrainingAccepted] = {}
+        """By (path, round), until the path's modules have taken it in."""
+        self.last_path: dict[PeerId, int] = {}
+        """What a peer worked on last: it has that path's shard at hand."""
+
+    # ------------------------------------------------------------------ questions
+
+    @property
+    def live_paths(self) -> tuple[int, ...]:
+        """Paths that have training data."""
+        return tuple(p for p, weight in enumerate(self.weights) if weight)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every live path stands at the last version and every version is evaluated."""
+        rounds = self.manifest.training.rounds
+        return all(self.view.path_version(p) == rounds for p in self.live_paths) and all(
+            (version, p) in self.view.evaluations
+            for p in self.live_paths
+            for version in range(rounds + 1)
+        )
+
+    def grant_of(self, peer: PeerId, token: bytes) -> Grant | None:
+        """Return the lease that `peer` holds under `token`, if it stands."""
+        grant = self.grants.get(token)
+        return grant if grant and grant.peer == peer else None
+
+    def due_steps(self) -> Iterator[DueStep]:
+        """Yield every outer step whose contributions are complete, in the topology's order."""
+        for module in self.view.topology.modules:
+            version = self.view.version(module) + 1
+            if not 1 <= version <= self.manifest.training.rounds:
+                continue
+            live = [p for p in self.view.topology.paths_through(module) if self.weights[p]]
+            arrived = [self.accepted.get((p, version)) for p in live]
+            if live and all(arrived):
+                yield DueStep(
+                    module=module,
+                    version=version,
+                    state=self.view.states[module][-1],
+                    momentum=self.view.momenta.get(module),
+                    contributions=tuple(
+                        self._contribution(each, module) for each in arrived if each
+                    ),
+                )
+
+    # ------------------------------------------------------------------ events
+
+    def adopt(self, spec: Digest) -> tuple[Change, ...]:
+        """Adopt the router spec, once."""
+        return (Recorded(SpecAdopted(epoch=0, spec=spec)),) if self.view.spec is None else ()
+
+    def ask(
+        self, peer: PeerId, spec: Digest, *, token: bytes, now: float
+    ) -> tuple[tuple[Change, ...], Granted | NoLease]:
+        """Give `peer` work, named by the fresh random `token`, or say why there is none."""
+        refusal = self._why_not(peer, spec)
+        if refusal:
+            return (), refusal
+        # Whoever asks holds nothing: it restarted, or never got our last answer.
+        ended = tuple(
+            LeaseEnded(held.lease.token, "its holder asked for another")
+            for held in self.grants.values()
+            if held.peer == peer
+        )
+        taken = [g for g in self.grants.values() if g.peer != peer]
+        work = self._next_work(peer, {(g.lease.kind, g.lease.path, g.lease.round) for g in taken})
+        if work is None:
+            return ended, self._nothing_to_do()
+        grant = Grant(self._lease(work, spec, token), peer, now + self.manifest.schedule.lease_ttl)
+        return (*ended, grant), Granted(lease=grant.lease)
+
+    def heartbeat(self, peer: PeerId, token: bytes, now: float) -> Stands | Fallen:
+        """Renew a lease. The one event that is not saved: a restart renews all leases."""
+        grant = self.grant_of(peer, token)
+        if grant is None:
+            return Fallen(reason="the lease ended: its time ran out, or it was given to another")
+        self.grants[token] = replace(grant, deadline=now + grant.lease.ttl)
+        return Stands()
+
+    def hand_back(self, peer: PeerId, token: bytes, reason: str) -> tuple[Change, ...]:
+        """End a lease at its holder's wish."""
+        return (LeaseEnded(token, f"handed back: {reason}"),) if self.grant_of(peer, token) else ()
+
+    def submit(
+        self, peer: PeerId, submission: Submission
+    ) -> tuple[tuple[Change, ...], Stands | Fallen]:
+        """Accept the result of a lease that stands; its blobs are here and were checked."""
+        grant = self.grant_of(peer, submission.token)
+        if grant is None:
+            return (), Fallen(reason="the lease no longer stands: the work was given to another")
+        lease = grant.lease
+        wrong = self._misfit(lease, submission)
+        if wrong:
+            return (LeaseEnded(lease.token, wrong),), Fallen(reason=wrong)
+        if lease.kind == "train":
+            return (TrainingAccepted(lease, peer, submission),), Stands()
+        entry = (
+            self._seeded(peer, submission)
+            if lease.kind == "seed"
+            else self._evaluated(lease, peer, submission.evaluation)
+        )
+        return (LeaseEnded(lease.token, "done"), Recorded(entry)), Stands()
+
+    def stepped(self, step: DueStep, *, state: Digest, momentum: Digest) -> tuple[Change, ...]:
+        """Record an outer step that was taken."""
+        entry = ModuleUpdated(
+            module=step.module,
+            version=step.version,
+            contributions=step.contributions,
+            state=state,
+            momentum=momentum,
+        )
+        return (Recorded(entry),)
+
+    def discard(self, path: int, round_: int) -> None:
+        """Forget an accepted submission whose blobs turned out unusable."""
+        self.accepted.pop((path, round_), None)
+
+    def gone(self, peer: PeerId, now: float) -> None:
+        """Note that `peer`'s connection broke: its leases end soon unless it comes back."""
+        for token, grant in self.grants.items():
+            if grant.peer == peer:
+                deadline = min(grant.deadline, now + RECONNECT_SECONDS)
+                self.grants[token] = replace(grant, deadline=deadline)
+
+    def expire(self, now: float) -> tuple[Change, ...]:
+        """End the leases whose time ran out."""
+        return tuple(
+            LeaseEnded(token, f"{short_peer(grant.peer)} is silent")
+            for token, grant in self.grants.items()
+            if grant.deadline <= now
+        )
+
+    # ------------------------------------------------------------------ changes
+
+    def apply(self, change: Change) -> None:
+        """Make one change; the shell saved it before."""
+        match change:
+            case Grant():
+                self.grants[change.lease.token] = change
+                if change.lease.kind == "train":
+                    self.last_path[change.peer] = change.lease.path
+            case LeaseEnded():
+                self.grants.pop(change.token, None)
+            case TrainingAccepted():
+                self.grants.pop(change.lease.token, None)
+                self.accepted[change.lease.path, change.lease.round] = change
+            case Recorded():
+                self.view.apply(change.entry)
+                if isinstance(change.entry, ModuleUpdated):
+                    self._forget_taken_in()
+
+    def _forget_taken_in(self) -> None:
+        for path, round_ in list(self.accepted):
+            if self.view.path_version(path) >= round_:
+                del self.accepted[path, round_]
+
+    # ------------------------------------------------------------------ decisions
+
+    def _why_not(self, peer: PeerId, spec: Digest) -> NoLease | None:
+        members = self.manifest.schedule.members
+        if members and peer not in members:
+            return NoLease(
+                code="not-admitted", reason="the run takes listed peers only", retry_after=60.0
+            )
+        if spec != self.view.spec:
+            return NoLease(
+                code="other-spec", reason="the run routes by another spec", retry_after=10.0
+            )
+        return None
+
+    def _next_work(self, peer: PeerId, taken: set[tuple[LeaseKind, int, int]]) -> _Work | None:
+        """Pick the first piece of work that nobody holds."""
+        if not self.view.seeded:
+            return None if ("seed", 0, 0) in taken else _Work("seed", 0, 0)
+        for work in (
+            # An evaluation that lags behind keeps old states alive: it goes first.
+            *self._evaluations(behind=2),
+            *sorted(self._trainings(), key=lambda work: self._preference(peer, work)),
+            *self._evaluations(behind=0),
+        ):
+            if (work.kind, work.path, work.round) not in taken:
+                return work
+        return None
+
+    def _trainings(self) -> Iterator[_Work]:
+        for path in self.live_paths:
+            round_ = self.view.path_version(path) + 1
+            if round_ <= self.manifest.training.rounds and (path, round_) not in self.accepted:
+                yield _Work("train", path, round_)
+
+    def _preference(self, peer: PeerId, work: _Work) -> tuple[int, bool, bool, int]:
+        """The oldest round first; in it a path at hand, then one that nobody else has at hand."""
+        mine = self.last_path.get(peer) == work.path
+        others = any(p == work.path for who, p in self.last_path.items() if who != peer)
+        return work.round, not mine, others, work.path
+
+    def _evaluations(self, *, behind: int) -> Iterator[_Work]:
+        """Evaluations to do of versions at least `behind` the newest of their path."""
+        rounds = self.manifest.training.rounds
+        for version in range(rounds + 1):
+            for path in self.live_paths:
+                newest = self.view.path_version(path)
+                missing = (version, path) not in self.view.evaluations
+                if missing and version <= newest - behind:
+                    yield _Work("evaluate", path, version)
+
+    def _nothing_to_do(self) -> NoLease:
+        if self.finished:
+            rounds = self.manifest.training.rounds
+            return NoLease(
+                code="run-over", reason=f"round {rounds} of {rounds} is done", retry_after=30.0
+            )
+        held = ", ".join(
+            f"{g.lease.kind} of path {g.lease.path} round {g.lease.round}"
+            for g in list(self.grants.values())[:4]
+        )
+        return NoLease(
+            code="no-lease",
+            reason=f"all work is leased ({held})" if held else "an outer step is being taken",
+            retry_after=RETRY_SECONDS,
+        )
+
+    def _lease(self, work: _Work, spec: Digest, token: bytes) -> Lease:
+        version = work.round if work.kind == "evaluate" else work.round - 1
+        states = () if work.kind == "seed" else self.view.path_states(work.path, version)
+        windows = self.manifest.source.windows
+        return Lease(
+            run=self.run,
+            token=token,
+            kind=work.kind,
+            path=work.path,
+            round=work.round,
+            window=(work.round - 1) % windows if work.kind == "train" else 0,
+            spec=spec,
+            modules=tuple(ModuleDigest(module=m, digest=d) for m, d in states),
+            ttl=self.manifest.schedule.lease_ttl,
+        )
+
+    def _misfit(self, lease: Lease, submission: Submission) -> str:
+        """Say what is wrong with the shape of a submission; empty if nothing."""
+        expected: tuple[ModuleId, ...] = ()
+        if lease.kind != "evaluate":
+            expected = self.view.topology.path_modules[lease.path]
+        if tuple(blob.module for blob in submission.blobs) != expected:
+            return "the submission names other modules than the lease"
+        if (submission.evaluation is not None) != (lease.kind == "evaluate"):
+            return "the submission lacks an evaluation, or has one that was not asked for"
+        return ""
+
+    def _seeded(self, peer: PeerId, submission: Submission) -> Seeded:
+        trained = {blob.module: blob.digest for blob in submission.blobs}
+        top = self.view.topology
+        return Seeded(
+            peer=peer,
+            states=tuple(
+                ModuleDigest(module=m, digest=trained[top.counterpart(m)]) for m in top.modules
+            ),
+        )
+
+    def _evaluated(self, lease: Lease, peer: PeerId, result: Evaluation | None) -> Evaluated:
+        assert result is not None  # _misfit refused it before
+        return Evaluated(
+            path=lease.path,
+            version=lease.round,
+            peer=peer,
+            documents=result.documents,
+            tokens=result.tokens,
+            nll=result.nll,
+        )
+
+    def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
+        delta = next(b.digest for b in accepted.submission.blobs if b.module == module)
+        path = accepted.lease.path
+        return Contribution(path=path, peer=accepted.peer, delta=delta, weight=self.weights[path])

@@ -1,0 +1,84 @@
+"""A run as its ledger tells it: the fold of all records, the same on every node.
+
+Owns the rules by which one record may follow another; signatures and the chain are checked before
+(`ledger.append_checked`).
+"""
+
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.ledger import Entry, Evaluated, ModuleUpdated, Seeded, SpecAdopted
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.topology import ModuleId, topology
+
+
+class RunView:
+    """Spec, module versions and evaluations of one run, advanced entry by entry."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.topology = topology(manifest)
+        self.spec: Digest | None = None
+        self.states: dict[ModuleId, list[Digest]] = {}
+        """Per module the digest of every version, 0 first; empty before the seed model."""
+        self.momenta: dict[ModuleId, Digest] = {}
+        """Per module its outer momentum; none at version 0, where it is zero."""
+        self.evaluations: dict[tuple[int, int], Evaluated] = {}
+        """By (version, path)."""
+
+    @property
+    def seeded(self) -> bool:
+        """Whether version 0 exists."""
+        return bool(self.states)
+
+    def version(self, module: ModuleId) -> int:
+        """Return the newest version of `module`; -1 before the seed model."""
+        return len(self.states.get(module, ())) - 1
+
+    def path_version(self, path: int) -> int:
+        """Return the version at which all modules of `path` stand, at least; -1 before the seed."""
+        return min(self.version(module) for module in self.topology.path_modules[path])
+
+    def path_states(self, path: int, version: int) -> tuple[tuple[ModuleId, Digest], ...]:
+        """Return the modules of `path` and their states at `version`, in the topology's order."""
+        return tuple((m, self.states[m][version]) for m in self.topology.path_modules[path])
+
+    def apply(self, entry: Entry) -> None:
+        """Advance by one entry; raises RemoteProtocolError if it cannot follow."""
+        match entry:
+            case SpecAdopted():
+                if self.spec is not None:
+                    raise RemoteProtocolError("the ledger adopts a second spec")
+                self.spec = entry.spec
+            case Seeded():
+                self._seed(entry)
+            case ModuleUpdated():
+                self._update(entry)
+            case Evaluated():
+                self._evaluate(entry)
+
+    def _seed(self, entry: Seeded) -> None:
+        named = tuple(state.module for state in entry.states)
+        if self.spec is None or self.seeded or named != self.topology.modules:
+            raise RemoteProtocolError("the ledger's seed model is out of place or incomplete")
+        self.states = {ModuleId(state.module): [state.digest] for state in entry.states}
+
+    def _update(self, entry: ModuleUpdated) -> None:
+        module = ModuleId(entry.module)
+        if module not in self.states or entry.version != self.version(module) + 1:
+            raise RemoteProtocolError(f"module {entry.module} cannot take version {entry.version}")
+        if entry.version > self.manifest.training.rounds:
+            raise RemoteProtocolError(f"module {entry.module} is past the run's last round")
+        paths = [contribution.path for contribution in entry.contributions]
+        through = self.topology.paths_through(module)
+        if paths != sorted(set(paths)) or not set(paths) <= set(through):
+            raise RemoteProtocolError(f"module {entry.module} has contributions of other paths")
+        self.states[module].append(entry.state)
+        self.momenta[module] = entry.momentum
+
+    def _evaluate(self, entry: Evaluated) -> None:
+        place = (entry.version, entry.path)
+        if entry.path >= self.topology.paths or entry.version > self.path_version(entry.path):
+            raise RemoteProtocolError(f"evaluation {place} of a version that does not exist")
+        if place in self.evaluations:
+            raise RemoteProtocolError(f"evaluation {place} stands in the ledger twice")
+        self.evaluations[place] = entry
