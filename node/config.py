@@ -1,0 +1,284 @@
+"""`NodeConfig`: what is this volunteer's own business, and nobody else's.
+
+Private: it never goes on the wire, and a manifest cannot set it. Precedence: flag > environment >
+`config.toml` in the home folder > default. One name in all: `[storage] max_shards` in the file,
+`DIPACO_STORAGE_MAX_SHARDS` in the environment, `--max-shards` as a flag. An unknown key or
+`DIPACO_*` variable is an error that names the nearest known one; so is a size without a unit.
+Lists in the environment are separated by commas. Every key here is honoured by the daemon.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import platformdirs
+from msgspec import Meta
+
+from dipaco.protocol.errors import ConfigError
+
+FILE_NAME = "config.toml"
+HOME_VARIABLE = "DIPACO_HOME"
+PREFIX = "DIPACO_"
+MAX_FILE = 1 << 20  # bytes of config.toml; a full one has 2 KB
+SIZE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
+
+_HOST = r"/(ip4|ip6|dns|dns4|dns6)/[0-9A-Za-z.:-]+/tcp/[0-9]{1,5}"
+_PEER = r"/p2p/12D3KooW[1-9A-HJ-NP-Za-km-z]{44}"
+ListenAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}$")]
+PublicAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}({_PEER})?$")]
+PeerAddress = Annotated[str, Meta(max_length=512, pattern=rf"^{_HOST}{_PEER}$")]
+
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
+RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*$")]
+
+_LIKE = {  # the pattern's meaning in words, for whom a regular expression tells nothing
+    Device: "auto, cpu or cuda:N",
+    RunName: "a run id or name",
+    ListenAddress: "an address such as /ip4/0.0.0.0/tcp/4410",
+    PublicAddress: "an address such as /ip4/203.0.113.7/tcp/4410",
+    PeerAddress: "an address such as /ip4/203.0.113.7/tcp/4410/p2p/12D3KooW...",
+}
+
+
+class ByteSize(int):
+    """A size in bytes, written with its unit: `10 GB`, `512MiB`."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """The base of the tables of `config.toml`."""
+
+
+class NodeSection(Section, frozen=True, kw_only=True):
+    """`[node]`: who this is and whom it talks to."""
+
+    listen: tuple[ListenAddress, ...] = ("/ip4/0.0.0.0/tcp/4410",)
+    """Where connections are accepted; port 0: any free one."""
+    announce: tuple[PublicAddress, ...] = ()
+    """Addresses told to others instead of the ones found."""
+    bootstrap: tuple[PeerAddress, ...] = ()
+    """Whom to dial first; empty: the packaged bootstrap.toml."""
+    rendezvous: bool = False
+    """Keep the peer directory and, if a manifest names this node, schedule its run."""
+    keep: bool = False
+    """Pull and keep submitted blobs, as a rendezvous node always does."""
+
+
+class RunSection(Section, frozen=True, kw_only=True):
+    """`[run]`: what to train, and on what trust."""
+
+    id: RunName = ""
+    """Run id (hex, or its beginning) or name; empty: the only run on offer."""
+    verify: Literal["require", "warn"] = "require"
+    """When the source cannot be read: refuse to train, or warn and train."""
+    local_sources: bool = False
+    """Whether a manifest may name files of this machine."""
+
+
+class ComputeSection(Section, frozen=True, kw_only=True):
+    """`[compute]`: what the worker process may use."""
+
+    device: Device = "auto"
+    """`auto` takes the first GPU, and the CPU if this machine has none."""
+    max_batch: Annotated[int, Meta(ge=0, le=65536)] = 0
+    """Most sequences of one micro-batch; 0: the whole batch of the manifest."""
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """0: cores - 1, at least 1."""
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    """Added to the worker's niceness."""
+
+
+class StorageSection(Section, frozen=True, kw_only=True):
+    """`[storage]`: what the home folder may hold."""
+
+    cache_max: ByteSize = ByteSize(10 * 10**9)
+    """Bytes of the shard cache; blobs that running work needs are beside it."""
+    max_shards: Annotated[int, Meta(ge=1, le=1024)] = 4
+    """Shards in the cache at once."""
+
+
+class LeaseSection(Section, frozen=True, kw_only=True):
+    """`[lease]`: how work is held."""
+
+    heartbeat_s: Annotated[float, Meta(ge=0.1, le=600)] = 3.0
+    """Between signs of life; the run's lease_ttl must be well above."""
+
+
+class LogSection(Section, frozen=True, kw_only=True):
+    """`[log]`: what is said on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it, checked; build it with `load_config`."""
+
+    home: Path
+    """Absolute; may not exist yet."""
+    node: NodeSection = NodeSection()
+    run: RunSection = RunSection()
+    compute: ComputeSection = ComputeSection()
+    storage: StorageSection = StorageSection()
+    lease: LeaseSection = LeaseSection()
+    log: LogSection = LogSection()
+
+
+def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
+    for section in msgspec.structs.fields(NodeConfig):
+        if section.name != "home":
+            for field in msgspec.structs.fields(section.type):
+                yield f"{section.name}.{field.name}", section.type, field
+
+
+KEYS: dict[str, Any] = {name: field.type for name, _, field in _known()}
+"""Every key, `section.name`, and its type."""
+VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
+"""Every environment variable and its key."""
+
+
+def default_home() -> Path:
+    """Return the home folder when neither flag nor environment name one."""
+    return platformdirs.user_data_path("dipaco-node", appauthor=False)
+
+
+def home_folder(flag: str | None, environ: Mapping[str, str]) -> Path:
+    """Return the absolute home folder: flag, else $DIPACO_HOME, else the default."""
+    chosen = flag or environ.get(HOME_VARIABLE)
+    return Path(chosen).expanduser().absolute() if chosen else default_home()
+
+
+def load_config(
+    *,
+    home: Path,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> NodeConfig:
+    """Read `home`/config.toml if it exists, and put environment and flags above it.
+
+    flags     key (`section.name`) to value; None stands for a flag that was not given.
+    defaults  the same, below the file and above the built-in defaults.
+
+    Raises ConfigError, which names the key and where its value came from.
+    """
+    path = home / FILE_NAME
+    values: dict[str, Any] = {}
+    for origin, layer, strict in (
+        ("the packaged defaults", dict(defaults or {}), True),
+        (str(path), _file_layer(path), True),
+        ("the environment", _environment_layer(environ), False),
+        ("the command line", {k: v for k, v in flags.items() if v is not None}, False),
+    ):
+        for key, value in layer.items():
+            values[key] = _checked(key, value, origin, strict=strict)
+    return _built(home, values)
+
+
+def _built(home: Path, values: Mapping[str, Any]) -> NodeConfig:
+    sections: dict[str, Any] = {}
+    for section in msgspec.structs.fields(NodeConfig):
+        if section.name != "home":
+            given = {
+                key.partition(".")[2]: value
+                for key, value in values.items()
+                if key.startswith(section.name + ".")
+            }
+            sections[section.name] = section.type(**given)
+    return NodeConfig(home=home, **sections)
+
+
+def _file_layer(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{path}: larger than {MAX_FILE} bytes")
+    try:
+        tables = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    layer: dict[str, Any] = {}
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section} stands outside a [section]")
+        for name, value in table.items():
+            key = f"{section}.{name}"
+            if key not in KEYS:
+                raise ConfigError(f"{path}: unknown key {key}{nearest(key, KEYS)}")
+            layer[key] = value
+    return layer
+
+
+def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name == HOME_VARIABLE:
+            continue
+        if name not in VARIABLES:
+            known = [*VARIABLES, HOME_VARIABLE]
+            raise ConfigError(f"unknown environment variable {name}{nearest(name, known)}")
+        key = VARIABLES[name]
+        layer[key] = _split(value) if _is_list(key) else value
+    return layer
+
+
+def _split(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _is_list(key: str) -> bool:
+    return getattr(KEYS[key], "__origin__", None) is tuple
+
+
+def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
+    try:
+        return msgspec.convert(value, KEYS[key], strict=strict, dec_hook=_special)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{key} = {value!r} ({origin}): {_in_words(key, error)}") from None
+
+
+def _in_words(key: str, error: msgspec.ValidationError) -> str:
+    item = KEYS[key].__args__[0] if _is_list(key) else KEYS[key]
+    if "matching regex" in str(error):
+        return f"not {_LIKE[item]}" if item in _LIKE else f"{error}"
+    return str(error).replace(" - at `$`", "")
+
+
+def _special(kind: type, value: Any) -> Any:
+    if kind is ByteSize:
+        return parse_size(value)
+    raise NotImplementedError(kind)
+
+
+def parse_size(value: Any) -> ByteSize:
+    """Read `10 GB`, `1.5GiB`, ...; raises ValueError for one without or with a wrong unit."""
+    if isinstance(value, ByteSize):
+        return value
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", str(value).strip())
+    if not found:
+        raise ValueError(f"not a size such as '10 GB' (units: {', '.join(SIZE_UNITS)})")
+    number, unit = found.groups()
+    if unit not in SIZE_UNITS:
+        like = [known for known in SIZE_UNITS if known.lower() == unit.lower()]
+        hint = f"did you mean {like[0]}?" if like else f"units: {', '.join(SIZE_UNITS)}"
+        raise ValueError(f"{f'{unit!r} is no unit' if unit else 'the unit is missing'}; {hint}")
+    return ByteSize(float(number) * SIZE_UNITS[unit])
+
+
+def nearest(name: str, known: Any) -> str:
+    """Return `; did you mean ...?` for the known name next to `name`, or nothing."""
+    like = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {like[0]}?" if like else ""

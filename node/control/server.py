@@ -1,0 +1,141 @@
+"""The daemon's end of the local API (`api.py` has the values and the client)."""
+
+import os
+import socket
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from dipaco.node.control.api import (
+    MAX_REQUEST,
+    Fault,
+    Handler,
+    HomeInUse,
+    LedgerRequest,
+    LedgerView,
+    NoDaemon,
+    Request,
+    StatusRequest,
+    Stopping,
+    StopRequest,
+    ask_status,
+    socket_path,
+)
+from dipaco.node.control.status import Status
+from dipaco.protocol.errors import ConfigError, ProtocolError, Unavailable
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+IDLE_SECONDS = 60.0  # a client that asks nothing for so long is let go
+MAX_CLIENTS = 16  # connections at once; more wait in the listen queue
+
+
+async def serve_api(
+    home: Path, handler: Handler, *, task_status: "TaskStatus[Path]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer on the socket of `home` until cancelled, then remove it.
+
+    Starts (`nursery.start`) with the socket's path. Raises HomeInUse when a daemon answers there
+    already, ConfigError when the socket cannot be made.
+    """
+    path = socket_path(home)
+    listener = _listen(home, path)
+    limiter = trio.CapacityLimiter(MAX_CLIENTS)
+    try:
+        task_status.started(path)
+        await trio.serve_listeners(partial(_converse, handler, limiter), [listener])
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _listen(home: Path, path: Path) -> trio.SocketListener:
+    _remove_stale(home, path)
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)  # the socket is 0600 from its first moment
+    try:
+        raw.bind(str(path))
+        raw.listen(MAX_CLIENTS)
+    except OSError as error:
+        raw.close()
+        raise ConfigError(f"home: cannot make {path}: {error.strerror}") from error
+    finally:
+        os.umask(mask)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+
+
+def _remove_stale(home: Path, path: Path) -> None:
+    """Remove the socket that a killed daemon left; raises HomeInUse when one answers."""
+    if not path.exists():
+        return
+    try:
+        status = ask_status(home, timeout=2.0)
+    except NoDaemon:
+        path.unlink(missing_ok=True)
+    except (ProtocolError, Unavailable):
+        raise HomeInUse(f"another daemon holds {home}") from None
+    else:
+        raise HomeInUse(f"another daemon holds {home} (process {status.pid})")
+
+
+async def _converse(
+    handler: Handler, limiter: trio.CapacityLimiter, stream: trio.SocketStream
+) -> None:
+    async with limiter, stream:
+        pending = bytearray()
+        try:
+            while line := await _next_line(stream, pending):
+                await stream.send_all(_answer(handler, line) + b"\n")
+        except trio.BrokenResourceError:
+            return  # the client went away
+        except _TooLong:
+            await stream.send_all(_fault(f"a request has at most {MAX_REQUEST} bytes") + b"\n")
+
+
+class _TooLong(Exception):
+    pass
+
+
+async def _next_line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
+    """Return the next line without its end, None when the client is done or idle."""
+    with trio.move_on_after(IDLE_SECONDS):
+        while (end := pending.find(b"\n")) < 0:
+            if len(pending) > MAX_REQUEST:
+                raise _TooLong
+            part = await stream.receive_some(MAX_REQUEST)
+            if not part:
+                return None
+            pending += part
+        line = bytes(pending[:end])
+        del pending[: end + 1]
+        return line
+    return None
+
+
+def _answer(handler: Handler, line: bytes) -> bytes:
+    try:
+        request: Request = msgspec.json.decode(line, type=Request)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _fault(f"not a request: {error}")
+    try:
+        return msgspec.json.encode({"ok": _result(handler, request)})
+    except Unavailable as error:
+        return _fault(str(error))
+
+
+def _result(handler: Handler, request: Request) -> Status | LedgerView | Stopping:
+    match request:
+        case StatusRequest():
+            return handler.status()
+        case LedgerRequest():
+            return handler.ledger()
+        case StopRequest(now=now):
+            handler.stop(now=now)
+            return Stopping()
+
+
+def _fault(words: str) -> bytes:
+    return msgspec.json.encode(Fault(words))

@@ -1,0 +1,221 @@
+"""What a node says of itself: one document, and one table of states and reasons.
+
+`Status` feeds every view (`status`, `status --json`, the progress of `testnet`); none computes
+anything itself. The daemon alone fills it. Words and codes are the same in log and status; the
+code is for programs. Knows nothing of the wire, of trio or of torch. Schema: docs/api.md.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+SCHEMA: Final = 1
+
+State = Literal[
+    "starting",
+    "connecting",
+    "choosing",
+    "verifying",
+    "refused",
+    "fetching",
+    "training",
+    "waiting",
+    "paused",
+    "serving",
+    "stopping",
+]
+
+Verdict = Literal["unverified", "verified", "refuted", "unverifiable"]
+
+REASONS: dict[str, tuple[State, str]] = {
+    "starting": ("starting", "reading the home folder"),
+    "no-peer": (
+        "connecting",
+        "no seed answers ({tried} tried; last: {last}), next try in {wait:.0f} s",
+    ),
+    "no-run": ("choosing", "{peers} peers, none offers a run"),
+    "several-runs": ("choosing", "{offers} on offer, name one with --run"),
+    "deriving": ("verifying", "router of {run}: {stage} {done} of {total}"),
+    "source-away": ("verifying", "source: {problem}, next try in {wait:.0f} s"),
+    "signature": ("refused", "{problem}"),
+    "router": ("refused", "{stage} differs from the spec of {signer}, will not train this run"),
+    "unverifiable": ("refused", "source unreadable ({problem}), policy is require"),
+    "modules": ("fetching", "{done} of {total} of modules for path {path}"),
+    "shard": ("fetching", "text of path {path}: {done} of {total} documents"),
+    "seed": ("training", "seed model, step {done} of {total}"),
+    "task": ("training", "path {path} round {round}, step {done} of {total}"),
+    "evaluating": ("training", "held-out loss of path {path} at version {round}"),
+    "submitting": ("training", "hands in path {path} round {round}"),
+    "outer-step": ("training", "outer step of {module}, round {round}"),
+    "no-lease": ("waiting", "all paths of round {round} are leased, asks again in {wait:.0f} s"),
+    "scheduler-away": ("waiting", "rendezvous silent for {silent:.0f} s, keeps trying"),
+    "not-admitted": ("waiting", "the run takes listed peers only"),
+    "run-over": ("waiting", "round {round} of {rounds} done"),
+    "no-device": ("paused", "{device} is not there, looks again in {wait:.0f} s"),
+    "failures": ("paused", "{count} in a row ({problem}), next try in {wait:.0f} s"),
+    "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths} paths held"),
+    "directory": ("serving", "peer directory of {peers} peers, no run to schedule"),
+    "stopping": ("stopping", "handing back the lease"),
+}
+"""Reason code: the state it belongs to, and its words."""
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the node is in its state."""
+
+    code: str
+    """A key of `REASONS`."""
+    text: str
+    since: float
+    """Unix time, seconds."""
+
+
+def state_of(code: str) -> State:
+    """Return the state that a reason belongs to."""
+    return REASONS[code][0]
+
+
+def reason(code: str, since: float, **values: object) -> Reason:
+    """Return the reason `code`, its words filled with `values`; KeyError for a missing one."""
+    return Reason(code=code, text=REASONS[code][1].format(**values), since=since)
+
+
+class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The run this node is in."""
+
+    id: str
+    """Run id, hex."""
+    name: str
+    owner: str
+    """PeerID."""
+    spec: str
+    """Digest of the adopted router spec, hex; empty before there is one."""
+    verdict: Verdict
+    stage: str
+    """The stage that differs, for `refuted`; else empty."""
+    round: int
+    """The round in work, from 1; 0: seed."""
+    rounds: int
+    finished: bool
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A run somebody offers."""
+
+    id: str
+    name: str
+    owner: str
+
+
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The work in hand."""
+
+    kind: Literal["derive", "seed", "train", "evaluate", "outer-step"]
+    path: int
+    round: int
+    stage: str
+    """What the worker process says it does: `read`, `route`, `train`, ..."""
+    done: int
+    total: int
+    """Of steps or documents; 0: not known."""
+    tokens_per_s: float
+    loss: float | None
+    """Nats per token."""
+
+
+class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """This node on the network."""
+
+    listen: tuple[str, ...]
+    """Addresses others dial, with /p2p/PEERID."""
+    peers: int
+    """Connected now."""
+    sent: int
+    received: int
+    """Bytes of blobs and messages since the start."""
+
+
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A connected peer."""
+
+    id: str
+    address: str
+    rtt_ms: float | None
+
+
+class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The shard cache."""
+
+    bytes: int
+    max: int
+    shards: int
+
+
+class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One path of the grid."""
+
+    path: int
+    experts: tuple[int, ...]
+    """The expert it takes at each level."""
+    round: int
+    """The round in work; the last one when the run is over."""
+    holder: str
+    """PeerID; empty: nobody."""
+    state: Literal["idle", "leased", "submitted", "done"]
+    loss: float | None
+    """The latest known training loss, nats per token."""
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """This node's work since the start."""
+
+    accepted: int
+    refused: int
+    tokens: int
+    seconds: float
+    """Of inner steps."""
+
+
+class StageTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Time spent in one kind of work since the start: `derive`, `fetch`, `train`, ..."""
+
+    stage: str
+    seconds: float
+    count: int
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Resident set sizes, bytes."""
+
+    daemon: int
+    peak: int
+    """The daemon's largest so far."""
+    worker: int
+    """0: no worker process runs."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole document."""
+
+    schema: Literal[1] = SCHEMA
+    version: str
+    peer: str
+    pid: int
+    home: str
+    rendezvous: bool
+    time: float
+    """Unix time, seconds."""
+    uptime_s: float
+    state: State
+    reason: Reason
+    run: RunStatus | None
+    offers: tuple[Offer, ...]
+    task: TaskStatus | None
+    network: NetworkStatus
+    peers: tuple[PeerStatus, ...]
+    cache: CacheStatus
+    swarm: tuple[PathStatus, ...]
+    """Every path as this node last heard of it; empty before a run is chosen."""
+    totals: Totals
+    stages: tuple[StageTime, ...]
+    memory: Memory
