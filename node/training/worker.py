@@ -1,0 +1,257 @@
+"""The daemon's side of the worker process: start it, hand it one job at a time, notice its death.
+
+Knows nothing of what jobs mean, and never imports torch. The process is started with the first
+job and again after it died. Whoever cancels `run` kills the process at once, which is how a lost
+lease or a pause frees the GPU. When the daemon itself dies, however, the process reads the end
+of its stdin and leaves: no orphan.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_report
+from dipaco.node.training.jobs import Answer, Failed, Job, Progress
+from dipaco.protocol.errors import LocalProtocolError
+
+MODULE = "dipaco.node.training.worker_process"
+READ_BYTES = 1 << 16
+MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
+EXIT_SECONDS = 2.0  # between the end of its output and its exit
+MAX_REASON = 1024  # characters of its last words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSettings:
+    """How this volunteer's worker process runs; all of it is the volunteer's own business."""
+
+    home: Path
+    """The node's folder: blob store and shard cache lie in it."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    threads: int = 1
+    """Of torch on the CPU. More than one may change the last bits of a result."""
+    max_shards: int = 4
+    """Shards that the cache keeps."""
+    cache_bytes: int = 1 << 30
+    """That the shard cache may take on disk."""
+    max_batch: int = 0
+    """Sequences per micro-batch; 0: the whole batch at once. It changes the last bits."""
+    local_sources: bool = False
+    """Whether a manifest may name local files."""
+
+    def command(self) -> list[str]:
+        """Return the command line of the process."""
+        options = {
+            "--home": self.home,
+            "--device": self.device,
+            "--threads": self.threads,
+            "--max-shards": self.max_shards,
+            "--max-batch": self.max_batch,
+            "--cache-bytes": self.cache_bytes,
+        }
+        command = [sys.executable, "-m", MODULE]
+        for name, value in options.items():
+            command += [name, str(value)]
+        return [*command, "--local-sources"] if self.local_sources else command
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the process: ours, and calm threads.
+
+        Active spinning of OpenMP's threads was measured to cost a shared machine a factor of 8.
+        cuBLAS is deterministic only with a fixed workspace.
+        """
+        threads = str(self.threads)
+        return os.environ | {
+            "OMP_WAIT_POLICY": "passive",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "RAYON_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        }
+
+
+class JobRunner(Protocol):
+    """Whoever does jobs for the daemon: a `Worker`, or in tests a fake."""
+
+    async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; what goes wrong is a `Failed`. Cancelling ends the work at once."""
+        ...
+
+    async def close(self) -> None:
+        """Free what idle jobs still hold: memory, the GPU."""
+        ...
+
+
+class Worker:
+    """One worker process, started when needed, that does one job at a time."""
+
+    def __init__(self, settings: WorkerSettings, on_log: Callable[[str], None]) -> None:
+        """`on_log` gets what the process writes on stderr, line by line."""
+        self._settings = settings
+        self._log = _LineLog(on_log)
+        self._turn = trio.Lock()
+        self._process: trio.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, or None while there is no process."""
+        return None if self._process is None else self._process.pid
+
+    async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Have the process do `job`; several callers take turns.
+
+        A job that fails, and a process that dies of it, is a `Failed` and no exception. The
+        process is killed when the caller is cancelled, and a new one started for the next job.
+        """
+        async with self._turn:
+            finished = False
+            try:
+                answer = await self._run(await self._started(), job, on_progress)
+                finished = True
+                return answer
+            finally:
+                if not finished:
+                    await self._kill()
+
+    async def close(self) -> None:
+        """End the process, if there is one, and with it what it does: frees memory and GPU."""
+        await self._kill()
+
+    async def _started(self) -> trio.Process:
+        if self._process is not None and self._process.poll() is not None:
+            await self._kill()  # it died in its sleep
+        if self._process is None:
+            self._process = await trio.lowlevel.open_process(
+                self._settings.command(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._settings.environment(),
+            )
+        return self._process
+
+    async def _run(
+        self, process: trio.Process, job: Job, on_progress: Callable[[Progress], None]
+    ) -> Answer:
+        assert process.stdin is not None and process.stderr is not None
+        answer: Answer | None = None
+        broken = ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._log.copy, process.stderr)
+            try:
+                await process.stdin.send_all(pack(job))
+                answer = await _read_answer(process, on_progress)
+            except trio.BrokenResourceError:
+                pass  # it died before it had read the job
+            except LocalProtocolError as error:
+                broken = f"the worker process wrote garbage: {error}"
+            nursery.cancel_scope.cancel()
+        if answer is None:
+            return await self._bury(process, broken)
+        self._log.drain(process.stderr)
+        return answer
+
+    async def _bury(self, process: trio.Process, broken: str) -> Failed:
+        """Clear away a process that gave no answer; returns what to tell the caller."""
+        with trio.move_on_after(0 if broken else EXIT_SECONDS):
+            await process.wait()
+        assert process.stderr is not None
+        self._log.drain(process.stderr)
+        reason = broken or describe_death(process.poll(), self._log.last)
+        await self._kill()
+        return Failed(kind="local", reason=reason[:MAX_REASON])
+
+    async def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    await pipe.aclose()
+
+
+def describe_death(code: int | None, last_words: str) -> str:
+    """Say why a worker process that exited with `code` (negative: by a signal) is gone."""
+    if code is None:
+        why = "closed its output and had to be killed"
+    elif code == -signal.SIGKILL:
+        why = "was killed by the kernel: out of memory (or somebody sent it SIGKILL)"
+    elif code < 0:
+        why = f"was ended by signal {signal.Signals(-code).name}"
+    else:
+        why = f"exited with code {code}"
+    return f"the worker process {why}" + (f"; its last words: {last_words}" if last_words else "")
+
+
+async def _read_answer(
+    process: trio.Process, on_progress: Callable[[Progress], None]
+) -> Answer | None:
+    """Read reports until the answer; None when the process ends before it."""
+    assert process.stdout is not None
+    received = bytearray()
+    while True:
+        while (body := _take_frame(received)) is not None:
+            report = read_report(body)
+            if not isinstance(report, Progress):
+                return report
+            on_progress(report)
+        chunk = await process.stdout.receive_some(READ_BYTES)
+        if not chunk:
+            return None
+        received += chunk
+
+
+def _take_frame(received: bytearray) -> bytes | None:
+    """Cut the body of the first whole frame off `received`, or leave all as it is."""
+    if len(received) < HEADER_BYTES:
+        return None
+    end = HEADER_BYTES + body_length(received[:HEADER_BYTES])
+    if len(received) < end:
+        return None
+    body = bytes(received[HEADER_BYTES:end])
+    del received[:end]
+    return body
+
+
+class _LineLog:
+    """Cuts what the process writes on stderr into lines."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._rest = b""
+        self.last = ""
+
+    async def copy(self, stderr: trio.abc.ReceiveStream) -> None:
+        while chunk := await stderr.receive_some(READ_BYTES):
+            self._feed(chunk)
+
+    def drain(self, stderr: trio.abc.ReceiveStream) -> None:
+        """Take what already lies in the pipe, without waiting for more."""
+        assert isinstance(stderr, trio.lowlevel.FdStream)
+        try:
+            while chunk := os.read(stderr.fileno(), READ_BYTES):
+                self._feed(chunk)
+        except BlockingIOError:
+            pass
+
+    def _feed(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > MAX_LOG_LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            if text := line[:MAX_LOG_LINE].decode(errors="replace").rstrip():
+                self.last = text
+                self._on_line(text)
