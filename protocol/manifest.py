@@ -257,7 +257,7 @@ class Manifest(Wire, frozen=True, kw_only=True):
     routing: Routing
     training: Training
     schedule: Scheduling
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    seed: Annotated[int, Meta(ge=0, le=1 << 53)]
     """Of the initial model; the router's seeds are derived, nobody chooses them."""
 
     def __post_init__(self) -> None:

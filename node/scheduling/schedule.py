@@ -61,13 +61,21 @@ class TrainingAccepted:
 
 
 @dataclass(frozen=True)
+class TrainingDiscarded:
+    """An accepted submission does not count after all: the path is trained again."""
+
+    path: int
+    round: int
+
+
+@dataclass(frozen=True)
 class Recorded:
     """An entry joins the ledger."""
 
     entry: Entry
 
 
-Change = Grant | LeaseEnded | TrainingAccepted | Recorded
+Change = Grant | LeaseEnded | TrainingAccepted | TrainingDiscarded | Recorded
 
 
 @dataclass(frozen=True)
@@ -214,9 +222,9 @@ class Schedule:
         )
         return (Recorded(entry),)
 
-    def discard(self, path: int, round_: int) -> None:
-        """Forget an accepted submission whose blobs turned out unusable."""
-        self.accepted.pop((path, round_), None)
+    def discard(self, path: int, round_: int) -> tuple[Change, ...]:
+        """Take back the acceptance of a submission whose blobs are no longer readable."""
+        return (TrainingDiscarded(path, round_),) if (path, round_) in self.accepted else ()
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that `peer`'s connection broke: its leases end soon unless it comes back."""
@@ -247,6 +255,8 @@ class Schedule:
             case TrainingAccepted():
                 self.grants.pop(change.lease.token, None)
                 self.accepted[change.lease.path, change.lease.round] = change
+            case TrainingDiscarded():
+                self.accepted.pop((change.path, change.round), None)
             case Recorded():
                 self.view.apply(change.entry)
                 if isinstance(change.entry, ModuleUpdated):
