@@ -55,7 +55,8 @@ class LeaseEnded:
 class TrainingAccepted:
     """A path's submission of a round counts; its lease ends with it."""
 
-    lease: Lease
+    path: int
+    round: int
     peer: PeerId
     submission: Submission
 
@@ -203,7 +204,7 @@ class Schedule:
         if wrong:
             return (LeaseEnded(lease.token, wrong),), Fallen(reason=wrong)
         if lease.kind == "train":
-            return (TrainingAccepted(lease, peer, submission),), Stands()
+            return (TrainingAccepted(lease.path, lease.round, peer, submission),), Stands()
         entry = (
             self._seeded(peer, submission)
             if lease.kind == "seed"
@@ -253,8 +254,8 @@ class Schedule:
             case LeaseEnded():
                 self.grants.pop(change.token, None)
             case TrainingAccepted():
-                self.grants.pop(change.lease.token, None)
-                self.accepted[change.lease.path, change.lease.round] = change
+                self.grants.pop(change.submission.token, None)
+                self.accepted[change.path, change.round] = change
             case TrainingDiscarded():
                 self.accepted.pop((change.path, change.round), None)
             case Recorded():
@@ -383,5 +384,9 @@ class Schedule:
 
     def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
         delta = next(b.digest for b in accepted.submission.blobs if b.module == module)
-        path = accepted.lease.path
-        return Contribution(path=path, peer=accepted.peer, delta=delta, weight=self.weights[path])
+        return Contribution(
+            path=accepted.path,
+            peer=accepted.peer,
+            delta=delta,
+            weight=self.weights[accepted.path],
+        )
