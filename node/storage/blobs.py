@@ -1,0 +1,320 @@
+"""Content-addressed files: whatever is large travels and is kept under its SHA-256.
+
+    blobs/ab/abcdef...         a whole blob, named by its digest in hex
+    blobs/partial/abcdef...    the first bytes of one on its way from a peer
+
+Files alone, no state in memory that another process would miss: the daemon and its worker
+processes use one folder at once, each through a store of its own. A blob in place is whole and
+was synced; that it is still what its name says is checked when it is read. A file that is not is
+removed and counts as missing, so it is fetched again.
+
+All methods touch the disk: in the daemon, call those that read or write much in a thread.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipaco.node.storage.files import hash_file, replacing, sync_folder, translated
+from dipaco.protocol.digest import DIGEST_BYTES, Digest, sha256, short
+from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
+
+READ_BYTES = 1 << 20  # of one read while hashing
+_PARTIAL = "partial"
+
+Buffer = bytes | bytearray | memoryview
+Float32 = NDArray[np.float32]
+_Mark = tuple[int, int, int]
+
+
+class BlobMissing(Unavailable):
+    """The blob is not in this store: fetch it from a peer that has it."""
+
+
+class BlobStore:
+    """The blobs of one node."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._checked: dict[Digest, _Mark] = {}
+        with translated(root, "make"):
+            (root / _PARTIAL).mkdir(parents=True, exist_ok=True)
+
+    # Writing
+
+    def write(self, data: Buffer) -> Digest:
+        """Keep `data`, on disk when this returns; returns its digest. Raises DiskFull."""
+        digest = sha256(data)
+        if not self._usable(digest):
+            with replacing(self._place(digest)) as file:
+                file.write(data)
+        return digest
+
+    def write_stream(self, chunks: Iterable[Buffer]) -> Digest:
+        """Keep the concatenation of `chunks`, never whole in memory; returns its digest."""
+        running = hashlib.sha256()
+        draft = self._root / _PARTIAL / f"draft-{os.getpid()}-{os.urandom(4).hex()}"
+        with replacing(draft) as file:
+            for chunk in chunks:
+                running.update(chunk)
+                file.write(chunk)
+        digest = Digest(running.digest())
+        self._adopt(draft, digest)
+        return digest
+
+    def write_array(self, array: Float32) -> Digest:
+        """Keep a float32 array of any shape as little-endian bytes; returns its digest."""
+        if array.dtype != np.float32:
+            raise LocalProtocolError(f"a blob of floats is float32, not {array.dtype}")
+        flat = np.ascontiguousarray(array, dtype="<f4").reshape(-1)
+        return self.write(flat.view(np.uint8).data)
+
+    def partial(self, digest: Digest, size: int) -> "Partial":
+        """Open what has arrived so far of a blob of `size` bytes; go on at its `received`."""
+        return Partial(self, digest, size, self._root / _PARTIAL / digest.hex())
+
+    # Reading
+
+    def path(self, digest: Digest) -> Path:
+        """Return where the blob is, or would be; nothing is checked."""
+        name = digest.hex()
+        return self._root / name[:2] / name
+
+    def has(self, digest: Digest) -> bool:
+        """Return whether the blob is here (its content is checked when it is read)."""
+        return self.path(digest).is_file()
+
+    def size(self, digest: Digest) -> int:
+        """Return the blob's bytes; raises BlobMissing."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            raise _missing(digest) from None
+
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """Return the blob, its digest checked; raises BlobMissing.
+
+        A blob of more than `limit` bytes is not the one that was meant: RemoteProtocolError.
+        """
+        size = self.size(digest)
+        if size > limit:
+            raise RemoteProtocolError(f"blob {short(digest)} has {size} bytes, at most {limit}")
+        data = bytearray(size)
+        self._fill(digest, memoryview(data))
+        return bytes(data)
+
+    def read_array(self, digest: Digest, elements: int) -> Float32:
+        """Return the blob as a new float32 array of shape (elements,), its digest checked.
+
+        Raises BlobMissing, and RemoteProtocolError if the blob has any other length.
+        """
+        size = self.size(digest)
+        if size != 4 * elements:
+            raise RemoteProtocolError(
+                f"blob {short(digest)} has {size} bytes, {elements} float32 have {4 * elements}"
+            )
+        array = np.empty(elements, dtype="<f4")
+        self._fill(digest, array.view(np.uint8).data)
+        return array
+
+    def read_range(self, digest: Digest, offset: int, length: int) -> bytes:
+        """Return the at most `length` bytes from `offset` on, for a peer; raises BlobMissing.
+
+        The whole blob is hashed before its first range is given away, and again only if the file
+        has changed: a peer must not be served what would cost us its trust.
+        """
+        if not self._sound(digest):
+            raise _missing(digest)
+        with self._open(digest) as file:
+            file.seek(offset)
+            data = file.read(length)
+        self._touch(digest)
+        return data
+
+    # Room
+
+    def total_bytes(self) -> int:
+        """Return the bytes of all files of the store."""
+        return sum(size for _, size, _ in self._files())
+
+    def prune(self, keep: Collection[Digest], max_bytes: int) -> int:
+        """Remove the least recently used blobs until `max_bytes` are left; returns bytes freed.
+
+        keep   digests that stay whatever the total, blobs on their way included: what running
+               work reads or has just written must be in here.
+        """
+        kept = {digest.hex() for digest in keep}
+        files = sorted(self._files())
+        total, freed = sum(size for _, size, _ in files), 0
+        for _, size, path in files:
+            if total - freed <= max_bytes:
+                break
+            if len(path.name) == 2 * DIGEST_BYTES and path.name not in kept:  # no draft of a writer
+                path.unlink(missing_ok=True)
+                freed += size
+        return freed
+
+    def remove(self, digest: Digest) -> None:
+        """Remove the blob if it is here."""
+        self._checked.pop(digest, None)
+        self.path(digest).unlink(missing_ok=True)
+
+    def remove_drafts(self) -> None:
+        """Remove what writers that crashed left behind; only while nobody else writes."""
+        for pattern in ("*/*.temp", f"{_PARTIAL}/draft-*"):
+            for path in self._root.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    # Inside
+
+    def _files(self) -> list[tuple[int, int, Path]]:
+        """Last use (ns), bytes and path of every file."""
+        found = []
+        for path in self._root.glob("*/*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # removed meanwhile by another process
+            found.append((status.st_mtime_ns, status.st_size, path))
+        return found
+
+    def _place(self, digest: Digest) -> Path:
+        path = self.path(digest)
+        if not path.parent.is_dir():
+            with translated(path.parent, "make"):
+                path.parent.mkdir(exist_ok=True)
+                sync_folder(self._root)
+        return path
+
+    def _adopt(self, file: Path, digest: Digest) -> None:
+        """Give a synced file of the right content its name."""
+        path = self._place(digest)
+        with translated(path, "write"):
+            os.replace(file, path)
+            sync_folder(path.parent)
+
+    def _usable(self, digest: Digest) -> bool:
+        """Whether writing can be saved: the blob is here and sound."""
+        if not (self.has(digest) and self._sound(digest)):
+            return False
+        self._touch(digest)
+        return True
+
+    def _fill(self, digest: Digest, target: memoryview) -> None:
+        with self._open(digest) as file:
+            whole = _read_into(file, target) and not file.read(1)
+        if not whole or sha256(target) != digest:
+            self.remove(digest)
+            raise _missing(digest)
+        self._touch(digest)
+
+    @contextmanager
+    def _open(self, digest: Digest) -> Iterator[BinaryIO]:
+        path = self.path(digest)
+        with translated(path, "read"):
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                raise _missing(digest) from None
+            with file:
+                yield file
+
+    def _sound(self, digest: Digest) -> bool:
+        """Whether the file is what its name says; removes it if not."""
+        mark = self._mark(digest)
+        if mark is None:
+            return False
+        if self._checked.get(digest) == mark:
+            return True
+        if hash_file(self.path(digest)) != digest:
+            self.remove(digest)
+            return False
+        self._checked[digest] = mark
+        return True
+
+    def _mark(self, digest: Digest) -> _Mark | None:
+        """What changes whenever the file does; None if it is not here."""
+        try:
+            status = self.path(digest).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _touch(self, digest: Digest) -> None:
+        """Note that the blob was used: in its file's time, since access times are often off."""
+        checked = self._checked.get(digest) == self._mark(digest)
+        try:
+            os.utime(self.path(digest))
+        except OSError:
+            return  # removed meanwhile, or a read-only disk: only the order of removal suffers
+        mark = self._mark(digest)
+        if checked and mark is not None:
+            self._checked[digest] = mark
+
+
+class Partial:
+    """A blob on its way: bytes arrive in order and outlive a restart. One writer at a time."""
+
+    def __init__(self, store: BlobStore, digest: Digest, size: int, path: Path) -> None:
+        self._store, self._digest, self._size, self._path = store, digest, size, path
+
+    @property
+    def received(self) -> int:
+        """Bytes that are here: the offset to ask for next."""
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, data: Buffer) -> None:
+        """Add the bytes at `received`; raises RemoteProtocolError past the size, and DiskFull."""
+        if self.received + len(data) > self._size:
+            raise RemoteProtocolError(
+                f"more than the {self._size} bytes of blob {short(self._digest)} arrived"
+            )
+        with translated(self._path, "write"), self._path.open("ab") as file:
+            file.write(data)
+
+    def finish(self) -> None:
+        """Make the blob, all bytes here, part of the store.
+
+        Bytes that are not the blob are thrown away and raise RemoteProtocolError; so do missing
+        ones, which are kept.
+        """
+        if self.received != self._size:
+            raise RemoteProtocolError(
+                f"{self.received} of {self._size} bytes of blob {short(self._digest)} arrived"
+            )
+        if self._size == 0:
+            self._path.touch()
+        if hash_file(self._path) != self._digest:
+            self.discard()
+            raise RemoteProtocolError(f"what arrived as blob {short(self._digest)} is not it")
+        with translated(self._path, "write"), self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        self._store._adopt(self._path, self._digest)
+
+    def discard(self) -> None:
+        """Throw away what has arrived."""
+        self._path.unlink(missing_ok=True)
+
+
+def _read_into(file: BinaryIO, target: memoryview) -> bool:
+    """Fill `target`; returns whether the file had that much."""
+    filled = 0
+    while filled < len(target):
+        count = file.readinto(target[filled : filled + READ_BYTES])  # type: ignore[attr-defined]
+        if not count:
+            return False
+        filled += count
+    return True
+
+
+def _missing(digest: Digest) -> BlobMissing:
+    return BlobMissing(f"blob {short(digest)} is not here")

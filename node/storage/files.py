@@ -1,0 +1,179 @@
+"""The home directory of a node, and the one way in which its files are written.
+
+A file is written whole or not at all: temporary file, fsync, rename, fsync of the directory. One
+daemon at a time owns a home; the lock dies with the process, so a crash leaves none behind. Errors
+of the operating system are translated here, once, into one line that names the path.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import ConfigError, Unavailable
+
+PRIVATE = 0o600  # keys, tokens, sockets: for their owner alone
+PUBLIC = 0o644
+MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes: sun_path less its zero
+
+
+class HomeTaken(ConfigError):
+    """Another daemon holds this home: the command ends with its own exit code."""
+
+
+class DiskFull(Unavailable):
+    """No room is left to write: the node waits, and a command has its own exit code."""
+
+
+@contextmanager
+def translated(path: Path, doing: str) -> Iterator[None]:
+    """Turn the OSErrors of `doing` something with `path` into ours: DiskFull or ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"cannot {doing} {path}: no space left on the disk") from error
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot {doing} {path}: {reason}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` when the block ends well, and vanishes if not.
+
+    Any number of processes may do this to one path at once: the last one wins, whole.
+    Raises DiskFull, and ConfigError if the folder cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.temp")
+    with translated(path, "write"):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        descriptor = os.open(temporary, flags, mode)
+        try:
+            with open(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_file(path: Path, data: bytes | bytearray | memoryview, *, mode: int = PUBLIC) -> None:
+    """Write the whole of `path`, or nothing; raises DiskFull and ConfigError."""
+    with replacing(path, mode=mode) as file:
+        file.write(data)
+
+
+def read_file(path: Path, *, limit: int) -> bytes:
+    """Return the bytes of `path`, at most `limit`; raises ConfigError."""
+    with translated(path, "read"), path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ConfigError(f"{path} has more than {limit} bytes")
+    return data
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where one node keeps what it owns; get one from `Home.at`."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path) -> "Home":
+        """Return the home at `root`, made if it is not there (mode 0700).
+
+        Raises ConfigError if it cannot be read and written, or is too long for a socket in it.
+        """
+        home = cls(root.expanduser().absolute())
+        length = len(os.fsencode(home.socket))
+        if length > MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"home: {home.socket} has {length} bytes, a socket's path at most "
+                f"{MAX_SOCKET_PATH}: choose a shorter --home"
+            )
+        with translated(home.root, "use the home"):
+            home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (home.blobs, home.cache):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            if not os.access(home.root, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "Permission denied")
+        return home
+
+    @property
+    def identity(self) -> Path:
+        """The node's key, mode 0600."""
+        return self.root / "identity.key"
+
+    @property
+    def journal(self) -> Path:
+        """The SQLite file of `Journal`."""
+        return self.root / "journal.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        """The folder of `BlobStore`."""
+        return self.root / "blobs"
+
+    @property
+    def cache(self) -> Path:
+        """The folder of `ShardCache`: all of it can be made again."""
+        return self.root / "cache"
+
+    @property
+    def socket(self) -> Path:
+        """The local API."""
+        return self.root / "api.sock"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the one daemon of this home; holds its process id, for people."""
+        return self.root / "lock"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold this home for the block; raises HomeTaken if another process does."""
+        with translated(self.lock_file, "lock"):
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        try:
+            self._take(descriptor)
+            yield
+        finally:
+            os.close(descriptor)  # which lets go of the lock; the file stays, or two could hold one
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            raise HomeTaken(
+                f"home: {self.root} is held by another daemon (process {holder}); "
+                "stop it, or choose another --home"
+            ) from None
+        with translated(self.lock_file, "write"):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+
+def hash_file(path: Path) -> Digest:
+    """Return the SHA-256 of a file, read in pieces; raises ConfigError."""
+    with translated(path, "read"), path.open("rb") as file:
+        return Digest(hashlib.file_digest(file, "sha256").digest())

@@ -1,0 +1,428 @@
+"""The journal: what a node must still know after a crash, in one SQLite file.
+
+Write-ahead log, synchronous=FULL: what `saving()` has saved survives a power cut. The rule is
+*save, then send*: a change is in the journal, whole, before any peer hears of it.
+
+    with journal.saving():
+        journal.save_submission(...)
+        journal.drop_lease(token)
+    # only now answer
+
+Values are kept as the bytes that were signed or sent; nothing here decodes them. What a peer can
+make grow (receipts, peers, events) is bounded: the oldest go. One process uses a journal at a
+time; within it any thread may, one after the other.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dipaco.node.storage.files import DiskFull
+from dipaco.protocol.digest import Digest, short
+from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.lease import LeaseKind
+
+MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
+MAX_PEERS = 2048  # a node keeps tens of connections; the rest is for dialling after a restart
+MAX_EVENTS = 10_000  # some days of a busy node, about 2 MB
+BUSY_SECONDS = 5.0  # a reader of another process (a client verb) may hold the file for so long
+
+SignedKind = Literal["manifest", "spec", "receipt"]
+
+# Newest on top; entry i of n brings a file of version n - 1 - i to the next one. Never edit one
+# that was released: put a new one on top.
+MIGRATIONS = (
+    """
+    CREATE TABLE signed (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL, run BLOB NOT NULL, digest BLOB NOT NULL,
+        data BLOB NOT NULL, UNIQUE (kind, digest)
+    );
+    CREATE INDEX signed_by_run ON signed (kind, run);
+    CREATE TABLE ledger (
+        run BLOB NOT NULL, seq INTEGER NOT NULL, digest BLOB NOT NULL, data BLOB NOT NULL,
+        PRIMARY KEY (run, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE verdicts (
+        run BLOB NOT NULL, spec BLOB NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, spec)
+    ) WITHOUT ROWID;
+    CREATE TABLE leases (
+        token BLOB PRIMARY KEY, run BLOB NOT NULL, peer TEXT NOT NULL, deadline REAL NOT NULL,
+        data BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE submissions (
+        run BLOB NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, path INTEGER NOT NULL,
+        peer TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, kind, round, path)
+    ) WITHOUT ROWID;
+    CREATE TABLE peers (
+        peer TEXT PRIMARY KEY, seen REAL NOT NULL, data BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY, time REAL NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL
+    );
+    CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedValue:
+    """One signed envelope."""
+
+    run: Digest
+    digest: Digest
+    """Of the body."""
+    data: bytes
+    """The encoded envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRecord:
+    """One signed record of a ledger."""
+
+    seq: int
+    digest: Digest
+    """Of the body."""
+    data: bytes
+    """The encoded envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedLease:
+    """A lease that stood when it was saved."""
+
+    run: Digest
+    token: bytes
+    peer: PeerId
+    deadline: float
+    """Seconds, on the clock of whoever saved it."""
+    data: bytes
+    """The encoded lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSubmission:
+    """What was accepted for one piece of work."""
+
+    run: Digest
+    kind: LeaseKind
+    round: int
+    path: int
+    peer: PeerId
+    data: bytes
+    """The encoded submission."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPeer:
+    """A peer that was heard of."""
+
+    peer: PeerId
+    seen: float
+    """Seconds since the epoch."""
+    data: bytes
+    """Its encoded record."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedEvent:
+    """Something that happened, for people."""
+
+    id: int
+    """Ascending; gaps where old ones went."""
+    time: float
+    """Seconds since the epoch."""
+    code: str
+    text: str
+
+
+class Journal:
+    """One node's journal; open it with `Journal.open`, close it with `close`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path, self._db = path, connection
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    @classmethod
+    def open(cls, path: Path) -> "Journal":
+        """Open the journal at `path`, made or brought to this version; raises ConfigError."""
+        with _translated(path):
+            connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            journal = cls(path, connection)
+            try:
+                journal._prepare()
+            except BaseException:
+                connection.close()
+                raise
+        return journal
+
+    def close(self) -> None:
+        """Close the file; the journal is not used again."""
+        with self._lock, _translated(self._path):
+            self._db.close()
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Save all changes of the block at its end, or none if it raises.
+
+        May be nested: the outermost block saves. Never await inside one, and let its errors
+        leave it: only then is all of it taken back. Raises DiskFull.
+        """
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            with _translated(self._path):
+                self._db.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+                with _translated(self._path):
+                    self._db.execute("COMMIT")
+            finally:
+                self._depth = 0
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    # Signed values
+
+    def save_signed(self, kind: SignedKind, run: Digest, digest: Digest, data: bytes) -> bool:
+        """Keep an envelope by the digest of its body; returns whether it is new."""
+        with self.saving():
+            new = self._change(
+                "INSERT OR IGNORE INTO signed (kind, run, digest, data) VALUES (?, ?, ?, ?)",
+                (kind, run, digest, data),
+            )
+            if new and kind == "receipt":
+                self._change(
+                    "DELETE FROM signed WHERE id IN (SELECT id FROM signed "
+                    "WHERE kind = 'receipt' AND run = ? ORDER BY id DESC LIMIT -1 OFFSET ?)",
+                    (run, MAX_RECEIPTS),
+                )
+        return bool(new)
+
+    def signed(self, kind: SignedKind, run: Digest | None = None) -> list[SavedValue]:
+        """Return the envelopes of a kind, of one run or of all, in the order of arrival."""
+        rows = self._rows(
+            "SELECT run, digest, data FROM signed WHERE kind = ? AND run = ifnull(?, run) "
+            "ORDER BY id",
+            (kind, run),
+        )
+        return [SavedValue(*row) for row in rows]
+
+    def signed_digests(self, kind: SignedKind, run: Digest | None = None) -> list[Digest]:
+        """Return the body digests of what `signed` returns."""
+        rows = self._rows(
+            "SELECT digest FROM signed WHERE kind = ? AND run = ifnull(?, run) ORDER BY id",
+            (kind, run),
+        )
+        return [Digest(row[0]) for row in rows]
+
+    def one_signed(self, kind: SignedKind, digest: Digest) -> bytes | None:
+        """Return the envelope whose body has `digest`."""
+        row = self._row("SELECT data FROM signed WHERE kind = ? AND digest = ?", (kind, digest))
+        return row[0] if row else None
+
+    def drop_signed(self, kind: SignedKind, digest: Digest) -> None:
+        """Forget one envelope."""
+        self._change("DELETE FROM signed WHERE kind = ? AND digest = ?", (kind, digest))
+
+    # Ledger
+
+    def append_ledger(self, run: Digest, seq: int, digest: Digest, data: bytes) -> None:
+        """Add the next record; a gap or a second record of one number is a bug of ours."""
+        with self.saving():
+            if seq != self.ledger_length(run):
+                raise LocalProtocolError(f"record {seq} does not continue ledger {short(run)}")
+            self._change("INSERT INTO ledger VALUES (?, ?, ?, ?)", (run, seq, digest, data))
+
+    def ledger(self, run: Digest, start: int = 0, limit: int = -1) -> list[SavedRecord]:
+        """Return the records from number `start` on, at most `limit` of them (-1: all)."""
+        rows = self._rows(
+            "SELECT seq, digest, data FROM ledger WHERE run = ? AND seq >= ? ORDER BY seq LIMIT ?",
+            (run, start, limit),
+        )
+        return [SavedRecord(*row) for row in rows]
+
+    def ledger_length(self, run: Digest) -> int:
+        """Return the number of records, which is the next one's `seq`."""
+        row = self._row("SELECT seq FROM ledger WHERE run = ? ORDER BY seq DESC", (run,))
+        return row[0] + 1 if row else 0
+
+    def ledger_head(self, run: Digest) -> Digest | None:
+        """Return the body digest of the last record; None if there is none."""
+        row = self._row("SELECT digest FROM ledger WHERE run = ? ORDER BY seq DESC", (run,))
+        return Digest(row[0]) if row else None
+
+    # Verdicts
+
+    def save_verdict(self, run: Digest, spec: Digest, data: bytes) -> None:
+        """Keep the verdict on a spec, instead of an earlier one."""
+        self._change("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (run, spec, data))
+
+    def verdict(self, run: Digest, spec: Digest) -> bytes | None:
+        """Return the verdict on a spec."""
+        row = self._row("SELECT data FROM verdicts WHERE run = ? AND spec = ?", (run, spec))
+        return row[0] if row else None
+
+    # The schedule
+
+    def save_lease(self, lease: SavedLease) -> None:
+        """Keep a lease, or its new deadline."""
+        self._change(
+            "INSERT OR REPLACE INTO leases (token, run, peer, deadline, data) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (lease.token, lease.run, lease.peer, lease.deadline, lease.data),
+        )
+
+    def drop_lease(self, token: bytes) -> None:
+        """Forget a lease that ended."""
+        self._change("DELETE FROM leases WHERE token = ?", (token,))
+
+    def leases(self, run: Digest) -> list[SavedLease]:
+        """Return the leases of a run, by token."""
+        rows = self._rows(
+            "SELECT run, token, peer, deadline, data FROM leases WHERE run = ? ORDER BY token",
+            (run,),
+        )
+        return [SavedLease(*row) for row in rows]
+
+    def save_submission(self, submission: SavedSubmission) -> bool:
+        """Keep an accepted submission; returns False, changing nothing, if the work has one."""
+        new = self._change(
+            "INSERT OR IGNORE INTO submissions (run, kind, round, path, peer, data) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                submission.run,
+                submission.kind,
+                submission.round,
+                submission.path,
+                submission.peer,
+                submission.data,
+            ),
+        )
+        return bool(new)
+
+    def submissions(self, run: Digest) -> list[SavedSubmission]:
+        """Return the accepted submissions of a run, by round, kind and path."""
+        rows = self._rows(
+            "SELECT run, kind, round, path, peer, data FROM submissions WHERE run = ? "
+            "ORDER BY round, kind, path",
+            (run,),
+        )
+        return [SavedSubmission(*row) for row in rows]
+
+    def drop_submissions(self, run: Digest, *, before_round: int) -> None:
+        """Forget the submissions of rounds that are over."""
+        self._change("DELETE FROM submissions WHERE run = ? AND round < ?", (run, before_round))
+
+    # Peers, events, settings
+
+    def save_peer(self, peer: SavedPeer) -> None:
+        """Keep a peer's record instead of an earlier one; beyond MAX_PEERS the oldest go."""
+        with self.saving():
+            self._change(
+                "INSERT OR REPLACE INTO peers (peer, seen, data) VALUES (?, ?, ?)",
+                (peer.peer, peer.seen, peer.data),
+            )
+            self._change(
+                "DELETE FROM peers WHERE peer IN "
+                "(SELECT peer FROM peers ORDER BY seen DESC, peer LIMIT -1 OFFSET ?)",
+                (MAX_PEERS,),
+            )
+
+    def peers(self) -> list[SavedPeer]:
+        """Return the known peers, the one seen last first."""
+        rows = self._rows("SELECT peer, seen, data FROM peers ORDER BY seen DESC, peer", ())
+        return [SavedPeer(*row) for row in rows]
+
+    def drop_peer(self, peer: PeerId) -> None:
+        """Forget a peer."""
+        self._change("DELETE FROM peers WHERE peer = ?", (peer,))
+
+    def add_event(self, time: float, code: str, text: str) -> int:
+        """Note an event; returns its id. Beyond MAX_EVENTS the oldest go."""
+        with self.saving():
+            self._change(
+                "INSERT INTO events (time, code, text) VALUES (?, ?, ?)", (time, code, text)
+            )
+            ((added,),) = self._rows("SELECT last_insert_rowid()", ())
+            self._change("DELETE FROM events WHERE id <= ?", (added - MAX_EVENTS,))
+        return int(added)
+
+    def events(self, after: int = 0, limit: int = 100) -> list[SavedEvent]:
+        """Return the last `limit` of the events with an id above `after`, oldest first."""
+        rows = self._rows(
+            "SELECT id, time, code, text FROM events WHERE id > ? ORDER BY id DESC LIMIT ?",
+            (after, limit),
+        )
+        return [SavedEvent(*row) for row in reversed(rows)]
+
+    def set(self, key: str, value: str) -> None:
+        """Keep a setting."""
+        self._change("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
+
+    def get(self, key: str) -> str | None:
+        """Return a setting."""
+        row = self._row("SELECT value FROM settings WHERE key = ?", (key,))
+        return row[0] if row else None
+
+    # Inside
+
+    def _prepare(self) -> None:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+            self._db.execute(f"PRAGMA {pragma}")
+        with self.saving():  # two openers at once: the second waits, then finds nothing to do
+            ((version,),) = self._rows("PRAGMA user_version", ())
+            if version > len(MIGRATIONS):
+                raise ConfigError(
+                    f"{self._path} is of version {version}, written by a newer dipaco-node "
+                    f"(this one knows {len(MIGRATIONS)}): update, or choose another --home"
+                )
+            for number in range(version, len(MIGRATIONS)):
+                for statement in MIGRATIONS[len(MIGRATIONS) - 1 - number].split(";"):
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> int:
+        """Execute one statement, saved at once unless in `saving()`; returns rows changed."""
+        with self.saving(), _translated(self._path):
+            return self._db.execute(statement, values).rowcount
+
+    def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with self._lock, _translated(self._path):
+            return self._db.execute(query, values).fetchall()
+
+    def _row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """The first row."""
+        with self._lock, _translated(self._path):
+            row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
+            return row
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours; one that means a bug in this module goes through."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_FULL"):
+            raise DiskFull(f"cannot write {path}: no space left on the disk") from error
+        if name.startswith("SQLITE_BUSY"):
+            raise Unavailable(f"cannot use {path}: another process holds it") from error
+        if name.startswith(_UNUSABLE):
+            raise ConfigError(f"cannot use {path}: {error}") from error
+        raise
+
+
+_UNUSABLE = tuple(
+    f"SQLITE_{name}" for name in ("NOTADB", "CORRUPT", "CANTOPEN", "READONLY", "IOERR", "PERM")
+)

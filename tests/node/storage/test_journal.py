@@ -1,0 +1,268 @@
+"""Rules of this file: a real SQLite file; a second connection or process sees what was saved."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dipaco.node.storage import journal as module
+from dipaco.node.storage.files import DiskFull
+from dipaco.node.storage.journal import (
+    MIGRATIONS,
+    Journal,
+    SavedLease,
+    SavedPeer,
+    SavedSubmission,
+)
+from dipaco.protocol.digest import Digest, sha256
+from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
+from dipaco.protocol.identity import PeerId
+
+RUN, OTHER = sha256(b"run"), sha256(b"other run")
+ANNA, BOB = PeerId("12D3KooWAnna"), PeerId("12D3KooWBob")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    opened = Journal.open(path)
+    yield opened
+    opened.close()
+
+
+def d(number: int) -> Digest:
+    return sha256(number.to_bytes(8, "little"))
+
+
+def lease(token: bytes, *, deadline: float = 1.0) -> SavedLease:
+    return SavedLease(run=RUN, token=token, peer=ANNA, deadline=deadline, data=b"lease")
+
+
+def submission(round_: int, path: int, *, peer: PeerId = ANNA) -> SavedSubmission:
+    return SavedSubmission(
+        run=RUN, kind="train", round=round_, path=path, peer=peer, data=b"submission"
+    )
+
+
+def test_what_is_saved_outlives_the_process_that_saved_it(path: Path) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from dipaco.node.storage.journal import Journal\n"
+        "journal = Journal.open(pathlib.Path(sys.argv[1]))\n"
+        "with journal.saving():\n"
+        "    journal.set('saved', 'yes')\n"
+        "journal._db.execute('BEGIN')\n"
+        "journal._db.execute(\"INSERT INTO settings VALUES ('unsaved', 'no')\")\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -9
+    journal = Journal.open(path)
+    assert (journal.get("saved"), journal.get("unsaved")) == ("yes", None)
+    journal.close()
+
+
+def test_every_commit_is_synced(journal: Journal) -> None:
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_block_is_saved_whole_or_not_at_all(journal: Journal) -> None:
+    journal.save_lease(lease(b"t"))
+    with pytest.raises(RuntimeError), journal.saving():
+        journal.save_submission(submission(1, 0))
+        journal.drop_lease(b"t")
+        raise RuntimeError
+    assert journal.submissions(RUN) == []
+    assert journal.leases(RUN) == [lease(b"t")]
+
+
+def test_nothing_of_a_block_is_seen_before_its_end(journal: Journal, path: Path) -> None:
+    reader = Journal.open(path)
+    with journal.saving():
+        journal.set("key", "value")
+        with journal.saving():
+            journal.set("other", "value")
+        assert reader.get("other") is None
+    assert reader.get("other") == "value"
+    reader.close()
+
+
+def test_threads_take_turns(journal: Journal) -> None:
+    inside, seen = threading.Event(), []
+
+    def read() -> None:
+        inside.wait()
+        seen.append(journal.get("b"))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    with journal.saving():
+        journal.set("a", "1")
+        inside.set()
+        journal.set("b", "2")
+    thread.join()
+    assert seen == ["2"]
+
+
+def test_signed_values_are_kept_verbatim_once_and_in_order(journal: Journal) -> None:
+    assert journal.save_signed("manifest", RUN, RUN, b"first")
+    assert not journal.save_signed("manifest", RUN, RUN, b"again")
+    assert journal.save_signed("manifest", OTHER, OTHER, b"other")
+    assert journal.save_signed("spec", RUN, d(1), b"spec")
+    assert [value.data for value in journal.signed("manifest")] == [b"first", b"other"]
+    assert journal.signed_digests("manifest", OTHER) == [OTHER]
+    assert journal.one_signed("spec", d(1)) == b"spec"
+    assert journal.one_signed("receipt", d(1)) is None
+    journal.drop_signed("spec", d(1))
+    assert journal.signed("spec", RUN) == []
+
+
+def test_receipts_of_a_run_are_bounded_and_the_oldest_go(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_RECEIPTS", 3)
+    journal.save_signed("receipt", OTHER, d(99), b"of another run")
+    for number in range(5):
+        journal.save_signed("receipt", RUN, d(number), b"receipt")
+    assert journal.signed_digests("receipt", RUN) == [d(2), d(3), d(4)]
+    assert journal.signed_digests("receipt", OTHER) == [d(99)]
+
+
+def test_a_ledger_grows_without_gaps_or_forks(journal: Journal) -> None:
+    assert (journal.ledger_length(RUN), journal.ledger_head(RUN)) == (0, None)
+    for seq in range(3):
+        journal.append_ledger(RUN, seq, d(seq), bytes([seq]))
+    for wrong in (2, 4):
+        with pytest.raises(LocalProtocolError, match=f"record {wrong}"):
+            journal.append_ledger(RUN, wrong, d(9), b"")
+    assert (journal.ledger_length(RUN), journal.ledger_head(RUN)) == (3, d(2))
+    assert [record.seq for record in journal.ledger(RUN, start=1)] == [1, 2]
+    assert [record.data for record in journal.ledger(RUN, limit=1)] == [b"\x00"]
+    assert journal.ledger(OTHER) == []
+
+
+def test_a_verdict_replaces_the_one_before(journal: Journal) -> None:
+    journal.save_verdict(RUN, d(1), b"unverifiable")
+    journal.save_verdict(RUN, d(1), b"verified")
+    assert journal.verdict(RUN, d(1)) == b"verified"
+    assert journal.verdict(RUN, d(2)) is None
+
+
+def test_a_lease_is_renewed_and_dropped(journal: Journal) -> None:
+    journal.save_lease(lease(b"t"))
+    journal.save_lease(lease(b"u"))
+    journal.save_lease(lease(b"t", deadline=2.0))
+    assert journal.leases(RUN) == [lease(b"t", deadline=2.0), lease(b"u")]
+    journal.drop_lease(b"t")
+    assert journal.leases(RUN) == [lease(b"u")]
+    assert journal.leases(OTHER) == []
+
+
+def test_the_first_accepted_submission_of_a_piece_of_work_stays(journal: Journal) -> None:
+    assert journal.save_submission(submission(1, 1))
+    assert not journal.save_submission(submission(1, 1, peer=BOB))
+    assert journal.save_submission(submission(1, 0, peer=BOB))
+    assert journal.save_submission(submission(2, 0))
+    assert journal.submissions(RUN) == [
+        submission(1, 0, peer=BOB),
+        submission(1, 1),
+        submission(2, 0),
+    ]
+    journal.drop_submissions(RUN, before_round=2)
+    assert journal.submissions(RUN) == [submission(2, 0)]
+
+
+def test_known_peers_are_bounded_and_the_longest_unseen_go(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 2)
+    for number, seen in enumerate((5.0, 1.0, 7.0)):
+        journal.save_peer(SavedPeer(peer=PeerId(f"peer{number}"), seen=seen, data=b"record"))
+    assert [known.peer for known in journal.peers()] == ["peer2", "peer0"]
+    journal.drop_peer(PeerId("peer2"))
+    assert [known.peer for known in journal.peers()] == ["peer0"]
+
+
+def test_events_are_bounded_and_can_be_followed(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_EVENTS", 3)
+    last = [journal.add_event(float(i), "joined", f"event {i}") for i in range(5)][-1]
+    assert [event.text for event in journal.events()] == ["event 2", "event 3", "event 4"]
+    assert [event.text for event in journal.events(after=last - 1)] == ["event 4"]
+    assert [event.text for event in journal.events(limit=1)] == ["event 4"]
+
+
+def test_a_journal_opens_again_and_is_migrated_once(path: Path) -> None:
+    for value in ("1", "2"):
+        journal = Journal.open(path)
+        journal.set("opened", value)
+        journal.close()
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    plain.close()
+
+
+def test_an_old_journal_gets_the_migrations_it_lacks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Journal.open(path)
+    old.set("kept", "yes")
+    old.close()
+    monkeypatch.setattr(module, "MIGRATIONS", ("CREATE TABLE newer (a INTEGER)", *MIGRATIONS))
+    new = Journal.open(path)
+    assert new.get("kept") == "yes"
+    assert new._db.execute("SELECT count(*) FROM newer").fetchone() == (0,)
+    new.close()
+
+
+def test_a_journal_of_a_newer_version_is_refused(path: Path) -> None:
+    Journal.open(path).close()
+    with sqlite3.connect(path) as plain:
+        plain.execute("PRAGMA user_version = 99")
+    plain.close()
+    with pytest.raises(ConfigError, match="version 99, written by a newer dipaco-node"):
+        Journal.open(path)
+
+
+def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to look at" * 100)
+    with pytest.raises(ConfigError, match="file is not a database"):
+        Journal.open(path)
+
+
+def test_a_journal_in_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unable to open database file"):
+        Journal.open(tmp_path / "gone" / "journal.sqlite")
+
+
+def test_a_full_disk_is_said_and_nothing_of_the_block_is_kept(journal: Journal) -> None:
+    journal.set("before", "yes")
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(DiskFull, match="no space left"), journal.saving():
+        journal.set("small", "yes")
+        journal.set("large", "x" * 1_000_000)
+    assert (journal.get("before"), journal.get("small")) == ("yes", None)
+
+
+def test_a_file_that_another_process_holds_is_unavailable(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.0)
+    journal, other = Journal.open(path), sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="another process holds it"):
+        journal.set("key", "value")
+    other.execute("ROLLBACK")
+    journal.set("key", "value")
+    other.close()
+    journal.close()
