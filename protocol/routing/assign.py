@@ -1,0 +1,86 @@
+"""Routing: the one function by which documents find their paths, from a spec alone.
+
+Sharding, evaluation and serving all come through `Router.route`; fitting counts its sample with
+the same scores (`scores.lowest`), so fit and prediction agree.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dipaco.protocol.errors import Refusal
+from dipaco.protocol.routing.features import BAG_SIGN, normalise, raw_features
+from dipaco.protocol.routing.integers import Int64, rdiv_array
+from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
+from dipaco.protocol.spec import (
+    CAPACITY_BIAS,
+    KMEANS,
+    NO_CAPACITY,
+    ROUND_ROBIN,
+    SPEC_FORMAT,
+    RouterSpec,
+    misfit,
+)
+
+
+def unknown_kind(spec: RouterSpec) -> str | None:
+    """Return which kind in the spec this software does not know, or None."""
+    known: dict[str, tuple[object, ...]] = {
+        "format": (SPEC_FORMAT,),
+        "kind": (KMEANS, ROUND_ROBIN),
+        "featurizer": (BAG_SIGN,),
+        "capacity": (NO_CAPACITY, CAPACITY_BIAS),
+    }
+    for name, values in known.items():
+        if getattr(spec, name) not in values:
+            return f"{name} {getattr(spec, name)}"
+    return None
+
+
+class Router:
+    """A spec made ready to route."""
+
+    def __init__(self, spec: RouterSpec, *, products: tuple[Product, ...] = PRODUCTS) -> None:
+        """Raise Refusal for a spec of unknown kind, or one that contradicts itself."""
+        unknown = unknown_kind(spec)
+        if unknown is not None:
+            raise Refusal(f"cannot route by {unknown}: this software does not know it")
+        fault = misfit(spec)
+        if fault is not None:
+            raise Refusal(f"cannot route by a malformed spec: {fault}")
+        self.spec = spec
+        if spec.kind == KMEANS:
+            self._mean, self._bias = spec.mean_array(), spec.bias_array()
+            self._centroids = spec.centroid_array()
+            rows = rdiv_array(self._centroids.astype(np.int64), 1 << spec.scale_bits)
+            self._product = checked_product(rows.astype(np.int32), self._centroids, products)
+
+    def route(self, prefixes: npt.NDArray[np.integer], documents: Int64, *, top: int = 1) -> Int64:
+        """Return the paths of n documents, (n, top), best first; ties go to the lowest path.
+
+        prefixes   (n, F), the first F token ids of each, as `documents.prefix_of` gives them.
+        documents  (n,), their indices in the source, by which round_robin goes.
+        top        paths per document: the manifest's overlap in training, else 1.
+
+        Raises ValueError for other shapes, or ids outside the vocabulary.
+        """
+        spec = self.spec
+        if prefixes.shape != (len(documents), spec.prefix):
+            raise ValueError(f"prefixes {prefixes.shape} are not ({len(documents)}, {spec.prefix})")
+        if not 1 <= top <= spec.paths:
+            raise ValueError(f"top {top} is not in 1 to {spec.paths}")
+        if prefixes.size and not (prefixes.min() >= 0 and prefixes.max() < spec.vocabulary):
+            raise ValueError(f"a token id is outside the vocabulary of {spec.vocabulary}")
+        if spec.kind == ROUND_ROBIN:
+            return round_robin(documents, paths=spec.paths, top=top)
+        y = raw_features(prefixes, spec.feat_seed, spec.dimension)
+        x = normalise(y, self._mean, spec.norm_bits)
+        scale = 1 << spec.scale_bits
+        paths, _ = lowest(
+            x, self._centroids, self._bias, scale=scale, top=top, product=self._product
+        )
+        return paths
+
+
+def round_robin(documents: Int64, *, paths: int, top: int) -> Int64:
+    """Return the paths of n document indices without a fit, (n, top): index mod P and the next."""
+    return (documents[:, None] + np.arange(top, dtype=np.int64)) % paths

@@ -1,0 +1,98 @@
+"""The featurizer `bag-sign-v1`: a prefix of tokens becomes a vector of small integers, exactly.
+
+Counts of the tokens, square-rooted, projected by random signs, centred, scaled to 2^nu. Every step
+is integer arithmetic, so that all nodes get the same bits. Source: docs/method.md, 4.4.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dipaco.protocol.digest import tagged, u32
+from dipaco.protocol.routing.integers import (
+    Int32,
+    Int64,
+    isqrt,
+    isqrt_array,
+    rdiv_array,
+)
+
+BAG_SIGN: Final = "bag-sign-v1"
+
+_BLOCK = 1024  # prefixes whose signs are held at once: 16 MiB at most
+_MEMO_ROWS = 1 << 16  # sign rows remembered, about 8 MiB
+
+
+@lru_cache(maxsize=_MEMO_ROWS)
+def sign_bits(feat_seed: bytes, token: int) -> bytes:
+    """Return the 256 sign bits of a token: 32 bytes, lowest bit first, set for +1."""
+    return tagged("dipaco/1/sign", feat_seed, u32(token))
+
+
+def sign_rows(feat_seed: bytes, tokens: npt.NDArray[np.integer], dimension: int) -> Int32:
+    """Return the signs, -1 or +1, of k token ids: (k, D)."""
+    packed = b"".join(sign_bits(feat_seed, token) for token in tokens.tolist())
+    rows = np.frombuffer(packed, dtype=np.uint8).reshape(len(tokens), 32)
+    bits = np.unpackbits(rows[:, : dimension // 8], axis=1, bitorder="little")
+    return 2 * bits.astype(np.int32) - 1
+
+
+def raw_features(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int32:
+    """Project n prefixes of F token ids; returns y, (n, D), |y| <= 16 F.
+
+    y_d = sum over distinct tokens v of isqrt(256 m_v) s(v, d), m_v how often v occurs.
+    """
+    out = np.empty((len(prefixes), dimension), dtype=np.int32)
+    for start in range(0, len(prefixes), _BLOCK):
+        block = prefixes[start : start + _BLOCK]
+        out[start : start + _BLOCK] = _project(block, feat_seed, dimension)
+    return out
+
+
+def _project(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int32:
+    ordered = np.sort(prefixes, axis=1)
+    weights = _first_weights(ordered)
+    tokens, index = np.unique(ordered, return_inverse=True)
+    signs = sign_rows(feat_seed, tokens, dimension)
+    index = index.reshape(ordered.shape)
+    out = np.zeros((len(prefixes), dimension), dtype=np.int32)
+    for column in range(ordered.shape[1]):
+        out += weights[:, column, None] * signs[index[:, column]]
+    return out
+
+
+def _first_weights(ordered: npt.NDArray[np.integer]) -> Int32:
+    """Per row of sorted tokens: the weight of each token where it occurs first, else 0."""
+    first = np.ones(ordered.shape, dtype=bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    starts = np.flatnonzero(first)  # every row begins a run, so no run crosses rows
+    counts = np.diff(np.append(starts, first.size))
+    table = np.array([isqrt(256 * m) for m in range(ordered.shape[1] + 1)], dtype=np.int32)
+    weights = np.zeros(ordered.shape, dtype=np.int32)
+    weights.flat[starts] = table[counts]
+    return weights
+
+
+def mean_of(y: Int32) -> Int32:
+    """Return the rounded mean of the rows of y, (D,); zeros of no rows."""
+    if len(y) == 0:
+        return np.zeros(y.shape[1], dtype=np.int32)
+    total: Int64 = y.sum(axis=0, dtype=np.int64)
+    return rdiv_array(total, len(y)).astype(np.int32)
+
+
+def normalise(y: Int32, mean: Int32, norm_bits: int) -> Int32:
+    """Centre and scale y, (n, D), to the length 2^nu; |x| <= 2^nu, zeros where y is the mean."""
+    u = y.astype(np.int64) - mean
+    length = isqrt_array(np.einsum("nd,nd->n", u, u))
+    length[length == 0] = 1  # then u is zero, and so is x
+    return rdiv_array(u << norm_bits, length[:, None]).astype(np.int32)
+
+
+def normalise_in_place(y: Int32, mean: Int32, norm_bits: int) -> None:
+    """Turn y into x block by block, for samples that should not lie in memory twice."""
+    for start in range(0, len(y), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        y[block] = normalise(y[block], mean, norm_bits)

@@ -1,0 +1,73 @@
+"""Exact integer primitives of the router: rounding division, square root, drawing.
+
+Owns no state but a `Draw`'s counter. No library's random generator is used: NumPy promises its
+streams for the same build only. Source: docs/method.md, 4.1.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from dipaco.protocol.digest import tagged, u64
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+_WORDS = 1 << 64  # values that one draw can take
+
+
+def rdiv(a: int, b: int) -> int:
+    """Return a/b rounded to the nearest integer, halves up; b > 0."""
+    if b <= 0:
+        raise ValueError(f"the divisor {b} is not positive")
+    return (2 * a + b) // (2 * b)
+
+
+def rdiv_array(a: Int64, b: Int64 | int) -> Int64:
+    """Return `rdiv` of each element; the caller keeps 2|a| + b below 2^63, b > 0."""
+    if np.any(np.less_equal(b, 0)):
+        raise ValueError("a divisor is not positive")
+    quotient: Int64 = np.floor_divide(2 * a + b, 2 * np.asarray(b, dtype=np.int64))
+    return quotient
+
+
+def isqrt(value: int) -> int:
+    """Return the exact floor of the square root."""
+    return math.isqrt(value)
+
+
+def isqrt_array(values: Int64) -> Int64:
+    """Return `isqrt` of each element; raises ValueError outside 0 to 2^52.
+
+    A float64 square root is off by less than one there, which one step either way mends.
+    """
+    if values.size and not (0 <= values.min() and values.max() < 1 << 52):
+        raise ValueError("isqrt_array takes integers from 0 to 2^52")
+    root = np.sqrt(values.astype(np.float64)).astype(np.int64)
+    root -= root * root > values
+    root += (root + 1) * (root + 1) <= values
+    return root
+
+
+class Draw:
+    """Unbiased integers from a seed: SHA-256 in counter mode, with rejection."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = seed
+        self._counter = 0
+
+    def word(self) -> int:
+        """Return the next 64 bits."""
+        digest = tagged("dipaco/1/draw", self._seed, u64(self._counter))
+        self._counter += 1
+        return int.from_bytes(digest[:8], "little")
+
+    def below(self, m: int) -> int:
+        """Return an integer in 0 to m - 1, all equally likely; 1 <= m <= 2^64."""
+        if not 1 <= m <= _WORDS:
+            raise ValueError(f"cannot draw below {m}")
+        limit = _WORDS - _WORDS % m
+        while (word := self.word()) >= limit:
+            pass
+        return word % m

@@ -1,0 +1,178 @@
+"""Exact k-means on integer points: D^2 seeding, assignment, empty clusters, updates, restarts.
+
+Nothing here stops on a tolerance and nothing depends on the order of floating-point sums, so all
+nodes find the same centroids to the bit. Source: docs/method.md, 4.5 and 4.6.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dipaco.protocol.errors import LocalProtocolError
+from dipaco.protocol.routing.integers import Draw, Int32, Int64, rdiv, rdiv_array
+from dipaco.protocol.routing.scores import Product, lowest, squared_norms
+
+_CAPACITY_STEPS = 64
+_CAPACITY_SHIFT = 4  # a step moves a bias by a sixteenth of the mean distance
+_CAPACITY_COOLING = 8  # steps after which the step size halves, then thirds, ...
+
+
+@dataclass(frozen=True)
+class Points:
+    """n points to cluster, with what every step needs of them."""
+
+    x: Int32
+    """(n, D), each within -X to X."""
+    norms: Int64
+    """(n,), the squared lengths."""
+    scale: int
+    """S, the centroids' fixed point."""
+    product: Product
+
+    @classmethod
+    def of(cls, x: Int32, *, scale: int, product: Product) -> "Points":
+        """Return the points x, (n, D)."""
+        return cls(x=x, norms=squared_norms(x), scale=scale, product=product)
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """The result of one restart."""
+
+    centroids: Int32
+    """(P, D), times S."""
+    restart: int
+    updates: int
+    inertia: int
+    """Sum of squared distances, times S^2: may leave 64 bits."""
+
+
+def has_distinct_rows(x: Int32, count: int) -> bool:
+    """Return whether x, (n, D), has at least `count` distinct rows."""
+    seen: set[bytes] = set()
+    for row in x:
+        seen.add(row.tobytes())
+        if len(seen) >= count:
+            return True
+    return len(seen) >= count
+
+
+def seed_centres(points: Points, paths: int, draw: Draw) -> list[int]:
+    """Return the rows of the first centres: each is drawn in proportion to its distance squared.
+
+    There must be at least `paths` distinct rows.
+    """
+    x, norms = points.x, points.norms
+    chosen = [draw.below(len(x))]
+    nearest = np.full(len(x), np.iinfo(np.int64).max, dtype=np.int64)
+    while True:
+        last = chosen[-1]
+        products = points.product(x, x[last : last + 1])[:, 0]
+        np.minimum(nearest, norms + norms[last] - 2 * products, out=nearest)
+        if len(chosen) == paths:
+            return chosen
+        sums = np.cumsum(nearest)
+        target = draw.below(int(sums[-1]))
+        chosen.append(int(np.searchsorted(sums, target, side="right")))
+
+
+def fill_empty_clusters(assigned: Int64, distances: Int64, paths: int) -> None:
+    """Give each empty cluster the farthest point of those not alone in theirs, in place.
+
+    assigned (n,) and the squared distances to the assigned centroid, (n,), are both updated.
+    """
+    counts = np.bincount(assigned, minlength=paths)
+    for empty in np.flatnonzero(counts == 0).tolist():
+        movable = np.where(counts[assigned] >= 2, distances, -1)
+        moved = int(movable.argmax())  # the lowest index on ties
+        counts[assigned[moved]] -= 1
+        counts[empty] = 1
+        assigned[moved] = empty
+        distances[moved] = 0
+
+
+def updated_centroids(points: Points, assigned: Int64, paths: int) -> Int32:
+    """Return the rounded means of the clusters, (P, D); no cluster may be empty."""
+    counts = np.bincount(assigned, minlength=paths)
+    members = points.x[np.argsort(assigned, kind="stable")]
+    starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    sums = np.add.reduceat(members, starts, axis=0, dtype=np.int64)
+    return rdiv_array(points.scale * sums, counts[:, None]).astype(np.int32)
+
+
+def run_once(points: Points, paths: int, seed: bytes, *, max_updates: int) -> Clustering:
+    """Run k-means from one seed until the assignment repeats or after `max_updates`."""
+    centres = seed_centres(points, paths, Draw(seed))
+    centroids = (points.scale * points.x[centres]).astype(np.int32)
+    previous: Int64 | None = None
+    updates = 0
+    while True:
+        assigned, distances = _assign(points, centroids)
+        inertia = _big_sum(distances)
+        fill_empty_clusters(assigned, distances, paths)
+        repeated = previous is not None and np.array_equal(assigned, previous)
+        if repeated or updates == max_updates:
+            return Clustering(centroids, restart=0, updates=updates, inertia=inertia)
+        centroids = updated_centroids(points, assigned, paths)
+        previous, updates = assigned, updates + 1
+
+
+def run_restarts(
+    points: Points, paths: int, seeds: Sequence[bytes], *, max_updates: int
+) -> Clustering:
+    """Run k-means once per seed; the least inertia wins, the lowest restart on ties."""
+    best: Clustering | None = None
+    for restart, seed in enumerate(seeds):
+        found = run_once(points, paths, seed, max_updates=max_updates)
+        if best is None or found.inertia < best.inertia:
+            best = Clustering(found.centroids, restart, found.updates, found.inertia)
+    assert best is not None
+    return best
+
+
+def capacity_bias(
+    points: Points, found: Clustering, capacity: tuple[int, int], *, max_bias: int
+) -> list[int]:
+    """Return the bias per path that brings the largest cluster to num/den of the mean, or near.
+
+    Python's integers: a step times a count may leave 64 bits. Raises LocalProtocolError above
+    `max_bias`, where scores would stop being exact. Source: docs/method.md, 4.6.
+    """
+    num, den = capacity
+    paths, n = len(found.centroids), len(points.x)
+    mean_distance = found.inertia // n
+    bias, best, smallest = [0] * paths, [0] * paths, n + 1
+    for step in range(_CAPACITY_STEPS):
+        if max(bias) > max_bias:
+            raise LocalProtocolError(f"a capacity bias of {max(bias)} leaves exact arithmetic")
+        counts = _counts(points, found.centroids, bias)
+        if max(counts) < smallest:
+            smallest, best = max(counts), bias
+        if max(counts) * paths * den <= num * n:
+            break
+        eta = max(1, (mean_distance >> _CAPACITY_SHIFT) // (1 + step // _CAPACITY_COOLING))
+        raised = [b + rdiv(eta * (paths * c - n), n) for b, c in zip(bias, counts, strict=True)]
+        bias = [b - min(raised) for b in raised]
+    return best
+
+
+def _assign(points: Points, centroids: Int32) -> tuple[Int64, Int64]:
+    bias = np.zeros(len(centroids), dtype=np.int64)
+    paths, best = lowest(
+        points.x, centroids, bias, scale=points.scale, top=1, product=points.product
+    )
+    return paths[:, 0], points.scale**2 * points.norms + best
+
+
+def _counts(points: Points, centroids: Int32, bias: list[int]) -> list[int]:
+    wide = np.array(bias, dtype=np.int64)
+    paths, _ = lowest(points.x, centroids, wide, scale=points.scale, top=1, product=points.product)
+    counts: list[int] = np.bincount(paths[:, 0], minlength=len(centroids)).tolist()
+    return counts
+
+
+def _big_sum(values: Int64) -> int:
+    """Sum in Python's integers of the high and the low halves: no 64-bit overflow."""
+    high, low = values >> 32, values & 0xFFFFFFFF
+    return (int(high.sum()) << 32) + int(low.sum())

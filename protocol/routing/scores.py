@@ -1,0 +1,87 @@
+"""Scores of points against centroids, exact, by float64 matrix products where these are exact.
+
+score_ij = |c_j|^2 - 2 S x_i.c_j + bias_j; the lowest score wins, the lowest path on ties. A float64
+product of integers is exact in any order, blocking and thread count while sums of absolute terms
+stay below 2^53 (`RouterParams` holds that); a self-check in plain integers guards against machines
+where it is not. Source: docs/method.md, 4.5 and 4.8.
+"""
+
+from collections.abc import Callable
+from operator import mul
+
+import numpy as np
+
+from dipaco.protocol.errors import LocalProtocolError
+from dipaco.protocol.routing.integers import Int32, Int64
+
+Product = Callable[[Int32, Int32], Int64]
+"""(n, D) and (k, D) to their inner products, (n, k)."""
+
+_BLOCK = 2048  # rows scored at once: 16 MiB of scores at most
+_CHECKED_ROWS = 64
+
+
+def float64_product(x: Int32, c: Int32) -> Int64:
+    """Multiply in float64 (BLAS)."""
+    return (x.astype(np.float64) @ c.astype(np.float64).T).astype(np.int64)
+
+
+def int64_product(x: Int32, c: Int32) -> Int64:
+    """Multiply in int64: slower, and exact wherever integers are."""
+    return x.astype(np.int64) @ c.astype(np.int64).T
+
+
+def python_product(x: Int32, c: Int32) -> list[list[int]]:
+    """Multiply in Python's integers: what the others are checked against."""
+    columns = c.tolist()
+    return [[sum(map(mul, row, column)) for column in columns] for row in x.tolist()]
+
+
+def checked_product(x: Int32, c: Int32, candidates: tuple[Product, ...]) -> Product:
+    """Return the first candidate that is exact on 64 fixed rows of x, i n div 64.
+
+    Raises LocalProtocolError when none is: this machine cannot do integers.
+    """
+    rows = sorted({i * len(x) // _CHECKED_ROWS for i in range(_CHECKED_ROWS)})
+    expected = python_product(x[rows], c)
+    for product in candidates:
+        if product(x[rows], c).tolist() == expected:
+            return product
+    raise LocalProtocolError("matrix products on this machine disagree with plain integers")
+
+
+PRODUCTS: tuple[Product, ...] = (float64_product, int64_product)
+"""Fastest first."""
+
+
+def lowest(
+    x: Int32, centroids: Int32, bias: Int64, *, scale: int, top: int, product: Product
+) -> tuple[Int64, Int64]:
+    """Return the `top` best paths of each row and the best score: (n, top), (n,).
+
+    x (n, D), centroids (P, D), bias (P,). Paths come best first, equal scores by lowest path.
+    """
+    wide = centroids.astype(np.int64)
+    offsets = np.einsum("pd,pd->p", wide, wide) + bias
+    paths = np.empty((len(x), top), dtype=np.int64)
+    best = np.empty(len(x), dtype=np.int64)
+    for start in range(0, len(x), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        scores = offsets - 2 * scale * product(x[block], centroids)
+        if top == 1:
+            paths[block, 0] = scores.argmin(axis=1)
+        else:
+            paths[block] = scores.argsort(axis=1, kind="stable")[:, :top]
+        best[block] = np.take_along_axis(scores, paths[block, :1], axis=1)[:, 0]
+    return paths, best
+
+
+def squared_norms(x: Int32) -> Int64:
+    """Return |x_i|^2 of each row, (n,), without a wide copy of x."""
+    return np.concatenate(
+        [
+            np.einsum("nd,nd->n", block, block)
+            for start in range(0, max(len(x), 1), _BLOCK)
+            for block in [x[start : start + _BLOCK].astype(np.int64)]
+        ]
+    )

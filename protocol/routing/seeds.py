@@ -1,0 +1,61 @@
+"""Every seed of the router and every split of the documents, derived from the pinned source.
+
+Owns the derivations alone. A run's name or free text never enters: nobody can try names until a
+shard comes out as he wants it. Source: docs/method.md, 2.4 and 4.2.
+"""
+
+import enum
+from collections.abc import Iterable
+
+from dipaco.protocol.digest import Digest, tagged, u32, u64
+from dipaco.protocol.routing.params import BASIS_POINTS, RouterParams
+
+
+class Split(enum.StrEnum):
+    """What a document of the source is used for."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+    ROUTER = "router"
+
+
+def source_digest(kind: str, revision: str, files: Iterable[tuple[str, int, bytes]]) -> Digest:
+    """Return the identity of a pinned source; `files` are (name, size in bytes, SHA-256)."""
+    parts: list[bytes] = [kind.encode(), revision.encode()]
+    for name, size, sha256 in files:
+        parts += [name.encode(), u64(size), sha256]
+    return tagged("dipaco/1/source", *parts)
+
+
+def router_root(source: Digest, tokenizer: Digest, params: RouterParams, beacon: bytes) -> Digest:
+    """Return the seed of all seeds; `beacon` is empty or a public value fixed later."""
+    return tagged("dipaco/1/router-root", source, tokenizer, params.pack(), beacon)
+
+
+def featurizer_seed(root: Digest) -> Digest:
+    """Return the seed of the sign rows."""
+    return tagged("dipaco/1/featurizer-seed", root)
+
+
+def kmeans_seed(root: Digest, epoch: int, restart: int) -> Digest:
+    """Return the seed of one restart of k-means."""
+    return tagged("dipaco/1/kmeans-seed", root, u32(epoch), u32(restart))
+
+
+def split_residue(source: Digest, document: int) -> int:
+    """Return the document's place in 0 to 9,999, which decides its split."""
+    word = tagged("dipaco/1/split", source, u64(document))[:8]
+    return int.from_bytes(word, "little") % BASIS_POINTS
+
+
+def split_of(source: Digest, document: int, *, validation_bp: int, router_bp: int) -> Split:
+    """Return the split of a document, counted from 0 over every row of the source.
+
+    Salted by the source alone: all runs on it share their validation documents.
+    """
+    residue = split_residue(source, document)
+    if residue < validation_bp:
+        return Split.VALIDATION
+    if residue < validation_bp + router_bp:
+        return Split.ROUTER
+    return Split.TRAINING

@@ -1,0 +1,261 @@
+"""The verdict on a router spec: VERIFIED, REFUTED or UNVERIFIABLE, with the stage and a reason.
+
+A verdict is a value, not an exception. `judge` is the whole decision: it takes the spec that was
+claimed and what our own derivation came to, and reads nothing else. The digest of the whole spec
+decides; the stages only say where two specs part. Source: docs/method.md, 4.10, whose rows the
+comments name.
+"""
+
+import enum
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from dipaco.protocol.canonical import Wire
+from dipaco.protocol.digest import DigestField
+from dipaco.protocol.routing.assign import unknown_kind
+from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
+from dipaco.protocol.spec import KMEANS, ROUND_ROBIN, Fit, RouterSpec, misfit, spec_digest
+
+MAX_REASON = 400  # characters
+
+Stage = Literal[
+    "unknown-kind",
+    "no-fit",
+    "static",
+    "source",
+    "tokenizer",
+    "too-few-documents",
+    "source-bytes",
+    "source-differs",
+    "tokens",
+    "features",
+    "kind",
+    "centroids",
+    "bias",
+    "counts",
+    "spec",
+    "local",
+]
+"""Where the decision fell; `spec` is the comparison of the whole."""
+
+Policy = Literal["require", "warn"]
+"""Train on VERIFIED only, or on UNVERIFIABLE too, loudly. No policy trains on REFUTED."""
+
+
+class Outcome(enum.StrEnum):
+    """What we know about a spec."""
+
+    VERIFIED = "verified"
+    REFUTED = "refuted"
+    UNVERIFIABLE = "unverifiable"
+
+
+class Verdict(Wire, frozen=True, kw_only=True):
+    """What we know about a spec, where we learnt it, and why, in words for people."""
+
+    outcome: Outcome
+    stage: Stage
+    reason: Annotated[str, Meta(max_length=MAX_REASON, pattern=r"^[ -~]*$")]
+    """One line of printable ASCII: receipts carry it to other people's terminals."""
+
+    @property
+    def final(self) -> bool:
+        """Whether another try cannot change it; UNVERIFIABLE is tried again, with back-off."""
+        return self.outcome is not Outcome.UNVERIFIABLE
+
+    def allows_training(self, policy: Policy) -> bool:
+        """Return whether a node of this policy trains by the spec."""
+        if self.outcome is Outcome.VERIFIED:
+            return True
+        materialisable = self.stage != "unknown-kind"
+        return self.outcome is Outcome.UNVERIFIABLE and materialisable and policy == "warn"
+
+    def __str__(self) -> str:
+        return f"{self.outcome.upper()} ({self.stage}): {self.reason}"
+
+
+class Receipt(Wire, frozen=True, kw_only=True):
+    """A node's statement about a spec; travels in a `Signed`."""
+
+    manifest: DigestField
+    """The run id."""
+    spec: DigestField
+    """`spec_digest` of the spec."""
+    verdict: Verdict
+    software: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[ -~]*$")]
+    """Name and version of the program that judged."""
+
+
+class Derived(Wire, frozen=True, kw_only=True):
+    """Our own derivation came to an end."""
+
+    spec: RouterSpec
+    authenticated: bool
+    """Whether every file we read rows of matched its pinned SHA-256; where the source ended
+    before the sample was full, every file of it."""
+
+
+class SourceFailure(Wire, frozen=True, kw_only=True):
+    """The derivation lacks its inputs, which is nobody's fault."""
+
+    stage: Literal["source", "tokenizer"]
+    reason: str
+
+
+class LocalFailure(Wire, frozen=True, kw_only=True):
+    """The derivation broke on this machine: our bug, or no memory; nobody else is blamed."""
+
+    reason: str
+
+
+Derivation = Derived | SourceFailure | LocalFailure
+
+
+def judge(recipe: RouterRecipe, claimed: RouterSpec, derivation: Derivation) -> Verdict:
+    """Return the verdict on a claimed spec; the first row of the table that holds decides."""
+    static = static_check(recipe, claimed)
+    if static is not None:
+        return static
+    if isinstance(derivation, SourceFailure):  # row 5
+        return _unverifiable(derivation.stage, derivation.reason)
+    if isinstance(derivation, LocalFailure):  # row 12
+        return _unverifiable("local", derivation.reason)
+    own = static_check(recipe, derivation.spec)
+    if own is not None:  # row 12
+        return _unverifiable("local", f"our own derivation is malformed: {own.reason}")
+    return _compare(recipe, claimed, derivation)
+
+
+def static_check(recipe: RouterRecipe, claimed: RouterSpec) -> Verdict | None:
+    """Return the verdict that needs no document (rows 1 to 4), or None: the source must speak."""
+    unknown = unknown_kind(claimed)
+    if unknown is not None:  # row 1
+        return _unverifiable("unknown-kind", f"this software does not know {unknown}")
+    if recipe.kind == KMEANS and claimed.fit is None:  # row 2
+        return _unverifiable("no-fit", "the spec does not say how it was fitted")
+    fault = _static_fault(recipe, claimed)
+    if fault is not None:  # row 3
+        return _refuted("static", fault)
+    if recipe.kind != ROUND_ROBIN:
+        return None
+    due = unfitted_spec(recipe)
+    if spec_digest(due) != spec_digest(claimed):
+        return _refuted("static", f"{_first_difference(due, claimed)} differs from the manifest's")
+    return _verified("the manifest asks for round_robin")  # row 4
+
+
+_IMPLIED = (
+    "manifest",
+    "epoch",
+    "featurizer",
+    "capacity",
+    "paths",
+    "vocabulary",
+    "prefix",
+    "dimension",
+    "norm_bits",
+    "scale_bits",
+    "tokenizer",
+    "feat_seed",
+)
+"""Fields that follow from the manifest alone, whatever the documents are."""
+
+
+def _static_fault(recipe: RouterRecipe, claimed: RouterSpec) -> str | None:
+    if recipe.kind == ROUND_ROBIN and claimed.kind != ROUND_ROBIN:
+        return f"kind {claimed.kind} where the manifest asks for round_robin"
+    due = unfitted_spec(recipe)
+    for name in _IMPLIED:
+        if getattr(claimed, name) != getattr(due, name):
+            return f"{name} differs from the manifest's"
+    fault = misfit(claimed)
+    if fault is not None or claimed.fit is None:
+        return fault
+    return _fit_fault(recipe, claimed, claimed.fit)
+
+
+def _fit_fault(recipe: RouterRecipe, claimed: RouterSpec, fit: Fit) -> str | None:
+    params = recipe.params
+    if fit.n_fit > params.sample:
+        return f"fit.n_fit {fit.n_fit} is above the manifest's sample of {params.sample}"
+    if fit.restart >= params.restarts:
+        return f"fit.restart {fit.restart} is not below the manifest's {params.restarts}"
+    if fit.updates > params.max_updates:
+        return f"fit.updates {fit.updates} is above the manifest's {params.max_updates}"
+    if sum(claimed.documents) != fit.n_fit * params.overlap:
+        return "documents do not add up to the sample"
+    return None
+
+
+def _compare(recipe: RouterRecipe, claimed: RouterSpec, derived: Derived) -> Verdict:
+    ours, theirs = derived.spec, claimed
+    assert ours.fit is not None and theirs.fit is not None  # rows 2 to 4
+    if spec_digest(ours) == spec_digest(theirs):  # rows 10 and 13
+        return _verified(
+            "the source has fewer distinct documents than paths: round_robin, as claimed"
+            if ours.kind == ROUND_ROBIN
+            else f"derived again from {ours.fit.n_fit} documents, equal in every byte"
+        )
+    same_bytes = ours.fit.source_bytes == theirs.fit.source_bytes
+    if not same_bytes and not derived.authenticated:
+        few = ours.fit.n_fit < max(theirs.fit.n_fit, recipe.params.paths)
+        if theirs.kind == KMEANS and few:  # row 6
+            return _unverifiable(
+                "too-few-documents",
+                f"our source gave {ours.fit.n_fit} eligible documents, theirs {theirs.fit.n_fit}",
+            )
+        return _unverifiable(  # row 8
+            "source-differs", "our source has other bytes, and nothing says whose are right"
+        )
+    if not same_bytes:  # row 7
+        return _refuted("source-bytes", "fitted on other bytes than the pinned files have")
+    return _refuted(*_parting(ours, ours.fit, theirs, theirs.fit))
+
+
+def _parting(
+    ours: RouterSpec, our_fit: Fit, theirs: RouterSpec, their_fit: Fit
+) -> tuple[Stage, str]:
+    """Rows 9 and 11: the inputs agree, the specs do not. Name the first stage that differs."""
+    if (our_fit.n_fit, our_fit.tokens) != (their_fit.n_fit, their_fit.tokens):
+        return "tokens", "other documents or token ids were sampled"
+    if our_fit.features != their_fit.features:
+        return "features", "the features of the same tokens differ"
+    if ours.kind != theirs.kind:  # row 11; before centroids, which one of the two lacks
+        return "kind", f"claimed {theirs.kind}, the source gives {ours.kind}"
+    difference = _first_difference(ours, theirs)
+    stages: dict[str, Stage] = {
+        "mean": "features",
+        "fit": "centroids",
+        "centroids": "centroids",
+        "bias": "bias",
+        "documents": "counts",
+        "tokens": "counts",
+    }
+    return stages.get(difference, "spec"), f"{difference} differs, though the inputs agree"
+
+
+def _first_difference(ours: RouterSpec, theirs: RouterSpec) -> str:
+    """Return the first field that differs, in the order in which they are derived."""
+    for name in ours.__struct_fields__:
+        if getattr(ours, name) != getattr(theirs, name):
+            return name
+    return "spec"
+
+
+def _verified(reason: str) -> Verdict:
+    return Verdict(outcome=Outcome.VERIFIED, stage="spec", reason=reason)
+
+
+def _refuted(stage: Stage, reason: str) -> Verdict:
+    return Verdict(outcome=Outcome.REFUTED, stage=stage, reason=_printable(reason))
+
+
+def _unverifiable(stage: Stage, reason: str) -> Verdict:
+    return Verdict(outcome=Outcome.UNVERIFIABLE, stage=stage, reason=_printable(reason))
+
+
+def _printable(reason: str) -> str:
+    """One line of ASCII: reasons may quote file names and foreign error messages."""
+    line = " ".join(reason.split()).encode("ascii", "backslashreplace").decode("ascii")
+    return "".join(c for c in line if c.isprintable())[:MAX_REASON]
