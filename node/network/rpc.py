@@ -1,0 +1,359 @@
+"""Calls between peers on kept streams: one stream per pair, requests by id, deadlines at callers.
+
+The peer with the smaller PeerID opens the stream as soon as they are connected; whoever dialled
+does not matter, so a node without an inbound port is called like any other. Each stream has one
+reader and one writer task. A caller waits on an event under its own deadline, never on the stream
+(a cancelled read or write would ruin it); answers that come too late are dropped by their id.
+
+Knows nothing of what is asked: services register handlers by request type.
+"""
+
+import contextlib
+import functools
+import logging
+import operator
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+import trio
+
+from dipaco.node.network.framing import frame, receive_frame
+from dipaco.node.network.standing import Standing
+from dipaco.node.network.transport import PeerCallback, Stream, Transport
+from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.errors import (
+    LocalProtocolError,
+    Refusal,
+    RemoteProtocolError,
+    Unavailable,
+)
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.messages import MAX_DETAIL, Failure, Reply, Request
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+CONTROL = "/dipaco/control/1"
+CONTROL_LIMIT = 1 << 20  # bytes of a frame; the largest, a listing of 50 records, has 150 KB
+IN_FLIGHT = 16  # requests that we leave unanswered at one peer; more wait their turn
+SERVED = 32  # requests of one peer that we work on; an honest one keeps to IN_FLIGHT
+OUTBOX = 64  # frames that wait for the stream; a peer that fills it with refusals does not read
+REOPEN = 0.2  # s between two attempts at a stream
+OPEN_PATIENCE = 15.0  # s for the stream to stand after the connection; libp2p's own limit is 10
+
+Q = TypeVar("Q", bound=Wire)
+R = TypeVar("R", bound=Wire)
+R2 = TypeVar("R2", bound=Wire)
+_Frame = cast(type[Request | Reply | Failure], Request | Reply | Failure)
+
+
+class _Call:
+    """A request that waits for its answer."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: Reply | Failure | None = None
+
+
+class _Line:
+    """One kept stream and the calls that go over it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.calls: dict[int, _Call] = {}
+        self.next_id = 0
+        self.slots = trio.Semaphore(IN_FLIGHT)
+        self.outbox, self.queue = trio.open_memory_channel[bytes](OUTBOX)
+        self.ended = trio.Event()
+
+    async def send(self, data: bytes) -> None:
+        try:
+            await self.outbox.send(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise Unavailable(f"{short_peer(self.stream.peer)} went away") from None
+
+    def end(self) -> None:
+        self.outbox.close()
+        self.queue.close()
+        self.ended.set()
+        for call in self.calls.values():
+            call.done.set()
+
+
+class Rpc:
+    """The calls of one protocol; several may share a transport, each with its own streams.
+
+    limit  bytes of the largest frame, in both directions.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        standing: Standing,
+        *,
+        protocol: str = CONTROL,
+        limit: int = CONTROL_LIMIT,
+    ) -> None:
+        self._transport = transport
+        self._standing = standing
+        self._protocol = protocol
+        self._limit = limit
+        self._handlers: dict[str, tuple[type[Wire], Callable[[PeerId, Any], Awaitable[Wire]]]] = {}
+        self._lines: dict[PeerId, _Line] = {}
+        self._arrivals: dict[PeerId, trio.Event] = {}
+        self._serving: Counter[PeerId] = Counter()
+        self._attended: set[PeerId] = set()
+        self._callbacks: list[PeerCallback] = []
+        self._nursery: trio.Nursery | None = None
+        self._started = trio.Event()
+        transport.serve(protocol, self._accept)
+
+    def handle(self, kind: type[Q], handler: Callable[[PeerId, Q], Awaitable[Wire]]) -> None:
+        """Answer requests of type `kind` by `await handler(peer, request)`.
+
+        The handler's Refusal and Unavailable are raised again at the caller; its
+        RemoteProtocolError costs the peer a strike; anything else is a bug and ends the node.
+        """
+        self._handlers[kind.__name__] = (kind, handler)
+
+    def ready(self) -> frozenset[PeerId]:
+        """Return the peers that can be called now."""
+        return frozenset(self._lines)
+
+    def watch(self, callback: PeerCallback) -> None:
+        """Have `callback` told when a peer becomes callable (True) and when it no longer is."""
+        self._callbacks.append(callback)
+
+    @overload
+    async def call(self, peer: PeerId, request: Wire, kind: type[R], /, *, timeout: float) -> R: ...
+
+    @overload
+    async def call(
+        self, peer: PeerId, request: Wire, kind: type[R], other: type[R2], /, *, timeout: float
+    ) -> R | R2: ...
+
+    async def call(self, peer: PeerId, request: Wire, *kinds: Any, timeout: float) -> Any:
+        """Ask `peer` and return its answer, a value of one of `kinds`; at most `timeout` seconds.
+
+        Raises Refusal and Unavailable as the peer's handler did, Unavailable when the peer is not
+        connected, leaves, or does not answer in time, RemoteProtocolError when the answer is
+        malformed (the peer is then hung up). A call to oneself needs no network.
+        """
+        name = type(request).__name__
+        body: bytes | None = None
+        with trio.move_on_after(timeout):
+            if peer == self._transport.me:
+                body = await self._answer_own(request)
+            else:
+                body = await self._ask(peer, name, encode(request))
+        if body is None:
+            raise Unavailable(f"{short_peer(peer)} did not answer {name} within {timeout:g} s")
+        try:
+            return decode(body, functools.reduce(operator.or_, kinds), limit=self._limit)
+        except RemoteProtocolError as error:
+            await self._standing.blame(peer, str(error))
+            raise
+
+    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._transport.watch(self._on_peer)
+            for peer in self._transport.peers():
+                self._on_peer(peer, True)
+            self._started.set()
+            task_status.started()
+            await trio.sleep_forever()
+
+    # ---------------------------------------------------------------- the caller's side
+
+    async def _ask(self, peer: PeerId, name: str, body: bytes) -> bytes:
+        line = await self._line(peer)
+        async with line.slots:
+            number, line.next_id = line.next_id, line.next_id + 1
+            call = line.calls[number] = _Call()
+            try:
+                await line.send(self._pack(Request(id=number, kind=name, body=body)))
+                await call.done.wait()
+            finally:
+                del line.calls[number]
+        match call.answer:
+            case None:
+                raise Unavailable(f"{short_peer(peer)} went away before it answered {name}")
+            case Failure(fault="refusal", reason=reason):
+                raise Refusal(reason)
+            case Failure(reason=reason):
+                raise Unavailable(reason)
+            case Reply(body=answer):
+                return answer
+
+    async def _line(self, peer: PeerId) -> _Line:
+        """Return the stream to `peer`, waiting for it if they are connected."""
+        while (line := self._lines.get(peer)) is None:
+            if peer not in self._transport.peers():
+                raise Unavailable(f"not connected to {short_peer(peer)}")
+            await self._arrivals.setdefault(peer, trio.Event()).wait()
+        return line
+
+    async def _answer_own(self, request: Wire) -> bytes:
+        name = type(request).__name__
+        if name not in self._handlers:
+            raise Unavailable(f"{name!r} is not served here")
+        return encode(await self._handlers[name][1](self._transport.me, request))
+
+    def _pack(self, value: Wire) -> bytes:
+        data = encode(value)
+        if len(data) > self._limit:
+            raise LocalProtocolError(f"a {type(value).__name__} of {len(data)} bytes: too long")
+        return frame(data)
+
+    # ---------------------------------------------------------------- one task per connected peer
+
+    def _on_peer(self, peer: PeerId, connected: bool) -> None:
+        if connected and peer not in self._attended and self._nursery is not None:
+            self._attended.add(peer)
+            self._nursery.start_soon(self._attend, peer)
+        if not connected:
+            self._announce_arrival(peer)  # whoever waits for the stream looks again, and gives up
+
+    async def _attend(self, peer: PeerId) -> None:
+        """See to it that a connected peer has a stream, or hang up."""
+        while peer in self._transport.peers():
+            if (line := self._lines.get(peer)) is not None:
+                await line.ended.wait()
+                await trio.sleep(REOPEN)
+                continue
+            with trio.move_on_after(OPEN_PATIENCE) as patience:
+                if self._transport.me < peer:
+                    await self._open(peer)
+                else:
+                    await self._arrivals.setdefault(peer, trio.Event()).wait()
+            if patience.cancelled_caught:
+                log.info("peer=%s opened no %s stream", short_peer(peer), self._protocol)
+                await self._transport.hang_up(peer)
+        self._attended.discard(peer)
+
+    async def _open(self, peer: PeerId) -> None:
+        while peer in self._transport.peers():
+            try:
+                stream = await self._transport.open(peer, self._protocol)
+            except Unavailable as error:
+                log.debug("peer=%s %s: %s", short_peer(peer), self._protocol, error)
+                await trio.sleep(REOPEN)
+                continue
+            assert self._nursery is not None
+            self._nursery.start_soon(self._converse, stream)
+            await self._arrivals.setdefault(peer, trio.Event()).wait()
+            return
+
+    async def _accept(self, stream: Stream) -> None:
+        await self._started.wait()
+        if self._transport.me < stream.peer:
+            await self._standing.blame(stream.peer, "opened a stream that is ours to open")
+            return
+        await self._converse(stream)
+
+    async def _converse(self, stream: Stream) -> None:
+        """Serve one stream until it ends; a newer one of the same peer takes its place."""
+        peer = stream.peer
+        line, previous = _Line(stream), self._lines.get(peer)
+        self._lines[peer] = line
+        self._announce_arrival(peer)
+        if previous is None:
+            self._tell(peer, True)
+        else:
+            await previous.stream.reset()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, line, nursery.cancel_scope)
+                await self._read(line)
+                nursery.cancel_scope.cancel()
+        finally:
+            line.end()
+            if self._lines.get(peer) is line:
+                del self._lines[peer]
+                self._tell(peer, False)
+            await stream.reset()
+
+    def _announce_arrival(self, peer: PeerId) -> None:
+        if (event := self._arrivals.pop(peer, None)) is not None:
+            event.set()
+
+    def _tell(self, peer: PeerId, ready: bool) -> None:
+        for callback in self._callbacks:
+            callback(peer, ready)
+
+    # ---------------------------------------------------------------- the stream's two tasks
+
+    async def _write(self, line: _Line, conversation: trio.CancelScope) -> None:
+        try:
+            async for data in line.queue:
+                await line.stream.send(data)
+        except Unavailable:
+            conversation.cancel()
+
+    async def _read(self, line: _Line) -> None:
+        peer = line.stream.peer
+        try:
+            while True:
+                data = await receive_frame(line.stream, self._limit)
+                message = decode(data, _Frame, limit=self._limit)
+                if isinstance(message, Request):
+                    self._on_request(line, message)
+                elif (call := line.calls.get(message.id)) is not None:
+                    call.answer = message
+                    call.done.set()
+        except Unavailable as error:
+            log.debug("peer=%s %s ended: %s", short_peer(peer), self._protocol, error)
+        except RemoteProtocolError as error:
+            await self._standing.blame(peer, str(error))
+
+    def _on_request(self, line: _Line, request: Request) -> None:
+        peer = line.stream.peer
+        if request.kind not in self._handlers:
+            self._decline(line, request, f"{request.kind!r} is not served here")
+        elif self._serving[peer] >= SERVED:
+            self._decline(line, request, "busy with your earlier requests")
+        else:
+            kind, handler = self._handlers[request.kind]
+            value = decode(request.body, kind, limit=self._limit)
+            self._serving[peer] += 1
+            assert self._nursery is not None
+            self._nursery.start_soon(self._answer, line, request.id, handler, value)
+
+    def _decline(self, line: _Line, request: Request, reason: str) -> None:
+        failure = Failure(id=request.id, fault="unavailable", reason=reason)
+        try:
+            line.outbox.send_nowait(self._pack(failure))
+        except trio.WouldBlock:
+            raise RemoteProtocolError("asks without reading the answers") from None
+
+    async def _answer(
+        self,
+        line: _Line,
+        number: int,
+        handler: Callable[[PeerId, Any], Awaitable[Wire]],
+        value: Wire,
+    ) -> None:
+        peer = line.stream.peer
+        answer: Reply | Failure
+        try:
+            answer = Reply(id=number, body=encode(await handler(peer, value)))
+        except (Refusal, Unavailable) as error:
+            answer = Failure(
+                id=number,
+                fault="refusal" if isinstance(error, Refusal) else "unavailable",
+                reason=str(error)[:MAX_DETAIL],
+            )
+        except RemoteProtocolError as error:
+            await self._standing.blame(peer, str(error))
+            return
+        finally:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+        with contextlib.suppress(Unavailable):  # gone meanwhile: nobody waits for it
+            await line.send(self._pack(answer))
