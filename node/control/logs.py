@@ -1,0 +1,66 @@
+"""Log lines on stderr: for people, or one JSON object a line.
+
+The daemon's own lines (`say`) and Python's logging share one format. Other libraries are kept to
+warnings: libp2p alone would say hundreds of lines a minute.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+from dipaco.node.config import LogSection
+
+OURS = "dipaco"
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
+
+
+class TextFormatter(logging.Formatter):
+    """`time level message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with a traceback below it if there is one."""
+        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One object: time (Unix, seconds), level, logger, message, and error if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object as one line."""
+        entry = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def configure_logging(config: LogSection) -> None:
+    """Send logging to stderr at the level and in the format of `config`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(OURS).setLevel(config.level.upper())
+
+
+def sayer(config: LogSection) -> Callable[[str], None]:
+    """Return `say`: what a person at the terminal must read, at every level."""
+
+    def say(line: str) -> None:
+        if config.format == "json":
+            entry = {"time": round(time.time(), 3), "level": "info", "message": line}
+            line = json.dumps(entry)
+        print(line, file=sys.stderr, flush=True)
+
+    return say
