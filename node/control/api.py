@@ -12,7 +12,6 @@ home folder with mode 0600, so whoever may read the home's key may speak here, a
 A connection may ask any number of times, one after the other.
 """
 
-import os
 import socket
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar
@@ -20,20 +19,15 @@ from typing import Final, Literal, Protocol, TypeVar
 import msgspec
 
 from dipaco.node.control.status import Status
-from dipaco.protocol.errors import ConfigError, RemoteProtocolError, Unavailable
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 
-SOCKET_NAME = "api.sock"
 MAX_REQUEST = 4096  # bytes of a line; the longest has 30
 MAX_REPLY = 32 << 20  # bytes; the ledger of 1,000 rounds of 64 modules has 6 MB
-MAX_SOCKET_PATH = 103  # bytes; sun_path has 108 on Linux, 104 on macOS, with its final zero
 
 
 class NoDaemon(Unavailable):
     """No daemon answers in this home: the command line exits with a code of its own."""
-
-
-class HomeInUse(ConfigError):
-    """Another daemon holds this home: the command line exits with a code of its own."""
 
 
 class StatusRequest(msgspec.Struct, frozen=True, tag_field="verb", tag="status"):
@@ -107,17 +101,6 @@ class Handler(Protocol):
 A = TypeVar("A")
 
 
-def socket_path(home: Path) -> Path:
-    """Return where the socket of `home` lies; ConfigError if the system has no room for it."""
-    path = home / SOCKET_NAME
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise ConfigError(
-            f"home: {path} is too long for a unix socket ({MAX_SOCKET_PATH} bytes at most); "
-            "choose a shorter --home"
-        )
-    return path
-
-
 def ask_status(home: Path, *, timeout: float = 5.0) -> Status:
     """Ask the daemon of `home` for its status; raises NoDaemon (`timeout` in seconds)."""
     return ask(home, StatusRequest(), Status, timeout=timeout)
@@ -139,7 +122,7 @@ def ask(home: Path, request: Request, kind: type[A], *, timeout: float) -> A:
     Raises NoDaemon when nobody listens or answers in `timeout` seconds, Unavailable with the
     daemon's words when it cannot do it, RemoteProtocolError for an answer that is none.
     """
-    path = socket_path(home)
+    path = Home(home).socket
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
@@ -149,7 +132,7 @@ def ask(home: Path, request: Request, kind: type[A], *, timeout: float) -> A:
     except TimeoutError:
         raise NoDaemon(f"the daemon at {path} does not answer within {timeout:g} s") from None
     except OSError as error:
-        raise NoDaemon(f"no daemon runs in {home} ({error.strerror})") from None
+        raise NoDaemon(f"no daemon runs in {home} ({error.strerror or error})") from None
     return _opened(line, kind)
 
 

@@ -13,19 +13,16 @@ from dipaco.node.control.api import (
     MAX_REQUEST,
     Fault,
     Handler,
-    HomeInUse,
     LedgerRequest,
     LedgerView,
-    NoDaemon,
     Request,
     StatusRequest,
     Stopping,
     StopRequest,
-    ask_status,
-    socket_path,
 )
 from dipaco.node.control.status import Status
-from dipaco.protocol.errors import ConfigError, ProtocolError, Unavailable
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -35,15 +32,15 @@ MAX_CLIENTS = 16  # connections at once; more wait in the listen queue
 
 
 async def serve_api(
-    home: Path, handler: Handler, *, task_status: "TaskStatus[Path]" = trio.TASK_STATUS_IGNORED
+    home: Home, handler: Handler, *, task_status: "TaskStatus[Path]" = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Answer on the socket of `home` until cancelled, then remove it.
 
-    Starts (`nursery.start`) with the socket's path. Raises HomeInUse when a daemon answers there
-    already, ConfigError when the socket cannot be made.
+    The caller holds the home (`Home.held`). Starts (`nursery.start`) with the socket's path.
+    Raises ConfigError when the socket cannot be made.
     """
-    path = socket_path(home)
-    listener = _listen(home, path)
+    path = home.socket
+    listener = _listen(path)
     limiter = trio.CapacityLimiter(MAX_CLIENTS)
     try:
         task_status.started(path)
@@ -52,33 +49,19 @@ async def serve_api(
         path.unlink(missing_ok=True)
 
 
-def _listen(home: Path, path: Path) -> trio.SocketListener:
-    _remove_stale(home, path)
+def _listen(path: Path) -> trio.SocketListener:
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)  # the socket is 0600 from its first moment
     try:
+        path.unlink(missing_ok=True)  # of a daemon that was killed: the home is ours alone
         raw.bind(str(path))
         raw.listen(MAX_CLIENTS)
     except OSError as error:
         raw.close()
-        raise ConfigError(f"home: cannot make {path}: {error.strerror}") from error
+        raise ConfigError(f"home: cannot make {path}: {error.strerror or error}") from error
     finally:
         os.umask(mask)
     return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
-
-
-def _remove_stale(home: Path, path: Path) -> None:
-    """Remove the socket that a killed daemon left; raises HomeInUse when one answers."""
-    if not path.exists():
-        return
-    try:
-        status = ask_status(home, timeout=2.0)
-    except NoDaemon:
-        path.unlink(missing_ok=True)
-    except (ProtocolError, Unavailable):
-        raise HomeInUse(f"another daemon holds {home}") from None
-    else:
-        raise HomeInUse(f"another daemon holds {home} (process {status.pid})")
 
 
 async def _converse(
