@@ -6,6 +6,7 @@
     - LocalProtocolError    ours, a bug: crash
     - RemoteProtocolError   the peer's: reset the stream, lower its score
   + Refusal                 this run is not what it claims to be: stop, never retry
+    - Unverifiable          ... or cannot be shown to be, and our operator requires it: exit 5
   + Unavailable             nobody's: back off and try again
     - LeaseLost             another peer has our path: drop the work, take the next
 
@@ -35,6 +36,10 @@ class RemoteProtocolError(ProtocolError):
 
 class Refusal(DipacoError):
     """The run, its manifest or its router is not what it claims to be: never retried."""
+
+
+class Unverifiable(Refusal):
+    """Whether the run is what it claims to be cannot be told, and the policy requires it."""
 
 
 class Unavailable(DipacoError):

@@ -154,6 +154,18 @@ class Schedule:
                     ),
                 )
 
+    def blobs_needed(self) -> set[Digest]:
+        """Return the blobs that a next step, a lease or an evaluation still reads."""
+        needed = {states[-1] for states in self.view.states.values()}
+        needed |= set(self.view.momenta.values())
+        for accepted in self.accepted.values():
+            needed |= {blob.digest for blob in accepted.submission.blobs}
+        for grant in self.grants.values():
+            needed |= {state.digest for state in grant.lease.modules}
+        for work in self._evaluations(behind=0):
+            needed |= {digest for _, digest in self.view.path_states(work.path, work.round)}
+        return needed
+
     # ------------------------------------------------------------------ events
 
     def adopt(self, spec: Digest) -> tuple[Change, ...]:
@@ -261,9 +273,10 @@ class Schedule:
             case Recorded():
                 self.view.apply(change.entry)
                 if isinstance(change.entry, ModuleUpdated):
-                    self._forget_taken_in()
+                    self.forget_taken_in()
 
-    def _forget_taken_in(self) -> None:
+    def forget_taken_in(self) -> None:
+        """Drop the accepted submissions that all modules of their path have taken in."""
         for path, round_ in list(self.accepted):
             if self.view.path_version(path) >= round_:
                 del self.accepted[path, round_]

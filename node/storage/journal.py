@@ -319,6 +319,13 @@ class Journal:
         )
         return [SavedSubmission(*row) for row in rows]
 
+    def drop_submission(self, run: Digest, kind: LeaseKind, round_: int, path: int) -> None:
+        """Forget one accepted submission: its work is to be done again."""
+        self._change(
+            "DELETE FROM submissions WHERE run = ? AND kind = ? AND round = ? AND path = ?",
+            (run, kind, round_, path),
+        )
+
     def drop_submissions(self, run: Digest, *, before_round: int) -> None:
         """Forget the submissions of rounds that are over."""
         self._change("DELETE FROM submissions WHERE run = ? AND round < ?", (run, before_round))

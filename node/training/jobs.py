@@ -82,6 +82,22 @@ class Evaluated(Wire, frozen=True, kw_only=True):
     evaluation: Evaluation
 
 
+class Inspect(Wire, frozen=True, kw_only=True):
+    """Check what was submitted for a `seed` or `train` lease; NumPy alone, no torch."""
+
+    manifest: Manifest
+    lease: Lease
+    blobs: tuple[ModuleDigest, ...]
+    """In the store, of the right lengths."""
+
+
+class Inspected(Wire, frozen=True, kw_only=True):
+    """Whether the submission can be used."""
+
+    wrong: Annotated[str, Meta(max_length=512)]
+    """Empty: nothing."""
+
+
 class OuterStep(Wire, frozen=True, kw_only=True):
     """Take the outer step of one module; NumPy alone, no torch."""
 
@@ -122,5 +138,5 @@ class Failed(Wire, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=4096)]
 
 
-Job = Derive | Materialise | Train | Evaluate | OuterStep
-Answer = Derived | Materialised | Trained | Evaluated | Stepped | Failed
+Job = Derive | Materialise | Train | Evaluate | Inspect | OuterStep
+Answer = Derived | Materialised | Trained | Evaluated | Inspected | Stepped | Failed

@@ -1,0 +1,62 @@
+"""What this node is doing and why: the one place that status, log and messages read from."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dipaco.node.control.status import Reason, StageTime, TaskStatus, Totals, Verdict, reason
+
+log = logging.getLogger(__name__)
+
+
+class Board:
+    """State and reason, the task in hand, the verdict, and sums since the start."""
+
+    def __init__(self) -> None:
+        self.reason: Reason = reason("starting", time.time())
+        self.task: TaskStatus | None = None
+        self.verdict: Verdict = "unverified"
+        self.stage = ""
+        """The stage at which a refuted spec parts from ours."""
+        self.accepted = 0
+        self.refused = 0
+        self.tokens = 0
+        self.train_seconds = 0.0
+        self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+
+    def say(self, code: str, **values: object) -> None:
+        """Enter the state of `code`; its words are logged once per change of code."""
+        new = reason(code, time.time(), **values)
+        if new.code == self.reason.code:
+            new = reason(code, self.reason.since, **values)
+        else:
+            log.info("state %s: %s", new.code, new.text)
+        self.reason = new
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of the block as spent in `stage`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds, count = self._spent[stage]
+            self._spent[stage] = (seconds + time.monotonic() - start, count + 1)
+
+    def totals(self) -> Totals:
+        """Return the sums since the start."""
+        return Totals(
+            accepted=self.accepted,
+            refused=self.refused,
+            tokens=self.tokens,
+            seconds=self.train_seconds,
+        )
+
+    def stages(self) -> tuple[StageTime, ...]:
+        """Return the time spent in every stage since the start."""
+        return tuple(
+            StageTime(stage=stage, seconds=seconds, count=count)
+            for stage, (seconds, count) in self._spent.items()
+        )

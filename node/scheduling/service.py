@@ -1,0 +1,330 @@
+"""The scheduler of one run: the shell round `Schedule`.
+
+Save, then send: every change is in the journal before anybody hears of it, and nothing is awaited
+between a decision and its saving, so no lock is needed. Blobs of a submission are pulled over the
+submitter's own connection and checked before the submission counts: a volunteer may vanish
+afterwards. Outer steps are jobs of this node's worker process.
+"""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.bell import Bell
+from dipaco.node.catalogue import Catalogue
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.scheduling.schedule import (
+    Change,
+    DueStep,
+    Grant,
+    LeaseEnded,
+    Recorded,
+    Schedule,
+    TrainingAccepted,
+    TrainingDiscarded,
+)
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.journal import Journal, SavedLease, SavedSubmission
+from dipaco.node.training.jobs import Failed, Inspect, Inspected, OuterStep, Stepped
+from dipaco.node.training.worker import JobRunner
+from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.delta import blob_bytes
+from dipaco.protocol.digest import Digest, short
+from dipaco.protocol.errors import LocalProtocolError, Unavailable
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.lease import TOKEN_BYTES, Lease, Submission
+from dipaco.protocol.ledger import ModuleUpdated
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.topology import ModuleId
+from dipaco.protocol.work import (
+    AskLease,
+    Fallen,
+    Granted,
+    HandBack,
+    Heartbeat,
+    NoLease,
+    Stands,
+    Submit,
+)
+
+log = logging.getLogger(__name__)
+
+EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
+STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
+MAX_LEASE_BYTES = 64 << 10  # encoded; 64 modules have 4 KB
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a scheduler works with; the daemon owns all of it."""
+
+    key: Ed25519PrivateKey
+    catalogue: Catalogue
+    journal: Journal
+    blobs: BlobStore
+    exchange: Exchange
+    worker: JobRunner
+    blame: Callable[[PeerId, str], Awaitable[None]]
+    """Lowers a peer's standing."""
+    changed: Bell = field(default_factory=Bell)
+
+
+class Scheduler:
+    """Hands out the work of one run and takes in its results."""
+
+    def __init__(
+        self, manifest: Manifest, run: Digest, spec: RouterSpec, tools: Tools, now: float
+    ) -> None:
+        self.run_id = run
+        self._tools = tools
+        self._spec = spec_digest(spec)
+        self._manifest = manifest
+        self.schedule = Schedule(manifest, run, spec.tokens)
+        self.beats: dict[bytes, Heartbeat] = {}
+        """The last word from every lease's holder, by token."""
+        self.stepping: DueStep | None = None
+        """The outer step in work."""
+        self._due = Bell()
+        self._held_blobs: set[Digest] = set()
+        """What this run has in the blob store."""
+        self._restore(now)
+
+    # ------------------------------------------------------------------ requests of volunteers
+
+    def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
+        """Answer a volunteer that wants work."""
+        changes, reply = self.schedule.ask(
+            peer, request.spec, token=secrets.token_bytes(TOKEN_BYTES), now=now
+        )
+        self._make(changes)
+        return reply
+
+    def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
+        """Renew a lease."""
+        reply = self.schedule.heartbeat(peer, beat.token, now)
+        if isinstance(reply, Stands):
+            self.beats[beat.token] = beat
+        return reply
+
+    def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
+        """Take back a lease; nothing happens if it no longer stands."""
+        self._make(self.schedule.hand_back(peer, request.token, request.reason))
+        return Stands()
+
+    async def submit(self, peer: PeerId, submission: Submission) -> Stands | Fallen:
+        """Pull and check the blobs of a submission, then count it if its lease still stands.
+
+        Raises Unavailable when a blob cannot be had or checked now: the volunteer asks again.
+        """
+        grant = self.schedule.grant_of(peer, submission.token)
+        if grant is None or grant.lease.kind == "evaluate":
+            return self._count(peer, submission)
+        lengths = self._blob_lengths(grant.lease)
+        for blob in submission.blobs:
+            length = lengths.get(ModuleId(blob.module))
+            if length is None:
+                return self._count(peer, submission)  # which says what is wrong with it
+            await self._tools.exchange.fetch(blob.digest, length=length, holders=(peer,))
+        wrong = await self._inspect(grant.lease, submission)
+        if wrong:
+            log.warning("submission of %s refused: %s", short_peer(peer), wrong)
+            self._make(self.schedule.hand_back(peer, submission.token, wrong))
+            await self._tools.blame(peer, wrong)
+            return Fallen(reason=wrong)
+        return self._count(peer, submission)
+
+    def gone(self, peer: PeerId, now: float) -> None:
+        """Note that a peer's connection broke."""
+        self.schedule.gone(peer, now)
+
+    def _count(self, peer: PeerId, submission: Submission) -> Stands | Fallen:
+        changes, reply = self.schedule.submit(peer, submission)
+        self._make(changes)
+        return reply
+
+    def _blob_lengths(self, lease: Lease) -> dict[ModuleId, int]:
+        """Per module of the lease's path the only valid length of what is submitted."""
+        top = self.schedule.view.topology
+        encoding = "f32" if lease.kind == "seed" else self._manifest.training.deltas
+        return {m: blob_bytes(encoding, top.elements(m)) for m in top.path_modules[lease.path]}
+
+    async def _inspect(self, lease: Lease, submission: Submission) -> str:
+        job = Inspect(manifest=self._manifest, lease=lease, blobs=submission.blobs)
+        match await self._tools.worker.run(job, lambda progress: None):
+            case Inspected(wrong=wrong):
+                return wrong
+            case Failed(reason=reason):
+                raise Unavailable(f"the submission cannot be checked now: {reason}")
+            case answer:
+                raise LocalProtocolError(f"an inspection is answered by {type(answer).__name__}")
+
+    # ------------------------------------------------------------------ the run's own work
+
+    async def serve(self) -> None:
+        """Expire leases and take outer steps until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._expire)
+            nursery.start_soon(self._take_steps)
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            self._make(self.schedule.expire(trio.current_time()))
+
+    async def _take_steps(self) -> None:
+        while True:
+            step = next(self.schedule.due_steps(), None)
+            if step is None:
+                await self._due.wait()
+                continue
+            self.stepping = step
+            await self._take_step(step)
+            self.stepping = None
+            self._forget_old_blobs()
+
+    async def _take_step(self, step: DueStep) -> None:
+        job = OuterStep(
+            manifest=self._manifest,
+            module=step.module,
+            state=step.state,
+            momentum=step.momentum,
+            contributions=step.contributions,
+        )
+        answer = await self._tools.worker.run(job, lambda progress: None)
+        if isinstance(answer, Stepped):
+            self._make(self.schedule.stepped(step, state=answer.state, momentum=answer.momentum))
+            return
+        reason = answer.reason if isinstance(answer, Failed) else type(answer).__name__
+        log.error("outer step of %s version %d: %s", step.module, step.version, reason)
+        lost = [c.path for c in step.contributions if not self._tools.blobs.has(c.delta)]
+        for path in lost:
+            self._make(self.schedule.discard(path, step.version))
+        if not lost:
+            await trio.sleep(STEP_RETRY_SECONDS)
+
+    def _forget_old_blobs(self) -> None:
+        """Remove what no module's next step, no lease and no evaluation needs any more."""
+        keep = self.schedule.blobs_needed()
+        for digest in self._held_blobs - keep:
+            self._tools.blobs.remove(digest)
+        self._held_blobs = keep
+
+    # ------------------------------------------------------------------ save, then send
+
+    def _make(self, changes: tuple[Change, ...]) -> None:
+        if not changes:
+            return
+        with self._tools.journal.saving():
+            for change in changes:
+                self._save(change)
+        for change in changes:
+            self.schedule.apply(change)
+            self._note(change)
+        self._due.ring()
+        self._tools.changed.ring()
+
+    def _save(self, change: Change) -> None:
+        journal, run = self._tools.journal, self.run_id
+        match change:
+            case Grant(lease=lease, peer=peer, deadline=deadline):
+                journal.save_lease(SavedLease(run, lease.token, peer, deadline, encode(lease)))
+            case LeaseEnded(token=token):
+                journal.drop_lease(token)
+            case TrainingAccepted(path=path, round=round_, peer=peer, submission=submission):
+                journal.save_submission(
+                    SavedSubmission(run, "train", round_, path, peer, encode(submission))
+                )
+                journal.drop_lease(submission.token)
+            case TrainingDiscarded(path=path, round=round_):
+                journal.drop_submission(run, "train", round_, path)
+            case Recorded(entry=entry):
+                self._tools.catalogue.append(run, entry, self._tools.key)
+
+    def _note(self, change: Change) -> None:
+        """Keep the side tables in step with a change, and log it."""
+        match change:
+            case Grant(lease=lease, peer=peer):
+                log.info(
+                    "lease %s path=%d round=%d to=%s",
+                    lease.kind,
+                    lease.path,
+                    lease.round,
+                    short_peer(peer),
+                )
+            case LeaseEnded(token=token, reason=reason):
+                self.beats.pop(token, None)
+                log.info("lease ended token=%s: %s", short(token), reason)
+            case TrainingAccepted(path=path, round=round_, peer=peer, submission=submission):
+                self.beats.pop(submission.token, None)
+                self._held_blobs.update(blob.digest for blob in submission.blobs)
+                log.info("accepted path=%d round=%d of=%s", path, round_, short_peer(peer))
+            case TrainingDiscarded(path=path, round=round_):
+                log.warning("discarded path=%d round=%d: its blobs are lost", path, round_)
+            case Recorded(entry=entry):
+                log.info("ledger %s", type(entry).__name__)
+                if isinstance(entry, ModuleUpdated):
+                    oldest = min(map(self.schedule.view.path_version, self.schedule.live_paths))
+                    self._tools.journal.drop_submissions(self.run_id, before_round=oldest + 1)
+
+    def _restore(self, now: float) -> None:
+        """Resume where the journal ends; leases in hand are renewed, their holders may return."""
+        journal = self._tools.journal
+        for entry in self._tools.catalogue.entries(self.run_id):
+            self.schedule.apply(Recorded(entry))
+        for saved in journal.leases(self.run_id):
+            lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)
+            self.schedule.apply(Grant(lease, saved.peer, now + lease.ttl))
+        for accepted in journal.submissions(self.run_id):
+            submission = decode(accepted.data, Submission, limit=MAX_LEASE_BYTES)
+            self.schedule.apply(
+                TrainingAccepted(accepted.path, accepted.round, accepted.peer, submission)
+            )
+        self.schedule.forget_taken_in()
+        self._held_blobs = self.schedule.blobs_needed()
+        self._make(self.schedule.adopt(self._spec))
+        if self.schedule.view.spec != self._spec:
+            raise LocalProtocolError("the ledger adopts another spec than the one derived")
+
+
+class Desk:
+    """Where volunteers ask: passes each request to the scheduler of its run."""
+
+    def __init__(self) -> None:
+        self.schedulers: dict[Digest, Scheduler] = {}
+
+    async def ask(self, peer: PeerId, request: AskLease) -> Granted | NoLease:
+        """Answer `AskLease`."""
+        scheduler = self.schedulers.get(request.run)
+        if scheduler is None:
+            reason = f"run {short(request.run)} is not scheduled here, or not yet"
+            return NoLease(code="unknown-run", reason=reason, retry_after=2.0)
+        return scheduler.ask(peer, request, trio.current_time())
+
+    async def heartbeat(self, peer: PeerId, request: Heartbeat) -> Stands | Fallen:
+        """Answer `Heartbeat`."""
+        return self._of(request.run).heartbeat(peer, request, trio.current_time())
+
+    async def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
+        """Answer `HandBack`."""
+        return self._of(request.run).hand_back(peer, request)
+
+    async def submit(self, peer: PeerId, request: Submit) -> Stands | Fallen:
+        """Answer `Submit`."""
+        return await self._of(request.run).submit(peer, request.submission)
+
+    def gone(self, peer: PeerId) -> None:
+        """Note that a peer's connection broke."""
+        for scheduler in self.schedulers.values():
+            scheduler.gone(peer, trio.current_time())
+
+    def _of(self, run: Digest) -> Scheduler:
+        scheduler = self.schedulers.get(run)
+        if scheduler is None:
+            # After a restart the router is derived first: leases in hand stand meanwhile.
+            raise Unavailable(f"run {short(run)} is not scheduled here, or not yet")
+        return scheduler

@@ -1,0 +1,386 @@
+"""The volunteer of one run: verify, then lease, fetch, train, submit, again and again.
+
+Nothing is trained before the run's router spec was derived here from the public source and its
+digest compared. REFUTED ends the volunteer with a Refusal that no retry loop catches on its way
+up. What is merely away (a source, the scheduler, a holder of blobs) is waited for, with a word on
+the board that says so.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.board import Board
+from dipaco.node.catalogue import Catalogue, RunRecord
+from dipaco.node.control.status import TaskStatus
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.scheduling.verification import Verifier
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.jobs import (
+    Answer,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Progress,
+    Train,
+    Trained,
+)
+from dipaco.node.training.worker import JobRunner
+from dipaco.protocol.errors import (
+    DipacoError,
+    LeaseLost,
+    Refusal,
+    RemoteProtocolError,
+    Unavailable,
+)
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.lease import Lease, Submission
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.topology import ModuleId
+from dipaco.protocol.work import (
+    AskLease,
+    Fallen,
+    Granted,
+    HandBack,
+    Heartbeat,
+    NoLease,
+    Stands,
+    Submit,
+)
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 10.0  # for a small question
+SUBMIT_SECONDS = 600.0  # the scheduler pulls the blobs before it answers
+RETRY_SECONDS = 1.0  # first wait for a scheduler that is away; doubles
+MAX_RETRY_SECONDS = 15.0
+GOODBYE_SECONDS = 2.0  # to hand back a lease on the way out
+FAILURES = 5  # in a row, after which the node pauses
+FAILURE_PAUSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Gear:
+    """What a volunteer works with; the daemon owns all of it."""
+
+    key: Ed25519PrivateKey
+    catalogue: Catalogue
+    blobs: BlobStore
+    exchange: Exchange
+    rpc: Rpc
+    worker: JobRunner
+    board: Board
+    verifier: Verifier
+    heartbeat_seconds: float
+    store_bytes: int
+    """How large the blob store may grow."""
+
+
+class Volunteer:
+    """Works for one run until cancelled, or until a Refusal."""
+
+    def __init__(self, record: RunRecord, gear: Gear) -> None:
+        self._record = record
+        self._gear = gear
+        self._board = gear.board
+        self._scheduler: PeerId = record.manifest.schedule.schedulers[0]
+        self._failures = 0
+        self._tasks = 0
+
+    async def run(self) -> None:
+        """Verify the router, then work; raises Refusal, and otherwise runs until cancelled."""
+        spec = await self._gear.verifier.verified_spec(self._record)
+        wait = RETRY_SECONDS
+        while True:
+            try:
+                lease = await self._ask(spec)
+                if lease is not None:
+                    await self._work(spec, lease)
+                wait = RETRY_SECONDS
+            except LeaseLost as lost:
+                log.info("task %d lost: %s", self._tasks, lost)
+            except (Unavailable, RemoteProtocolError) as away:
+                self._board.say("scheduler-away", problem=str(away), wait=wait)
+                with trio.move_on_after(wait):
+                    await self._gear.catalogue.changed.wait()
+                wait = min(2 * wait, MAX_RETRY_SECONDS)
+
+    # ------------------------------------------------------------------ asking
+
+    async def _ask(self, spec: RouterSpec) -> Lease | None:
+        """Return a lease, or None after having waited as the scheduler said."""
+        request = AskLease(run=self._record.run, spec=spec_digest(spec))
+        reply = await self._gear.rpc.call(
+            self._scheduler, request, Granted, NoLease, timeout=CALL_SECONDS
+        )
+        if isinstance(reply, Granted):
+            self._check(reply.lease, spec)
+            return reply.lease
+        self._tell(reply)
+        with trio.move_on_after(reply.retry_after):
+            await self._gear.catalogue.changed.wait()
+        return None
+
+    def _tell(self, reply: NoLease) -> None:
+        rounds = self._record.manifest.training.rounds
+        match reply.code:
+            case "run-over":
+                self._board.say("run-over", round=rounds, rounds=rounds)
+            case "not-admitted":
+                self._board.say("not-admitted")
+            case _:
+                self._board.say("no-lease", why=reply.reason, wait=reply.retry_after)
+
+    def _check(self, lease: Lease, spec: RouterSpec) -> None:
+        """Hold a lease against manifest, spec and ledger; raises RemoteProtocolError."""
+        manifest, view = self._record.manifest, self._record.view
+        if (lease.run, lease.spec) != (self._record.run, spec_digest(spec)):
+            raise RemoteProtocolError("the lease is for another run or another spec")
+        if lease.path >= manifest.paths or lease.window >= manifest.source.windows:
+            raise RemoteProtocolError("the lease is for a path or window that does not exist")
+        named = tuple(ModuleId(state.module) for state in lease.modules)
+        expected = () if lease.kind == "seed" else view.topology.path_modules[lease.path]
+        if named != expected or lease.round > manifest.training.rounds:
+            raise RemoteProtocolError("the lease names modules or a round that the path lacks")
+        version = lease.round if lease.kind == "evaluate" else lease.round - 1
+        for state in lease.modules:
+            states = view.states.get(ModuleId(state.module), [])
+            # Our copy of the ledger may be a little behind the lease, but never differs.
+            if version < len(states) and states[version] != state.digest:
+                raise RemoteProtocolError(
+                    f"the lease's state of {state.module} is not the ledger's version {version}"
+                )
+
+    # ------------------------------------------------------------------ working
+
+    async def _work(self, spec: RouterSpec, lease: Lease) -> None:
+        """Do one lease to its end, whatever that is; raises LeaseLost, Unavailable, Refusal."""
+        self._tasks += 1
+        beat = _Beat(lease, self._gear, self._scheduler)
+        failure: DipacoError | None = None
+        ended = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(beat.run, nursery.cancel_scope)
+                try:
+                    await self._fetch(lease)
+                    await self._hand_in(lease, await self._do(spec, lease, beat))
+                except DipacoError as error:  # bare here, a group outside
+                    failure = error
+                nursery.cancel_scope.cancel()
+            ended = failure is None
+        finally:
+            self._board.task = None
+            if not ended:
+                await self._hand_back(lease, str(failure or beat.lost or "stopped"))
+        if beat.lost:
+            raise LeaseLost(beat.lost)
+        if failure:
+            raise failure
+        self._make_room(lease)
+
+    async def _fetch(self, lease: Lease) -> None:
+        top = self._record.view.topology
+        lengths = {m: top.state_bytes(m) for m in top.path_modules[lease.path]}
+        total = sum(lengths[ModuleId(state.module)] for state in lease.modules)
+        done = 0
+        with self._board.timed("fetch"):
+            for state in lease.modules:
+                self._board.say("modules", done=done, total=total, path=lease.path)
+                length = lengths[ModuleId(state.module)]
+                await self._gear.exchange.fetch(
+                    state.digest, length=length, holders=(self._scheduler,)
+                )
+                done += length
+
+    async def _do(self, spec: RouterSpec, lease: Lease, beat: "_Beat") -> Answer:
+        manifest = self._record.manifest
+        job: Train | Evaluate
+        if lease.kind == "evaluate":
+            job = Evaluate(manifest=manifest, spec=spec, lease=lease)
+            self._board.say("evaluating", path=lease.path, version=lease.round)
+        else:
+            job = Train(manifest=manifest, spec=spec, lease=lease)
+
+        def on_progress(progress: Progress) -> None:
+            beat.progress = progress
+            self._show(lease, progress)
+
+        with self._board.timed(lease.kind):
+            return await self._gear.worker.run(job, on_progress)
+
+    def _show(self, lease: Lease, progress: Progress) -> None:
+        self._board.task = TaskStatus(
+            kind=lease.kind,
+            path=lease.path,
+            round=lease.round,
+            stage=progress.stage,
+            done=progress.done,
+            total=progress.total,
+            tokens_per_s=progress.rate if progress.unit == "tokens" else 0.0,
+            loss=progress.loss,
+        )
+        if progress.stage != "train":
+            if lease.kind != "evaluate":
+                self._board.say("shard", path=lease.path, done=progress.done, total=progress.total)
+        elif lease.kind == "seed":
+            self._board.say("seed", done=progress.done, total=progress.total)
+        else:
+            self._board.say(
+                "task",
+                path=lease.path,
+                round=lease.round,
+                done=progress.done,
+                total=progress.total,
+            )
+
+    # ------------------------------------------------------------------ results
+
+    async def _hand_in(self, lease: Lease, answer: Answer) -> None:
+        match answer:
+            case Trained():
+                await self._submit(
+                    lease,
+                    Submission(
+                        token=lease.token,
+                        blobs=answer.blobs,
+                        tokens=answer.tokens,
+                        seconds=answer.seconds,
+                        loss_first=answer.loss_first,
+                        loss_last=answer.loss_last,
+                    ),
+                )
+            case Evaluated(evaluation=evaluation):
+                await self._submit(
+                    lease,
+                    Submission(
+                        token=lease.token,
+                        blobs=(),
+                        tokens=0,
+                        seconds=0.0,
+                        loss_first=0.0,
+                        loss_last=0.0,
+                        evaluation=evaluation,
+                    ),
+                )
+            case Failed(kind="refused", reason=reason):
+                raise Refusal(reason)
+            case Failed(reason=reason):
+                await self._failed(lease, reason)
+            case _:
+                raise AssertionError(f"a worker answered {lease.kind} by {type(answer).__name__}")
+
+    async def _failed(self, lease: Lease, reason: str) -> None:
+        """Give the lease back at once; after some failures in a row, pause."""
+        self._failures += 1
+        log.error("task %d path=%d failed: %s", self._tasks, lease.path, reason)
+        await self._hand_back(lease, reason)
+        wait = FAILURE_PAUSE_SECONDS if self._failures >= FAILURES else RETRY_SECONDS
+        self._board.say("failures", count=self._failures, problem=reason, wait=wait)
+        await trio.sleep(wait)
+
+    async def _submit(self, lease: Lease, submission: Submission) -> None:
+        """Hand in a result; a scheduler that is away is asked until it answers."""
+        self._board.say("submitting", path=lease.path, round=lease.round)
+        wait = RETRY_SECONDS
+        with self._board.timed("submit"):
+            while True:
+                try:
+                    reply = await self._gear.rpc.call(
+                        self._scheduler,
+                        Submit(run=self._record.run, submission=submission),
+                        Stands,
+                        Fallen,
+                        timeout=SUBMIT_SECONDS,
+                    )
+                    break
+                except Unavailable as away:
+                    log.info("submission waits: %s", away)
+                    await trio.sleep(wait)
+                    wait = min(2 * wait, MAX_RETRY_SECONDS)
+        if isinstance(reply, Fallen):
+            self._board.refused += 1
+            raise LeaseLost(reply.reason)
+        self._failures = 0
+        self._board.accepted += 1
+        self._board.tokens += submission.tokens
+        self._board.train_seconds += submission.seconds
+        self._report(lease, submission)
+
+    def _report(self, lease: Lease, submission: Submission) -> None:
+        if submission.evaluation is None:
+            speed = submission.tokens / submission.seconds if submission.seconds else math.nan
+            log.info(
+                "task %d %s path=%d round=%d seconds=%.1f tokens/s=%.0f loss=%.3f accepted",
+                self._tasks,
+                lease.kind,
+                lease.path,
+                lease.round,
+                submission.seconds,
+                speed,
+                submission.loss_last,
+            )
+        elif submission.evaluation.tokens:
+            loss = submission.evaluation.nll / submission.evaluation.tokens
+            log.info(
+                "task %d evaluate path=%d version=%d loss=%.3f accepted",
+                self._tasks,
+                lease.path,
+                lease.round,
+                loss,
+            )
+
+    async def _hand_back(self, lease: Lease, reason: str = "cannot go on") -> None:
+        """Say that somebody else may have the work; best effort, also on the way out."""
+        request = HandBack(run=self._record.run, token=lease.token, reason=reason[:512])
+        with trio.CancelScope(shield=True):
+            try:
+                await self._gear.rpc.call(self._scheduler, request, Stands, timeout=GOODBYE_SECONDS)
+            except (Unavailable, Refusal, RemoteProtocolError) as error:
+                log.debug("lease not handed back: %s", error)
+
+    def _make_room(self, lease: Lease) -> None:
+        """Keep the blob store within its bound; what comes next is fetched again if need be."""
+        self._gear.blobs.prune({state.digest for state in lease.modules}, self._gear.store_bytes)
+
+
+class _Beat:
+    """Tells the scheduler that the work goes on, and ends the work when it no longer counts."""
+
+    def __init__(self, lease: Lease, gear: Gear, scheduler: PeerId) -> None:
+        self._lease = lease
+        self._gear = gear
+        self._scheduler = scheduler
+        self.progress: Progress | None = None
+        self.lost = ""
+        """Why the lease ended under us."""
+
+    async def run(self, work: trio.CancelScope) -> None:
+        while not self.lost:
+            await trio.sleep(self._gear.heartbeat_seconds)
+            try:
+                reply = await self._gear.rpc.call(
+                    self._scheduler, self._message(), Stands, Fallen, timeout=CALL_SECONDS
+                )
+            except (Unavailable, RemoteProtocolError) as away:
+                # The lease may outlive a restart of the scheduler: the work goes on.
+                log.info("heartbeat not answered: %s", away)
+                continue
+            if isinstance(reply, Fallen):
+                self.lost = reply.reason
+                work.cancel()
+
+    def _message(self) -> Heartbeat:
+        now = self.progress if self.progress and self.progress.stage == "train" else None
+        return Heartbeat(
+            run=self._lease.run,
+            token=self._lease.token,
+            done=now.done if now else 0,
+            total=now.total if now else 0,
+            tokens_per_second=now.rate if now else 0.0,
+            loss=now.loss if now else None,
+        )
