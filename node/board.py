@@ -6,7 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dipaco.node.control.status import Reason, StageTime, TaskStatus, Totals, Verdict, reason
+from dipaco.node.control.status import (
+    Reason,
+    StageTime,
+    State,
+    TaskStatus,
+    Totals,
+    Verdict,
+    reason,
+    state_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +34,11 @@ class Board:
         self.tokens = 0
         self.train_seconds = 0.0
         self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+
+    @property
+    def state(self) -> State:
+        """The state that the reason belongs to."""
+        return state_of(self.reason.code)
 
     def say(self, code: str, **values: object) -> None:
         """Enter the state of `code`; its words are logged once per change of code."""

@@ -4,6 +4,8 @@ Owns the rules by which one record may follow another; signatures and the chain 
 (`ledger.append_checked`).
 """
 
+from collections.abc import Iterable
+
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.ledger import Entry, Evaluated, ModuleUpdated, Seeded, SpecAdopted
@@ -41,6 +43,15 @@ class RunView:
     def path_states(self, path: int, version: int) -> tuple[tuple[ModuleId, Digest], ...]:
         """Return the modules of `path` and their states at `version`, in the topology's order."""
         return tuple((m, self.states[m][version]) for m in self.topology.path_modules[path])
+
+    def finished(self, live_paths: Iterable[int]) -> bool:
+        """Whether every live path stands at the last version and all its versions are evaluated."""
+        rounds = self.manifest.training.rounds
+        return all(
+            self.path_version(path) == rounds
+            and all((version, path) in self.evaluations for version in range(rounds + 1))
+            for path in live_paths
+        )
 
     def apply(self, entry: Entry) -> None:
         """Advance by one entry; raises RemoteProtocolError if it cannot follow."""

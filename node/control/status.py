@@ -29,12 +29,9 @@ Verdict = Literal["unverified", "verified", "refuted", "unverifiable"]
 
 REASONS: dict[str, tuple[State, str]] = {
     "starting": ("starting", "reading the home folder"),
-    "no-peer": (
-        "connecting",
-        "no seed answers ({tried} tried; last: {last}), next try in {wait:.0f} s",
-    ),
+    "no-peer": ("connecting", "{trouble}"),
     "no-run": ("choosing", "{peers} peers, none offers a run"),
-    "several-runs": ("choosing", "{offers} on offer, name one with --run"),
+    "several-runs": ("choosing", "{offers}: name one with --run"),
     "deriving": ("verifying", "router of {run}: {stage} {done} of {total}"),
     "no-spec": ("verifying", "the scheduler has not published the router of {run} yet"),
     "source-away": ("verifying", "source: {problem}, next try in {wait:.0f} s"),

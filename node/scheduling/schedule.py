@@ -123,12 +123,7 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether every live path stands at the last version and every version is evaluated."""
-        rounds = self.manifest.training.rounds
-        return all(self.view.path_version(p) == rounds for p in self.live_paths) and all(
-            (version, p) in self.view.evaluations
-            for p in self.live_paths
-            for version in range(rounds + 1)
-        )
+        return self.view.finished(self.live_paths)
 
     def grant_of(self, peer: PeerId, token: bytes) -> Grant | None:
         """Return the lease that `peer` holds under `token`, if it stands."""

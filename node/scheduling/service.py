@@ -32,7 +32,7 @@ from dipaco.node.storage.journal import Journal, SavedLease, SavedSubmission
 from dipaco.node.training.jobs import Failed, Inspect, Inspected, OuterStep, Stepped
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
-from dipaco.protocol.delta import blob_bytes
+from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
@@ -151,7 +151,7 @@ class Scheduler:
         """Per module of the lease's path the only valid length of what is submitted."""
         top = self.schedule.view.topology
         encoding = "f32" if lease.kind == "seed" else self._manifest.training.deltas
-        return {m: blob_bytes(encoding, top.elements(m)) for m in top.path_modules[lease.path]}
+        return {m: encoded_bytes(encoding, top.elements(m)) for m in top.path_modules[lease.path]}
 
     async def _inspect(self, lease: Lease, submission: Submission) -> str:
         job = Inspect(manifest=self._manifest, lease=lease, blobs=submission.blobs)

@@ -1,0 +1,232 @@
+"""The node as it tells of itself: fills the status document and the ledger's summary.
+
+Reads what the other parts own and changes nothing. Knows the daemon's parts, not their tasks.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from dipaco.node.board import Board
+from dipaco.node.catalogue import Catalogue, RunRecord
+from dipaco.node.config import NodeConfig
+from dipaco.node.control.api import EvaluationView, LedgerView
+from dipaco.node.control.status import (
+    CacheStatus,
+    Memory,
+    NetworkStatus,
+    Offer,
+    PathStatus,
+    PeerStatus,
+    RunStatus,
+    Status,
+)
+from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.transport import Transport
+from dipaco.node.scheduling.schedule import Grant
+from dipaco.node.scheduling.service import Scheduler
+from dipaco.node.storage.files import Home
+from dipaco.node.training.worker import Worker
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.topology import experts_of
+
+
+@dataclass
+class Overview:
+    """Answers the local API (`api.Handler`)."""
+
+    version: str
+    me: PeerId
+    home: Home
+    config: NodeConfig
+    board: Board
+    catalogue: Catalogue
+    transport: Transport
+    liveness: Liveness
+    worker: Worker
+    schedulers: dict[Digest, Scheduler]
+    leave: Callable[[], None]
+    run: RunRecord | None = None
+    """The run that this node is in."""
+    started: float = 0.0
+    """Unix time, seconds."""
+
+    def stop(self, *, now: bool) -> None:
+        """Begin to leave; `now`: at once, without a goodbye."""
+        if now:
+            os._exit(0)
+        self.leave()
+
+    def status(self) -> Status:
+        """Return the whole document."""
+        now = time.time()
+        return Status(
+            version=self.version,
+            peer=self.me,
+            pid=os.getpid(),
+            home=str(self.home.root),
+            rendezvous=self.config.node.rendezvous,
+            time=now,
+            uptime_s=now - self.started,
+            state=self.board.state,
+            reason=self.board.reason,
+            run=self._run() if self.run else None,
+            offers=tuple(
+                Offer(id=r.run.hex(), name=r.manifest.name, owner=r.manifest.owner)
+                for r in self.catalogue.runs.values()
+            ),
+            task=self.board.task,
+            network=self._network(),
+            peers=tuple(map(self._peer, sorted(self.transport.peers()))),
+            cache=self._cache(),
+            swarm=self._swarm(self.run) if self.run else (),
+            totals=self.board.totals(),
+            stages=self.board.stages(),
+            memory=_memory(self.worker.pid),
+        )
+
+    def ledger(self) -> LedgerView:
+        """Return what the ledger of the run adds up to."""
+        if self.run is None:
+            return LedgerView(
+                run="", records=0, head="", versions={}, states={}, evaluations=(), finished=False
+            )
+        view = self.run.view
+        return LedgerView(
+            run=self.run.run.hex(),
+            records=self.run.length,
+            head=self.run.head.hex(),
+            versions={m: view.version(m) for m in view.states},
+            states={
+                m: {version: digest.hex() for version, digest in enumerate(states)}
+                for m, states in view.states.items()
+            },
+            evaluations=tuple(
+                EvaluationView(
+                    path=e.path,
+                    version=e.version,
+                    documents=e.documents,
+                    tokens=e.tokens,
+                    nll=e.nll,
+                    peer=e.peer,
+                )
+                for _, e in sorted(view.evaluations.items())
+            ),
+            finished=self._finished(self.run),
+        )
+
+    # ------------------------------------------------------------------ parts
+
+    def _live_paths(self, record: RunRecord) -> tuple[int, ...]:
+        held = record.specs.get(record.view.spec) if record.view.spec else None
+        weights = held.spec.tokens if held else (1,) * record.manifest.paths
+        return tuple(path for path, weight in enumerate(weights) if weight)
+
+    def _finished(self, record: RunRecord) -> bool:
+        return record.view.finished(self._live_paths(record))
+
+    def _run(self) -> RunStatus:
+        assert self.run is not None
+        record, rounds = self.run, self.run.manifest.training.rounds
+        versions = [record.view.path_version(path) for path in self._live_paths(record)]
+        return RunStatus(
+            id=record.run.hex(),
+            name=record.manifest.name,
+            owner=record.manifest.owner,
+            spec=record.view.spec.hex() if record.view.spec else "",
+            verdict=self.board.verdict,
+            stage=self.board.stage,
+            round=min(min(versions, default=-1) + 1, rounds),
+            rounds=rounds,
+            finished=self._finished(record),
+        )
+
+    def _network(self) -> NetworkStatus:
+        traffic = self.transport.traffic
+        return NetworkStatus(
+            listen=self.transport.addresses,
+            peers=len(self.transport.peers()),
+            sent=traffic.sent,
+            received=traffic.received,
+        )
+
+    def _peer(self, peer: PeerId) -> PeerStatus:
+        seconds = self.liveness.round_trips.get(peer)
+        return PeerStatus(
+            id=peer,
+            address=self.transport.remote_ip(peer) or "",
+            rtt_ms=None if seconds is None else 1000 * seconds,
+        )
+
+    def _cache(self) -> CacheStatus:
+        sizes = [path.stat().st_size for path in _files(self.home.cache)]
+        return CacheStatus(
+            bytes=sum(sizes),
+            max=self.config.storage.cache_max,
+            shards=self.config.storage.max_shards,
+        )
+
+    def _swarm(self, record: RunRecord) -> tuple[PathStatus, ...]:
+        scheduler = self.schedulers.get(record.run)
+        return tuple(self._path(record, scheduler, p) for p in range(record.manifest.paths))
+
+    def _path(self, record: RunRecord, scheduler: Scheduler | None, path: int) -> PathStatus:
+        rounds = record.manifest.training.rounds
+        round_ = record.view.path_version(path) + 1
+        grant = _training_grant(scheduler, path) if scheduler else None
+        submitted = scheduler is not None and (path, round_) in scheduler.schedule.accepted
+        beat = scheduler.beats.get(grant.lease.token) if scheduler and grant else None
+        return PathStatus(
+            path=path,
+            experts=experts_of(record.manifest.grid, path),
+            round=min(round_, rounds),
+            holder=grant.peer if grant else "",
+            state="done"
+            if round_ > rounds
+            else "leased"
+            if grant
+            else "submitted"
+            if submitted
+            else "idle",
+            loss=beat.loss if beat else None,
+        )
+
+
+def _training_grant(scheduler: Scheduler, path: int) -> Grant | None:
+    for grant in scheduler.schedule.grants.values():
+        if grant.lease.kind != "evaluate" and grant.lease.path == path:
+            return grant
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _memory(worker: int | None) -> Memory:
+    resident = psutil.Process().memory_info().rss
+    return Memory(daemon=resident, peak=max(resident, _peak()), worker=_resident(worker))
+
+
+def _peak() -> int:
+    """The largest resident set so far, bytes; 0 where the system does not tell."""
+    # Not getrusage: its maximum is inherited from whoever started this process.
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def _resident(pid: int | None) -> int:
+    if pid is None:
+        return 0
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:  # it ended meanwhile
+        return 0

@@ -1,0 +1,35 @@
+"""Known peers on disk: signed records, kept over a restart, replaced whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from dipaco.node.storage.files import read_file, write_file
+from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.errors import ConfigError, RemoteProtocolError
+from dipaco.protocol.signed import Signed
+
+MAX_BYTES = 16 << 20  # a full directory has 6 MB
+
+
+class _Saved(Wire, frozen=True, kw_only=True):
+    records: Annotated[tuple[Signed, ...], Meta(max_length=1 << 14)]
+
+
+class Roster:
+    """One file of peers' records; it can be lost without harm, so a bad one counts as empty."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> tuple[Signed, ...]:
+        """Return what was saved last; nothing when there is none."""
+        try:
+            return decode(read_file(self._path, limit=MAX_BYTES), _Saved, limit=MAX_BYTES).records
+        except (ConfigError, RemoteProtocolError):
+            return ()
+
+    def save(self, records: tuple[Signed, ...]) -> None:
+        """Replace what was saved."""
+        write_file(self._path, encode(_Saved(records=records)))
