@@ -1,0 +1,134 @@
+"""The oracle: the router of docs/method.md section 4 in plain Python integers, line by line.
+
+Slow, without NumPy, and written apart from the product on purpose: shared code would share bugs.
+"""
+
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from math import floor, isqrt
+
+Row = list[int]
+
+
+def h(tag: str, *parts: bytes) -> bytes:
+    running = b"".join(struct.pack("<I", len(p)) + p for p in (tag.encode(), *parts))
+    return hashlib.sha256(running).digest()
+
+
+def rdiv(a: int, b: int) -> int:
+    return floor(Fraction(a, b) + Fraction(1, 2))
+
+
+class Draw:
+    def __init__(self, seed: bytes) -> None:
+        self.seed, self.n = seed, 0
+
+    def below(self, m: int) -> int:
+        while True:
+            r = int.from_bytes(
+                h("dipaco/1/draw", self.seed, struct.pack("<Q", self.n))[:8], "little"
+            )
+            self.n += 1
+            if r < 2**64 - (2**64 % m):
+                return r % m
+
+
+def raw(prefix: Sequence[int], feat_seed: bytes, dimension: int) -> Row:
+    y = [0] * dimension
+    for token, count in Counter(prefix).items():
+        bits = h("dipaco/1/sign", feat_seed, struct.pack("<I", token))
+        for d in range(dimension):
+            sign = 1 if bits[d // 8] >> (d % 8) & 1 else -1
+            y[d] += isqrt(256 * count) * sign
+    return y
+
+
+def mean(ys: list[Row]) -> Row:
+    return [rdiv(sum(column), len(ys)) for column in zip(*ys, strict=True)]
+
+
+def normalised(y: Row, mu: Row, norm_bits: int) -> Row:
+    u = [a - b for a, b in zip(y, mu, strict=True)]
+    q = isqrt(sum(a * a for a in u))
+    return [rdiv(a * 2**norm_bits, q) if q else 0 for a in u]
+
+
+def dot(a: Row, b: Row) -> int:
+    return sum(p * q for p, q in zip(a, b, strict=True))
+
+
+def scores(x: Row, centroids: list[Row], scale: int, bias: Row) -> Row:
+    return [dot(c, c) - 2 * scale * dot(x, c) + b for c, b in zip(centroids, bias, strict=True)]
+
+
+def route(x: Row, centroids: list[Row], scale: int, bias: Row, top: int) -> Row:
+    found = scores(x, centroids, scale, bias)
+    return [j for _, j in sorted((s, j) for j, s in enumerate(found))[:top]]
+
+
+def seed_centres(xs: list[Row], paths: int, draw: Draw) -> list[int]:
+    chosen = [draw.below(len(xs))]
+    while len(chosen) < paths:
+        d = [
+            min(sum((a - b) ** 2 for a, b in zip(x, xs[c], strict=True)) for c in chosen)
+            for x in xs
+        ]
+        t, total = draw.below(sum(d)), 0
+        for i, value in enumerate(d):
+            total += value
+            if total > t:
+                chosen.append(i)
+                break
+    return chosen
+
+
+def kmeans(
+    xs: list[Row], paths: int, seed: bytes, *, scale: int, max_updates: int
+) -> tuple[list[Row], int, int]:
+    """Return the centroids, the number of updates and the inertia of one restart."""
+    centroids = [[scale * v for v in xs[i]] for i in seed_centres(xs, paths, Draw(seed))]
+    previous: Row | None = None
+    updates = 0
+    while True:
+        zero = [0] * paths
+        assigned = [route(x, centroids, scale, zero, 1)[0] for x in xs]
+        distance = [
+            scale**2 * dot(x, x) + scores(x, centroids, scale, zero)[a]
+            for x, a in zip(xs, assigned, strict=True)
+        ]
+        inertia = sum(distance)
+        for j in range(paths):
+            if j in assigned:
+                continue
+            movable = [i for i, a in enumerate(assigned) if assigned.count(a) >= 2]
+            i = min(movable, key=lambda i: (-distance[i], i))
+            assigned[i], distance[i] = j, 0
+        if assigned == previous or updates == max_updates:
+            return centroids, updates, inertia
+        for j in range(paths):
+            members = [x for x, a in zip(xs, assigned, strict=True) if a == j]
+            centroids[j] = [
+                rdiv(scale * sum(column), len(members)) for column in zip(*members, strict=True)
+            ]
+        previous, updates = assigned, updates + 1
+
+
+def capacity_bias(
+    xs: list[Row], centroids: list[Row], inertia: int, capacity: tuple[int, int], scale: int
+) -> Row:
+    (num, den), n, paths = capacity, len(xs), len(centroids)
+    e, bias, best, smallest = inertia // n, [0] * paths, [0] * paths, n + 1
+    for q in range(64):
+        routed = Counter(route(x, centroids, scale, bias, 1)[0] for x in xs)
+        counts = [routed[j] for j in range(paths)]
+        if max(counts) < smallest:
+            smallest, best = max(counts), list(bias)
+        if max(counts) * paths * den <= num * n:
+            break
+        eta = max(1, (e >> 4) // (1 + q // 8))
+        bias = [b + rdiv(eta * (paths * c - n), n) for b, c in zip(bias, counts, strict=True)]
+        bias = [b - min(bias) for b in bias]
+    return best

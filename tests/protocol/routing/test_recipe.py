@@ -1,0 +1,100 @@
+"""Rules of this file: a recipe follows from the manifest, field by field."""
+
+import pytest
+from msgspec.structs import replace
+
+from dipaco.protocol.digest import Digest, sha256
+from dipaco.protocol.errors import Refusal
+from dipaco.protocol.manifest import Capacity, Routing, Source, SourceFile, run_id
+from dipaco.protocol.routing.params import RouterParams
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.seeds import Split, source_digest
+from tests import values
+
+ROUTING = Routing(
+    sample=128,
+    prefix=16,
+    dimension=64,
+    norm_bits=9,
+    scale_bits=7,
+    max_updates=33,
+    restarts=5,
+    max_bytes=4096,
+    min_tokens=30,
+    validation_bp=700,
+    router_bp=50,
+    overlap=2,
+    capacity=Capacity(num=3, den=2),
+    beacon=b"beacon",
+)
+
+
+def test_every_number_of_the_manifest_reaches_the_recipe() -> None:
+    manifest = values.manifest(routing=ROUTING)
+    recipe = recipe_of(manifest, epoch=3)
+    assert recipe.params == RouterParams(
+        paths=4,
+        sample=128,
+        prefix=16,
+        dimension=64,
+        norm_bits=9,
+        scale_bits=7,
+        max_updates=33,
+        restarts=5,
+        max_bytes=4096,
+        min_tokens=30,
+        validation_bp=700,
+        router_bp=50,
+        overlap=2,
+        capacity=(3, 2),
+        epoch=3,
+    )
+    assert (recipe.kind, recipe.featurizer, recipe.beacon) == ("kmeans", "bag-sign-v1", b"beacon")
+    assert (recipe.manifest, recipe.vocabulary) == (run_id(manifest), 4096)
+    assert recipe.tokenizer == manifest.tokenizer.sha256
+
+
+def test_the_source_is_pinned_by_its_files() -> None:
+    files = (
+        SourceFile(name="a", size=5, sha256=sha256(b"a")),
+        SourceFile(name="b", size=6, sha256=sha256(b"b")),
+    )
+    source = Source(kind="files", revision="r", files=files, documents=9, window=9)
+    pinned = source_digest("files", "r", [("a", 5, sha256(b"a")), ("b", 6, sha256(b"b"))])
+    assert recipe_of(values.manifest(source=source)).source == pinned
+
+
+def test_free_text_and_initial_seed_do_not_move_the_router() -> None:
+    plain, renamed = values.manifest(), values.manifest(name="other", seed=7)
+    first, second = recipe_of(plain), recipe_of(renamed)
+    assert first.manifest != second.manifest
+    assert (first.root, first.feat_seed) == (second.root, second.feat_seed)
+    assert first.restart_seeds == second.restart_seeds
+    assert len(set(first.restart_seeds)) == plain.routing.restarts
+
+
+def test_an_epoch_moves_the_restarts_but_not_the_features() -> None:
+    first, second = recipe_of(values.manifest()), recipe_of(values.manifest(), epoch=1)
+    assert first.feat_seed == second.feat_seed
+    assert not set(first.restart_seeds) & set(second.restart_seeds)
+
+
+def test_documents_split_by_the_manifest_s_shares() -> None:
+    recipe = recipe_of(values.manifest(routing=replace(ROUTING, validation_bp=5000)))
+    splits = [recipe.split(document) for document in range(200)]
+    assert 70 < splits.count(Split.VALIDATION) < 130
+    assert isinstance(recipe.root, bytes) and recipe.root != Digest(bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dimension": 256, "norm_bits": 12, "scale_bits": 10}, "exact arithmetic"),
+        ({"validation_bp": 5000, "router_bp": 5000}, "no training documents"),
+    ],
+)
+def test_a_manifest_whose_router_cannot_be_exact_is_refused(
+    changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(Refusal, match=f"routing: .*{words}"):
+        recipe_of(values.manifest(routing=replace(ROUTING, **changes)))

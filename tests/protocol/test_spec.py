@@ -1,0 +1,238 @@
+"""Rules of this file: lengths are refused before anything of that length exists; every field
+counts in the digest; what `misfit` lets through can route."""
+
+import tracemalloc
+from typing import Any
+
+import cbor2
+import msgspec
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.digest import tagged
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.manifest import MAX_PATHS
+from dipaco.protocol.routing.params import MAX_DIMENSION
+from dipaco.protocol.routing.recipe import unfitted_spec
+from dipaco.protocol.signed import MAX_BODY
+from dipaco.protocol.spec import (
+    Fit,
+    RouterSpec,
+    int32_bytes,
+    int64_bytes,
+    misfit,
+    spec_digest,
+)
+from tests.protocol.mutations import mutations
+from tests.protocol.routing.doubles import ToySource, fitted, recipe
+
+KMEANS_SPEC = fitted(recipe(capacity=(11, 10)), ToySource())[0]
+FALLBACK = fitted(recipe(), ToySource(alike=True))[0]
+BARE = unfitted_spec(recipe("round_robin"))
+SPECS = {"kmeans": KMEANS_SPEC, "fallback": FALLBACK, "bare": BARE}
+
+
+def plain(spec: RouterSpec) -> dict[str, Any]:
+    """Return what a peer would send, as maps that can hold anything."""
+    built: dict[str, Any] = msgspec.to_builtins(spec, builtin_types=(bytes,))
+    return built
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_spec_survives_the_wire(spec: RouterSpec) -> None:
+    assert decode(encode(spec), RouterSpec, limit=MAX_BODY) == spec
+    assert spec_digest(spec) == tagged("dipaco/1/spec", encode(spec))
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_every_field_counts_in_the_digest(spec: RouterSpec) -> None:
+    donor = KMEANS_SPEC if spec is not KMEANS_SPEC else FALLBACK
+    changed = [*mutations(spec, donor)]
+    different = {encode(value): spec_digest(value) for _, value in changed}
+    assert len({*different.values(), spec_digest(spec)}) == len(different) + 1 > 50
+
+
+def test_the_mutations_reach_every_field_of_spec_and_fit() -> None:
+    reached = {where for where, _ in mutations(KMEANS_SPEC)}
+    assert {field.name for field in msgspec.structs.fields(RouterSpec)} <= reached
+    assert {f"fit.{field.name}" for field in msgspec.structs.fields(Fit)} <= reached
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", 0),
+        ("kind", ""),
+        ("kind", "Not a kind"),
+        ("featurizer", "x" * 33),
+        ("manifest", bytes(31)),
+        ("epoch", -1),
+        ("epoch", 1 << 32),
+        ("paths", 0),
+        ("paths", 10**9),
+        ("vocabulary", 1 << 40),
+        ("prefix", 10**9),
+        ("dimension", 10**9),
+        ("dimension", 12),
+        ("norm_bits", 60),
+        ("scale_bits", 60),
+        ("feat_seed", bytes(33)),
+        ("mean", bytes(4 * MAX_DIMENSION + 1)),
+        ("centroids", bytes(4 * MAX_DIMENSION * MAX_PATHS + 1)),
+        ("bias", bytes(8 * MAX_PATHS + 1)),
+        ("documents", (1,) * (MAX_PATHS + 1)),
+        ("documents", (-1,) * 4),
+        ("documents", (1 << 24,) * 4),
+        ("tokens", (1 << 63,) * 4),
+        ("tokens", (1 << 80,) * 4),
+    ],
+)
+def test_a_field_out_of_its_bounds_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        replace(KMEANS_SPEC, **{field: value})
+    data = cbor2.dumps(plain(KMEANS_SPEC) | {field: value}, canonical=True)
+    with pytest.raises(RemoteProtocolError, match=field):
+        decode(data, RouterSpec, limit=MAX_BODY)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_fit", (1 << 20) + 1),
+        ("n_fit", -1),
+        ("restart", 64),
+        ("updates", 1025),
+        ("inertia", bytes(15)),
+        ("inertia", bytes(17)),
+        ("tokens", bytes(31)),
+    ],
+)
+def test_a_field_of_the_fit_out_of_its_bounds_is_refused_by_name(field: str, value: object) -> None:
+    assert KMEANS_SPEC.fit is not None
+    with pytest.raises(ValueError, match=field):
+        replace(KMEANS_SPEC.fit, **{field: value})
+
+
+def test_a_claim_of_a_thousand_million_dimensions_allocates_nothing() -> None:
+    claims = ({"dimension": 10**9}, {"paths": 10**9}, {"dimension": 256, "paths": 1024})
+    tracemalloc.start()
+    for claim in claims:
+        data = cbor2.dumps(plain(KMEANS_SPEC) | claim, canonical=True)
+        try:
+            assert misfit(decode(data, RouterSpec, limit=MAX_BODY)) is not None
+        except RemoteProtocolError:
+            pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_unknown_fields_are_refused() -> None:
+    data = cbor2.dumps(plain(KMEANS_SPEC) | {"shards": 1}, canonical=True)
+    with pytest.raises(RemoteProtocolError, match="shards"):
+        decode(data, RouterSpec, limit=MAX_BODY)
+
+
+def test_the_largest_spec_fits_the_envelope() -> None:
+    assert KMEANS_SPEC.fit is not None
+    largest = replace(
+        KMEANS_SPEC,
+        paths=MAX_PATHS,
+        dimension=MAX_DIMENSION,
+        mean=bytes(4 * MAX_DIMENSION),
+        centroids=bytes(4 * MAX_DIMENSION * MAX_PATHS),
+        bias=bytes(8 * MAX_PATHS),
+        fit=replace(KMEANS_SPEC.fit, n_fit=1 << 20),
+        documents=(1 << 23,) * MAX_PATHS,
+        tokens=(1 << 48,) * MAX_PATHS,
+    )
+    assert misfit(largest) is None
+    assert len(encode(largest)) < MAX_BODY
+
+
+def test_arrays_come_back_as_they_went_in() -> None:
+    mean = np.array([-480, 480] * 16, dtype=np.int32)
+    spec = replace(KMEANS_SPEC, mean=int32_bytes(mean), bias=int64_bytes([0, 1, 2, 1 << 40]))
+    assert spec.mean[:4] == (-480).to_bytes(4, "little", signed=True)
+    assert spec.mean_array().tolist() == mean.tolist()
+    assert spec.bias_array().tolist() == [0, 1, 2, 1 << 40]
+    assert spec.centroid_array().shape == (4, 32)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_honest_specs_fit_themselves(spec: RouterSpec) -> None:
+    assert misfit(spec) is None
+
+
+EXTREME = np.full((4, 32), 1 << 18, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"documents": (1, 1, 1)}, "4 counts are due"),
+        ({"tokens": ()}, "4 counts are due"),
+        ({"mean": b""}, "mean: 0 bytes where 128"),
+        ({"centroids": bytes(4)}, "centroids: 4 bytes where 512"),
+        ({"bias": bytes(31)}, "bias: 31 bytes where 32"),
+        ({"mean": int32_bytes(np.full(32, 97, np.int32))}, "mean: beyond 96"),
+        ({"mean": int32_bytes(np.full(32, -97, np.int32))}, "mean: beyond 96"),
+        ({"centroids": int32_bytes(EXTREME + 1)}, "centroids: beyond 262144"),
+        ({"centroids": int32_bytes(-EXTREME - 1)}, "centroids: beyond 262144"),
+        ({"bias": int64_bytes([0, -1, 0, 0])}, "bias: not from 0"),
+        ({"bias": int64_bytes([1, 1, 1, 1])}, "bias: not from 0"),
+        ({"bias": int64_bytes([0, 0, 0, 1 << 53])}, "bias: not from 0"),
+        ({"capacity": "none"}, "bias: not zero without"),
+        (
+            {
+                "norm_bits": 12,
+                "scale_bits": 10,
+                "dimension": 256,
+                "mean": bytes(1024),
+                "centroids": bytes(4096),
+            },
+            "leave exact arithmetic",
+        ),
+    ],
+)
+def test_fields_that_contradict_each_other_are_found(changes: dict[str, Any], words: str) -> None:
+    assert words in (misfit(replace(KMEANS_SPEC, **changes)) or "")
+
+
+def test_values_at_their_bounds_are_no_misfit() -> None:
+    mean = np.full(32, -96, dtype=np.int32)
+    bounds = replace(KMEANS_SPEC, mean=int32_bytes(mean), centroids=int32_bytes(-EXTREME))
+    assert misfit(bounds) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mean": bytes(128)}, "has none"),
+        ({"centroids": bytes(4)}, "has none"),
+        ({"bias": bytes(32)}, "has none"),
+        ({"documents": ()}, "4 counts are due"),
+    ],
+)
+@pytest.mark.parametrize("spec", [FALLBACK, BARE])
+def test_a_round_robin_spec_with_a_router_in_it_is_found(
+    spec: RouterSpec, changes: dict[str, Any], words: str
+) -> None:
+    assert words in (misfit(replace(spec, **changes)) or "")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"restart": 1}, {"updates": 1}, {"inertia": bytes(15) + b"\1"}]
+)
+def test_a_fallback_that_claims_a_clustering_is_found(changes: dict[str, Any]) -> None:
+    assert FALLBACK.fit is not None
+    spec = replace(FALLBACK, fit=replace(FALLBACK.fit, **changes))
+    assert "restart, updates or inertia" in (misfit(spec) or "")
+
+
+def test_more_clusters_than_documents_are_found() -> None:
+    assert KMEANS_SPEC.fit is not None
+    spec = replace(KMEANS_SPEC, fit=replace(KMEANS_SPEC.fit, n_fit=3))
+    assert "3 documents cannot make 4 clusters" in (misfit(spec) or "")
