@@ -1,57 +1,139 @@
-"""Blobs by digest from any holder."""
+"""Blobs by digest from any holder: whoever is connected will do, since the digest is the proof.
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+Owns which holder is asked and what is done when one fails: the next goes on where it stopped.
+Several callers share one fetch; what has arrived outlives a restart. A holder that lies costs a
+strike: a chunk against its own outline at once, an outline against the blob's digest at the end.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
+from dipaco.node.network.blob_stream import BLOB, Download, InThread, Readable, Uploads
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
-from dipaco.node.network.transport import Transport
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.identity import PeerId
+from dipaco.node.network.transport import Stream, Transport
+from dipaco.protocol.digest import Digest, short
+from dipaco.protocol.errors import DipacoError, RemoteProtocolError, Unavailable
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.messages import AskHave, Have, Outline
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+DOWNLOADS = 4  # blobs on their way in at once; the rest wait
+ASK_PATIENCE = 5.0  # s for a peer to say whether it has a blob
+LARGEST = 1 << 32  # bytes, where the caller names no limit
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes in all."""
 
 
-class Blobs(Protocol):
-    """What the exchange needs of the blob store."""
+class Draft(Protocol):
+    """The first bytes of a blob on its way."""
 
-    def size(self, digest: Digest) -> int | None:
-        """Return the length of a whole blob, or None when it is not here."""
+    @property
+    def received(self) -> int:
+        """How many there are."""
 
-    def read(self, digest: Digest, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; raises Unavailable when the blob is gone."""
+    def append(self, data: bytes) -> None:
+        """Add the bytes at `received`."""
 
-    def adopt(self, path: Path, digest: Digest) -> None:
-        """Take over the file, whose SHA-256 is `digest`, by renaming it into the store."""
+    def finish(self) -> None:
+        """Make the blob part of the store; raises RemoteProtocolError when it is another."""
+
+    def discard(self) -> None:
+        """Throw away what has arrived."""
+
+
+class Blobs(Readable, Protocol):
+    """What the exchange needs of the blob store; its own errors reach the caller of `fetch`."""
+
+    def partial(self, digest: Digest, size: int) -> Draft:
+        """Open what has arrived so far, in this life or an earlier one."""
+
+
+class _HolderFailed(Exception):
+    """This holder will not do, for this reason; the next may."""
+
+
+class _Fetch:
+    """One blob that somebody waits for."""
+
+    def __init__(self, blob: Digest, length: int | None, limit: int) -> None:
+        self.blob = blob
+        self.length = length
+        self.limit = limit
+        self.hints: deque[PeerId] = deque()
+        self.tried: set[PeerId] = set()
+        self.waiting = 0
+        self.progress: list[Progress] = []
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+        self.error: DipacoError | None = None
+        self.cause = "nobody connected has it"
+        self.inherited = 0  # chunks from an earlier life, which no outline of this one vouches for
+        self.checked: list[Digest] | None = None  # of the chunks since; None: nothing looked at yet
+
+    def fits(self, length: int) -> bool:
+        return length <= self.limit if self.length is None else length == self.length
 
 
 class Exchange:
-    """Serves blobs to peers and fetches them.
-
-    folder  where partial files lie; they outlive a restart.
-    """
+    """Serves the blobs of a store to peers, and fetches what it lacks into it."""
 
     def __init__(
-        self, transport: Transport, rpc: Rpc, standing: Standing, blobs: Blobs, folder: Path
+        self,
+        transport: Transport,
+        rpc: Rpc,
+        standing: Standing,
+        blobs: Blobs,
+        *,
+        in_thread: InThread = trio.to_thread.run_sync,
     ) -> None:
-        raise NotImplementedError
+        self._transport = transport
+        self._rpc = rpc
+        self._standing = standing
+        self._blobs = blobs
+        self._in_thread = in_thread
+        self._uploads = Uploads(blobs, in_thread)
+        self._fetches: dict[Digest, _Fetch] = {}
+        self._places = trio.Semaphore(DOWNLOADS)
+        self._nursery: trio.Nursery | None = None
+        self._received = 0
+        rpc.handle(AskHave, self._have)
+        transport.serve(BLOB, self._serve)
+
+    @property
+    def sent(self) -> int:
+        """Bytes of blobs that went out."""
+        return self._uploads.sent
+
+    @property
+    def received(self) -> int:
+        """Bytes of blobs that came in and passed their check."""
+        return self._received
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; `fetch` works only meanwhile."""
+        """Fetch until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
 
     async def fetch(
         self,
         digest: Digest,
         *,
         length: int | None = None,
-        limit: int = 1 << 32,
+        limit: int = LARGEST,
         holders: Sequence[PeerId] = (),
         progress: Progress | None = None,
     ) -> None:
@@ -60,6 +142,173 @@ class Exchange:
         length  the only right length in bytes, where it is known.
         limit   the largest that is taken, where it is not.
 
-        Several callers share one fetch. Raises Unavailable when nobody connected has the blob in
-        that length: back off and try again; what has arrived is kept.
+        Several callers share one fetch; it ends when none is left. Raises Unavailable when nobody
+        connected has the blob in that length: back off and ask again, what has arrived is kept.
         """
+        if not self._blobs.has(digest):
+            await self._share(digest, length, limit, holders, progress)
+        size = self._blobs.size(digest)
+        if size > limit or (length is not None and size != length):
+            wanted = f"at most {limit}" if length is None else str(length)
+            raise Unavailable(f"blob {short(digest)} has {size} bytes where {wanted} are expected")
+
+    async def _share(
+        self,
+        digest: Digest,
+        length: int | None,
+        limit: int,
+        holders: Sequence[PeerId],
+        progress: Progress | None,
+    ) -> None:
+        fetch = self._fetches.get(digest)
+        if fetch is None:
+            if self._nursery is None:
+                raise Unavailable("the exchange does not run")
+            fetch = self._fetches[digest] = _Fetch(digest, length, limit)
+            self._nursery.start_soon(self._run_fetch, fetch)
+        fetch.hints.extend(holder for holder in holders if holder not in fetch.hints)
+        if progress is not None:
+            fetch.progress.append(progress)
+        fetch.waiting += 1
+        try:
+            await fetch.done.wait()
+        finally:
+            fetch.waiting -= 1
+            if progress is not None:
+                fetch.progress.remove(progress)
+            if not fetch.waiting:
+                fetch.scope.cancel()
+                self._forget(fetch)
+        if fetch.error is not None:
+            raise type(fetch.error)(str(fetch.error)) from fetch.error
+
+    def _forget(self, fetch: _Fetch) -> None:
+        if self._fetches.get(fetch.blob) is fetch:
+            del self._fetches[fetch.blob]
+
+    # ---------------------------------------------------------------- fetching
+
+    async def _run_fetch(self, fetch: _Fetch) -> None:
+        with fetch.scope:
+            try:
+                async with self._places:
+                    await self._find(fetch)
+            except DipacoError as error:
+                fetch.error = error
+        self._forget(fetch)
+        fetch.done.set()
+
+    async def _find(self, fetch: _Fetch) -> None:
+        """Try the hinted holders, then whoever says it has the blob; raises Unavailable."""
+        while fetch.hints:
+            if await self._try(fetch, fetch.hints.popleft()):
+                return
+        while (holder := await self._first_holder(fetch)) is not None:
+            if await self._try(fetch, holder):
+                return
+        raise Unavailable(f"cannot fetch blob {short(fetch.blob)}: {fetch.cause}")
+
+    async def _first_holder(self, fetch: _Fetch) -> PeerId | None:
+        """Return whoever is first to say that it has the blob: near, and not too busy."""
+        found: list[PeerId] = []
+        async with trio.open_nursery() as nursery:
+
+            async def ask(peer: PeerId) -> None:
+                if await self._says_it_has(peer, fetch.blob):
+                    found.append(peer)
+                    nursery.cancel_scope.cancel()
+
+            for peer in self._rpc.ready() - fetch.tried:
+                nursery.start_soon(ask, peer)
+        return found[0] if found else None
+
+    async def _says_it_has(self, peer: PeerId, blob: Digest) -> bool:
+        try:
+            return (await self._rpc.call(peer, AskHave(blob=blob), Have, timeout=ASK_PATIENCE)).held
+        except DipacoError as error:
+            log.debug("peer=%s cannot be asked for blobs: %s", short_peer(peer), error)
+            return False
+
+    async def _try(self, fetch: _Fetch, holder: PeerId) -> bool:
+        """Return whether `holder` completed the blob."""
+        if holder in fetch.tried or holder == self._transport.me:
+            return False
+        fetch.tried.add(holder)
+        try:
+            stream = await self._transport.open(holder, BLOB)
+        except Unavailable as error:
+            fetch.cause = str(error)
+            return False
+        try:
+            await self._download(fetch, Download(stream, fetch.blob))
+        except _HolderFailed as failure:
+            fetch.cause = str(failure)
+            if isinstance(failure.__cause__, RemoteProtocolError):
+                await self._standing.blame(holder, fetch.cause)
+            return False
+        finally:
+            await stream.reset()
+        return True
+
+    async def _download(self, fetch: _Fetch, download: Download) -> None:
+        """Add to the draft what it lacks and make it a blob; raises _HolderFailed."""
+        outline = await _of_holder(download.begin)
+        if not fetch.fits(outline.length):
+            raise _HolderFailed(f"its {outline.length} bytes are not what is expected")
+        draft = self._blobs.partial(fetch.blob, outline.length)
+        while True:
+            _keep_what_agrees(fetch, draft, outline)
+            await self._append_chunks(fetch, draft, download)
+            try:
+                return await self._in_thread(draft.finish)  # which throws a false blob away
+            except RemoteProtocolError as error:
+                # An honest outline agrees with no false chunk, so whoever completed a false blob
+                # gave a false outline: unless chunks from an earlier life were taken on trust.
+                on_trust, fetch.inherited, fetch.checked = fetch.inherited, 0, []
+                if not on_trust:
+                    raise _HolderFailed(f"{error}, though it matches its outline") from error
+
+    async def _append_chunks(self, fetch: _Fetch, draft: Draft, download: Download) -> None:
+        outline = download.outline
+        assert fetch.checked is not None
+        download.start_at(fetch.inherited + len(fetch.checked))
+        while (data := await _of_holder(download.next_chunk)) is not None:
+            await self._in_thread(lambda chunk=data: draft.append(chunk))  # type: ignore[misc]
+            fetch.checked.append(outline.digests[fetch.inherited + len(fetch.checked)])
+            self._received += len(data)
+            for progress in fetch.progress:
+                progress(draft.received, outline.length)
+
+    # ---------------------------------------------------------------- serving
+
+    async def _serve(self, stream: Stream) -> None:
+        try:
+            await self._uploads.serve(stream)
+        except RemoteProtocolError as error:
+            await self._standing.blame(stream.peer, str(error))
+
+    async def _have(self, _peer: PeerId, ask: AskHave) -> Have:
+        return Have(held=self._blobs.has(ask.blob))
+
+
+def _keep_what_agrees(fetch: _Fetch, draft: Draft, outline: Outline) -> None:
+    """Drop a draft that `outline` contradicts, or that a crash left in mid-chunk."""
+    if fetch.checked is None:
+        whole, torn = divmod(draft.received, outline.chunk)
+        last = draft.received == outline.length
+        fetch.inherited, fetch.checked = whole + (last and torn > 0), []
+        agrees = not torn or last
+    else:
+        start = fetch.inherited
+        agrees = outline.digests[start : start + len(fetch.checked)] == tuple(fetch.checked)
+    if not agrees or draft.received > outline.length:
+        draft.discard()
+        fetch.inherited, fetch.checked = 0, []
+
+
+async def _of_holder(step: Callable[[], Awaitable[T]]) -> T:
+    """Do what depends on the holder alone, and mark its failure as the holder's."""
+    try:
+        return await step()
+    except (Unavailable, RemoteProtocolError) as error:
+        raise _HolderFailed(str(error)) from error

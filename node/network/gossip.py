@@ -1,16 +1,62 @@
-"""Announcements on a topic, and the anti-entropy that heals whatever gossip loses."""
+"""Announcements on a topic, and the anti-entropy that heals whatever gossip loses.
 
+An announcement names a new value, never carries it; whoever lacks it pulls it from the author. On
+each new connection, and every 10 to 30 s with a random peer, a node also compares inventories and
+pulls what it lacks: that alone brings everything to late joiners, restarted nodes and both sides
+of a healed partition. Nothing is pushed.
+
+Knows nothing of what the values mean: their owner is a `Catalogue`.
+"""
+
+import logging
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.messages import Item
+from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.digest import Digest, tagged
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.messages import (
+    MAX_ANNOUNCEMENT,
+    MAX_ITEMS,
+    MAX_RECORDS,
+    Announcement,
+    AskInventory,
+    Inventory,
+    Item,
+    LedgerPart,
+    ReadLedger,
+    ReadValue,
+    Value,
+)
+from dipaco.protocol.signed import MAX_ENVELOPE
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+Pull = Callable[..., Awaitable[None]]
+
+TOPIC = "/dipaco/announce/1"
+SYNC = "/dipaco/sync/1"  # apart from control: a spec of 1 MB must not delay a ping
+SYNC_LIMIT = MAX_ENVELOPE + 1024  # bytes of a frame: the largest signed value
+KINDS = ("manifest", "spec", "receipt", "ledger")  # in the order in which they build on each other
+LEDGER = "ledger"
+LEDGER_PART = 256 * 1024  # bytes of records in a reply
+PAUSE = (10.0, 30.0)  # s between two comparisons with a random peer
+HEARSAY = 1.0  # s after which a neighbour has probably pulled what a stranger announced
+PATIENCE = 60.0  # s for an answer: the largest value over a slow uplink
+PULLS = 8  # pulls at once; announcements beyond 64 waiting ones are left to the comparison
+WAITING = 64
+DECLINED = 4096  # values remembered as not wanted, the latest
 
 
 class Catalogue(Protocol):
@@ -26,10 +72,11 @@ class Catalogue(Protocol):
         """Return consecutive signed records from `first` on, of at most `limit` bytes in all."""
 
     def offer(self, kind: str, data: bytes) -> None:
-        """Take a value from a peer.
+        """Take a value from a peer; one that is held already changes nothing.
 
         Raises RemoteProtocolError when it is invalid (its sender gets a strike), Refusal when it
-        is valid and not wanted (it is not asked for again).
+        is valid and not wanted (this peer is not asked for it again), Unavailable when it cannot
+        be judged yet (it is asked for again).
         """
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
@@ -37,15 +84,212 @@ class Catalogue(Protocol):
 
 
 class Gossip:
-    """Keeps our catalogue and those of our peers the same."""
+    """Brings our catalogue what our peers' catalogues hold.
+
+    chance  decides whom to ask and when; seeded in tests.
+    """
 
     def __init__(
-        self, transport: Transport, standing: Standing, catalogue: Catalogue, *, seed: int
+        self,
+        transport: Transport,
+        standing: Standing,
+        catalogue: Catalogue,
+        *,
+        chance: random.Random | None = None,
     ) -> None:
-        raise NotImplementedError
+        self._transport = transport
+        self._standing = standing
+        self._catalogue = catalogue
+        self._chance = chance if chance is not None else random.Random()
+        self._rpc = Rpc(transport, standing, protocol=SYNC, limit=SYNC_LIMIT)
+        self._rpc.handle(AskInventory, self._answer_inventory)
+        self._rpc.handle(ReadValue, self._answer_value)
+        self._rpc.handle(ReadLedger, self._answer_ledger)
+        self._rpc.watch(self._on_peer)
+        self._comparing: set[PeerId] = set()
+        self._pulling: set[tuple[str, Digest]] = set()
+        self._declined: OrderedDict[tuple[PeerId, str, Digest], None] = OrderedDict()
+        self._places = trio.Semaphore(PULLS)
+        self._waiting = 0
+        self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve, listen and pull until cancelled."""
+        announcements = await self._transport.subscribe(TOPIC)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self._rpc.run)
+            nursery.start_soon(self._compare_now_and_then)
+            task_status.started()
+            async for author, data in announcements:
+                await self._on_announcement(author, data)
 
     async def announce(self, item: Item, size: int) -> None:
         """Tell all peers, at once and best effort, that our catalogue now holds `item`."""
+        await self._transport.publish(TOPIC, encode(Announcement(item=item, size=size)))
+
+    # ---------------------------------------------------------------- when to pull
+
+    def _on_peer(self, peer: PeerId, ready: bool) -> None:
+        if ready:
+            self._start(self._compare, peer)
+
+    async def _compare_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(self._chance.uniform(*PAUSE))
+            peers = sorted(self._rpc.ready())
+            if peers:
+                self._start(self._compare, self._chance.choice(peers))
+
+    async def _on_announcement(self, author: PeerId, data: bytes) -> None:
+        try:
+            item = decode(data, Announcement, limit=MAX_ANNOUNCEMENT).item
+        except RemoteProtocolError as error:
+            await self._standing.blame(author, f"announces what is none: {error}")
+            return
+        if not self._lacks(item, self._held()):
+            return
+        if author in self._rpc.ready():
+            self._start(self._pull_announced, author, item)
+        else:
+            self._start(self._compare_soon)
+
+    def _start(self, pull: Pull, *arguments: object) -> None:
+        if self._nursery is not None and self._waiting < WAITING:
+            self._waiting += 1
+            self._nursery.start_soon(self._in_place, pull, *arguments)
+
+    async def _in_place(self, pull: Pull, *arguments: object) -> None:
+        try:
+            async with self._places:
+                await pull(*arguments)
+        except (Unavailable, Refusal) as error:
+            log.debug("pull: %s", error)
+        except RemoteProtocolError as error:
+            log.debug("pull from a peer that was hung up: %s", error)
+        finally:
+            self._waiting -= 1
+
+    # ---------------------------------------------------------------- pulling
+
+    async def _compare_soon(self) -> None:
+        """Compare with any neighbour, once the author's own neighbours have had time to pull."""
+        await trio.sleep(HEARSAY * self._chance.uniform(0.5, 1.5))
+        if peers := sorted(self._rpc.ready()):
+            await self._compare(self._chance.choice(peers))
+
+    async def _compare(self, peer: PeerId) -> None:
+        """Ask `peer` for its inventory and pull what we lack."""
+        if peer in self._comparing:
+            return
+        self._comparing.add(peer)
+        try:
+            ask = AskInventory(summary=_summary(self._inventory()))
+            answer = await self._rpc.call(peer, ask, Inventory, timeout=PATIENCE)
+            await self._check_inventory(peer, answer)
+            held = self._held()
+            for kind in KINDS:
+                for item in answer.items:
+                    if item.kind == kind and self._lacks(item, held):
+                        await self._pull(peer, item)
+        finally:
+            self._comparing.discard(peer)
+
+    async def _check_inventory(self, peer: PeerId, answer: Inventory) -> None:
+        kinds = Counter(item.kind for item in answer.items)
+        if kinds and max(kinds.values()) > MAX_ITEMS:
+            reason = f"lists more than {MAX_ITEMS} values of a kind"
+            await self._standing.blame(peer, reason)
+            raise RemoteProtocolError(reason)
+
+    async def _pull_announced(self, peer: PeerId, item: Item) -> None:
+        if self._lacks(item, self._held()):
+            await self._pull(peer, item)
+
+    async def _pull(self, peer: PeerId, item: Item) -> None:
+        """Read what `item` names from `peer` and offer it to the catalogue."""
+        key = (item.kind, item.digest)
+        if key in self._pulling or (peer, *key) in self._declined:
+            return
+        self._pulling.add(key)
+        try:
+            read = self._pull_ledger if item.kind == LEDGER else self._pull_value
+            await read(peer, item)
+            unwanted = self._lacks(item, self._held())
+        except Refusal as error:
+            log.info("peer=%s %s not wanted: %s", short_peer(peer), item.kind, error)
+            unwanted = True
+        except RemoteProtocolError as error:
+            await self._standing.blame(peer, str(error))
+            raise
+        finally:
+            self._pulling.discard(key)
+        if unwanted:
+            self._declined[(peer, *key)] = None
+            if len(self._declined) > DECLINED:
+                self._declined.popitem(last=False)
+
+    async def _pull_value(self, peer: PeerId, item: Item) -> None:
+        value = await self._rpc.call(peer, ReadValue(item=item), Value, timeout=PATIENCE)
+        if value.data is None:
+            raise Unavailable(f"{short_peer(peer)} no longer holds that {item.kind}")
+        self._catalogue.offer(item.kind, value.data)
+
+    async def _pull_ledger(self, peer: PeerId, item: Item) -> None:
+        first = self._held().get((LEDGER, item.run), 0)
+        while first < item.seq:
+            ask = ReadLedger(run=item.run, first=first)
+            part = await self._rpc.call(peer, ask, LedgerPart, timeout=PATIENCE)
+            if not part.records:
+                raise Unavailable(f"{short_peer(peer)} no longer holds that ledger")
+            self._catalogue.offer_ledger(item.run, part.records)
+            first += len(part.records)
+
+    # ---------------------------------------------------------------- what we hold
+
+    def _inventory(self) -> tuple[Item, ...]:
+        return _bounded(self._catalogue.inventory())
+
+    def _held(self) -> dict[tuple[str, Digest], int]:
+        """Return (kind, digest) of each value, and (ledger, run) with the length of each ledger."""
+        return {
+            (item.kind, item.run if item.kind == LEDGER else item.digest): item.seq
+            for item in self._catalogue.inventory()
+        }
+
+    @staticmethod
+    def _lacks(item: Item, held: dict[tuple[str, Digest], int]) -> bool:
+        if item.kind not in KINDS:  # of a newer version of the protocol
+            return False
+        if item.kind == LEDGER:
+            return item.seq > held.get((LEDGER, item.run), 0)
+        return (item.kind, item.digest) not in held
+
+    async def _answer_inventory(self, _peer: PeerId, ask: AskInventory) -> Inventory:
+        items = self._inventory()
+        same = _summary(items) == ask.summary
+        return Inventory(same=same, items=() if same else items)
+
+    async def _answer_value(self, _peer: PeerId, ask: ReadValue) -> Value:
+        item = ask.item
+        return Value(data=self._catalogue.read(item.kind, item.run, item.digest))
+
+    async def _answer_ledger(self, _peer: PeerId, ask: ReadLedger) -> LedgerPart:
+        records = self._catalogue.read_ledger(ask.run, ask.first, LEDGER_PART)
+        return LedgerPart(records=records[:MAX_RECORDS])
+
+
+def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Keep the first `MAX_ITEMS` of each kind."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for item in items:
+        seen[item.kind] += 1
+        if seen[item.kind] <= MAX_ITEMS:
+            kept.append(item)
+    return tuple(kept)
+
+
+def _summary(items: Iterable[Item]) -> Digest:
+    """Return one digest over the whole inventory, whatever its order."""
+    return tagged("dipaco/1/inventory", *sorted(map(encode, items)))

@@ -1,0 +1,274 @@
+"""Whom to be connected to: the loop that dials, for ever, and says in words why it is not.
+
+Owns candidates (seeds from the operator, peers remembered from earlier, peers that directories
+list) and their back-off. A seed is dialled whenever it is away; others only while there are fewer
+than `low` connections. No failure ends the loop: the commonest complaint about networks like this
+one is a node that gave up.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from dipaco.node.network.directory import PeerStore
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.standing import Standing
+from dipaco.node.network.transport import Transport, parse_address
+from dipaco.protocol.errors import DipacoError, RemoteProtocolError, Unavailable
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.messages import (
+    MAX_LISTED,
+    Listing,
+    ListPeers,
+    Register,
+    Registered,
+    open_record,
+)
+from dipaco.protocol.signed import Signed
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+LOW_CONNECTIONS = 16  # dial more below this; tens, since hundreds bring home routers down
+HIGH_CONNECTIONS = 48  # hang up some above this
+SHORTEST = 1.0  # s between two dials of a peer
+LONGEST = 60.0
+SHARE = 0.15  # of the time it has been away: after an outage of 30 s it is dialled every 4.5 s
+DIALS = 4  # at once: home routers hold few half-open connections
+CANDIDATES = 512  # the least promising are forgotten
+CONSULT = 60.0  # s between two visits to a directory
+PATIENCE = 10.0  # s for its answers
+REMEMBERED = 128  # peers kept on disk: those that answered
+
+
+@dataclass
+class _Candidate:
+    peer: PeerId
+    addresses: tuple[str, ...]
+    seed: bool
+    record: Signed | None = None
+    away_since: float | None = None  # the first failure in a row
+    next_try: float = 0.0
+    cause: str = ""
+    dialling: bool = False
+    answered: bool = False  # at least once: worth remembering
+
+
+class Dialer:
+    """Keeps a node connected.
+
+    seeds    full multiaddrs, from flags or bootstrap.toml; raises ConfigError for a malformed one.
+    records  returns the node's own signed records, as `addresses.sign_records` makes them.
+    keep     whether a peer is never hung up to make room (a scheduler, a holder at work).
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        rpc: Rpc,
+        standing: Standing,
+        store: PeerStore,
+        *,
+        seeds: Sequence[str],
+        records: Callable[[], tuple[Signed, ...]],
+        low: int = LOW_CONNECTIONS,
+        high: int = HIGH_CONNECTIONS,
+        keep: Callable[[PeerId], bool] = lambda peer: False,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._transport = transport
+        self._rpc = rpc
+        self._standing = standing
+        self._store = store
+        self._records = records
+        self._low = low
+        self._high = high
+        self._keep = keep
+        self._chance = chance if chance is not None else random.Random()
+        self._candidates: dict[PeerId, _Candidate] = {}
+        self._wake = trio.Event()
+        self._consulting: set[PeerId] = set()
+        self._nursery: trio.Nursery | None = None
+        self._places = trio.Semaphore(DIALS)
+        self.observed = ""
+        """The IP address from which the last directory saw us come."""
+        for address in seeds:
+            self._add_seed(*parse_address(address))
+
+    def reason(self) -> str | None:
+        """Return why there is no connection, in words, or None when there is one."""
+        if self._transport.peers():
+            return None
+        tried = [each for each in self._candidates.values() if each.away_since is not None]
+        if not self._candidates:
+            return "no seed is known: name one with --bootstrap"
+        if not tried:
+            return f"dialling {len(self._candidates)} peers"
+        last = max(tried, key=lambda each: each.next_try)
+        wait = max(0.0, min(each.next_try for each in tried) - trio.current_time())
+        return f"no seed answers ({len(tried)} tried; last: {last.cause}), next try in {wait:.0f} s"
+
+    def refresh(self) -> None:
+        """Register anew everywhere, since our records have changed."""
+        for peer in self._rpc.ready():
+            self._on_ready(peer, True)
+
+    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Dial until cancelled."""
+        self._recall()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._transport.watch(self._on_peer)
+            self._rpc.watch(self._on_ready)
+            for peer in self._rpc.ready():
+                self._on_ready(peer, True)
+            nursery.start_soon(self._consult_regularly)
+            task_status.started()
+            while True:
+                wait = self._tend()
+                with trio.move_on_after(wait):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+
+    # ---------------------------------------------------------------- candidates
+
+    def _add_seed(self, peer: PeerId, address: str) -> None:
+        if peer != self._transport.me:
+            known = self._candidates.setdefault(peer, _Candidate(peer, (), seed=True))
+            known.addresses = (*known.addresses, address)
+
+    def _recall(self) -> None:
+        for signed in self._store.load():
+            try:
+                self._add_listed(signed)
+            except RemoteProtocolError as error:
+                log.warning("a remembered peer is dropped: %s", error)
+
+    def _add_listed(self, signed: Signed) -> None:
+        """Make a candidate of whom the record is about; raises RemoteProtocolError."""
+        record = open_record(signed)
+        known = self._candidates.get(record.peer)
+        if record.peer == self._transport.me or not record.addresses or (known and known.seed):
+            return
+        if known is None:
+            if len(self._candidates) >= CANDIDATES and not self._forget_one():
+                return
+            known = self._candidates[record.peer] = _Candidate(record.peer, (), seed=False)
+        known.addresses, known.record = record.addresses, signed
+
+    def _forget_one(self) -> bool:
+        """Make room by forgetting whoever has been away longest."""
+        away = [c for c in self._candidates.values() if not c.seed and c.away_since is not None]
+        if away:
+            del self._candidates[min(away, key=lambda c: c.away_since or 0.0).peer]
+        return bool(away)
+
+    # ---------------------------------------------------------------- dialling
+
+    def _on_peer(self, peer: PeerId, connected: bool) -> None:
+        candidate = self._candidates.get(peer)
+        if candidate is not None:
+            candidate.away_since = None
+            candidate.next_try = trio.current_time() + self._chance.uniform(0.1, 0.5)
+            if connected:
+                candidate.answered, candidate.cause = True, ""
+        self._wake.set()
+
+    def _tend(self) -> float:
+        """Start the dials that are due; returns the seconds until the next may be."""
+        now, peers = trio.current_time(), self._transport.peers()
+        room = max(0, self._low - len(peers))
+        waiting = [c for c in self._candidates.values() if c.peer not in peers and not c.dialling]
+        self._chance.shuffle(waiting)
+        for candidate in waiting:
+            if candidate.next_try > now or self._standing.banned(candidate.peer):
+                continue
+            if not candidate.seed:
+                if not room:
+                    continue
+                room -= 1
+            candidate.dialling = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._dial, candidate)
+        self._make_room(peers)
+        later = [c.next_try - now for c in waiting if not c.dialling and c.next_try > now]
+        return min(later, default=LONGEST)
+
+    def _make_room(self, peers: frozenset[PeerId]) -> None:
+        spare = [
+            peer
+            for peer in sorted(peers)
+            if not self._keep(peer)
+            and not ((known := self._candidates.get(peer)) is not None and known.seed)
+        ]
+        assert self._nursery is not None
+        surplus = min(len(spare), max(0, len(peers) - self._high))
+        for peer in self._chance.sample(spare, surplus):
+            self._nursery.start_soon(self._transport.hang_up, peer)
+
+    async def _dial(self, candidate: _Candidate) -> None:
+        try:
+            async with self._places:
+                await self._transport.dial(candidate.peer, candidate.addresses)
+            candidate.away_since = None
+        except Unavailable as error:
+            self._failed(candidate, str(error))
+        finally:
+            candidate.dialling = False
+            self._wake.set()
+
+    def _failed(self, candidate: _Candidate, cause: str) -> None:
+        now = trio.current_time()
+        if candidate.away_since is None:
+            candidate.away_since = now
+        wait = min(LONGEST, max(SHORTEST, SHARE * (now - candidate.away_since)))
+        candidate.next_try = now + wait * self._chance.uniform(0.75, 1.25)
+        if cause != candidate.cause:
+            level = logging.WARNING if candidate.seed else logging.DEBUG
+            who = "seed" if candidate.seed else "peer"
+            log.log(level, "cannot reach %s %s: %s", who, short_peer(candidate.peer), cause)
+        candidate.cause = cause
+
+    # ---------------------------------------------------------------- directories
+
+    def _on_ready(self, peer: PeerId, ready: bool) -> None:
+        if ready and self._nursery is not None and peer not in self._consulting:
+            self._consulting.add(peer)
+            self._nursery.start_soon(self._consult, peer)
+
+    async def _consult_regularly(self) -> None:
+        while True:
+            await trio.sleep(self._chance.uniform(0.75, 1.25) * CONSULT)
+            for peer in self._rpc.ready():
+                self._on_ready(peer, True)
+            answered = [c for c in self._candidates.values() if c.answered and c.record is not None]
+            self._store.save(tuple(c.record for c in answered if c.record)[-REMEMBERED:])
+
+    async def _consult(self, peer: PeerId) -> None:
+        """Register with `peer` and ask whom it knows, in case it keeps a directory."""
+        try:
+            register = Register(records=self._records())
+            reply = await self._rpc.call(peer, register, Registered, timeout=PATIENCE)
+            self.observed = reply.observed
+            ask = ListPeers(run=None, most=MAX_LISTED)
+            listing = await self._rpc.call(peer, ask, Listing, timeout=PATIENCE)
+            await self._take_listing(peer, listing)
+        except DipacoError as error:
+            log.debug("peer=%s is no directory for us: %s", short_peer(peer), error)
+        finally:
+            self._consulting.discard(peer)
+            self._wake.set()
+
+    async def _take_listing(self, peer: PeerId, listing: Listing) -> None:
+        for signed in listing.records:
+            try:
+                self._add_listed(signed)
+            except RemoteProtocolError as error:
+                await self._standing.blame(peer, f"lists a false record: {error}")
+                return

@@ -1,0 +1,413 @@
+"""The transport over libp2p: TCP, Noise and yamux, and nothing else.
+
+With `shims` the only importer of libp2p: its types, errors and pitfalls end here. What the recipe
+leaves out is left out on purpose: plaintext (anyone is anybody), QUIC and mplex (slow), the
+auto-connector (dials everybody), the resource manager (loses count), kad-DHT and bitswap.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from libp2p import new_host
+from libp2p.abc import IHost, INetStream, INotifee
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
+from libp2p.custom_types import TProtocol
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.tools.anyio_service import background_trio_service
+from libp2p.utils.address_validation import expand_wildcard_address
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from dipaco.node.network.addresses import check_free, host_and_port, resolve
+from dipaco.node.network.shims import contain_logging, install_shims, translated
+from dipaco.node.network.transport import (
+    TOPIC_PENDING,
+    Handler,
+    PeerCallback,
+    Traffic,
+    strip_peer,
+)
+from dipaco.protocol.errors import ConfigError, DipacoError, Unavailable
+from dipaco.protocol.identity import PeerId, short_peer
+
+log = logging.getLogger(__name__)
+
+MOST = 256  # connections; enough for a rendezvous node, far below what a process may hold
+STREAMS = 64  # inbound streams that one peer may hold open
+DIAL_TIMEOUT = 8.0  # s for one address: a silent one would cost the library's 120
+RESET_TIMEOUT = 2.0  # s for a reset to leave
+HANG_UP_TIMEOUT = 5.0  # s for goodbyes at the end
+
+
+class HostStream:
+    """A libp2p stream; see `transport.Stream`."""
+
+    def __init__(self, stream: INetStream, traffic: Traffic) -> None:
+        self._stream = stream
+        self._peer = PeerId(str(stream.muxed_conn.peer_id))
+        self._traffic = traffic
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    async def send(self, data: bytes) -> None:
+        with translated(f"the stream to {short_peer(self._peer)} is gone"):
+            await self._stream.write(data)
+        self._traffic.count(self._peer, sent=len(data))
+
+    async def receive(self, most: int) -> bytes:
+        data = b""
+        with translated(f"the stream from {short_peer(self._peer)} is gone"):
+            try:
+                data = await self._stream.read(most)
+            except StreamEOF:
+                return b""
+        self._traffic.count(self._peer, received=len(data))
+        return data
+
+    async def close(self) -> None:
+        with translated("closing a stream"):
+            await self._stream.close()
+
+    async def reset(self) -> None:
+        await _reset(self._stream)
+
+
+async def _reset(stream: INetStream) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + RESET_TIMEOUT):
+        await stream.reset()  # swallows its own errors
+
+
+class HostTransport:
+    """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
+
+    def __init__(self, host: IHost, pubsub: Pubsub, addresses: tuple[str, ...]) -> None:
+        self._host = host
+        self._net: Any = host.get_network()
+        self._pubsub = pubsub
+        self._addresses = addresses
+        self._me = PeerId(str(host.get_id()))
+        self._traffic = Traffic()
+        self._connected: dict[PeerId, ID] = {}
+        self._callbacks: list[PeerCallback] = []
+        self._banned: Callable[[PeerId], bool] = lambda peer: False
+        self._net.register_notifee(_Notifee(self))
+        self.nursery: trio.Nursery
+
+    @property
+    def me(self) -> PeerId:
+        return self._me
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self._addresses
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._traffic
+
+    async def dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        if self._banned(peer):
+            raise Unavailable(f"{short_peer(peer)} is banned for what it sent")
+        with translated(f"{peer!r} is no PeerID"):
+            identity = ID.from_string(peer)
+        self.refresh(identity)
+        cause = Unavailable("no address known")
+        for address in addresses:
+            if peer in self._connected:
+                return
+            try:
+                await self._dial_address(identity, strip_peer(address))
+                self.refresh(identity)
+            except Unavailable as error:
+                cause = error
+        if peer not in self._connected:
+            raise cause
+
+    async def _dial_address(self, identity: ID, place: str) -> None:
+        last = Unavailable(f"no such host in {place}")
+        for target in await resolve(place):
+            what = host_and_port(target)
+            with trio.move_on_after(DIAL_TIMEOUT):
+                try:
+                    with translated(what):
+                        await self._net.dial_addr(Multiaddr(target), identity)
+                    return
+                except Unavailable as error:
+                    last = Unavailable(f"{str(error).removeprefix(f'{what}: ')} at {what}")
+                    continue
+            last = Unavailable(f"no answer within {DIAL_TIMEOUT:g} s at {what}")
+        raise last
+
+    async def open(self, peer: PeerId, protocol: str) -> HostStream:
+        identity = self._connected.get(peer)
+        if identity is None or not self._alive(identity):  # libp2p would dial by itself, and ban
+            raise Unavailable(f"not connected to {short_peer(peer)}")
+        with translated(f"{short_peer(peer)} opens no {protocol}"):
+            stream = await self._host.new_stream(identity, [TProtocol(protocol)])
+        return HostStream(stream, self._traffic)
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        async def handle(raw: INetStream) -> None:
+            stream = HostStream(raw, self._traffic)
+            await handler(stream)
+            await stream.close()
+
+        self._host.set_stream_handler(TProtocol(protocol), handle)
+
+    def peers(self) -> frozenset[PeerId]:
+        return frozenset(self._connected)
+
+    def remote_ip(self, peer: PeerId) -> str | None:
+        for connection in self._alive(self._connected.get(peer)):
+            place = connection.muxed_conn.get_remote_address()
+            if place is not None:
+                return str(place[0])
+        return None
+
+    def watch(self, callback: PeerCallback) -> None:
+        self._callbacks.append(callback)
+
+    def gate(self, banned: Callable[[PeerId], bool]) -> None:
+        self._banned = banned
+
+    async def hang_up(self, peer: PeerId) -> None:
+        identity = self._connected.get(peer)
+        if identity is None:
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
+            try:
+                with translated("hanging up"):
+                    for connection in self._net.get_connections(identity):
+                        # First the socket: libp2p's own close waits behind a stuck writer.
+                        await connection.muxed_conn.secured_conn.close()
+                    await self._host.disconnect(identity)
+            except Unavailable as error:
+                log.debug("peer=%s %s", short_peer(peer), error)
+        self.refresh(identity)
+
+    async def hang_up_all(self) -> None:
+        """Say goodbye to all; the first step of every shutdown."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                for peer in self.peers():
+                    nursery.start_soon(self.hang_up, peer)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        with translated("publishing"):
+            await self._pubsub.publish(topic, data)
+
+    async def subscribe(self, topic: str) -> "trio.MemoryReceiveChannel[tuple[PeerId, bytes]]":
+        sender, receiver = trio.open_memory_channel[tuple[PeerId, bytes]](TOPIC_PENDING)
+        with translated("subscribing"):
+            subscription = await self._pubsub.subscribe(topic)
+        self.nursery.start_soon(self._drain, subscription, sender)
+        return receiver
+
+    async def _drain(
+        self, subscription: Any, sender: "trio.MemorySendChannel[tuple[PeerId, bytes]]"
+    ) -> None:
+        async for message in subscription:
+            author = PeerId(str(ID(message.from_id)))
+            if author == self._me:
+                continue
+            try:
+                sender.send_nowait((author, message.data))
+            except trio.WouldBlock:
+                log.debug("a message of peer=%s is dropped: the reader lags", short_peer(author))
+
+    # ---------------------------------------------------------------- who is connected
+
+    def _alive(self, identity: ID | None) -> list[Any]:
+        if identity is None:
+            return []
+        return [each for each in self._net.get_connections(identity) if not each.is_closed]
+
+    def refresh(self, identity: ID) -> None:
+        """Compare what we know of a peer with the connections there are, and tell the watchers."""
+        peer, alive = PeerId(str(identity)), bool(self._alive(identity))
+        if alive == (peer in self._connected):
+            return
+        if alive:
+            self._connected[peer] = identity
+        else:
+            del self._connected[peer]
+        for callback in self._callbacks:
+            callback(peer, alive)
+
+    async def on_connected(self, identity: ID) -> None:
+        """Called by libp2p for each new connection."""
+        self.refresh(identity)
+        peer = PeerId(str(identity))
+        if self._banned(peer):
+            self.nursery.start_soon(self.hang_up, peer)
+
+
+class _Notifee(INotifee):
+    """What libp2p tells of connections; it stops no exception, so nothing here may raise."""
+
+    def __init__(self, transport: HostTransport) -> None:
+        self._transport = transport
+
+    async def connected(self, _network: Any, connection: Any) -> None:
+        await self._transport.on_connected(connection.muxed_conn.peer_id)
+
+    async def disconnected(self, _network: Any, connection: Any) -> None:
+        self._transport.refresh(connection.muxed_conn.peer_id)
+
+    async def opened_stream(self, _network: Any, _stream: Any) -> None: ...
+
+    async def closed_stream(self, _network: Any, _stream: Any) -> None: ...
+
+    async def listen(self, _network: Any, _address: Any) -> None: ...
+
+    async def listen_close(self, _network: Any, _address: Any) -> None: ...
+
+
+# -------------------------------------------------------------------- making a host
+
+
+@asynccontextmanager
+async def open_host(
+    key: Ed25519PrivateKey,
+    *,
+    listen: Iterable[str] = (),
+    announce: Iterable[str] = (),
+    most: int = MOST,
+) -> AsyncIterator[HostTransport]:
+    """Run a host until the block ends; what its tasks raise comes in an exception group.
+
+    listen    multiaddrs `/ip4|ip6/<ip>/tcp/<port>`; none: the node only dials out.
+    announce  multiaddrs that replace what is found: a forwarded port must be given by hand.
+    most      connections that are kept.
+    Raises ConfigError, which names the address, when one cannot be listened on.
+    """
+    install_shims()
+    contain_logging()
+    wanted = tuple(listen)
+    for address in wanted:
+        check_free(address)
+    host = _make_host(key, wanted, tuple(announce), most)
+    complaint: ConfigError | None = None
+    async with (
+        host.run([Multiaddr(address) for address in wanted]),
+        _gossip(host) as pubsub,
+        trio.open_nursery() as nursery,
+    ):
+        if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
+            complaint = ConfigError(f"cannot listen on {', '.join(wanted)}")
+        else:
+            transport = HostTransport(host, pubsub, _addresses(host, tuple(announce)))
+            transport.nursery = nursery
+            try:
+                yield transport
+            finally:
+                await transport.hang_up_all()
+                nursery.cancel_scope.cancel()
+    if complaint is not None:
+        raise complaint
+
+
+def _make_host(
+    key: Ed25519PrivateKey, listen: tuple[str, ...], announce: tuple[str, ...], most: int
+) -> IHost:
+    pair = create_new_key_pair(key.private_bytes_raw())
+    host = new_host(
+        key_pair=pair,
+        listen_addrs=[Multiaddr(address) for address in listen],  # decides the transports
+        # Never leave sec_opt out: the default also accepts plaintext, where anyone is anybody.
+        sec_opt={NOISE: Noise(pair, noise_privkey=new_x25519().private_key)},
+        muxer_opt={TProtocol(YAMUX): Yamux},  # never mplex: slow, and resets on overflow
+        announce_addrs=[Multiaddr(strip_peer(address)) for address in announce] or None,
+        connection_config=ConnectionConfig(  # no auto-connector: it dials all it ever heard of
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=most,
+            max_connections=most,
+            auto_connect_interval=1e9,
+        ),
+    )
+    net: Any = host.get_network()
+    net.retry_config = RetryConfig(max_retries=0)  # new_host has no argument for it
+    net.set_resource_manager(None)  # loses one of 1000 places per timed-out dial
+    net.set_stream_handler(_guard(net.common_stream_handler))
+    return host
+
+
+def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
+    """Wrap what serves inbound streams: an exception that leaves it ends the whole host."""
+    held: Counter[ID] = Counter()
+
+    async def guarded(stream: INetStream) -> None:
+        peer = stream.muxed_conn.peer_id
+        held[peer] += 1
+        try:
+            with translated(f"stream {stream.get_protocol()} of {short_peer(PeerId(str(peer)))}"):
+                if held[peer] > STREAMS:
+                    raise Unavailable(f"{short_peer(PeerId(str(peer)))} holds too many streams")
+                await inner(stream)
+        except DipacoError as error:
+            log.info("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            await _reset(stream)
+        finally:
+            held[peer] -= 1
+            if not held[peer]:
+                del held[peer]
+
+    return guarded
+
+
+@asynccontextmanager
+async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
+    """Run pubsub; before the first connection, else connections hang."""
+    router = GossipSub(
+        protocols=[PROTOCOL_ID_V11],
+        degree=6,
+        degree_low=4,
+        degree_high=12,
+        heartbeat_interval=1,  # default 120 s
+        adaptive_gossip_enabled=False,  # else the heartbeat becomes 30-60 s
+        spam_protection_enabled=False,  # else > 10 messages/s per forwarder vanish
+        eclipse_protection_enabled=False,
+    )
+    pubsub = Pubsub(host, router, strict_signing=True)
+    pubsub.counter = time.time_ns()  # else a restarted node repeats its sequence numbers
+    router._check_equivocation = lambda msg: True  # type: ignore[method-assign]  # keeps bodies
+    push = pubsub.push_msg
+
+    async def safe_push(msg_forwarder: ID, msg: Any) -> None:  # an error would end the service
+        try:
+            with translated(f"gossip from {msg_forwarder}"):
+                await push(msg_forwarder, msg)
+        except Unavailable as error:
+            log.info("%s", error)
+
+    pubsub.push_msg = safe_push  # type: ignore[method-assign]
+    async with background_trio_service(pubsub), background_trio_service(router):
+        await pubsub.wait_until_ready()
+        yield pubsub
+
+
+def _addresses(host: IHost, announce: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what to tell others: what is announced, else what is listened on, no wildcards."""
+    places = [strip_peer(address) for address in announce] or [
+        str(expanded)
+        for address in host.get_transport_addrs()
+        for expanded in expand_wildcard_address(address)
+    ]
+    return tuple(f"{strip_peer(place)}/p2p/{host.get_id()}" for place in places)

@@ -1,0 +1,44 @@
+"""A node's key on disk: made at the first start, the same PeerID ever after.
+
+The file holds libp2p's private key format (libp2p specs, peer-ids): a protobuf of the key type
+and 64 bytes, the Ed25519 seed and the public key. The public half is what gives a damaged file
+away: a seed alone is valid whatever its bits.
+"""
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.storage.files import PRIVATE, replacing, translated
+from dipaco.protocol.errors import ConfigError
+
+_HEADER = bytes.fromhex("08011240")  # type Ed25519; 64 bytes of key
+_SEED_BYTES = 32
+
+
+def load_or_create_identity(path: Path) -> Ed25519PrivateKey:
+    """Return the key in `path`, a new one if there is no file; raises ConfigError.
+
+    The file is for its owner alone (0600). One that others can read is refused: whoever has the
+    key is the node.
+    """
+    if not path.exists():
+        with replacing(path, mode=PRIVATE) as file:
+            file.write(_pack(Ed25519PrivateKey.generate()))
+    with translated(path, "read"):
+        mode = path.stat().st_mode & 0o777
+        if os.name == "posix" and mode & 0o077:
+            raise ConfigError(f"{path} has mode {mode:04o}: make it 0600, it is the node's key")
+        data = path.read_bytes()
+    key = Ed25519PrivateKey.from_private_bytes(data[4:36].ljust(_SEED_BYTES, b"\0"))
+    if data != _pack(key):
+        raise ConfigError(
+            f"{path} is no identity ({len(data)} bytes, damaged): restore it, or remove it to "
+            "start as a new node"
+        )
+    return key
+
+
+def _pack(key: Ed25519PrivateKey) -> bytes:
+    return _HEADER + key.private_bytes_raw() + key.public_key().public_bytes_raw()

@@ -1,0 +1,96 @@
+"""Who is still there: a ping on the control stream, since TCP notices a dead peer after minutes.
+
+Owns misses and round-trip times. A peer that is busy for a few seconds is not dead: only the third
+miss in a row (about 45 s) ends the connection.
+"""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.transport import Transport
+from dipaco.protocol.errors import DipacoError
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.messages import Ping, Pong
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+PAUSE = (10.0, 15.0)  # s between two pings; jittered, lest all peers ping at once
+PATIENCE = 10.0  # s for the answer
+MISSES = 3
+
+
+class Liveness:
+    """Pings every peer that can be called.
+
+    heard   called with each peer that gave a sign of life, by asking or by answering.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        rpc: Rpc,
+        *,
+        heard: Callable[[PeerId], None] = lambda peer: None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._transport = transport
+        self._rpc = rpc
+        self._heard = heard
+        self._chance = chance if chance is not None else random.Random()
+        self._watched: set[PeerId] = set()
+        self._nursery: trio.Nursery | None = None
+        self.round_trips: dict[PeerId, float] = {}
+        """Seconds of each live peer's latest answer."""
+        rpc.handle(Ping, self._pong)
+        rpc.watch(self._on_peer)
+
+    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Ping until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for peer in self._rpc.ready():
+                self._on_peer(peer, True)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _pong(self, peer: PeerId, _ping: Ping) -> Pong:
+        self._heard(peer)
+        return Pong()
+
+    def _on_peer(self, peer: PeerId, ready: bool) -> None:
+        if not ready:
+            self.round_trips.pop(peer, None)
+        elif peer not in self._watched and self._nursery is not None:
+            self._watched.add(peer)
+            self._nursery.start_soon(self._keep_pinging, peer)
+
+    async def _keep_pinging(self, peer: PeerId) -> None:
+        misses = 0
+        while peer in self._rpc.ready():
+            misses = 0 if await self._ping(peer) else misses + 1
+            if misses == MISSES:
+                log.info("peer=%s hung up: %d pings unanswered", short_peer(peer), misses)
+                await self._transport.hang_up(peer)
+                break
+            await trio.sleep(self._chance.uniform(*PAUSE))
+        self._watched.discard(peer)
+        if peer in self._rpc.ready():  # it came back while we hung up
+            self._on_peer(peer, True)
+
+    async def _ping(self, peer: PeerId) -> bool:
+        asked = trio.current_time()
+        try:
+            await self._rpc.call(peer, Ping(), Pong, timeout=PATIENCE)
+        except DipacoError:
+            return False
+        self.round_trips[peer] = trio.current_time() - asked
+        self._heard(peer)
+        return True

@@ -1,0 +1,158 @@
+"""What libp2p 0.8.1 does wrong, put right: once per process, before the first host.
+
+Owns every change to libp2p's own functions. A test holds the hash of each function that is
+replaced or relied on, so that a version bump that touches one is noticed, and shows for each that
+the change still does what it is for. Nothing here knows of our protocols.
+"""
+
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import libp2p.network.swarm as swarm
+import libp2p.pubsub.pubsub as pubsub
+import libp2p.stream_muxer.yamux.yamux as yamux
+import trio
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.stream_muxer.exceptions import MuxedStreamError
+
+from dipaco.protocol.errors import DipacoError, Unavailable
+
+log = logging.getLogger(__name__)
+
+FRAME = 65519  # bytes of a yamux frame: 12 of header and 65507 fill one Noise message, not two
+PENDING = 1024  # messages of a topic that wait; libp2p keeps 32 and drops the rest silently
+READ = 256 * 1024  # bytes of one system call
+WINDOW_STALL = 60.0  # s a reader may pause before a transfer to it is given up
+SOCKET_STALL = 20.0  # s in which the kernel takes not one frame: the peer is gone
+LONGEST_POLL = 0.02  # s between two looks at a closed window: a long stall must not cost CPU
+
+_installed = False
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn whatever libp2p raises into Unavailable: the one broad except of the product.
+
+    Its dozen error classes, those of its dependencies and plain bugs of its own all mean the same
+    to us: this connection or stream is of no more use. An escaping one would end the whole host.
+    """
+    try:
+        yield
+    except DipacoError:
+        raise
+    except Exception as error:
+        raise Unavailable(f"{doing}: {cause_of(error)}") from error
+
+
+def cause_of(error: BaseException) -> str:
+    """Return in words what lies at the bottom of a chain of errors."""
+    while True:
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno).lower()
+        if isinstance(error, PeerIDMismatchesPubkey):
+            return "another peer answers"
+        deeper = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+        if deeper is None:
+            return str(error).partition("\n")[0] or type(error).__name__
+        error = deeper
+
+
+def install_shims() -> None:
+    """Change libp2p; a second call does nothing."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    yamux.MAX_MESSAGE_SIZE = FRAME
+    pubsub.SUBSCRIPTION_CHANNEL_SIZE = PENDING
+    yamux.YamuxStream.write = _write  # type: ignore[method-assign]
+    yamux.Yamux._write_frame = _write_frame  # type: ignore[method-assign]
+    TrioTCPStream.read = _read  # type: ignore[method-assign]
+    swarm.Swarm._do_handle_inbound_connection = _handle_inbound  # type: ignore
+
+
+async def _write(self: yamux.YamuxStream, data: bytes) -> None:
+    """Send with a patient window: the original dies when the reader pauses 5 s, polls at 10 ms."""
+    view, room = memoryview(data), FRAME - yamux.HEADER_SIZE
+    while view:
+        stop, pause = trio.current_time() + WINDOW_STALL, 0.001
+        while self.send_window <= 0 and not (self.closed or self.send_closed):
+            if trio.current_time() > stop:
+                raise MuxedStreamError(f"peer opened no window for {WINDOW_STALL:g} s")
+            await trio.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_POLL)
+        if self.closed or self.send_closed:
+            raise MuxedStreamError("stream is closed")
+        count = min(self.send_window, room, len(view))
+        self.send_window -= count  # no await since the test: no lock needed
+        head = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, self.stream_id, count)
+        await self.conn._write_frame(head + view[:count])
+        view = view[count:]
+
+
+async def _write_frame(self: yamux.Yamux, data: bytes) -> None:
+    """Send a frame whole or not at all: a cancelled write broke the connection, unnoticed."""
+    async with self._write_lock:  # waiting for our turn may be cancelled
+        deadline = trio.current_time() + SOCKET_STALL
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+            await self.secured_conn.write(data)  # once encrypted it must leave whole
+        if scope.cancelled_caught:  # half a message is out: unusable
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self.secured_conn.close()
+            raise ConnectionClosedError(f"peer took no bytes for {SOCKET_STALL:g} s")
+    await trio.lowlevel.checkpoint()
+
+
+_receive = TrioTCPStream.read
+
+
+async def _read(self: Any, n: int | None = None) -> bytes:
+    """Read ahead: the original makes a system call per length, header and body."""
+    if n == 0:
+        return b""
+    buffer = getattr(self, "_dipaco_buffer", b"") or memoryview(await _receive(self, READ))
+    if n is None or n >= len(buffer):
+        self._dipaco_buffer = b""
+        return bytes(buffer)
+    self._dipaco_buffer = buffer[n:]
+    return bytes(buffer[:n])
+
+
+async def _handle_inbound(self: Any, raw: Any, maddr: Any, _failure: trio.Event) -> None:
+    """Hold an inbound slot while the connection lasts: the original holds it until shutdown.
+
+    TCP only: yamux sets `event_closed`, QUIC does not.
+    """
+    try:
+        with translated("inbound connection"):
+            remote = self._build_remote_multiaddr(raw)
+            if remote is not None and not await self.connection_gate.is_allowed(remote):
+                return
+            connection = RawConnection(raw, False)
+            muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
+            await muxed.event_closed.wait()
+    except Unavailable as error:
+        log.debug("%s", error)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await raw.close()
+
+
+def contain_logging(*, verbose: bool = False) -> None:
+    """Silence libp2p, which logs everyday failures as errors and some through the root logger.
+
+    Configure our own root handler first: at its first connection libp2p makes root install one.
+    """
+    if not logging.root.handlers:
+        logging.root.addHandler(logging.NullHandler())
+    level = logging.DEBUG if verbose else logging.CRITICAL
+    for name in ("libp2p", "libp2p.network.auto_connector"):
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("libp2p").propagate = True
