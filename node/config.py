@@ -68,8 +68,6 @@ class NodeSection(Section, frozen=True, kw_only=True):
     """Whom to dial first; empty: the packaged bootstrap.toml."""
     rendezvous: bool = False
     """Keep the peer directory and, if a manifest names this node, schedule its run."""
-    keep: bool = False
-    """Pull and keep submitted blobs, as a rendezvous node always does."""
 
 
 class RunSection(Section, frozen=True, kw_only=True):
@@ -92,8 +90,6 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     """Most sequences of one micro-batch; 0: the whole batch of the manifest."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0: cores - 1, at least 1."""
-    nice: Annotated[int, Meta(ge=0, le=19)] = 10
-    """Added to the worker's niceness."""
 
 
 class StorageSection(Section, frozen=True, kw_only=True):

@@ -1,0 +1,118 @@
+"""Runs on disk: signed run files (`.run`), and the ones that this node offers.
+
+A run file is a `Signed` manifest in its canonical encoding. The home keeps the ones this node
+offers in `runs/`, each under its run id. How a manifest comes about is `founding.py`'s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.config import nearest
+from dipaco.node.storage.files import read_file, write_file
+from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
+from dipaco.protocol.identity import PeerId, peer_id, public_key_of
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
+
+SUFFIX = ".run"
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A manifest as its owner signed it."""
+
+    signed: Signed
+    manifest: Manifest
+
+    @property
+    def id(self) -> Digest:
+        """The run id."""
+        return run_id(self.manifest)
+
+
+def sign_manifest(manifest: Manifest, key: Ed25519PrivateKey) -> RunFile:
+    """Sign `manifest` with its owner's key; raises ConfigError for another one's."""
+    if peer_id(key) != manifest.owner:
+        raise ConfigError(f"owner: this key is {peer_id(key)}, the manifest's is {manifest.owner}")
+    return RunFile(sign(manifest, key), manifest)
+
+
+def open_run(data: bytes, origin: str) -> RunFile:
+    """Read a run file's bytes; raises Refusal for one that is malformed or wrongly signed."""
+    try:
+        signed, manifest = decode_signed(data, Manifest)
+    except RemoteProtocolError as error:
+        raise Refusal(f"{origin}: not a run file: {error}") from error
+    if signed.signer != manifest.owner:
+        raise Refusal(f"{origin}: signed by {signed.signer}, not by its owner {manifest.owner}")
+    return RunFile(signed, manifest)
+
+
+def read_run(path: Path) -> RunFile:
+    """Read and check a run file; raises ConfigError if it cannot be read, Refusal if wrong."""
+    return open_run(read_file(path, limit=MAX_ENVELOPE), str(path))
+
+
+def write_run(path: Path, run: RunFile) -> None:
+    """Write a run file, whole or not at all."""
+    write_file(path, encode(run.signed))
+
+
+def keep_run(home: Path, run: RunFile) -> RunFile:
+    """Put `run` among those that the node of `home` offers."""
+    folder = home / "runs"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"home: cannot make {folder}: {error.strerror}") from error
+    write_run(folder / f"{run.id.hex()}{SUFFIX}", run)
+    return run
+
+
+def kept_runs(home: Path) -> tuple[RunFile, ...]:
+    """Return the runs that the node of `home` offers, by name and id."""
+    found = [read_run(path) for path in (home / "runs").glob(f"*{SUFFIX}")]
+    return tuple(sorted(found, key=lambda run: (run.manifest.name, run.id)))
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write an unsigned manifest, for its owner to sign elsewhere."""
+    write_file(path, encode(manifest))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read an unsigned manifest; raises ConfigError if it cannot be read, Refusal if wrong."""
+    try:
+        return decode(read_file(path, limit=MAX_BODY), Manifest, limit=MAX_BODY)
+    except RemoteProtocolError as error:
+        raise Refusal(f"{path}: not an unsigned manifest: {error}") from error
+
+
+def peer_named(text: str, field: str) -> PeerId:
+    """Return `text` as a PeerID; raises ConfigError naming `field`."""
+    try:
+        public_key_of(PeerId(text))
+    except ValueError:
+        raise ConfigError(f"{field}: {text!r} is no PeerID (12D3KooW...)") from None
+    return PeerId(text)
+
+
+def find_run(runs: Sequence[RunFile], text: str) -> RunFile:
+    """Return the one run of that id, beginning of an id, or name; raises ConfigError.
+
+    An empty text means the only one.
+    """
+    named = [run for run in runs if text in (run.manifest.name, run.id.hex())]
+    found = named or [run for run in runs if run.id.hex().startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    offered = ", ".join(f"{run.manifest.name} ({run.id.hex()[:8]})" for run in runs) or "none"
+    if not found:
+        hint = nearest(text, [run.manifest.name for run in runs])
+        raise ConfigError(f"run: {text or 'any'} is not here{hint}; here: {offered}")
+    raise ConfigError(f"run: {text or 'which one'}? here: {offered}")
