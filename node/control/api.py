@@ -76,10 +76,10 @@ class LedgerView(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool
 
 
-class Stopping(msgspec.Struct, frozen=True):
+class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon is on its way out."""
 
-    stopping: Literal[True] = True
+    stopping: Literal[True]
 
 
 class Handler(Protocol):

@@ -70,7 +70,7 @@ async def _converse(
     async with limiter, stream:
         pending = bytearray()
         try:
-            while line := await _next_line(stream, pending):
+            while (line := await _next_line(stream, pending)) is not None:
                 await stream.send_all(_answer(handler, line) + b"\n")
         except trio.BrokenResourceError:
             return  # the client went away
@@ -117,7 +117,7 @@ def _result(handler: Handler, request: Request) -> Status | LedgerView | Stoppin
             return handler.ledger()
         case StopRequest(now=now):
             handler.stop(now=now)
-            return Stopping()
+            return Stopping(stopping=True)
 
 
 def _fault(words: str) -> bytes:

@@ -1,0 +1,120 @@
+"""A daemon as the API's server sees it, and a status with every part filled."""
+
+from dataclasses import dataclass, field
+
+from dipaco.node.control.api import EvaluationView, LedgerView
+from dipaco.node.control.status import (
+    CacheStatus,
+    Memory,
+    NetworkStatus,
+    Offer,
+    PathStatus,
+    PeerStatus,
+    RunStatus,
+    StageTime,
+    Status,
+    TaskStatus,
+    Totals,
+    reason,
+)
+
+PEER = "12D3KooW" + "A" * 44
+RUN = "ab" * 32
+
+
+def task(kind: str = "train", *, done: int = 12, round_: int = 1) -> TaskStatus:
+    assert kind in ("seed", "train")
+    return TaskStatus(
+        kind="train" if kind == "train" else "seed",
+        path=1,
+        round=round_,
+        stage="train",
+        done=done,
+        total=25,
+        tokens_per_s=1500.0,
+        loss=4.25,
+    )
+
+
+def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
+    """Return a status in which nothing is left out."""
+    return Status(
+        version="0.1.0",
+        peer=peer,
+        pid=4242,
+        home="/home/v/dipaco",
+        rendezvous=False,
+        time=1_800_000_000.0,
+        uptime_s=3725.0,
+        state="training",
+        reason=reason("task", 1_800_000_000.0, path=1, round=1, done=12, total=25),
+        run=RunStatus(
+            id=RUN,
+            name="demo",
+            owner=PEER,
+            spec="cd" * 32,
+            verdict="verified",
+            stage="",
+            round=1,
+            rounds=5,
+            finished=False,
+        ),
+        offers=(Offer(id=RUN, name="demo", owner=PEER),),
+        task=work,
+        network=NetworkStatus(
+            listen=(f"/ip4/127.0.0.1/tcp/4410/p2p/{PEER}",), peers=1, sent=10, received=20
+        ),
+        peers=(PeerStatus(id=PEER, address="/ip4/127.0.0.1/tcp/1", rtt_ms=0.5),),
+        cache=CacheStatus(bytes=1, max=10**10, shards=1),
+        swarm=tuple(
+            PathStatus(
+                path=path,
+                experts=divmod(path, 2),
+                round=1,
+                holder=peer if path == 1 else "",
+                state="leased" if path == 1 else "idle",
+                loss=4.25 if path == 1 else None,
+            )
+            for path in range(4)
+        ),
+        totals=Totals(accepted=3, refused=1, tokens=38400, seconds=25.6),
+        stages=(StageTime(stage="derive", seconds=1.5, count=1),),
+        memory=Memory(daemon=120_000_000, peak=130_000_000, worker=400_000_000),
+    )
+
+
+def ledger(
+    versions: dict[str, int] | None = None, *, records: int = 7, finished: bool = False
+) -> LedgerView:
+    """Return a ledger whose modules stand at `versions`."""
+    versions = {"stem": 1, "L1.E0": 1} if versions is None else versions
+    return LedgerView(
+        run=RUN,
+        records=records,
+        head="ef" * 32,
+        versions=versions,
+        states={m: {v: f"{v:064x}" for v in range(n + 1)} for m, n in versions.items()},
+        evaluations=(
+            EvaluationView(path=0, version=0, documents=3, tokens=100, nll=800.0, peer=PEER),
+        ),
+        finished=finished,
+    )
+
+
+@dataclass
+class FakeNode:
+    """Answers with the values above, and notes how it was asked to stop."""
+
+    stops: list[bool] = field(default_factory=list)
+
+    def status(self) -> Status:
+        """As `Handler`."""
+        return status(work=task())
+
+    def ledger(self) -> LedgerView:
+        """As `Handler`."""
+        return ledger()
+
+    def stop(self, *, now: bool) -> None:
+        """As `Handler`."""
+        self.stops.append(now)

@@ -1,0 +1,130 @@
+"""Rules of this file: real files, a made-up environment; no daemon."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dipaco.node.config import KEYS, VARIABLES, NodeConfig, home_folder, load_config, parse_size
+from dipaco.protocol.errors import ConfigError
+
+PEER = "12D3KooW" + "A" * 44
+
+
+def load(
+    home: Path,
+    text: str = "",
+    *,
+    environ: dict[str, str] | None = None,
+    defaults: dict[str, Any] | None = None,
+    **flags: Any,
+) -> NodeConfig:
+    if text:
+        (home / "config.toml").write_text(text)
+    keyed = {name.replace("__", "."): value for name, value in flags.items()}
+    return load_config(home=home, environ=environ or {}, flags=keyed, defaults=defaults)
+
+
+def test_without_anything_every_value_is_its_default(tmp_path: Path) -> None:
+    assert load(tmp_path) == NodeConfig(home=tmp_path)
+
+
+def test_a_flag_beats_the_environment_and_that_the_file_and_that_the_default(
+    tmp_path: Path,
+) -> None:
+    text, environ = "[storage]\nmax_shards = 2", {"DIPACO_STORAGE_MAX_SHARDS": "3"}
+    packaged = {"storage.max_shards": 1}
+    assert load(tmp_path, defaults=packaged).storage.max_shards == 1
+    assert load(tmp_path, text, defaults=packaged).storage.max_shards == 2
+    assert load(tmp_path, text, environ=environ).storage.max_shards == 3
+    assert load(tmp_path, text, environ=environ, storage__max_shards=5).storage.max_shards == 5
+
+
+def test_a_flag_that_was_not_given_hides_nothing(tmp_path: Path) -> None:
+    assert load(tmp_path, "[run]\nid = 'demo'", run__id=None).run.id == "demo"
+
+
+def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
+    samples = {
+        "node.listen": "/ip4/127.0.0.1/tcp/0, /ip6/::1/tcp/4410",
+        "node.announce": "/dns4/example.org/tcp/4410",
+        "node.bootstrap": f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}",
+        "node.rendezvous": "true",
+        "run.id": "demo",
+        "run.verify": "warn",
+        "run.local_sources": "true",
+        "compute.device": "cuda:1",
+        "compute.max_batch": "4",
+        "compute.threads": "2",
+        "storage.cache_max": "1.5 GiB",
+        "storage.max_shards": "9",
+        "lease.heartbeat_s": "0.5",
+        "log.level": "debug",
+        "log.format": "json",
+    }
+    assert samples.keys() == KEYS.keys()
+    environ = {name: samples[key] for name, key in VARIABLES.items()}
+    config, default = load(tmp_path, environ=environ), NodeConfig(home=tmp_path)
+    for key in KEYS:
+        section, name = key.split(".")
+        assert getattr(getattr(config, section), name) != getattr(getattr(default, section), name)
+    assert config.node.listen == ("/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/4410")
+    assert config.storage.cache_max == 3 << 29
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[storage]\nmax_shard = 2", "unknown key storage.max_shard; did you mean storage.max_sha"),
+        ("[stroage]\nmax_shards = 2", "stroage.max_shards; did you mean storage.max_shards"),
+        ("max_shards = 2", "max_shards stands outside a [section]"),
+        ("[storage]\nmax_shards = 0", "storage.max_shards = 0"),
+        ("[storage]\nmax_shards = '2'", "storage.max_shards = '2'"),
+        ("[storage]\ncache_max = 5", "the unit is missing"),
+        ("[storage]\ncache_max = '4 gb'", "did you mean GB?"),
+        ("[storage]\ncache_max = 'much'", "not a size"),
+        ("[node]\nlisten = ['0.0.0.0:4410']", "not an address such as /ip4/0.0.0.0/tcp/4410"),
+        ("[node]\nbootstrap = ['/ip4/1.2.3.4/tcp/1']", "/p2p/12D3KooW"),
+        ("[compute]\ndevice = 'gpu'", "not auto, cpu or cuda:N"),
+        ("[run]\nverify = 'never'", "run.verify = 'never'"),
+        ("[node\n", "not valid TOML"),
+    ],
+)
+def test_a_faulty_file_is_refused_by_the_name_of_its_key(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_variable_names_the_nearest_known_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean DIPACO_STORAGE_MAX_SHARDS\?"):
+        load(tmp_path, environ={"DIPACO_STORAGE_SHARDS": "3"})
+
+
+def test_other_peoples_variables_are_none_of_our_business(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={"PATH": "/bin", "DIPACO_HOME": "/x"}) == load(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"config\.toml: cannot be read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1 B", 1), ("10 GB", 10**10), ("1.5kB", 1500), ("2KiB", 2048), ("1 TiB", 1 << 40)],
+)
+def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_the_home_is_the_flag_else_the_variable_else_the_users_data_folder() -> None:
+    environ = {"DIPACO_HOME": "/from/environment"}
+    assert home_folder("/from/flag", environ) == Path("/from/flag")
+    assert home_folder(None, environ) == Path("/from/environment")
+    assert home_folder(None, {}).name == "dipaco-node"
+    assert home_folder("here", {}) == Path(os.getcwd()) / "here"
