@@ -30,7 +30,7 @@ from dipaco.node.network.transport import Transport
 from dipaco.node.scheduling.schedule import Grant
 from dipaco.node.scheduling.service import Scheduler
 from dipaco.node.storage.files import Home
-from dipaco.node.training.worker import Worker
+from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.topology import experts_of
@@ -48,7 +48,7 @@ class Overview:
     catalogue: Catalogue
     transport: Transport
     liveness: Liveness
-    worker: Worker
+    worker: JobRunner
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     run: RunRecord | None = None

@@ -83,6 +83,11 @@ class WorkerSettings:
 class JobRunner(Protocol):
     """Whoever does jobs for the daemon: a `Worker`, or in tests a fake."""
 
+    @property
+    def pid(self) -> int | None:
+        """The id of the process at work, or None while there is none."""
+        ...
+
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
         """Do `job`; what goes wrong is a `Failed`. Cancelling ends the work at once."""
         ...

@@ -1,0 +1,210 @@
+"""Who knows whom: every part of a node is made here, and nothing else is done here."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version as version_of
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.board import Board
+from dipaco.node.catalogue import Catalogue
+from dipaco.node.config import NodeConfig
+from dipaco.node.network.addresses import sign_records
+from dipaco.node.network.dialer import Dialer
+from dipaco.node.network.directory import Directory
+from dipaco.node.network.exchange import Exchange, InThread
+from dipaco.node.network.gossip import Gossip
+from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.standing import Standing
+from dipaco.node.network.transport import Transport
+from dipaco.node.overview import Overview
+from dipaco.node.scheduling.service import Desk
+from dipaco.node.scheduling.verification import Verifier
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.journal import Journal
+from dipaco.node.storage.roster import Roster
+from dipaco.node.training.worker import JobRunner, WorkerSettings
+from dipaco.protocol.identity import PeerId, peer_id
+from dipaco.protocol.signed import Signed
+from dipaco.protocol.work import AskLease, HandBack, Heartbeat, Submit
+
+PACKAGE = "dipaco-node"
+VERSION = version_of(PACKAGE)
+Service = Callable[..., Awaitable[None]]
+"""Runs until cancelled; started by `nursery.start`."""
+MAX_RUNS_TOLD = 16  # of one peer record
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a node is made of; each part owns its own state."""
+
+    config: NodeConfig
+    home: Home
+    key: Ed25519PrivateKey
+    journal: Journal
+    blobs: BlobStore
+    board: Board
+    catalogue: Catalogue
+    worker: JobRunner
+    transport: Transport
+    standing: Standing
+    rpc: Rpc
+    exchange: Exchange
+    gossip: Gossip
+    liveness: Liveness
+    dialer: Dialer
+    directory: Directory | None
+    desk: Desk
+    verifier: Verifier
+
+    @property
+    def me(self) -> PeerId:
+        """This node."""
+        return peer_id(self.key)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """What runs as long as the node does, in the order of starting."""
+        directory = (self.directory.run,) if self.directory else ()
+        return (
+            self.rpc.run,
+            *directory,
+            self.exchange.run,
+            self.liveness.run,
+            self.gossip.run,
+            self.dialer.run,
+        )
+
+
+def wire(
+    config: NodeConfig,
+    home: Home,
+    key: Ed25519PrivateKey,
+    journal: Journal,
+    worker: JobRunner,
+    transport: Transport,
+    *,
+    in_thread: InThread = trio.to_thread.run_sync,
+) -> Parts:
+    """Make all parts of a node; none of them runs yet."""
+    blobs = BlobStore(home.blobs)
+    blobs.remove_drafts()
+    board, catalogue, desk = Board(), Catalogue(journal), Desk()
+    standing = Standing(transport)
+    rpc = Rpc(transport, standing)
+    directory = (
+        Directory(transport, rpc, Roster(home.root / "directory.cbor"))
+        if config.node.rendezvous
+        else None
+    )
+    _answer_volunteers(rpc, desk)
+    return Parts(
+        config=config,
+        home=home,
+        key=key,
+        journal=journal,
+        blobs=blobs,
+        board=board,
+        catalogue=catalogue,
+        worker=worker,
+        transport=transport,
+        standing=standing,
+        rpc=rpc,
+        exchange=Exchange(transport, rpc, standing, blobs, in_thread=in_thread),
+        gossip=Gossip(transport, standing, catalogue),
+        liveness=_liveness(transport, rpc, directory),
+        dialer=Dialer(
+            transport,
+            rpc,
+            standing,
+            Roster(home.root / "peers.cbor"),
+            seeds=config.node.bootstrap,
+            records=partial(_own_records, config, key, transport, catalogue),
+            keep=partial(_schedules, catalogue),
+        ),
+        directory=directory,
+        desk=desk,
+        verifier=Verifier(
+            key=key,
+            catalogue=catalogue,
+            journal=journal,
+            worker=worker,
+            board=board,
+            policy=config.run.verify,
+            software=f"{PACKAGE} {VERSION}",
+            blame=standing.blame,
+        ),
+    )
+
+
+def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:
+    """Return what answers the local API; `leave` begins to end the node."""
+    return Overview(
+        version=VERSION,
+        me=parts.me,
+        home=parts.home,
+        config=parts.config,
+        board=parts.board,
+        catalogue=parts.catalogue,
+        transport=parts.transport,
+        liveness=parts.liveness,
+        worker=parts.worker,
+        schedulers=parts.desk.schedulers,
+        leave=leave,
+        started=time.time(),
+    )
+
+
+def worker_settings(config: NodeConfig, home: Home) -> WorkerSettings:
+    """Return how this node's worker process runs."""
+    return WorkerSettings(
+        home=home.root,
+        device=config.compute.device,
+        threads=config.compute.threads or max(1, (os.cpu_count() or 1) - 1),
+        max_shards=config.storage.max_shards,
+        cache_bytes=config.storage.cache_max,
+        max_batch=config.compute.max_batch,
+        local_sources=config.run.local_sources,
+    )
+
+
+def _answer_volunteers(rpc: Rpc, desk: Desk) -> None:
+    rpc.handle(AskLease, desk.ask)
+    rpc.handle(Heartbeat, desk.heartbeat)
+    rpc.handle(HandBack, desk.hand_back)
+    rpc.handle(Submit, desk.submit)
+
+    def on_peer(peer: PeerId, ready: bool) -> None:
+        if not ready:
+            desk.gone(peer)
+
+    rpc.watch(on_peer)
+
+
+def _liveness(transport: Transport, rpc: Rpc, directory: Directory | None) -> Liveness:
+    if directory is None:
+        return Liveness(transport, rpc)
+    return Liveness(transport, rpc, heard=directory.renew)
+
+
+def _own_records(
+    config: NodeConfig, key: Ed25519PrivateKey, transport: Transport, catalogue: Catalogue
+) -> tuple[Signed, ...]:
+    return sign_records(
+        key,
+        transport.addresses,
+        roles=("rendezvous",) if config.node.rendezvous else ("volunteer",),
+        runs=tuple(catalogue.runs)[:MAX_RUNS_TOLD],
+        sequence=time.time_ns() // 1_000_000,
+    )
+
+
+def _schedules(catalogue: Catalogue, peer: PeerId) -> bool:
+    return any(peer in r.manifest.schedule.schedulers for r in catalogue.runs.values())
