@@ -1,0 +1,84 @@
+"""Deriving the router spec of a run from its public source, as author and verifier alike do.
+
+Streams rows until the sample is full and feeds them to the fit; holds the sample's features and
+one batch of text. What stands in the way is said as a stage: the verdict is made elsewhere.
+"""
+
+from dataclasses import dataclass
+
+from dipaco.node.data.documents import document_batches
+from dipaco.node.data.progress import Meter, OnProgress
+from dipaco.node.data.sources import rows
+from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.jobs import Derived
+from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.routing.fit import RouterFit
+from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of, unfitted_spec
+from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.spec import RouterSpec
+
+MAX_REASON = 1024  # characters, as the answer has it
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a pass over the source needs of this node."""
+
+    blobs: BlobStore
+    """Holds tokenizer files that are not the embedded one."""
+    local_files: bool = False
+    """Whether the operator allows a run to name files of this machine."""
+
+
+def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived:
+    """Return the spec that `manifest` and its source imply, or which of the two was away.
+
+    Raises Refusal if the source was read and cannot be what the manifest says of it.
+    """
+    recipe = recipe_of(manifest)
+    if recipe.kind == "round_robin":  # asked for by the manifest: no document decides it
+        return Derived(spec=unfitted_spec(recipe), authenticated=True)
+    try:
+        encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
+    except (Unavailable, ConfigError) as error:
+        return _failed("tokenizer", error)
+    try:
+        spec = _fitted(manifest, recipe, encoder, tools, on_progress)
+    except (Unavailable, ConfigError) as error:
+        return _failed("source", error)
+    return Derived(spec=spec, authenticated=True)  # no row is read of a file that is not the pinned
+
+
+def _fitted(
+    manifest: Manifest,
+    recipe: RouterRecipe,
+    encoder: TextEncoder,
+    tools: Tools,
+    on_progress: OnProgress,
+) -> RouterSpec:
+    source = manifest.source
+    dataset = rows(source, start=0, stop=source.documents, local_files=tools.local_files)
+    fit = RouterFit(recipe)
+    meter = Meter(on_progress, "read", recipe.params.sample)
+    for batch in document_batches(dataset, recipe, encoder, splits={Split.TRAINING}):
+        for document in batch:
+            if not fit.full:
+                fit.feed(document.index, document.text, document.tokens)
+        meter.at(fit.sampled)
+        if fit.full:
+            break
+    if fit.sampled == 0:
+        raise Refusal(
+            f"source: none of its {fit.rows} documents can be trained on: each has less than "
+            f"routing.min_tokens = {recipe.params.min_tokens} tokens, or is held out"
+        )
+    return fit.finish()
+
+
+def _failed(stage: str, error: Unavailable | ConfigError) -> Derived:
+    reason = str(error)[:MAX_REASON]
+    if stage == "tokenizer":
+        return Derived(spec=None, authenticated=False, failed="tokenizer", reason=reason)
+    return Derived(spec=None, authenticated=False, failed="source", reason=reason)

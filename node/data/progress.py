@@ -1,0 +1,39 @@
+"""Progress of a pass over the source, told a few times a second at most."""
+
+import time
+from collections.abc import Callable
+
+from dipaco.node.training.jobs import Progress
+
+INTERVAL = 0.25  # seconds between two reports
+
+OnProgress = Callable[[Progress], None]
+
+
+class Meter:
+    """Counts documents and tells how far the pass is."""
+
+    def __init__(
+        self,
+        on_progress: OnProgress,
+        stage: str,
+        total: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """total: of documents; 0 if not known."""
+        self._tell, self._stage, self._total = on_progress, stage, total
+        self._clock = clock
+        self._began = self._told = clock()
+
+    def at(self, done: int) -> None:
+        """Say that `done` documents are done: heard if the last report is old, or at the end."""
+        now = self._clock()
+        if now - self._told < INTERVAL and done != self._total:
+            return
+        self._told = now
+        rate = done / (now - self._began) if now > self._began else 0.0
+        progress = Progress(
+            stage=self._stage, done=done, total=self._total, rate=rate, unit="documents"
+        )
+        self._tell(progress)

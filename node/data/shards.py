@@ -1,0 +1,298 @@
+"""Shards: what each path trains on and is evaluated on, in one window of the source.
+
+One streaming pass over a window routes all its documents and leaves every path's shard in the
+disk cache. Every part is written as it comes, so memory depends neither on the corpus nor on the
+window. Which bytes a shard has follows from the manifest, the spec and the source alone; the
+cache decides only when they are made again. Source: docs/method.md, 2.2, 2.5 and 2.6.
+
+Parts of a group, token ids little-endian in the width that the vocabulary needs:
+    train.{path}     training documents in stream order, an end of text after each
+    train.dense      the same of all paths together: what the seed phase trains on
+    heldout.{path}   validation documents, at most `context` ids each; lengths.{path}: theirs, u32
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipaco.node.data.derivation import Tools
+from dipaco.node.data.documents import Document, document_batches
+from dipaco.node.data.progress import Meter, OnProgress
+from dipaco.node.data.sources import rows
+from dipaco.node.data.tokenizers import load_tokenizer
+from dipaco.node.storage.shard_cache import (
+    DamagedGroup,
+    GroupFacts,
+    GroupWriter,
+    ShardCache,
+    ShardGroup,
+)
+from dipaco.node.training.jobs import Materialised
+from dipaco.protocol.batches import DENSE
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import LocalProtocolError, Unavailable
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.routing.documents import prefix_of
+from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of
+from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.spec import RouterSpec, spec_digest
+
+Ids = NDArray[np.int64]
+
+
+class ShardMissing(Unavailable):
+    """The window's shards are not in the cache (any more): materialise it."""
+
+
+class TokenShard:
+    """Training rows of `context` + 1 ids, cut from the stream without overlap, the tail dropped.
+
+    A stream that is shorter than one row, but not empty, is repeated to make one.
+    """
+
+    def __init__(self, stream: NDArray[np.integer], context: int) -> None:
+        self._stream, self._length = stream, context + 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are; 0 only if the path has no document here."""
+        return max(len(self._stream) // self._length, min(len(self._stream), 1))
+
+    def row(self, index: int) -> Ids:
+        """Return one row, (context + 1,); raises IndexError."""
+        if not 0 <= index < self.rows:
+            raise IndexError(f"row {index} of {self.rows}")
+        if len(self._stream) < self._length:
+            return np.resize(self._stream, self._length).astype(np.int64)
+        start = index * self._length
+        return self._stream[start : start + self._length].astype(np.int64)
+
+
+class HeldOut(Sequence[Ids]):
+    """Validation documents of one path: ids, (n,) each, n at most the context."""
+
+    def __init__(self, stream: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
+        self._stream = stream
+        self._ends = np.cumsum(lengths, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Ids: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Ids]: ...
+    def __getitem__(self, index: int | slice) -> Ids | list[Ids]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        start = int(self._ends[index - 1]) if index else 0
+        return self._stream[start : int(self._ends[index])].astype(np.int64)
+
+
+class Shards:
+    """The shards of a node: from the cache, and made where they are not in it."""
+
+    def __init__(self, cache: ShardCache, tools: Tools, *, max_shards: int) -> None:
+        """max_shards: training shards that stay open; the least recently used is closed."""
+        self._cache, self._tools, self._max_shards = cache, tools, max_shards
+        self._open: OrderedDict[tuple[Digest, int, int], tuple[TokenShard, ShardGroup]] = (
+            OrderedDict()
+        )
+
+    def materialise(
+        self, manifest: Manifest, spec: RouterSpec, window: int, on_progress: OnProgress
+    ) -> Materialised:
+        """Leave all shards of `window` in the cache, if they are not in it.
+
+        Raises what reading the source raises, ConfigError if the cache is too small, DiskFull.
+        """
+        digest = spec_digest(spec)
+        group = self._cache.open(digest, window)
+        if group is None:
+            self._close_all()  # or an idle shard of ours would keep its group from being evicted
+            with self._cache.build(digest, window) as writer:
+                write_window(manifest, spec, window, self._tools, writer, on_progress)
+            group = self._cache.open(digest, window)
+            if group is None:
+                raise Unavailable("the shard cache lost a window while it was made")
+        facts = group.facts
+        group.close()
+        return Materialised(documents=facts.documents, tokens=facts.tokens)
+
+    def training(
+        self,
+        manifest: Manifest,
+        spec: RouterSpec,
+        window: int,
+        path: int,
+        on_progress: OnProgress,
+    ) -> TokenShard:
+        """Return the training shard of a path, or of `DENSE`; made if it is missing or damaged."""
+        digest = spec_digest(spec)
+        try:
+            return self.training_shard(digest, window, path)
+        except ShardMissing:
+            self.materialise(manifest, spec, window, on_progress)
+            return self.training_shard(digest, window, path)
+
+    def validation(
+        self,
+        manifest: Manifest,
+        spec: RouterSpec,
+        window: int,
+        path: int,
+        on_progress: OnProgress,
+    ) -> HeldOut:
+        """Return the held-out documents of a path; made if they are missing or damaged."""
+        digest = spec_digest(spec)
+        try:
+            return self.validation_shard(digest, window, path)
+        except ShardMissing:
+            self.materialise(manifest, spec, window, on_progress)
+            return self.validation_shard(digest, window, path)
+
+    def training_shard(self, spec: Digest, window: int, path: int) -> TokenShard:
+        """Return a training shard that is in the cache; raises ShardMissing."""
+        key = (spec, window, path)
+        if key not in self._open:
+            group = self._group(spec, window)
+            try:
+                stream = group.array(_train_part(path), _dtype(group.facts.token_bytes))
+            except DamagedGroup as error:
+                raise ShardMissing(str(error)) from error
+            self._open[key] = TokenShard(stream, group.facts.context), group
+            while len(self._open) > self._max_shards:
+                self._open.popitem(last=False)[1][1].close()
+        self._open.move_to_end(key)
+        return self._open[key][0]
+
+    def validation_shard(self, spec: Digest, window: int, path: int) -> HeldOut:
+        """Return held-out documents that are in the cache; raises ShardMissing."""
+        group = self._group(spec, window)
+        try:
+            stream = group.array(f"heldout.{path}", _dtype(group.facts.token_bytes))
+            lengths = group.array(f"lengths.{path}", "<u4")
+        except DamagedGroup as error:
+            raise ShardMissing(str(error)) from error
+        finally:
+            group.close()
+        return HeldOut(stream, lengths)
+
+    def _group(self, spec: Digest, window: int) -> ShardGroup:
+        group = self._cache.open(spec, window)
+        if group is None:
+            raise ShardMissing(f"window {window} is not in the shard cache")
+        return group
+
+    def _close_all(self) -> None:
+        for _, group in self._open.values():
+            group.close()
+        self._open.clear()
+
+
+@dataclass
+class _Pass:
+    """The state of one pass over a window."""
+
+    recipe: RouterRecipe
+    router: Router
+    writer: GroupWriter
+    end_of_text: int
+    context: int
+    token_bytes: int
+    documents: int = 0
+    tokens: int = 0
+
+    def take(self, batch: list[Document]) -> None:
+        """Route a batch and write it out."""
+        for split, top in ((Split.TRAINING, self.recipe.params.overlap), (Split.VALIDATION, 1)):
+            chosen = [each for each in batch if each.eligible and each.split is split]
+            if not chosen:
+                continue
+            for document, paths in zip(chosen, self._route(chosen, top), strict=True):
+                assert document.tokens is not None
+                if split is Split.TRAINING:
+                    self._train(document.tokens, paths)
+                else:
+                    self._hold_out(document.tokens, paths[0])
+            self.documents += len(chosen)
+
+    def _route(self, documents: list[Document], top: int) -> list[list[int]]:
+        length = self.recipe.params.prefix
+        prefixes = np.array([prefix_of(each.tokens or [], length) for each in documents])
+        indices = np.array([each.index for each in documents], dtype=np.int64)
+        paths: list[list[int]] = self.router.route(prefixes, indices, top=top).tolist()
+        return paths
+
+    def _train(self, tokens: list[int], paths: list[int]) -> None:
+        data = self._bytes([*tokens, self.end_of_text])
+        self.tokens += len(tokens) + 1
+        for path in (*paths, DENSE):
+            self.writer.append(_train_part(path), data)
+
+    def _hold_out(self, tokens: list[int], path: int) -> None:
+        kept = tokens[: self.context]
+        self.writer.append(f"heldout.{path}", self._bytes(kept))
+        self.writer.append(f"lengths.{path}", len(kept).to_bytes(4, "little"))
+
+    def _bytes(self, tokens: list[int]) -> bytes:
+        return np.array(tokens, dtype=_dtype(self.token_bytes)).tobytes()
+
+
+def write_window(
+    manifest: Manifest,
+    spec: RouterSpec,
+    window: int,
+    tools: Tools,
+    writer: GroupWriter,
+    on_progress: OnProgress,
+) -> None:
+    """Route every document of `window` and append it to its shards, in one pass."""
+    if spec.manifest != run_id(manifest):
+        raise LocalProtocolError("the spec is of another run than the manifest")
+    source = manifest.source
+    if window >= source.windows:
+        raise LocalProtocolError(f"window {window} of a source of {source.windows}")
+    encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
+    recipe = recipe_of(manifest)
+    state = _Pass(
+        recipe=recipe,
+        router=Router(spec),
+        writer=writer,
+        end_of_text=encoder.end_of_text,
+        context=manifest.model.context,
+        token_bytes=2 if encoder.vocabulary <= 1 << 16 else 4,
+    )
+    start = window * source.window
+    stop = min(start + source.window, source.documents)
+    dataset = rows(source, start=start, stop=stop, local_files=tools.local_files)
+    meter = Meter(on_progress, "route", stop - start)
+    wanted = {Split.TRAINING, Split.VALIDATION}
+    for batch in document_batches(dataset, recipe, encoder, splits=wanted):
+        state.take(batch)
+        meter.at(batch[-1].index + 1 - start)
+    writer.finish(
+        GroupFacts(
+            context=state.context,
+            token_bytes=state.token_bytes,
+            documents=state.documents,
+            tokens=state.tokens,
+        )
+    )
+
+
+def _train_part(path: int) -> str:
+    return "train.dense" if path == DENSE else f"train.{path}"
+
+
+def _dtype(token_bytes: int) -> str:
+    return f"<u{token_bytes}"

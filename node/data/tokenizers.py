@@ -1,0 +1,122 @@
+"""Tokenizers by content: a `tokenizers` JSON file, checked before a token of it is used.
+
+Text becomes ids without special tokens: nothing is added, and text that spells a special token is
+ordinary text, so no document can end another. Runs in worker processes only.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.storage.blobs import BlobMissing, BlobStore
+from dipaco.node.storage.files import read_file
+from dipaco.protocol.digest import sha256, short, u32
+from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.manifest import Tokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_FILE_BYTES = 64 << 20  # the manifest's own bound
+
+GOLDEN_TEXT = "The naïve café—42 \t\r\n¿Qué? 日本語 😀 <|endoftext|> def f(x): return x**2  \x00'll"
+GOLDEN_IDS = {
+    # SHA-256 of the ids as u32 little-endian, by digest of the tokenizer file.
+    embedded_tokenizer().sha256: "710e927c5e79ebbf6ac61ab51da6e60192a39fbfdd98802900b08a4c40af4dad",
+}
+
+
+class TextEncoder:
+    """A tokenizer that passed its checks; get one from `load_tokenizer`."""
+
+    def __init__(self, tokenizer: "tokenizers.Tokenizer", pinned: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.end_of_text = pinned.end_of_text
+        self.vocabulary = pinned.vocabulary
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text."""
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+
+def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
+    """Return the tokenizer that a manifest pins: the embedded one, or a blob of the store.
+
+    Raises Unavailable if the file is not here or its golden text fails, Refusal if the file is
+    not what the manifest says of it.
+    """
+    path = embedded_tokenizer_path(pinned.sha256)
+    try:
+        data = (
+            read_file(path, limit=pinned.size) if path else blobs.read(pinned.sha256, pinned.size)
+        )
+    except BlobMissing:
+        raise Unavailable(f"tokenizer: no file of SHA-256 {short(pinned.sha256)}... here") from None
+    if len(data) != pinned.size or sha256(data) != pinned.sha256:
+        raise Unavailable(f"tokenizer: the file is not the pinned {short(pinned.sha256)}...")
+    return checked_tokenizer(data, pinned)
+
+
+def pin_tokenizer(path: Path, *, end_of_text: str = "<|endoftext|>") -> tuple[Tokenizer, bytes]:
+    """Return a tokenizer file as a manifest states it, and its bytes for the blob store.
+
+    Raises ConfigError for a file that no run can use.
+    """
+    data = read_file(path, limit=MAX_FILE_BYTES)
+    try:
+        parsed = _parse(data)
+        end = parsed.token_to_id(end_of_text)
+        if end is None:
+            raise Refusal(f"tokenizer: no token {end_of_text!r}")
+        size = 1 + max(parsed.get_vocab(with_added_tokens=True).values())
+        pinned = Tokenizer(sha256=sha256(data), size=len(data), vocabulary=size, end_of_text=end)
+        checked_tokenizer(data, pinned)
+    except (Refusal, Unavailable) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return pinned, data
+
+
+def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
+    """Return the tokenizer in `data`, whose digest was checked; raises Refusal, Unavailable."""
+    parsed = _parse(data)
+    largest = max(parsed.get_vocab(with_added_tokens=True).values(), default=-1)
+    if largest >= pinned.vocabulary:
+        raise Refusal(
+            f"tokenizer.vocabulary: the file has ids up to {largest}, "
+            f"the manifest's end at {pinned.vocabulary - 1}"
+        )
+    if parsed.id_to_token(pinned.end_of_text) is None:
+        raise Refusal(f"tokenizer.end_of_text: the file has no token {pinned.end_of_text}")
+    encoder = TextEncoder(parsed, pinned)
+    ids = encoder.encode([GOLDEN_TEXT])[0]
+    known = GOLDEN_IDS.get(pinned.sha256)
+    if known is not None and golden_digest(ids) != known:
+        raise Unavailable(
+            "tokenizer: the golden text comes out differently here: another version of the "
+            "`tokenizers` library is needed"
+        )
+    return encoder
+
+
+def golden_digest(ids: Sequence[int]) -> str:
+    """Return the SHA-256 of ids as u32 little-endian, in hex."""
+    return hashlib.sha256(b"".join(u32(each) for each in ids)).hexdigest()
+
+
+def _parse(data: bytes) -> "tokenizers.Tokenizer":
+    # One thread unless told otherwise: a volunteer's cores are his. The ids are the same.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import tokenizers
+
+    try:
+        parsed = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:  # the library raises the bare class for a file it cannot read
+        raise Refusal(f"tokenizer: not a file of the `tokenizers` library: {error}") from error
+    parsed.no_truncation()
+    parsed.no_padding()
+    parsed.encode_special_tokens = True
+    return parsed
