@@ -124,7 +124,7 @@ def judge(recipe: RouterRecipe, claimed: RouterSpec, derivation: Derivation) -> 
     own = static_check(recipe, derivation.spec)
     if own is not None:  # row 12
         return _unverifiable("local", f"our own derivation is malformed: {own.reason}")
-    return _compare(recipe, claimed, derivation)
+    return _compare(claimed, derivation)
 
 
 def static_check(recipe: RouterRecipe, claimed: RouterSpec) -> Verdict | None:
@@ -188,7 +188,7 @@ def _fit_fault(recipe: RouterRecipe, claimed: RouterSpec, fit: Fit) -> str | Non
     return None
 
 
-def _compare(recipe: RouterRecipe, claimed: RouterSpec, derived: Derived) -> Verdict:
+def _compare(claimed: RouterSpec, derived: Derived) -> Verdict:
     ours, theirs = derived.spec, claimed
     assert ours.fit is not None and theirs.fit is not None  # rows 2 to 4
     if spec_digest(ours) == spec_digest(theirs):  # rows 10 and 13
@@ -199,7 +199,7 @@ def _compare(recipe: RouterRecipe, claimed: RouterSpec, derived: Derived) -> Ver
         )
     same_bytes = ours.fit.source_bytes == theirs.fit.source_bytes
     if not same_bytes and not derived.authenticated:
-        few = ours.fit.n_fit < max(theirs.fit.n_fit, recipe.params.paths)
+        few = ours.fit.n_fit < theirs.fit.n_fit  # which is at least P, by row 3
         if theirs.kind == KMEANS and few:  # row 6
             return _unverifiable(
                 "too-few-documents",

@@ -11,7 +11,7 @@ import numpy as np
 
 from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.routing.integers import Draw, Int32, Int64, rdiv, rdiv_array
-from dipaco.protocol.routing.scores import Product, lowest, squared_norms
+from dipaco.protocol.routing.scores import Product, blocks, lowest, squared_norms
 
 _CAPACITY_STEPS = 64
 _CAPACITY_SHIFT = 4  # a step moves a bias by a sixteenth of the mean distance
@@ -63,13 +63,10 @@ def seed_centres(points: Points, paths: int, draw: Draw) -> list[int]:
 
     There must be at least `paths` distinct rows.
     """
-    x, norms = points.x, points.norms
-    chosen = [draw.below(len(x))]
-    nearest = np.full(len(x), np.iinfo(np.int64).max, dtype=np.int64)
+    chosen = [draw.below(len(points.x))]
+    nearest = np.full(len(points.x), np.iinfo(np.int64).max, dtype=np.int64)
     while True:
-        last = chosen[-1]
-        products = points.product(x, x[last : last + 1])[:, 0]
-        np.minimum(nearest, norms + norms[last] - 2 * products, out=nearest)
+        _shrink_to_centre(nearest, points, chosen[-1])
         if len(chosen) == paths:
             return chosen
         sums = np.cumsum(nearest)
@@ -95,9 +92,11 @@ def fill_empty_clusters(assigned: Int64, distances: Int64, paths: int) -> None:
 def updated_centroids(points: Points, assigned: Int64, paths: int) -> Int32:
     """Return the rounded means of the clusters, (P, D); no cluster may be empty."""
     counts = np.bincount(assigned, minlength=paths)
-    members = points.x[np.argsort(assigned, kind="stable")]
-    starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    sums = np.add.reduceat(members, starts, axis=0, dtype=np.int64)
+    sums = np.zeros((paths, points.x.shape[1]), dtype=np.int64)
+    for block in blocks(len(assigned)):
+        order = np.argsort(assigned[block], kind="stable")
+        present, starts = np.unique(assigned[block][order], return_index=True)
+        sums[present] += np.add.reduceat(points.x[block][order], starts, axis=0, dtype=np.int64)
     return rdiv_array(points.scale * sums, counts[:, None]).astype(np.int32)
 
 
@@ -155,6 +154,15 @@ def capacity_bias(
         raised = [b + rdiv(eta * (paths * c - n), n) for b, c in zip(bias, counts, strict=True)]
         bias = [b - min(raised) for b in raised]
     return best
+
+
+def _shrink_to_centre(nearest: Int64, points: Points, centre: int) -> None:
+    """Lower the squared distances to the nearest centre, (n,), to those to another one."""
+    x, norms = points.x, points.norms
+    for block in blocks(len(x)):
+        products = points.product(x[block], x[centre : centre + 1])[:, 0]
+        distances = norms[block] + norms[centre] - 2 * products
+        np.minimum(nearest[block], distances, out=nearest[block])
 
 
 def _assign(points: Points, centroids: Int32) -> tuple[Int64, Int64]:

@@ -6,7 +6,7 @@ stay below 2^53 (`RouterParams` holds that); a self-check in plain integers guar
 where it is not. Source: docs/method.md, 4.5 and 4.8.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import mul
 
 import numpy as np
@@ -17,7 +17,7 @@ from dipaco.protocol.routing.integers import Int32, Int64
 Product = Callable[[Int32, Int32], Int64]
 """(n, D) and (k, D) to their inner products, (n, k)."""
 
-_BLOCK = 2048  # rows scored at once: 16 MiB of scores at most
+_BLOCK = 2048  # rows worked on at once: 16 MiB of scores at most
 _CHECKED_ROWS = 64
 
 
@@ -54,6 +54,11 @@ PRODUCTS: tuple[Product, ...] = (float64_product, int64_product)
 """Fastest first."""
 
 
+def blocks(rows: int) -> Iterator[slice]:
+    """Cut so many rows up: a sample may lie in memory once, never twice."""
+    return (slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK))
+
+
 def lowest(
     x: Int32, centroids: Int32, bias: Int64, *, scale: int, top: int, product: Product
 ) -> tuple[Int64, Int64]:
@@ -65,8 +70,7 @@ def lowest(
     offsets = np.einsum("pd,pd->p", wide, wide) + bias
     paths = np.empty((len(x), top), dtype=np.int64)
     best = np.empty(len(x), dtype=np.int64)
-    for start in range(0, len(x), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block in blocks(len(x)):
         scores = offsets - 2 * scale * product(x[block], centroids)
         if top == 1:
             paths[block, 0] = scores.argmin(axis=1)
@@ -78,10 +82,8 @@ def lowest(
 
 def squared_norms(x: Int32) -> Int64:
     """Return |x_i|^2 of each row, (n,), without a wide copy of x."""
-    return np.concatenate(
-        [
-            np.einsum("nd,nd->n", block, block)
-            for start in range(0, max(len(x), 1), _BLOCK)
-            for block in [x[start : start + _BLOCK].astype(np.int64)]
-        ]
-    )
+    norms = np.empty(len(x), dtype=np.int64)
+    for block in blocks(len(x)):
+        wide = x[block].astype(np.int64)
+        norms[block] = np.einsum("nd,nd->n", wide, wide)
+    return norms

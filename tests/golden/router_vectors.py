@@ -21,7 +21,7 @@ from dipaco.protocol.routing.features import (
 )
 from dipaco.protocol.routing.fit import features_digest
 from dipaco.protocol.routing.integers import Draw, Int32, Int64, isqrt, rdiv
-from dipaco.protocol.routing.kmeans import Points, capacity_bias, run_once, run_restarts
+from dipaco.protocol.routing.kmeans import Points, capacity_bias, run_once
 from dipaco.protocol.routing.params import EXACT_FLOAT64
 from dipaco.protocol.routing.scores import Product, float64_product, lowest
 from dipaco.protocol.routing.seeds import featurizer_seed, kmeans_seed, split_residue
@@ -92,7 +92,8 @@ def large(product: Product = float64_product) -> dict[str, Any]:
     points = Points.of(x, scale=SCALE, product=product)
     seeds = [kmeans_seed(Digest(A), 0, restart) for restart in range(4)]
     runs = [run_once(points, 16, seed, max_updates=MAX_UPDATES) for seed in seeds]
-    best = run_restarts(points, 16, seeds, max_updates=MAX_UPDATES)
+    restart = min(range(4), key=lambda r: (runs[r].inertia, r))
+    best = runs[restart]
     bias = capacity_bias(points, best, (5, 4), max_bias=EXACT_FLOAT64)
     return {
         "y_0": y[0, :4].tolist(),
@@ -101,7 +102,7 @@ def large(product: Product = float64_product) -> dict[str, Any]:
         "features": features_digest(x, mean).hex(),
         "updates": [run.updates for run in runs],
         "inertias": [run.inertia for run in runs],
-        "restart": best.restart,
+        "restart": restart,
         "c_0": best.centroids[0, :4].tolist(),
         "documents": counted(x, best.centroids, [0] * 16, product),
         "centroids": centroids_digest(best.centroids),

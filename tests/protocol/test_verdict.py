@@ -171,6 +171,11 @@ def test_rows_7_and_8_other_bytes_refute_only_if_ours_are_the_pinned_ones(
     assert verdict_on(FALLBACK, HONEST, authenticated=authenticated) == expected
 
 
+def test_row_8_a_fallback_and_a_source_that_shrank_further_cannot_be_told_apart() -> None:
+    found = verdict_on(FALLBACK, ToySource(rows=3), authenticated=False)
+    assert found == (U, "source-differs")
+
+
 @pytest.mark.parametrize("authenticated", [True, False])
 @pytest.mark.parametrize(
     ("claimed", "stage"),

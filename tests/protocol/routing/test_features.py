@@ -65,6 +65,14 @@ def test_a_single_direction_reaches_the_bound_and_not_more() -> None:
     assert normalise(y, np.zeros(3, np.int32), 10).tolist() == [[1024, 0, 0], [-1024, 0, 0]]
 
 
+def test_features_of_the_longest_prefix_are_exact_at_their_bounds() -> None:
+    bound = 16 * 1024
+    y = np.tile(np.array([[bound, -bound], [1 - bound, bound]], dtype=np.int32), (1, 128))
+    mean = np.tile(np.array([-bound, bound], dtype=np.int32), 128)
+    expected = [reference.normalised(row, mean.tolist(), 12) for row in y.tolist()]
+    assert normalise(y, mean, 12).tolist() == expected
+
+
 def test_a_document_at_the_mean_has_zero_features() -> None:
     y = np.full((2, 8), 5, dtype=np.int32)
     assert not normalise(y, mean_of(y), 10).any()

@@ -92,7 +92,6 @@ def test_centroids_do_not_depend_on_type_batch_or_order_of_summation(product: An
     [
         {"OPENBLAS_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Prescott"},
         {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Nehalem"},
-        {"OPENBLAS_NUM_THREADS": "2"},
     ],
 )
 def test_centroids_do_not_depend_on_threads_or_blas_kernels(environment: dict[str, str]) -> None:

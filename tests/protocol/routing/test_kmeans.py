@@ -1,6 +1,8 @@
 """Rules of this file: the oracle is `reference.py`; points come from few values, so that ties,
 duplicates and empty clusters are the rule; both products must agree with it to the bit."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -119,3 +121,20 @@ def test_a_bias_that_leaves_exact_arithmetic_is_our_failure() -> None:
     assert max(capacity_bias(points, found, (1, 1), max_bias=EXACT_FLOAT64)) > 10
     with pytest.raises(LocalProtocolError, match="leaves exact arithmetic"):
         capacity_bias(points, found, (1, 1), max_bias=10)
+
+
+def test_clustering_makes_no_second_copy_of_the_sample() -> None:
+    x = np.random.default_rng(5).integers(-99, 99, (60_000, 64)).astype(np.int32)
+    tracemalloc.start()
+    run_once(Points.of(x, scale=256, product=float64_product), 4, b"seed", max_updates=2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes / 2
+
+
+def test_samples_of_several_blocks_equal_the_oracle_s() -> None:
+    rows = np.random.default_rng(6).integers(-50, 50, (4500, 2)).tolist()
+    centroids, updates, inertia = reference.kmeans(rows, 4, b"seed", scale=4, max_updates=2)
+    found = run_once(points_of(rows, 4), 4, b"seed", max_updates=2)
+    assert found.centroids.tolist() == centroids
+    assert (found.updates, found.inertia) == (updates, inertia)

@@ -78,6 +78,13 @@ def test_paths_come_by_score_and_equal_scores_by_the_lowest_path() -> None:
         assert best.tolist() == [-4]
 
 
+def test_many_equal_scores_keep_the_order_of_the_paths() -> None:
+    x, c = np.ones((3, 8), dtype=np.int32), np.ones((200, 8), dtype=np.int32)
+    bias = np.zeros(200, dtype=np.int64)
+    paths, _ = lowest(x, c, bias, scale=1, top=8, product=float64_product)
+    assert paths.tolist() == [list(range(8))] * 3
+
+
 def test_a_bias_is_added_to_the_score() -> None:
     x = np.array([[1, 0]], dtype=np.int32)
     c = np.array([[2, 0], [0, 2]], dtype=np.int32)
