@@ -14,6 +14,7 @@ from dipaco.protocol.routing.scores import (
     python_product,
     squared_norms,
 )
+from tests.protocol.routing import reference
 
 X, S, D = 1 << 10, 1 << 8, 256
 
@@ -79,10 +80,12 @@ def test_paths_come_by_score_and_equal_scores_by_the_lowest_path() -> None:
 
 
 def test_many_equal_scores_keep_the_order_of_the_paths() -> None:
-    x, c = np.ones((3, 8), dtype=np.int32), np.ones((200, 8), dtype=np.int32)
-    bias = np.zeros(200, dtype=np.int64)
-    paths, _ = lowest(x, c, bias, scale=1, top=8, product=float64_product)
-    assert paths.tolist() == [list(range(8))] * 3
+    rng = np.random.default_rng(2)
+    x, c = (rng.integers(-1, 2, (n, 2)).astype(np.int32) for n in (5, 300))
+    bias = np.zeros(300, dtype=np.int64)
+    paths, _ = lowest(x, c, bias, scale=1, top=80, product=float64_product)
+    rows, centroids = x.tolist(), c.tolist()
+    assert paths.tolist() == [reference.route(r, centroids, 1, [0] * 300, 80) for r in rows]
 
 
 def test_a_bias_is_added_to_the_score() -> None:
