@@ -1,0 +1,45 @@
+# demo and test set up .venv first, when it is not there or its inputs changed. They need nothing
+# but Python 3.11+ with pip and venv: no compiler, no root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+STAMP := $(VENV)/installed
+
+# libp2p 0.8.1 asks for exactly fastecdsa 2.3.2, which exists as source only; this one has wheels.
+# So libp2p goes in without its dependencies, all of which constraints.txt lists.
+FASTECDSA := fastecdsa==3.0.1
+
+.PHONY: demo test lint format clean
+
+demo: $(STAMP)
+	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+# Removed first: a half-made environment, or one of another Python, is not repaired but made anew.
+$(STAMP): Makefile constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo 'no Python 3.11 or newer at "$(PYTHON)": make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo "installing into $(VENV): once, some minutes"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@grep '^[a-z]' constraints.txt | grep -v '^libp2p==' > $(VENV)/requirements.txt
+	$(PIP) install --quiet --prefer-binary $(FASTECDSA) -r $(VENV)/requirements.txt
+	$(PIP) install --quiet --no-deps -c constraints.txt libp2p
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
