@@ -188,10 +188,13 @@ class Gossip:
             answer = await self._rpc.call(peer, ask, Inventory, timeout=PATIENCE)
             await self._check_inventory(peer, answer)
             held = self._held()
-            for kind in KINDS:
-                for item in answer.items:
-                    if item.kind == kind and self._lacks(item, held):
-                        await self._pull(peer, item)
+            lacking = [
+                item
+                for kind in KINDS
+                for item in answer.items
+                if item.kind == kind and self._lacks(item, held)
+            ]
+            await self._pull(peer, lacking)
         finally:
             self._comparing.discard(peer)
 
@@ -204,30 +207,43 @@ class Gossip:
 
     async def _pull_announced(self, peer: PeerId, item: Item) -> None:
         if self._lacks(item, self._held()):
-            await self._pull(peer, item)
+            await self._pull(peer, [item])
 
-    async def _pull(self, peer: PeerId, item: Item) -> None:
-        """Read what `item` names from `peer` and offer it to the catalogue."""
+    async def _pull(self, peer: PeerId, items: Iterable[Item]) -> None:
+        """Read what `items` name from `peer`, one after the other, and offer it."""
+        taken = [item for item in items if await self._pull_one(peer, item)]
+        held = self._held()
+        for item in taken:
+            if self._lacks(item, held):  # it came, and the catalogue made nothing of it
+                self._decline(peer, item)
+
+    async def _pull_one(self, peer: PeerId, item: Item) -> bool:
+        """Return whether the catalogue took what it was offered."""
         key = (item.kind, item.digest)
         if key in self._pulling or (peer, *key) in self._declined:
-            return
+            return False
         self._pulling.add(key)
         try:
-            read = self._pull_ledger if item.kind == LEDGER else self._pull_value
-            await read(peer, item)
-            unwanted = self._lacks(item, self._held())
+            await (self._pull_ledger if item.kind == LEDGER else self._pull_value)(peer, item)
+        except Unavailable as error:
+            log.debug("peer=%s %s later: %s", short_peer(peer), item.kind, error)
+            return False
         except Refusal as error:
             log.info("peer=%s %s not wanted: %s", short_peer(peer), item.kind, error)
-            unwanted = True
+            self._decline(peer, item)
+            return False
         except RemoteProtocolError as error:
             await self._standing.blame(peer, str(error))
             raise
         finally:
             self._pulling.discard(key)
-        if unwanted:
-            self._declined[(peer, *key)] = None
-            if len(self._declined) > DECLINED:
-                self._declined.popitem(last=False)
+        return True
+
+    def _decline(self, peer: PeerId, item: Item) -> None:
+        """Do not ask `peer` for it again; another peer may have the true value of that name."""
+        self._declined[(peer, item.kind, item.digest)] = None
+        if len(self._declined) > DECLINED:
+            self._declined.popitem(last=False)
 
     async def _pull_value(self, peer: PeerId, item: Item) -> None:
         value = await self._rpc.call(peer, ReadValue(item=item), Value, timeout=PATIENCE)

@@ -33,7 +33,8 @@ class Stream(Protocol):
     async def receive(self, most: int) -> bytes:
         """Return 1 to `most` bytes, b"" at the end; raises Unavailable.
 
-        A killed peer reads as a clean end: only lengths and digests prove that all arrived.
+        A peer that was killed or has reset the stream may read as a clean end: only lengths and
+        digests prove that all arrived.
         """
 
     async def close(self) -> None:

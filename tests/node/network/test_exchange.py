@@ -1,0 +1,380 @@
+"""Blobs by digest from any holder.
+
+Rules of this file: memory transport, virtual time, real files of the blob store; work that the
+daemon does in threads is done in place, since virtual time does not see threads.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dipaco.node.network import blob_stream
+from dipaco.node.network.blob_stream import (
+    BLOB,
+    LARGE_CHUNK,
+    SMALL_BLOB,
+    SMALL_CHUNK,
+    chunk_bytes,
+    chunk_count,
+)
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.framing import frame, receive_frame
+from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.standing import Standing
+from dipaco.node.network.transport import Stream
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.digest import Digest, sha256
+from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.messages import AskChunk, AskOutline, Outline
+from tests.node.network.peers import PEERS
+
+T = TypeVar("T")
+DATA = bytes(range(251)) * 5000  # 1.25 MB: five chunks, the last one short
+CHUNKS = chunk_count(len(DATA))
+
+
+async def in_place(work: Callable[[], T], /) -> T:
+    await trio.lowlevel.checkpoint()
+    return work()
+
+
+class Node:
+    """A peer with a blob store."""
+
+    def __init__(self, transport: MemoryTransport, folder: Path) -> None:
+        self.transport = transport
+        self.me = transport.me
+        self.standing = Standing(transport)
+        self.rpc = Rpc(transport, self.standing)
+        self.blobs = BlobStore(folder)
+        self.exchange = Exchange(transport, self.rpc, self.standing, self.blobs, in_thread=in_place)
+
+    async def run(self, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.rpc.run)
+            await nursery.start(self.exchange.run)
+            task_status.started()
+
+
+@asynccontextmanager
+async def swarm(tmp_path: Path, count: int) -> AsyncIterator[list[Node]]:
+    """`count` nodes with empty stores, all connected to the first."""
+    network = MemoryNetwork()
+    async with trio.open_nursery() as nursery:
+        nodes = []
+        for peer in PEERS[:count]:
+
+            async def join(peer: PeerId, task_status: "trio.TaskStatus[Node]") -> None:  # type: ignore[name-defined]
+                async with network.join(peer) as transport:
+                    task_status.started(Node(transport, tmp_path / peer))
+                    await trio.sleep_forever()
+
+            node: Node = await nursery.start(join, peer)
+            await nursery.start(node.run)
+            nodes.append(node)
+        for node in nodes[1:]:
+            await node.transport.dial(nodes[0].me, nodes[0].transport.addresses)
+        await trio.sleep(1)
+        yield nodes
+        nursery.cancel_scope.cancel()
+
+
+def outline_of(data: bytes) -> Outline:
+    chunk = chunk_bytes(len(data))
+    cuts = [data[at : at + chunk] for at in range(0, len(data), chunk)]
+    return Outline(length=len(data), chunk=chunk, digests=tuple(map(sha256, cuts)))
+
+
+def cut(data: bytes, index: int) -> bytes:
+    chunk = chunk_bytes(len(data))
+    return data[index * chunk : (index + 1) * chunk]
+
+
+class Liar:
+    """Answers every blob stream with `outline` and the chunks of `data`, `most` of them."""
+
+    def __init__(
+        self, node: Node, data: bytes, *, outline: Outline | None = None, most: int = 1 << 30
+    ) -> None:
+        self.outline = outline if outline is not None else outline_of(data)
+        self.data = data
+        self.most = most
+        node.transport.serve(BLOB, self.serve)
+
+    async def serve(self, stream: Stream) -> None:
+        decode(await receive_frame(stream, 256), AskOutline, limit=256)
+        await stream.send(frame(encode(self.outline)))
+        for sent in itertools.count():
+            ask = decode(await receive_frame(stream, 256), AskChunk, limit=256)
+            if sent == self.most:
+                raise Unavailable("this holder leaves")
+            await stream.send(cut(self.data, ask.index))
+
+
+def test_chunks_grow_with_the_blob_and_follow_from_its_length_alone() -> None:
+    assert (chunk_bytes(SMALL_BLOB), chunk_count(SMALL_BLOB)) == (SMALL_CHUNK, 64)
+    assert (chunk_bytes(SMALL_BLOB + 1), chunk_count(SMALL_BLOB + 1)) == (LARGE_CHUNK, 17)
+    assert chunk_count(0) == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL_CHUNK, SMALL_CHUNK + 1, len(DATA)])
+async def test_a_blob_arrives_from_a_named_holder(
+    autojump_clock: MockClock, tmp_path: Path, size: int
+) -> None:
+    async with swarm(tmp_path, 2) as (here, there):
+        digest = there.blobs.write(DATA[:size])
+        seen: list[tuple[int, int]] = []
+        await here.exchange.fetch(
+            digest, length=size, holders=[there.me], progress=lambda *now: seen.append(now)
+        )
+        assert here.blobs.read(digest, size) == DATA[:size]
+        assert here.exchange.received == there.exchange.sent == size
+        assert [now for now, _ in seen] == sorted(now for now, _ in seen)
+        assert not seen or seen[-1] == (size, size)
+
+
+async def test_a_blob_is_found_at_whoever_has_it(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with swarm(tmp_path, 4) as (here, empty, holder, _):
+        digest = holder.blobs.write(DATA)
+        await here.exchange.fetch(digest, limit=len(DATA), holders=[empty.me])
+        assert here.blobs.has(digest)
+        assert here.standing.strikes(empty.me) == 0
+
+
+async def test_a_blob_that_is_here_is_not_fetched(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 1) as (alone,):
+        await alone.exchange.fetch(alone.blobs.write(DATA), length=len(DATA))
+        with pytest.raises(Unavailable, match="nobody connected has it"):
+            await alone.exchange.fetch(sha256(b"elsewhere"))
+
+
+async def test_a_blob_of_another_length_is_not_taken(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (here, there):
+        digest = there.blobs.write(DATA)
+        with pytest.raises(Unavailable, match="1255000 bytes are not what is expected"):
+            await here.exchange.fetch(digest, length=len(DATA) + 1, holders=[there.me])
+        with pytest.raises(Unavailable, match="1255000 bytes are not what is expected"):
+            await here.exchange.fetch(digest, limit=len(DATA) - 1, holders=[there.me])
+        assert here.exchange.received == 0
+        assert here.standing.strikes(there.me) == 0
+
+
+async def test_the_next_holder_goes_on_where_the_last_one_stopped(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 3) as (here, leaver, holder):
+        Liar(leaver, DATA, most=3)
+        digest = holder.blobs.write(DATA)
+        await here.exchange.fetch(digest, holders=[leaver.me, holder.me])
+        assert here.blobs.read(digest, len(DATA)) == DATA
+        assert holder.exchange.sent == len(DATA) - 3 * SMALL_CHUNK
+        assert here.exchange.received == len(DATA)
+
+
+async def test_a_restart_goes_on_where_it_stopped(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path / "before", 2) as (here, leaver):
+        Liar(leaver, DATA, most=3)
+        with pytest.raises(Unavailable, match="cannot fetch"):
+            await here.exchange.fetch(sha256(DATA), holders=[leaver.me])
+        folder = tmp_path / "before" / here.me
+    folder.rename(tmp_path / PEERS[0])
+    async with swarm(tmp_path, 2) as (here, holder):
+        digest = holder.blobs.write(DATA)
+        await here.exchange.fetch(digest, holders=[holder.me])
+        assert here.blobs.read(digest, len(DATA)) == DATA
+        assert holder.exchange.sent == len(DATA) - 3 * SMALL_CHUNK
+
+
+@pytest.mark.parametrize("left", [b"\1" * SMALL_CHUNK, b"torn", DATA[:-1] + b"?", DATA + b"more"])
+async def test_rubbish_from_an_earlier_life_costs_a_second_transfer_and_nobodys_good_name(
+    autojump_clock: MockClock, tmp_path: Path, left: bytes
+) -> None:
+    async with swarm(tmp_path, 2) as (here, holder):
+        digest = holder.blobs.write(DATA)
+        here.blobs.partial(digest, len(left)).append(left)
+        await here.exchange.fetch(digest, holders=[holder.me])
+        assert here.blobs.read(digest, len(DATA)) == DATA
+        assert here.standing.strikes(holder.me) == 0
+
+
+async def test_a_chunk_that_is_not_in_its_own_outline_costs_the_holder_a_strike(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    false = DATA[: 2 * SMALL_CHUNK] + b"?" * (len(DATA) - 2 * SMALL_CHUNK)
+    async with swarm(tmp_path, 3) as (here, liar, holder):
+        Liar(liar, false, outline=outline_of(DATA))
+        digest = holder.blobs.write(DATA)
+        await here.exchange.fetch(digest, holders=[liar.me, holder.me])
+        assert here.blobs.read(digest, len(DATA)) == DATA
+        assert here.standing.strikes(liar.me) == 1
+        assert holder.exchange.sent == len(DATA) - 2 * SMALL_CHUNK  # what was right was kept
+
+
+async def test_an_outline_whose_chunks_match_but_not_the_digest_costs_its_provider_a_strike(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 3) as (here, liar, holder):
+        Liar(liar, DATA[:-1] + b"?")
+        digest = holder.blobs.write(DATA)
+        await here.exchange.fetch(digest, holders=[liar.me, holder.me])
+        assert here.blobs.read(digest, len(DATA)) == DATA
+        assert here.standing.strikes(liar.me) == 1
+        assert here.standing.strikes(holder.me) == 0
+
+
+async def test_what_a_liar_began_does_not_spoil_what_an_honest_holder_completes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 3) as (here, liar, holder):
+        Liar(liar, b"?" + DATA[1:], most=2)
+        digest = holder.blobs.write(DATA)
+        await here.exchange.fetch(digest, holders=[liar.me, holder.me])
+        assert here.blobs.read(digest, len(DATA)) == DATA
+        assert here.standing.strikes(holder.me) == 0
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        Outline(length=10, chunk=3, digests=(sha256(b""),) * 4),
+        Outline(length=10, chunk=SMALL_CHUNK, digests=(sha256(b""),) * 2),
+        Outline(length=10, chunk=SMALL_CHUNK, digests=()),
+    ],
+)
+async def test_an_impossible_outline_costs_a_strike(
+    autojump_clock: MockClock, tmp_path: Path, outline: Outline
+) -> None:
+    async with swarm(tmp_path, 2) as (here, liar):
+        Liar(liar, DATA, outline=outline)
+        with pytest.raises(Unavailable):
+            await here.exchange.fetch(sha256(DATA), holders=[liar.me])
+        assert here.standing.strikes(liar.me) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"\xff\xff\xff\xff",
+        frame(b"\xa0"),
+        frame(encode(AskOutline(blob=sha256(DATA)))) + frame(encode(AskChunk(index=CHUNKS))),
+        frame(encode(AskOutline(blob=sha256(DATA)))) + frame(b"garbage"),
+    ],
+)
+async def test_an_asker_that_breaks_the_protocol_is_dropped_and_others_are_served(
+    autojump_clock: MockClock, tmp_path: Path, words: bytes
+) -> None:
+    async with swarm(tmp_path, 3) as (holder, offender, honest):
+        digest = holder.blobs.write(DATA)
+        stream = await offender.transport.open(holder.me, BLOB)
+        await stream.send(words)
+        await trio.sleep(1)
+        assert holder.standing.strikes(offender.me) == 1
+        assert offender.me not in holder.transport.peers()
+        await honest.exchange.fetch(digest, holders=[holder.me])
+        assert honest.blobs.has(digest)
+
+
+async def test_callers_of_one_blob_share_one_fetch(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (here, holder):
+        digest = holder.blobs.write(DATA)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(here.exchange.fetch, digest)
+        assert holder.exchange.sent == len(DATA)
+
+
+async def test_a_fetch_outlives_one_callers_cancellation_and_ends_with_the_last(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (here, silent):
+        Liar(silent, b"", outline=outline_of(DATA))  # an outline, then nothing that fits
+        silent.transport.network.freeze(silent.me)
+        digest = sha256(DATA)
+        with trio.move_on_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(here.exchange.fetch, digest)
+                nursery.start_soon(here.exchange.fetch, digest)
+                await trio.sleep(1)
+                assert len(here.exchange._fetches) == 1
+        assert here.exchange._fetches == {}
+
+
+async def test_a_silent_holder_is_given_up_for_the_next(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 3) as (here, silent, holder):
+
+        async def say_nothing(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        silent.transport.serve(BLOB, say_nothing)
+        digest = holder.blobs.write(DATA)
+        before = trio.current_time()
+        await here.exchange.fetch(digest, holders=[silent.me, holder.me])
+        waited = trio.current_time() - before
+        assert waited == pytest.approx(blob_stream.PATIENCE, abs=2)
+        assert here.standing.strikes(silent.me) == 0
+
+
+async def test_no_more_than_two_chunks_leave_a_node_at_once_and_a_stuck_reader_frees_its_place(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    big = bytes(4 * LARGE_CHUNK)  # beyond the window, so that a reader that stops holds its place
+    async with swarm(tmp_path, 4) as (holder, stuck, also_stuck, honest):
+        digest = holder.blobs.write(big)
+        for node in (stuck, also_stuck):
+            stream = await node.transport.open(holder.me, BLOB)
+            await stream.send(frame(encode(AskOutline(blob=digest))))
+            for index in range(4):
+                await stream.send(frame(encode(AskChunk(index=index))))
+        await trio.sleep(1)
+        before = trio.current_time()
+        await honest.exchange.fetch(digest, holders=[holder.me])
+        assert trio.current_time() - before == pytest.approx(blob_stream.UPLOAD_STALL, abs=2)
+
+
+class FullDisk(BlobStore):
+    """A store whose disk is full."""
+
+    def partial(self, digest: Digest, size: int) -> "NoRoom":  # type: ignore[override]
+        return NoRoom()
+
+
+class NoRoom:
+    received = 0
+
+    def append(self, data: bytes) -> None:
+        raise Unavailable("no space left on the disk")
+
+    def finish(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+async def test_an_error_of_our_own_store_is_not_the_holders(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 3) as (here, one, other):
+        digest = one.blobs.write(DATA)
+        other.blobs.write(DATA)
+        here.exchange._blobs = FullDisk(tmp_path / "full")
+        with pytest.raises(Unavailable, match=r"^no space left on the disk$"):
+            await here.exchange.fetch(digest, holders=[one.me, other.me])
+        assert other.exchange.sent == 0
