@@ -94,6 +94,7 @@ class Dialer:
         self._candidates: dict[PeerId, _Candidate] = {}
         self._wake = trio.Event()
         self._consulting: set[PeerId] = set()
+        self._saved: tuple[Signed, ...] = ()
         self._nursery: trio.Nursery | None = None
         self._places = trio.Semaphore(DIALS)
         self.observed = ""
@@ -122,19 +123,21 @@ class Dialer:
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Dial until cancelled."""
         self._recall()
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self._transport.watch(self._on_peer)
-            self._rpc.watch(self._on_ready)
-            for peer in self._rpc.ready():
-                self._on_ready(peer, True)
-            nursery.start_soon(self._consult_regularly)
-            task_status.started()
-            while True:
-                wait = self._tend()
-                with trio.move_on_after(wait):
-                    await self._wake.wait()
-                self._wake = trio.Event()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._transport.watch(self._on_peer)
+                self._rpc.watch(self._on_ready)
+                for peer in self._rpc.ready():
+                    self._on_ready(peer, True)
+                self._nursery.start_soon(self._consult_regularly)
+                task_status.started()
+                while True:
+                    wait = self._tend()
+                    with trio.move_on_after(wait):
+                        await self._wake.wait()
+                    self._wake = trio.Event()
+        finally:
+            self._nursery = None  # late callbacks start nothing
 
     # ---------------------------------------------------------------- candidates
 
@@ -247,8 +250,10 @@ class Dialer:
             await trio.sleep(self._chance.uniform(0.75, 1.25) * CONSULT)
             for peer in self._rpc.ready():
                 self._on_ready(peer, True)
-            answered = [c for c in self._candidates.values() if c.answered and c.record is not None]
-            self._store.save(tuple(c.record for c in answered if c.record)[-REMEMBERED:])
+            answered = [c.record for c in self._candidates.values() if c.answered and c.record]
+            if tuple(answered[-REMEMBERED:]) != self._saved:
+                self._saved = tuple(answered[-REMEMBERED:])
+                self._store.save(self._saved)
 
     async def _consult(self, peer: PeerId) -> None:
         """Register with `peer` and ask whom it knows, in case it keeps a directory."""

@@ -159,14 +159,16 @@ class Rpc:
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self._transport.watch(self._on_peer)
-            for peer in self._transport.peers():
-                self._on_peer(peer, True)
-            self._started.set()
-            task_status.started()
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._transport.watch(self._on_peer)
+                for peer in self._transport.peers():
+                    self._on_peer(peer, True)
+                self._started.set()
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None  # late callbacks start nothing
 
     # ---------------------------------------------------------------- the caller's side
 
@@ -244,7 +246,7 @@ class Rpc:
                 log.debug("peer=%s %s: %s", short_peer(peer), self._protocol, error)
                 await trio.sleep(REOPEN)
                 continue
-            assert self._nursery is not None
+            assert self._nursery is not None  # this task runs in it
             self._nursery.start_soon(self._converse, stream)
             await self._arrivals.setdefault(peer, trio.Event()).wait()
             return
@@ -320,8 +322,9 @@ class Rpc:
         else:
             kind, handler = self._handlers[request.kind]
             value = decode(request.body, kind, limit=self._limit)
+            if self._nursery is None:
+                raise Unavailable("this node is stopping")
             self._serving[peer] += 1
-            assert self._nursery is not None
             self._nursery.start_soon(self._answer, line, request.id, handler, value)
 
     def _decline(self, line: _Line, request: Request, reason: str) -> None:
