@@ -108,7 +108,8 @@ class Level(Wire, frozen=True, kw_only=True):
     """One level of the grid: a contiguous run of blocks with so many experts."""
 
     experts: Annotated[int, Meta(ge=1, le=256)]
-    blocks: Annotated[int, Meta(ge=1, le=256)]
+    blocks: Annotated[int, Meta(ge=0, le=256)]
+    """0: the level splits the data and no parameters (DiLoCo is such a level and a shared one)."""
 
 
 class Grid(Wire, frozen=True, kw_only=True):
@@ -122,6 +123,8 @@ class Grid(Wire, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.blocks < 1:
+            raise ValueError("levels: together they have no block")
         specific = self.path_specific_blocks
         if list(specific) != sorted(set(specific)) or any(i >= self.blocks for i in specific):
             raise ValueError("path_specific_blocks: not ascending indices of blocks")

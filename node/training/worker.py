@@ -44,6 +44,8 @@ class WorkerSettings:
     """That the shard cache may take on disk."""
     max_batch: int = 0
     """Sequences per micro-batch; 0: the whole batch at once. It changes the last bits."""
+    niceness: int = 10
+    """Added to the process's nice value: training yields to whatever else the volunteer does."""
     local_sources: bool = False
     """Whether a manifest may name local files."""
 
@@ -56,6 +58,7 @@ class WorkerSettings:
             "--max-shards": self.max_shards,
             "--max-batch": self.max_batch,
             "--cache-bytes": self.cache_bytes,
+            "--niceness": self.niceness,
         }
         command = [sys.executable, "-m", MODULE]
         for name, value in options.items():

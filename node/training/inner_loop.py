@@ -1,0 +1,151 @@
+"""The inner loop: AdamW steps of one path on the rows of its shard (docs/method.md, section 2).
+
+One loop for the seed phase and for every path and round. Same inputs, same bits, on the same
+hardware, library versions, thread count and micro-batch: nothing is drawn at random, moments
+begin at zero with every lease, and torch is held to its deterministic kernels.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import deterministic
+
+from dipaco.node.training.adamw import AdamW
+from dipaco.node.training.model import Float32, PathModel, load, store
+from dipaco.protocol.batches import RowOrder, learning_rate
+from dipaco.protocol.errors import DipacoError
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.topology import ModuleId
+
+
+class Rows(Protocol):
+    """A shard: rows of context + 1 token ids."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        ...
+
+    def row(self, index: int) -> NDArray[np.integer]:
+        """Return one, (context + 1,)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Which steps of a run to take."""
+
+    count: int
+    first_batch: int
+    """The first step's place in the order of the shard's batches."""
+    first_rate: int
+    """The first step's k, which sets the learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One step that was taken."""
+
+    done: int
+    """Steps, this one included."""
+    loss: float
+    """Mean over the batch before the step, nats per token."""
+    tokens_per_second: float
+    """Since the first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerResult:
+    """What the steps came to."""
+
+    states: dict[ModuleId, Float32]
+    tokens: int
+    seconds: float
+    loss_first: float
+    loss_last: float
+
+
+def choose_device(wish: str) -> torch.device:
+    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`; raises DipacoError."""
+    if wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wish.startswith("cuda") and not torch.cuda.is_available():
+        raise DipacoError(f"device {wish}: this torch sees no CUDA device; use --device cpu")
+    return torch.device(wish)
+
+
+def make_deterministic(threads: int) -> None:
+    """Hold torch to deterministic kernels and `threads` CPU threads, for the whole process.
+
+    A kernel that has no deterministic form on CUDA warns and is used; on the CPU there is none.
+    """
+    torch.set_num_threads(threads)
+    # Not torch.use_deterministic_algorithms: that imports the compiler stack for seconds.
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
+    # Costs time and changes no result; a property of the module, which mypy cannot see.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def run_steps(
+    model: PathModel,
+    manifest: Manifest,
+    states: Mapping[ModuleId, Float32],
+    shard: Rows,
+    order: RowOrder,
+    steps: Steps,
+    *,
+    max_batch: int,
+    on_step: Callable[[StepReport], None],
+) -> InnerResult:
+    """Take `steps` from the module states of one path; returns the states they lead to.
+
+    max_batch   sequences per micro-batch, 0 for all at once. Gradients of a batch are summed, so
+                it changes the memory needed and the last bits, not the method.
+    Raises DipacoError when the loss is not finite.
+    """
+    load(model, manifest, states)
+    training = manifest.training
+    optimizer = AdamW(model.parameters(), training.inner)
+    per_step = training.batch * manifest.model.context
+    losses: list[float] = []
+    began = time.perf_counter()
+    for step in range(steps.count):
+        batch = order.batch(steps.first_batch + step, training.batch)
+        loss = _backward(model, shard, batch, max_batch or training.batch) / per_step
+        if not np.isfinite(loss):
+            raise DipacoError(
+                f"the training loss is {loss} at step {step} of {steps.count}: the learning rate "
+                "is too high for this run, or this device computes wrongly"
+            )
+        optimizer.step(learning_rate(training, steps.first_rate + step))
+        losses.append(loss)
+        rate = per_step * len(losses) / (time.perf_counter() - began)
+        on_step(StepReport(done=len(losses), loss=loss, tokens_per_second=rate))
+    return InnerResult(
+        states={module: store(model, manifest, module) for module in states},
+        tokens=per_step * steps.count,
+        seconds=time.perf_counter() - began,
+        loss_first=losses[0] if losses else 0.0,
+        loss_last=losses[-1] if losses else 0.0,
+    )
+
+
+def _backward(model: PathModel, shard: Rows, batch: list[int], micro: int) -> float:
+    """Leave the gradient of the batch's mean loss in `model`; returns the summed loss in nats."""
+    total = 0.0
+    for rows in _micro_batches(shard, batch, micro):
+        tokens = torch.from_numpy(rows).to(model.device)
+        loss = model.loss(tokens)
+        (loss / (len(batch) * (rows.shape[1] - 1))).backward()
+        total += loss.item()
+    return total
+
+
+def _micro_batches(shard: Rows, batch: list[int], micro: int) -> Iterator[NDArray[np.int64]]:
+    for first in range(0, len(batch), micro):
+        yield np.stack([shard.row(i) for i in batch[first : first + micro]]).astype(np.int64)

@@ -1,0 +1,164 @@
+"""Leases done: from module states in the blob store to deltas, or to a held-out loss.
+
+Runs in worker processes and in the single-process reference, never in the daemon: this is where
+torch comes in.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.evaluation import evaluate
+from dipaco.node.training.inner_loop import (
+    Rows,
+    StepReport,
+    Steps,
+    choose_device,
+    make_deterministic,
+    run_steps,
+)
+from dipaco.node.training.jobs import Evaluate, Evaluated, Progress, Train, Trained
+from dipaco.node.training.model import Float32, PathModel, load
+from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
+from dipaco.protocol.delta import encode_delta
+from dipaco.protocol.errors import DipacoError, Refusal
+from dipaco.protocol.initial import initial_module
+from dipaco.protocol.lease import Lease, ModuleDigest
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.topology import ModuleId, topology
+
+OnProgress = Callable[[Progress], None]
+
+
+class Trainer:
+    """Does `Train` and `Evaluate` jobs on one device."""
+
+    def __init__(self, blobs: BlobStore, *, device: str, threads: int, max_batch: int) -> None:
+        """max_batch: sequences per micro-batch, 0 for the whole batch at once."""
+        make_deterministic(threads)
+        self._blobs = blobs
+        self._device = choose_device(device)
+        self._max_batch = max_batch
+
+    def train(self, job: Train, shard: Rows, on_progress: OnProgress) -> Trained:
+        """Take the lease's inner steps; leaves states (seed) or pseudo-gradients in the store.
+
+        shard   of the lease's path and window; for a seed lease the dense training stream.
+        Raises Refusal for a shard without a whole row, DipacoError if the loss is not finite.
+        """
+        manifest, lease = job.manifest, job.lease
+        if shard.rows < 1:
+            raise Refusal(
+                f"path {lease.path} cannot train: window {lease.window} gives it less than one "
+                f"row of {manifest.model.context + 1} tokens"
+            )
+        starts = self._start(manifest, lease)
+        path = DENSE if lease.kind == "seed" else lease.path
+        with self._memory_in_words(manifest.training.batch):
+            result = run_steps(
+                PathModel(manifest, self._device),
+                manifest,
+                starts,
+                shard,
+                RowOrder(batch_seed(lease.run, path), shard.rows),
+                steps_of(manifest, lease),
+                max_batch=self._max_batch,
+                on_step=_step_reporter(steps_of(manifest, lease).count, on_progress),
+            )
+        return Trained(
+            blobs=tuple(self._keep(manifest, lease, starts, result.states)),
+            tokens=result.tokens,
+            seconds=result.seconds,
+            loss_first=result.loss_first,
+            loss_last=result.loss_last,
+        )
+
+    def evaluate(
+        self, job: Evaluate, documents: Sequence[NDArray[np.integer]], on_progress: OnProgress
+    ) -> Evaluated:
+        """Score the held-out documents that the router sends to the lease's path."""
+        manifest, lease = job.manifest, job.lease
+        model = PathModel(manifest, self._device)
+        load(model, manifest, self._start(manifest, lease))
+
+        def on_batch(done: int) -> None:
+            on_progress(Progress(stage="evaluate", done=done, total=len(documents)))
+
+        with self._memory_in_words(len(documents)):
+            evaluation = evaluate(
+                model,
+                documents,
+                prefix=manifest.routing.prefix,
+                max_batch=self._max_batch,
+                on_batch=on_batch,
+            )
+        return Evaluated(evaluation=evaluation)
+
+    def _start(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
+        """The states that the lease starts from: the named blobs, or the initial model."""
+        top = topology(manifest)
+        if lease.kind == "seed":
+            return {module: initial_module(manifest, module) for module in top.path_modules[0]}
+        return {
+            ModuleId(each.module): self._blobs.read_array(
+                each.digest, top.elements(ModuleId(each.module))
+            )
+            for each in lease.modules
+        }
+
+    def _keep(
+        self,
+        manifest: Manifest,
+        lease: Lease,
+        starts: Mapping[ModuleId, Float32],
+        ends: Mapping[ModuleId, Float32],
+    ) -> Iterator[ModuleDigest]:
+        for module, end in ends.items():
+            if lease.kind == "seed":
+                digest = self._blobs.write_array(end)
+            else:  # pseudo-gradient = global - local
+                delta = encode_delta(starts[module] - end, manifest.training.deltas)
+                digest = self._blobs.write(delta)
+            yield ModuleDigest(module=module, digest=digest)
+
+    @contextmanager
+    def _memory_in_words(self, sequences: int) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            now = self._max_batch or sequences
+            raise DipacoError(
+                f"{self._device} has too little memory for {now} sequences at once: "
+                f"set max_batch below {now}"
+            ) from error
+
+
+def steps_of(manifest: Manifest, lease: Lease) -> Steps:
+    """Return the steps that a `seed` or `train` lease stands for."""
+    training = manifest.training
+    if lease.kind == "seed":
+        return Steps(count=training.seed_steps, first_batch=0, first_rate=0)
+    first = first_step(training, lease.round)
+    return Steps(
+        count=training.inner_steps, first_batch=first, first_rate=training.seed_steps + first
+    )
+
+
+def _step_reporter(total: int, on_progress: OnProgress) -> Callable[[StepReport], None]:
+    def report(step: StepReport) -> None:
+        on_progress(
+            Progress(
+                stage="train",
+                done=step.done,
+                total=total,
+                rate=step.tokens_per_second,
+                unit="tokens",
+                loss=step.loss,
+            )
+        )
+
+    return report

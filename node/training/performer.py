@@ -1,0 +1,80 @@
+"""Does one job of any kind: the table from jobs to the functions that do them.
+
+The same object works in a worker process and in the single-process reference. torch is imported
+with the first training job, so that whoever only inspects and takes outer steps never loads it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dipaco.node.data.derivation import Tools, derive
+from dipaco.node.data.shards import Shards
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.shard_cache import ShardCache
+from dipaco.node.training.jobs import (
+    Answer,
+    Derive,
+    Evaluate,
+    Inspect,
+    Job,
+    Materialise,
+    OuterStep,
+    Train,
+)
+from dipaco.node.training.outer import inspect, take_outer_step
+from dipaco.protocol.batches import DENSE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dipaco.node.training.jobs import Progress
+    from dipaco.node.training.leases import Trainer
+    from dipaco.node.training.worker import WorkerSettings
+
+
+class Performer:
+    """Does jobs on one home's blob store and shard cache."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        home = Home.at(settings.home)
+        self._settings = settings
+        self._blobs = BlobStore(home.blobs)
+        self._tools = Tools(blobs=self._blobs, local_files=settings.local_sources)
+        cache = ShardCache(home.cache / "shards", settings.cache_bytes)
+        self._shards = Shards(cache, self._tools, max_shards=settings.max_shards)
+        self._made_trainer: Trainer | None = None
+
+    def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; raises what the functions raise that do it (DipacoError, or a bug's error)."""
+        match job:
+            case Derive():
+                return derive(job.manifest, self._tools, on_progress)
+            case Materialise():
+                return self._shards.materialise(job.manifest, job.spec, job.window, on_progress)
+            case Train(manifest=manifest, spec=spec, lease=lease):
+                path = DENSE if lease.kind == "seed" else lease.path
+                shard = self._shards.training(manifest, spec, lease.window, path, on_progress)
+                return self._trainer().train(job, shard, on_progress)
+            case Evaluate(manifest=manifest, spec=spec, lease=lease):
+                documents = self._shards.validation(
+                    manifest, spec, lease.window, lease.path, on_progress
+                )
+                return self._trainer().evaluate(job, documents, on_progress)
+            case Inspect():
+                return inspect(self._blobs, job)
+            case OuterStep():
+                return take_outer_step(self._blobs, job)
+
+    def _trainer(self) -> Trainer:
+        if self._made_trainer is None:
+            from dipaco.node.training.leases import Trainer
+
+            self._made_trainer = Trainer(
+                self._blobs,
+                device=self._settings.device,
+                threads=self._settings.threads,
+                max_batch=self._settings.max_batch,
+            )
+        return self._made_trainer

@@ -1,0 +1,205 @@
+"""The single-process run of a manifest: what a swarm must equal, bit for bit.
+
+A plain reading of docs/method.md section 2, and no user of `Schedule`: the two check each other.
+It does the jobs of a run one after the other with the functions that worker processes use, on a
+blob store and a shard cache of the same format; only order and place differ.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dipaco.node.training.jobs import (
+    Derive,
+    Derived,
+    Evaluate,
+    Evaluated,
+    Job,
+    OuterStep,
+    Progress,
+    Stepped,
+    Train,
+    Trained,
+)
+from dipaco.node.training.performer import Performer
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import Refusal, Unavailable
+from dipaco.protocol.lease import TOKEN_BYTES, Evaluation, Lease, LeaseKind, ModuleDigest
+from dipaco.protocol.ledger import Contribution
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.topology import ModuleId, topology
+
+OnProgress = Callable[[str, Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceResult:
+    """What a run came to."""
+
+    run: Digest
+    spec: Digest
+    states: dict[ModuleId, tuple[Digest, ...]]
+    """Per module the digest of every version, 0 first; one alone where no live path passes."""
+    momenta: dict[ModuleId, Digest]
+    """Per module the outer momentum of its last version."""
+    evaluations: dict[tuple[int, int], Evaluation]
+    """By (version, path): the held-out loss of every live path, version 0 included."""
+
+    def perplexity(self, version: int) -> float | None:
+        """Return the routed validation perplexity at `version`, token-weighted over the paths.
+
+        None when there is not one held-out token.
+        """
+        found = [e for (v, _), e in self.evaluations.items() if v == version]
+        tokens = sum(e.tokens for e in found)
+        return math.exp(sum(e.nll for e in found) / tokens) if tokens else None
+
+    def as_plain(self) -> dict[str, object]:
+        """Return the result in the types of JSON, digests in hex."""
+        return {
+            "run": self.run.hex(),
+            "spec": self.spec.hex(),
+            "states": {m: [d.hex() for d in digests] for m, digests in self.states.items()},
+            "momenta": {m: d.hex() for m, d in self.momenta.items()},
+            "evaluations": [
+                {"version": v, "path": p, "documents": e.documents, "tokens": e.tokens}
+                | {"nll": e.nll}
+                for (v, p), e in sorted(self.evaluations.items())
+            ],
+            "perplexities": [
+                self.perplexity(version)
+                for version in sorted({version for version, _ in self.evaluations})
+            ],
+        }
+
+
+def run_reference(
+    manifest: Manifest, settings: WorkerSettings, on_progress: OnProgress
+) -> ReferenceResult:
+    """Run `manifest` from its source to the last round, in this process.
+
+    settings      as a worker's: with one thread and the same micro-batch, the bits of a swarm.
+    on_progress   gets what is being done (`round 3, path 1`) and how far it is.
+    Raises what a worker's jobs would fail with: Refusal, Unavailable, or another DipacoError.
+    """
+    performer = Performer(settings)
+    derived = performer.perform(
+        Derive(manifest=manifest), lambda progress: on_progress("router", progress)
+    )
+    assert isinstance(derived, Derived)
+    if derived.spec is None:
+        kind = Unavailable if derived.failed == "source" else Refusal
+        raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
+    run = _Run(manifest, derived.spec, performer, on_progress)
+    run.seed()
+    run.evaluate(0)
+    for round_ in range(1, manifest.training.rounds + 1):
+        run.round(round_)
+        run.evaluate(round_)
+    return run.result()
+
+
+@dataclass
+class _Run:
+    """The state of a run between two rounds."""
+
+    manifest: Manifest
+    spec: RouterSpec
+    performer: Performer
+    on_progress: OnProgress
+    states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
+    momenta: dict[ModuleId, Digest] = field(default_factory=dict)
+    evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
+
+    @property
+    def live_paths(self) -> list[int]:
+        """Paths that have training data."""
+        return [path for path, tokens in enumerate(self.spec.tokens) if tokens]
+
+    def seed(self) -> None:
+        """Train one path densely and copy it into every module (line 1)."""
+        trained = self._train(self._lease("seed", 0, 0), "seed model")
+        seeds = {ModuleId(blob.module): blob.digest for blob in trained.blobs}
+        top = topology(self.manifest)
+        self.states = {module: [seeds[top.counterpart(module)]] for module in top.modules}
+
+    def round(self, round_: int) -> None:
+        """Train every live path, then take every module's outer step (lines 4 to 17)."""
+        deltas: dict[tuple[int, ModuleId], Digest] = {}
+        for path in self.live_paths:
+            trained = self._train(
+                self._lease("train", path, round_), f"round {round_}, path {path}"
+            )
+            deltas |= {(path, ModuleId(blob.module)): blob.digest for blob in trained.blobs}
+        top = topology(self.manifest)
+        for module in top.modules:
+            paths = [path for path in top.paths_through(module) if path in self.live_paths]
+            if paths:
+                self._step(module, {path: deltas[path, module] for path in paths}, round_)
+
+    def evaluate(self, version: int) -> None:
+        """Look at the held-out loss of every live path at `version` (line 19)."""
+        for path in self.live_paths:
+            lease = self._lease("evaluate", path, version)
+            job = Evaluate(manifest=self.manifest, spec=self.spec, lease=lease)
+            answer = self._perform(job, f"evaluation {version}, path {path}")
+            assert isinstance(answer, Evaluated)
+            self.evaluations[version, path] = answer.evaluation
+
+    def result(self) -> ReferenceResult:
+        """Return all that came out."""
+        return ReferenceResult(
+            run=run_id(self.manifest),
+            spec=spec_digest(self.spec),
+            states={module: tuple(digests) for module, digests in self.states.items()},
+            momenta=self.momenta,
+            evaluations=self.evaluations,
+        )
+
+    def _train(self, lease: Lease, what: str) -> Trained:
+        answer = self._perform(Train(manifest=self.manifest, spec=self.spec, lease=lease), what)
+        assert isinstance(answer, Trained)
+        return answer
+
+    def _step(self, module: ModuleId, deltas: dict[int, Digest], round_: int) -> None:
+        job = OuterStep(
+            manifest=self.manifest,
+            module=module,
+            state=self.states[module][-1],
+            momentum=self.momenta.get(module),
+            contributions=tuple(
+                Contribution(
+                    path=path,
+                    peer=self.manifest.owner,
+                    delta=delta,
+                    weight=self.spec.tokens[path],
+                )
+                for path, delta in sorted(deltas.items())
+            ),
+        )
+        answer = self._perform(job, f"round {round_}, module {module}")
+        assert isinstance(answer, Stepped)
+        self.states[module].append(answer.state)
+        self.momenta[module] = answer.momentum
+
+    def _lease(self, kind: LeaseKind, path: int, round_: int) -> Lease:
+        """The lease that a scheduler would grant; nobody else is there to be fenced off."""
+        version = round_ if kind == "evaluate" else round_ - 1
+        modules = () if kind == "seed" else topology(self.manifest).path_modules[path]
+        windows = self.manifest.source.windows
+        return Lease(
+            run=run_id(self.manifest),
+            token=bytes(TOKEN_BYTES),
+            kind=kind,
+            path=path,
+            round=round_,
+            window=(round_ - 1) % windows if kind == "train" else 0,
+            spec=spec_digest(self.spec),
+            modules=tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in modules),
+            ttl=self.manifest.schedule.lease_ttl,
+        )
+
+    def _perform(self, job: Job, what: str) -> object:
+        return self.performer.perform(job, lambda progress: self.on_progress(what, progress))

@@ -1,0 +1,140 @@
+"""The worker process: jobs in on stdin, progress and one answer each out on stdout.
+
+    python -m dipaco.node.training.worker_process --home DIR [options]
+
+It is started by `worker.Worker` and leaves when its stdin ends, in mid-job too, so a daemon that
+is killed leaves no orphan. Errors raised on purpose become a `Failed`; a bug ends the process with
+its traceback on stderr, which the daemon logs and reports.
+"""
+
+import argparse
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_job
+from dipaco.node.training.jobs import Answer, Failed, Job, Progress
+from dipaco.node.training.performer import Performer
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.errors import DipacoError, LocalProtocolError, Refusal, Unavailable
+
+MAX_REASON = 4096  # characters of a `Failed`
+REPORT_SECONDS = 0.25  # between two progress reports of one stage
+
+
+def main() -> None:
+    """Serve jobs until stdin ends."""
+    settings = parse(sys.argv[1:])
+    answers = protect_stdout()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
+    os.nice(settings.niceness)
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=read_jobs, args=(sys.stdin.fileno(), jobs), daemon=True).start()
+    performer = Performer(settings)
+    while True:
+        answer = perform(performer, jobs.get(), Throttle(send_to(answers), time.monotonic))
+        send_to(answers)(answer)
+
+
+def parse(arguments: list[str]) -> WorkerSettings:
+    """Read the command line; `WorkerSettings.command` writes it."""
+    parser = argparse.ArgumentParser(prog="worker_process")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--max-shards", type=int, default=4)
+    parser.add_argument("--max-batch", type=int, default=0)
+    parser.add_argument("--cache-bytes", type=int, default=1 << 30)
+    parser.add_argument("--niceness", type=int, default=10)
+    parser.add_argument("--local-sources", action="store_true")
+    return WorkerSettings(**vars(parser.parse_args(arguments)))
+
+
+def protect_stdout() -> BinaryIO:
+    """Return the answers' pipe, and point everybody else's stdout at stderr.
+
+    A library that prints, in Python or in C, would break the frames.
+    """
+    own = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return os.fdopen(own, "wb")
+
+
+def read_jobs(pipe: int, jobs: "queue.SimpleQueue[Job]") -> None:
+    """Queue every job from the descriptor `pipe`; ends the process with it, or at garbage on it."""
+    try:
+        while True:
+            header = _read(pipe, HEADER_BYTES)
+            jobs.put(read_job(_read(pipe, body_length(header))))
+    except EOFError:
+        os._exit(0)
+    except LocalProtocolError as error:
+        print(f"worker process: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def _read(pipe: int, count: int) -> bytes:
+    """Read `count` bytes; raises EOFError when the pipe ends before them.
+
+    Not through a buffered file: its lock, held by a waiting thread, aborts the interpreter when a
+    bug ends the main thread.
+    """
+    data = bytearray()
+    while len(data) < count:
+        chunk = os.read(pipe, count - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return bytes(data)
+
+
+def perform(performer: Performer, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+    """Do one job; what goes wrong for a reason becomes a `Failed`."""
+    try:
+        return performer.perform(job, on_progress)
+    except Refusal as error:
+        return _failed("refused", error)
+    except Unavailable as error:
+        return _failed("unavailable", error)
+    except DipacoError as error:
+        return _failed("local", error)
+
+
+def send_to(pipe: BinaryIO) -> Callable[[Progress | Answer], None]:
+    """Return what writes one frame to `pipe`, at once."""
+
+    def send(value: Progress | Answer) -> None:
+        pipe.write(pack(value))
+        pipe.flush()
+
+    return send
+
+
+class Throttle:
+    """Passes on the first and the last report of a stage, and in between a few a second."""
+
+    def __init__(self, send: Callable[[Progress], None], now: Callable[[], float]) -> None:
+        """now: seconds on any steady clock."""
+        self._send, self._now = send, now
+        self._stage, self._next = "", 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """Send `progress`, or drop it."""
+        now, last = self._now(), progress.total and progress.done >= progress.total
+        if progress.stage != self._stage or last or now >= self._next:
+            self._stage, self._next = progress.stage, now + REPORT_SECONDS
+            self._send(progress)
+
+
+def _failed(kind: Literal["refused", "unavailable", "local"], error: DipacoError) -> Failed:
+    return Failed(kind=kind, reason=str(error)[:MAX_REASON])
+
+
+if __name__ == "__main__":
+    main()

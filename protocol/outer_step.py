@@ -1,0 +1,52 @@
+"""The outer step of one module: element-wise float32, so that anybody gets the same bytes.
+
+Source: docs/method.md section 2, lines 13 to 17 (DiPaCo, 2403.10616, Algorithm 1). NumPy's
+element-wise functions alone, one operation at a time, contributions in path order: a fused
+multiply-add, a matrix product or a sum in another order would give other bits.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipaco.protocol.manifest import Nesterov
+
+Float32 = NDArray[np.float32]
+
+
+def outer_step(
+    state: Float32,
+    momentum: Float32 | None,
+    weights: Sequence[int],
+    deltas: Iterable[Float32],
+    outer: Nesterov,
+) -> tuple[Float32, Float32]:
+    """Return the next version's state and momentum.
+
+    state, momentum   (elements,); momentum is None, for zeros, before the first step.
+    weights           n_p of every contributing path, ascending by path.
+    deltas            their pseudo-gradients (elements,), state minus what the inner steps made
+                      of it, in the same order; taken one at a time, so one is in memory.
+    """
+    gradient = combine(weights, deltas, np.zeros_like(state))
+    decay, rate = np.float32(outer.momentum), np.float32(outer.lr)
+    before = np.zeros_like(state) if momentum is None else momentum
+    after = decay * before + gradient
+    update = rate * (gradient + decay * after)
+    return state - update, after
+
+
+def combine(weights: Sequence[int], deltas: Iterable[Float32], zeros: Float32) -> Float32:
+    """Return the outer gradient g: the weighted mean of the deltas, times sqrt(their number).
+
+    Weights are shares of the paths through this module, so they sum to 1 in every module; the
+    root restores the norm that averaging takes away (more paths act like a larger batch).
+    The sum begins at +0, so that no element of it is ever -0.
+    """
+    total = sum(weights)
+    mean = zeros
+    for weight, delta in zip(weights, deltas, strict=True):
+        mean = mean + np.float32(weight / total) * delta
+    return np.float32(math.sqrt(len(weights))) * mean

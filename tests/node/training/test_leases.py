@@ -1,0 +1,325 @@
+"""Leases on shards in memory: repeatable to the bit, and by the method's rules.
+
+Bits of torch may differ between processors, so what is exact is compared within one process; the
+golden losses have a tolerance of 1e-3, far below what another order, rate or start would change.
+"""
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.evaluation import evaluate
+from dipaco.node.training.inner_loop import StepReport, Steps, choose_device, run_steps
+from dipaco.node.training.jobs import Evaluate, Train, Trained
+from dipaco.node.training.leases import Trainer
+from dipaco.node.training.model import Float32, PathModel, load, store
+from dipaco.node.training.outer import read_delta
+from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, learning_rate
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import DipacoError, Refusal
+from dipaco.protocol.manifest import Adam, Manifest, Nesterov, Training
+from dipaco.protocol.topology import ModuleId, topology
+from tests.node.training.small import (
+    CONTEXT,
+    ArrayShard,
+    Reports,
+    any_spec,
+    initial_states,
+    lease,
+    shard,
+    small_manifest,
+)
+from tests.values import digest
+
+CPU = torch.device("cpu")
+SEED_SHARD, PATH_SHARD = shard(0, 40), shard(2)
+GOLDEN_LOSSES = [
+    4.16232,
+    4.14868,
+    4.10616,
+    4.05723,
+    4.03078,
+    3.97361,
+    3.89110,
+    3.84859,
+    3.83682,
+    3.79162,
+    3.77561,
+    3.75948,
+]
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs")
+
+
+@pytest.fixture
+def trainer(blobs: BlobStore) -> Trainer:
+    return Trainer(blobs, device="cpu", threads=1, max_batch=0)
+
+
+def seed_of(trainer: Trainer, value: Manifest) -> Trained:
+    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
+    return trainer.train(job, SEED_SHARD, Reports())
+
+
+def version_zero(trainer: Trainer, value: Manifest) -> dict[ModuleId, Digest]:
+    seeds = {ModuleId(b.module): b.digest for b in seed_of(trainer, value).blobs}
+    top = topology(value)
+    return {m: seeds[top.counterpart(m)] for m in top.modules}
+
+
+def train(
+    trainer: Trainer, value: Manifest, states: dict[ModuleId, Digest], path: int, round_: int = 1
+) -> Trained:
+    job = Train(
+        manifest=value, spec=any_spec(value), lease=lease(value, "train", path, round_, states)
+    )
+    return trainer.train(job, shard(path), Reports())
+
+
+def run(
+    value: Manifest, states: dict[ModuleId, Float32], steps: Steps, max_batch: int = 0
+) -> tuple[dict[ModuleId, Float32], list[float]]:
+    """Return the states after `steps` on PATH_SHARD, and the loss of every step."""
+    reports: list[StepReport] = []
+    result = run_steps(
+        PathModel(value, CPU),
+        value,
+        states,
+        PATH_SHARD,
+        RowOrder(batch_seed(digest("run"), 0), PATH_SHARD.rows),
+        steps,
+        max_batch=max_batch,
+        on_step=reports.append,
+    )
+    return result.states, [report.loss for report in reports]
+
+
+def test_the_golden_trajectory_of_a_seed_and_a_round() -> None:
+    value = small_manifest()
+    _, losses = run(value, initial_states(value), Steps(count=12, first_batch=0, first_rate=0))
+    assert losses == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
+
+
+def test_the_same_lease_gives_the_same_digests_in_any_order_and_by_anybody(
+    tmp_path: Path, trainer: Trainer
+) -> None:
+    value = small_manifest()
+    states = version_zero(trainer, value)
+    first = {path: train(trainer, value, states, path).blobs for path in (0, 1, 2, 3)}
+    again = {path: train(trainer, value, states, path).blobs for path in (3, 1, 0, 2)}
+    assert first == again
+    elsewhere = Trainer(BlobStore(tmp_path / "b"), device="cpu", threads=1, max_batch=0)
+    assert version_zero(elsewhere, value) == states
+    assert train(elsewhere, value, states, 2).blobs == first[2]
+    assert len({blobs for blobs in first.values()}) == 4
+
+
+def test_a_seed_lease_starts_from_the_initial_model_and_leaves_path_0s_states(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    value = small_manifest()
+    trained = seed_of(trainer, value)
+    order = RowOrder(batch_seed(digest("run"), DENSE), SEED_SHARD.rows)
+    result = run_steps(
+        PathModel(value, CPU),
+        value,
+        initial_states(value),
+        SEED_SHARD,
+        order,
+        Steps(count=3, first_batch=0, first_rate=0),
+        max_batch=0,
+        on_step=lambda report: None,
+    )
+    assert [b.module for b in trained.blobs] == ["stem", "L1.E0", "L2.E0"]
+    for blob in trained.blobs:
+        state = result.states[ModuleId(blob.module)]
+        assert blobs.read_array(blob.digest, state.size).tobytes() == state.tobytes()
+    assert trained.tokens == 3 * value.training.batch * CONTEXT
+
+
+def test_without_a_seed_phase_the_seed_is_the_initial_model(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    plain = small_manifest()
+    value = small_manifest(training=msgspec.structs.replace(plain.training, seed_steps=0))
+    trained = seed_of(trainer, value)
+    assert (trained.tokens, trained.loss_first, trained.loss_last) == (0, 0.0, 0.0)
+    for blob, state in zip(trained.blobs, initial_states(value).values(), strict=True):
+        assert blobs.read_array(blob.digest, state.size).tobytes() == state.tobytes()
+
+
+def test_a_delta_is_where_the_path_started_minus_where_it_came_to(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    value = small_manifest()
+    zero = version_zero(trainer, value)
+    trained = train(trainer, value, zero, 1, round_=2)
+    top = topology(value)
+    starts = {m: blobs.read_array(zero[m], top.elements(m)) for m in top.path_modules[1]}
+    result = run_steps(
+        PathModel(value, CPU),
+        value,
+        starts,
+        shard(1),
+        RowOrder(batch_seed(digest("run"), 1), shard(1).rows),
+        Steps(count=4, first_batch=4, first_rate=7),  # round 2: after 3 seed and 4 inner steps
+        max_batch=0,
+        on_step=lambda report: None,
+    )
+    for blob in trained.blobs:
+        module = ModuleId(blob.module)
+        delta = starts[module] - result.states[module]
+        assert read_delta(blobs, value, module, blob.digest).tobytes() == delta.tobytes()
+        assert delta.any()
+
+
+def test_bf16_deltas_are_half_as_long_and_the_nearest_values(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    full = small_manifest()
+    half = small_manifest(training=msgspec.structs.replace(full.training, deltas="bf16"))
+    states = version_zero(trainer, full)
+    for wide, narrow in zip(
+        train(trainer, full, states, 0).blobs, train(trainer, half, states, 0).blobs, strict=True
+    ):
+        module = ModuleId(wide.module)
+        exact = read_delta(blobs, full, module, wide.digest)
+        assert blobs.size(narrow.digest) * 2 == blobs.size(wide.digest)
+        near = read_delta(blobs, half, module, narrow.digest)
+        np.testing.assert_allclose(near, exact, rtol=2**-8)
+
+
+def test_one_step_is_clipped_adamw_with_decay_on_matrices_only() -> None:
+    inner = Adam(lr=0.01, warmup=0, clip=0.05, weight_decay=0.5)
+    training = Training(
+        seed_steps=0, rounds=1, inner_steps=1, batch=4, inner=inner, outer=Nesterov()
+    )
+    value = small_manifest(training=training)
+    start = initial_states(value)
+    ended, _ = run(value, start, Steps(count=1, first_batch=0, first_rate=0))
+    model = PathModel(value, CPU)
+    load(model, value, start)
+    batch = RowOrder(batch_seed(digest("run"), 0), PATH_SHARD.rows).batch(0, 4)
+    rows = torch.from_numpy(PATH_SHARD.data[batch])
+    torch.autograd.backward(model.loss(rows) / (4 * CONTEXT))
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    norm = math.sqrt(sum((g.double() ** 2).sum().item() for g in gradients.values()))
+    assert norm > 0.05  # so that there is something to clip
+    lr = learning_rate(training, 0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            g = gradients[name].double() * 0.05 / norm
+            decayed = parameter * (1 - lr * 0.5) if parameter.dim() > 1 else parameter
+            parameter.copy_(decayed - lr * g / (g.abs() + 1e-8))  # first step: m / sqrt(v) = sign
+    for module, state in ended.items():
+        np.testing.assert_allclose(state, store(model, value, module), rtol=1e-4, atol=1e-5)
+
+
+def test_moments_begin_at_zero_with_every_lease() -> None:
+    value = small_manifest()
+    one, _ = run(value, initial_states(value), Steps(count=2, first_batch=0, first_rate=0))
+    half, _ = run(value, initial_states(value), Steps(count=1, first_batch=0, first_rate=0))
+    two, _ = run(value, half, Steps(count=1, first_batch=1, first_rate=1))
+    assert any(one[m].tobytes() != two[m].tobytes() for m in one)
+    longest = learning_rate(value.training, 1) * (1.001 + 0.1)  # a first step is +-lr
+    assert all(np.abs(half[m] - two[m]).max() <= longest for m in two)
+
+
+@pytest.mark.parametrize("max_batch", [1, 3])
+def test_micro_batches_take_the_same_steps_up_to_rounding(max_batch: int) -> None:
+    value = small_manifest()
+    steps = Steps(count=3, first_batch=0, first_rate=0)
+    whole, losses = run(value, initial_states(value), steps)
+    parts, part_losses = run(value, initial_states(value), steps, max_batch)
+    assert part_losses == pytest.approx(losses, rel=1e-5)
+    for module in whole:
+        assert np.abs(whole[module] - parts[module]).mean() < 1e-5
+
+
+def test_a_loss_that_is_not_finite_says_so_and_leaves_nothing(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    value = small_manifest()
+    wild = {m: np.full_like(s, 1e30) for m, s in initial_states(value).items()}
+    states = {m: blobs.write_array(s) for m, s in wild.items()}
+    before = blobs.total_bytes()
+    with pytest.raises(DipacoError, match="training loss is nan at step 1 of 4"):
+        train(trainer, value, states, 0)
+    assert blobs.total_bytes() == before
+
+
+def test_a_shard_without_a_row_is_refused(trainer: Trainer) -> None:
+    value = small_manifest()
+    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
+    with pytest.raises(Refusal, match="less than one row of 49 tokens"):
+        trainer.train(job, ArrayShard(np.zeros((0, CONTEXT + 1), dtype=np.int64)), Reports())
+
+
+def test_progress_counts_steps_with_loss_and_rate(trainer: Trainer) -> None:
+    value, reports = small_manifest(), Reports()
+    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
+    trained = trainer.train(job, SEED_SHARD, reports)
+    assert [(p.stage, p.done, p.total, p.unit) for p in reports.all] == [
+        ("train", done, 3, "tokens") for done in (1, 2, 3)
+    ]
+    assert [reports.all[0].loss, reports.all[-1].loss] == [trained.loss_first, trained.loss_last]
+    assert all(p.rate > 0 for p in reports.all)
+
+
+def test_training_lowers_the_held_out_loss(blobs: BlobStore, trainer: Trainer) -> None:
+    plain = small_manifest()
+    training = msgspec.structs.replace(plain.training, seed_steps=60)
+    value = small_manifest(training=training)
+    documents = [row[:40] for row in SEED_SHARD.data[:5]]
+    losses = []
+    for manifest in (plain, value):
+        states = version_zero(trainer, manifest)
+        job = Evaluate(
+            manifest=manifest,
+            spec=any_spec(manifest),
+            lease=lease(manifest, "evaluate", 3, 0, states),
+        )
+        found = trainer.evaluate(job, documents, Reports()).evaluation
+        assert (found.documents, found.tokens) == (5, 5 * (40 - 32))
+        losses.append(found.nll / found.tokens)
+    assert losses[1] < 0.5 * losses[0]
+
+
+def test_evaluation_scores_each_document_from_the_prefix_on_whatever_its_company() -> None:
+    value = small_manifest()
+    model = PathModel(value, CPU)
+    load(model, value, initial_states(value))
+    lengths = [48, 33, 40, 32, 5, 47, 40]
+    documents = [SEED_SHARD.data[i, :n] for i, n in enumerate(lengths)]
+    expected = 0.0
+    for document in documents:
+        if len(document) > 32:
+            row = torch.from_numpy(document)[None]
+            with torch.inference_mode():
+                logs = (model(row[:, :-1]) @ model.head.T).log_softmax(-1)[0]
+            picked = logs[torch.arange(len(document) - 1), row[0, 1:]]
+            expected -= picked[31:].sum(dtype=torch.float64).item()
+    for max_batch in (0, 1, 2):
+        done: list[int] = []
+        found = evaluate(model, documents, prefix=32, max_batch=max_batch, on_batch=done.append)
+        assert (found.documents, found.tokens) == (5, 16 + 1 + 8 + 15 + 8)
+        assert found.nll == pytest.approx(expected, rel=1e-5)
+        assert done[-1] == 5
+    nothing = evaluate(model, [], prefix=32, max_batch=0, on_batch=done.append)
+    assert (nothing.documents, nothing.tokens, nothing.nll) == (0, 0, 0.0)
+
+
+def test_the_device_is_the_volunteers_choice() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(DipacoError, match="device cuda:0: this torch sees no CUDA device"):
+            choose_device("cuda:0")

@@ -1,0 +1,120 @@
+"""Outer steps and inspections on a real blob store: what is taken, and what is turned away."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from dipaco.node.storage.blobs import BlobMissing, BlobStore
+from dipaco.node.training.jobs import Inspect, OuterStep
+from dipaco.node.training.outer import inspect, take_outer_step
+from dipaco.protocol.batches import learning_rate
+from dipaco.protocol.delta import Encoding, encode_delta
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.initial import initial_module
+from dipaco.protocol.lease import LeaseKind, ModuleDigest
+from dipaco.protocol.ledger import Contribution
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.outer_step import outer_step
+from dipaco.protocol.topology import STEM, topology
+from tests.node.training.small import lease, small_manifest
+from tests.values import digest, peer
+
+VALUE = small_manifest()
+STATE = initial_module(VALUE, STEM)
+LIMIT = 4 * learning_rate(VALUE.training, 3)  # an honest round's worth, about
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path)
+
+
+def inspection(
+    blobs: BlobStore, blob: Digest, kind: LeaseKind = "train", value: Manifest = VALUE
+) -> str:
+    """Return what is wrong with `blob` as the stem's part of a submission for path 0."""
+    state = blobs.write_array(STATE)
+    states = dict.fromkeys(topology(value).path_modules[0], state)
+    job = Inspect(
+        manifest=value,
+        lease=lease(value, kind, 0, 1 if kind == "train" else 0, states),
+        blobs=(ModuleDigest(module=STEM, digest=blob),),
+    )
+    return inspect(blobs, job).wrong
+
+
+@pytest.mark.parametrize("encoding", ["f32", "bf16"])
+def test_two_outer_steps_in_a_row_equal_the_plain_function(
+    blobs: BlobStore, encoding: Encoding
+) -> None:
+    training = msgspec.structs.replace(VALUE.training, deltas=encoding)
+    value = msgspec.structs.replace(VALUE, training=training)
+    deltas = [np.sign(STATE) * np.float32(2.0**-k) for k in (4, 5)]  # exact in both encodings
+    contributions = tuple(
+        Contribution(
+            path=path,
+            peer=peer("anna"),
+            delta=blobs.write(encode_delta(delta, encoding)),
+            weight=weight,
+        )
+        for path, delta, weight in zip((0, 2), deltas, (10, 30), strict=True)
+    )
+    state, momentum = STATE, None
+    digests: tuple[Digest, Digest | None] = blobs.write_array(STATE), None
+    for _ in range(2):
+        job = OuterStep(
+            manifest=value,
+            module=STEM,
+            state=digests[0],
+            momentum=digests[1],
+            contributions=contributions,
+        )
+        stepped = take_outer_step(blobs, job)
+        digests = stepped.state, stepped.momentum
+        state, momentum = outer_step(state, momentum, [10, 30], deltas, VALUE.training.outer)
+        assert blobs.read_array(stepped.state, state.size).tobytes() == state.tobytes()
+        assert blobs.read_array(stepped.momentum, state.size).tobytes() == momentum.tobytes()
+
+
+def test_an_honest_delta_passes(blobs: BlobStore) -> None:
+    assert inspection(blobs, blobs.write_array(np.full_like(STATE, 0.5 * LIMIT))) == ""
+
+
+def test_a_delta_beyond_what_adamw_can_do_is_named(blobs: BlobStore) -> None:
+    wrong = inspection(blobs, blobs.write_array(np.full_like(STATE, 3 * LIMIT)))
+    assert wrong.startswith("module stem: element ") and wrong.endswith("in round 1")
+
+
+@pytest.mark.parametrize("kind", ["train", "seed"])
+def test_what_is_not_finite_or_has_another_length_is_named(
+    blobs: BlobStore, kind: LeaseKind
+) -> None:
+    bad = STATE * 0
+    assert inspection(blobs, blobs.write_array(bad), kind) == ""
+    bad[7] = np.nan
+    assert "holds NaN or infinity" in inspection(blobs, blobs.write_array(bad), kind)
+    assert "bytes" in inspection(blobs, blobs.write_array(STATE[:-1]), kind)
+    assert "bytes" in inspection(blobs, blobs.write(bytes(STATE.nbytes + 1)), kind)
+
+
+def test_a_missing_blob_is_nobodys_fault(blobs: BlobStore) -> None:
+    with pytest.raises(BlobMissing):
+        inspection(blobs, digest("nowhere"))
+
+
+def test_an_outer_step_takes_no_delta_that_is_not_finite(blobs: BlobStore) -> None:
+    bad = STATE * np.float32(np.inf)
+    job = OuterStep(
+        manifest=VALUE,
+        module=STEM,
+        state=blobs.write_array(STATE),
+        momentum=None,
+        contributions=(
+            Contribution(path=0, peer=peer("a"), delta=blobs.write_array(bad), weight=1),
+        ),
+    )
+    with pytest.raises(RemoteProtocolError, match="NaN or infinity"):
+        take_outer_step(blobs, job)

@@ -1,0 +1,162 @@
+"""Whole runs in one process, on synthetic documents: the method's laws and its special cases."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.training.jobs import Progress
+from dipaco.node.training.outer import read_delta
+from dipaco.node.training.reference import ReferenceResult, run_reference
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.errors import Refusal
+from dipaco.protocol.manifest import (
+    Adam,
+    Grid,
+    Level,
+    Manifest,
+    Model,
+    Nesterov,
+    Routing,
+    Source,
+    Training,
+)
+from dipaco.protocol.topology import STEM, topology
+from tests.values import manifest
+
+LEVELS = (Level(experts=2, blocks=1), Level(experts=2, blocks=1))
+TRAINING = Training(
+    seed_steps=2,
+    rounds=2,
+    inner_steps=2,
+    batch=2,
+    inner=Adam(lr=0.01, warmup=1),
+    outer=Nesterov(),
+)
+
+
+def tiny(**changes: object) -> Manifest:
+    """Return a run over 120 synthetic documents; `changes` replace whole fields."""
+    plain = manifest(
+        source=Source(kind="synthetic", revision="1", files=(), documents=120, window=120),
+        tokenizer=embedded_tokenizer(),
+        model=Model(d_model=8, heads=2, kv_heads=1, d_ff=16, context=48),
+        routing=Routing(sample=64, dimension=64, validation_bp=1500),
+        training=TRAINING,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def run(
+    value: Manifest, home: Path, *, max_shards: int = 4, cache_bytes: int = 1 << 30
+) -> ReferenceResult:
+    settings = WorkerSettings(
+        home=home, device="cpu", threads=1, max_shards=max_shards, cache_bytes=cache_bytes
+    )
+    return run_reference(value, settings, lambda what, progress: None)
+
+
+def test_two_homes_come_to_the_same_result_whatever_their_caches_hold(tmp_path: Path) -> None:
+    value = tiny()
+    first = run(value, tmp_path / "a")
+    assert run(value, tmp_path / "b", max_shards=1) == first
+    again = run(value, tmp_path / "a")  # all shards and blobs are there already
+    assert again == first
+
+
+def test_windows_take_turns_and_a_cache_for_one_of_them_changes_nothing(tmp_path: Path) -> None:
+    source = Source(kind="synthetic", revision="1", files=(), documents=120, window=60)
+    value = tiny(source=source)
+    roomy = run(value, tmp_path / "a")
+    group = max(p.stat().st_size for p in (tmp_path / "a" / "cache").rglob("train.dense"))
+    assert run(value, tmp_path / "b", max_shards=1, cache_bytes=3 * group) == roomy
+    kept = len(list((tmp_path / "b" / "cache" / "shards").iterdir()))
+    assert kept < len(list((tmp_path / "a" / "cache" / "shards").iterdir())) == 2
+
+
+def test_the_seed_model_is_copied_into_every_module(tmp_path: Path) -> None:
+    grid = Grid(levels=LEVELS, path_specific_blocks=(1,), path_specific_stem=True)
+    result = run(tiny(grid=grid), tmp_path)
+    start = {str(module): digests[0] for module, digests in result.states.items()}
+    assert start["L1.E0"] == start["L1.E1"]
+    assert len({start[m] for m in start if m.startswith("p")}) == 1
+    assert len(set(start.values())) == 2
+    assert len({digests[-1] for digests in result.states.values()}) == len(start)
+
+
+def test_every_module_takes_one_step_per_round_and_every_path_is_evaluated(tmp_path: Path) -> None:
+    value = tiny()
+    result = run(value, tmp_path)
+    assert {len(digests) for digests in result.states.values()} == {3}
+    assert set(result.states) == set(result.momenta) == set(topology(value).modules)
+    assert set(result.evaluations) == {(v, p) for v in (0, 1, 2) for p in range(4)}
+    first, last = result.perplexity(0), result.perplexity(2)
+    assert first is not None and last is not None and last < first < 4500
+
+
+def test_a_flat_mixture_of_experts_is_a_grid_that_shares_nothing(tmp_path: Path) -> None:
+    flat = Grid(levels=LEVELS, path_specific_blocks=(0, 1), path_specific_stem=True)
+    value = tiny(grid=flat, training=msgspec.structs.replace(TRAINING, rounds=1))
+    result = run(value, tmp_path)
+    assert list(result.states) == ["p0", "p1", "p2", "p3"]
+    blobs = BlobStore(Home.at(tmp_path).blobs)
+    for module, (before, after) in result.states.items():  # one contributor: alpha = 1, factor 1
+        size = topology(value).elements(module)
+        delta = read_delta(blobs, value, module, result.momenta[module])  # b = g = the delta
+        start = blobs.read_array(before, size)
+        expected = start - np.float32(0.7) * (delta + np.float32(0.9) * delta)
+        assert blobs.read_array(after, size).tobytes() == expected.tobytes()
+
+
+def test_a_dense_model_is_a_grid_of_one_path(tmp_path: Path) -> None:
+    dense = Grid(levels=(Level(experts=1, blocks=2),), path_specific_blocks=())
+    outer = Nesterov(lr=1.0, momentum=0.0)  # the outer step then gives back the inner result
+    training = msgspec.structs.replace(TRAINING, outer=outer, rounds=1)
+    value = tiny(grid=dense, training=training)
+    result = run(value, tmp_path)
+    assert list(result.states) == ["stem", "L1.E0"]
+    blobs = BlobStore(Home.at(tmp_path).blobs)
+    for module, (before, after) in result.states.items():
+        size = topology(value).elements(module)
+        delta = read_delta(blobs, value, module, result.momenta[module])
+        trained = blobs.read_array(before, size) - delta
+        assert blobs.read_array(after, size).tobytes() == trained.tobytes()
+
+
+def test_diloco_is_a_grid_whose_paths_share_every_module(tmp_path: Path) -> None:
+    shared = Grid(
+        levels=(Level(experts=4, blocks=0), Level(experts=1, blocks=2)), path_specific_blocks=()
+    )
+    value = tiny(grid=shared, training=msgspec.structs.replace(TRAINING, rounds=1))
+    assert all(used == ("stem", "L2.E0") for used in topology(value).path_modules)
+    result = run(value, tmp_path)
+    assert list(result.states) == ["stem", "L2.E0"]
+    assert len({result.evaluations[1, path].nll for path in range(4)}) == 4
+
+
+def test_progress_names_each_piece_of_work(tmp_path: Path) -> None:
+    seen: dict[str, Progress] = {}
+    value = tiny(training=msgspec.structs.replace(TRAINING, rounds=1))
+    settings = WorkerSettings(home=tmp_path, device="cpu", threads=1)
+    run_reference(value, settings, seen.__setitem__)
+    work = [f"round 1, path {path}" for path in range(4)]
+    assert [what for what in seen if what in work] == work
+    assert seen["seed model"].done == seen["seed model"].total == 2
+
+
+def test_the_result_is_plain_json(tmp_path: Path) -> None:
+    result = run(tiny(training=msgspec.structs.replace(TRAINING, rounds=1)), tmp_path)
+    plain = json.loads(json.dumps(result.as_plain()))
+    assert plain["states"]["stem"] == [digest.hex() for digest in result.states[STEM]]
+    assert plain["perplexities"] == [result.perplexity(0), result.perplexity(1)]
+
+
+def test_a_source_that_yields_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    routing = Routing(sample=64, dimension=64, min_tokens=60000)
+    with pytest.raises(Refusal, match="none of its 120 documents"):
+        run(tiny(routing=routing), tmp_path)

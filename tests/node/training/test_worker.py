@@ -1,0 +1,371 @@
+"""The worker process as a real child: real pipes, real time, no sleeps; ends are waited for."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.training.frames import MAX_FRAME, body_length, pack, read_job, read_report
+from dipaco.node.training.jobs import (
+    Answer,
+    Derive,
+    Derived,
+    Failed,
+    Inspect,
+    Inspected,
+    OuterStep,
+    Progress,
+    Stepped,
+    Train,
+    Trained,
+)
+from dipaco.node.training.outer import take_outer_step
+from dipaco.node.training.performer import Performer
+from dipaco.node.training.worker import Worker, WorkerSettings, describe_death
+from dipaco.node.training.worker_process import Throttle, parse
+from dipaco.protocol.errors import LocalProtocolError
+from dipaco.protocol.initial import initial_module
+from dipaco.protocol.ledger import Contribution
+from dipaco.protocol.manifest import Source, SourceFile
+from dipaco.protocol.topology import STEM
+from tests.node.training.small import Reports, any_spec, lease, small_manifest
+from tests.node.training.test_reference import TRAINING, tiny
+from tests.values import digest, peer
+
+CORPUS = SourceFile(name="/srv/corpus.txt", size=1, sha256=digest("corpus"))
+PATIENCE = 60  # seconds until a test that waits for a process gives up
+
+
+@asynccontextmanager
+async def worker(home: Path, log: list[str] | None = None) -> AsyncIterator[Worker]:
+    lines: list[str] = [] if log is None else log
+    made = Worker(WorkerSettings(home=home, device="cpu"), lines.append)
+    with trio.fail_after(PATIENCE):
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+def step_job(home: Path) -> OuterStep:
+    """Return an outer step whose blobs lie in `home`."""
+    value, blobs = small_manifest(), BlobStore(Home.at(home).blobs)
+    state = initial_module(value, STEM)
+    return OuterStep(
+        manifest=value,
+        module=STEM,
+        state=blobs.write_array(state),
+        momentum=None,
+        contributions=(
+            Contribution(path=0, peer=peer("anna"), delta=blobs.write_array(state * 0.5), weight=1),
+        ),
+    )
+
+
+def endless_job() -> Train:
+    """Return a seed phase that ends in days."""
+    value = tiny(training=msgspec.structs.replace(TRAINING, seed_steps=1 << 30))
+    seed = lease(value, "seed", 0, 0, {})
+    return Train(manifest=value, spec=any_spec(value), lease=seed)
+
+
+def ignore(progress: Progress) -> None:
+    """Take no notice."""
+
+
+async def test_a_job_is_done_by_a_child_that_serves_the_next_one_too(tmp_path: Path) -> None:
+    job = step_job(tmp_path)
+    async with worker(tmp_path) as made:
+        assert made.pid is None
+        answer = await made.run(job, ignore)
+        first = made.pid
+        assert answer == take_outer_step(BlobStore(Home.at(tmp_path).blobs), job)
+        assert await made.run(job, ignore) == answer
+        assert made.pid == first != os.getpid()
+    assert made.pid is None
+
+
+async def test_a_run_in_the_child_equals_a_run_in_this_process(tmp_path: Path) -> None:
+    value, reports = tiny(), Reports()
+    settings = WorkerSettings(home=tmp_path / "own", device="cpu")
+    own = Performer(settings)
+    async with worker(tmp_path / "child") as made:
+        derived = await made.run(Derive(manifest=value), ignore)
+        assert isinstance(derived, Derived) and derived.spec is not None
+        assert derived == own.perform(Derive(manifest=value), ignore)
+        job = Train(manifest=value, spec=derived.spec, lease=lease(value, "seed", 0, 0, {}))
+        trained = await made.run(job, reports)
+        again = own.perform(job, ignore)
+        assert isinstance(trained, Trained) and isinstance(again, Trained)
+        assert trained.blobs == again.blobs
+        assert (trained.loss_first, trained.loss_last) == (again.loss_first, again.loss_last)
+        states = {blob.module: blob.digest for blob in trained.blobs}
+        assert len(states) == 3
+    assert reports.all[-1].done == reports.all[-1].total == TRAINING.seed_steps
+
+
+async def test_what_goes_wrong_for_a_reason_comes_back_as_failed(tmp_path: Path) -> None:
+    job = step_job(tmp_path)
+    lost = msgspec.structs.replace(job, state=digest("nowhere"))
+    there = Source(kind="files", revision="local", files=(CORPUS,), documents=120, window=120)
+    hidden = Train(
+        manifest=(value := tiny(source=there)),
+        spec=any_spec(value),
+        lease=lease(value, "seed", 0, 0, {}),
+    )
+    async with worker(tmp_path) as made:
+        answer = await made.run(lost, ignore)
+        assert isinstance(answer, Failed)
+        assert (answer.kind, answer.reason) == (
+            "unavailable",
+            f"blob {digest('nowhere')[:4].hex()} is not here",
+        )
+        answer = await made.run(hidden, ignore)
+        assert isinstance(answer, Failed)
+        assert answer.kind == "local" and "run.local_sources" in answer.reason
+        assert isinstance(await made.run(job, ignore), Stepped)
+
+
+async def test_cancelling_kills_the_child_in_mid_job_and_the_next_job_gets_a_new_one(
+    tmp_path: Path,
+) -> None:
+    async with worker(tmp_path) as made:
+        with trio.CancelScope() as scope:
+            seen: list[Progress] = []
+
+            def stop_at_the_second(progress: Progress) -> None:
+                if progress.stage == "train":
+                    seen.append(progress)
+                if len(seen) == 2:
+                    scope.cancel()
+
+            await made.run(endless_job(), stop_at_the_second)
+        assert scope.cancelled_caught
+        assert made.pid is None
+        assert seen[1].done > seen[0].done and seen[1].rate > 0 and seen[1].loss is not None
+        assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
+
+
+async def test_a_child_that_is_killed_is_reported_and_replaced(tmp_path: Path) -> None:
+    async with worker(tmp_path) as made:
+
+        def kill(progress: Progress) -> None:
+            if progress.stage == "train" and made.pid is not None:
+                os.kill(made.pid, signal.SIGKILL)
+
+        answer = await made.run(endless_job(), kill)
+        assert isinstance(answer, Failed) and answer.kind == "local"
+        assert "killed by the kernel: out of memory" in answer.reason
+        assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
+        assert made.pid is not None
+        os.kill(made.pid, signal.SIGKILL)  # while it has nothing to do
+        os.waitid(os.P_PID, made.pid, os.WEXITED | os.WNOWAIT)
+        assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
+
+
+async def test_jobs_take_turns_and_close_ends_a_running_one(tmp_path: Path) -> None:
+    job, answers = step_job(tmp_path), []
+    async with worker(tmp_path) as made:
+
+        async def one() -> None:
+            answers.append(await made.run(job, ignore))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(one)
+        assert len(answers) == 3 and len(set(map(str, answers))) == 1
+
+        started = trio.Event()
+
+        async def endless() -> None:
+            answers.append(await made.run(endless_job(), lambda progress: started.set()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(endless)
+            await started.wait()
+            await made.close()
+    assert isinstance(answers[-1], Failed)
+
+
+async def test_a_bug_in_the_child_ends_it_and_its_last_words_are_told(tmp_path: Path) -> None:
+    log: list[str] = []
+    bug = msgspec.structs.replace(step_job(tmp_path), module="L9.E9")  # no such module
+    async with worker(tmp_path, log) as made:
+        answer = await made.run(bug, ignore)
+        assert isinstance(answer, Failed)
+        assert answer.reason.endswith("exited with code 1; its last words: KeyError: 'L9.E9'")
+    assert any("Traceback" in line for line in log)
+
+
+def child(home: Path) -> "subprocess.Popen[bytes]":
+    settings = WorkerSettings(home=home, device="cpu")
+    return subprocess.Popen(
+        settings.command(),
+        env=settings.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_the_child_leaves_when_its_stdin_ends(tmp_path: Path) -> None:
+    with child(tmp_path) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out, err) == (0, b"", b"")
+
+
+def test_the_child_leaves_when_its_stdin_ends_within_a_frame(tmp_path: Path) -> None:
+    with child(tmp_path) as process:
+        out, err = process.communicate(pack(endless_job())[:-1], timeout=PATIENCE)
+        assert (process.returncode, out, err) == (0, b"", b"")
+
+
+def test_the_child_leaves_in_mid_job_when_its_stdin_ends(tmp_path: Path) -> None:
+    with child(tmp_path) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(pack(endless_job()))
+        process.stdin.flush()
+        header = process.stdout.read(4)
+        assert isinstance(read_report(process.stdout.read(body_length(header))), Progress)
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    ("garbage", "said"),
+    [
+        (struct.pack("<I", MAX_FRAME + 1), b"frame of 16777217 bytes where 16777216 are allowed"),
+        (struct.pack("<I", 3) + b"abc", b"not a job: malformed"),
+        (pack(Progress(stage="train", done=1, total=2)), b"not a job: malformed"),
+    ],
+)
+def test_garbage_on_its_stdin_ends_the_child_with_a_line(
+    tmp_path: Path, garbage: bytes, said: bytes
+) -> None:
+    with child(tmp_path) as process:
+        out, err = process.communicate(garbage, timeout=PATIENCE)
+        assert (process.returncode, out) == (2, b"")
+        assert said in err and err.count(b"\n") == 1
+
+
+async def test_garbage_from_the_child_is_a_failure_with_a_reason(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys; sys.stdout.write('hello, world'); sys.stdout.flush(); input()")
+
+    class Stray(WorkerSettings):
+        def command(self) -> list[str]:
+            return [sys.executable, str(script)]
+
+    made = Worker(Stray(home=tmp_path), lambda line: None)
+    with trio.fail_after(PATIENCE):
+        answer = await made.run(step_job(tmp_path), ignore)
+        await made.close()
+    assert isinstance(answer, Failed) and "wrote garbage: a frame of" in answer.reason
+
+
+def test_what_libraries_print_goes_to_stderr(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from dipaco.node.training.worker_process import protect_stdout\n"
+        "pipe = protect_stdout()\n"
+        "print('from python', flush=True); os.system('echo from a child'); os.write(1, b'raw')\n"
+        "pipe.write(b'frames'); pipe.flush()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE)
+    assert done.stdout == b"frames"
+    assert done.stderr == b"from python\nfrom a child\nraw"
+
+
+def nice(pid: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, pid)
+
+
+def test_the_child_has_low_priority_and_never_spins(tmp_path: Path) -> None:
+    settings = WorkerSettings(home=tmp_path, threads=3, niceness=7)
+    assert settings.environment()["OMP_WAIT_POLICY"] == "passive"
+    assert settings.environment()["OMP_NUM_THREADS"] == "3"
+    with subprocess.Popen(
+        settings.command(), env=settings.environment(), stdin=-1, stdout=-1, stderr=-1
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(pack(step_job(tmp_path)))
+        process.stdin.flush()
+        process.stdout.read(4)
+        assert nice(process.pid) - nice(os.getpid()) == 7
+        process.communicate(timeout=PATIENCE)
+
+
+def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
+    plain = WorkerSettings(home=tmp_path)
+    other = WorkerSettings(
+        home=tmp_path / "x y",
+        device="cuda:1",
+        threads=7,
+        max_shards=9,
+        cache_bytes=123,
+        max_batch=5,
+        niceness=3,
+        local_sources=True,
+    )
+    for settings in (plain, other):
+        assert parse(settings.command()[3:]) == settings
+    changed = [f for f in plain.__slots__ if getattr(plain, f) != getattr(other, f)]
+    assert changed == list(plain.__slots__)
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("worker", "torch datasets tokenizers pyarrow"), ("performer", "torch datasets tokenizers")],
+)
+def test_heavy_libraries_are_loaded_by_the_jobs_that_need_them(module: str, heavy: str) -> None:
+    code = (
+        f"import sys, dipaco.node.training.{module}\n"
+        f"print([name for name in {heavy.split()} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE)
+    assert (done.stdout.strip(), done.stderr) == (b"[]", b"")
+
+
+def test_progress_is_sent_a_few_times_a_second_and_at_the_ends_of_a_stage() -> None:
+    sent: list[Progress] = []
+    now = 0.0
+    throttle = Throttle(sent.append, lambda: now)
+    for step in range(1, 11):
+        throttle(Progress(stage="train", done=step, total=10))
+        now += 0.1
+    throttle(Progress(stage="evaluate", done=1, total=0))
+    throttle(Progress(stage="evaluate", done=2, total=0))
+    assert [(p.stage, p.done) for p in sent] == [
+        ("train", 1),
+        ("train", 4),
+        ("train", 7),
+        ("train", 10),
+        ("evaluate", 1),
+    ]
+
+
+def test_a_death_is_described_for_a_person() -> None:
+    assert "out of memory" in describe_death(-9, "")
+    assert describe_death(-11, "") == "the worker process was ended by signal SIGSEGV"
+    assert describe_death(1, "boom").endswith("exited with code 1; its last words: boom")
+    assert "had to be killed" in describe_death(None, "")
+
+
+def test_frames_hold_what_was_packed_and_bugs_are_ours() -> None:
+    report: Answer = Inspected(wrong="")
+    assert read_report(pack(report)[4:]) == report
+    value = small_manifest()
+    job = Inspect(manifest=value, lease=lease(value, "seed", 0, 0, {}), blobs=())
+    assert read_job(pack(job)[4:]) == job
+    with pytest.raises(LocalProtocolError, match="not a worker's answer"):
+        read_report(pack(job)[4:])
