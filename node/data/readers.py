@@ -48,7 +48,7 @@ def count_rows(path: Path) -> int:
 
 def file_format(name: str) -> str:
     """Return `parquet`, `jsonl` or `txt`; raises Refusal for any other ending."""
-    ending = name.rpartition(".")[2].lower()
+    ending = Path(name).suffix.lower().removeprefix(".")
     if ending not in _FORMATS:
         raise Refusal(f"source.files: {name}: not a .parquet, .jsonl or .txt file")
     return ending

@@ -66,7 +66,7 @@ def rows(source: Source, *, start: int, stop: int, local_files: bool) -> Iterabl
 def _stream(
     generator: Callable[..., Iterator[SourceRow]], given: dict[str, Any]
 ) -> Iterable[SourceRow]:
-    stream: Iterable[SourceRow] = _datasets().IterableDataset.from_generator(
+    stream: Iterable[SourceRow] = import_datasets().IterableDataset.from_generator(
         generator, gen_kwargs=given
     )
     return stream
@@ -86,6 +86,8 @@ def pin_files(
 
     Raises ConfigError for files that no run can use.
     """
+    if not paths:
+        raise ConfigError("source.files: none given")
     try:
         pinned = tuple(_pin(path.expanduser().absolute()) for path in paths)
         count = sum(_count_good_rows(Path(file.name), text_field) for file in pinned)
@@ -143,6 +145,8 @@ def _file_rows(
     """Rows are counted over all files, in the manifest's order."""
     first = 0  # the index of the file's first row
     for path, digest, size in zip(map(Path, paths), digests, sizes, strict=True):
+        if first >= stop:
+            return
         _check(path, digest, size)
         skip = max(0, start - first)
         if skip and (count := count_rows(path)) <= skip:
@@ -184,8 +188,8 @@ def _size_of(path: Path) -> int:
 
 
 @lru_cache(maxsize=1)
-def _datasets() -> Any:
-    """Import `datasets` cut off from everything outside: hub, telemetry, home folder, torch.
+def import_datasets() -> Any:
+    """Return the `datasets` module, cut off from what is outside: hub, telemetry, home, torch.
 
     It leaves lock files in its cache folder, which therefore is a scratch folder of the process.
     With torch it would take 190 MB and two seconds more.

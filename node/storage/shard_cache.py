@@ -116,7 +116,7 @@ class GroupWriter:
     def __init__(self, cache: "ShardCache", folder: Path) -> None:
         self._cache, self._folder = cache, folder
         self._waiting: dict[str, bytearray] = {}
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self._hashes: dict[str, hashlib._Hash] = {}
         self._sizes: dict[str, int] = {}
         self.facts: GroupFacts | None = None
@@ -124,8 +124,8 @@ class GroupWriter:
     def append(self, name: str, data: bytes) -> None:
         """Add bytes to the file called `name`; raises DiskFull, and ConfigError past the bound."""
         self._waiting.setdefault(name, bytearray()).extend(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes >= FLUSH_BYTES:
+        self.waiting_bytes += len(data)
+        if self.waiting_bytes >= FLUSH_BYTES:
             self.flush()
 
     def finish(self, facts: GroupFacts) -> None:
@@ -134,14 +134,14 @@ class GroupWriter:
 
     def flush(self) -> None:
         """Write out what waits in memory."""
-        self._cache.make_room(self._waiting_bytes, own=self._folder)
+        self._cache.make_room(self.waiting_bytes, own=self._folder)
         for name, data in self._waiting.items():
             with translated(self._folder, "write"), (self._folder / name).open("ab") as file:
                 file.write(data)
             self._hashes.setdefault(name, hashlib.sha256()).update(data)
             self._sizes[name] = self._sizes.get(name, 0) + len(data)
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
 
     def entries(self) -> tuple[GroupFile, ...]:
         """Return what the index says of the files."""
@@ -256,9 +256,9 @@ class ShardCache:
             (draft / _INDEX).write_bytes(body + sha256(body))
             try:
                 draft.rename(self._folder(spec, window))
-            except OSError as error:
+            except OSError:
                 if not self._folder(spec, window).is_dir():
-                    raise error
+                    raise
 
     def _remove(self, folder: Path) -> bool:
         """Remove a group or draft unless somebody holds it."""

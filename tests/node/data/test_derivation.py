@@ -1,0 +1,144 @@
+"""Rules of this file: real sources, tokenizer and fit; what is golden was derived once, here."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from dipaco.node.data import documents
+from dipaco.node.data.derivation import Tools, derive
+from dipaco.node.data.embedded import embedded_source
+from dipaco.node.data.sources import pin_files
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.jobs import Progress
+from dipaco.protocol.digest import sha256
+from dipaco.protocol.errors import Refusal
+from dipaco.protocol.manifest import Manifest, Routing, Source
+from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from tests.node.data.corpora import (
+    no_progress,
+    small_manifest,
+    synthetic,
+    texts,
+    write_jsonl,
+    write_parquet,
+)
+
+GOLDEN = ["c628f54ad748d9c7", "c6f14559cf4135e6", "d1634a904dd15bff", "e92e96a90dfd4e80"]
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Tools:
+    return Tools(BlobStore(tmp_path / "blobs"), local_files=True)
+
+
+def spec_of(manifest: Manifest, tools: Tools) -> RouterSpec:
+    derived = derive(manifest, tools, no_progress)
+    assert (derived.failed, derived.reason, derived.authenticated) == ("", "", True)
+    assert derived.spec is not None
+    return derived.spec
+
+
+def with_routing(source: Source, **changes: object) -> Manifest:
+    manifest = small_manifest(source)
+    return replace(manifest, routing=replace(manifest.routing, **changes))
+
+
+def test_the_router_of_the_embedded_corpus_is_the_same_everywhere(tools: Tools) -> None:
+    spec = spec_of(small_manifest(embedded_source(), routing=Routing(sample=300)), tools)
+    assert spec.fit is not None
+    assert (spec.kind, spec.fit.n_fit, sum(spec.documents)) == ("kmeans", 300, 300)
+    stages = (spec.fit.source_bytes, spec.fit.tokens, spec.fit.features, spec.fit.centroids)
+    assert [stage.hex()[:16] for stage in stages] == GOLDEN
+
+
+def test_deriving_twice_gives_the_same_spec_whatever_the_batches(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = small_manifest(synthetic(200))
+    first = spec_of(manifest, tools)
+    monkeypatch.setattr(documents, "BATCH_BYTES", 1)
+    assert spec_digest(spec_of(manifest, tools)) == spec_digest(first)
+
+
+def test_rows_after_a_full_sample_decide_nothing(tools: Tools) -> None:
+    fits = [spec_of(small_manifest(synthetic(documents)), tools).fit for documents in (120, 400)]
+    assert fits[0] is not None and fits[0].n_fit == 64
+    assert fits[0] == fits[1]
+
+
+def test_one_changed_row_changes_the_first_stage(tools: Tools, tmp_path: Path) -> None:
+    corpus = texts(100)
+    fits = []
+    for name, text in (("a", corpus[0]), ("b", corpus[0] + ".")):
+        path = write_parquet(tmp_path / f"{name}.parquet", [text, *corpus[1:]])
+        fits.append(spec_of(small_manifest(pin_files([path])), tools).fit)
+    assert fits[0] is not None and fits[1] is not None
+    assert fits[0].source_bytes != fits[1].source_bytes
+
+
+def test_a_sample_that_the_source_cannot_fill_is_fitted_on_what_there_is(tools: Tools) -> None:
+    spec = spec_of(with_routing(synthetic(100), sample=1000), tools)
+    assert spec.fit is not None
+    assert spec.kind == "kmeans" and 70 < spec.fit.n_fit < 100
+
+
+def test_fewer_documents_than_paths_fall_back_to_round_robin_on_record(
+    tools: Tools, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", texts(3))
+    spec = spec_of(small_manifest(pin_files([path])), tools)
+    assert spec.fit is not None
+    assert (spec.kind, spec.fit.n_fit) == ("round_robin", 3)
+
+
+def test_a_source_without_a_document_to_train_on_is_refused(tools: Tools, tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("too short\n" * 50)
+    with pytest.raises(Refusal, match=r"source: none of its 50 documents can .*min_tokens = 40"):
+        derive(small_manifest(pin_files([path])), tools, no_progress)
+
+
+def test_a_manifest_that_asks_for_round_robin_needs_no_source(tools: Tools) -> None:
+    manifest = with_routing(replace(synthetic(400), revision="unknown"), kind="round_robin")
+    assert spec_of(manifest, tools) == unfitted_spec(recipe_of(manifest))
+
+
+def test_a_source_that_is_away_is_said_and_nobody_blamed(tools: Tools, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", texts(100))
+    manifest = small_manifest(pin_files([path]))
+    denied = derive(manifest, Tools(tools.blobs, local_files=False), no_progress)
+    assert (denied.spec, denied.failed) == (None, "source")
+    assert "run.local_sources" in denied.reason
+    path.write_text(path.read_text().replace("a", "e", 1))
+    changed = derive(manifest, tools, no_progress)
+    assert (changed.spec, changed.failed, changed.authenticated) == (None, "source", False)
+    assert "not the file that the run pins" in changed.reason
+
+
+def test_a_tokenizer_that_is_away_is_said_before_a_row_is_read(tools: Tools) -> None:
+    manifest = small_manifest(replace(synthetic(400), revision="unknown"))
+    other = replace(manifest.tokenizer, sha256=sha256(b"another"))
+    derived = derive(replace(manifest, tokenizer=other), tools, no_progress)
+    assert (derived.spec, derived.failed) == (None, "tokenizer")
+
+
+def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", texts(50))
+    source = pin_files([path])
+    data = path.read_bytes()[:-50]
+    path.write_bytes(data)
+    cut = replace(source.files[0], size=len(data), sha256=sha256(data))
+    with pytest.raises(Refusal, match=r"source\.files: .*a\.parquet"):
+        derive(small_manifest(replace(source, files=(cut,))), tools, no_progress)
+    with pytest.raises(Refusal, match=r"source\.text_field"):
+        intact = write_parquet(path, texts(50))
+        named = replace(pin_files([intact]), text_field="body")
+        derive(small_manifest(named), tools, no_progress)
+
+
+def test_progress_ends_with_the_whole_sample(tools: Tools) -> None:
+    told: list[Progress] = []
+    derive(small_manifest(synthetic(200)), tools, told.append)
+    assert (told[-1].stage, told[-1].done, told[-1].total) == ("read", 64, 64)

@@ -1,0 +1,119 @@
+"""Rules of this file: rows come from memory, tokens from the embedded tokenizer."""
+
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from dipaco.node.data import documents as module
+from dipaco.node.data.documents import Document, document_batches
+from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.data.sources import SourceRow
+from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of
+from dipaco.protocol.routing.seeds import Split, split_residue
+from tests.node.data.corpora import small_manifest, synthetic, texts
+
+ALL = frozenset(Split)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    return load_tokenizer(embedded_tokenizer(), BlobStore(tmp_path_factory.mktemp("blobs")))
+
+
+def recipe(*, max_bytes: int = 1 << 20) -> RouterRecipe:
+    plain = small_manifest(synthetic(400))
+    return recipe_of(replace(plain, routing=replace(plain.routing, max_bytes=max_bytes)))
+
+
+def numbered(corpus: list[str]) -> list[SourceRow]:
+    return [{"index": index, "text": text} for index, text in enumerate(corpus)]
+
+
+def flat(batches: Iterator[list[Document]]) -> list[Document]:
+    return [document for batch in batches for document in batch]
+
+
+def test_every_row_becomes_one_document_in_order(encoder: TextEncoder) -> None:
+    corpus = texts(300)
+    found = flat(document_batches(numbered(corpus), recipe(), encoder, splits=ALL))
+    assert [document.index for document in found] == list(range(300))
+    assert [document.text for document in found] == [text.encode() for text in corpus]
+    assert [document.tokens for document in found] == encoder.encode(corpus)
+
+
+def test_how_rows_fall_into_batches_changes_no_document(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = numbered(texts(60))
+    whole = flat(document_batches(rows, recipe(), encoder, splits=ALL))
+    for size in (1, 3000):
+        monkeypatch.setattr(module, "BATCH_BYTES", size)
+        assert flat(document_batches(rows, recipe(), encoder, splits=ALL)) == whole
+
+
+def test_the_split_hangs_on_source_and_index_alone(encoder: TextEncoder) -> None:
+    rules = recipe()
+    found = flat(document_batches(numbered(["x"] * 400), rules, encoder, splits=()))
+    for document in found:
+        residue = split_residue(rules.source, document.index)
+        expected = (
+            Split.VALIDATION
+            if residue < 1000
+            else Split.ROUTER
+            if residue < 1500
+            else Split.TRAINING
+        )
+        assert document.split is expected
+    assert {document.split for document in found} == ALL
+
+
+def test_only_wanted_splits_are_tokenised(encoder: TextEncoder) -> None:
+    rows = numbered(texts(100))
+    for document in flat(document_batches(rows, recipe(), encoder, splits={Split.TRAINING})):
+        assert (document.tokens is not None) == (document.split is Split.TRAINING)
+        assert document.eligible == (document.split is Split.TRAINING)
+
+
+def test_a_document_takes_part_with_prefix_plus_eight_tokens(encoder: TextEncoder) -> None:
+    rows = numbered(["a" + " a" * (tokens - 1) for tokens in (39, 40, 41)] + [""])
+    found = flat(document_batches(rows, recipe(), encoder, splits=ALL))
+    assert [len(document.tokens or []) for document in found] == [39, 40, 41, 0]
+    assert [document.eligible for document in found] == [False, True, True, False]
+
+
+def test_text_is_cut_at_a_character_before_it_is_tokenised_and_kept_whole(
+    encoder: TextEncoder,
+) -> None:
+    text = "a" * 63 + "日" + "b" * 100
+    (found,) = flat(document_batches(numbered([text]), recipe(max_bytes=64), encoder, splits=ALL))
+    assert found.text == text.encode()
+    assert found.tokens == encoder.encode(["a" * 63])[0]
+
+
+def test_no_more_than_a_batch_is_read_ahead(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_BYTES", 5000)
+    taken = 0
+
+    def endless() -> Iterator[SourceRow]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield {"index": taken - 1, "text": "word " * (taken % 7) * 100}
+
+    seen = 0
+    for batch in document_batches(endless(), recipe(), encoder, splits=ALL):
+        seen += len(batch)
+        assert seen == taken
+        assert sum(len(document.text) for document in batch[:-1]) < 5000
+        if seen > 1000:
+            break
+
+
+def test_many_short_rows_are_bounded_by_their_number(encoder: TextEncoder) -> None:
+    sizes = map(len, document_batches(numbered([""] * 600), recipe(), encoder, splits=ALL))
+    assert list(sizes) == [256, 256, 88]

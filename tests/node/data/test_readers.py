@@ -1,0 +1,231 @@
+"""Rules of this file: real files; on good ones the `datasets` library's own readers must agree."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+
+from dipaco.node.data import readers
+from dipaco.node.data.embedded import embedded_paths, embedded_source
+from dipaco.node.data.readers import count_rows, read_rows
+from dipaco.node.data.sources import import_datasets
+from dipaco.protocol.errors import Refusal, Unavailable
+from tests.node.data.corpora import write_jsonl, write_parquet
+
+AWKWARD = [
+    "plain",
+    "",
+    "日本語 😀",
+    "two\nlines",
+    'quote " and \\',
+    "\ufeffmark",
+    " spaces ",
+    "x" * 9999,
+]
+
+
+def write_txt(path: Path, column: list[str]) -> Path:
+    path.write_bytes("\r\n".join(column).encode())
+    return path
+
+
+LINES = ["first", "", "日本語 😀", "\ufeffmark", "last without an end"]
+FILES: dict[str, Callable[[Path], Path]] = {
+    "parquet": lambda folder: write_parquet(folder / "a.parquet", AWKWARD * 9),
+    "jsonl": lambda folder: write_jsonl(folder / "a.jsonl", AWKWARD * 9),
+    "txt": lambda folder: write_txt(folder / "a.txt", LINES * 9),
+}
+
+
+def texts_of(path: Path, field: str = "text") -> list[str]:
+    return [text for _, text in read_rows(path, field)]
+
+
+@pytest.mark.parametrize("kind", sorted(FILES))
+def test_rows_are_those_of_the_datasets_library(kind: str, tmp_path: Path) -> None:
+    path = FILES[kind](tmp_path)
+    builder = {"parquet": "parquet", "jsonl": "json", "txt": "text"}[kind]
+    stream: Any = import_datasets().load_dataset(
+        builder, data_files=[str(path)], split="train", streaming=True
+    )
+    assert texts_of(path) == [row["text"] for row in stream]
+
+
+def test_the_embedded_corpus_reads_as_in_the_datasets_library() -> None:
+    (path,) = embedded_paths(embedded_source())
+    stream: Any = import_datasets().load_dataset(
+        "parquet", data_files=[str(path)], split="train", streaming=True, columns=["text"]
+    )
+    assert texts_of(path) == [row["text"] for row in stream]
+
+
+@pytest.mark.parametrize("kind", sorted(FILES))
+def test_rows_are_counted_and_can_be_read_from_any_on(kind: str, tmp_path: Path) -> None:
+    path = FILES[kind](tmp_path)
+    everything = list(read_rows(path, "text"))
+    assert [row for row, _ in everything] == list(range(count_rows(path)))
+    for skip in (0, 1, 10, 25, len(everything) - 1, len(everything), len(everything) + 5):
+        assert list(read_rows(path, "text", skip)) == everything[skip:]
+
+
+def test_row_groups_before_the_first_wanted_row_are_not_read(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ["a" * 500, "b"], rows_per_group=1)
+    damaged = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
+    damaged[start : start + 20] = os.urandom(20)
+    path.write_bytes(damaged)
+    assert list(read_rows(path, "text", skip=1)) == [(1, "b")]
+    with pytest.raises(Refusal):
+        texts_of(path)
+
+
+def test_blank_lines_of_a_jsonl_file_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\n  \r\n{"text": "b"}')
+    assert list(read_rows(path, "text")) == [(0, "a"), (1, "b")]
+    assert count_rows(path) == 2
+
+
+def test_a_large_text_column_may_be_called_anything(tmp_path: Path) -> None:
+    table = pa.table({"body": pa.array(["a", "b"], pa.large_string())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert texts_of(tmp_path / "a.parquet", "body") == ["a", "b"]
+
+
+def test_empty_files_have_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "a.jsonl").touch()
+    write_parquet(tmp_path / "a.parquet", [])
+    for name in ("a.txt", "a.jsonl", "a.parquet"):
+        assert (texts_of(tmp_path / name), count_rows(tmp_path / name)) == ([], 0)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, -100, -1])
+def test_a_truncated_parquet_file_is_refused(kept: int, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", AWKWARD)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(Refusal, match=r"source\.files: .*a\.parquet") as refused:
+        texts_of(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ["a"])
+    with pytest.raises(Refusal, match=r"source\.text_field: .* no column 'body', only: id, text"):
+        texts_of(path, "body")
+    path = write_jsonl(tmp_path / "a.jsonl", ["a"])
+    with pytest.raises(Refusal, match=r"source\.text_field: .*row 0 has no 'body', only: id, text"):
+        texts_of(path, "body")
+    path = write_txt(tmp_path / "a.txt", ["a"])
+    with pytest.raises(Refusal, match="lines, called 'text'"):
+        texts_of(path, "body")
+
+
+def test_a_column_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ["a"])
+    with pytest.raises(Refusal, match=r"source\.text_field: column 'id' .* is int64, not text"):
+        texts_of(path, "id")
+
+
+def test_a_row_without_text_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ["a"] * 12 + [None])
+    with pytest.raises(Refusal, match=r"row 12 has no text \(null\)"):
+        texts_of(path)
+
+
+def not_utf8(folder: Path, kind: str) -> Path:
+    path = folder / f"a.{kind}"
+    if kind == "parquet":
+        raw = pa.array([b"good", b"\xff\xfe"], pa.binary())
+        pq.write_table(pa.table({"text": raw.view(pa.string())}), path)
+    elif kind == "jsonl":
+        path.write_bytes(b'{"text": "good"}\n{"text": "\xff\xfe"}\n')
+    else:
+        path.write_bytes(b"good\n\xff\xfe\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", sorted(FILES))
+def test_text_that_is_not_utf8_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"source\.files: .*(row 1 is not UTF-8|utf-8)"):
+        texts_of(not_utf8(tmp_path, kind))
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"{", "row 1 is not JSON"),
+        (b"[" * 100_000, "row 1 is not JSON"),
+        (b'["text"]', "row 1 is not a JSON object"),
+        (b'{"text": 1}', "row 1 holds no text in 'text'"),
+        (b'{"text": null}', "row 1 has no 'text'"),
+        (b'{"text": "\\ud800"}', "row 1 is not Unicode text"),
+    ],
+)
+def test_a_bad_line_of_json_is_refused_by_its_number(
+    line: bytes, fault: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n' + line + b"\n")
+    with pytest.raises(Refusal, match=fault):
+        texts_of(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_a_row_without_end_is_refused_before_it_fills_the_memory(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 100)
+    path = tmp_path / f"a.{kind}"
+    path.write_text(json.dumps({"text": "a" * 85}) + "\n" + "b" * 101, encoding="utf-8")
+    with pytest.raises(Refusal, match="row 1 has more than 100"):
+        texts_of(path)
+
+
+MEMORY = """
+import pathlib, resource, sys
+from dipaco.node.data.readers import read_rows
+
+def peak():
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+rows = read_rows(pathlib.Path(sys.argv[1]), "text")
+read = sum(len(next(rows)[1]) for _ in range(300))
+before = peak()
+read += sum(len(text) for _, text in rows)
+print(read, peak() - before)
+"""
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
+    corpus = [str(row) * 2_000 for row in range(10_000, 14_000)]
+    if kind == "parquet":
+        path = write_parquet(tmp_path / "a.parquet", corpus, rows_per_group=2_000)
+    else:
+        path = write_jsonl(tmp_path / "a.jsonl", corpus)
+    answer = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True
+    )
+    read, growth = map(int, answer.stdout.split())
+    assert read == 40_000_000
+    assert growth < 10_000_000
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for name in ("a.csv", "parquet", "a.parquet.gz"):
+        with pytest.raises(Refusal, match=r"not a \.parquet, \.jsonl or \.txt file"):
+            read_rows(tmp_path / name, "text")
+
+
+def test_a_file_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.jsonl", "a.txt"):
+        with pytest.raises(Unavailable, match="No such file"):
+            texts_of(tmp_path / name)

@@ -1,0 +1,256 @@
+"""Rules of this file: real sources, tokenizer and router; the expected shards are made here, from
+lists in memory, by the plain reading of docs/method.md 2.2, 2.5 and 2.6."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from dipaco.node.data import documents
+from dipaco.node.data.derivation import Tools, derive
+from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.data.shards import HeldOut, ShardMissing, Shards, TokenShard
+from dipaco.node.data.sources import pin_files
+from dipaco.node.data.tokenizers import load_tokenizer
+from dipaco.node.storage import shard_cache
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.shard_cache import ShardCache
+from dipaco.node.training.jobs import Progress
+from dipaco.protocol.batches import DENSE, RowOrder, batch_seed
+from dipaco.protocol.digest import Digest, sha256
+from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
+from dipaco.protocol.manifest import Manifest, Source, run_id
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from tests.node.data.corpora import no_progress, small_manifest, synthetic, texts, write_jsonl
+
+DOCUMENTS, WINDOW = 260, 100
+LARGE = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
+    return Tools(BlobStore(tmp_path_factory.mktemp("blobs")), local_files=True)
+
+
+def derived(manifest: Manifest, tools: Tools) -> RouterSpec:
+    spec = derive(manifest, tools, no_progress).spec
+    assert spec is not None
+    return spec
+
+
+@pytest.fixture(scope="module")
+def run(tools: Tools) -> tuple[Manifest, RouterSpec]:
+    """A run of 260 documents in three windows, two paths per training document."""
+    manifest = small_manifest(synthetic(DOCUMENTS, WINDOW))
+    manifest = replace(manifest, routing=replace(manifest.routing, overlap=2, sample=128))
+    return manifest, derived(manifest, tools)
+
+
+def shards(root: Path, tools: Tools, *, max_bytes: int = LARGE, max_shards: int = 4) -> Shards:
+    return Shards(ShardCache(root, max_bytes), tools, max_shards=max_shards)
+
+
+class Expected:
+    """All shards of one window, in memory."""
+
+    def __init__(self, run: tuple[Manifest, RouterSpec], window: int, tools: Tools) -> None:
+        manifest, spec = run
+        recipe, router = recipe_of(manifest), Router(spec)
+        encoder = load_tokenizer(embedded_tokenizer(), tools.blobs)
+        self.streams: dict[int, list[int]] = {path: [] for path in (0, 1, 2, 3, DENSE)}
+        self.held_out: dict[int, list[list[int]]] = {path: [] for path in range(4)}
+        corpus = texts(DOCUMENTS)
+        for index in range(window * WINDOW, min((window + 1) * WINDOW, DOCUMENTS)):
+            tokens = encoder.encode([corpus[index]])[0]
+            split = recipe.split(index)
+            top = 2 if split is Split.TRAINING else 1
+            prefix = np.array([tokens[:32]])
+            paths = router.route(prefix, np.array([index]), top=top)[0].tolist()
+            if split is Split.TRAINING:
+                for path in (*paths, DENSE):
+                    self.streams[path] += [*tokens, 0]
+            elif split is Split.VALIDATION:
+                self.held_out[paths[0]].append(tokens[:64])
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_every_path_gets_its_documents_and_nothing_else(
+    window: int, run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    expected, made = Expected(run, window, tools), shards(tmp_path, tools)
+    for path, stream in expected.streams.items():
+        shard = made.training(*run, window, path, no_progress)
+        assert shard.rows == len(stream) // 65
+        for index in range(shard.rows):
+            row = shard.row(index)
+            assert row.dtype == np.int64
+            assert row.tolist() == stream[index * 65 : (index + 1) * 65]
+    for path, held_out in expected.held_out.items():
+        found = made.validation(*run, window, path, no_progress)
+        assert [document.tolist() for document in found] == held_out
+    assert sum(map(len, expected.held_out.values())) > 0
+    assert min(map(len, expected.streams.values())) > 0
+
+
+def test_materialising_counts_each_document_once(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    expected, told = Expected(run, 2, tools), list[Progress]()
+    found = shards(tmp_path, tools).materialise(*run, 2, told.append)
+    assert found.tokens == len(expected.streams[DENSE])
+    held_out = sum(map(len, expected.held_out.values()))
+    assert found.documents == expected.streams[DENSE].count(0) + held_out
+    assert (told[-1].stage, told[-1].done, told[-1].total) == ("route", 60, 60)
+
+
+def test_a_window_that_is_in_the_cache_is_not_read_again(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    first = shards(tmp_path, tools).materialise(*run, 0, told.append)
+    count = len(told)
+    assert shards(tmp_path, tools).materialise(*run, 0, told.append) == first
+    assert len(told) == count > 0
+
+
+def batches_digest(made: Shards, run: tuple[Manifest, RouterSpec]) -> Digest:
+    """Hash the batches of some rounds that jump between windows and paths."""
+    seen = b""
+    for step in range(6):
+        for path in (0, 1, 2, 3, DENSE):
+            shard = made.training(*run, step % 3, path, no_progress)
+            order = RowOrder(batch_seed(run_id(run[0]), path), shard.rows)
+            seen += b"".join(shard.row(i).tobytes() for i in order.batch(step, 4))
+    return sha256(seen)
+
+
+def test_the_sizes_of_the_caches_never_change_a_byte(
+    run: tuple[Manifest, RouterSpec],
+    tools: Tools,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = shards(tmp_path / "large", tools, max_shards=100)
+    expected = batches_digest(large, run)
+    one_window = ShardCache(tmp_path / "large", LARGE).total_bytes() // 2
+    monkeypatch.setattr(shard_cache, "FLUSH_BYTES", 1000)
+    monkeypatch.setattr(documents, "BATCH_BYTES", 1000)
+    small = shards(tmp_path / "small", tools, max_bytes=one_window, max_shards=1)
+    assert batches_digest(small, run) == expected
+    assert ShardCache(tmp_path / "small", LARGE).groups() == 1
+
+
+def test_a_damaged_shard_is_noticed_and_made_again(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    good = shards(tmp_path, tools).training(*run, 0, 1, no_progress).row(0).tolist()
+    (folder,) = (path for path in tmp_path.iterdir())
+    part = folder / "train.1"
+    part.write_bytes(b"\x07\x07" + part.read_bytes()[2:])
+    with pytest.raises(ShardMissing):
+        shards(tmp_path, tools).training_shard(spec_digest(run[1]), 0, 1)
+    assert shards(tmp_path, tools).training(*run, 0, 1, no_progress).row(0).tolist() == good
+
+
+def test_a_damaged_validation_part_is_made_again_too(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    made = shards(tmp_path, tools)
+    good = [document.tolist() for document in made.validation(*run, 0, 2, no_progress)]
+    (folder,) = (path for path in tmp_path.iterdir())
+    (folder / "lengths.2").write_bytes((folder / "lengths.2").read_bytes()[::-1])
+    assert [each.tolist() for each in made.validation(*run, 0, 2, no_progress)] == good != []
+
+
+def test_shards_of_one_spec_are_not_those_of_another(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    made = shards(tmp_path, tools)
+    made.materialise(*run, 0, no_progress)
+    with pytest.raises(ShardMissing, match="window 0 is not in the shard cache"):
+        made.training_shard(spec_digest(replace(run[1], epoch=1)), 0, 0)
+    with pytest.raises(ShardMissing, match="window 1"):
+        made.validation_shard(spec_digest(run[1]), 1, 0)
+
+
+def test_an_open_shard_outlives_its_eviction(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    made = shards(tmp_path, tools)
+    shard = made.training(*run, 0, 0, no_progress)
+    row = shard.row(1).tolist()
+    for folder in tmp_path.iterdir():
+        ShardCache(tmp_path, LARGE).drop(folder)
+    assert shard.row(1).tolist() == row
+
+
+def test_a_cache_too_small_for_one_window_is_the_volunteers_to_raise(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    made = shards(tmp_path, tools, max_bytes=10_000)
+    with pytest.raises(ConfigError, match=r"storage\.cache_max: .* more than its 10000 bytes"):
+        made.materialise(*run, 0, no_progress)
+    assert ShardCache(tmp_path, LARGE).total_bytes() == 0
+
+
+def test_a_source_that_breaks_off_leaves_no_half_window(tools: Tools, tmp_path: Path) -> None:
+    corpus = texts(200)
+    sources: list[Source] = [
+        pin_files([write_jsonl(tmp_path / name, part)])
+        for name, part in (("a.jsonl", corpus[:100]), ("b.jsonl", corpus[100:]))
+    ]
+    both = replace(sources[0], files=sources[0].files + sources[1].files, documents=200, window=200)
+    manifest = small_manifest(both)
+    spec = derived(manifest, tools)
+    (tmp_path / "b.jsonl").unlink()
+    made = shards(tmp_path / "cache", tools)
+    with pytest.raises(Unavailable, match=r"b\.jsonl"):
+        made.materialise(manifest, spec, 0, no_progress)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_spec_of_another_run_and_a_window_beyond_the_last_are_bugs(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    made = shards(tmp_path, tools)
+    with pytest.raises(LocalProtocolError, match="another run"):
+        made.materialise(replace(run[0], name="other"), run[1], 0, no_progress)
+    with pytest.raises(LocalProtocolError, match="window 3 of a source of 3"):
+        made.materialise(*run, 3, no_progress)
+
+
+@given(st.lists(st.integers(0, 4095), max_size=40), st.integers(1, 12))
+def test_rows_cut_a_stream_without_overlap_and_repeat_one_too_short(
+    stream: list[int], context: int
+) -> None:
+    shard, length = TokenShard(np.array(stream, dtype="<u2"), context), context + 1
+    rows = [shard.row(index).tolist() for index in range(shard.rows)]
+    if not stream:
+        assert rows == []
+    elif len(stream) < length:
+        assert rows == [[stream[i % len(stream)] for i in range(length)]]
+    else:
+        whole = len(stream) // length * length
+        assert [token for row in rows for token in row] == stream[:whole]
+        assert {len(row) for row in rows} == {length}
+    for outside in (-1, shard.rows):
+        with pytest.raises(IndexError):
+            shard.row(outside)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=8))
+def test_held_out_documents_come_back_one_by_one(corpus: list[list[int]]) -> None:
+    stream = np.array([token for text in corpus for token in text], dtype="<u2")
+    found = HeldOut(stream, np.array([len(text) for text in corpus], dtype="<u4"))
+    assert [document.tolist() for document in found] == corpus
+    assert [document.tolist() for document in found[1:3]] == corpus[1:3]
+    if corpus:
+        assert found[-1].tolist() == corpus[-1]
+    with pytest.raises(IndexError):
+        found[len(corpus)]

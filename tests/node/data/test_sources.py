@@ -1,0 +1,169 @@
+"""Rules of this file: real files through the real `datasets` library; no network is touched."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from dipaco.node.data.embedded import embedded_source
+from dipaco.node.data.sources import import_datasets, pin_files, rows
+from dipaco.node.data.synthetic import TOPICS, synthetic_text, topic_of
+from dipaco.protocol.digest import sha256
+from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.manifest import Source
+from tests.node.data.corpora import synthetic, texts, write_jsonl, write_parquet
+
+
+def read(source: Source, start: int = 0, stop: int = 1 << 40) -> list[tuple[int, str]]:
+    found = rows(source, start=start, stop=stop, local_files=True)
+    return [(row["index"], row["text"]) for row in found]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Source:
+    """Three files of three kinds: 25, 10 and 5 rows."""
+    corpus = texts(35)
+    write_parquet(tmp_path / "a.parquet", corpus[:25])
+    write_jsonl(tmp_path / "b.jsonl", corpus[25:])
+    (tmp_path / "c.txt").write_text("one\ntwo\n\nfour\nfive\n")
+    return pin_files([tmp_path / name for name in ("a.parquet", "b.jsonl", "c.txt")])
+
+
+def test_every_source_is_a_stream_of_the_datasets_library(mixed: Source) -> None:
+    for source in (mixed, synthetic(3), embedded_source()):
+        stream = rows(source, start=0, stop=3, local_files=True)
+        assert isinstance(stream, import_datasets().IterableDataset)
+        assert [row["index"] for row in stream] == [0, 1, 2]
+
+
+def test_rows_are_counted_over_all_files_in_order(mixed: Source) -> None:
+    found = read(mixed)
+    assert [index for index, _ in found] == list(range(40))
+    assert [text for _, text in found] == [*texts(35), "one", "two", "", "four", "five"]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 10), (7, 8), (20, 30), (25, 35), (30, 38), (39, 99), (40, 50)]
+)
+def test_a_window_is_a_slice_of_the_whole(mixed: Source, start: int, stop: int) -> None:
+    assert read(mixed, start, stop) == read(mixed)[start:stop]
+
+
+def test_a_source_ends_at_its_documents(mixed: Source) -> None:
+    assert len(read(replace(mixed, documents=27, window=27))) == 27
+    assert len(read(synthetic(5), 3)) == 2
+
+
+def test_files_are_pinned_by_size_and_sha256(mixed: Source, tmp_path: Path) -> None:
+    assert mixed.files[0].name == str(tmp_path / "a.parquet")
+    for file in mixed.files:
+        data = Path(file.name).read_bytes()
+        assert (file.size, file.sha256) == (len(data), sha256(data))
+    assert (mixed.documents, mixed.window, mixed.windows) == (40, 40, 1)
+
+
+@pytest.mark.parametrize("change", [b"", b"!"])
+def test_a_changed_file_is_refused_before_a_row_of_it_is_used(
+    change: bytes, mixed: Source, tmp_path: Path
+) -> None:
+    read(mixed)  # what was right once is looked at again
+    path = tmp_path / "b.jsonl"
+    data = bytearray(path.read_bytes())
+    data[-5:-4] = change
+    path.write_bytes(data)
+    stream = iter(rows(mixed, start=0, stop=40, local_files=True))
+    seen: list[int] = []
+    with pytest.raises(Unavailable, match=r"source\.files: .*b\.jsonl"):
+        seen.extend(row["index"] for row in stream)
+    assert read(mixed, 0, 25) == list(enumerate(texts(25)))
+    assert max(seen, default=0) < 25
+
+
+def test_a_file_that_went_away_is_unavailable(mixed: Source, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(Unavailable, match=r"a\.parquet: no such file"):
+        read(mixed)
+
+
+def test_local_files_need_the_operators_word(mixed: Source) -> None:
+    with pytest.raises(ConfigError, match=r"run\.local_sources"):
+        rows(mixed, start=0, stop=1, local_files=False)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "../a.parquet", "hf://a.parquet", "https://h/a.txt"])
+def test_a_name_that_is_no_absolute_path_is_refused(name: str, mixed: Source) -> None:
+    source = replace(mixed, files=(replace(mixed.files[0], name=name),))
+    with pytest.raises(Refusal, match="not an absolute path"):
+        read(source)
+
+
+def test_a_name_is_one_file_and_no_pattern(mixed: Source, tmp_path: Path) -> None:
+    source = replace(mixed, files=(replace(mixed.files[0], name=f"{tmp_path}/*.parquet"),))
+    with pytest.raises(Unavailable, match="no such file"):
+        read(source)
+
+
+def test_a_synthetic_document_is_known_by_its_index_for_ever() -> None:
+    assert sha256(synthetic_text(0).encode()).hex()[:16] == "6c387cadaceb3052"
+    assert sha256(synthetic_text((1 << 64) - 1).encode()).hex()[:16] == "914d5cff43af0dcc"
+    assert read(synthetic(400), 321, 322) == [(321, synthetic_text(321))]
+
+
+def test_synthetic_documents_have_topics() -> None:
+    words: dict[int, set[str]] = {topic: set() for topic in range(TOPICS)}
+    for index in range(100):
+        words[topic_of(index)].update(synthetic_text(index).lower().replace(".", "").split())
+    shared = set.intersection(*words.values())
+    assert all(len(shared) < len(own) / 2 for own in words.values())
+
+
+def test_synthetic_documents_of_another_revision_are_unavailable() -> None:
+    with pytest.raises(Unavailable, match=r"source\.revision"):
+        read(replace(synthetic(5), revision="2"))
+
+
+def test_pinning_names_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        pin_files([tmp_path / "gone.parquet"])
+    with pytest.raises(ConfigError, match=r"not a \.parquet"):
+        pin_files([tmp_path / "a.csv"])
+    with pytest.raises(ConfigError, match="row 1 has no text"):
+        pin_files([write_parquet(tmp_path / "a.parquet", ["a", None])])
+    with pytest.raises(ConfigError, match="no documents"):
+        pin_files([write_parquet(tmp_path / "b.parquet", [])])
+    with pytest.raises(ConfigError, match=r"source\.files: none given"):
+        pin_files([])
+
+
+def test_pinning_can_take_the_first_documents_in_windows(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["a"] * 10)
+    source = pin_files([path], documents=7, window=3)
+    assert (source.documents, source.window, source.windows) == (7, 3, 3)
+
+
+def test_streaming_needs_no_network_no_home_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "def deny(event, args):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo'): raise SystemExit(event)\n"
+        "sys.addaudithook(deny)\n"
+        "from dipaco.node.data.sources import rows\n"
+        "from dipaco.node.data.embedded import embedded_source\n"
+        "source = embedded_source()\n"
+        "print(sum(1 for _ in rows(source, start=0, stop=9999, local_files=False)))\n"
+        "print('torch' in sys.modules)\n"
+    )
+    environment = os.environ | {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "USE_TORCH"):
+        environment.pop(name, None)
+    answer = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("1810\nFalse\n", "", 0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,142 @@
+"""Rules of this file: real tokenizer files; small ones are made with the library itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from msgspec.structs import replace
+
+from dipaco.node.data import tokenizers as module
+from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.tokenizers import (
+    GOLDEN_IDS,
+    checked_tokenizer,
+    golden_digest,
+    load_tokenizer,
+    pin_tokenizer,
+)
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.digest import sha256
+from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.manifest import Tokenizer
+
+EMBEDDED = [670, 2110, 12, 266, 2110, 14]
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs")
+
+
+def word_level(*, truncate: bool = False) -> bytes:
+    """Return a tokenizer file of five words that adds a special token, pads and cuts."""
+    words = {"<|endoftext|>": 0, "a": 1, "b": 2, "c": 3, "[UNK]": 4}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    made.add_special_tokens(["<|endoftext|>"])
+    if truncate:
+        made.enable_truncation(2)
+        made.enable_padding(length=10)
+    return made.to_str().encode()
+
+
+def pinned(data: bytes, *, vocabulary: int = 5, end_of_text: int = 0) -> Tokenizer:
+    return Tokenizer(
+        sha256=sha256(data), size=len(data), vocabulary=vocabulary, end_of_text=end_of_text
+    )
+
+
+def test_the_embedded_tokenizer_gives_the_ids_it_was_shipped_with(blobs: BlobStore) -> None:
+    encoder = load_tokenizer(embedded_tokenizer(), blobs)
+    assert encoder.encode(["The sea, the sea.", ""]) == [EMBEDDED, []]
+    assert (encoder.vocabulary, encoder.end_of_text) == (4096, 0)
+
+
+def test_a_batch_gives_what_its_texts_give_alone(blobs: BlobStore) -> None:
+    encoder = load_tokenizer(embedded_tokenizer(), blobs)
+    batch = ["one", "two words", "", "日本語 😀\x00", "long " * 500]
+    assert encoder.encode(batch) == [encoder.encode([text])[0] for text in batch]
+
+
+def test_no_text_can_spell_a_special_token(blobs: BlobStore) -> None:
+    encoder = load_tokenizer(embedded_tokenizer(), blobs)
+    assert encoder.end_of_text not in encoder.encode(["a<|endoftext|>b <|endoftext|>"])[0]
+
+
+def test_a_tokenizer_is_found_in_the_blob_store(blobs: BlobStore) -> None:
+    data = word_level()
+    blobs.write(data)
+    assert load_tokenizer(pinned(data), blobs).encode(["a c x b"]) == [[1, 3, 4, 2]]
+
+
+def test_nothing_is_added_cut_or_padded_whatever_the_file_says(blobs: BlobStore) -> None:
+    encoder = checked_tokenizer(word_level(truncate=True), pinned(word_level(truncate=True)))
+    assert encoder.encode(["a b c a b c", "a"]) == [[1, 2, 3, 1, 2, 3], [1]]
+
+
+def test_a_tokenizer_that_is_not_here_is_unavailable(blobs: BlobStore) -> None:
+    with pytest.raises(Unavailable, match=r"tokenizer: no file of SHA-256 [0-9a-f]{8}"):
+        load_tokenizer(pinned(word_level()), blobs)
+
+
+def test_a_damaged_tokenizer_blob_is_unavailable(blobs: BlobStore) -> None:
+    data = word_level()
+    blobs.path(blobs.write(data)).write_bytes(data.replace(b"[UNK]", b"[unk]"))
+    with pytest.raises(Unavailable, match="tokenizer: no file"):
+        load_tokenizer(pinned(data), blobs)
+
+
+def test_a_manifest_that_misstates_the_size_has_no_tokenizer(blobs: BlobStore) -> None:
+    with pytest.raises(Unavailable, match="not the pinned"):
+        load_tokenizer(replace(embedded_tokenizer(), size=300_000), blobs)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b"\xff", b"[]", b'{"model": null}', json.dumps({"version": "1.0"}).encode()],
+)
+def test_a_file_that_is_no_tokenizer_is_refused(data: bytes) -> None:
+    with pytest.raises(Refusal, match="not a file of the `tokenizers` library"):
+        checked_tokenizer(data, replace(embedded_tokenizer(), sha256=sha256(data)))
+
+
+def test_a_vocabulary_smaller_than_the_files_is_refused() -> None:
+    data = word_level()
+    checked_tokenizer(data, pinned(data, vocabulary=8))  # a padded table is fine
+    with pytest.raises(Refusal, match=r"tokenizer\.vocabulary: .* ids up to 4, .* end at 3"):
+        checked_tokenizer(data, pinned(data, vocabulary=4))
+
+
+def test_an_end_of_text_that_is_no_token_is_refused() -> None:
+    data = word_level()
+    with pytest.raises(Refusal, match=r"tokenizer\.end_of_text"):
+        checked_tokenizer(data, pinned(data, vocabulary=8, end_of_text=7))
+
+
+def test_a_library_that_encodes_differently_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = embedded_tokenizer_path(embedded_tokenizer().sha256)
+    assert path is not None
+    checked_tokenizer(path.read_bytes(), embedded_tokenizer())
+    monkeypatch.setattr(module, "GOLDEN_TEXT", module.GOLDEN_TEXT + " ")
+    with pytest.raises(Unavailable, match="another version of the `tokenizers` library"):
+        checked_tokenizer(path.read_bytes(), embedded_tokenizer())
+
+
+def test_golden_ids_are_hashed_as_little_endian_words() -> None:
+    assert golden_digest([1, 1 << 16]) == sha256(b"\x01\0\0\0\0\0\x01\0").hex()
+    assert set(GOLDEN_IDS) == {embedded_tokenizer().sha256}
+
+
+def test_pinning_a_file_gives_what_a_manifest_states(tmp_path: Path) -> None:
+    path = embedded_tokenizer_path(embedded_tokenizer().sha256)
+    assert path is not None
+    assert pin_tokenizer(path) == (embedded_tokenizer(), path.read_bytes())
+    with pytest.raises(ConfigError, match="no token '</s>'"):
+        pin_tokenizer(path, end_of_text="</s>")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"bad\.json: tokenizer: not a file"):
+        pin_tokenizer(tmp_path / "bad.json")

@@ -1,0 +1,186 @@
+"""Rules of this file: real files and locks; two caches on one folder stand for two processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dipaco.node.storage import shard_cache as module
+from dipaco.node.storage.shard_cache import DamagedGroup, GroupFacts, ShardCache
+from dipaco.protocol.digest import Digest, sha256
+from dipaco.protocol.errors import ConfigError
+
+SPEC = sha256(b"spec")
+FACTS = GroupFacts(context=8, token_bytes=2, documents=3, tokens=6)
+
+
+def make(cache: ShardCache, window: int, *, size: int = 100, spec: Digest = SPEC) -> None:
+    with cache.build(spec, window) as writer:
+        writer.append("a", b"\x01\x00" * (size // 2))
+        writer.append("b", b"\x02\x00")
+        writer.finish(FACTS)
+
+
+def content(cache: ShardCache, window: int, name: str = "a") -> list[int] | None:
+    group = cache.open(SPEC, window)
+    if group is None:
+        return None
+    try:
+        values: list[int] = group.array(name, "<u2").tolist()
+        return values
+    finally:
+        group.close()
+
+
+def age(root: Path, window: int, seconds: int) -> None:
+    index = root / f"{SPEC.hex()}-{window}" / "index"
+    os.utime(index, (seconds, seconds))
+
+
+def test_a_group_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    make(ShardCache(tmp_path, 10_000), 0)
+    other = ShardCache(tmp_path, 10_000)
+    assert content(other, 0) == [1] * 50
+    assert content(other, 0, "b") == [2]
+    assert content(other, 0, "never written") == []
+    group = other.open(SPEC, 0)
+    assert group is not None and group.facts == FACTS
+    group.close()
+
+
+def test_a_group_is_known_by_spec_and_window(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    make(cache, 0)
+    assert content(cache, 1) is None
+    assert cache.open(sha256(b"other"), 0) is None
+
+
+def test_a_group_under_a_foreign_name_is_removed(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    make(cache, 0)
+    (tmp_path / f"{SPEC.hex()}-0").rename(tmp_path / f"{SPEC.hex()}-1")
+    assert content(cache, 1) is None
+    assert cache.groups() == 0
+
+
+def test_small_pieces_and_large_ones_make_the_same_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    monkeypatch.setattr(module, "FLUSH_BYTES", 3)
+    with cache.build(SPEC, 0) as writer:
+        for value in range(20):
+            writer.append("a", value.to_bytes(2, "little"))
+            assert writer.waiting_bytes < 3
+        writer.finish(FACTS)
+    assert content(cache, 0) == list(range(20))
+
+
+def test_a_maker_that_fails_or_does_not_finish_leaves_nothing(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    with pytest.raises(RuntimeError), cache.build(SPEC, 0) as writer:
+        writer.append("a", b"half")
+        writer.flush()
+        raise RuntimeError
+    with cache.build(SPEC, 0) as writer:
+        writer.append("a", b"half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_of_a_killed_maker_is_cleared_away_and_one_of_a_living_is_not(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from dipaco.node.storage.shard_cache import ShardCache\n"
+        "from dipaco.protocol.digest import sha256\n"
+        "with ShardCache(pathlib.Path(sys.argv[1]), 10_000).build(sha256(b''), 0) as writer:\n"
+        "    writer.append('a', b'half')\n"
+        "    writer.flush()\n"
+        "    print('written', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as maker:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == b"written\n"
+        ShardCache(tmp_path, 10_000)
+        assert len(list(tmp_path.iterdir())) == 1
+        maker.kill()
+    ShardCache(tmp_path, 10_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_makers_of_one_group_leave_one(tmp_path: Path) -> None:
+    first, second = ShardCache(tmp_path, 10_000), ShardCache(tmp_path, 10_000)
+    with first.build(SPEC, 0) as slow:
+        slow.append("a", b"\x01\x00" * 50)
+        make(second, 0)
+        slow.finish(FACTS)
+    assert content(first, 0) == [1] * 50
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["a", "b", "index"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "grow", "remove"])
+def test_damage_is_noticed_and_the_group_removed(name: str, damage: str, tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    make(cache, 0)
+    path = tmp_path / f"{SPEC.hex()}-0" / name
+    data = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {"flip": bytes([data[0] ^ 1]) + data[1:], "cut": data[:-1], "grow": data + b"!"}[damage]
+        )
+    try:
+        assert content(cache, 0, "b" if name == "b" else "a") is None
+    except DamagedGroup as error:
+        assert damage == "flip" and name != "index" and name in str(error)
+    assert cache.groups() == 0
+    make(cache, 0)
+    assert content(cache, 0) == [1] * 50
+
+
+def test_the_least_recently_used_groups_make_room(tmp_path: Path) -> None:
+    size = 5_000
+    cache = ShardCache(tmp_path, 3 * size + 4_000)
+    for window in range(3):
+        make(cache, window, size=size)
+        age(tmp_path, window, 1_000_000 + window)
+    assert content(cache, 0) is not None  # used: now the newest
+    make(cache, 3, size=size)
+    assert [content(cache, window) is not None for window in range(4)] == [True, False, True, True]
+    assert cache.total_bytes() <= 3 * size + 4_000
+
+
+def test_what_somebody_uses_is_not_evicted_and_the_bound_is_kept(tmp_path: Path) -> None:
+    cache, other = ShardCache(tmp_path, 12_000), ShardCache(tmp_path, 12_000)
+    make(cache, 0, size=5_000)
+    make(cache, 1, size=5_000)
+    held = other.open(SPEC, 0)
+    assert held is not None
+    with pytest.raises(ConfigError, match=r"storage\.cache_max"):
+        make(cache, 2, size=8_000)
+    assert [content(cache, window) is not None for window in range(3)] == [True, False, False]
+    held.close()
+    make(cache, 2, size=8_000)
+    assert [content(cache, window) is not None for window in range(3)] == [False, False, True]
+
+
+def test_a_mapped_file_stays_readable_after_its_group_is_gone(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    make(cache, 0)
+    group = cache.open(SPEC, 0)
+    assert group is not None
+    array = group.array("a", "<u2")
+    cache.clear()
+    assert cache.groups() == 1  # held
+    group.close()
+    cache.clear()
+    assert list(tmp_path.iterdir()) == []
+    assert array.tolist() == [1] * 50 and not array.flags.writeable
