@@ -1,4 +1,6 @@
-"""Rules of this file: real sources, tokenizer and fit; what is golden was derived once, here."""
+"""Rules of this file: real sources, tokenizer and fit; what is golden was derived once, here.
+The name of a local file decides splits, and a test's folder has another name every time: where a
+test counts documents of such files, none is held out."""
 
 from pathlib import Path
 
@@ -73,7 +75,8 @@ def test_one_changed_row_changes_the_first_stage(tools: Tools, tmp_path: Path) -
     fits = []
     for name, text in (("a", corpus[0]), ("b", corpus[0] + ".")):
         path = write_parquet(tmp_path / f"{name}.parquet", [text, *corpus[1:]])
-        fits.append(spec_of(small_manifest(pin_files([path])), tools).fit)
+        manifest = with_routing(pin_files([path]), validation_bp=0, router_bp=0)
+        fits.append(spec_of(manifest, tools).fit)
     assert fits[0] is not None and fits[1] is not None
     assert fits[0].source_bytes != fits[1].source_bytes
 
@@ -88,7 +91,7 @@ def test_fewer_documents_than_paths_fall_back_to_round_robin_on_record(
     tools: Tools, tmp_path: Path
 ) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", texts(3))
-    spec = spec_of(small_manifest(pin_files([path])), tools)
+    spec = spec_of(with_routing(pin_files([path]), validation_bp=0, router_bp=0), tools)
     assert spec.fit is not None
     assert (spec.kind, spec.fit.n_fit) == ("round_robin", 3)
 
