@@ -190,7 +190,7 @@ class Volunteer:
         done = 0
         with self._board.timed("fetch"):
             for state in lease.modules:
-                self._board.say("modules", done=done, total=total, path=lease.path)
+                self._board.say("modules", done=done / 1e6, total=total / 1e6, path=lease.path)
                 length = lengths[ModuleId(state.module)]
                 await self._gear.exchange.fetch(
                     state.digest, length=length, holders=(self._scheduler,)
@@ -202,7 +202,7 @@ class Volunteer:
         job: Train | Evaluate
         if lease.kind == "evaluate":
             job = Evaluate(manifest=manifest, spec=spec, lease=lease)
-            self._board.say("evaluating", path=lease.path, version=lease.round)
+            self._board.say("evaluating", path=lease.path, round=lease.round)
         else:
             job = Train(manifest=manifest, spec=spec, lease=lease)
 
