@@ -15,7 +15,7 @@ from dipaco.protocol.digest import DigestField
 MAX_MODULES = 64  # of one path: stem, one per level (at most 8), its own; room for finer cuts
 TOKEN_BYTES = 16
 
-ModuleName = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-zA-Z0-9.]+$")]
+ModuleName = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-zA-Z0-9.]+\Z")]
 Token = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 Size = Annotated[int, Meta(ge=0, le=1 << 40)]
 Nats = Annotated[float, Meta(ge=0, le=1e12)]

@@ -20,7 +20,7 @@ MAX_PATHS = 1024  # the paper's largest grid has 256
 MAX_FILES = 4096  # of one source
 MAX_NODES_LISTED = 1024  # schedulers and members named one by one
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
 Positive = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]

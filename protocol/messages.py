@@ -25,8 +25,8 @@ MAX_DETAIL = 500  # characters of a reason
 MAX_ANNOUNCEMENT = 4096  # bytes: gossip carries digests, never bodies
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
-Kind = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern="^[A-Za-z0-9_-]+$")]
-Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern="^/[!-~]+$")]
+Kind = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_-]+\Z")]
+Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^/[!-~]+\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL)]
 
 

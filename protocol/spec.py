@@ -38,7 +38,7 @@ CAPACITY_BIAS: Final = "bias-v1"
 INERTIA_BYTES: Final = 16  # an inertia may leave 64 bits
 MAX_PATH_TOKENS = 1 << 48  # of the sample, on one path
 
-KindField = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+KindField = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*\Z")]
 """A kind by name: unknown ones are readable, so that a verdict can say which it is."""
 DocumentCount = Annotated[int, Meta(ge=0, le=MAX_SAMPLE * MAX_OVERLAP)]
 TokenCount = Annotated[int, Meta(ge=0, le=MAX_PATH_TOKENS)]

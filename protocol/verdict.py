@@ -56,7 +56,7 @@ class Verdict(Wire, frozen=True, kw_only=True):
 
     outcome: Outcome
     stage: Stage
-    reason: Annotated[str, Meta(max_length=MAX_REASON, pattern=r"^[ -~]*$")]
+    reason: Annotated[str, Meta(max_length=MAX_REASON, pattern=r"^[ -~]*\Z")]
     """One line of printable ASCII: receipts carry it to other people's terminals."""
 
     @property
@@ -83,7 +83,7 @@ class Receipt(Wire, frozen=True, kw_only=True):
     spec: DigestField
     """`spec_digest` of the spec."""
     verdict: Verdict
-    software: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[ -~]*$")]
+    software: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[ -~]*\Z")]
     """Name and version of the program that judged."""
 
 

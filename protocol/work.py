@@ -13,7 +13,7 @@ from dipaco.protocol.digest import DigestField
 from dipaco.protocol.lease import Lease, Nats, Size, Submission, Token
 
 Words = Annotated[str, Meta(max_length=512)]
-Code = Annotated[str, Meta(max_length=32, pattern="^[a-z-]+$")]
+Code = Annotated[str, Meta(max_length=32, pattern=r"^[a-z-]+\Z")]
 
 
 class AskLease(Wire, frozen=True, kw_only=True):
