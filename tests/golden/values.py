@@ -1,0 +1,348 @@
+"""One value of every wire type, and more where a field may be empty or one of several types.
+
+Nothing here is random: keys, digests and times are the same for ever, and Ed25519 signatures
+follow from the key and what is signed.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+import msgspec
+import numpy as np
+
+import dipaco.protocol
+from dipaco.protocol.canonical import Wire, encode
+from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Submission
+from dipaco.protocol.ledger import (
+    NO_RECORD,
+    Contribution,
+    Entry,
+    Evaluated,
+    LedgerRecord,
+    ModuleUpdated,
+    Seeded,
+    SpecAdopted,
+)
+from dipaco.protocol.manifest import (
+    Capacity,
+    Grid,
+    Level,
+    Routing,
+    Scheduling,
+    Source,
+    SourceFile,
+    run_id,
+)
+from dipaco.protocol.messages import (
+    Absent,
+    Announcement,
+    AskChunk,
+    AskHave,
+    AskInventory,
+    AskOutline,
+    Failure,
+    Have,
+    Inventory,
+    Item,
+    LedgerPart,
+    Listing,
+    ListPeers,
+    Outline,
+    PeerRecord,
+    Ping,
+    Pong,
+    ReadLedger,
+    ReadValue,
+    Register,
+    Registered,
+    Reply,
+    Request,
+    Value,
+)
+from dipaco.protocol.routing.integers import Int32
+from dipaco.protocol.signed import sign
+from dipaco.protocol.spec import Fit, RouterSpec, int32_bytes, int64_bytes, spec_digest
+from dipaco.protocol.verdict import (
+    Derived,
+    LocalFailure,
+    Outcome,
+    Receipt,
+    SourceFailure,
+    Verdict,
+)
+from dipaco.protocol.work import (
+    AskLease,
+    Fallen,
+    Granted,
+    HandBack,
+    Heartbeat,
+    NoLease,
+    Stands,
+    Submit,
+)
+from tests.values import digest, key, manifest, peer
+
+NOT_SENT: frozenset[type[Wire]] = frozenset({Derived, SourceFailure, LocalFailure})
+"""Arguments of `verdict.judge`: no peer ever sees one."""
+
+
+@cache
+def wire_types() -> tuple[type[Wire], ...]:
+    """Return every type of value that peers exchange, by name."""
+    for module in pkgutil.walk_packages(dipaco.protocol.__path__, "dipaco.protocol."):
+        importlib.import_module(module.name)
+    found = {kind for kind in _below(Wire) if kind.__module__.startswith("dipaco.protocol.")}
+    return tuple(sorted(found - NOT_SENT, key=lambda kind: kind.__name__))
+
+
+def _below(kind: type[Wire]) -> Iterator[type[Wire]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
+
+
+@cache
+def values() -> dict[str, tuple[Wire, ...]]:
+    """Return the examples, by the name of their type."""
+    examples = (
+        *_manifests(),
+        *_specs(),
+        *_leases(),
+        *_entries(),
+        *_work(),
+        *_calls(),
+        *_directory(),
+        *_gossip(),
+        *_blobs(),
+    )
+    found: dict[str, dict[bytes, Wire]] = {}
+    for value in _with_parts(examples):
+        found.setdefault(type(value).__name__, {})[encode(value)] = value
+    return {name: tuple(found[name].values()) for name in sorted(found)}
+
+
+def _with_parts(examples: Iterable[object]) -> Iterator[Wire]:
+    """Yield the wire values among `examples` and those inside them."""
+    for value in examples:
+        if isinstance(value, Wire):
+            yield value
+            fields = msgspec.structs.fields(type(value))
+            yield from _with_parts(getattr(value, field.name) for field in fields)
+        elif isinstance(value, tuple):
+            yield from _with_parts(value)
+
+
+def _manifests() -> tuple[Wire, ...]:
+    """The smallest, and one that leaves no field at its default or empty."""
+    full = manifest(
+        name="second.run-2",
+        source=Source(
+            kind="files",
+            revision="2f8b5c3",
+            files=(SourceFile(name="data/a-00000.parquet", size=1 << 33, sha256=digest("file")),),
+            text_field="content",
+            documents=1_000_000,
+            window=250_000,
+        ),
+        grid=Grid(
+            levels=(Level(experts=2, blocks=2), Level(experts=3, blocks=1)),
+            path_specific_blocks=(0, 2),
+            path_specific_stem=True,
+        ),
+        routing=Routing(
+            sample=4096,
+            prefix=16,
+            dimension=128,
+            capacity=Capacity(num=5, den=4),
+            overlap=2,
+            beacon=bytes(range(16)),
+        ),
+        schedule=Scheduling(
+            schedulers=(peer("scheduler"), peer("second")), members=(peer("volunteer"),)
+        ),
+    )
+    return manifest(), full, sign(manifest(), key("owner"))
+
+
+def _specs() -> tuple[Wire, ...]:
+    fitted = RouterSpec(
+        kind="kmeans",
+        featurizer="bag-sign-v1",
+        capacity="bias-v1",
+        manifest=run_id(manifest()),
+        epoch=0,
+        paths=4,
+        vocabulary=4096,
+        prefix=32,
+        dimension=8,
+        norm_bits=10,
+        scale_bits=8,
+        tokenizer=digest("tokenizer"),
+        feat_seed=digest("feature seed"),
+        mean=int32_bytes(_ramp(8, 17)),
+        centroids=int32_bytes(_ramp(32, 7919)),
+        bias=int64_bytes([0, 1, 1 << 33, 1 << 40]),
+        fit=Fit(
+            n_fit=128,
+            restart=2,
+            updates=9,
+            inertia=(1 << 70).to_bytes(16, "little"),
+            source_bytes=digest("source bytes"),
+            tokens=digest("tokens"),
+            features=digest("features"),
+            centroids=digest("centroids"),
+        ),
+        documents=(32, 40, 30, 26),
+        tokens=(3200, 4000, 3000, 2600),
+    )
+    nothing = {"mean": b"", "centroids": b"", "bias": b"", "fit": None}
+    unfitted = msgspec.structs.replace(
+        fitted,
+        kind="round_robin",
+        capacity="none",
+        documents=(1, 1, 1, 1),
+        tokens=(1, 1, 1, 1),
+        **nothing,
+    )
+    verdict = Verdict(outcome=Outcome.REFUTED, stage="features", reason="mean differs")
+    receipt = Receipt(
+        manifest=fitted.manifest,
+        spec=spec_digest(fitted),
+        verdict=verdict,
+        software="dipaco-node 0.1.0",
+    )
+    return (
+        fitted,
+        unfitted,
+        sign(fitted, key("scheduler")),
+        sign(receipt, key("volunteer")),
+        receipt,
+    )
+
+
+def _ramp(length: int, step: int) -> Int32:
+    return (np.arange(length, dtype=np.int32) - length // 2) * np.int32(step)
+
+
+MODULES = tuple(ModuleDigest(module=m, digest=digest(m)) for m in ("stem", "L1.E0", "L2.E1"))
+TOKEN = bytes(range(16))
+LEASE = Lease(
+    run=digest("run"),
+    token=TOKEN,
+    kind="train",
+    path=1,
+    round=2,
+    window=0,
+    spec=digest("spec"),
+    modules=MODULES,
+    ttl=20,
+)
+SUBMISSION = Submission(
+    token=TOKEN, blobs=MODULES, tokens=61440, seconds=31.25, loss_first=7.5, loss_last=3.412
+)
+
+
+def _leases() -> tuple[Wire, ...]:
+    evaluation = Evaluation(documents=20, tokens=1234, nll=4321.0625)
+    evaluated = msgspec.structs.replace(SUBMISSION, blobs=(), evaluation=evaluation)
+    seed = msgspec.structs.replace(LEASE, kind="seed", path=0, round=0, modules=())
+    return LEASE, seed, SUBMISSION, evaluated
+
+
+def _entries() -> tuple[Wire, ...]:
+    entries: tuple[Entry, ...] = (
+        SpecAdopted(epoch=0, spec=digest("spec")),
+        Seeded(peer=peer("volunteer"), states=MODULES),
+        ModuleUpdated(
+            module="L1.E0",
+            version=1,
+            contributions=(
+                Contribution(path=0, peer=peer("a"), delta=digest("delta 0"), weight=3200),
+                Contribution(path=1, peer=peer("b"), delta=digest("delta 1"), weight=4000),
+            ),
+            state=digest("state"),
+            momentum=digest("momentum"),
+        ),
+        Evaluated(path=1, version=1, peer=peer("b"), documents=20, tokens=1234, nll=4321.0625),
+    )
+    chain, previous = [], NO_RECORD
+    for seq, entry in enumerate(entries):
+        record = LedgerRecord(run=digest("run"), seq=seq, previous=previous, entry=entry)
+        signed = sign(record, key("scheduler"))
+        chain += [record, signed]
+        previous = signed.body_digest
+    return tuple(chain)
+
+
+def _work() -> tuple[Wire, ...]:
+    run = digest("run")
+    beat = Heartbeat(run=run, token=TOKEN, done=15, total=30, tokens_per_second=1640.5)
+    return (
+        AskLease(run=run, spec=digest("spec")),
+        Granted(lease=LEASE),
+        NoLease(code="no-lease", reason="all work is leased", retry_after=2.0),
+        beat,
+        msgspec.structs.replace(beat, loss=3.412),
+        HandBack(run=run, token=TOKEN, reason="paused by you"),
+        Submit(run=run, submission=SUBMISSION),
+        Stands(),
+        Fallen(reason="the lease no longer stands"),
+    )
+
+
+def _calls() -> tuple[Wire, ...]:
+    return (
+        Request(id=7, kind="Ping", body=encode(Ping())),
+        Reply(id=7, body=encode(Pong())),
+        Failure(id=7, fault="unavailable", reason="run 01020304 is not known yet"),
+        Ping(),
+        Pong(),
+    )
+
+
+def _directory() -> tuple[Wire, ...]:
+    record = PeerRecord(
+        peer=peer("volunteer"),
+        addresses=("/ip4/203.0.113.7/tcp/4410", "/ip6/2001:db8::7/tcp/4410"),
+        roles=("volunteer",),
+        runs=(digest("run"),),
+        sequence=1_700_000_000_000,
+    )
+    signed = sign(record, key("volunteer"))
+    return (
+        record,
+        Register(records=(signed,)),
+        Registered(observed="203.0.113.7", life=30),
+        ListPeers(run=None, most=50),
+        ListPeers(run=digest("run"), most=8),
+        Listing(records=(signed,)),
+    )
+
+
+def _gossip() -> tuple[Wire, ...]:
+    head = Item(kind="ledger", run=digest("run"), digest=digest("head"), seq=12)
+    kept = Item(kind="manifest", run=digest("run"), digest=digest("manifest"), seq=0)
+    return (
+        Announcement(item=head, size=412),
+        AskInventory(summary=digest("inventory")),
+        Inventory(same=True, items=()),
+        Inventory(same=False, items=(head, kept)),
+        ReadValue(item=kept),
+        Value(data=None),
+        Value(data=encode(sign(manifest(), key("owner")))),
+        ReadLedger(run=digest("run"), first=10),
+        LedgerPart(records=(encode(_entries()[1]),)),
+    )
+
+
+def _blobs() -> tuple[Wire, ...]:
+    return (
+        AskHave(blob=digest("blob")),
+        Have(held=True),
+        AskOutline(blob=digest("blob")),
+        Outline(length=1_500_000, chunk=1 << 20, digests=(digest("part 0"), digest("part 1"))),
+        Absent(),
+        AskChunk(index=1),
+    )

@@ -1,0 +1,316 @@
+"""Rules of this file: what is said of one wire type is tried on all, found by reflection.
+
+The vectors in tests/golden/wire.json and the schema in docs/protocol.cddl are the protocol. Bytes
+from a peer lead to a valid value or to RemoteProtocolError, and to nothing else.
+"""
+
+import re
+import tracemalloc
+from collections.abc import Iterator
+from functools import cache
+
+import cbor2
+import msgspec
+import pycddl  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.digest import sha256
+from dipaco.protocol.errors import RemoteProtocolError
+from tests.golden.cddl import schema
+from tests.golden.values import values, wire_types
+from tests.golden.wire_vectors import SCHEMA, Vector, saved, vectors
+
+TYPES = {kind.__name__: kind for kind in wire_types()}
+LIMIT = 1 << 20  # bytes; the longest vector has 1.4 KB
+SAVED = saved()
+each_vector = pytest.mark.parametrize(
+    "vector", SAVED, ids=lambda v: f"{v['type']}-{v['sha256'][:6]}"
+)
+each_type = pytest.mark.parametrize("name", TYPES)
+
+
+def data_of(vector: Vector) -> bytes:
+    return bytes.fromhex(vector["encoding"])
+
+
+def plain(value: Wire) -> dict[str, object]:
+    """Return a value as maps and lists, which can be made to hold anything."""
+    built: dict[str, object] = msgspec.to_builtins(value, builtin_types=(bytes,))
+    return built
+
+
+def refused(data: bytes, kind: type[Wire]) -> bool:
+    """Whether bytes are refused; those that are not must be the encoding of what they gave."""
+    try:
+        value = decode(data, kind, limit=LIMIT)
+    except RemoteProtocolError:
+        return True
+    assert encode(value) == data
+    return False
+
+
+# ------------------------------------------------------------------------------ golden vectors
+
+
+def test_two_types_never_share_a_name() -> None:
+    assert len(TYPES) == len(wire_types())  # the name is what signatures tell them apart by
+
+
+def test_every_type_has_a_vector() -> None:
+    assert {vector["type"] for vector in SAVED} == set(TYPES) == set(values())
+
+
+def test_the_code_gives_the_committed_vectors() -> None:
+    assert vectors() == SAVED
+
+
+@each_vector
+def test_a_vector_decodes_to_its_value_and_back(vector: Vector) -> None:
+    data, kind = data_of(vector), TYPES[vector["type"]]
+    value = decode(data, kind, limit=len(data))
+    assert value in values()[vector["type"]]
+    assert encode(value) == data and sha256(data).hex() == vector["sha256"]
+
+
+@each_vector
+def test_no_byte_of_a_vector_can_be_changed_without_notice(vector: Vector) -> None:
+    data, kind = data_of(vector), TYPES[vector["type"]]
+    for place in range(len(data)):
+        for flip in (0x01, 0x20, 0x80):
+            changed = bytearray(data)
+            changed[place] ^= flip
+            refused(bytes(changed), kind)
+
+
+@each_vector
+def test_a_vector_cut_short_or_extended_is_refused(vector: Vector) -> None:
+    data, kind = data_of(vector), TYPES[vector["type"]]
+    assert all(refused(data[:length], kind) for length in range(len(data)))
+    assert all(refused(data + tail, kind) for tail in (b"\0", b"\xf6", b"\xff", data))
+    assert refused(b"\0" + data, kind)
+
+
+@each_vector
+def test_a_vector_above_the_limit_is_refused_unread(vector: Vector) -> None:
+    data = data_of(vector)
+    with pytest.raises(RemoteProtocolError, match="are allowed"):
+        decode(data, TYPES[vector["type"]], limit=len(data) - 1)
+
+
+# ------------------------------------------------------------------------------ one encoding
+
+
+@each_vector
+def test_the_same_value_in_another_encoding_is_refused(vector: Vector) -> None:
+    data, kind = data_of(vector), TYPES[vector["type"]]
+    assert all(refused(other, kind) for other in other_encodings(data))
+
+
+def other_encodings(data: bytes) -> Iterator[bytes]:
+    """Yield CBOR of the same map: other order of keys, long and indefinite lengths, a tag."""
+    content = cbor2.loads(data)
+    if len(content) > 1:
+        yield cbor2.dumps(dict(reversed(content.items())))
+    count, body = data[0] & 0x1F, data[1:]
+    assert data[0] >> 5 == 5 and count < 24
+    yield bytes([0xB8, count]) + body
+    yield b"\xbf" + body + b"\xff"
+    yield b"\xd9\xd9\xf7" + data  # self-described CBOR
+    last = list(content)[-1]
+    yield bytes([data[0] + 1]) + body + cbor2.dumps(last) + cbor2.dumps(content[last])
+
+
+@each_type
+def test_unknown_and_missing_fields_are_refused(name: str) -> None:
+    for value in values()[name]:
+        content = plain(value)
+        assert refused(cbor2.dumps(content | {"zz": 0}, canonical=True), TYPES[name])
+        for field in content:
+            rest = {key: content[key] for key in content if key != field}
+            assert refused(cbor2.dumps(rest, canonical=True), TYPES[name]), field
+
+
+@each_type
+def test_a_type_is_not_taken_for_another(name: str) -> None:
+    data = encode(values()[name][0])
+    assert all(refused(data, kind) for other, kind in TYPES.items() if other != name)
+
+
+# ------------------------------------------------------------------------------ hostile bytes
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 70), 1 << 70)
+    | st.floats()
+    | st.binary(max_size=40)
+    | st.text(max_size=20)
+    | st.sampled_from([cbor2.CBORTag(n, "x") for n in (0, 2, 4, 28, 29, 35, 36, 258, 55799)])
+)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+@given(data=st.binary(max_size=200), kind=st.sampled_from(wire_types()))
+def test_arbitrary_bytes_raise_the_declared_error_alone(data: bytes, kind: type[Wire]) -> None:
+    refused(data, kind)
+
+
+@given(tree=TREES, name=st.sampled_from(sorted(TYPES)), draw=st.data())
+def test_any_field_may_hold_anything_and_is_refused(
+    tree: object, name: str, draw: st.DataObject
+) -> None:
+    content = plain(values()[name][0])
+    field = draw.draw(st.sampled_from(sorted(content)))
+    refused(cbor2.dumps(content | {field: tree}, canonical=True), TYPES[name])
+
+
+HOSTILE = {
+    "a map of 2^64 - 1 pairs": b"\xbb" + b"\xff" * 8,
+    "a text of 2^63 bytes": b"\xa1\x7b\x7f" + b"\xff" * 7,
+    "an array of 2^32 items": b"\xa1\x64type\x9b" + (1 << 32).to_bytes(8, "big"),
+    "nested 10,000 deep": b"\x81" * 10_000 + b"\0",
+    "a map that holds itself": bytes.fromhex("d81ca16474797065d81d00"),
+    "a regular expression": bytes.fromhex("a16474797065d8236428616129"),
+    "a number of 10,000 digits": b"\xa1\x62id\xc2\x59\x10\x00" + b"\xff" * 4096,
+    "not UTF-8": b"\xa1\x64type\x62\xff\xfe",
+    "a key that is a list": b"\xa1\x81\x00\x00",
+    "the same key twice": b"\xa2\x62id\x00\x62id\x00",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_bytes_are_refused_and_allocate_next_to_nothing(data: bytes) -> None:
+    refused(data, TYPES["Ping"])  # what is imported on the way is not theirs
+    tracemalloc.start()
+    assert all(refused(data, kind) for kind in wire_types())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@each_type
+def test_a_line_break_after_a_name_is_no_part_of_it(name: str) -> None:
+    """Python's `$` would let one pass, and with it a second line into other people's logs."""
+    for info in msgspec.inspect.type_info(TYPES[name]).fields:  # type: ignore[attr-defined]
+        pattern = getattr(getattr(info, "type", None), "pattern", None)
+        assert pattern is None or (pattern.startswith("^") and pattern.endswith(r"\Z")), info.name
+
+
+# ------------------------------------------------------------------------------ the schema
+
+
+@cache
+def rules() -> dict[str, str]:
+    """Return the committed schema's rules by name, without comments."""
+    lines = SCHEMA.read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith(";"))
+    found = (rule.partition(" = ") for rule in re.split(r"\n\n+", text.strip()))
+    return {name: body for name, _, body in found}
+
+
+@cache
+def validator(name: str) -> pycddl.Schema:
+    """Return a validator of one rule and of those that it names, one by one."""
+    reached = [name]
+    for each in reached:
+        words = set(re.findall(r"[A-Za-z-]+", re.sub(r'"[^"]*"', "", rules()[each])))
+        reached += sorted(words.intersection(rules()).difference(reached))
+    text = "\n".join(f"{each} = {rules()[each]}" for each in reached)
+    # RFC 8610's patterns match the whole text, pycddl's any part of it.
+    return pycddl.Schema(re.sub(r'\.regexp "(.*?)"', r'.regexp "^(\1)$"', text))
+
+
+def misfits(data: bytes, name: str) -> bool:
+    try:
+        validator(name).validate_cbor(data)
+    except pycddl.ValidationError:
+        return True
+    return False
+
+
+def test_the_committed_schema_is_the_codes() -> None:
+    assert SCHEMA.read_text() == schema()
+
+
+def test_every_type_has_a_rule_and_is_a_value() -> None:
+    assert set(rules()) == {*TYPES, "value", "peer-id"}
+    assert set(re.findall(r"\w+", rules()["value"])) == set(TYPES)
+
+
+def test_the_whole_schema_can_be_read() -> None:
+    pycddl.Schema(SCHEMA.read_text())
+
+
+@each_vector
+def test_the_schema_accepts_a_vector_under_no_other_rule(vector: Vector) -> None:
+    other = "Ping" if vector["type"] != "Ping" else "Pong"
+    assert not misfits(data_of(vector), vector["type"])
+    assert misfits(data_of(vector), other)
+
+
+@each_type
+def test_the_schema_refuses_unknown_and_missing_fields(name: str) -> None:
+    for value in values()[name]:
+        content = plain(value)
+        spoiled = [{key: content[key] for key in content if key != field} for field in content]
+        for each in (content | {"zz": 0}, *spoiled):
+            assert misfits(cbor2.dumps(each, canonical=True), name)
+
+
+SAME_TYPE: dict[type, tuple[object, ...]] = {
+    int: (-1, 0, 1, 2, 3, 7, 9, 1 << 20, (1 << 20) + 1, 1 << 53, (1 << 53) + 1),
+    float: (-1.0, 0.0, 0.5, 1.0, 1e3, 1.001e3, 1e12, 1.5e12, float("inf"), float("nan")),
+    str: ("", "a", "A/b", "a\n", "é", "a" * 16, "a" * 33, "a" * 65, "a" * 5000, "12D3KooW"),
+    bytes: (b"", b"a", b"a" * 16, b"a" * 32, b"a" * 33, b"a" * 64),
+}
+LENGTHS = (0, 1, 2, 3, 4, 9, 17, 51, 65, 1025)
+
+BEYOND_CDDL = {
+    "Capacity.den": "at most num",
+    "Capacity.num": "at least den",
+    "Grid.levels": "have the blocks that path_specific_blocks names",
+    "Grid.path_specific_blocks": "ascending indices of blocks",
+    "Model.d_model": "an even multiple of heads",
+    "Model.heads": "divide d_model, evenly",
+    "Model.kv_heads": "divide heads",
+    "Registered.observed": "counted in characters, not in bytes",
+    "Request.kind": "counted in characters, not in bytes",
+    "RouterSpec.dimension": "a multiple of 8",
+    "Routing.dimension": "a multiple of 8",
+    "Routing.min_tokens": "at least prefix + 8",
+    "Source.documents": "at least window",
+    "Source.files": "none for a synthetic source, else at least one",
+    "Source.window": "at most documents",
+    "Tokenizer.end_of_text": "below vocabulary",
+}
+"""What the code asks for and CDDL cannot: rules between fields, and multiples."""
+
+
+def test_code_and_schema_refuse_the_same_values() -> None:
+    beyond = set()
+    for name, kind in TYPES.items():
+        for field, data in changed_fields(name):
+            by_schema, by_code = misfits(data, name), refused(data, kind)
+            assert by_code or not by_schema, f"only the schema refuses {name}.{field}: {data.hex()}"
+            if by_code and not by_schema:
+                beyond.add(f"{name}.{field}")
+    assert beyond == set(BEYOND_CDDL)
+
+
+def changed_fields(name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield encodings with one field changed: pycddl takes values of other types for lengths."""
+    for value in values()[name]:
+        content = plain(value)
+        for field, held in content.items():
+            options = SAME_TYPE.get(type(held), ())
+            if isinstance(held, (list, tuple)) and held:
+                options = tuple([held[0]] * length for length in LENGTHS)
+            for changed in options:
+                yield field, cbor2.dumps(content | {field: changed}, canonical=True)
