@@ -49,10 +49,6 @@ _LIKE = {  # the pattern's meaning in words, for whom a regular expression tells
 }
 
 
-class ByteSize(int):
-    """A size in bytes, written with its unit: `10 GB`, `512MiB`."""
-
-
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """The base of the tables of `config.toml`."""
 
@@ -95,8 +91,8 @@ class ComputeSection(Section, frozen=True, kw_only=True):
 class StorageSection(Section, frozen=True, kw_only=True):
     """`[storage]`: what the home folder may hold."""
 
-    cache_max: ByteSize = ByteSize(10 * 10**9)
-    """Bytes of the shard cache; blobs that running work needs are beside it."""
+    cache_max: Annotated[int, Meta(ge=0)] = 10 * 10**9
+    """Bytes of the shard cache, written with a unit; blobs that work needs are beside it."""
     max_shards: Annotated[int, Meta(ge=1, le=1024)] = 4
     """Shards in the cache at once."""
 
@@ -137,6 +133,8 @@ def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
 
 KEYS: dict[str, Any] = {name: field.type for name, _, field in _known()}
 """Every key, `section.name`, and its type."""
+SIZES = frozenset({"storage.cache_max"})
+"""The keys whose values are sizes, written with a unit."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
 
@@ -241,9 +239,13 @@ def _is_list(key: str) -> bool:
 
 def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
     try:
-        return msgspec.convert(value, KEYS[key], strict=strict, dec_hook=_special)
+        plain = parse_size(value) if key in SIZES else value
+        return msgspec.convert(plain, KEYS[key], strict=strict)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{key} = {value!r} ({origin}): {_in_words(key, error)}") from None
+        words = _in_words(key, error)
+    except ValueError as error:
+        words = str(error)
+    raise ConfigError(f"{key} = {value!r} ({origin}): {words}")
 
 
 def _in_words(key: str, error: msgspec.ValidationError) -> str:
@@ -253,16 +255,8 @@ def _in_words(key: str, error: msgspec.ValidationError) -> str:
     return str(error).replace(" - at `$`", "")
 
 
-def _special(kind: type, value: Any) -> Any:
-    if kind is ByteSize:
-        return parse_size(value)
-    raise NotImplementedError(kind)
-
-
-def parse_size(value: Any) -> ByteSize:
-    """Read `10 GB`, `1.5GiB`, ...; raises ValueError for one without or with a wrong unit."""
-    if isinstance(value, ByteSize):
-        return value
+def parse_size(value: Any) -> int:
+    """Return the bytes of `10 GB`, `1.5GiB`, ...; ValueError for one without or a wrong unit."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", str(value).strip())
     if not found:
         raise ValueError(f"not a size such as '10 GB' (units: {', '.join(SIZE_UNITS)})")
@@ -271,7 +265,7 @@ def parse_size(value: Any) -> ByteSize:
         like = [known for known in SIZE_UNITS if known.lower() == unit.lower()]
         hint = f"did you mean {like[0]}?" if like else f"units: {', '.join(SIZE_UNITS)}"
         raise ValueError(f"{f'{unit!r} is no unit' if unit else 'the unit is missing'}; {hint}")
-    return ByteSize(float(number) * SIZE_UNITS[unit])
+    return int(float(number) * SIZE_UNITS[unit])
 
 
 def nearest(name: str, known: Any) -> str:

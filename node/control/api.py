@@ -140,8 +140,10 @@ def _read_line(connection: socket.socket) -> bytes:
     data = bytearray()
     while not data.endswith(b"\n"):
         part = connection.recv(1 << 16)
-        if not part or len(data) + len(part) > MAX_REPLY:
-            raise RemoteProtocolError("the daemon's answer ends too soon or is too long")
+        if not part:
+            raise NoDaemon("the daemon went away instead of answering")
+        if len(data) + len(part) > MAX_REPLY:
+            raise RemoteProtocolError(f"the daemon's answer is longer than {MAX_REPLY} bytes")
         data += part
     return bytes(data)
 

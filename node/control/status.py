@@ -36,7 +36,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "no-spec": ("verifying", "the scheduler has not published the router of {run} yet"),
     "source-away": ("verifying", "source: {problem}, next try in {wait:.0f} s"),
     "router": ("refused", "{stage} differs from the spec of {signer}, will not train this run"),
-    "unverifiable": ("refused", "source unreadable ({problem}), policy is require"),
+    "unverifiable": ("refused", "the router cannot be verified ({problem}), policy is require"),
     "modules": ("fetching", "{done:.1f} of {total:.1f} MB of modules for path {path}"),
     "shard": ("fetching", "text of path {path}: {done} of {total} documents"),
     "seed": ("training", "seed model, step {done} of {total}"),

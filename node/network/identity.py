@@ -25,14 +25,14 @@ def load_or_create_identity(path: Path) -> Ed25519PrivateKey:
     """
     if not path.exists():
         with replacing(path, mode=PRIVATE) as file:
-            file.write(_pack(Ed25519PrivateKey.generate()))
+            file.write(key_file(Ed25519PrivateKey.generate()))
     with translated(path, "read"):
         mode = path.stat().st_mode & 0o777
         if os.name == "posix" and mode & 0o077:
             raise ConfigError(f"{path} has mode {mode:04o}: make it 0600, it is the node's key")
         data = path.read_bytes()
     key = Ed25519PrivateKey.from_private_bytes(data[4:36].ljust(_SEED_BYTES, b"\0"))
-    if data != _pack(key):
+    if data != key_file(key):
         raise ConfigError(
             f"{path} is no identity ({len(data)} bytes, damaged): restore it, or remove it to "
             "start as a new node"
@@ -40,5 +40,6 @@ def load_or_create_identity(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _pack(key: Ed25519PrivateKey) -> bytes:
+def key_file(key: Ed25519PrivateKey) -> bytes:
+    """Return the content of the file that holds `key`."""
     return _HEADER + key.private_bytes_raw() + key.public_key().public_bytes_raw()

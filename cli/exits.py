@@ -1,0 +1,69 @@
+"""Exit codes, and which error ends with which: stable, so scripts may rely on them."""
+
+from enum import IntEnum
+
+from dipaco.node.control.api import NoDaemon
+from dipaco.node.storage.files import DiskFull, HomeTaken
+from dipaco.protocol.errors import (
+    ConfigError,
+    DipacoError,
+    LocalProtocolError,
+    Refusal,
+    RemoteProtocolError,
+    Unavailable,
+    Unverifiable,
+)
+
+
+class Exit(IntEnum):
+    """What the process says to its caller; 128 + n: ended by signal n."""
+
+    OK = 0
+    ERROR = 1
+    """A bug or a crash; or what was asked for did not come about."""
+    USAGE = 2
+    """Bad usage or configuration."""
+    AWAY = 3
+    """A peer, a source or a device is away for now."""
+    REFUSED = 4
+    """Manifest, signature or router is wrong."""
+    UNVERIFIABLE = 5
+    """The router cannot be verified, and `verify = "require"`."""
+    FULL = 7
+    """The disk is full."""
+    HOME_TAKEN = 8
+    """Another daemon holds this home."""
+    NO_DAEMON = 9
+    """No daemon answers (client verbs)."""
+    INTERRUPTED = 130
+    """By Ctrl-C."""
+
+
+CODES: tuple[tuple[type[DipacoError], Exit], ...] = (  # the first that fits
+    (HomeTaken, Exit.HOME_TAKEN),
+    (ConfigError, Exit.USAGE),
+    (Unverifiable, Exit.UNVERIFIABLE),
+    (Refusal, Exit.REFUSED),
+    (RemoteProtocolError, Exit.REFUSED),
+    (NoDaemon, Exit.NO_DAEMON),
+    (DiskFull, Exit.FULL),
+    (Unavailable, Exit.AWAY),
+)
+
+
+def expected(error: BaseException) -> DipacoError | None:
+    """Return the error to tell the user of; None when `error` is, or holds, a bug.
+
+    A nursery raises groups: one of nothing but our own errors stands for its first.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        leaves = [expected(part) for part in error.exceptions]
+        return leaves[0] if all(leaf is not None for leaf in leaves) else None
+    if isinstance(error, DipacoError) and not isinstance(error, LocalProtocolError):
+        return error
+    return None
+
+
+def code_of(error: DipacoError) -> Exit:
+    """Return the exit code of an error that `expected` let through."""
+    return next((code for kind, code in CODES if isinstance(error, kind)), Exit.ERROR)

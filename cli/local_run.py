@@ -1,0 +1,56 @@
+"""The run of a local network: its manifest and its keys, a pure function of file and seed.
+
+`testnet` and `reference` train the identical manifest because owner and rendezvous keys are
+derived from `--seed`. Such keys are no secret: they serve loopback and tests, and nothing else.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.founding import create_manifest
+from dipaco.node.runs import RunFile, sign_manifest
+from dipaco.protocol.digest import tagged, u64
+from dipaco.protocol.identity import peer_id
+
+
+@dataclass(frozen=True)
+class LocalKeys:
+    """The keys of a local network."""
+
+    owner: Ed25519PrivateKey
+    rendezvous: Ed25519PrivateKey
+
+
+def local_keys(seed: int) -> LocalKeys:
+    """Return the keys of the local network number `seed` (0 to 2^63 - 1)."""
+    return LocalKeys(
+        *(
+            Ed25519PrivateKey.from_private_bytes(tagged(f"dipaco/testnet/{role}", u64(seed)))
+            for role in ("owner", "rendezvous")
+        )
+    )
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """A run to be trained on this machine."""
+
+    run: RunFile
+    tokenizer: bytes | None
+    """For the blob store of whoever begins; None: the embedded one."""
+
+
+def local_run(file: Path | None, *, seed: int, rounds: int | None) -> LocalRun:
+    """Return the signed run of a TOML file, the packaged demo's without one."""
+    keys = local_keys(seed)
+    with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
+        created = create_manifest(
+            file or demo,
+            owner=peer_id(keys.owner),
+            schedulers=(peer_id(keys.rendezvous),),
+            rounds=rounds,
+        )
+    return LocalRun(sign_manifest(created.manifest, keys.owner), created.tokenizer)

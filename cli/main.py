@@ -1,0 +1,100 @@
+"""The command line: find the command, run it, turn its error into one line and an exit code.
+
+Owns no work of its own. A command's module is imported when it is called, and imports what is
+heavy (torch, libp2p, datasets) inside its function, so that `--help` takes 0.3 s.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from dipaco.cli.exits import Exit, code_of, expected
+
+COMMANDS: Final = {  # name: module and attribute
+    "start": "dipaco.cli.start:start",
+    "stop": "dipaco.cli.client:stop",
+    "status": "dipaco.cli.client:status",
+    "run": "dipaco.cli.run:run",
+    "verify": "dipaco.cli.verify:verify",
+    "testnet": "dipaco.cli.testnet:testnet",
+    "reference": "dipaco.cli.reference:reference",
+    "id": "dipaco.cli.keys:id_",
+    "key": "dipaco.cli.keys:key",
+    "version": "dipaco.cli.version:version",
+}
+PROGRAM: Final = "dipaco-node"
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command `cmd_name`, None for an unknown one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def dipaco() -> None:
+    """Volunteer node that trains one DiPaCo language model over libp2p."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; nothing but a bug's traceback escapes."""
+    try:
+        result: Any = dipaco.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        return int(result or Exit.OK)
+    except click.ClickException as error:
+        return _usage(error)
+    except (click.Abort, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # `dipaco-node status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.ERROR
+    except BaseException as error:
+        known = expected(error)
+        if known is None and isinstance(error, Exception | BaseExceptionGroup):
+            return _bug()
+        if known is None:
+            raise
+        _say(f"{PROGRAM}: {known}")
+        return code_of(known)
+
+
+def _usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f"; see {context.command_path} --help" if context is not None else ""
+    _say(f"{PROGRAM}: {error.format_message().rstrip('.')}{hint}")
+    return Exit.USAGE
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    _say(f"{PROGRAM}: this is a bug; please report it with the lines above")
+    return Exit.ERROR
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def main() -> None:
+    """Run the process's own command line, and end the process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

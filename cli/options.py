@@ -1,0 +1,49 @@
+"""Options that several commands share, and how flags become a `NodeConfig`."""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dipaco.node.config import NodeConfig, home_folder, load_config
+
+SEED_HELP = "Of owner and rendezvous keys: for loopback, they are no secret [0]."
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def home_option(command: F) -> F:
+    """Add `--home DIR`."""
+    return click.option(
+        "--home", metavar="DIR", help="Home folder [$DIPACO_HOME, ~/.local/share/dipaco-node]."
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
+
+
+def home_of(flag: str | None) -> Path:
+    """Return the home folder: flag, else environment, else the default."""
+    return home_folder(flag, os.environ)
+
+
+def config_of(home: str | None, flags: Mapping[str, Any]) -> NodeConfig:
+    """Return the configuration of `home` under `flags`; raises ConfigError."""
+    return load_config(
+        home=home_of(home),
+        environ=os.environ,
+        flags=flags,
+        defaults={"node.bootstrap": packaged_peers()},
+    )
+
+
+def packaged_peers() -> tuple[str, ...]:
+    """Return the peers of the packaged bootstrap.toml."""
+    table = tomllib.loads((files("dipaco.cli") / "bootstrap.toml").read_text("utf-8"))
+    return tuple(table["peers"])

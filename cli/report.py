@@ -1,0 +1,255 @@
+"""What a run came to: the report of `testnet` and of `reference`, as JSON and as a table.
+
+One shape for both, so that `reference --compare` can hold the one against the other: the module
+digests of every version must be equal, bit for bit.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import exp
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from dipaco.node.control.api import EvaluationView
+from dipaco.node.control.status import Memory, StageTime, Totals, Verdict
+from dipaco.node.storage.files import read_file, write_file
+from dipaco.protocol.canonical import encode
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.topology import experts_of
+
+SCHEMA: Final = 1
+MAX_REPORT = 64 << 20  # bytes
+FILE_WIDTH = 120  # columns, where stdout is no terminal
+
+
+class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """Held-out loss of one path."""
+
+    path: int
+    experts: tuple[int, ...]
+    documents: int
+    tokens: int
+    """Scored positions."""
+    nll: float
+    """Summed, in nats."""
+    perplexity: float
+
+
+class VersionLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """Routed held-out loss of all modules at one version; 0: the seed model."""
+
+    version: int
+    documents: int
+    tokens: int
+    nll: float
+    perplexity: float
+    """exp(sum of nll / sum of tokens): token-weighted over the paths."""
+    paths: tuple[PathLoss, ...]
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the network, as it last said of itself."""
+
+    name: str
+    peer: str
+    verdict: Verdict
+    killed: bool
+    sent: int
+    received: int
+    """Bytes."""
+    memory: Memory
+    totals: Totals
+    stages: tuple[StageTime, ...]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of it."""
+
+    schema: Literal[1] = SCHEMA
+    kind: Literal["testnet", "reference"]
+    name: str
+    run: str
+    """Run id, hex."""
+    manifest: str
+    """Its canonical encoding, hex."""
+    completed: bool
+    seconds: float
+    states: dict[str, dict[int, str]]
+    """Module: version: SHA-256 of the state, hex."""
+    losses: tuple[VersionLoss, ...]
+    nodes: tuple[NodeReport, ...]
+
+
+def perplexity(nll: float, tokens: int) -> float:
+    """Return exp(nll / tokens), infinity where nothing was scored."""
+    return exp(min(nll / tokens, 700.0)) if tokens else float("inf")
+
+
+def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[VersionLoss, ...]:
+    """Return the routed loss of every version that was evaluated, ascending."""
+    by_version: dict[int, list[EvaluationView]] = {}
+    for evaluation in evaluations:
+        by_version.setdefault(evaluation.version, []).append(evaluation)
+    return tuple(_version(manifest, v, found) for v, found in sorted(by_version.items()))
+
+
+def _version(manifest: Manifest, version: int, found: list[EvaluationView]) -> VersionLoss:
+    tokens, nll = sum(e.tokens for e in found), sum(e.nll for e in found)
+    return VersionLoss(
+        version=version,
+        documents=sum(e.documents for e in found),
+        tokens=tokens,
+        nll=nll,
+        perplexity=perplexity(nll, tokens),
+        paths=tuple(
+            PathLoss(
+                path=e.path,
+                experts=experts_of(manifest.grid, e.path),
+                documents=e.documents,
+                tokens=e.tokens,
+                nll=e.nll,
+                perplexity=perplexity(e.nll, e.tokens),
+            )
+            for e in sorted(found, key=lambda e: e.path)
+        ),
+    )
+
+
+def build(
+    kind: Literal["testnet", "reference"],
+    manifest: Manifest,
+    *,
+    completed: bool,
+    seconds: float,
+    states: Mapping[str, dict[int, str]],
+    evaluations: Iterable[EvaluationView],
+    nodes: Iterable[NodeReport] = (),
+) -> Report:
+    """Put a report together."""
+    return Report(
+        kind=kind,
+        name=manifest.name,
+        run=run_id(manifest).hex(),
+        manifest=encode(manifest).hex(),
+        completed=completed,
+        seconds=seconds,
+        states=dict(states),
+        losses=losses(manifest, evaluations),
+        nodes=tuple(nodes),
+    )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report as JSON."""
+    write_file(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+
+
+def read_report(path: Path) -> Report:
+    """Read a report; raises ConfigError."""
+    try:
+        return msgspec.json.decode(read_file(path, limit=MAX_REPORT), type=Report)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: not a report: {error}") from None
+
+
+def differences(ours: Report, theirs: Report) -> list[str]:
+    """Return, one line each, what keeps two reports from being of the same run and states."""
+    if ours.run != theirs.run:
+        return [f"other runs: {ours.run[:16]} and {theirs.run[:16]}"]
+    found = []
+    for module in sorted(ours.states.keys() | theirs.states.keys()):
+        left, right = ours.states.get(module, {}), theirs.states.get(module, {})
+        for version in sorted(left.keys() | right.keys()):
+            if left.get(version) != right.get(version):
+                found.append(f"module {module} version {version}: {_pair(left, right, version)}")
+    return found
+
+
+def _pair(left: Mapping[int, str], right: Mapping[int, str], version: int) -> str:
+    digests = [side.get(version, "missing")[:16] for side in (left, right)]
+    return f"{digests[0]} and {digests[1]}"
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Print the table of losses, and of the nodes if there are any; on stdout by default."""
+    if console is None:
+        console = Console()
+        console = console if console.is_terminal else Console(width=FILE_WIDTH)
+    console.print(_loss_table(report))
+    if report.nodes:
+        console.print(_node_table(report))
+        console.print(_stage_table(report))
+    console.print(_summary(report))
+
+
+def label(experts: tuple[int, ...]) -> str:
+    """Return `(0,1)`: a path by its experts."""
+    return f"({','.join(map(str, experts))})"
+
+
+def _loss_table(report: Report) -> Table:
+    paths = report.losses[-1].paths if report.losses else ()
+    table = Table(title="routed validation perplexity", title_justify="left")
+    for column in ("model", "routed", *(f"path {label(p.experts)}" for p in paths)):
+        table.add_column(column, justify="right" if column != "model" else "left")
+    last = len(report.losses) - 1
+    for place, loss in enumerate(report.losses):
+        name = "seed model" if loss.version == 0 else f"round {loss.version}"
+        name = "final model" if place == last and loss.version and report.completed else name
+        per_path = {p.path: f"{p.perplexity:.2f}" for p in loss.paths}
+        cells = (per_path.get(p.path, "-") for p in paths)
+        table.add_row(name, f"{loss.perplexity:.2f}", *cells)
+    if paths:
+        table.add_section()
+        table.add_row("tokens", str(report.losses[-1].tokens), *(str(p.tokens) for p in paths))
+    return table
+
+
+def _node_table(report: Report) -> Table:
+    table = Table(title="nodes", title_justify="left")
+    for column in ("node", "router", "tasks", "sent MB", "recv MB", "RSS MB", "peak", "worker"):
+        table.add_column(column, justify="left" if column in ("node", "router") else "right")
+    for node in report.nodes:
+        memory = (node.memory.daemon, node.memory.peak, node.memory.worker)
+        table.add_row(
+            node.name + (" (killed)" if node.killed else ""),
+            node.verdict,
+            str(node.totals.accepted),
+            f"{node.sent / 1e6:.1f}",
+            f"{node.received / 1e6:.1f}",
+            *(f"{size / 1e6:.0f}" for size in memory),
+        )
+    return table
+
+
+def stage_seconds(nodes: Iterable[NodeReport]) -> dict[str, tuple[float, int]]:
+    """Return per stage the seconds and the number of times, summed over `nodes`."""
+    total: dict[str, tuple[float, int]] = {}
+    for node in nodes:
+        for stage in node.stages:
+            seconds, count = total.get(stage.stage, (0.0, 0))
+            total[stage.stage] = (seconds + stage.seconds, count + stage.count)
+    return total
+
+
+def _stage_table(report: Report) -> Table:
+    table = Table(title="time per stage, all nodes", title_justify="left")
+    for column in ("stage", "seconds", "times"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, (seconds, count) in stage_seconds(report.nodes).items():
+        table.add_row(stage, f"{seconds:.1f}", str(count))
+    return table
+
+
+def _summary(report: Report) -> str:
+    if len(report.losses) < 2:
+        return f"{'completed' if report.completed else 'not completed'} in {report.seconds:.0f} s"
+    first, last = report.losses[0].perplexity, report.losses[-1].perplexity
+    return (
+        f"{'completed' if report.completed else 'not completed'} in {report.seconds:.0f} s: "
+        f"perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's)"
+    )

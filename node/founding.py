@@ -1,0 +1,213 @@
+"""Founding a run: from a TOML file to a manifest that is complete by itself.
+
+`create_manifest` pins what the TOML names (source files and tokenizer by SHA-256) and refuses, by
+the field's name, what could never be trained. Tables and fields are the manifest's own, but for
+`source.files` and `tokenizer.file`, which name files beside the TOML. docs/runs.md has an example.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from dipaco.node.data.embedded import DOCUMENTS, embedded_source, embedded_tokenizer
+from dipaco.node.data.synthetic import REVISION as SYNTHETIC_REVISION
+from dipaco.node.storage.files import read_file
+from dipaco.protocol.canonical import Wire
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.manifest import MAX_FILES, Count, Manifest, Source, Tokenizer
+
+MAX_TOML = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Created:
+    """A new manifest and what it pins beside files."""
+
+    manifest: Manifest
+    tokenizer: bytes | None
+    """The file, for the blob store of whoever offers the run; None for the embedded one."""
+
+
+def create_manifest(
+    path: Path, *, owner: PeerId, schedulers: Sequence[PeerId] = (), rounds: int | None = None
+) -> Created:
+    """Read the TOML file of a run and return its manifest, all inputs pinned.
+
+    owner       its PeerID; the file names none.
+    schedulers  if the file names none; the owner if these are empty too.
+    rounds      in place of the file's.
+
+    Raises ConfigError, which names the field, for what is malformed or cannot be trained.
+    """
+    tables = _tables(path)
+    tokenizer, data = _tokenizer(_table(tables, "tokenizer"), path)
+    table = {
+        **tables,
+        "owner": owner,
+        "source": _plain(_source(_table(tables, "source"), path)),
+        "tokenizer": _plain(tokenizer),
+        "routing": _routing(_table(tables, "routing")),
+        "grid": {"path_specific_blocks": (), **_table(tables, "grid")},
+        "schedule": {
+            "schedulers": tuple(schedulers) or (owner,),
+            "members": (),
+            **_table(tables, "schedule"),
+        },
+    }
+    if rounds is not None:
+        table["training"] = {**_table(tables, "training"), "rounds": rounds}
+    try:
+        manifest = msgspec.convert(table, Manifest, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {in_words(error)}") from None
+    _check_enough(manifest, path)
+    return Created(manifest, data)
+
+
+def _check_enough(manifest: Manifest, path: Path) -> None:
+    """Refuse a source that cannot feed the router and every path."""
+    documents, sample = manifest.source.documents, manifest.routing.sample
+    if documents < manifest.paths:
+        raise ConfigError(f"{path}: source.documents: {documents} for {manifest.paths} paths")
+    if manifest.routing.kind == "kmeans" and sample > documents:
+        raise ConfigError(f"{path}: routing.sample: {sample} of {documents} documents")
+
+
+def _source(table: dict[str, Any], path: Path) -> Source:
+    kind = table.pop("kind", None)
+    try:
+        if kind == "embedded":
+            return embedded_source(**msgspec.structs.asdict(_read(table, _Some, "source", path)))
+        if kind == "synthetic":
+            some = _read(table, _Synthetic, "source", path)
+            window = some.documents if some.window is None else some.window
+            return Source(
+                kind="synthetic",
+                revision=SYNTHETIC_REVISION,
+                files=(),
+                documents=some.documents,
+                window=window,
+            )
+        if kind == "files":
+            return _pinned(_read(table, _Files, "source", path), path)
+    except ValueError as error:
+        raise ConfigError(f"{path}: source.{error}") from None
+    raise ConfigError(f"{path}: source.kind: {kind!r} is none of embedded, files, synthetic")
+
+
+def _pinned(table: "_Files", path: Path) -> Source:
+    from dipaco.node.data.sources import pin_files
+
+    source = pin_files(
+        [path.parent / name for name in table.files],
+        text_field=table.text_field,
+        documents=table.documents,
+        window=table.window,
+    )
+    for name in ("documents", "window"):
+        asked, found = getattr(table, name), getattr(source, name)
+        if asked is not None and asked > found:
+            raise ConfigError(f"{path}: source.{name}: {asked}, but the files hold {found}")
+    return source
+
+
+def _tokenizer(table: dict[str, Any], path: Path) -> tuple[Tokenizer, bytes | None]:
+    """Return the tokenizer as the manifest states it, and its file unless it is the embedded."""
+    given = _read(table, _TokenizerTable, "tokenizer", path)
+    if given.file is None:
+        return embedded_tokenizer(), None
+    from dipaco.node.data.tokenizers import pin_tokenizer
+
+    pinned, data = pin_tokenizer(path.parent / given.file, end_of_text=given.end_of_text)
+    if given.sha256 is not None and given.sha256 != pinned.sha256.hex():
+        raise ConfigError(
+            f"{path}: tokenizer.sha256: {given.sha256}, but the file has {pinned.sha256.hex()}"
+        )
+    return pinned, data
+
+
+def _routing(table: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(beacon := table.get("beacon"), str):
+        try:
+            table["beacon"] = bytes.fromhex(beacon)
+        except ValueError:
+            raise ConfigError("routing.beacon: not hexadecimal") from None
+    return table
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of tables that the manifest holds in another form."""
+
+
+class _Some(_Table, frozen=True, kw_only=True):
+    documents: Count = DOCUMENTS
+    window: Count | None = None
+
+
+class _Synthetic(_Table, frozen=True, kw_only=True):
+    documents: Count
+    window: Count | None = None
+
+
+class _Files(_Table, frozen=True, kw_only=True):
+    files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
+    """Relative to the TOML file."""
+    text_field: str = "text"
+    documents: Count | None = None
+    window: Count | None = None
+
+
+class _TokenizerTable(_Table, frozen=True, kw_only=True):
+    file: str | None = None
+    """Relative to the TOML file; without one, the embedded tokenizer."""
+    end_of_text: str = "<|endoftext|>"
+    sha256: str | None = None
+    """If given, the file must have it."""
+
+
+T = TypeVar("T", bound=_Table)
+
+
+def _read(table: dict[str, Any], kind: type[T], name: str, path: Path) -> T:
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {name}.{in_words(error)}") from None
+
+
+def _plain(value: Wire) -> Any:
+    return msgspec.to_builtins(value, builtin_types=(bytes,))
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_file(path, limit=MAX_TOML).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name}: not a table")
+    return dict(table)
+
+
+def in_words(error: msgspec.ValidationError) -> str:
+    """Return `model.heads: ...` for msgspec's `... - at `$.model.heads``."""
+    words, _, place = str(error).partition(" - at `$")
+    place = place.strip("`.")
+    unknown = re.fullmatch(r"Object contains unknown field `(.+)`", words)
+    missing = re.fullmatch(r"Object missing required field `(.+)`", words)
+    named = re.fullmatch(r"([a-z_.]+): (.+)", words)
+    for match, reason in ((unknown, "no such field"), (missing, "is missing")):
+        if match:
+            named = re.fullmatch(r"(.+)\n(.+)", f"{match[1]}\n{reason}")
+    field, reason = (named[1], named[2]) if named else ("", words)
+    return f"{'.'.join(part for part in (place, field) if part)}: {reason}"

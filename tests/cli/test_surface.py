@@ -1,0 +1,85 @@
+"""The command line, frozen: a new command or option needs an owner, and a line here."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from dipaco.cli.main import dipaco
+
+SURFACE = {
+    "start": "--announce --bootstrap --device --home --listen --local-sources --log-format "
+    "--log-level --max-batch --max-shards --rendezvous --run --verify",
+    "stop": "--home --now",
+    "status": "--home --json",
+    "run create": "FILE --home --key --out --owner",
+    "run sign": "FILE --key --out",
+    "run verify": "FILE",
+    "run show": "NAME --home",
+    "run list": "--home --json",
+    "verify": "NAME --home --json --local-sources --out --spec",
+    "testnet": "FILE --home --kill --nodes --report --rounds --seed",
+    "reference": "NAME --compare --device --home --report --rounds --seed",
+    "id": "--home",
+    "key new": "FILE --home",
+    "version": "--json",
+}
+
+HEAVY = ("torch", "libp2p", "datasets", "tokenizers", "pyarrow", "numpy", "trio", "rich")
+LIGHT_COMMANDS = (
+    ["--help"],
+    ["start", "--help"],
+    ["testnet", "--help"],
+    ["reference", "--help"],
+    ["verify", "--help"],
+    ["run", "create", "--help"],
+    ["version"],
+    ["id", "--home", "HOME"],
+    ["key", "new", "HOME/owner.key"],
+    ["status", "--home", "HOME"],
+    ["stop", "--home", "HOME"],
+)
+
+
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+def test_commands_and_options_are_the_listed_ones() -> None:
+    found = {}
+    for name, command in commands(dipaco):
+        flags = sorted(o for p in command.params for o in p.opts if isinstance(p, click.Option))
+        arguments = [p.name.upper() for p in command.params if isinstance(p, click.Argument)]
+        found[name] = " ".join([*arguments, *flags])
+    assert found == SURFACE
+
+
+def test_every_command_and_group_says_what_it_does() -> None:
+    for name, command in commands(dipaco):
+        assert command.get_short_help_str(), name
+
+
+@pytest.mark.parametrize("arguments", LIGHT_COMMANDS, ids=" ".join)
+def test_what_must_answer_at_once_imports_nothing_heavy(
+    arguments: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = str(tmp_path_factory.mktemp("home"))
+    given = [part.replace("HOME", home) for part in arguments]
+    program = (
+        "import sys; from dipaco.cli.main import run; code = run(sys.argv[1:]); "
+        f"print('loaded:', *(m for m in {HEAVY} if m in sys.modules)); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *given], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "loaded:", done.stderr
+    assert "Traceback" not in done.stderr
