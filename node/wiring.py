@@ -14,9 +14,10 @@ from dipaco.node.board import Board
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.config import NodeConfig
 from dipaco.node.network.addresses import sign_records
+from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.dialer import Dialer
 from dipaco.node.network.directory import Directory
-from dipaco.node.network.exchange import Exchange, InThread
+from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.gossip import Gossip
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.rpc import Rpc
@@ -104,6 +105,7 @@ def wire(
         if config.node.rendezvous
         else None
     )
+    exchange = Exchange(transport, rpc, standing, blobs, in_thread=in_thread)
     _answer_volunteers(rpc, desk)
     return Parts(
         config=config,
@@ -117,7 +119,7 @@ def wire(
         transport=transport,
         standing=standing,
         rpc=rpc,
-        exchange=Exchange(transport, rpc, standing, blobs, in_thread=in_thread),
+        exchange=exchange,
         gossip=Gossip(transport, standing, catalogue),
         liveness=_liveness(transport, rpc, directory),
         dialer=Dialer(
@@ -136,6 +138,7 @@ def wire(
             catalogue=catalogue,
             journal=journal,
             worker=worker,
+            exchange=exchange,
             board=board,
             policy=config.run.verify,
             software=f"{PACKAGE} {VERSION}",

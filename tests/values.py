@@ -21,6 +21,8 @@ from dipaco.protocol.manifest import (
     Training,
 )
 
+TOKENIZER = b"a tokenizer file of no use" * 40
+
 
 def key(name: str) -> Ed25519PrivateKey:
     """Return the key of the node or owner called `name`."""
@@ -43,7 +45,9 @@ def manifest(**changes: object) -> Manifest:
         name="tiny",
         owner=peer("owner"),
         source=Source(kind="synthetic", revision="1", files=(), documents=400, window=400),
-        tokenizer=Tokenizer(sha256=digest("tokenizer"), size=1000, vocabulary=4096, end_of_text=0),
+        tokenizer=Tokenizer(
+            sha256=sha256(TOKENIZER), size=len(TOKENIZER), vocabulary=4096, end_of_text=0
+        ),
         model=Model(d_model=16, heads=2, kv_heads=2, d_ff=32, context=48),
         grid=Grid(
             levels=(Level(experts=2, blocks=1), Level(experts=2, blocks=1)),

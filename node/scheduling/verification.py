@@ -15,13 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.board import Board
 from dipaco.node.catalogue import Catalogue, HeldSpec, RunRecord
 from dipaco.node.control.status import TaskStatus
+from dipaco.node.data.embedded import embedded_tokenizer_path
+from dipaco.node.network.exchange import Exchange
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Derive, Failed, Progress
 from dipaco.node.training.jobs import Derived as DerivedJob
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import short
-from dipaco.protocol.errors import Refusal, Unverifiable
+from dipaco.protocol.errors import Refusal, Unavailable, Unverifiable
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.signed import sign
@@ -54,6 +56,7 @@ class Verifier:
     catalogue: Catalogue
     journal: Journal
     worker: JobRunner
+    exchange: Exchange
     board: Board
     policy: Policy
     software: str
@@ -104,18 +107,29 @@ class Verifier:
     # ------------------------------------------------------------------ our own derivation
 
     async def _derivation(self, record: RunRecord) -> Derivation:
-        """Derive the spec; a source that is away is tried again, with back-off, for ever."""
+        """Derive the spec; what is away is tried again, with back-off, for ever.
+
+        Under the policy `warn` once is enough: the node trains without.
+        """
         wait = FIRST_RETRY_SECONDS
         while True:
-            derivation = await self._derive(record)
-            if not isinstance(derivation, SourceFailure) or derivation.stage != "source":
-                return derivation
-            if self.policy == "warn":
+            try:
+                await self._obtain_tokenizer(record)
+                derivation = await self._derive(record)
+            except Unavailable as away:
+                derivation = SourceFailure(stage="tokenizer", reason=str(away))
+            if not isinstance(derivation, SourceFailure) or self.policy == "warn":
                 return derivation
             self.board.say("source-away", problem=derivation.reason, wait=wait)
             log.warning("source: %s; next try in %.0f s", derivation.reason, wait)
             await trio.sleep(wait)
             wait = min(2 * wait, MAX_RETRY_SECONDS)
+
+    async def _obtain_tokenizer(self, record: RunRecord) -> None:
+        """Bring a tokenizer that is not shipped with this program into the store."""
+        pinned = record.manifest.tokenizer
+        if embedded_tokenizer_path(pinned.sha256) is None:
+            await self.exchange.fetch(pinned.sha256, length=pinned.size)
 
     async def _derive(self, record: RunRecord) -> Derivation:
         name = record.manifest.name

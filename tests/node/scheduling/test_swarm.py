@@ -28,7 +28,7 @@ from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.node.scheduling.fakes import FakeWorker, derived
-from tests.values import key, manifest, peer
+from tests.values import TOKENIZER, key, manifest, peer
 
 SCHEDULER = "scheduler"
 RUN = run_id(manifest())
@@ -64,7 +64,7 @@ class Swarm:
 
     async def start(self, name: str, *, verify: str = "require", **worker: Any) -> Node:
         """Start the node called `name`; the first one is the scheduler."""
-        return await self._nursery.start(self._live, name, verify, worker)  # type: ignore[no-any-return]
+        return await self._nursery.start(self._live, name, verify, worker)
 
     async def _live(
         self, name: str, verify: str, settings: dict[str, Any], *, task_status: Any
@@ -79,6 +79,8 @@ class Swarm:
             run=RunSection(verify=verify),  # type: ignore[arg-type]
         )
         worker = FakeWorker(BlobStore(home.blobs), **settings)
+        if rendezvous:
+            worker.blobs.write(TOKENIZER)  # the volunteers fetch it
         ended, stop = trio.Event(), trio.Event()
         with contextlib.closing(Journal.open(home.journal)) as journal, trio.CancelScope() as scope:
             async with self.network.join(
@@ -351,8 +353,8 @@ def mutations() -> list[tuple[str, RouterSpec]]:
             other = "other" if name != "kind" else "round_robin"
         else:
             other = value + (8 if name == "dimension" else 1)
-        new = msgspec.structs.replace(owner, **{name: other})
-        spec = new if owner is SPEC else msgspec.structs.replace(SPEC, fit=new)
+        new: Any = msgspec.structs.replace(owner, **{name: other})
+        spec: RouterSpec = new if owner is SPEC else msgspec.structs.replace(SPEC, fit=new)
         changed.append((f"fit.{name}" if owner is SPEC.fit else name, spec))
     return changed
 
