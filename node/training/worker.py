@@ -109,6 +109,7 @@ class Worker:
         self._log = _LineLog(on_log)
         self._turn = trio.Lock()
         self._process: trio.Process | None = None
+        self._closing = False
 
     @property
     def pid(self) -> int | None:
@@ -132,8 +133,15 @@ class Worker:
                     await self._kill()
 
     async def close(self) -> None:
-        """End the process, if there is one, and with it what it does: frees memory and GPU."""
-        await self._kill()
+        """End the process, if there is one, and what it does: frees memory and GPU.
+
+        Whoever waits in `run` gets a `Failed`; who runs a job after that gets a new process.
+        """
+        if self._process is not None:
+            self._closing = True
+            self._process.kill()
+        async with self._turn:  # only the turn's holder may close the pipes
+            await self._kill()
 
     async def _started(self) -> trio.Process:
         if self._process is not None and self._process.poll() is not None:
@@ -175,12 +183,14 @@ class Worker:
             await process.wait()
         assert process.stderr is not None
         self._log.drain(process.stderr)
+        if self._closing:
+            broken = "the worker process was ended by its own node"
         reason = broken or describe_death(process.poll(), self._log.last)
         await self._kill()
         return Failed(kind="local", reason=reason[:MAX_REASON])
 
     async def _kill(self) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._closing = self._process, None, False
         if process is None:
             return
         with trio.CancelScope(shield=True):
