@@ -43,7 +43,7 @@ from tests.node.training.test_reference import TRAINING, tiny
 from tests.values import digest, peer
 
 CORPUS = SourceFile(name="/srv/corpus.txt", size=1, sha256=digest("corpus"))
-PATIENCE = 60  # seconds until a test that waits for a process gives up
+PATIENCE = 180  # seconds until a test that waits for a process gives up
 
 
 @asynccontextmanager
