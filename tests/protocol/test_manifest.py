@@ -1,0 +1,147 @@
+"""Rules of this file: every bound is tried on both sides, every rule between fields by breaking
+it alone; the message names the field."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.digest import sha256
+from dipaco.protocol.manifest import (
+    MAX_FILES,
+    MAX_NODES_LISTED,
+    MAX_PATHS,
+    Capacity,
+    Grid,
+    Level,
+    Manifest,
+    SourceFile,
+    run_id,
+)
+from dipaco.protocol.signed import MAX_BODY
+from tests.values import digest, manifest, peer
+
+FILE = SourceFile(name="a.parquet", size=10, sha256=digest("a"))
+PLAIN = manifest()
+
+
+def with_parts(**parts: dict[str, Any]) -> Manifest:
+    """Return the plain manifest with fields of its parts replaced."""
+    return replace(PLAIN, **{name: replace(getattr(PLAIN, name), **f) for name, f in parts.items()})
+
+
+def levels(*experts: int, blocks: int = 1) -> Grid:
+    return Grid(
+        levels=tuple(Level(experts=e, blocks=blocks) for e in experts), path_specific_blocks=()
+    )
+
+
+def test_the_run_id_is_the_digest_of_the_whole_manifest() -> None:
+    assert run_id(PLAIN) == sha256(encode(PLAIN))
+    assert decode(encode(PLAIN), Manifest, limit=MAX_BODY) == PLAIN
+
+
+def test_two_manifests_that_differ_in_any_number_are_two_runs() -> None:
+    changed = [*one_number_changed(PLAIN)]
+    assert len({run_id(PLAIN), *map(run_id, changed)}) == len(changed) + 1 > 25
+
+
+def one_number_changed(plain: Manifest) -> Iterator[Manifest]:
+    for part in msgspec.structs.fields(Manifest):
+        held = getattr(plain, part.name)
+        fields = msgspec.structs.fields(type(held)) if isinstance(held, Wire) else ()
+        for field in fields:
+            given = getattr(held, field.name)
+            if isinstance(given, int | float) and not isinstance(given, bool):
+                yield replace(plain, **{part.name: changed_number(held, field.name, given)})
+
+
+def changed_number(part: Wire, name: str, given: float) -> Wire:
+    for changed in (given + 1, given - 1, given / 2, given * 2, given + 8):
+        try:
+            return replace(part, **{name: changed})
+        except ValueError:
+            continue
+    raise AssertionError(f"{type(part).__name__}.{name} has no other value")
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: with_parts(source={"files": (FILE,)}), "files: a synthetic source has none"),
+        (lambda: with_parts(source={"kind": "files"}), "every other at least one"),
+        (lambda: with_parts(source={"kind": "embedded"}), "every other at least one"),
+        (lambda: with_parts(source={"window": 401}), "window: more documents"),
+        (lambda: with_parts(source={"kind": "hub", "files": (FILE,)}), "kind"),
+        (lambda: with_parts(tokenizer={"end_of_text": 4096}), "end_of_text"),
+        (lambda: with_parts(model={"heads": 3}), "heads: 3 do not divide d_model 16"),
+        (lambda: with_parts(model={"heads": 16, "kv_heads": 16}), "rotary"),
+        (lambda: with_parts(model={"kv_heads": 3}), "kv_heads: 3 do not divide heads 2"),
+        (lambda: with_parts(model={"context": 32}), "context: not longer than routing.prefix"),
+        (lambda: with_parts(routing={"min_tokens": 39}), "min_tokens: below prefix"),
+        (lambda: with_parts(routing={"sample": 3}), "sample: below the number of paths, 4"),
+        (lambda: with_parts(routing={"overlap": 5}), "overlap: above the number of paths, 4"),
+        (lambda: with_parts(routing={"dimension": 60}), "multiple of 8"),
+        (lambda: with_parts(routing={"dimension": 264}), "dimension"),
+        (lambda: with_parts(routing={"validation_bp": 5001}), "validation_bp"),
+        (lambda: with_parts(routing={"beacon": bytes(65)}), "beacon"),
+        (lambda: with_parts(schedule={"schedulers": ()}), "schedulers"),
+        (lambda: with_parts(schedule={"schedulers": ("nobody",)}), "schedulers"),
+        (lambda: with_parts(schedule={"lease_ttl": 4}), "lease_ttl"),
+        (lambda: with_parts(training={"rounds": 0}), "rounds"),
+        (lambda: with_parts(training={"inner_state": "carry"}), "inner_state"),
+        (lambda: replace(PLAIN, format=2), "format"),
+        (lambda: replace(PLAIN, name=""), "name"),
+        (lambda: replace(PLAIN, name="../etc"), "name"),
+        (lambda: replace(PLAIN, name="a b"), "name"),
+        (lambda: replace(PLAIN, name="tiny\n"), "name"),
+        (lambda: replace(PLAIN, name="a" * 65), "name"),
+        (lambda: replace(PLAIN, seed=-1), "seed"),
+        (lambda: replace(PLAIN, owner="me"), "owner"),
+        (lambda: Capacity(num=3, den=4), "num: below den"),
+        (lambda: replace(FILE, size=-1), "size"),
+        (lambda: replace(FILE, sha256=bytes(31)), "sha256"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_the_fields_name(build: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+@pytest.mark.parametrize("specific", [(1, 0), (0, 0), (2,), (-1,)])
+def test_path_specific_blocks_are_ascending_indices_of_blocks(specific: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="path_specific_blocks"):
+        replace(levels(2, 2), path_specific_blocks=specific)
+    assert replace(levels(2, 2), path_specific_blocks=(0, 1)).blocks == 2
+
+
+def test_a_grid_has_at_most_so_many_paths() -> None:
+    assert levels(32, 32).paths == MAX_PATHS
+    with pytest.raises(ValueError, match="1056 paths, at most 1024"):
+        levels(32, 33)
+    with pytest.raises(ValueError, match="levels"):
+        levels(*[256] * 8)
+    with pytest.raises(ValueError, match="levels"):
+        levels(*[1] * 9)
+
+
+@pytest.mark.parametrize(
+    ("documents", "window", "windows"), [(400, 400, 1), (401, 400, 2), (800, 400, 2), (5, 1, 5)]
+)
+def test_windows_cover_all_documents(documents: int, window: int, windows: int) -> None:
+    source = replace(PLAIN.source, documents=documents, window=window)
+    assert source.windows == windows
+
+
+def test_the_largest_manifest_fits_its_envelope() -> None:
+    """Of the longest lists with texts of usual length; the signature's limit bounds the rest."""
+    name = "data/train/a-rather-long-name-of-a-part-00000-of-04096.parquet"
+    files = tuple(replace(FILE, name=name, size=1 << 40) for _ in range(MAX_FILES))
+    largest = with_parts(
+        source={"kind": "files", "files": files},
+        schedule={"members": (peer("a"),) * MAX_NODES_LISTED},
+    )
+    assert len(encode(largest)) < MAX_BODY // 4

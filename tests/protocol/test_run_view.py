@@ -1,0 +1,149 @@
+"""Rules of this file: a 2x2 run of two rounds is told entry by entry; what cannot follow is
+refused and changes nothing."""
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.lease import ModuleDigest
+from dipaco.protocol.ledger import (
+    Contribution,
+    Entry,
+    Evaluated,
+    ModuleUpdated,
+    Seeded,
+    SpecAdopted,
+)
+from dipaco.protocol.run_view import RunView
+from dipaco.protocol.topology import ModuleId, topology
+from tests.values import digest, manifest, peer
+
+MANIFEST = manifest()
+TOP = topology(MANIFEST)
+ADOPTED = SpecAdopted(epoch=0, spec=digest("spec"))
+SEEDED = Seeded(
+    peer=peer("a"),
+    states=tuple(ModuleDigest(module=m, digest=digest(f"{m} 0")) for m in TOP.modules),
+)
+
+
+def updated(module: str, version: int, paths: Iterable[int] | None = None) -> ModuleUpdated:
+    through = TOP.paths_through(ModuleId(module)) if paths is None else paths
+    return ModuleUpdated(
+        module=module,
+        version=version,
+        contributions=tuple(
+            Contribution(path=p, peer=peer("a"), delta=digest(f"{p}"), weight=1) for p in through
+        ),
+        state=digest(f"{module} {version}"),
+        momentum=digest(f"momentum of {module} {version}"),
+    )
+
+
+def evaluated(path: int, version: int) -> Evaluated:
+    return Evaluated(
+        path=path, version=version, peer=peer("a"), documents=2, tokens=20, nll=50.0 + version
+    )
+
+
+def whole_run() -> Iterator[Entry]:
+    yield from (ADOPTED, SEEDED)
+    yield from (evaluated(path, 0) for path in range(4))
+    for version in (1, 2):
+        yield from (updated(module, version) for module in TOP.modules)
+        yield from (evaluated(path, version) for path in range(4))
+
+
+def view(entries: Iterable[Entry]) -> RunView:
+    built = RunView(MANIFEST)
+    for entry in entries:
+        built.apply(entry)
+    return built
+
+
+def facts(told: RunView) -> tuple[object, ...]:
+    states = {module: tuple(versions) for module, versions in told.states.items()}
+    return told.spec, states, dict(told.momenta), dict(told.evaluations)
+
+
+def test_before_the_seed_there_is_nothing() -> None:
+    empty = view([ADOPTED])
+    assert empty.spec == digest("spec") and not empty.seeded
+    assert empty.version(ModuleId("stem")) == empty.path_version(3) == -1
+    assert not empty.finished(range(4))
+
+
+def test_the_seed_makes_version_0_of_every_module() -> None:
+    seeded = view([ADOPTED, SEEDED])
+    assert {seeded.version(module) for module in TOP.modules} == {0}
+    assert seeded.path_states(1, 0) == tuple(
+        (module, digest(f"{module} 0")) for module in ("stem", "L1.E0", "L2.E1")
+    )
+    assert not seeded.momenta
+
+
+def test_a_path_stands_where_its_slowest_module_stands() -> None:
+    told = view([ADOPTED, SEEDED, updated("stem", 1), updated("L1.E0", 1), updated("L2.E0", 1)])
+    assert [told.path_version(path) for path in range(4)] == [1, 0, 0, 0]
+    assert told.momenta[ModuleId("stem")] == digest("momentum of stem 1")
+
+
+def test_a_run_is_finished_when_all_versions_of_all_live_paths_are_evaluated() -> None:
+    entries = list(whole_run())
+    assert view(entries).finished(range(4))
+    assert not view(entries[:-1]).finished(range(4))
+    assert view(entries[:-1]).finished(range(3))  # path 3 has no data
+
+
+OUT_OF_PLACE = [
+    (0, SEEDED, "seed model is out of place"),
+    (0, updated("stem", 1), "cannot take version 1"),
+    (0, evaluated(0, 0), "does not exist"),
+    (1, ADOPTED, "second spec"),
+    (1, replace(SEEDED, states=SEEDED.states[1:]), "incomplete"),
+    (1, replace(SEEDED, states=SEEDED.states[::-1]), "incomplete"),
+    (1, replace(SEEDED, states=SEEDED.states[:1] * 5), "incomplete"),
+    (2, SEEDED, "out of place"),
+    (2, updated("stem", 2), "cannot take version 2"),
+    (2, updated("nothing", 1, [0]), "cannot take version 1"),
+    (2, updated("L1.E0", 1, [0, 2]), "other paths"),
+    (2, updated("L1.E0", 1, [1, 0]), "other paths"),
+    (2, updated("L1.E0", 1, [0, 0]), "other paths"),
+    (2, evaluated(4, 0), "does not exist"),
+    (2, evaluated(0, 1), "does not exist"),
+    (6, evaluated(0, 0), "twice"),
+    (15, updated("stem", 1), "cannot take version 1"),
+    (24, updated("stem", 3), "past the run's last round"),
+]
+
+
+@pytest.mark.parametrize(("after", "entry", "words"), OUT_OF_PLACE)
+def test_an_entry_that_cannot_follow_is_refused_and_changes_nothing(
+    after: int, entry: Entry, words: str
+) -> None:
+    told = view(list(whole_run())[:after])
+    before = facts(told)
+    with pytest.raises(RemoteProtocolError, match=words):
+        told.apply(entry)
+    assert facts(told) == before
+
+
+@settings(max_examples=25)
+@given(st.permutations(TOP.modules), st.permutations(range(4)))
+def test_modules_and_evaluations_may_come_in_any_order(
+    modules: list[ModuleId], paths: list[int]
+) -> None:
+    told = view(
+        [
+            ADOPTED,
+            SEEDED,
+            *(updated(module, version) for module in modules for version in (1, 2)),
+            *(evaluated(path, version) for path in paths for version in (2, 0, 1)),
+        ]
+    )
+    assert told.finished(range(4))
+    assert facts(told) == facts(view(whole_run()))
