@@ -1,7 +1,8 @@
 """One value of every wire type, and more where a field may be empty or one of several types.
 
 Nothing here is random: keys, digests and times are the same for ever, and Ed25519 signatures
-follow from the key and what is signed.
+follow from the key and what is signed. Change no value, add one: these bytes are what a released
+node understands.
 """
 
 import importlib
@@ -26,13 +27,19 @@ from dipaco.protocol.ledger import (
     SpecAdopted,
 )
 from dipaco.protocol.manifest import (
+    Adam,
     Capacity,
     Grid,
     Level,
+    Manifest,
+    Model,
+    Nesterov,
     Routing,
     Scheduling,
     Source,
     SourceFile,
+    Tokenizer,
+    Training,
     run_id,
 )
 from dipaco.protocol.messages import (
@@ -82,7 +89,7 @@ from dipaco.protocol.work import (
     Stands,
     Submit,
 )
-from tests.values import digest, key, manifest, peer
+from tests.values import digest, key, peer
 
 NOT_SENT: frozenset[type[Wire]] = frozenset({Derived, SourceFailure, LocalFailure})
 """Arguments of `verdict.judge`: no peer ever sees one."""
@@ -134,9 +141,28 @@ def _with_parts(examples: Iterable[object]) -> Iterator[Wire]:
             yield from _with_parts(value)
 
 
+SMALLEST = Manifest(
+    name="tiny",
+    owner=peer("owner"),
+    source=Source(kind="synthetic", revision="1", files=(), documents=400, window=400),
+    tokenizer=Tokenizer(sha256=digest("tokenizer"), size=1000, vocabulary=4096, end_of_text=0),
+    model=Model(d_model=16, heads=2, kv_heads=2, d_ff=32, context=48),
+    grid=Grid(
+        levels=(Level(experts=2, blocks=1), Level(experts=2, blocks=1)), path_specific_blocks=()
+    ),
+    routing=Routing(sample=128, dimension=64),
+    training=Training(
+        seed_steps=2, rounds=2, inner_steps=2, batch=2, inner=Adam(warmup=1), outer=Nesterov()
+    ),
+    schedule=Scheduling(schedulers=(peer("scheduler"),), members=()),
+    seed=0,
+)
+
+
 def _manifests() -> tuple[Wire, ...]:
-    """The smallest, and one that leaves no field at its default or empty."""
-    full = manifest(
+    """The smallest, and one that leaves no list empty and no part missing."""
+    full = msgspec.structs.replace(
+        SMALLEST,
         name="second.run-2",
         source=Source(
             kind="files",
@@ -163,7 +189,7 @@ def _manifests() -> tuple[Wire, ...]:
             schedulers=(peer("scheduler"), peer("second")), members=(peer("volunteer"),)
         ),
     )
-    return manifest(), full, sign(manifest(), key("owner"))
+    return SMALLEST, full, sign(SMALLEST, key("owner"))
 
 
 def _specs() -> tuple[Wire, ...]:
@@ -171,7 +197,7 @@ def _specs() -> tuple[Wire, ...]:
         kind="kmeans",
         featurizer="bag-sign-v1",
         capacity="bias-v1",
-        manifest=run_id(manifest()),
+        manifest=run_id(SMALLEST),
         epoch=0,
         paths=4,
         vocabulary=4096,
@@ -331,7 +357,7 @@ def _gossip() -> tuple[Wire, ...]:
         Inventory(same=False, items=(head, kept)),
         ReadValue(item=kept),
         Value(data=None),
-        Value(data=encode(sign(manifest(), key("owner")))),
+        Value(data=encode(sign(SMALLEST, key("owner")))),
         ReadLedger(run=digest("run"), first=10),
         LedgerPart(records=(encode(_entries()[1]),)),
     )
