@@ -96,7 +96,10 @@ async def _reset(stream: INetStream) -> None:
 class HostTransport:
     """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
 
-    def __init__(self, host: IHost, pubsub: Pubsub, addresses: tuple[str, ...]) -> None:
+    def __init__(
+        self, host: IHost, pubsub: Pubsub, addresses: tuple[str, ...], nursery: trio.Nursery
+    ) -> None:
+        self._nursery = nursery
         self._host = host
         self._net: Any = host.get_network()
         self._pubsub = pubsub
@@ -107,7 +110,6 @@ class HostTransport:
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
         self._net.register_notifee(_Notifee(self))
-        self.nursery: trio.Nursery
 
     @property
     def me(self) -> PeerId:
@@ -216,7 +218,7 @@ class HostTransport:
         sender, receiver = trio.open_memory_channel[tuple[PeerId, bytes]](TOPIC_PENDING)
         with translated("subscribing"):
             subscription = await self._pubsub.subscribe(topic)
-        self.nursery.start_soon(self._drain, subscription, sender)
+        self._nursery.start_soon(self._drain, subscription, sender)
         return receiver
 
     async def _drain(
@@ -255,7 +257,7 @@ class HostTransport:
         self.refresh(identity)
         peer = PeerId(str(identity))
         if self._banned(peer):
-            self.nursery.start_soon(self.hang_up, peer)
+            self._nursery.start_soon(self.hang_up, peer)
 
 
 class _Notifee(INotifee):
@@ -290,7 +292,7 @@ async def open_host(
     announce: Iterable[str] = (),
     most: int = MOST,
 ) -> AsyncIterator[HostTransport]:
-    """Run a host until the block ends; what its tasks raise comes in an exception group.
+    """Run a host until the block ends.
 
     listen    multiaddrs `/ip4|ip6/<ip>/tcp/<port>`; none: the node only dials out.
     announce  multiaddrs that replace what is found: a forwarded port must be given by hand.
@@ -303,24 +305,31 @@ async def open_host(
     for address in wanted:
         check_free(address)
     host = _make_host(key, wanted, tuple(announce), most)
-    complaint: ConfigError | None = None
-    async with (
-        host.run([Multiaddr(address) for address in wanted]),
-        _gossip(host) as pubsub,
-        trio.open_nursery() as nursery,
-    ):
-        if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
-            complaint = ConfigError(f"cannot listen on {', '.join(wanted)}")
-        else:
-            transport = HostTransport(host, pubsub, _addresses(host, tuple(announce)))
-            transport.nursery = nursery
+    try:
+        async with (
+            host.run([Multiaddr(address) for address in wanted]),
+            _gossip(host) as pubsub,
+            trio.open_nursery() as nursery,
+        ):
+            if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
+                raise ConfigError(f"cannot listen on {', '.join(wanted)}")
+            transport = HostTransport(host, pubsub, _addresses(host, tuple(announce)), nursery)
             try:
                 yield transport
             finally:
                 await transport.hang_up_all()
                 nursery.cancel_scope.cancel()
-    if complaint is not None:
-        raise complaint
+    except BaseExceptionGroup as group:  # a nursery of each service wraps what the block raises
+        raise _innermost(group) from None
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
+            await host.close()  # else the port stays open, and served by nobody, until exit
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _make_host(
