@@ -123,8 +123,8 @@ class Dialer:
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Dial until cancelled."""
         self._recall()
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self._nursery:
+            try:
                 self._transport.watch(self._on_peer)
                 self._rpc.watch(self._on_ready)
                 for peer in self._rpc.ready():
@@ -136,8 +136,8 @@ class Dialer:
                     with trio.move_on_after(wait):
                         await self._wake.wait()
                     self._wake = trio.Event()
-        finally:
-            self._nursery = None  # late callbacks start nothing
+            finally:
+                self._nursery = None  # late callbacks start nothing
 
     # ---------------------------------------------------------------- candidates
 

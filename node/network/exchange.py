@@ -123,12 +123,12 @@ class Exchange:
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Fetch until cancelled."""
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self._nursery:
+            try:
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None  # late callbacks start nothing
+            finally:
+                self._nursery = None  # late callbacks start nothing
 
     async def fetch(
         self,

@@ -116,15 +116,15 @@ class Gossip:
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve, listen and pull until cancelled."""
         announcements = await self._transport.subscribe(TOPIC)
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self._nursery:
+            try:
                 await self._nursery.start(self._rpc.run)
                 self._nursery.start_soon(self._compare_now_and_then)
                 task_status.started()
                 async for author, data in announcements:
                     await self._on_announcement(author, data)
-        finally:
-            self._nursery = None  # late callbacks start nothing
+            finally:
+                self._nursery = None  # late callbacks start nothing
 
     async def announce(self, item: Item, size: int) -> None:
         """Tell all peers, at once and best effort, that our catalogue now holds `item`."""

@@ -54,14 +54,14 @@ class Liveness:
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Ping until cancelled."""
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self._nursery:
+            try:
                 for peer in self._rpc.ready():
                     self._on_peer(peer, True)
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None  # late callbacks start nothing
+            finally:
+                self._nursery = None  # late callbacks start nothing
 
     async def _pong(self, peer: PeerId, _ping: Ping) -> Pong:
         self._heard(peer)

@@ -159,16 +159,16 @@ class Rpc:
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self._nursery:
+            try:
                 self._transport.watch(self._on_peer)
                 for peer in self._transport.peers():
                     self._on_peer(peer, True)
                 self._started.set()
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None  # late callbacks start nothing
+            finally:
+                self._nursery = None  # late callbacks start nothing
 
     # ---------------------------------------------------------------- the caller's side
 
@@ -246,7 +246,9 @@ class Rpc:
                 log.debug("peer=%s %s: %s", short_peer(peer), self._protocol, error)
                 await trio.sleep(REOPEN)
                 continue
-            assert self._nursery is not None  # this task runs in it
+            if self._nursery is None:  # stopping
+                await stream.reset()
+                return
             self._nursery.start_soon(self._converse, stream)
             await self._arrivals.setdefault(peer, trio.Event()).wait()
             return
