@@ -96,7 +96,9 @@ class Directory:
         rpc.handle(ListPeers, self._list)
         rpc.watch(self._on_peer)
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many peers are registered."""
         return len(self._alive())
 
     def renew(self, peer: PeerId) -> None:

@@ -1,14 +1,11 @@
-"""Scopes of addresses, and the file of remembered peers.
+"""Scopes of addresses, and bytes counted per peer.
 
-Rules of this file: pure functions and real files.
+Rules of this file: pure functions and values.
 """
-
-from pathlib import Path
 
 import pytest
 
 from dipaco.node.network.addresses import Scope, scope_of, scope_of_ip, sign_records
-from dipaco.node.network.peer_file import PeerFile
 from dipaco.node.network.transport import Traffic, parse_address
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.messages import MAX_ADDRESSES, open_record
@@ -70,16 +67,6 @@ def test_a_node_signs_one_record_per_scope() -> None:
     assert signed() == [()]
     many = [f"/ip4/8.8.8.{n}/tcp/1" for n in range(20)]
     assert signed(*many) == [tuple(many[:MAX_ADDRESSES])]
-
-
-def test_remembered_peers_outlive_a_restart_and_a_damaged_file_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "peers"
-    assert PeerFile(path).load() == ()
-    records = sign_records(KEYS[0], [LOOP, WORLD], roles=(), runs=(), sequence=1)
-    PeerFile(path).save(records)
-    assert PeerFile(path).load() == records
-    path.write_bytes(path.read_bytes()[:-1])
-    assert PeerFile(path).load() == ()
 
 
 def test_an_address_is_split_into_peer_and_place() -> None:

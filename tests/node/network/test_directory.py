@@ -199,7 +199,7 @@ async def test_a_peer_without_addresses_is_a_member_that_nobody_is_sent_to(
     async with house() as it:
         one, other = await it.come("9.9.9.9"), await it.come()
         await one.register()
-        assert len(it.directory) == 1
+        assert it.directory.size == 1
         assert await other.list() == {}
 
 
