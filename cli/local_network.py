@@ -71,7 +71,14 @@ class Conductor:
 
     async def run(self) -> Report:
         """Start all nodes, watch them to the end, end them, and report."""
-        swarm = LocalSwarm({"DIPACO_COMPUTE_THREADS": str(self.plan.threads)})
+        # The reference's arithmetic; and nobody here needs the machine more than the workers do.
+        swarm = LocalSwarm(
+            {
+                "DIPACO_COMPUTE_DEVICE": "cpu",
+                "DIPACO_COMPUTE_THREADS": str(self.plan.threads),
+                "DIPACO_COMPUTE_NICE": "0",
+            }
+        )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_interrupted, nursery.cancel_scope)

@@ -86,6 +86,8 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     """Most sequences of one micro-batch; 0: the whole batch of the manifest."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0: cores - 1, at least 1."""
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    """Added to the worker's niceness: other programs go first."""
 
 
 class StorageSection(Section, frozen=True, kw_only=True):

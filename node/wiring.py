@@ -175,6 +175,7 @@ def worker_settings(config: NodeConfig, home: Home) -> WorkerSettings:
         cache_bytes=config.storage.cache_max,
         max_batch=config.compute.max_batch,
         local_sources=config.run.local_sources,
+        niceness=config.compute.nice,
     )
 
 

@@ -57,6 +57,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "compute.device": "cuda:1",
         "compute.max_batch": "4",
         "compute.threads": "2",
+        "compute.nice": "5",
         "storage.cache_max": "1.5 GiB",
         "storage.max_shards": "9",
         "lease.heartbeat_s": "0.5",
