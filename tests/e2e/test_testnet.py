@@ -4,10 +4,12 @@ Synthetic documents and a model of a few thousand parameters keep it short. Noth
 time: the testnet ends by itself, and has a watchdog.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import trio
 
@@ -86,6 +88,20 @@ def test_a_killed_volunteer_changes_no_bit_of_what_one_process_computes(tiny: Pa
     assert single.returncode == 0, single.stdout + single.stderr
     assert "every module digest is the same" in single.stdout
     check_reports(tiny, read_report(swarm_file), read_report(single_file))
+
+
+def test_ctrl_c_ends_every_process_of_the_network(tiny: Path) -> None:
+    command = [sys.executable, "-m", "dipaco.cli.main", "testnet", str(tiny), "--nodes", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as testnet:
+        assert testnet.stderr is not None
+        first = testnet.stderr.readline()
+        family = psutil.Process(testnet.pid).children(recursive=True)
+        testnet.send_signal(signal.SIGINT)
+        said = testnet.communicate(timeout=TIMEOUT)[1]
+    assert first.startswith("rendezvous node at /ip4/127.0.0.1/tcp/")
+    assert testnet.returncode == 130 and "Traceback" not in said
+    gone, alive = psutil.wait_procs(family, timeout=TIMEOUT)
+    assert gone and not alive
 
 
 def check_reports(tiny: Path, swarm: Report, single: Report) -> None:
