@@ -231,8 +231,8 @@ class Scheduler:
     def _save(self, change: Change) -> None:
         journal, run = self._tools.journal, self.run_id
         match change:
-            case Grant(lease=lease, peer=peer, deadline=deadline):
-                journal.save_lease(SavedLease(run, lease.token, peer, deadline, encode(lease)))
+            case Grant(lease=lease, peer=peer):
+                journal.save_lease(SavedLease(run, lease.token, peer, encode(lease)))
             case LeaseEnded(token=token):
                 journal.drop_lease(token)
             case TrainingAccepted(path=path, round=round_, peer=peer, submission=submission):

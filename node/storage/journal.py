@@ -9,7 +9,7 @@ Write-ahead log, synchronous=FULL: what `saving()` has saved survives a power cu
     # only now answer
 
 Values are kept as the bytes that were signed or sent; nothing here decodes them. What a peer can
-make grow (receipts, peers, events) is bounded: the oldest go. One process uses a journal at a
+make grow (receipts) is bounded: the oldest go. One process uses a journal at a
 time; within it any thread may, one after the other.
 """
 
@@ -28,8 +28,6 @@ from dipaco.protocol.identity import PeerId
 from dipaco.protocol.lease import LeaseKind
 
 MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
-MAX_PEERS = 2048  # a node keeps tens of connections; the rest is for dialling after a restart
-MAX_EVENTS = 10_000  # some days of a busy node, about 2 MB
 BUSY_SECONDS = 5.0  # a reader of another process (a client verb) may hold the file for so long
 
 SignedKind = Literal["manifest", "spec", "receipt"]
@@ -51,20 +49,12 @@ MIGRATIONS = (
         run BLOB NOT NULL, spec BLOB NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, spec)
     ) WITHOUT ROWID;
     CREATE TABLE leases (
-        token BLOB PRIMARY KEY, run BLOB NOT NULL, peer TEXT NOT NULL, deadline REAL NOT NULL,
-        data BLOB NOT NULL
+        token BLOB PRIMARY KEY, run BLOB NOT NULL, peer TEXT NOT NULL, data BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE submissions (
         run BLOB NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, path INTEGER NOT NULL,
         peer TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, kind, round, path)
     ) WITHOUT ROWID;
-    CREATE TABLE peers (
-        peer TEXT PRIMARY KEY, seen REAL NOT NULL, data BLOB NOT NULL
-    ) WITHOUT ROWID;
-    CREATE TABLE events (
-        id INTEGER PRIMARY KEY, time REAL NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL
-    );
-    CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     """,
 )
 
@@ -98,8 +88,6 @@ class SavedLease:
     run: Digest
     token: bytes
     peer: PeerId
-    deadline: float
-    """Seconds, on the clock of whoever saved it."""
     data: bytes
     """The encoded lease."""
 
@@ -115,29 +103,6 @@ class SavedSubmission:
     peer: PeerId
     data: bytes
     """The encoded submission."""
-
-
-@dataclass(frozen=True, slots=True)
-class SavedPeer:
-    """A peer that was heard of."""
-
-    peer: PeerId
-    seen: float
-    """Seconds since the epoch."""
-    data: bytes
-    """Its encoded record."""
-
-
-@dataclass(frozen=True, slots=True)
-class SavedEvent:
-    """Something that happened, for people."""
-
-    id: int
-    """Ascending; gaps where old ones went."""
-    time: float
-    """Seconds since the epoch."""
-    code: str
-    text: str
 
 
 class Journal:
@@ -275,11 +240,10 @@ class Journal:
     # The schedule
 
     def save_lease(self, lease: SavedLease) -> None:
-        """Keep a lease, or its new deadline."""
+        """Keep a lease."""
         self._change(
-            "INSERT OR REPLACE INTO leases (token, run, peer, deadline, data) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (lease.token, lease.run, lease.peer, lease.deadline, lease.data),
+            "INSERT OR REPLACE INTO leases (token, run, peer, data) VALUES (?, ?, ?, ?)",
+            (lease.token, lease.run, lease.peer, lease.data),
         )
 
     def drop_lease(self, token: bytes) -> None:
@@ -289,7 +253,7 @@ class Journal:
     def leases(self, run: Digest) -> list[SavedLease]:
         """Return the leases of a run, by token."""
         rows = self._rows(
-            "SELECT run, token, peer, deadline, data FROM leases WHERE run = ? ORDER BY token",
+            "SELECT run, token, peer, data FROM leases WHERE run = ? ORDER BY token",
             (run,),
         )
         return [SavedLease(*row) for row in rows]
@@ -329,57 +293,6 @@ class Journal:
     def drop_submissions(self, run: Digest, *, before_round: int) -> None:
         """Forget the submissions of rounds that are over."""
         self._change("DELETE FROM submissions WHERE run = ? AND round < ?", (run, before_round))
-
-    # Peers, events, settings
-
-    def save_peer(self, peer: SavedPeer) -> None:
-        """Keep a peer's record instead of an earlier one; beyond MAX_PEERS the oldest go."""
-        with self.saving():
-            self._change(
-                "INSERT OR REPLACE INTO peers (peer, seen, data) VALUES (?, ?, ?)",
-                (peer.peer, peer.seen, peer.data),
-            )
-            self._change(
-                "DELETE FROM peers WHERE peer IN "
-                "(SELECT peer FROM peers ORDER BY seen DESC, peer LIMIT -1 OFFSET ?)",
-                (MAX_PEERS,),
-            )
-
-    def peers(self) -> list[SavedPeer]:
-        """Return the known peers, the one seen last first."""
-        rows = self._rows("SELECT peer, seen, data FROM peers ORDER BY seen DESC, peer", ())
-        return [SavedPeer(*row) for row in rows]
-
-    def drop_peer(self, peer: PeerId) -> None:
-        """Forget a peer."""
-        self._change("DELETE FROM peers WHERE peer = ?", (peer,))
-
-    def add_event(self, time: float, code: str, text: str) -> int:
-        """Note an event; returns its id. Beyond MAX_EVENTS the oldest go."""
-        with self.saving():
-            self._change(
-                "INSERT INTO events (time, code, text) VALUES (?, ?, ?)", (time, code, text)
-            )
-            ((added,),) = self._rows("SELECT last_insert_rowid()", ())
-            self._change("DELETE FROM events WHERE id <= ?", (added - MAX_EVENTS,))
-        return int(added)
-
-    def events(self, after: int = 0, limit: int = 100) -> list[SavedEvent]:
-        """Return the last `limit` of the events with an id above `after`, oldest first."""
-        rows = self._rows(
-            "SELECT id, time, code, text FROM events WHERE id > ? ORDER BY id DESC LIMIT ?",
-            (after, limit),
-        )
-        return [SavedEvent(*row) for row in reversed(rows)]
-
-    def set(self, key: str, value: str) -> None:
-        """Keep a setting."""
-        self._change("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
-
-    def get(self, key: str) -> str | None:
-        """Return a setting."""
-        row = self._row("SELECT value FROM settings WHERE key = ?", (key,))
-        return row[0] if row else None
 
     # Inside
 

@@ -15,7 +15,6 @@ from dipaco.node.storage.journal import (
     MIGRATIONS,
     Journal,
     SavedLease,
-    SavedPeer,
     SavedSubmission,
 )
 from dipaco.protocol.digest import Digest, sha256
@@ -42,8 +41,18 @@ def d(number: int) -> Digest:
     return sha256(number.to_bytes(8, "little"))
 
 
-def lease(token: bytes, *, deadline: float = 1.0) -> SavedLease:
-    return SavedLease(run=RUN, token=token, peer=ANNA, deadline=deadline, data=b"lease")
+def lease(token: bytes, *, peer: PeerId = ANNA) -> SavedLease:
+    return SavedLease(run=RUN, token=token, peer=peer, data=b"lease")
+
+
+def put(journal: Journal, key: str, value: str) -> None:
+    """Save something small under a name: any kind of value would do."""
+    journal.save_verdict(RUN, sha256(key.encode()), value.encode())
+
+
+def got(journal: Journal, key: str) -> str | None:
+    data = journal.verdict(RUN, sha256(key.encode()))
+    return data.decode() if data is not None else None
 
 
 def submission(round_: int, path: int, *, peer: PeerId = ANNA) -> SavedSubmission:
@@ -58,14 +67,15 @@ def test_what_is_saved_outlives_the_process_that_saved_it(path: Path) -> None:
         "from dipaco.node.storage.journal import Journal\n"
         "journal = Journal.open(pathlib.Path(sys.argv[1]))\n"
         "with journal.saving():\n"
-        "    journal.set('saved', 'yes')\n"
+        "    journal.save_verdict(bytes(32), b'saved', b'yes')\n"
         "journal._db.execute('BEGIN')\n"
-        "journal._db.execute(\"INSERT INTO settings VALUES ('unsaved', 'no')\")\n"
+        "journal._db.execute(\"INSERT INTO verdicts VALUES ('', 'unsaved', 'no')\")\n"
         "os.kill(os.getpid(), 9)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -9
     journal = Journal.open(path)
-    assert (journal.get("saved"), journal.get("unsaved")) == ("yes", None)
+    saved = journal._db.execute("SELECT spec FROM verdicts").fetchall()
+    assert saved == [(b"saved",)]
     journal.close()
 
 
@@ -87,11 +97,11 @@ def test_a_block_is_saved_whole_or_not_at_all(journal: Journal) -> None:
 def test_nothing_of_a_block_is_seen_before_its_end(journal: Journal, path: Path) -> None:
     reader = Journal.open(path)
     with journal.saving():
-        journal.set("key", "value")
+        put(journal, "key", "value")
         with journal.saving():
-            journal.set("other", "value")
-        assert reader.get("other") is None
-    assert reader.get("other") == "value"
+            put(journal, "other", "value")
+        assert got(reader, "other") is None
+    assert got(reader, "other") == "value"
     reader.close()
 
 
@@ -100,14 +110,14 @@ def test_threads_take_turns(journal: Journal) -> None:
 
     def read() -> None:
         inside.wait()
-        seen.append(journal.get("b"))
+        seen.append(got(journal, "b"))
 
     thread = threading.Thread(target=read)
     thread.start()
     with journal.saving():
-        journal.set("a", "1")
+        put(journal, "a", "1")
         inside.set()
-        journal.set("b", "2")
+        put(journal, "b", "2")
     thread.join()
     assert seen == ["2"]
 
@@ -156,11 +166,11 @@ def test_a_verdict_replaces_the_one_before(journal: Journal) -> None:
     assert journal.verdict(RUN, d(2)) is None
 
 
-def test_a_lease_is_renewed_and_dropped(journal: Journal) -> None:
+def test_a_lease_is_replaced_and_dropped(journal: Journal) -> None:
     journal.save_lease(lease(b"t"))
     journal.save_lease(lease(b"u"))
-    journal.save_lease(lease(b"t", deadline=2.0))
-    assert journal.leases(RUN) == [lease(b"t", deadline=2.0), lease(b"u")]
+    journal.save_lease(lease(b"t", peer=BOB))
+    assert journal.leases(RUN) == [lease(b"t", peer=BOB), lease(b"u")]
     journal.drop_lease(b"t")
     assert journal.leases(RUN) == [lease(b"u")]
     assert journal.leases(OTHER) == []
@@ -180,31 +190,10 @@ def test_the_first_accepted_submission_of_a_piece_of_work_stays(journal: Journal
     assert journal.submissions(RUN) == [submission(2, 0)]
 
 
-def test_known_peers_are_bounded_and_the_longest_unseen_go(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 2)
-    for number, seen in enumerate((5.0, 1.0, 7.0)):
-        journal.save_peer(SavedPeer(peer=PeerId(f"peer{number}"), seen=seen, data=b"record"))
-    assert [known.peer for known in journal.peers()] == ["peer2", "peer0"]
-    journal.drop_peer(PeerId("peer2"))
-    assert [known.peer for known in journal.peers()] == ["peer0"]
-
-
-def test_events_are_bounded_and_can_be_followed(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_EVENTS", 3)
-    last = [journal.add_event(float(i), "joined", f"event {i}") for i in range(5)][-1]
-    assert [event.text for event in journal.events()] == ["event 2", "event 3", "event 4"]
-    assert [event.text for event in journal.events(after=last - 1)] == ["event 4"]
-    assert [event.text for event in journal.events(limit=1)] == ["event 4"]
-
-
 def test_a_journal_opens_again_and_is_migrated_once(path: Path) -> None:
     for value in ("1", "2"):
         journal = Journal.open(path)
-        journal.set("opened", value)
+        put(journal, "opened", value)
         journal.close()
     with sqlite3.connect(path) as plain:
         assert plain.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
@@ -215,11 +204,11 @@ def test_an_old_journal_gets_the_migrations_it_lacks(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = Journal.open(path)
-    old.set("kept", "yes")
+    put(old, "kept", "yes")
     old.close()
     monkeypatch.setattr(module, "MIGRATIONS", ("CREATE TABLE newer (a INTEGER)", *MIGRATIONS))
     new = Journal.open(path)
-    assert new.get("kept") == "yes"
+    assert got(new, "kept") == "yes"
     assert new._db.execute("SELECT count(*) FROM newer").fetchone() == (0,)
     new.close()
 
@@ -245,13 +234,13 @@ def test_a_journal_in_no_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_nothing_of_the_block_is_kept(journal: Journal) -> None:
-    journal.set("before", "yes")
+    put(journal, "before", "yes")
     pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
     journal._db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(DiskFull, match="no space left"), journal.saving():
-        journal.set("small", "yes")
-        journal.set("large", "x" * 1_000_000)
-    assert (journal.get("before"), journal.get("small")) == ("yes", None)
+        put(journal, "small", "yes")
+        put(journal, "large", "x" * 1_000_000)
+    assert (got(journal, "before"), got(journal, "small")) == ("yes", None)
 
 
 def test_a_file_that_another_process_holds_is_unavailable(
@@ -261,8 +250,8 @@ def test_a_file_that_another_process_holds_is_unavailable(
     journal, other = Journal.open(path), sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="another process holds it"):
-        journal.set("key", "value")
+        put(journal, "key", "value")
     other.execute("ROLLBACK")
-    journal.set("key", "value")
+    put(journal, "key", "value")
     other.close()
     journal.close()
