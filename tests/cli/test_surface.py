@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
+from dipaco.cli.exits import Exit
 from dipaco.cli.main import dipaco
 
 SURFACE = {
@@ -61,6 +63,14 @@ def test_commands_and_options_are_the_listed_ones() -> None:
         arguments = [p.name.upper() for p in command.params if isinstance(p, click.Argument)]
         found[name] = " ".join([*arguments, *flags])
     assert found == SURFACE
+
+
+def test_every_command_and_exit_code_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operation.md").read_text()
+    for name in SURFACE:
+        assert f"`{name}" in page, name
+    for code in Exit:
+        assert f"| {code.value} |" in page or code >= 128, code
 
 
 def test_every_command_and_group_says_what_it_does() -> None:

@@ -1,6 +1,7 @@
 """Rules of this file: real files, a made-up environment; no daemon."""
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def load(
 
 def test_without_anything_every_value_is_its_default(tmp_path: Path) -> None:
     assert load(tmp_path) == NodeConfig(home=tmp_path)
+
+
+def test_the_documented_file_holds_every_key_with_its_default(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operation.md").read_text()
+    text = page.split("```toml\n")[1].split("```")[0]
+    assert load(tmp_path, text) == NodeConfig(home=tmp_path)
+    tables = tomllib.loads(text)
+    assert {f"{section}.{key}" for section, table in tables.items() for key in table} == KEYS.keys()
 
 
 def test_a_flag_beats_the_environment_and_that_the_file_and_that_the_default(
