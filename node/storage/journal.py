@@ -182,22 +182,10 @@ class Journal:
         )
         return [SavedValue(*row) for row in rows]
 
-    def signed_digests(self, kind: SignedKind, run: Digest | None = None) -> list[Digest]:
-        """Return the body digests of what `signed` returns."""
-        rows = self._rows(
-            "SELECT digest FROM signed WHERE kind = ? AND run = ifnull(?, run) ORDER BY id",
-            (kind, run),
-        )
-        return [Digest(row[0]) for row in rows]
-
     def one_signed(self, kind: SignedKind, digest: Digest) -> bytes | None:
         """Return the envelope whose body has `digest`."""
         row = self._row("SELECT data FROM signed WHERE kind = ? AND digest = ?", (kind, digest))
         return row[0] if row else None
-
-    def drop_signed(self, kind: SignedKind, digest: Digest) -> None:
-        """Forget one envelope."""
-        self._change("DELETE FROM signed WHERE kind = ? AND digest = ?", (kind, digest))
 
     # Ledger
 
@@ -220,11 +208,6 @@ class Journal:
         """Return the number of records, which is the next one's `seq`."""
         row = self._row("SELECT seq FROM ledger WHERE run = ? ORDER BY seq DESC", (run,))
         return row[0] + 1 if row else 0
-
-    def ledger_head(self, run: Digest) -> Digest | None:
-        """Return the body digest of the last record; None if there is none."""
-        row = self._row("SELECT digest FROM ledger WHERE run = ? ORDER BY seq DESC", (run,))
-        return Digest(row[0]) if row else None
 
     # Verdicts
 

@@ -128,11 +128,9 @@ def test_signed_values_are_kept_verbatim_once_and_in_order(journal: Journal) -> 
     assert journal.save_signed("manifest", OTHER, OTHER, b"other")
     assert journal.save_signed("spec", RUN, d(1), b"spec")
     assert [value.data for value in journal.signed("manifest")] == [b"first", b"other"]
-    assert journal.signed_digests("manifest", OTHER) == [OTHER]
+    assert [value.digest for value in journal.signed("manifest", OTHER)] == [OTHER]
     assert journal.one_signed("spec", d(1)) == b"spec"
     assert journal.one_signed("receipt", d(1)) is None
-    journal.drop_signed("spec", d(1))
-    assert journal.signed("spec", RUN) == []
 
 
 def test_receipts_of_a_run_are_bounded_and_the_oldest_go(
@@ -142,18 +140,18 @@ def test_receipts_of_a_run_are_bounded_and_the_oldest_go(
     journal.save_signed("receipt", OTHER, d(99), b"of another run")
     for number in range(5):
         journal.save_signed("receipt", RUN, d(number), b"receipt")
-    assert journal.signed_digests("receipt", RUN) == [d(2), d(3), d(4)]
-    assert journal.signed_digests("receipt", OTHER) == [d(99)]
+    assert [value.digest for value in journal.signed("receipt", RUN)] == [d(2), d(3), d(4)]
+    assert [value.digest for value in journal.signed("receipt", OTHER)] == [d(99)]
 
 
 def test_a_ledger_grows_without_gaps_or_forks(journal: Journal) -> None:
-    assert (journal.ledger_length(RUN), journal.ledger_head(RUN)) == (0, None)
+    assert journal.ledger_length(RUN) == 0
     for seq in range(3):
         journal.append_ledger(RUN, seq, d(seq), bytes([seq]))
     for wrong in (2, 4):
         with pytest.raises(LocalProtocolError, match=f"record {wrong}"):
             journal.append_ledger(RUN, wrong, d(9), b"")
-    assert (journal.ledger_length(RUN), journal.ledger_head(RUN)) == (3, d(2))
+    assert journal.ledger_length(RUN) == 3
     assert [record.seq for record in journal.ledger(RUN, start=1)] == [1, 2]
     assert [record.data for record in journal.ledger(RUN, limit=1)] == [b"\x00"]
     assert journal.ledger(OTHER) == []
