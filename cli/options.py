@@ -3,7 +3,6 @@
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,5 +44,5 @@ def config_of(home: str | None, flags: Mapping[str, Any]) -> NodeConfig:
 
 def packaged_peers() -> tuple[str, ...]:
     """Return the peers of the packaged bootstrap.toml."""
-    table = tomllib.loads((files("dipaco.cli") / "bootstrap.toml").read_text("utf-8"))
+    table = tomllib.loads(Path(__file__).with_name("bootstrap.toml").read_text("utf-8"))
     return tuple(table["peers"])
