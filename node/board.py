@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from dipaco.node.control.status import (
     Reason,
@@ -18,6 +19,9 @@ from dipaco.node.control.status import (
 )
 
 log = logging.getLogger(__name__)
+
+
+_STEPS: Final = frozenset({"fetching", "training"})
 
 
 class Board:
@@ -41,12 +45,16 @@ class Board:
         return state_of(self.reason.code)
 
     def say(self, code: str, **values: object) -> None:
-        """Enter the state of `code`; its words are logged once per change of code."""
+        """Enter the state of `code`; its words are logged once per change of code.
+
+        At INFO only what a person would ask about: steps of a task have the task's own line.
+        """
         new = reason(code, time.time(), **values)
         if new.code == self.reason.code:
             new = reason(code, self.reason.since, **values)
         else:
-            log.info("state %s: %s", new.code, new.text)
+            level = logging.DEBUG if state_of(code) in _STEPS else logging.INFO
+            log.log(level, "state %s: %s", new.code, new.text)
         self.reason = new
 
     @contextmanager

@@ -16,6 +16,7 @@ import trio
 from dipaco.node.config import NodeConfig
 from dipaco.node.control.server import serve_api
 from dipaco.node.duty import work
+from dipaco.node.network.addresses import scope_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.overview import Overview
@@ -93,7 +94,8 @@ def _greet(parts: Parts, say: Say, socket: str) -> None:
     say(f"listen   {'  '.join(addresses)}")
     say(f"ready    api unix:{socket}")
     if addresses:
-        say(f"to join this network:  {PACKAGE} start --bootstrap {addresses[0]}")
+        widest = max(addresses, key=scope_of)  # loopback is of use on this machine alone
+        say(f"to join this network:  {PACKAGE} start --bootstrap {widest}")
 
 
 async def _heed_signals(stop: trio.Event) -> None:

@@ -15,7 +15,7 @@ from dipaco.node.catalogue import Catalogue
 from dipaco.node.config import NodeConfig
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
-from dipaco.node.network.dialer import Dialer
+from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.gossip import Gossip
@@ -39,6 +39,7 @@ PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
 Service = Callable[..., Awaitable[None]]
 """Runs until cancelled; started by `nursery.start`."""
+MOST = 256  # connections of a rendezvous node, as `host.open_host` allows
 MAX_RUNS_TOLD = 16  # of one peer record
 
 
@@ -130,6 +131,8 @@ def wire(
             seeds=config.node.bootstrap,
             records=partial(_own_records, config, key, transport, catalogue),
             keep=partial(_schedules, catalogue),
+            # Everybody of the network comes to a rendezvous node; others hold tens.
+            high=MOST if config.node.rendezvous else HIGH_CONNECTIONS,
         ),
         directory=directory,
         desk=desk,
