@@ -1,6 +1,7 @@
 """Rules of this file: what a wheel holds is looked up in a wheel that was built here."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -39,18 +40,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def _copy(target: Path) -> Path:
-    """Copy what a checkout has: building in place would leave folders of setuptools behind."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "typings/")):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes((ROOT / name).read_bytes())
+    """Copy what is packaged: building in place would leave folders of setuptools behind."""
+    for top in TOPS:
+        unneeded = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(top, target / top.relative_to(ROOT), ignore=unneeded)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, target)
     return target
 
 
