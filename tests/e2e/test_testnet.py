@@ -5,6 +5,7 @@ time: the testnet ends by itself, and has a watchdog.
 """
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from dipaco.node.training.jobs import Derive, Derived
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.canonical import encode
+from dipaco.protocol.identity import peer_id
 from dipaco.protocol.ledger import SpecAdopted
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
@@ -123,6 +125,30 @@ def check_reports(tiny: Path, swarm: Report, single: Report) -> None:
     assert [node.killed for node in swarm.nodes].count(True) == 1
     assert all(node.verdict == "verified" for node in swarm.nodes)
     assert all(0 < node.memory.peak < 200e6 for node in swarm.nodes)
+
+
+async def test_a_node_whose_seed_is_away_says_so_keeps_trying_and_leaves_when_asked(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # nobody listens there any more
+    away = f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_id(local_keys(0).rendezvous)}"
+    swarm = LocalSwarm({})
+    with trio.fail_after(TIMEOUT):
+        async with trio.open_nursery() as nursery:
+            try:
+                node = await swarm.start(nursery, "v", tmp_path, ("--bootstrap", away, *LOOPBACK))
+                await swarm.wait_ready(node)
+                status = (await swarm.statuses())["v"]
+                while str(port) not in status.reason.text:
+                    status = (await swarm.statuses())["v"]
+                asked = await trio.to_thread.run_sync(dipaco_node, "stop", "--home", str(tmp_path))
+                await node.process.wait()
+            finally:
+                await swarm.close()
+    assert (status.state, status.reason.code) == ("connecting", "no-peer")
+    assert (asked.returncode, asked.stdout) == (0, "stopping\n")
+    assert node.process.returncode == 0
 
 
 def derived(run: RunFile, folder: Path) -> RouterSpec:
