@@ -96,29 +96,21 @@ def read_spec(path: Path) -> "RouterSpec":
 
 
 def _derive(run: "RunFile", home: Path, local_sources: bool) -> "Derivation":
+    from dipaco.node.scheduling.verification import derivation_of
     from dipaco.node.training.jobs import Derive, Progress
-    from dipaco.node.training.jobs import Derived as DerivedJob
     from dipaco.node.training.performer import Performer
     from dipaco.node.training.worker import WorkerSettings
     from dipaco.protocol.errors import Unavailable
-    from dipaco.protocol.verdict import Derived, LocalFailure, SourceFailure
+    from dipaco.protocol.verdict import SourceFailure
 
     def silent(progress: Progress) -> None:
         pass
 
     performer = Performer(WorkerSettings(home=home, local_sources=local_sources))
     try:
-        answer = performer.perform(Derive(manifest=run.manifest), silent)
+        return derivation_of(performer.perform(Derive(manifest=run.manifest), silent))
     except Unavailable as error:
         return SourceFailure(stage="source", reason=str(error))
-    assert isinstance(answer, DerivedJob)
-    if answer.spec is not None:
-        return Derived(spec=answer.spec, authenticated=answer.authenticated)
-    if answer.failed == "local":
-        return LocalFailure(reason=answer.reason)
-    if answer.failed == "tokenizer":
-        return SourceFailure(stage="tokenizer", reason=answer.reason)
-    return SourceFailure(stage="source", reason=answer.reason)
 
 
 def _own(derivation: "Derivation") -> str:

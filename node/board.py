@@ -17,11 +17,18 @@ from dipaco.node.control.status import (
     reason,
     state_of,
 )
+from dipaco.node.training.jobs import Progress
 
 log = logging.getLogger(__name__)
 
 
 _STEPS: Final = frozenset({"fetching", "training"})
+
+
+def left(progress: Progress) -> str:
+    """Return `, 12 s left`, or nothing where it cannot be told."""
+    rest = progress.total - progress.done
+    return f", {rest / progress.rate:.0f} s left" if rest > 0 and progress.rate > 0 else ""
 
 
 class Board:

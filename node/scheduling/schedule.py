@@ -10,6 +10,7 @@ as soon as all its modules stand at version t - 1; a module's outer step for rou
 as every live path through it has an accepted submission. There is no global barrier.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ from dipaco.protocol.work import Fallen, Granted, NoLease, Stands
 
 RETRY_SECONDS = 2.0  # a new ledger record wakes waiting volunteers earlier
 RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
+STALL_TTLS = 30  # lease times to live without a step done, heartbeats or not: its worker hangs
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,24 @@ class Grant:
 
     lease: Lease
     peer: PeerId
-    deadline: float
-    """On the scheduler's clock; a heartbeat moves it. Not saved: a restart grants it anew."""
+    granted: float
+    """When it was granted, on the scheduler's clock. No time is saved: a restart grants anew."""
+    beat: float = -math.inf
+    """When its holder was last heard of."""
+    done: int = 0
+    """Inner steps that its holder has reported."""
+    moved: float = -math.inf
+    """When `done` last grew."""
+    gone: float = math.inf
+    """When its holder's connection broke."""
+
+    @property
+    def deadline(self) -> float:
+        """When the lease ends if nothing more is heard."""
+        ttl = self.lease.ttl
+        silent = max(self.granted, self.beat) + ttl
+        stalled = max(self.granted, self.moved) + STALL_TTLS * ttl
+        return min(silent, stalled, self.gone + RECONNECT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -184,15 +202,18 @@ class Schedule:
         work = self._next_work(peer, {(g.lease.kind, g.lease.path, g.lease.round) for g in taken})
         if work is None:
             return ended, self._nothing_to_do()
-        grant = Grant(self._lease(work, spec, token), peer, now + self.manifest.schedule.lease_ttl)
+        grant = Grant(self._lease(work, spec, token), peer, now)
         return (*ended, grant), Granted(lease=grant.lease)
 
-    def heartbeat(self, peer: PeerId, token: bytes, now: float) -> Stands | Fallen:
-        """Renew a lease. The one event that is not saved: a restart renews all leases."""
+    def heartbeat(self, peer: PeerId, token: bytes, *, done: int, now: float) -> Stands | Fallen:
+        """Renew a lease of which `done` steps are done. The one event that is not saved."""
         grant = self.grant_of(peer, token)
         if grant is None:
             return Fallen(reason="the lease ended: its time ran out, or it was given to another")
-        self.grants[token] = replace(grant, deadline=now + grant.lease.ttl)
+        grant = replace(grant, beat=now, gone=math.inf)
+        if done > grant.done:
+            grant = replace(grant, done=done, moved=now)
+        self.grants[token] = grant
         return Stands()
 
     def hand_back(self, peer: PeerId, token: bytes, reason: str) -> tuple[Change, ...]:
@@ -238,13 +259,12 @@ class Schedule:
         """Note that `peer`'s connection broke: its leases end soon unless it comes back."""
         for token, grant in self.grants.items():
             if grant.peer == peer:
-                deadline = min(grant.deadline, now + RECONNECT_SECONDS)
-                self.grants[token] = replace(grant, deadline=deadline)
+                self.grants[token] = replace(grant, gone=now)
 
     def expire(self, now: float) -> tuple[Change, ...]:
         """End the leases whose time ran out."""
         return tuple(
-            LeaseEnded(token, f"{short_peer(grant.peer)} is silent")
+            LeaseEnded(token, f"{short_peer(grant.peer)} is silent, or does not get on")
             for token, grant in self.grants.items()
             if grant.deadline <= now
         )

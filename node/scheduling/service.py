@@ -106,7 +106,7 @@ class Scheduler:
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
-        reply = self.schedule.heartbeat(peer, beat.token, now)
+        reply = self.schedule.heartbeat(peer, beat.token, done=beat.done, now=now)
         if isinstance(reply, Stands):
             self.beats[beat.token] = beat
         return reply
@@ -278,7 +278,7 @@ class Scheduler:
             self.schedule.apply(Recorded(entry))
         for saved in journal.leases(self.run_id):
             lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)
-            self.schedule.apply(Grant(lease, saved.peer, now + lease.ttl))
+            self.schedule.apply(Grant(lease, saved.peer, now))
         for accepted in journal.submissions(self.run_id):
             submission = decode(accepted.data, Submission, limit=MAX_LEASE_BYTES)
             self.schedule.apply(

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.board import Board
+from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, HeldSpec, RunRecord
 from dipaco.node.control.status import TaskStatus
 from dipaco.node.data.embedded import embedded_tokenizer_path
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Derive, Failed, Progress
+from dipaco.node.training.jobs import Answer, Derive, Failed, Progress
 from dipaco.node.training.jobs import Derived as DerivedJob
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
@@ -136,7 +136,12 @@ class Verifier:
 
         def on_progress(progress: Progress) -> None:
             self.board.say(
-                "deriving", run=name, stage=progress.stage, done=progress.done, total=progress.total
+                "deriving",
+                run=name,
+                stage=progress.stage,
+                done=progress.done,
+                total=progress.total,
+                left=left(progress),
             )
             self.board.task = TaskStatus(
                 kind="derive",
@@ -149,23 +154,11 @@ class Verifier:
                 loss=None,
             )
 
-        self.board.say("deriving", run=name, stage="read", done=0, total=0)
+        self.board.say("deriving", run=name, stage="read", done=0, total=0, left="")
         with self.board.timed("derive"):
             answer = await self.worker.run(Derive(manifest=record.manifest), on_progress)
         self.board.task = None
-        match answer:
-            case DerivedJob(spec=RouterSpec() as spec, authenticated=authenticated):
-                return Derived(spec=spec, authenticated=authenticated)
-            case DerivedJob(failed="source" | "too-few-documents", reason=reason):
-                return SourceFailure(stage="source", reason=reason)
-            case DerivedJob(failed="tokenizer", reason=reason):
-                return SourceFailure(stage="tokenizer", reason=reason)
-            case DerivedJob(reason=reason) | Failed(kind="local", reason=reason):
-                return LocalFailure(reason=reason)
-            case Failed(reason=reason):
-                return SourceFailure(stage="source", reason=reason)
-            case _:
-                return LocalFailure(reason=f"a worker answered by {type(answer).__name__}")
+        return derivation_of(answer)
 
     # ------------------------------------------------------------------ the outcome
 
@@ -207,3 +200,18 @@ class Verifier:
             software=self.software,
         )
         self.catalogue.publish("receipt", sign(receipt, self.key))
+
+
+def derivation_of(answer: Answer) -> Derivation:
+    """Return what a `Derive` job's answer means for a verdict."""
+    match answer:
+        case DerivedJob(spec=RouterSpec() as spec, authenticated=authenticated):
+            return Derived(spec=spec, authenticated=authenticated)
+        case DerivedJob(failed="tokenizer", reason=reason):
+            return SourceFailure(stage="tokenizer", reason=reason)
+        case DerivedJob(failed="local", reason=reason) | Failed(kind="local", reason=reason):
+            return LocalFailure(reason=reason)
+        case DerivedJob(reason=reason) | Failed(reason=reason):
+            return SourceFailure(stage="source", reason=reason)
+        case _:
+            return LocalFailure(reason=f"a derivation is answered by {type(answer).__name__}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.board import Board
+from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.control.status import TaskStatus
 from dipaco.node.network.exchange import Exchange
@@ -226,7 +226,13 @@ class Volunteer:
         )
         if progress.stage != "train":
             if lease.kind != "evaluate":
-                self._board.say("shard", path=lease.path, done=progress.done, total=progress.total)
+                self._board.say(
+                    "shard",
+                    path=lease.path,
+                    done=progress.done,
+                    total=progress.total,
+                    left=left(progress),
+                )
         elif lease.kind == "seed":
             self._board.say("seed", done=progress.done, total=progress.total)
         else:

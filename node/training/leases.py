@@ -48,15 +48,13 @@ class Trainer:
         """Take the lease's inner steps; leaves states (seed) or pseudo-gradients in the store.
 
         shard   of the lease's path and window; for a seed lease the dense training stream.
-        Raises Refusal for a shard without a whole row, DipacoError if the loss is not finite.
+        A path to which the window gives no document learns nothing: its pseudo-gradients are zero.
+        Raises Refusal for a seed lease without a row, DipacoError if the loss is not finite.
         """
         manifest, lease = job.manifest, job.lease
-        if shard.rows < 1:
-            raise Refusal(
-                f"path {lease.path} cannot train: window {lease.window} gives it less than one "
-                f"row of {manifest.model.context + 1} tokens"
-            )
         starts = self._start(manifest, lease)
+        if shard.rows < 1:
+            return self._nothing_learnt(manifest, lease, starts)
         path = DENSE if lease.kind == "seed" else lease.path
         with self._memory_in_words(manifest.training.batch):
             result = run_steps(
@@ -76,6 +74,14 @@ class Trainer:
             loss_first=result.loss_first,
             loss_last=result.loss_last,
         )
+
+    def _nothing_learnt(
+        self, manifest: Manifest, lease: Lease, starts: Mapping[ModuleId, Float32]
+    ) -> Trained:
+        if lease.kind == "seed":
+            raise Refusal(f"window {lease.window} has no training document for the seed model")
+        blobs = tuple(self._keep(manifest, lease, starts, starts))
+        return Trained(blobs=blobs, tokens=0, seconds=0.0, loss_first=0.0, loss_last=0.0)
 
     def evaluate(
         self, job: Evaluate, documents: Sequence[NDArray[np.integer]], on_progress: OnProgress

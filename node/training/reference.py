@@ -56,24 +56,6 @@ class ReferenceResult:
         tokens = sum(e.tokens for e in found)
         return math.exp(sum(e.nll for e in found) / tokens) if tokens else None
 
-    def as_plain(self) -> dict[str, object]:
-        """Return the result in the types of JSON, digests in hex."""
-        return {
-            "run": self.run.hex(),
-            "spec": self.spec.hex(),
-            "states": {m: [d.hex() for d in digests] for m, digests in self.states.items()},
-            "momenta": {m: d.hex() for m, d in self.momenta.items()},
-            "evaluations": [
-                {"version": v, "path": p, "documents": e.documents, "tokens": e.tokens}
-                | {"nll": e.nll}
-                for (v, p), e in sorted(self.evaluations.items())
-            ],
-            "perplexities": [
-                self.perplexity(version)
-                for version in sorted({version for version, _ in self.evaluations})
-            ],
-        }
-
 
 def run_reference(
     manifest: Manifest, settings: WorkerSettings, on_progress: OnProgress

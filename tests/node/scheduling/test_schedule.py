@@ -68,6 +68,9 @@ class Desk:
             else None,
         )
 
+    def beat(self, who: PeerId, lease: Lease, *, now: float, done: int = 0) -> Stands | Fallen:
+        return self.schedule.heartbeat(who, lease.token, done=done, now=now)
+
     def step(self) -> int:
         due = list(self.schedule.due_steps())
         for each in due:
@@ -127,14 +130,14 @@ def test_whoever_asks_again_gives_up_what_it_held(desk: Desk) -> None:
 
 def test_a_silent_peer_loses_its_lease_and_its_late_result_is_refused(desk: Desk) -> None:
     seed = desk.lease(ANNA, now=0.0)
-    assert desk.schedule.heartbeat(ANNA, seed.token, now=15.0) == Stands()
+    assert desk.beat(ANNA, seed, now=15.0) == Stands()
     assert desk.schedule.expire(now=34.9) == ()
     (ended,) = desk.schedule.expire(now=35.0)
     assert isinstance(ended, LeaseEnded) and "silent" in ended.reason
     desk.make((ended,))
     again = desk.lease(BERT, now=36.0)
     assert isinstance(desk.submit(ANNA, seed), Fallen)
-    assert isinstance(desk.schedule.heartbeat(ANNA, seed.token, now=36.0), Fallen)
+    assert isinstance(desk.beat(ANNA, seed, now=36.0), Fallen)
     assert desk.submit(BERT, again) == Stands()
 
 
@@ -145,13 +148,24 @@ def test_a_broken_connection_ends_the_lease_in_two_seconds_unless_the_peer_is_ba
     desk.schedule.gone(ANNA, now=5.0)
     assert desk.schedule.expire(now=6.9) == ()
     assert len(desk.schedule.expire(now=7.0)) == 1
-    assert desk.schedule.heartbeat(ANNA, seed.token, now=6.5) == Stands()
+    assert desk.beat(ANNA, seed, now=6.5) == Stands()
     assert desk.schedule.expire(now=7.0) == ()
+
+
+def test_a_lease_whose_work_does_not_get_on_ends_in_spite_of_heartbeats(desk: Desk) -> None:
+    seed = desk.lease(ANNA, now=0.0)
+    for now in range(10, 400, 10):
+        assert desk.beat(ANNA, seed, now=float(now)) == Stands()
+    assert desk.beat(ANNA, seed, now=400.0, done=1) == Stands()
+    for now in range(410, 1000, 10):
+        assert desk.beat(ANNA, seed, now=float(now), done=1) == Stands()
+    assert desk.schedule.expire(now=999.0) == ()
+    assert len(desk.schedule.expire(now=1000.0)) == 1  # 30 times to live after the last step
 
 
 def test_a_lease_is_nobody_elses_to_renew_to_return_or_to_submit(desk: Desk) -> None:
     seed = desk.lease(ANNA)
-    assert isinstance(desk.schedule.heartbeat(BERT, seed.token, now=1.0), Fallen)
+    assert isinstance(desk.beat(BERT, seed, now=1.0), Fallen)
     assert desk.schedule.hand_back(BERT, seed.token, "mischief") == ()
     assert isinstance(desk.submit(BERT, seed), Fallen)
     assert desk.submit(ANNA, seed) == Stands()

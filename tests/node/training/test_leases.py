@@ -256,11 +256,26 @@ def test_a_loss_that_is_not_finite_says_so_and_leaves_nothing(
     assert blobs.total_bytes() == before
 
 
-def test_a_shard_without_a_row_is_refused(trainer: Trainer) -> None:
+NO_ROWS = ArrayShard(np.zeros((0, CONTEXT + 1), dtype=np.int64))
+
+
+def test_a_seed_without_a_row_is_refused(trainer: Trainer) -> None:
     value = small_manifest()
     job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
-    with pytest.raises(Refusal, match="less than one row of 49 tokens"):
-        trainer.train(job, ArrayShard(np.zeros((0, CONTEXT + 1), dtype=np.int64)), Reports())
+    with pytest.raises(Refusal, match="window 0 has no training document"):
+        trainer.train(job, NO_ROWS, Reports())
+
+
+def test_a_path_without_a_row_in_this_window_learns_nothing(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    value = small_manifest()
+    states = {m: blobs.write_array(s) for m, s in initial_states(value).items()}
+    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "train", 0, 1, states))
+    trained = trainer.train(job, NO_ROWS, Reports())
+    assert trained.tokens == 0 and len(trained.blobs) == len(topology(value).path_modules[0])
+    for blob in trained.blobs:
+        assert not any(blobs.read(blob.digest, 1 << 20))
 
 
 def test_progress_counts_steps_with_loss_and_rate(trainer: Trainer) -> None:

@@ -1,6 +1,5 @@
 """Whole runs in one process, on synthetic documents: the method's laws and its special cases."""
 
-import json
 from pathlib import Path
 
 import msgspec
@@ -26,7 +25,7 @@ from dipaco.protocol.manifest import (
     Source,
     Training,
 )
-from dipaco.protocol.topology import STEM, topology
+from dipaco.protocol.topology import topology
 from tests.values import manifest
 
 LEVELS = (Level(experts=2, blocks=1), Level(experts=2, blocks=1))
@@ -147,13 +146,6 @@ def test_progress_names_each_piece_of_work(tmp_path: Path) -> None:
     work = [f"round 1, path {path}" for path in range(4)]
     assert [what for what in seen if what in work] == work
     assert seen["seed model"].done == seen["seed model"].total == 2
-
-
-def test_the_result_is_plain_json(tmp_path: Path) -> None:
-    result = run(tiny(training=msgspec.structs.replace(TRAINING, rounds=1)), tmp_path)
-    plain = json.loads(json.dumps(result.as_plain()))
-    assert plain["states"]["stem"] == [digest.hex() for digest in result.states[STEM]]
-    assert plain["perplexities"] == [result.perplexity(0), result.perplexity(1)]
 
 
 def test_a_source_that_yields_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
