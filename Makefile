@@ -1,5 +1,5 @@
 # demo and test set up .venv first, when it is not there or its inputs changed. They need nothing
-# but Python 3.11+ with pip and venv: no compiler, no root.
+# but Python 3.11 to 3.13 with pip and venv: no compiler, no root.
 
 PYTHON ?= python3
 VENV := .venv
