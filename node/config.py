@@ -33,12 +33,12 @@ SIZE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 
 _HOST = r"/(ip4|ip6|dns|dns4|dns6)/[0-9A-Za-z.:-]+/tcp/[0-9]{1,5}"
 _PEER = r"/p2p/12D3KooW[1-9A-HJ-NP-Za-km-z]{44}"
-ListenAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}$")]
-PublicAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}({_PEER})?$")]
-PeerAddress = Annotated[str, Meta(max_length=512, pattern=rf"^{_HOST}{_PEER}$")]
+ListenAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}\Z")]
+PublicAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}({_PEER})?\Z")]
+PeerAddress = Annotated[str, Meta(max_length=512, pattern=rf"^{_HOST}{_PEER}\Z")]
 
-Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})$")]
-RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*$")]
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})\Z")]
+RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*\Z")]
 
 _LIKE = {  # the pattern's meaning in words, for whom a regular expression tells nothing
     Device: "auto, cpu or cuda:N",

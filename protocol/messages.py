@@ -14,6 +14,7 @@ from dipaco.protocol.digest import DigestField
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerIdField
 from dipaco.protocol.signed import Signed, open_signed
+from dipaco.protocol.words import Words
 
 MAX_ADDRESSES = 8  # of one peer; a home node has 2 to 4
 MAX_LISTED = 50  # peers in one listing: a sample, not a census
@@ -21,13 +22,11 @@ MAX_ITEMS = 4096  # of one kind in an inventory; the most recent
 MAX_KINDS = 4  # manifest, spec, receipt, ledger
 MAX_RECORDS = 4096  # ledger records in one reply; bytes bound it first
 MAX_CHUNKS = 30_000  # in an outline: 30 GB in chunks of 1 MiB, and 1 MB of digests
-MAX_DETAIL = 500  # characters of a reason
 MAX_ANNOUNCEMENT = 4096  # bytes: gossip carries digests, never bodies
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Kind = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_-]+\Z")]
 Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^/[!-~]+\Z")]
-Text = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL)]
 
 
 class Request(Wire, frozen=True, kw_only=True):
@@ -57,7 +56,7 @@ class Failure(Wire, frozen=True, kw_only=True):
     """The request's."""
     fault: Literal["refusal", "unavailable"]
     """Never ask again; ask later. Whoever breaks the protocol is not answered but hung up."""
-    reason: Text
+    reason: Words
     """One line for a person."""
 
 

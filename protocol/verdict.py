@@ -7,6 +7,7 @@ comments name.
 """
 
 import enum
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -16,6 +17,7 @@ from dipaco.protocol.digest import DigestField
 from dipaco.protocol.routing.assign import unknown_kind
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
 from dipaco.protocol.spec import KMEANS, ROUND_ROBIN, Fit, RouterSpec, misfit, spec_digest
+from dipaco.protocol.words import one_line
 
 MAX_REASON = 400  # characters
 
@@ -87,7 +89,8 @@ class Receipt(Wire, frozen=True, kw_only=True):
     """Name and version of the program that judged."""
 
 
-class Derived(Wire, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Derived:
     """Our own derivation came to an end."""
 
     spec: RouterSpec
@@ -96,14 +99,16 @@ class Derived(Wire, frozen=True, kw_only=True):
     before the sample was full, every file of it."""
 
 
-class SourceFailure(Wire, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class SourceFailure:
     """The derivation lacks its inputs, which is nobody's fault."""
 
     stage: Literal["source", "tokenizer"]
     reason: str
 
 
-class LocalFailure(Wire, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class LocalFailure:
     """The derivation broke on this machine: our bug, or no memory; nobody else is blamed."""
 
     reason: str
@@ -248,14 +253,8 @@ def _verified(reason: str) -> Verdict:
 
 
 def _refuted(stage: Stage, reason: str) -> Verdict:
-    return Verdict(outcome=Outcome.REFUTED, stage=stage, reason=_printable(reason))
+    return Verdict(outcome=Outcome.REFUTED, stage=stage, reason=one_line(reason, MAX_REASON))
 
 
 def _unverifiable(stage: Stage, reason: str) -> Verdict:
-    return Verdict(outcome=Outcome.UNVERIFIABLE, stage=stage, reason=_printable(reason))
-
-
-def _printable(reason: str) -> str:
-    """One line of ASCII: reasons may quote file names and foreign error messages."""
-    line = " ".join(reason.split()).encode("ascii", "backslashreplace").decode("ascii")
-    return "".join(c for c in line if c.isprintable())[:MAX_REASON]
+    return Verdict(outcome=Outcome.UNVERIFIABLE, stage=stage, reason=one_line(reason, MAX_REASON))

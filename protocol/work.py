@@ -11,8 +11,8 @@ from msgspec import Meta
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import DigestField
 from dipaco.protocol.lease import Lease, Nats, Size, Submission, Token
+from dipaco.protocol.words import Words
 
-Words = Annotated[str, Meta(max_length=512)]
 Code = Annotated[str, Meta(max_length=32, pattern=r"^[a-z-]+\Z")]
 
 

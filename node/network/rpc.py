@@ -29,7 +29,8 @@ from dipaco.protocol.errors import (
     Unavailable,
 )
 from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.messages import MAX_DETAIL, Failure, Reply, Request
+from dipaco.protocol.messages import Failure, Reply, Request
+from dipaco.protocol.words import one_line
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -330,7 +331,7 @@ class Rpc:
             self._nursery.start_soon(self._answer, line, request.id, handler, value)
 
     def _decline(self, line: _Line, request: Request, reason: str) -> None:
-        failure = Failure(id=request.id, fault="unavailable", reason=reason)
+        failure = Failure(id=request.id, fault="unavailable", reason=one_line(reason))
         try:
             line.outbox.send_nowait(self._pack(failure))
         except trio.WouldBlock:
@@ -351,7 +352,7 @@ class Rpc:
             answer = Failure(
                 id=number,
                 fault="refusal" if isinstance(error, Refusal) else "unavailable",
-                reason=str(error)[:MAX_DETAIL],
+                reason=one_line(str(error)),
             )
         except RemoteProtocolError as error:
             await self._standing.blame(peer, str(error))

@@ -41,6 +41,7 @@ from dipaco.protocol.ledger import ModuleUpdated
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
+from dipaco.protocol.words import one_line
 from dipaco.protocol.work import (
     AskLease,
     Fallen,
@@ -135,7 +136,7 @@ class Scheduler:
             log.warning("submission of %s refused: %s", short_peer(peer), wrong)
             self._make(self.schedule.hand_back(peer, submission.token, wrong))
             await self._tools.blame(peer, wrong)
-            return Fallen(reason=wrong)
+            return Fallen(reason=one_line(wrong))
         return self._count(peer, submission)
 
     def gone(self, peer: PeerId, now: float) -> None:

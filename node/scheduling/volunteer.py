@@ -41,6 +41,7 @@ from dipaco.protocol.identity import PeerId
 from dipaco.protocol.lease import Lease, Submission
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
+from dipaco.protocol.words import one_line
 from dipaco.protocol.work import (
     AskLease,
     Fallen,
@@ -342,7 +343,7 @@ class Volunteer:
 
     async def _hand_back(self, lease: Lease, reason: str = "cannot go on") -> None:
         """Say that somebody else may have the work; best effort, also on the way out."""
-        request = HandBack(run=self._record.run, token=lease.token, reason=reason[:512])
+        request = HandBack(run=self._record.run, token=lease.token, reason=one_line(reason))
         with trio.CancelScope(shield=True):
             try:
                 await self._gear.rpc.call(self._scheduler, request, Stands, timeout=GOODBYE_SECONDS)

@@ -72,11 +72,8 @@ from dipaco.protocol.routing.integers import Int32
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import Fit, RouterSpec, int32_bytes, int64_bytes, spec_digest
 from dipaco.protocol.verdict import (
-    Derived,
-    LocalFailure,
     Outcome,
     Receipt,
-    SourceFailure,
     Verdict,
 )
 from dipaco.protocol.work import (
@@ -91,9 +88,6 @@ from dipaco.protocol.work import (
 )
 from tests.values import digest, key, peer
 
-NOT_SENT: frozenset[type[Wire]] = frozenset({Derived, SourceFailure, LocalFailure})
-"""Arguments of `verdict.judge`: no peer ever sees one."""
-
 
 @cache
 def wire_types() -> tuple[type[Wire], ...]:
@@ -101,7 +95,7 @@ def wire_types() -> tuple[type[Wire], ...]:
     for module in pkgutil.walk_packages(dipaco.protocol.__path__, "dipaco.protocol."):
         importlib.import_module(module.name)
     found = {kind for kind in _below(Wire) if kind.__module__.startswith("dipaco.protocol.")}
-    return tuple(sorted(found - NOT_SENT, key=lambda kind: kind.__name__))
+    return tuple(sorted(found, key=lambda kind: kind.__name__))
 
 
 def _below(kind: type[Wire]) -> Iterator[type[Wire]]:

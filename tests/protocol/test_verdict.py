@@ -336,10 +336,5 @@ def test_a_verdict_with_unknown_words_or_control_characters_is_refused(
         decode(data.replace(old, new), Verdict, limit=1000)
 
 
-@pytest.mark.parametrize("derivation", [PINNED, SourceFailure(stage="source", reason="x")])
-def test_derivations_travel_between_processes(derivation: Any) -> None:
-    assert decode(encode(derivation), type(derivation), limit=1 << 20) == derivation
-
-
 def test_the_spec_digest_is_not_the_plain_digest_of_the_body() -> None:
     assert spec_digest(CLAIMED) != Digest(sha256(encode(CLAIMED)))
