@@ -38,6 +38,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "router": ("refused", "{stage} differs from the spec of {signer}, will not train this run"),
     "unverifiable": ("refused", "the router cannot be verified ({problem}), policy is require"),
     "modules": ("fetching", "{done:.1f} of {total:.1f} MB of modules for path {path}"),
+    "preparing": ("fetching", "text for round 1: {done} of {total} documents{left}"),
     "shard": ("fetching", "text of path {path}: {done} of {total} documents{left}"),
     "seed": ("training", "seed model, step {done} of {total}"),
     "task": ("training", "path {path} round {round}, step {done} of {total}"),

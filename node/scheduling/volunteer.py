@@ -25,6 +25,7 @@ from dipaco.node.training.jobs import (
     Evaluate,
     Evaluated,
     Failed,
+    Materialise,
     Progress,
     Train,
     Trained,
@@ -91,6 +92,8 @@ class Volunteer:
         self._scheduler: PeerId = record.manifest.schedule.schedulers[0]
         self._failures = 0
         self._tasks = 0
+        self._prepared = False
+        """Whether the shards of the first window were made."""
 
     async def run(self) -> None:
         """Verify the router, then work; raises Refusal, and otherwise runs until cancelled."""
@@ -121,10 +124,29 @@ class Volunteer:
         if isinstance(reply, Granted):
             self._check(reply.lease, spec)
             return reply.lease
+        if reply.code == "no-lease" and not self._prepared:
+            await self._prepare(spec)
+            return None
         self._tell(reply)
         with trio.move_on_after(reply.retry_after):
             await self._gear.catalogue.changed.wait()
         return None
+
+    async def _prepare(self, spec: RouterSpec) -> None:
+        """Use the first idle time to make the shards of the first window: round 1 begins with it.
+
+        What goes wrong here goes wrong again, and is told, when a lease needs the shard.
+        """
+        self._prepared = True
+
+        def on_progress(progress: Progress) -> None:
+            self._board.say(
+                "preparing", done=progress.done, total=progress.total, left=left(progress)
+            )
+
+        job = Materialise(manifest=self._record.manifest, spec=spec, window=0)
+        with self._board.timed("materialise"):
+            await self._gear.worker.run(job, on_progress)
 
     def _tell(self, reply: NoLease) -> None:
         rounds = self._record.manifest.training.rounds
