@@ -11,13 +11,17 @@ STAMP := $(VENV)/installed
 # So libp2p goes in without its dependencies, all of which constraints.txt lists.
 FASTECDSA := fastecdsa==3.0.1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
 
 test: lint
 	$(BIN)/python -m pytest
+
+# make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ONLY)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -42,4 +46,9 @@ $(STAMP): Makefile constraints.txt pyproject.toml
 	$(PIP) install --quiet --prefer-binary $(FASTECDSA) -r $(VENV)/requirements.txt
 	$(PIP) install --quiet --no-deps -c constraints.txt libp2p
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What benchmarks compare with, over and above what the project needs.
+$(VENV)/bench: $(STAMP)
+	$(PIP) install --quiet --prefer-binary -c constraints.txt $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
 	@touch $@

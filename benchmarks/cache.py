@@ -1,0 +1,42 @@
+"""A shard that is open already: what it costs to ask for it again."""
+
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from benchmarks.measure import Result
+from benchmarks.runs import derived, quiet, sixteen_paths, synthetic
+from dipaco.node.data.derivation import Tools
+from dipaco.node.data.shards import Shards
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.shard_cache import ShardCache
+
+DOCUMENTS, OPEN, TURNS = 2000, 4, 200
+LIMIT_MS = 1.0
+
+
+def run() -> Result:
+    """Time hits among `--max-shards` open shards."""
+    with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
+        tools = Tools(BlobStore(Path(folder) / "blobs"))
+        manifest = sixteen_paths(synthetic(DOCUMENTS, DOCUMENTS), sample=1000)
+        spec = derived(manifest, tools)
+        cache = ShardCache(Path(folder) / "cache", 1 << 30)
+        shards = Shards(cache, tools, max_shards=OPEN)
+        taken = []
+        for turn in range(OPEN + TURNS):
+            start = time.perf_counter()
+            shards.training(manifest, spec, 0, turn % OPEN, quiet)
+            taken.append(1000 * (time.perf_counter() - start))
+    hits = taken[OPEN:]
+    return Result(
+        name="a shard that is open (--max-shards)",
+        ours=median(hits),
+        peer=LIMIT_MS,
+        ratio=median(hits) / LIMIT_MS,
+        unit="ms",
+        samples={"ours": hits},
+        mark=1.0,
+        better="lower",
+    )

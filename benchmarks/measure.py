@@ -1,0 +1,63 @@
+"""What benchmarks share: the shape of a result, fresh processes, peak memory."""
+
+import json
+import subprocess
+import sys
+from statistics import median
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class Result(TypedDict):
+    """One line of the table. `ours` and `peer` are medians, taken in one run, in turns."""
+
+    name: str
+    ours: float
+    peer: float
+    """Somebody else's figure, or a limit."""
+    ratio: float
+    """ours / peer."""
+    unit: str
+    samples: dict[str, list[float]]
+    """All that was measured, by side."""
+    mark: NotRequired[float]
+    """What `ratio` must reach, or must not exceed; without one the line passes or fails nothing."""
+    better: NotRequired[Literal["higher", "lower"]]
+    """Which side of `mark` passes; by default `higher`."""
+    note: NotRequired[str]
+    """What the figures stand for, in a line."""
+
+
+def passed(result: Result) -> bool | None:
+    """Return whether a result keeps its mark; None if it has none."""
+    if "mark" not in result:
+        return None
+    if result.get("better", "higher") == "higher":
+        return result["ratio"] >= result["mark"]
+    return result["ratio"] <= result["mark"]
+
+
+def versus(name: str, ours: list[float], peer: list[float], unit: str) -> Result:
+    """Return the result of two equally long lists of samples."""
+    middle, theirs = median(ours), median(peer)
+    return Result(
+        name=name,
+        ours=middle,
+        peer=theirs,
+        ratio=middle / theirs,
+        unit=unit,
+        samples={"ours": ours, "peer": peer},
+    )
+
+
+def in_new_process(module: str, function: str, *arguments: Any) -> Any:
+    """Call `benchmarks.{module}.{function}` in a Python of its own; values travel as JSON."""
+    command = [sys.executable, "-m", "benchmarks.child", module, function, json.dumps(arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_rss() -> int:
+    """Return the largest resident set of this process so far, bytes (Linux)."""
+    # Not getrusage: its maximum is inherited from whoever started this process.
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
