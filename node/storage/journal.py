@@ -16,7 +16,7 @@ time; within it any thread may, one after the other.
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,16 +116,14 @@ class Journal:
     @classmethod
     def open(cls, path: Path) -> "Journal":
         """Open the journal at `path`, made or brought to this version; raises ConfigError."""
-        with _translated(path):
+        with _translated(path), ExitStack() as unfinished:
             connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
+            unfinished.callback(connection.close)
             journal = cls(path, connection)
-            try:
-                journal._prepare()
-            except BaseException:
-                connection.close()
-                raise
+            journal._prepare()
+            unfinished.pop_all()
         return journal
 
     def close(self) -> None:
