@@ -58,9 +58,10 @@ def _run(status: Status) -> str:
         return ", ".join(f"{o.name} ({o.id[:8]}) on offer" for o in status.offers)
     where = f" at {run.stage}" if run.stage else ""
     spec = f" spec {run.spec[:8]}" if run.spec else ""
+    others = f" (others: {run.verified} verified, {run.refuted} refuted)" if run.spec else ""
     return (
         f"{run.name}  id {run.id[:8]}  round {run.round} of {run.rounds}"
-        f"{', finished' if run.finished else ''}  router {run.verdict}{where}{spec}"
+        f"{', finished' if run.finished else ''}  router {run.verdict}{where}{spec}{others}"
     )
 
 

@@ -21,7 +21,7 @@ from dipaco.protocol.errors import ConfigError
 @click.option("--device", metavar="D", help="auto, cpu or cuda:N [auto].")
 @click.option("--max-shards", type=int, metavar="N", help="Shards in the cache [4].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
-@click.option("--verify", type=click.Choice(["require", "warn"]), help="If unverifiable [require].")
+@click.option("--verify", metavar="P", help="If unverifiable: require, warn, receipts:Q [require].")
 @click.option("--local-sources", is_flag=True, default=None, help="A run may name local files.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--log-format", type=click.Choice(["text", "json"]))

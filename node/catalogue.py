@@ -5,9 +5,10 @@ saved, and only then handed on. Whoever waits for a value to arrive waits for `c
 strangers could make grow is bounded per run and in all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.bell import Bell
 from dipaco.node.storage.journal import Journal, SignedKind
 from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.course import Voices, count_voices
 from dipaco.protocol.digest import Digest, sha256, short
 from dipaco.protocol.errors import (
     LocalProtocolError,
@@ -29,7 +31,7 @@ from dipaco.protocol.messages import MAX_RECORDS, Item
 from dipaco.protocol.run_view import RunView
 from dipaco.protocol.signed import MAX_ENVELOPE, Signed, decode_signed, open_signed, sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.verdict import Receipt
+from dipaco.protocol.verdict import Outcome, Receipt
 
 MAX_RUNS = 256  # of strangers; a node trains one
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
@@ -55,7 +57,28 @@ class RunRecord:
         self.restart()
         self.specs: dict[Digest, HeldSpec] = {}
         """By spec digest."""
+        self.said: dict[Digest, dict[PeerId, Outcome]] = {}
+        """By spec digest: what each peer's receipts say of it."""
         self.receipts = 0
+        """How many of them are held."""
+
+    def hear(self, signer: PeerId, receipt: Receipt) -> None:
+        """Take in what a peer says of a spec; who once refuted it is not heard to verify it."""
+        voices = self.said.setdefault(receipt.spec, {})
+        if voices.get(signer) is not Outcome.REFUTED:
+            voices[signer] = receipt.verdict.outcome
+        self.receipts += 1
+
+    def voices(self, me: PeerId) -> Voices:
+        """Return what others than `me` and its author say of the adopted spec."""
+        held = self.specs.get(self.view.spec) if self.view.spec else None
+        if held is None or self.view.spec is None:
+            return Voices()
+        return count_voices(
+            self.said.get(self.view.spec, {}),
+            apart={me, held.author},
+            members=self.manifest.schedule.members,
+        )
 
     def restart(self) -> None:
         """Go back to an empty ledger."""
@@ -91,7 +114,7 @@ class Catalogue:
         """`announcements`: what this node added, with its size in bytes, for gossip."""
         for kind in ("manifest", "spec", "receipt"):
             for saved in journal.signed(kind):
-                self._admit(kind, saved.data)
+                self._admit(kind, saved.data, ours=True)  # it was admitted before
         for record in self.runs.values():
             self._replay(record)
 
@@ -130,9 +153,12 @@ class Catalogue:
         if its run is not known yet.
         """
         if sha256(data) not in self._items:
-            item = self._admit(kind, data)
-            self._journal.save_signed(_kind(kind), item.run, item.digest, data)
-            self.changed.ring()
+            self._take(kind, data)
+
+    def _take(self, kind: str, data: bytes, *, ours: bool = False) -> None:
+        item = self._admit(kind, data, ours=ours)
+        self._journal.save_signed(_kind(kind), item.run, item.digest, data)
+        self.changed.ring()
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
         """Take in the next records of a ledger; raises RemoteProtocolError."""
@@ -162,16 +188,18 @@ class Catalogue:
 
     # ------------------------------------------------------------------ what this node adds
 
-    def publish(self, kind: SignedKind, signed: Signed) -> None:
+    def publish(self, kind: SignedKind, signed: Signed) -> Item:
         """Take in a value of our own, and have it announced; an invalid one is a bug."""
         data = encode(signed)
         if sha256(data) in self._items:
-            return
+            return self._items[sha256(data)]
         try:
-            self.offer(kind, data)
+            self._take(kind, data, ours=True)
         except RemoteProtocolError as error:
             raise LocalProtocolError(f"we made an invalid {kind}: {error}") from error
-        self._announce(self._items[sha256(data)], len(data))
+        item = self._items[sha256(data)]
+        self._announce(item, len(data))
+        return item
 
     def append(self, run: Digest, entry: Entry, key: Ed25519PrivateKey) -> None:
         """Sign `entry` as the ledger's next record and save it; the scheduler alone calls this."""
@@ -202,12 +230,13 @@ class Catalogue:
             raise Unavailable(f"run {short(run)} is not known yet")
         return record
 
-    def _admit(self, kind: str, data: bytes) -> Item:
-        admit = {
+    def _admit(self, kind: str, data: bytes, *, ours: bool) -> Item:
+        admissions: dict[str, Callable[[bytes], Digest]] = {
             "manifest": self._admit_manifest,
             "spec": self._admit_spec,
-            "receipt": self._admit_receipt,
-        }.get(kind)
+            "receipt": partial(self._admit_receipt, ours=ours),
+        }
+        admit = admissions.get(kind)
         if admit is None:
             raise RemoteProtocolError(f"no value is of kind {kind!r}")
         item = Item(kind=kind, run=admit(data), digest=sha256(data), seq=0)
@@ -241,12 +270,13 @@ class Catalogue:
         record.specs[digest] = HeldSpec(spec, signed.signer)
         return record.run
 
-    def _admit_receipt(self, data: bytes) -> Digest:
-        _, receipt = decode_signed(data, Receipt)
+    def _admit_receipt(self, data: bytes, *, ours: bool) -> Digest:
+        signed, receipt = decode_signed(data, Receipt)
         record = self._known(receipt.manifest)
-        if record.receipts >= MAX_RECEIPTS:
+        # Strangers can make as many receipts as they like; none of them may silence this node.
+        if record.receipts >= MAX_RECEIPTS and not ours:
             raise Refusal(f"run {short(record.run)} has {MAX_RECEIPTS} receipts already")
-        record.receipts += 1
+        record.hear(signed.signer, receipt)
         return record.run
 
 

@@ -19,6 +19,7 @@ import platformdirs
 from msgspec import Meta
 
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.policy import POLICY_PATTERN
 
 FILE_NAME = "config.toml"
 HOME_VARIABLE = "DIPACO_HOME"
@@ -38,11 +39,13 @@ PublicAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}({_PEER})
 PeerAddress = Annotated[str, Meta(max_length=512, pattern=rf"^{_HOST}{_PEER}\Z")]
 
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})\Z")]
+Trust = Annotated[str, Meta(max_length=16, pattern=POLICY_PATTERN)]
 RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*\Z")]
 
 _LIKE = {  # the pattern's meaning in words, for whom a regular expression tells nothing
     Device: "auto, cpu or cuda:N",
     RunName: "a run id or name",
+    Trust: "require, warn or receipts:Q (Q from 1 to 999)",
     ListenAddress: "an address such as /ip4/0.0.0.0/tcp/4410",
     PublicAddress: "an address such as /ip4/203.0.113.7/tcp/4410",
     PeerAddress: "an address such as /ip4/203.0.113.7/tcp/4410/p2p/12D3KooW...",
@@ -71,8 +74,9 @@ class RunSection(Section, frozen=True, kw_only=True):
 
     id: RunName = ""
     """Run id (hex, or its beginning) or name; empty: the only run on offer."""
-    verify: Literal["require", "warn"] = "require"
-    """When the source cannot be read: refuse to train, or warn and train."""
+    verify: Trust = "require"
+    """When the router cannot be verified here: refuse to train (`require`), train all the same
+    (`warn`), or train if Q others say that they verified it and none refutes it (`receipts:Q`)."""
     local_sources: bool = False
     """Whether a manifest may name files of this machine."""
 

@@ -133,6 +133,7 @@ class Overview:
     def _run(self) -> RunStatus:
         assert self.run is not None
         record, rounds = self.run, self.run.manifest.training.rounds
+        heard = record.voices(self.me)
         versions = [record.view.path_version(path) for path in self._live_paths(record)]
         return RunStatus(
             id=record.run.hex(),
@@ -141,6 +142,8 @@ class Overview:
             spec=record.view.spec.hex() if record.view.spec else "",
             verdict=self.board.verdict,
             stage=self.board.stage,
+            verified=heard.verified,
+            refuted=heard.refuted,
             round=min(min(versions, default=-1) + 1, rounds),
             rounds=rounds,
             finished=self._finished(record),

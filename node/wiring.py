@@ -32,6 +32,7 @@ from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.roster import Roster
 from dipaco.node.training.worker import JobRunner, WorkerSettings
 from dipaco.protocol.identity import PeerId, peer_id
+from dipaco.protocol.policy import Policy
 from dipaco.protocol.signed import Signed
 from dipaco.protocol.work import AskLease, HandBack, Heartbeat, Submit
 
@@ -40,6 +41,7 @@ VERSION = version_of(PACKAGE)
 Service = Callable[..., Awaitable[None]]
 """Runs until cancelled; started by `nursery.start`."""
 MOST = 256  # connections of a rendezvous node, as `host.open_host` allows
+FAREWELL_SECONDS = 5.0  # to tell peers why this node refuses a run, before it ends
 MAX_RUNS_TOLD = 16  # of one peer record
 
 
@@ -106,6 +108,7 @@ def wire(
         if config.node.rendezvous
         else None
     )
+    gossip = Gossip(transport, standing, catalogue)
     exchange = Exchange(transport, rpc, standing, blobs, in_thread=in_thread)
     _answer_volunteers(rpc, desk)
     return Parts(
@@ -121,7 +124,7 @@ def wire(
         standing=standing,
         rpc=rpc,
         exchange=exchange,
-        gossip=Gossip(transport, standing, catalogue),
+        gossip=gossip,
         liveness=_liveness(transport, rpc, directory),
         dialer=Dialer(
             transport,
@@ -143,9 +146,10 @@ def wire(
             worker=worker,
             exchange=exchange,
             board=board,
-            policy=config.run.verify,
+            policy=Policy.parse(config.run.verify),
             software=f"{PACKAGE} {VERSION}",
             blame=standing.blame,
+            spread=partial(gossip.spread, within=FAREWELL_SECONDS),
         ),
     )
 

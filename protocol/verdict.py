@@ -2,8 +2,8 @@
 
 A verdict is a value, not an exception. `judge` is the whole decision: it takes the spec that was
 claimed and what our own derivation came to, and reads nothing else. The digest of the whole spec
-decides; the stages only say where two specs part. Source: docs/method.md, 4.10, whose rows the
-comments name.
+decides; the stages only say where two specs part. What a node then does about it is `course`.
+Source: docs/method.md, 4.10, whose rows the comments name.
 """
 
 import enum
@@ -41,9 +41,6 @@ Stage = Literal[
 ]
 """Where the decision fell; `spec` is the comparison of the whole."""
 
-Policy = Literal["require", "warn"]
-"""Train on VERIFIED only, or on UNVERIFIABLE too, loudly. No policy trains on REFUTED."""
-
 
 class Outcome(enum.StrEnum):
     """What we know about a spec."""
@@ -65,13 +62,6 @@ class Verdict(Wire, frozen=True, kw_only=True):
     def final(self) -> bool:
         """Whether another try cannot change it; UNVERIFIABLE is tried again, with back-off."""
         return self.outcome is not Outcome.UNVERIFIABLE
-
-    def allows_training(self, policy: Policy) -> bool:
-        """Return whether a node of this policy trains by the spec."""
-        if self.outcome is Outcome.VERIFIED:
-            return True
-        materialisable = self.stage != "unknown-kind"
-        return self.outcome is Outcome.UNVERIFIABLE and materialisable and policy == "warn"
 
     def __str__(self) -> str:
         return f"{self.outcome.upper()} ({self.stage}): {self.reason}"
@@ -105,6 +95,8 @@ class SourceFailure:
 
     stage: Literal["source", "tokenizer"]
     reason: str
+    lasting: bool = False
+    """Whether another try comes to the same: what is there cannot be what the manifest says."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,8 +35,13 @@ REASONS: dict[str, tuple[State, str]] = {
     "deriving": ("verifying", "router of {run}: {stage} {done} of {total}{left}"),
     "no-spec": ("verifying", "the scheduler has not published the router of {run} yet"),
     "source-away": ("verifying", "source: {problem}, next try in {wait:.0f} s"),
+    "own-failure": ("verifying", "no router derived here: {problem}, next try in {wait:.0f} s"),
+    "receipts": (
+        "verifying",
+        "cannot be verified here ({problem}); {verified} of {quorum} receipts say verified",
+    ),
     "router": ("refused", "{stage} differs from the spec of {signer}, will not train this run"),
-    "unverifiable": ("refused", "the router cannot be verified ({problem}), policy is require"),
+    "unverifiable": ("refused", "the router cannot be verified ({problem}), policy is {policy}"),
     "modules": ("fetching", "{done:.1f} of {total:.1f} MB of modules for path {path}"),
     "preparing": ("fetching", "text for round 1: {done} of {total} documents{left}"),
     "shard": ("fetching", "text of path {path}: {done} of {total} documents{left}"),
@@ -90,6 +95,9 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     stage: str
     """The stage that differs, for `refuted`; else empty."""
+    verified: int
+    refuted: int
+    """Receipts of others for the spec, as far as this node heard; of members, where listed."""
     round: int
     """The round in work, from 1; 0: seed."""
     rounds: int

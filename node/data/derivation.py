@@ -5,6 +5,7 @@ one batch of text. What stands in the way is said as a stage: the verdict is mad
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dipaco.node.data.documents import document_batches
 from dipaco.node.data.progress import Meter, OnProgress
@@ -46,7 +47,9 @@ def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived
         return _failed("tokenizer", error)
     try:
         spec = _fitted(manifest, recipe, encoder, tools, on_progress)
-    except (Unavailable, ConfigError) as error:
+    except ConfigError as error:
+        return _failed("denied", error)
+    except Unavailable as error:
         return _failed("source", error)
     return Derived(spec=spec, authenticated=True)  # no row is read of a file that is not the pinned
 
@@ -77,8 +80,8 @@ def _fitted(
     return fit.finish()
 
 
-def _failed(stage: str, error: Unavailable | ConfigError) -> Derived:
+def _failed(
+    stage: Literal["source", "tokenizer", "denied"], error: Unavailable | ConfigError
+) -> Derived:
     reason = str(error)[:MAX_REASON]
-    if stage == "tokenizer":
-        return Derived(spec=None, authenticated=False, failed="tokenizer", reason=reason)
-    return Derived(spec=None, authenticated=False, failed="source", reason=reason)
+    return Derived(spec=None, authenticated=False, failed=stage, reason=reason)

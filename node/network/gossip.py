@@ -56,6 +56,7 @@ HEARSAY = 1.0  # s after which a neighbour has probably pulled what a stranger a
 PATIENCE = 60.0  # s for an answer: the largest value over a slow uplink
 PULLS = 8  # pulls at once; announcements beyond 64 waiting ones are left to the comparison
 WAITING = 64
+SPREAD_PAUSE = 0.25  # s between two tellings of what must be known before this node leaves
 DECLINED = 4096  # values remembered as not wanted, the latest
 
 
@@ -129,6 +130,31 @@ class Gossip:
     async def announce(self, item: Item, size: int) -> None:
         """Tell all peers, at once and best effort, that our catalogue now holds `item`."""
         await self._transport.publish(TOPIC, encode(Announcement(item=item, size=size)))
+
+    async def spread(self, item: Item, size: int, *, within: float) -> int:
+        """Announce `item` until all connected peers hold it, for at most `within` seconds.
+
+        For what must be known before this node leaves. Returns how many peers hold it.
+        """
+        holders: set[PeerId] = set()
+        with trio.move_on_after(within):
+            while not holders or not set(self._rpc.ready()) <= holders:
+                await self.announce(item, size)
+                async with trio.open_nursery() as asking:
+                    for peer in set(self._rpc.ready()) - holders:
+                        asking.start_soon(self._note_holder, peer, item, holders)
+                await trio.sleep(SPREAD_PAUSE)
+        return len(holders)
+
+    async def _note_holder(self, peer: PeerId, item: Item, holders: set[PeerId]) -> None:
+        try:
+            ask = AskInventory(summary=_summary(self._inventory()))
+            answer = await self._rpc.call(peer, ask, Inventory, timeout=PATIENCE)
+        except (Unavailable, Refusal, RemoteProtocolError) as error:
+            log.debug("peer=%s does not say what it holds: %s", short_peer(peer), error)
+            return
+        if answer.same or item in answer.items:
+            holders.add(peer)
 
     # ---------------------------------------------------------------- when to pull
 

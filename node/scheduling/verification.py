@@ -2,10 +2,12 @@
 
 Always on, in every mode, before the first lease. A final verdict is remembered by spec digest in
 the journal, so that a restart does not stream the sample again. REFUTED is a Refusal: it goes
-straight up, through no retry. Source: docs/method.md, 4.10.
+straight up, through no retry, once the node has told its peers. What may pass is tried again with
+back-off, for ever. Source: docs/method.md, 4.10; docs/data.md.
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -22,9 +24,12 @@ from dipaco.node.training.jobs import Answer, Derive, Failed, Progress
 from dipaco.node.training.jobs import Derived as DerivedJob
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.course import Course, Voices, course, may_pass
 from dipaco.protocol.digest import short
 from dipaco.protocol.errors import Refusal, Unavailable, Unverifiable
-from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.identity import PeerId, peer_id, short_peer
+from dipaco.protocol.messages import Item
+from dipaco.protocol.policy import Policy
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
@@ -33,7 +38,6 @@ from dipaco.protocol.verdict import (
     Derived,
     LocalFailure,
     Outcome,
-    Policy,
     Receipt,
     SourceFailure,
     Verdict,
@@ -62,68 +66,122 @@ class Verifier:
     software: str
     """Name and version, for receipts."""
     blame: Callable[[PeerId, str], Awaitable[None]]
-    """Lowers a peer's standing."""
+    """Lowers a peer's standing, and hangs up."""
+    spread: Callable[[Item, int], Awaitable[int]]
+    """Tells all peers of an item of so many bytes, in bounded time; returns how many hold it."""
 
     async def verified_spec(self, record: RunRecord) -> RouterSpec:
         """Return the run's adopted spec once it may be trained by.
 
-        Waits for the spec, for the source, for as long as it takes. Raises Refusal when the spec
-        is REFUTED, Unverifiable when it cannot be told and the policy requires it.
+        Waits for the spec, and with back-off for whatever may pass: a source that is away, a
+        worker that was killed, receipts that the policy asks for. Raises Refusal when the spec is
+        REFUTED, Unverifiable when it cannot be told and no waiting helps.
         """
-        held = self._adopted(record)
-        verdict = self._remembered(record, held.spec) if held else None
-        if held is None or verdict is None:
-            if held and static_check(recipe_of(record.manifest), held.spec):
-                derivation: Derivation = LocalFailure(reason="not needed")
-            else:
-                derivation = await self._derivation(record)
-            held = await self._wait_for_spec(record)
-            verdict = judge(recipe_of(record.manifest), held.spec, derivation)
-        return await self._conclude(record, held, verdict)
+        wait = FIRST_RETRY_SECONDS
+        while (found := await self._found(record, wait)) is None:
+            wait = min(2 * wait, MAX_RETRY_SECONDS)
+        return await self._conclude(record, found)
 
     async def derived_spec(self, record: RunRecord) -> RouterSpec:
         """Return our own spec of a run, for its scheduler to publish; waits for the source."""
-        derivation = await self._derivation(record)
-        if not isinstance(derivation, Derived):
-            raise Unverifiable(derivation.reason)
+        wait = FIRST_RETRY_SECONDS
+        while not isinstance(derivation := await self._derivation(record), Derived):
+            if not may_pass(derivation):
+                raise Unverifiable(
+                    f"run {record.manifest.name}: no router can be derived: {derivation.reason}"
+                )
+            self._say_what_is_away(derivation, wait)
+            await trio.sleep(wait)
+            wait = min(2 * wait, MAX_RETRY_SECONDS)
         return derivation.spec
 
     # ------------------------------------------------------------------ the claimed spec
 
+    async def _found(self, record: RunRecord, wait: float) -> "_Finding | None":
+        """Return what to do about the adopted spec, or None when it is time to derive again."""
+        known = self._known(record)
+        derivation = None if known else await self._derivation(record)
+        passing = derivation is not None and may_pass(derivation)
+        if passing:
+            assert derivation is not None
+            self._say_what_is_away(derivation, wait)
+        # Nothing but waiting happens in this scope: a verdict that falls in it is not cut off.
+        with trio.move_on_after(wait if passing else math.inf):
+            while True:
+                finding = self._judged(record, known, derivation, passing=passing)
+                if finding is not None and finding.course is not Course.WAIT:
+                    return finding
+                if not passing:
+                    self._say_what_is_lacking(record, finding)
+                await self.catalogue.changed.wait()
+        return None
+
+    def _known(self, record: RunRecord) -> Verdict | None:
+        """Return the verdict that needs no document: an earlier start's, or the manifest's own."""
+        held = self._adopted(record)
+        if held is None:
+            return None
+        data = self.journal.verdict(record.run, spec_digest(held.spec))
+        if data:
+            return decode(data, Verdict, limit=MAX_VERDICT_BYTES)
+        return static_check(recipe_of(record.manifest), held.spec)
+
+    def _judged(
+        self,
+        record: RunRecord,
+        known: Verdict | None,
+        derivation: Derivation | None,
+        *,
+        passing: bool,
+    ) -> "_Finding | None":
+        held = self._adopted(record)
+        if held is None:
+            return None
+        if known is None:
+            assert derivation is not None
+            known = judge(recipe_of(record.manifest), held.spec, derivation)
+        # The manifest alone may have decided meanwhile; then nothing passes.
+        passing = passing and known.stage in ("source", "tokenizer", "local")
+        heard = record.voices(self.me)
+        return _Finding(held, known, heard, course(known, self.policy, heard, passing=passing))
+
     def _adopted(self, record: RunRecord) -> HeldSpec | None:
         return record.specs.get(record.view.spec) if record.view.spec else None
 
-    async def _wait_for_spec(self, record: RunRecord) -> HeldSpec:
-        while (held := self._adopted(record)) is None:
+    def _say_what_is_lacking(self, record: RunRecord, finding: "_Finding | None") -> None:
+        if finding is None:
             self.board.say("no-spec", run=record.manifest.name)
-            await self.catalogue.changed.wait()
-        return held
-
-    def _remembered(self, record: RunRecord, spec: RouterSpec) -> Verdict | None:
-        """Return the final verdict of an earlier start, if there is one."""
-        data = self.journal.verdict(record.run, spec_digest(spec))
-        return decode(data, Verdict, limit=MAX_VERDICT_BYTES) if data else None
+        else:
+            self.board.say(
+                "receipts",
+                problem=finding.verdict.reason,
+                verified=finding.heard.verified,
+                quorum=self.policy.quorum,
+            )
 
     # ------------------------------------------------------------------ our own derivation
 
-    async def _derivation(self, record: RunRecord) -> Derivation:
-        """Derive the spec; what is away is tried again, with back-off, for ever.
+    @property
+    def me(self) -> PeerId:
+        """This node."""
+        return peer_id(self.key)
 
-        Under the policy `warn` once is enough: the node trains without.
-        """
-        wait = FIRST_RETRY_SECONDS
-        while True:
-            try:
-                await self._obtain_tokenizer(record)
-                derivation = await self._derive(record)
-            except Unavailable as away:
-                derivation = SourceFailure(stage="tokenizer", reason=str(away))
-            if not isinstance(derivation, SourceFailure) or self.policy == "warn":
-                return derivation
-            self.board.say("source-away", problem=derivation.reason, wait=wait)
-            log.warning("source: %s; next try in %.0f s", derivation.reason, wait)
-            await trio.sleep(wait)
-            wait = min(2 * wait, MAX_RETRY_SECONDS)
+    async def _derivation(self, record: RunRecord) -> Derivation:
+        """Derive the spec, once."""
+        try:
+            await self._obtain_tokenizer(record)
+        except Unavailable as away:
+            return SourceFailure(stage="tokenizer", reason=str(away))
+        return await self._derive(record)
+
+    def _say_what_is_away(self, derivation: Derivation, wait: float) -> None:
+        assert not isinstance(derivation, Derived)
+        problem = derivation.reason
+        if isinstance(derivation, SourceFailure):
+            self.board.say("source-away", problem=problem, wait=wait)
+        else:
+            self.board.say("own-failure", problem=problem, wait=wait)
+        log.warning("no router derived: %s; next try in %.0f s", problem, wait)
 
     async def _obtain_tokenizer(self, record: RunRecord) -> None:
         """Bring a tokenizer that is not shipped with this program into the store."""
@@ -162,14 +220,27 @@ class Verifier:
 
     # ------------------------------------------------------------------ the outcome
 
-    async def _conclude(self, record: RunRecord, held: HeldSpec, verdict: Verdict) -> RouterSpec:
-        self._enter(record, held, verdict)
+    async def _conclude(self, record: RunRecord, found: "_Finding") -> RouterSpec:
+        """Live by the verdict; nothing on the way up handles what is raised here."""
+        held, verdict = found.held, found.verdict
+        digest = spec_digest(held.spec)
+        new = self.journal.verdict(record.run, digest) is None
+        self.board.verdict = verdict.outcome.value
+        log.info("router spec=%s of run %s: %s", short(digest), record.manifest.name, verdict)
+        if verdict.outcome is Outcome.REFUTED:
+            self.board.stage = verdict.stage
+            self.board.say("router", stage=verdict.stage, signer=short_peer(held.author))
         if verdict.final:
-            self.journal.save_verdict(record.run, spec_digest(held.spec), encode(verdict))
-            self._publish_receipt(record, held.spec, verdict)
-        if verdict.allows_training(self.policy):
+            self.journal.save_verdict(record.run, digest, encode(verdict))
+            await self._testify(record, held, verdict, leaving=new and not found.train)
+        if found.train:
             if verdict.outcome is not Outcome.VERIFIED:
-                log.warning("training on an unverified router, as configured: %s", verdict)
+                log.warning(
+                    "training on an unverified router, by policy %s (%d peers verified it): %s",
+                    self.policy,
+                    found.heard.verified,
+                    verdict,
+                )
             return held.spec
         if verdict.outcome is Outcome.REFUTED:
             await self.blame(held.author, f"published a router that is refuted: {verdict.reason}")
@@ -177,29 +248,42 @@ class Verifier:
                 f"run {record.manifest.name}: the router of {short_peer(held.author)} differs at "
                 f"stage {verdict.stage}: {verdict.reason}; this node does not train it"
             )
+        self.board.say("unverifiable", problem=verdict.reason, policy=self.policy)
+        others = f", {found.heard.refuted} peers refute it" if found.heard.refuted else ""
         raise Unverifiable(
             f"run {record.manifest.name}: the router cannot be verified ({verdict.stage}): "
-            f"{verdict.reason}; the policy is require"
+            f"{verdict.reason}; the policy is {self.policy}{others}"
         )
 
-    def _enter(self, record: RunRecord, held: HeldSpec, verdict: Verdict) -> None:
-        board, digest = self.board, short(spec_digest(held.spec))
-        board.verdict = verdict.outcome.value
-        board.stage = verdict.stage if verdict.outcome is Outcome.REFUTED else ""
-        log.info("router spec=%s of run %s: %s", digest, record.manifest.name, verdict)
-        if verdict.outcome is Outcome.REFUTED:
-            board.say("router", stage=verdict.stage, signer=short_peer(held.author))
-        elif verdict.outcome is Outcome.UNVERIFIABLE:
-            board.say("unverifiable", problem=verdict.reason)
-
-    def _publish_receipt(self, record: RunRecord, spec: RouterSpec, verdict: Verdict) -> None:
+    async def _testify(
+        self, record: RunRecord, held: HeldSpec, verdict: Verdict, *, leaving: bool
+    ) -> None:
+        """Publish a receipt; `leaving`: this node ends next, so see that its peers have it."""
         receipt = Receipt(
             manifest=record.run,
-            spec=spec_digest(spec),
+            spec=spec_digest(held.spec),
             verdict=verdict,
             software=self.software,
         )
-        self.catalogue.publish("receipt", sign(receipt, self.key))
+        signed = sign(receipt, self.key)
+        item = self.catalogue.publish("receipt", signed)
+        if leaving:
+            count = await self.spread(item, len(encode(signed)))
+            log.info("receipt told to %d peers", count)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A verdict on the adopted spec, and what this node does about it."""
+
+    held: HeldSpec
+    verdict: Verdict
+    heard: Voices
+    course: Course
+
+    @property
+    def train(self) -> bool:
+        return self.course is Course.TRAIN
 
 
 def derivation_of(answer: Answer) -> Derivation:
@@ -211,6 +295,8 @@ def derivation_of(answer: Answer) -> Derivation:
             return SourceFailure(stage="tokenizer", reason=reason)
         case DerivedJob(failed="local", reason=reason) | Failed(kind="local", reason=reason):
             return LocalFailure(reason=reason)
+        case DerivedJob(failed="denied", reason=reason) | Failed(kind="refused", reason=reason):
+            return SourceFailure(stage="source", reason=reason, lasting=True)
         case DerivedJob(reason=reason) | Failed(reason=reason):
             return SourceFailure(stage="source", reason=reason)
         case _:

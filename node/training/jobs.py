@@ -31,7 +31,8 @@ class Derived(Wire, frozen=True, kw_only=True):
     spec: RouterSpec | None
     authenticated: bool
     """Whether every file was read to its end and had the manifest's SHA-256."""
-    failed: Literal["", "source", "tokenizer", "too-few-documents", "local"] = ""
+    failed: Literal["", "source", "tokenizer", "denied", "local"] = ""
+    """`denied`: this node's own settings keep it from reading the source."""
     reason: Annotated[str, Meta(max_length=1024)] = ""
 
 

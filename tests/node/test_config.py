@@ -61,7 +61,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "node.bootstrap": f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}",
         "node.rendezvous": "true",
         "run.id": "demo",
-        "run.verify": "warn",
+        "run.verify": "receipts:3",
         "run.local_sources": "true",
         "compute.device": "cuda:1",
         "compute.max_batch": "4",

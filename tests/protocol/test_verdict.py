@@ -7,8 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.course import Course, Voices, course
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.policy import Policy
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
 from dipaco.protocol.signed import open_signed, sign
 from dipaco.protocol.spec import RouterSpec, int32_bytes, int64_bytes, spec_digest
@@ -24,6 +26,7 @@ from dipaco.protocol.verdict import (
     static_check,
 )
 from tests import values
+from tests.golden import tamper_matrix
 from tests.protocol.mutations import mutations
 from tests.protocol.routing.doubles import ToySource, derive, fitted, recipe
 
@@ -35,6 +38,7 @@ FALLBACK = fitted(RECIPE, SCARCE)[0]
 PINNED = Derived(spec=CLAIMED, authenticated=True)
 UNPINNED = Derived(spec=CLAIMED, authenticated=False)
 ROUND_ROBIN = recipe("round_robin")
+WARN = Policy.parse("warn")
 
 V, R, U = Outcome.VERIFIED, Outcome.REFUTED, Outcome.UNVERIFIABLE
 
@@ -60,7 +64,7 @@ def test_row_1_unknown_kinds_wait_for_new_software(changes: dict[str, Any]) -> N
         found = judge(RECIPE, replace(claimed, **changes), PINNED)
         assert (found.outcome, found.stage) == (U, "unknown-kind")
         assert str(next(iter(changes.values()))) in found.reason
-        assert not found.allows_training("warn")
+        assert course(found, WARN, Voices(), passing=False) is Course.STOP
 
 
 @pytest.mark.parametrize(
@@ -272,6 +276,13 @@ def test_no_single_field_can_be_changed_and_still_be_verified(
     assert "static" in stages
 
 
+def test_the_page_shows_what_every_changed_field_is_answered() -> None:
+    found = tamper_matrix.matrix()
+    assert {*CLAIMED.__struct_fields__} <= found.keys()
+    assert all(outcome != "VERIFIED" for each in found.values() for outcome, _ in each)
+    assert tamper_matrix.written() == tamper_matrix.table()
+
+
 def test_a_field_that_no_stage_names_is_refuted_all_the_same() -> None:
     """As a later format might add one: the comparison of the whole decides, not the stages."""
 
@@ -283,24 +294,10 @@ def test_a_field_that_no_stage_names_is_refuted_all_the_same() -> None:
     assert (found.outcome, found.stage) == (R, "spec")
 
 
-@pytest.mark.parametrize(
-    ("outcome", "stage", "require", "warn"),
-    [
-        (V, "spec", True, True),
-        (R, "static", False, False),
-        (R, "centroids", False, False),
-        (U, "source", False, True),
-        (U, "no-fit", False, True),
-        (U, "unknown-kind", False, False),
-    ],
-)
-def test_no_policy_trains_on_a_refuted_spec(
-    outcome: Outcome, stage: Any, require: bool, warn: bool
-) -> None:
-    verdict = Verdict(outcome=outcome, stage=stage, reason="because")
-    assert verdict.allows_training("require") is require
-    assert verdict.allows_training("warn") is warn
-    assert verdict.final is (outcome is not U)
+def test_unverifiable_alone_is_not_final() -> None:
+    for outcome in Outcome:
+        verdict = Verdict(outcome=outcome, stage="spec", reason="because")
+        assert verdict.final is (outcome is not U)
 
 
 def test_a_verdict_reads_as_a_sentence() -> None:

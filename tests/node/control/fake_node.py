@@ -55,6 +55,8 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
             spec="cd" * 32,
             verdict="verified",
             stage="",
+            verified=2,
+            refuted=0,
             round=1,
             rounds=5,
             finished=False,

@@ -112,7 +112,7 @@ def test_a_source_that_is_away_is_said_and_nobody_blamed(tools: Tools, tmp_path:
     path = write_jsonl(tmp_path / "a.jsonl", texts(100))
     manifest = small_manifest(pin_files([path]))
     denied = derive(manifest, Tools(tools.blobs, local_files=False), no_progress)
-    assert (denied.spec, denied.failed) == (None, "source")
+    assert (denied.spec, denied.failed) == (None, "denied")
     assert "run.local_sources" in denied.reason
     path.write_text(path.read_text().replace("a", "e", 1))
     changed = derive(manifest, tools, no_progress)

@@ -76,7 +76,7 @@ class Swarm:
             node=NodeSection(
                 rendezvous=rendezvous, bootstrap=() if rendezvous else (self._address,)
             ),
-            run=RunSection(verify=verify),  # type: ignore[arg-type]
+            run=RunSection(verify=verify),
         )
         worker = FakeWorker(BlobStore(home.blobs), **settings)
         if rendezvous:
