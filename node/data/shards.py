@@ -31,7 +31,7 @@ from dipaco.node.storage.shard_cache import (
     ShardCache,
     ShardGroup,
 )
-from dipaco.node.training.jobs import Materialised
+from dipaco.node.training.jobs import Materialised, Progress
 from dipaco.protocol.batches import DENSE
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
@@ -43,6 +43,8 @@ from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import RouterSpec, spec_digest
 
 Ids = NDArray[np.int64]
+WAITING = Progress(stage="wait", done=0, total=0)
+"""Another pass is making the window."""
 
 
 class ShardMissing(Unavailable):
@@ -113,15 +115,20 @@ class Shards:
     ) -> Materialised:
         """Leave all shards of `window` in the cache, if they are not in it.
 
-        Raises what reading the source raises, ConfigError if the cache is too small, DiskFull.
+        Whoever asks for a window that is being made, here or in another process of this home,
+        waits and shares what comes of it. Raises what reading the source raises, ConfigError if
+        the cache is too small, DiskFull.
         """
         digest = spec_digest(spec)
         group = self._cache.open(digest, window)
         if group is None:
             self._close_all()  # or an idle shard of ours would keep its group from being evicted
-            with self._cache.build(digest, window) as writer:
-                write_window(manifest, spec, window, self._tools, writer, on_progress)
-            group = self._cache.open(digest, window)
+            with self._cache.turn(digest, window, lambda: on_progress(WAITING)):
+                group = self._cache.open(digest, window)
+                if group is None:
+                    with self._cache.build(digest, window) as writer:
+                        write_window(manifest, spec, window, self._tools, writer, on_progress)
+            group = group or self._cache.open(digest, window)
             if group is None:
                 raise Unavailable("the shard cache lost a window while it was made")
         facts = group.facts

@@ -7,9 +7,11 @@ when it is opened, and the group made again. Nothing is synced for the same reas
 
     cache/shards/{spec in hex}-{window}/   index, lock, and files named by their maker
     cache/shards/.build-*, .gone-*         drafts, and groups on their way out
+    cache/shards/.turn-*                   who makes a group; the others wait for him
 
-Whoever uses a group holds a shared lock on it (flock: it dies with its process). Eviction takes
-the least recently used groups that nobody holds. Several processes may share one cache.
+Whoever uses a group holds a shared lock on it. Eviction takes the least recently used groups that
+nobody holds. Several processes, and threads, may share one cache: every lock is a flock on an open
+file of its own, which keeps threads apart as well, and dies with its process.
 """
 
 import fcntl
@@ -17,7 +19,7 @@ import hashlib
 import mmap
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -159,14 +161,15 @@ class ShardCache:
         self._root, self._max_bytes = root, max_bytes
         with translated(root, "use the cache"):
             root.mkdir(parents=True, exist_ok=True)
-            for draft in (*root.glob(".build-*"), *root.glob(".gone-*")):
-                self._remove(draft)  # of a process that died; one that lives holds its lock
+            self._clear_away()
 
     def open(self, spec: Digest, window: int) -> ShardGroup | None:
         """Return a group, held and marked as used, or None if it is not here."""
         folder = self._folder(spec, window)
         lock = _lock(folder, fcntl.LOCK_SH)
         if lock is None:
+            if not _is_whole(folder):
+                self.drop(folder)
             return None
         index = _read_index(folder)
         if index is None or (index.spec, index.window) != (spec, window):
@@ -178,18 +181,27 @@ class ShardCache:
         return ShardGroup(self, folder, index, lock)
 
     @contextmanager
+    def turn(self, spec: Digest, window: int, waits: Callable[[], None]) -> Iterator[None]:
+        """Be the only one who makes this group: nobody else is in such a block meanwhile.
+
+        waits   called once if somebody else is at it; look again for the group afterwards.
+        """
+        path = self._root / f".turn-{spec.hex()}-{window}"
+        with translated(path, "lock"):
+            turn = _sole(path, waits)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is ours: who waits for it sees that it is gone
+            os.close(turn)
+
+    @contextmanager
     def build(self, spec: Digest, window: int) -> Iterator[GroupWriter]:
         """Make a group, in place once the block has called `finish` and ended well.
 
         If another process was faster its group stays: it holds the same bytes.
         """
-        name = f"{os.getpid()}-{os.urandom(4).hex()}"
-        new, draft = self._root / f".new-{name}", self._root / f".build-{name}"
-        with translated(self._root, "write"):
-            new.mkdir()
-            lock = os.open(new / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            new.rename(draft)  # locked before it has a name that a cleaner looks at
+        draft, lock = self._draft()
         try:
             writer = GroupWriter(self, draft)
             yield writer
@@ -227,7 +239,7 @@ class ShardCache:
             folder.rename(gone)
         except FileNotFoundError:
             return  # another process was faster
-        shutil.rmtree(gone, ignore_errors=True)
+        _delete(gone)
 
     def clear(self) -> None:
         """Remove every group that nobody holds."""
@@ -247,6 +259,38 @@ class ShardCache:
 
     def _gone(self) -> Path:
         return self._root / f".gone-{os.getpid()}-{os.urandom(4).hex()}"
+
+    def _draft(self) -> tuple[Path, int]:
+        """Make a folder for a new group; returns it and its lock, held."""
+        draft = self._root / f".build-{os.getpid()}-{os.urandom(4).hex()}"
+        with translated(self._root, "write"), self._quiet():
+            draft.mkdir()
+            lock = os.open(draft / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return draft, lock
+
+    def _clear_away(self) -> None:
+        """Remove what processes that died left behind; those that live hold their locks."""
+        with self._quiet():
+            for gone in self._root.glob(".gone-*"):
+                _delete(gone)
+            for draft in self._root.glob(".build-*"):
+                if _is_whole(draft):
+                    self._remove(draft)
+                else:
+                    self.drop(draft)  # its maker died before it had a lock, or while it removed it
+            for turn in self._root.glob(".turn-*"):
+                _remove_idle(turn)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Hold the whole cache for a moment: drafts are made and cleared away in here alone."""
+        root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(root, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(root)
 
     def _commit(self, draft: Path, writer: GroupWriter, spec: Digest, window: int) -> None:
         assert writer.facts is not None
@@ -273,19 +317,73 @@ class ShardCache:
 
 
 def _lock(folder: Path, kind: int) -> int | None:
-    """Lock a folder; None if it is not there, or held in a way that forbids it."""
+    """Lock a folder; None if it is not there, damaged, or held in a way that forbids it."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
+        if _is_at(descriptor, folder / _LOCK):  # else removed meanwhile, and perhaps made again
             return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass  # in use; or removed between the two lines, and perhaps made again
+    except BlockingIOError:
+        pass  # in use
     os.close(descriptor)
     return None
+
+
+def _sole(path: Path, waits: Callable[[], None]) -> int:
+    """Return the lock on a file of this name, once nobody else has it."""
+    told = False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                told = True
+                waits()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # its holder removed the name: the next to come would not see ours
+
+
+def _remove_idle(path: Path) -> None:
+    """Remove a lock file that nobody holds."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(descriptor, path):
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still goes by this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a name is free, or a folder with a lock in it; anything else is damaged."""
+    return not os.path.lexists(folder) or (folder / _LOCK).is_file()
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, or whatever lies in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read_index(folder: Path) -> GroupIndex | None:
@@ -297,7 +395,7 @@ def _read_index(folder: Path) -> GroupIndex | None:
             return None
         index = decode(body, GroupIndex, limit=MAX_INDEX_BYTES)
         whole = all((folder / file.name).stat().st_size == file.size for file in index.files)
-    except (FileNotFoundError, RemoteProtocolError):
+    except (OSError, RemoteProtocolError):  # gone, a folder of this name, a bad sector: no matter
         return None
     return index if whole else None
 

@@ -1,6 +1,12 @@
 """Rules of this file: real sources, tokenizer and router; the expected shards are made here, from
 lists in memory, by the plain reading of docs/method.md 2.2, 2.5 and 2.6."""
 
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +18,15 @@ from msgspec.structs import replace
 from dipaco.node.data import documents
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer
-from dipaco.node.data.shards import HeldOut, ShardMissing, Shards, TokenShard
+from dipaco.node.data.shards import WAITING, HeldOut, ShardMissing, Shards, TokenShard
 from dipaco.node.data.sources import pin_files
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage import shard_cache
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.node.training.jobs import Progress
+from dipaco.node.training.jobs import Materialise, Materialised, Progress
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed
+from dipaco.protocol.canonical import encode
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
 from dipaco.protocol.manifest import Manifest, Source, run_id
@@ -144,6 +151,127 @@ def test_the_sizes_of_the_caches_never_change_a_byte(
     small = shards(tmp_path / "small", tools, max_bytes=one_window, max_shards=1)
     assert batches_digest(small, run) == expected
     assert ShardCache(tmp_path / "small", LARGE).groups() == 1
+
+
+def test_concurrent_requests_share_one_pass(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    told: list[list[Progress]] = [[] for _ in range(6)]
+    start = threading.Barrier(len(told))
+
+    def materialise(hear: list[Progress]) -> Materialised:
+        made = shards(tmp_path, tools)
+        start.wait()
+        return made.materialise(*run, 0, hear.append)
+
+    with ThreadPoolExecutor(len(told)) as pool:
+        found = list(pool.map(materialise, told))
+    assert len(set(found)) == 1
+    passes = [hear for hear in told if any(each.stage == "route" for each in hear)]
+    assert len(passes) == 1
+    assert all(hear in ([], [WAITING]) for hear in told if hear is not passes[0])
+    assert ShardCache(tmp_path, LARGE).groups() == 1
+
+
+def test_who_waits_for_a_pass_that_breaks_off_makes_it_himself(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    first, second = shards(tmp_path, tools), shards(tmp_path, tools)
+    waits, heard = threading.Event(), list[Progress]()
+
+    def wait(progress: Progress) -> None:
+        heard.append(progress)
+        waits.set()
+
+    class Broken(Exception):
+        pass
+
+    with ThreadPoolExecutor(1) as pool:
+        other: Future[Materialised] | None = None
+
+        def break_off(progress: Progress) -> None:
+            nonlocal other
+            other = pool.submit(second.materialise, *run, 0, wait)
+            assert waits.wait(30)
+            raise Broken
+
+        with pytest.raises(Broken):
+            first.materialise(*run, 0, break_off)
+        assert other is not None
+        assert other.result(30).documents > 0
+    assert [each.stage for each in heard[:2]] == ["wait", "route"]
+
+
+def test_a_pass_that_is_killed_leaves_nothing_half_made(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from dipaco.node.data import documents, progress\n"
+        "from dipaco.node.data.derivation import Tools\n"
+        "from dipaco.node.data.shards import Shards\n"
+        "from dipaco.node.storage import shard_cache\n"
+        "from dipaco.node.storage.blobs import BlobStore\n"
+        "from dipaco.node.training.jobs import Materialise\n"
+        "from dipaco.protocol.canonical import decode\n"
+        "documents.BATCH_BYTES = shard_cache.FLUSH_BYTES = 1000\n"
+        "progress.INTERVAL = 0.0\n"
+        "def stop(report):\n"
+        "    print('under way', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "job = decode(bytes.fromhex(sys.stdin.readline()), Materialise, limit=1 << 20)\n"
+        "root = Path(sys.argv[1])\n"
+        "cache = shard_cache.ShardCache(root / 'cache', 1 << 30)\n"
+        "shards = Shards(cache, Tools(BlobStore(root / 'blobs')), max_shards=4)\n"
+        "shards.materialise(job.manifest, job.spec, job.window, stop)\n"
+    )
+    job = encode(Materialise(manifest=run[0], spec=run[1], window=0))
+    cache = tmp_path / "cache"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as maker:
+        assert maker.stdin is not None and maker.stdout is not None
+        maker.stdin.write(job.hex().encode() + b"\n")
+        maker.stdin.flush()
+        assert maker.stdout.readline() == b"under way\n"
+        assert any(part.stat().st_size for part in cache.glob(".build-*/train.*"))
+        maker.kill()
+    made = shards(cache, tools)
+    with pytest.raises(ShardMissing):
+        made.training_shard(spec_digest(run[1]), 0, 0)
+    assert list(cache.iterdir()) == []
+    told: list[Progress] = []
+    made.materialise(*run, 0, told.append)
+    assert [each.stage for each in told] == ["route"] * len(told) != []
+
+
+def test_the_cache_file_of_another_spec_under_our_name_is_noticed_and_made_again(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    other = small_manifest(synthetic(DOCUMENTS, WINDOW))
+    foreign = derived(other, tools)
+    made = shards(tmp_path, tools)
+    good = made.training(*run, 0, 1, no_progress).row(0).tolist()
+    made.materialise(other, foreign, 0, no_progress)
+    ours, theirs = (tmp_path / f"{spec_digest(each).hex()}-0" for each in (run[1], foreign))
+    (theirs / "train.1").replace(ours / "train.1")  # one part alone
+    assert shards(tmp_path, tools).training(*run, 0, 1, no_progress).row(0).tolist() == good
+    made.materialise(other, foreign, 0, no_progress)
+    shutil.rmtree(ours)
+    theirs.rename(ours)  # the whole group
+    assert shards(tmp_path, tools).training(*run, 0, 1, no_progress).row(0).tolist() == good
+
+
+def test_no_more_than_max_shards_stay_in_memory(
+    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+) -> None:
+    made, seen = shards(tmp_path, tools, max_shards=2), list[weakref.ref[TokenShard]]()
+    for turn in range(12):
+        seen.append(weakref.ref(made.training(*run, turn % 3, turn % 4, no_progress)))
+        assert len({id(shard) for each in seen if (shard := each()) is not None}) <= 2
+    again = made.training(*run, 2, 3, no_progress)
+    assert again is seen[-1]()  # a hit opens nothing
 
 
 def test_a_damaged_shard_is_noticed_and_made_again(

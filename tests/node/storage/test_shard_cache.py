@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dipaco.node.storage import shard_cache as module
+from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.shard_cache import DamagedGroup, GroupFacts, ShardCache
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError
@@ -114,6 +117,15 @@ def test_a_draft_of_a_killed_maker_is_cleared_away_and_one_of_a_living_is_not(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("left", [".build-1-a", ".gone-1-a"])
+def test_folders_of_the_dead_without_a_lock_are_cleared_away(left: str, tmp_path: Path) -> None:
+    (tmp_path / left).mkdir()
+    (tmp_path / left / "a").write_bytes(b"half")
+    (tmp_path / f".turn-{SPEC.hex()}-0").touch()
+    ShardCache(tmp_path, 10_000)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_makers_of_one_group_leave_one(tmp_path: Path) -> None:
     first, second = ShardCache(tmp_path, 10_000), ShardCache(tmp_path, 10_000)
     with first.build(SPEC, 0) as slow:
@@ -144,6 +156,85 @@ def test_damage_is_noticed_and_the_group_removed(name: str, damage: str, tmp_pat
     assert cache.groups() == 0
     make(cache, 0)
     assert content(cache, 0) == [1] * 50
+
+
+@pytest.mark.parametrize("foreign", ["file", "empty folder", "no lock", "folder as index"])
+def test_what_is_no_group_gives_way_to_one(foreign: str, tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    folder = tmp_path / f"{SPEC.hex()}-0"
+    if foreign == "file":
+        folder.write_bytes(b"not a folder")
+    elif foreign == "empty folder":
+        folder.mkdir()
+    else:
+        make(cache, 0)
+        (folder / ("lock" if foreign == "no lock" else "index")).unlink()
+        if foreign == "folder as index":
+            (folder / "index").mkdir()
+    assert content(cache, 0) is None
+    make(cache, 0)
+    assert content(cache, 0) == [1] * 50
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_in_mid_group_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    with pytest.raises(DiskFull, match="no space left on the disk"), cache.build(SPEC, 0) as writer:
+        writer.append("a", b"\x01\x00")
+        writer.flush()
+        (draft,) = tmp_path.glob(".build-*")
+        (draft / "b").symlink_to("/dev/full")  # ENOSPC from the kernel itself
+        writer.append("b", b"\x02\x00")
+        writer.finish(FACTS)
+    assert list(tmp_path.iterdir()) == []
+    make(cache, 0)
+    assert content(cache, 0) == [1] * 50
+
+
+def test_the_turn_to_make_a_group_is_one_makers_and_outlives_a_dead_one(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from dipaco.node.storage.shard_cache import ShardCache\n"
+        "from dipaco.protocol.digest import sha256\n"
+        "with ShardCache(pathlib.Path(sys.argv[1]), 10_000).turn(sha256(b'spec'), 0, print):\n"
+        "    print('mine', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    cache, waits = ShardCache(tmp_path, 10_000), list[str]()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"mine\n"
+        with cache.turn(SPEC, 1, lambda: waits.append("for another window")):
+            pass
+
+        def killed() -> None:
+            waits.append("for the other")
+            other.kill()
+
+        with cache.turn(SPEC, 0, killed):
+            assert waits == ["for the other"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_take_turns_too_and_leave_no_lock_behind(tmp_path: Path) -> None:
+    inside, most = 0, 0
+    gate = threading.Lock()
+
+    def make_one(_: int) -> None:
+        nonlocal inside, most
+        with ShardCache(tmp_path, 10_000).turn(SPEC, 0, lambda: None):
+            with gate:
+                inside, most = inside + 1, max(most, inside + 1)
+            os.sched_yield()
+            with gate:
+                inside -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make_one, range(200)))
+    assert most == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_least_recently_used_groups_make_room(tmp_path: Path) -> None:

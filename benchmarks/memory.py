@@ -1,0 +1,80 @@
+"""Peak memory of the data plane with a corpus ten times as large, the window staying the same.
+
+One new process for every sample: it derives the router, which counts the sample's documents, and
+materialises the first and the last window. The peak is that of the whole process (VmHWM).
+"""
+
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from benchmarks.measure import Result, in_new_process, peak_rss
+from benchmarks.runs import derived, quiet, sixteen_paths, synthetic
+from dipaco.node.data.derivation import Tools
+from dipaco.node.data.shards import Shards
+from dipaco.node.data.sources import pin_files
+from dipaco.node.data.synthetic import synthetic_text
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.shard_cache import ShardCache
+from dipaco.protocol.manifest import Source
+
+SAMPLES, DOCUMENTS, WINDOW, TIMES = 3, 8000, 4000, 10
+ROW_GROUP = 1000  # rows of a parquet file that are compressed together
+MARK = 1.10
+
+
+def run() -> list[Result]:
+    """Measure both sources at both sizes."""
+    results = []
+    with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
+        for times in (1, TIMES):
+            write_corpus(Path(folder) / f"{times}.parquet", times * DOCUMENTS)
+        for kind in ("files", "synthetic"):
+            peaks: dict[int, list[float]] = {1: [], TIMES: []}
+            for _ in range(SAMPLES):
+                for times, found in peaks.items():
+                    found.append(in_new_process("memory", "sample", kind, folder, times) / 1e6)
+            results.append(
+                Result(
+                    name=f"peak memory, {kind}, {TIMES} times the corpus",
+                    ours=median(peaks[TIMES]),
+                    peer=median(peaks[1]),
+                    ratio=median(peaks[TIMES]) / median(peaks[1]),
+                    unit="MB",
+                    samples={"ours": peaks[TIMES], "peer": peaks[1]},
+                    mark=MARK,
+                    better="lower",
+                    note=f"the peer is ours with {DOCUMENTS:,} documents; windows of {WINDOW:,}",
+                )
+            )
+    return results
+
+
+def write_corpus(path: Path, documents: int) -> None:
+    """Write synthetic documents into a parquet file."""
+    with pq.ParquetWriter(path, pa.schema({"text": pa.string()})) as writer:
+        for start in range(0, documents, ROW_GROUP):
+            stop = min(start + ROW_GROUP, documents)
+            writer.write_table(pa.table({"text": [synthetic_text(i) for i in range(start, stop)]}))
+
+
+def sample(kind: str, folder: str, times: int) -> int:
+    """Return the peak of a process that derives, counts and materialises, bytes."""
+    source = _source(kind, Path(folder), times)
+    with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
+        tools = Tools(BlobStore(Path(home) / "blobs"), local_files=True)
+        manifest = sixteen_paths(source, sample=2000)
+        spec = derived(manifest, tools)
+        shards = Shards(ShardCache(Path(home) / "cache", 1 << 33), tools, max_shards=4)
+        for window in (0, source.windows - 1):
+            shards.materialise(manifest, spec, window, quiet)
+    return peak_rss()
+
+
+def _source(kind: str, folder: Path, times: int) -> Source:
+    if kind == "synthetic":
+        return synthetic(times * DOCUMENTS, WINDOW)
+    return pin_files([folder / f"{times}.parquet"], window=WINDOW)
