@@ -102,7 +102,7 @@ def _source(table: dict[str, Any], path: Path) -> Source:
 
 
 def _pinned(table: "_Files", path: Path) -> Source:
-    from dipaco.node.data.sources import pin_files
+    from dipaco.node.data.pinning import pin_files
 
     source = pin_files(
         [path.parent / name for name in table.files],

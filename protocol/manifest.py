@@ -6,6 +6,7 @@ the batches and the initial model. Its identity is the SHA-256 of its canonical 
 *run id*. Terms and defaults: docs/method.md.
 """
 
+import re
 from math import prod
 from typing import Annotated, Final, Literal
 
@@ -19,6 +20,9 @@ FORMAT: Final = 1
 MAX_PATHS = 1024  # the paper's largest grid has 256
 MAX_FILES = 4096  # of one source
 MAX_NODES_LISTED = 1024  # schedulers and members named one by one
+
+DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+PATH_IN_REPOSITORY: Final = re.compile(r"[^/\x00-\x1f?#@\\]+(/[^/\x00-\x1f?#@\\]+)*")
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
 Positive = Annotated[float, Meta(gt=0, le=1e3)]
@@ -34,14 +38,20 @@ class SourceFile(Wire, frozen=True, kw_only=True):
     size: Annotated[int, Meta(ge=0, le=1 << 50)]
     """Bytes."""
     sha256: DigestField
+    rows: Annotated[int, Meta(ge=0, le=1 << 40)]
+    """Its first so many rows belong to the source: where the next file's rows begin is known."""
 
 
 class Source(Wire, frozen=True, kw_only=True):
     """Where the documents come from, pinned to the byte."""
 
-    kind: Literal["embedded", "files", "synthetic"]
+    kind: Literal["embedded", "files", "hub", "synthetic"]
     revision: Annotated[str, Meta(min_length=1, max_length=128)]
-    """What a source of this kind calls its version."""
+    """What a source of this kind calls its version; of `hub` the commit, 40 hexadecimal digits."""
+    dataset: Annotated[str, Meta(max_length=200)] = ""
+    """Of `hub`: owner/name. This and the next two are empty for every other kind."""
+    config: Annotated[str, Meta(max_length=128)] = ""
+    split: Annotated[str, Meta(max_length=128)] = ""
     files: Annotated[tuple[SourceFile, ...], Meta(max_length=MAX_FILES)]
     """In the order in which their rows are counted; empty for `synthetic`."""
     text_field: Annotated[str, Meta(min_length=1, max_length=128)] = "text"
@@ -56,6 +66,25 @@ class Source(Wire, frozen=True, kw_only=True):
             raise ValueError("files: a synthetic source has none, every other at least one")
         if self.window > self.documents:
             raise ValueError("window: more documents than the source's `documents`")
+        if self.files and self.documents > sum(file.rows for file in self.files):
+            raise ValueError("documents: more than the rows of the files together")
+        if self.kind == "hub":
+            self._check_hub()
+        elif self.dataset or self.config or self.split:
+            raise ValueError(f"dataset, config, split: a source of kind {self.kind} has none")
+
+    def _check_hub(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                "revision: not a commit of 40 hexadecimal digits; a branch or tag moves on"
+            )
+        if not DATASET.fullmatch(self.dataset) or ".." in self.dataset:
+            raise ValueError("dataset: not owner/name")
+        if not self.config or not re.fullmatch(r"\w+(\.\w+)*", self.split):
+            raise ValueError("config, split: a source of kind hub names both")
+        for file in self.files:
+            if not PATH_IN_REPOSITORY.fullmatch(file.name) or ".." in file.name.split("/"):
+                raise ValueError(f"files: {file.name!r} is no path in a repository")
 
     @property
     def windows(self) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dipaco.node.data.documents import document_batches
+from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.progress import Meter, OnProgress
-from dipaco.node.data.sources import rows
+from dipaco.node.data.sources import Access, is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derived
@@ -31,6 +32,15 @@ class Tools:
     """Holds tokenizer files that are not the embedded one."""
     local_files: bool = False
     """Whether the operator allows a run to name files of this machine."""
+    downloads: Downloads | None = None
+    """Where files of a source are kept that are fetched whole."""
+    whole_files: bool = False
+    """Whether files of the hub are fetched whole and hashed before use, not streamed."""
+
+    @property
+    def access(self) -> Access:
+        """What a source may ask of this node."""
+        return Access(self.local_files, self.downloads, self.whole_files)
 
 
 def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived:
@@ -51,7 +61,7 @@ def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived
         return _failed("denied", error)
     except Unavailable as error:
         return _failed("source", error)
-    return Derived(spec=spec, authenticated=True)  # no row is read of a file that is not the pinned
+    return Derived(spec=spec, authenticated=is_authenticated(manifest.source, tools.access))
 
 
 def _fitted(
@@ -62,7 +72,9 @@ def _fitted(
     on_progress: OnProgress,
 ) -> RouterSpec:
     source = manifest.source
-    dataset = rows(source, start=0, stop=source.documents, local_files=tools.local_files)
+    dataset = rows(
+        source, start=0, stop=source.documents, access=tools.access, on_progress=on_progress
+    )
     fit = RouterFit(recipe)
     meter = Meter(on_progress, "read", recipe.params.sample)
     for batch in document_batches(dataset, recipe, encoder, splits={Split.TRAINING}):

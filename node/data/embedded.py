@@ -21,6 +21,7 @@ _CORPUS = SourceFile(
     sha256=Digest(
         bytes.fromhex("0370c86c21a1a151a9ad8f717be2c728b5a3bc59936babb1891216e3de7b625e")
     ),
+    rows=DOCUMENTS,
 )
 _TOKENIZER_FILE = "demo-bpe-4096.json"
 _TOKENIZER = Tokenizer(

@@ -10,8 +10,12 @@ INTERVAL = 0.25  # seconds between two reports
 OnProgress = Callable[[Progress], None]
 
 
+def silent(progress: Progress) -> None:
+    """Tell nobody."""
+
+
 class Meter:
-    """Counts documents and tells how far the pass is."""
+    """Counts documents (or megabytes) and tells how far the pass is."""
 
     def __init__(
         self,
@@ -19,21 +23,22 @@ class Meter:
         stage: str,
         total: int,
         *,
+        unit: str = "documents",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """total: of documents; 0 if not known."""
-        self._tell, self._stage, self._total = on_progress, stage, total
+        """total: of `unit`; 0 if not known. What is left over the rate is the time to go."""
+        self._tell, self._stage, self._total, self._unit = on_progress, stage, total, unit
         self._clock = clock
         self._began = self._told = clock()
 
     def at(self, done: int) -> None:
-        """Say that `done` documents are done: heard if the last report is old, or at the end."""
+        """Say that `done` of them are done: heard if the last report is old, or at the end."""
         now = self._clock()
         if now - self._told < INTERVAL and done != self._total:
             return
         self._told = now
         rate = done / (now - self._began) if now > self._began else 0.0
         progress = Progress(
-            stage=self._stage, done=done, total=self._total, rate=rate, unit="documents"
+            stage=self._stage, done=done, total=self._total, rate=rate, unit=self._unit
         )
         self._tell(progress)

@@ -1,20 +1,25 @@
-"""The rows of one local file: parquet, jsonl or txt, one after the other, in bounded memory.
+"""The rows of one file: parquet, JSON lines or txt, one after the other, in bounded memory.
 
 What a row is, is part of what every node must agree on, so it is stated here and not left to the
-version of a library: a parquet row; a line of a jsonl file that is not blank; a line of a txt
-file, blank or not. Every row has text. Files come here after their digest was checked, so what
-is wrong with their content is the fault of the run that names them: Refusal.
+version of a library: a parquet row; a line of a JSON lines file that is not blank; a line of a txt
+file, blank or not. Every row has text. Files come here pinned, by digest or commit, so what is
+wrong with their content is the fault of the run that names them: Refusal. Where their bytes come
+from is the affair of whoever made the `Content`: a local file, or ranges over the network.
 
 `datasets` has readers of its own, and the tests compare rows with theirs. They are not used: its
 parquet reader took 330 MB more memory on one 169 MB file, and its JSON reader falls back to
 reading a whole file when a line is malformed.
 """
 
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -31,56 +36,81 @@ Rows = Iterator[tuple[int, str]]
 """Row number in the file, from 0, and text."""
 
 
-def read_rows(path: Path, field: str, skip: int = 0) -> Rows:
+@dataclass(frozen=True)
+class Content:
+    """The bytes of one file, wherever they are."""
+
+    name: str
+    """As messages call it; its ending tells the format."""
+    open: Callable[[], BinaryIO]
+    """Returns a new seekable stream of the bytes, at their start."""
+
+
+def read_rows(file: Path | Content, field: str, skip: int = 0) -> Rows:
     """Yield the rows of a file from row `skip` on.
 
-    field   the column of a parquet file, the key of a jsonl file; a txt file has `text` alone.
+    field   the column of a parquet file, the key of a line; a txt file has `text` alone.
 
     Raises Refusal for content that is not what its name says, Unavailable if it cannot be read.
     """
-    return _FORMATS[file_format(path.name)][0](path, field, skip)
+    content = _content(file)
+    return _FORMATS[file_format(content.name)][0](content, field, skip)
 
 
-def count_rows(path: Path) -> int:
+def count_rows(file: Path | Content) -> int:
     """Return the number of rows; of a parquet file without reading them."""
-    return _FORMATS[file_format(path.name)][1](path)
+    content = _content(file)
+    return _FORMATS[file_format(content.name)][1](content)
 
 
 def file_format(name: str) -> str:
-    """Return `parquet`, `jsonl` or `txt`; raises Refusal for any other ending."""
-    ending = Path(name).suffix.lower().removeprefix(".")
-    if ending not in _FORMATS:
-        raise Refusal(f"source.files: {name}: not a .parquet, .jsonl or .txt file")
-    return ending
+    """Return the ending that tells a file's format; raises Refusal for any other."""
+    lower = name.lower()
+    for ending in _FORMATS:
+        if lower.endswith(f".{ending}"):
+            return ending
+    raise Refusal(
+        f"source.files: {name}: not a .parquet, .jsonl or .txt file, nor .jsonl.gz or .jsonl.zst"
+    )
+
+
+def _content(file: Path | Content) -> Content:
+    return file if isinstance(file, Content) else local_content(file)
+
+
+def local_content(path: Path, name: str | None = None) -> Content:
+    """Return a local file's content, called `name` or by its path."""
+    return Content(name or str(path), lambda: path.open("rb"))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[None]:
-    """Translate what a damaged file makes the libraries raise."""
+def _opened(content: Content) -> Iterator[BinaryIO]:
+    """Open the bytes, and translate what damaged ones make the libraries raise."""
     try:
-        yield
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise Refusal(f"source.files: {path}: {_one_line(error)}") from error
+        with content.open() as file:
+            yield file
+    except (pa.ArrowException, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise Refusal(f"source.files: {content.name}: {_one_line(error)}") from error
     except OSError as error:
-        if error.errno is None:  # pyarrow's, of a file that ends too early
-            raise Refusal(f"source.files: {path}: {_one_line(error)}") from error
-        raise Unavailable(f"source.files: {path}: {error.strerror}") from error
+        if error.errno is None:  # pyarrow's and gzip's, of bytes that are damaged or end too early
+            raise Refusal(f"source.files: {content.name}: {_one_line(error)}") from error
+        raise Unavailable(f"source.files: {content.name}: {error.strerror}") from error
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _bad_row(path: Path, row: int, fault: str) -> Refusal:
-    return Refusal(f"source.files: {path}: row {row} {fault}")
+def _bad_row(content: Content, row: int, fault: str) -> Refusal:
+    return Refusal(f"source.files: {content.name}: row {row} {fault}")
 
 
 # parquet
 
 
-def _read_parquet(path: Path, field: str, skip: int) -> Rows:
-    with _opened(path), _parquet(path) as file:
-        column = _text_column(path, file, field)
+def _read_parquet(content: Content, field: str, skip: int) -> Rows:
+    with _opened(content) as stream, _parquet(stream) as file:
+        column = _text_column(content, file, field)
         row = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -89,28 +119,28 @@ def _read_parquet(path: Path, field: str, skip: int) -> Rows:
                 continue
             for value in _group_values(file, group, field, column):
                 if row >= skip:
-                    yield row, _text_of(path, row, value)
+                    yield row, _text_of(content, row, value)
                 row += 1
 
 
-def _count_parquet(path: Path) -> int:
-    with _opened(path), _parquet(path) as file:
+def _count_parquet(content: Content) -> int:
+    with _opened(content) as stream, _parquet(stream) as file:
         return int(file.metadata.num_rows)
 
 
-def _parquet(path: Path) -> Any:
-    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
+def _parquet(stream: BinaryIO) -> Any:
+    return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BYTES)
 
 
-def _text_column(path: Path, file: Any, field: str) -> int:
+def _text_column(content: Content, file: Any, field: str) -> int:
     """The place of the text column among the file's leaves; refuses one that is no text."""
-    schema = file.schema_arrow
+    schema, name = file.schema_arrow, content.name
     if field not in schema.names:
         has = ", ".join(schema.names)[:200]
-        raise Refusal(f"source.text_field: {path} has no column {field!r}, only: {has}")
+        raise Refusal(f"source.text_field: {name} has no column {field!r}, only: {has}")
     kind = schema.field(field).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise Refusal(f"source.text_field: column {field!r} of {path} is {kind}, not text")
+        raise Refusal(f"source.text_field: column {field!r} of {name} is {kind}, not text")
     names = [file.schema.column(i).path for i in range(len(file.schema.names))]
     return names.index(field)
 
@@ -123,97 +153,115 @@ def _group_values(file: Any, group: int, field: str, column: int) -> Iterator[An
         yield from batch.column(0)
 
 
-def _text_of(path: Path, row: int, value: Any) -> str:
+def _text_of(content: Content, row: int, value: Any) -> str:
     try:
         text = value.as_py()
     except UnicodeDecodeError as error:
-        raise _bad_row(path, row, "is not UTF-8") from error
+        raise _bad_row(content, row, "is not UTF-8") from error
     if text is None:
-        raise _bad_row(path, row, "has no text (null)")
+        raise _bad_row(content, row, "has no text (null)")
     assert isinstance(text, str)
     return text
 
 
-# jsonl
+# JSON lines, compressed or not
 
 
-def _read_jsonl(path: Path, field: str, skip: int) -> Rows:
-    with _opened(path):
-        for row, line in enumerate(_json_lines(path)):
+def _read_jsonl(content: Content, field: str, skip: int) -> Rows:
+    with _opened(content) as stream:
+        for row, line in enumerate(_json_lines(content, stream)):
             if row >= skip:
-                yield row, _json_text(path, row, line, field)
+                yield row, _json_text(content, row, line, field)
 
 
-def _count_jsonl(path: Path) -> int:
-    with _opened(path):
-        return sum(1 for _ in _json_lines(path))
+def _count_jsonl(content: Content) -> int:
+    with _opened(content) as stream:
+        return sum(1 for _ in _json_lines(content, stream))
 
 
-def _json_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        if file.read(len(_BOM)) != _BOM:
-            file.seek(0)
-        number = 0
+def _json_lines(content: Content, stream: BinaryIO) -> Iterator[bytes]:
+    with _unpacked(content, stream) as file:
+        number, first = 0, True
         while line := file.readline(MAX_ROW_BYTES + 1):
             if len(line) > MAX_ROW_BYTES:
-                raise _bad_row(path, number, f"has more than {MAX_ROW_BYTES} bytes")
+                raise _bad_row(content, number, f"has more than {MAX_ROW_BYTES} bytes")
+            if first:
+                line, first = line.removeprefix(_BOM), False
             if line.strip():
                 yield line
                 number += 1
 
 
-def _json_text(path: Path, row: int, line: bytes, field: str) -> str:
+@contextmanager
+def _unpacked(content: Content, stream: BinaryIO) -> Iterator[BinaryIO]:
+    """Unpack as the file's ending says, a little at a time."""
+    with ExitStack() as stack:
+        ending = content.name.lower().rpartition(".")[2]
+        if ending == "gz":
+            unpacked = gzip.GzipFile(fileobj=stream, mode="rb")
+            yield stack.enter_context(io.BufferedReader(unpacked, _READ_BYTES))
+        elif ending == "zst":
+            packed = stack.enter_context(pa.CompressedInputStream(stream, "zstd"))
+            yield stack.enter_context(io.BufferedReader(packed, _READ_BYTES))
+        else:
+            yield stream
+
+
+def _json_text(content: Content, row: int, line: bytes, field: str) -> str:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _bad_row(path, row, "is not UTF-8") from error
+        raise _bad_row(content, row, "is not UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise _bad_row(path, row, f"is not JSON: {_one_line(error)}") from error
+        raise _bad_row(content, row, f"is not JSON: {_one_line(error)}") from error
     if not isinstance(value, dict):
-        raise _bad_row(path, row, "is not a JSON object")
+        raise _bad_row(content, row, "is not a JSON object")
     text = value.get(field)
     if text is None:
         has = ", ".join(value)[:200]
-        raise Refusal(f"source.text_field: {path}: row {row} has no {field!r}, only: {has}")
+        raise Refusal(f"source.text_field: {content.name}: row {row} has no {field!r}, only: {has}")
     if not isinstance(text, str):
-        raise _bad_row(path, row, f"holds no text in {field!r}")
+        raise _bad_row(content, row, f"holds no text in {field!r}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise _bad_row(path, row, "is not Unicode text") from error
+        raise _bad_row(content, row, "is not Unicode text") from error
     return text
 
 
 # txt
 
 
-def _read_txt(path: Path, field: str, skip: int) -> Rows:
+def _read_txt(content: Content, field: str, skip: int) -> Rows:
     if field != "text":
-        raise Refusal(f"source.text_field: the rows of {path} are its lines, called 'text'")
-    with _opened(path):
-        for row, line in enumerate(_lines(path)):
+        raise Refusal(f"source.text_field: the rows of {content.name} are its lines, called 'text'")
+    with _opened(content) as stream:
+        for row, line in enumerate(_lines(content, stream)):
             if row >= skip:
                 yield row, line
 
 
-def _count_txt(path: Path) -> int:
-    with _opened(path):
-        return sum(1 for _ in _lines(path))
+def _count_txt(content: Content) -> int:
+    with _opened(content) as stream:
+        return sum(1 for _ in _lines(content, stream))
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(content: Content, stream: BinaryIO) -> Iterator[str]:
     """Lines as Python reads text: `\\r\\n` and `\\r` end one too."""
-    with path.open(encoding="utf-8", newline=None) as file:
+    with io.TextIOWrapper(stream, encoding="utf-8", newline=None) as file:
         number = 0
         while line := file.readline(MAX_ROW_BYTES + 1):
             if len(line) > MAX_ROW_BYTES:
-                raise _bad_row(path, number, f"has more than {MAX_ROW_BYTES} characters")
+                raise _bad_row(content, number, f"has more than {MAX_ROW_BYTES} characters")
             yield line.removesuffix("\n")
             number += 1
 
 
-_FORMATS: dict[str, tuple[Callable[[Path, str, int], Rows], Callable[[Path], int]]] = {
+_Reader = tuple[Callable[[Content, str, int], Rows], Callable[[Content], int]]
+_JSON_LINES: _Reader = (_read_jsonl, _count_jsonl)
+_FORMATS: dict[str, _Reader] = {
     "parquet": (_read_parquet, _count_parquet),
-    "jsonl": (_read_jsonl, _count_jsonl),
+    **dict.fromkeys(("jsonl", "jsonl.gz", "jsonl.zst"), _JSON_LINES),
+    **dict.fromkeys(("json", "json.gz", "json.zst"), _JSON_LINES),  # as the hub calls them
     "txt": (_read_txt, _count_txt),
 }

@@ -281,7 +281,7 @@ def write_window(
     )
     start = window * source.window
     stop = min(start + source.window, source.documents)
-    dataset = rows(source, start=start, stop=stop, local_files=tools.local_files)
+    dataset = rows(source, start=start, stop=stop, access=tools.access, on_progress=on_progress)
     meter = Meter(on_progress, "route", stop - start)
     wanted = {Split.TRAINING, Split.VALIDATION}
     for batch in document_batches(dataset, recipe, encoder, splits=wanted):

@@ -1,23 +1,26 @@
 """The public source of a run as a stream of numbered rows, through the `datasets` library.
 
-`rows` gives every kind of source the same shape: an `IterableDataset` of `SourceRow`. Nothing here
-needs the network, an account or a cache folder. A file is hashed before its first row is used,
-once per process while it stays unchanged, so a file that is not the pinned one is never read.
+`rows` gives every kind of source the same shape: an `IterableDataset` of `SourceRow`. A file is
+hashed before its first row is used, once per process while it stays unchanged, so a file that is
+not the pinned one is never read; only what is streamed from the hub is pinned by its commit alone
+(`is_authenticated`).
 
 `datasets` takes more than a second to import: only worker processes and `run create` call this.
 """
 
-import atexit
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
+from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.embedded import embedded_paths
-from dipaco.node.data.readers import count_rows, file_format, read_rows
+from dipaco.node.data.https import PREFIX, HttpsFile
+from dipaco.node.data.hub import Hub
+from dipaco.node.data.library import import_datasets
+from dipaco.node.data.progress import OnProgress, silent
+from dipaco.node.data.readers import Content, file_format, local_content, read_rows
 from dipaco.node.data.synthetic import REVISION as SYNTHETIC_REVISION
 from dipaco.node.data.synthetic import synthetic_text
 from dipaco.node.storage.files import hash_file
@@ -25,7 +28,6 @@ from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 from dipaco.protocol.manifest import MAX_FILES, Source, SourceFile
 
-FILES_REVISION = "local"
 MAX_REMEMBERED = MAX_FILES  # files whose digest is known
 
 
@@ -37,96 +39,132 @@ class SourceRow(TypedDict):
     text: str
 
 
-def rows(source: Source, *, start: int, stop: int, local_files: bool) -> Iterable[SourceRow]:
+@dataclass(frozen=True)
+class Access:
+    """What this node allows a run's source, and where it keeps what it fetched."""
+
+    local_files: bool = False
+    """Whether a run may name files and addresses of this machine and its network."""
+    downloads: Downloads | None = None
+    """Where files fetched whole are kept; without it none can be fetched."""
+    whole: bool = False
+    """Whether files of the hub are fetched whole and hashed before use, not streamed."""
+
+
+def is_authenticated(source: Source, access: Access) -> bool:
+    """Return whether every row that `rows` gives comes from bytes of the manifest's SHA-256."""
+    return source.kind != "hub" or access.whole
+
+
+def rows(
+    source: Source,
+    *,
+    start: int,
+    stop: int,
+    access: Access,
+    on_progress: OnProgress = silent,
+) -> Iterable[SourceRow]:
     """Return the rows `start` to `stop` - 1 of a source, or up to its end: an IterableDataset.
 
-    local_files   whether the operator allows a run to name files of this machine.
+    on_progress   hears of files that are fetched whole; of rows whoever reads them tells.
 
-    Raises ConfigError where he does not, and Unavailable if a file is away or is not the pinned
-    one; reading raises Refusal for content that cannot be what the run claims.
+    Raises ConfigError for what the operator does not allow, and Refusal for a file that no run can
+    name. Reading raises Unavailable if the source is away or a file is not the pinned one, and
+    Refusal for content that cannot be what the run claims.
     """
-    span = {"start": start, "stop": min(stop, source.documents)}
+    start, stop = max(0, start), min(stop, source.documents)
     if source.kind == "synthetic":
         if source.revision != SYNTHETIC_REVISION:
             raise Unavailable(
                 f"source.revision: this version knows synthetic documents {SYNTHETIC_REVISION}, "
                 f"not {source.revision}"
             )
-        return _stream(_synthetic_rows, span)
-    paths = embedded_paths(source) if source.kind == "embedded" else _local(source, local_files)
-    pinned = {
-        "paths": tuple(map(str, paths)),
-        "digests": tuple(file.sha256 for file in source.files),
-        "sizes": tuple(file.size for file in source.files),
-        "field": source.text_field,
-    }
-    return _stream(_file_rows, pinned | span)
+        return _stream(partial(_synthetic_rows, start, stop), hub=False)
+    contents = _contents(source, access, on_progress)
+    return _stream(partial(_file_rows, source, contents, start, stop), hub=source.kind == "hub")
 
 
-def _stream(
-    generator: Callable[..., Iterator[SourceRow]], given: dict[str, Any]
-) -> Iterable[SourceRow]:
-    stream: Iterable[SourceRow] = import_datasets().IterableDataset.from_generator(
-        generator, gen_kwargs=given
-    )
+def _stream(generate: Callable[[], Iterator[SourceRow]], *, hub: bool) -> Iterable[SourceRow]:
+    datasets = import_datasets(hub=hub)
+    stream: Iterable[SourceRow] = datasets.IterableDataset.from_generator(_Rows(generate))
     return stream
 
 
-def pin_files(
-    paths: Sequence[Path],
-    *,
-    text_field: str = "text",
-    documents: int | None = None,
-    window: int | None = None,
-) -> Source:
-    """Return local files as a manifest states them: hashed, and every row read once.
+class _Rows:
+    """A generator function for `datasets`, which names its data sets by a pickle of it."""
 
-    documents   only the first so many rows; by default all.
-    window      documents of one window; by default all.
+    def __init__(self, generate: Callable[[], Iterator[SourceRow]]) -> None:
+        self._generate = generate
 
-    Raises ConfigError for files that no run can use.
-    """
-    if not paths:
-        raise ConfigError("source.files: none given")
-    try:
-        pinned = tuple(_pin(path.expanduser().absolute()) for path in paths)
-        count = sum(_count_good_rows(Path(file.name), text_field) for file in pinned)
-    except (Refusal, Unavailable) as error:
-        raise ConfigError(str(error)) from error
-    if count == 0:
-        raise ConfigError("source.files: no documents in them")
-    documents = count if documents is None else min(documents, count)
-    return Source(
-        kind="files",
-        revision=FILES_REVISION,
-        files=pinned,
-        text_field=text_field,
-        documents=documents,
-        window=documents if window is None else min(window, documents),
-    )
+    def __call__(self) -> Iterator[SourceRow]:
+        return self._generate()
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, ("the rows of a run's source",)
 
 
-def _pin(path: Path) -> SourceFile:
-    file_format(path.name)
-    return SourceFile(name=str(path), size=_size_of(path), sha256=hash_file(path))
+_OpenContent = Callable[[], Content]
+"""Makes a file's bytes ready; nothing is fetched or hashed before a row of it is wanted."""
 
 
-def _count_good_rows(path: Path, field: str) -> int:
-    return sum(1 for _ in read_rows(path, field))
+def _contents(
+    source: Source, access: Access, on_progress: OnProgress
+) -> list[tuple[SourceFile, _OpenContent]]:
+    for file in source.files:
+        file_format(file.name)
+    if source.kind == "embedded":
+        return [
+            (file, partial(_checked, path, file))
+            for file, path in zip(source.files, embedded_paths(source), strict=True)
+        ]
+    if source.kind == "hub":
+        return _hub_contents(source, access, on_progress)
+    return [(file, _named_content(file, access, on_progress)) for file in source.files]
 
 
-def _local(source: Source, allowed: bool) -> tuple[Path, ...]:
-    if not allowed:
+def _hub_contents(
+    source: Source, access: Access, on_progress: OnProgress
+) -> list[tuple[SourceFile, _OpenContent]]:
+    hub = Hub(source.dataset, source.revision)
+    if not access.whole:
+        return [(file, partial(hub.content, file)) for file in source.files]
+    return [
+        (file, partial(_fetched, file, partial(hub.pieces, file), access, on_progress))
+        for file in source.files
+    ]
+
+
+def _named_content(file: SourceFile, access: Access, on_progress: OnProgress) -> _OpenContent:
+    """A file of kind `files`: an address, or a file of this machine."""
+    if file.name.startswith(PREFIX):
+        remote = HttpsFile(file.name, private=access.local_files, size=file.size)
+        return partial(_fetched, file, remote.pieces, access, on_progress)
+    if not access.local_files:
         raise ConfigError(
             "run.local_sources: this run names files of this machine; allow that only for runs "
             "of your own"
         )
-    paths = tuple(Path(file.name) for file in source.files)
-    for path in paths:
-        file_format(path.name)
-        if not path.is_absolute():
-            raise Refusal(f"source.files: {path}: not an absolute path")
-    return paths
+    path = Path(file.name)
+    if not path.is_absolute():
+        raise Refusal(f"source.files: {path}: not an absolute path, nor an https address")
+    return partial(_checked, path, file)
+
+
+def _fetched(
+    file: SourceFile,
+    fetch: Callable[[int], Iterator[bytes]],
+    access: Access,
+    on_progress: OnProgress,
+) -> Content:
+    """Fetch a file whole, unless it is there; one that was damaged on the disk is fetched anew."""
+    if access.downloads is None:
+        raise ConfigError(f"source.files: {file.name}: there is no folder to fetch it into")
+    path = access.downloads.get(file, fetch, on_progress)
+    try:
+        return _checked(path, file)
+    except Unavailable:
+        access.downloads.forget(file)
+        return _checked(access.downloads.get(file, fetch, on_progress), file)
 
 
 def _synthetic_rows(start: int, stop: int) -> Iterator[SourceRow]:
@@ -135,41 +173,46 @@ def _synthetic_rows(start: int, stop: int) -> Iterator[SourceRow]:
 
 
 def _file_rows(
-    paths: tuple[str, ...],
-    digests: tuple[Digest, ...],
-    sizes: tuple[int, ...],
-    field: str,
-    start: int,
-    stop: int,
+    source: Source, contents: Sequence[tuple[SourceFile, _OpenContent]], start: int, stop: int
 ) -> Iterator[SourceRow]:
     """Rows are counted over all files, in the manifest's order."""
     first = 0  # the index of the file's first row
-    for path, digest, size in zip(map(Path, paths), digests, sizes, strict=True):
+    for file, open_content in contents:
         if first >= stop:
             return
-        _check(path, digest, size)
-        skip = max(0, start - first)
-        if skip and (count := count_rows(path)) <= skip:
-            first += count
-            continue
-        row = -1
-        for row, text in read_rows(path, field, skip):
-            if first + row >= stop:
-                return
-            yield {"index": first + row, "text": text}
-        first += row + 1
+        if start < first + file.rows:
+            wanted = min(file.rows, stop - first)
+            skip = max(0, start - first)
+            for row, text in _some_rows(file, open_content(), source.text_field, skip, wanted):
+                yield {"index": first + row, "text": text}
+        first += file.rows
 
 
-def _check(path: Path, digest: Digest, size: int) -> None:
-    """Raise Unavailable unless the file is the pinned one."""
+def _some_rows(
+    file: SourceFile, content: Content, field: str, skip: int, stop: int
+) -> Iterator[tuple[int, str]]:
+    """The rows `skip` to `stop` - 1 of a file, which are there or the run is not what it claims."""
+    done = skip
+    for row, text in read_rows(content, field, skip):
+        yield row, text
+        done = row + 1
+        if done == stop:
+            return
+    raise Refusal(f"source.files: {file.name}: fewer rows than the {file.rows} that the run says")
+
+
+def _checked(path: Path, file: SourceFile) -> Content:
+    """Return a local file's content; raises Unavailable unless it is the pinned one."""
     found = _size_of(path)
-    if found != size:
-        raise Unavailable(f"source.files: {path}: {found} bytes where the run pins {size}")
+    if found != file.size:
+        raise Unavailable(f"source.files: {path}: {found} bytes where the run pins {file.size}")
     status = path.stat()
-    if _hash_of(path, found, status.st_mtime_ns, status.st_ino) != digest:
+    if _hash_of(path, found, status.st_mtime_ns, status.st_ino) != file.sha256:
         raise Unavailable(
-            f"source.files: {path}: not the file that the run pins (SHA-256 {short(digest)}...)"
+            f"source.files: {path}: not the file that the run pins (SHA-256 "
+            f"{short(file.sha256)}...)"
         )
+    return local_content(path, file.name)
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
@@ -185,27 +228,3 @@ def _size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError as error:
         raise Unavailable(f"source.files: {path}: {error.strerror}") from error
-
-
-@lru_cache(maxsize=1)
-def import_datasets() -> Any:
-    """Return the `datasets` module, cut off from what is outside: hub, telemetry, home, torch.
-
-    It leaves lock files in its cache folder, which therefore is a scratch folder of the process.
-    With torch it would take 190 MB and two seconds more.
-    """
-    scratch = tempfile.mkdtemp(prefix="dipaco-datasets-")
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    os.environ.update(
-        HF_HOME=scratch,
-        HF_DATASETS_CACHE=os.path.join(scratch, "datasets"),
-        HF_HUB_OFFLINE="1",
-        HF_DATASETS_OFFLINE="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_DATASETS_DISABLE_PROGRESS_BARS="1",
-        USE_TORCH="0",
-    )
-    import datasets  # type: ignore[import-untyped]
-
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    return datasets

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dipaco.node.data.derivation import Tools, derive
+from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
@@ -41,7 +42,11 @@ class Performer:
         home = Home.at(settings.home)
         self._settings = settings
         self._blobs = BlobStore(home.blobs)
-        self._tools = Tools(blobs=self._blobs, local_files=settings.local_sources)
+        self._tools = Tools(
+            blobs=self._blobs,
+            local_files=settings.local_sources,
+            downloads=Downloads(home.cache / "sources", settings.cache_bytes),
+        )
         cache = ShardCache(home.cache / "shards", settings.cache_bytes)
         self._shards = Shards(cache, self._tools, max_shards=settings.max_shards)
         self._made_trainer: Trainer | None = None

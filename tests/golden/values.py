@@ -159,9 +159,19 @@ def _manifests() -> tuple[Wire, ...]:
         SMALLEST,
         name="second.run-2",
         source=Source(
-            kind="files",
-            revision="2f8b5c3",
-            files=(SourceFile(name="data/a-00000.parquet", size=1 << 33, sha256=digest("file")),),
+            kind="hub",
+            revision="2f8b5c3d9e0a417f6b8c2d1e5a7f903b4c6d8e1f",
+            dataset="owner/books-2",
+            config="default",
+            split="train",
+            files=(
+                SourceFile(
+                    name="data/a-00000.parquet",
+                    size=1 << 33,
+                    sha256=digest("file"),
+                    rows=1_000_000,
+                ),
+            ),
             text_field="content",
             documents=1_000_000,
             window=250_000,

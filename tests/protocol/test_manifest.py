@@ -24,7 +24,15 @@ from dipaco.protocol.manifest import (
 from dipaco.protocol.signed import MAX_BODY
 from tests.values import digest, manifest, peer
 
-FILE = SourceFile(name="a.parquet", size=10, sha256=digest("a"))
+FILE = SourceFile(name="a.parquet", size=10, sha256=digest("a"), rows=400)
+ONE_FILE: dict[str, Any] = {"kind": "files", "files": (FILE,)}
+HUB = ONE_FILE | {
+    "kind": "hub",
+    "revision": "0" * 39 + "f",
+    "dataset": "owner/books",
+    "config": "default",
+    "split": "train",
+}
 PLAIN = manifest()
 
 
@@ -75,7 +83,20 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         (lambda: with_parts(source={"kind": "files"}), "every other at least one"),
         (lambda: with_parts(source={"kind": "embedded"}), "every other at least one"),
         (lambda: with_parts(source={"window": 401}), "window: more documents"),
-        (lambda: with_parts(source={"kind": "hub", "files": (FILE,)}), "kind"),
+        (lambda: with_parts(source={"kind": "cloud", "files": (FILE,)}), "kind"),
+        (
+            lambda: with_parts(source={"documents": 401, **ONE_FILE}),
+            "documents: more than the rows",
+        ),
+        (lambda: with_parts(source={"split": "train"}), "dataset, config, split: .* has none"),
+        (lambda: with_parts(source=HUB | {"revision": "main"}), "revision: not a commit of 40"),
+        (lambda: with_parts(source=HUB | {"revision": "A" * 40}), "revision: not a commit of 40"),
+        (lambda: with_parts(source=HUB | {"dataset": "books"}), "dataset: not owner/name"),
+        (lambda: with_parts(source=HUB | {"dataset": "a/../b"}), "dataset: not owner/name"),
+        (lambda: with_parts(source=HUB | {"config": ""}), "config, split"),
+        (lambda: with_parts(source=HUB | {"split": "train[:9]"}), "config, split"),
+        (lambda: with_parts(source=HUB | {"files": (replace(FILE, name="../a"),)}), "no path in"),
+        (lambda: with_parts(source=HUB | {"files": (replace(FILE, name="/a"),)}), "no path in"),
         (lambda: with_parts(tokenizer={"end_of_text": 4096}), "end_of_text"),
         (lambda: with_parts(model={"heads": 3}), "heads: 3 do not divide d_model 16"),
         (lambda: with_parts(model={"heads": 16, "kv_heads": 16}), "rotary"),
@@ -145,3 +166,8 @@ def test_the_largest_manifest_fits_its_envelope() -> None:
         schedule={"members": (peer("a"),) * MAX_NODES_LISTED},
     )
     assert len(encode(largest)) < MAX_BODY // 4
+
+
+def test_a_split_of_the_hub_is_a_source() -> None:
+    source = with_parts(source=HUB).source
+    assert (source.dataset, source.config, source.split) == ("owner/books", "default", "train")

@@ -285,8 +285,12 @@ BEYOND_CDDL = {
     "RouterSpec.dimension": "a multiple of 8",
     "Routing.dimension": "a multiple of 8",
     "Routing.min_tokens": "at least prefix + 8",
-    "Source.documents": "at least window",
+    "Source.config": "of a source of kind hub alone",
+    "Source.dataset": "owner/name, of a source of kind hub alone",
+    "Source.documents": "at least window, at most the rows of the files",
     "Source.files": "none for a synthetic source, else at least one",
+    "Source.revision": "of a source of kind hub a commit",
+    "Source.split": "of a source of kind hub alone",
     "Source.window": "at most documents",
     "Tokenizer.end_of_text": "below vocabulary",
 }

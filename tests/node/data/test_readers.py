@@ -14,8 +14,8 @@ import pytest
 
 from dipaco.node.data import readers
 from dipaco.node.data.embedded import embedded_paths, embedded_source
+from dipaco.node.data.library import import_datasets
 from dipaco.node.data.readers import count_rows, read_rows
-from dipaco.node.data.sources import import_datasets
 from dipaco.protocol.errors import Refusal, Unavailable
 from tests.node.data.corpora import write_jsonl, write_parquet
 
@@ -223,7 +223,7 @@ def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     for name in ("a.csv", "parquet", "a.parquet.gz"):
-        with pytest.raises(Refusal, match=r"not a \.parquet, \.jsonl or \.txt file"):
+        with pytest.raises(Refusal, match=r"not a \.parquet, \.jsonl or \.txt file, nor"):
             read_rows(tmp_path / name, "text")
 
 

@@ -9,16 +9,20 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.data.embedded import embedded_source
-from dipaco.node.data.sources import import_datasets, pin_files, rows
+from dipaco.node.data.library import import_datasets
+from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.sources import Access, rows
 from dipaco.node.data.synthetic import TOPICS, synthetic_text, topic_of
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 from dipaco.protocol.manifest import Source
 from tests.node.data.corpora import synthetic, texts, write_jsonl, write_parquet
 
+LOCAL = Access(local_files=True)
+
 
 def read(source: Source, start: int = 0, stop: int = 1 << 40) -> list[tuple[int, str]]:
-    found = rows(source, start=start, stop=stop, local_files=True)
+    found = rows(source, start=start, stop=stop, access=LOCAL)
     return [(row["index"], row["text"]) for row in found]
 
 
@@ -34,7 +38,7 @@ def mixed(tmp_path: Path) -> Source:
 
 def test_every_source_is_a_stream_of_the_datasets_library(mixed: Source) -> None:
     for source in (mixed, synthetic(3), embedded_source()):
-        stream = rows(source, start=0, stop=3, local_files=True)
+        stream = rows(source, start=0, stop=3, access=LOCAL)
         assert isinstance(stream, import_datasets().IterableDataset)
         assert [row["index"] for row in stream] == [0, 1, 2]
 
@@ -74,7 +78,7 @@ def test_a_changed_file_is_refused_before_a_row_of_it_is_used(
     data = bytearray(path.read_bytes())
     data[-5:-4] = change
     path.write_bytes(data)
-    stream = iter(rows(mixed, start=0, stop=40, local_files=True))
+    stream = iter(rows(mixed, start=0, stop=40, access=LOCAL))
     seen: list[int] = []
     with pytest.raises(Unavailable, match=r"source\.files: .*b\.jsonl"):
         seen.extend(row["index"] for row in stream)
@@ -90,18 +94,20 @@ def test_a_file_that_went_away_is_unavailable(mixed: Source, tmp_path: Path) -> 
 
 def test_local_files_need_the_operators_word(mixed: Source) -> None:
     with pytest.raises(ConfigError, match=r"run\.local_sources"):
-        rows(mixed, start=0, stop=1, local_files=False)
+        rows(mixed, start=0, stop=1, access=Access())
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "../a.parquet", "hf://a.parquet", "https://h/a.txt"])
+@pytest.mark.parametrize("name", ["a.parquet", "../a.parquet", "hf://a.parquet", "http://h/a.txt"])
 def test_a_name_that_is_no_absolute_path_is_refused(name: str, mixed: Source) -> None:
-    source = replace(mixed, files=(replace(mixed.files[0], name=name),))
+    source = replace(mixed, files=(replace(mixed.files[0], name=name), *mixed.files[1:]))
     with pytest.raises(Refusal, match="not an absolute path"):
         read(source)
 
 
 def test_a_name_is_one_file_and_no_pattern(mixed: Source, tmp_path: Path) -> None:
-    source = replace(mixed, files=(replace(mixed.files[0], name=f"{tmp_path}/*.parquet"),))
+    source = replace(
+        mixed, files=(replace(mixed.files[0], name=f"{tmp_path}/*.parquet"), *mixed.files[1:])
+    )
     with pytest.raises(Unavailable, match="no such file"):
         read(source)
 
@@ -150,10 +156,10 @@ def test_streaming_needs_no_network_no_home_and_leaves_nothing_behind(tmp_path: 
         "def deny(event, args):\n"
         "    if event in ('socket.connect', 'socket.getaddrinfo'): raise SystemExit(event)\n"
         "sys.addaudithook(deny)\n"
-        "from dipaco.node.data.sources import rows\n"
+        "from dipaco.node.data.sources import Access, rows\n"
         "from dipaco.node.data.embedded import embedded_source\n"
         "source = embedded_source()\n"
-        "print(sum(1 for _ in rows(source, start=0, stop=9999, local_files=False)))\n"
+        "print(sum(1 for _ in rows(source, start=0, stop=9999, access=Access())))\n"
         "print('torch' in sys.modules)\n"
     )
     environment = os.environ | {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}

@@ -42,7 +42,7 @@ from tests.node.training.small import Reports, any_spec, lease, small_manifest
 from tests.node.training.test_reference import TRAINING, tiny
 from tests.values import digest, peer
 
-CORPUS = SourceFile(name="/srv/corpus.txt", size=1, sha256=digest("corpus"))
+CORPUS = SourceFile(name="/srv/corpus.txt", size=1, sha256=digest("corpus"), rows=400)
 PATIENCE = 180  # seconds until a test that waits for a process gives up
 
 

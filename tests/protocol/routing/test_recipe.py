@@ -56,8 +56,8 @@ def test_every_number_of_the_manifest_reaches_the_recipe() -> None:
 
 def test_the_source_is_pinned_by_its_files() -> None:
     files = (
-        SourceFile(name="a", size=5, sha256=sha256(b"a")),
-        SourceFile(name="b", size=6, sha256=sha256(b"b")),
+        SourceFile(name="a", size=5, sha256=sha256(b"a"), rows=4),
+        SourceFile(name="b", size=6, sha256=sha256(b"b"), rows=5),
     )
     source = Source(kind="files", revision="r", files=files, documents=9, window=9)
     pinned = source_digest("files", "r", [("a", 5, sha256(b"a")), ("b", 6, sha256(b"b"))])
