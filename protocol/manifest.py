@@ -15,6 +15,7 @@ from msgspec import Meta
 from dipaco.protocol.canonical import Wire, encode
 from dipaco.protocol.digest import Digest, DigestField, sha256
 from dipaco.protocol.identity import PeerIdField
+from dipaco.protocol.routing.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
 
 FORMAT: Final = 1
 MAX_PATHS = 1024  # the paper's largest grid has 256
@@ -27,7 +28,8 @@ PATH_IN_REPOSITORY: Final = re.compile(r"[^/\x00-\x1f?#@\\]+(/[^/\x00-\x1f?#@\\]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
 Positive = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
-Count = Annotated[int, Meta(ge=1, le=1 << 40)]
+MAX_DOCUMENTS = 1 << 40  # of one source
+Count = Annotated[int, Meta(ge=1, le=MAX_DOCUMENTS)]
 
 
 class SourceFile(Wire, frozen=True, kw_only=True):
@@ -192,6 +194,8 @@ class Routing(Wire, frozen=True, kw_only=True):
     """N: the router is fitted on the first so many eligible training documents."""
     prefix: Annotated[int, Meta(ge=1, le=1024)] = 32
     """F: tokens of a document that routing sees."""
+    prefix_bytes: Annotated[int, Meta(ge=64, le=16384)] = 512
+    """Bytes of a document, cut at a character boundary, that these tokens are taken from."""
     dimension: Annotated[int, Meta(ge=8, le=256, multiple_of=8)] = 256
     """D: features."""
     norm_bits: Annotated[int, Meta(ge=4, le=12)] = 10
@@ -203,8 +207,10 @@ class Routing(Wire, frozen=True, kw_only=True):
     restarts: Annotated[int, Meta(ge=1, le=64)] = 4
     max_bytes: Annotated[int, Meta(ge=64, le=16 << 20)] = 1 << 20
     """A document's text is cut there, at a character boundary, before it is tokenised."""
-    min_tokens: Annotated[int, Meta(ge=1, le=65536)] = 40
-    """Shorter documents take no part."""
+    min_tokens: Annotated[int, Meta(ge=1, le=16384)] = 40
+    """A document with fewer tokens in its first `prefix_bytes` bytes takes no part."""
+    max_tokens: Annotated[int, Meta(ge=1, le=16 << 20)] = 1 << 20
+    """No more tokens of one document are trained on: the rest is cut off."""
     validation_bp: Annotated[int, Meta(ge=0, le=5000)] = 500
     """Share of documents held out, in 1/10,000."""
     router_bp: Annotated[int, Meta(ge=0, le=5000)] = 0
@@ -212,6 +218,9 @@ class Routing(Wire, frozen=True, kw_only=True):
     overlap: Annotated[int, Meta(ge=1, le=8)] = 1
     """Paths that train on one document (top-n); evaluation is always top-1."""
     capacity: Capacity | None = None
+    counts: Literal["documents", "sample"] = "documents"
+    """What the paths' weights are counted over: every document of the run, or the router's sample
+    alone, for corpora that are too large for every verifier to read."""
     beacon: Annotated[bytes, Meta(max_length=64)] = b""
     """A public value fixed after the rest of the manifest, or nothing."""
 
@@ -219,6 +228,23 @@ class Routing(Wire, frozen=True, kw_only=True):
         super().__post_init__()
         if self.min_tokens < self.prefix + 8:
             raise ValueError("min_tokens: below prefix + 8, nothing would be left to score")
+        if self.min_tokens > self.prefix_bytes:
+            raise ValueError("min_tokens: above prefix_bytes, no document would take part")
+        if self.max_tokens < self.min_tokens:
+            raise ValueError("max_tokens: below min_tokens")
+        if self.max_bytes < self.prefix_bytes:
+            raise ValueError("max_bytes: below prefix_bytes")
+        if self.validation_bp + self.router_bp >= BASIS_POINTS:
+            raise ValueError("validation_bp, router_bp: together they leave no training documents")
+        self._check_exactness()
+
+    def _check_exactness(self) -> None:
+        """Source: docs/method.md, 4.8; `RouterParams` holds the other bounds as well."""
+        if max_score(self.dimension, self.norm_bits, self.scale_bits) >= EXACT_FLOAT64:
+            raise ValueError(
+                f"norm_bits, scale_bits: {self.norm_bits} and {self.scale_bits} leave exact "
+                f"arithmetic at a dimension of {self.dimension}"
+            )
 
 
 class Adam(Wire, frozen=True, kw_only=True):

@@ -13,21 +13,21 @@ from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire, encode
 from dipaco.protocol.digest import Digest, DigestField, tagged
-from dipaco.protocol.manifest import MAX_PATHS
+from dipaco.protocol.manifest import MAX_DOCUMENTS, MAX_PATHS
+from dipaco.protocol.routing.exactness import EXACT_FLOAT64, max_score
 from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.params import (
-    EXACT_FLOAT64,
     MAX_DIMENSION,
     MAX_EPOCH,
     MAX_NORM_BITS,
-    MAX_OVERLAP,
     MAX_PREFIX,
+    MAX_PREFIX_BYTES,
     MAX_RESTARTS,
     MAX_SAMPLE,
     MAX_SCALE_BITS,
     MAX_UPDATES,
     MAX_VOCABULARY,
-    max_score,
+    MIN_PREFIX_BYTES,
 )
 
 SPEC_FORMAT: Final = 1
@@ -35,12 +35,14 @@ KMEANS: Final = "kmeans"
 ROUND_ROBIN: Final = "round_robin"
 NO_CAPACITY: Final = "none"
 CAPACITY_BIAS: Final = "bias-v1"
+COUNT_DOCUMENTS: Final = "documents"
+COUNT_SAMPLE: Final = "sample"
 INERTIA_BYTES: Final = 16  # an inertia may leave 64 bits
-MAX_PATH_TOKENS = 1 << 48  # of the sample, on one path
+MAX_PATH_TOKENS = 1 << 53  # on one path; no corpus comes near
 
 KindField = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*\Z")]
 """A kind by name: unknown ones are readable, so that a verdict can say which it is."""
-DocumentCount = Annotated[int, Meta(ge=0, le=MAX_SAMPLE * MAX_OVERLAP)]
+DocumentCount = Annotated[int, Meta(ge=0, le=MAX_DOCUMENTS)]
 TokenCount = Annotated[int, Meta(ge=0, le=MAX_PATH_TOKENS)]
 
 
@@ -56,7 +58,7 @@ class Fit(Wire, frozen=True, kw_only=True):
     inertia: Annotated[bytes, Meta(min_length=INERTIA_BYTES, max_length=INERTIA_BYTES)]
     """Its sum of squared distances times S^2, unsigned, little-endian."""
     source_bytes: DigestField
-    """Of every row read until the sample was full."""
+    """Of every row read: up to the one that filled the sample, or all where these are counted."""
     tokens: DigestField
     """Of the sampled documents' indices and prefixes."""
     features: DigestField
@@ -73,6 +75,8 @@ class RouterSpec(Wire, frozen=True, kw_only=True):
     featurizer: KindField
     capacity: KindField
     """The capacity rule: `none` or `bias-v1`."""
+    counts: KindField
+    """What the last two fields are counted over: `documents`, all of the run, or the `sample`."""
     manifest: DigestField
     """The run."""
     epoch: Annotated[int, Meta(ge=0, le=MAX_EPOCH)]
@@ -83,6 +87,8 @@ class RouterSpec(Wire, frozen=True, kw_only=True):
     """V: token ids are below it."""
     prefix: Annotated[int, Meta(ge=1, le=MAX_PREFIX)]
     """F, tokens."""
+    prefix_bytes: Annotated[int, Meta(ge=MIN_PREFIX_BYTES, le=MAX_PREFIX_BYTES)]
+    """Of the document's text, that these tokens are taken from."""
     dimension: Annotated[int, Meta(ge=8, le=MAX_DIMENSION, multiple_of=8)]
     """D."""
     norm_bits: Annotated[int, Meta(ge=1, le=MAX_NORM_BITS)]
@@ -101,7 +107,7 @@ class RouterSpec(Wire, frozen=True, kw_only=True):
     fit: Fit | None
     """None only where the manifest itself asks for round_robin."""
     documents: Annotated[tuple[DocumentCount, ...], Meta(max_length=MAX_PATHS)]
-    """Per path, documents of the sample; 1 each without a fit."""
+    """Per path, training documents, of the run or of the sample; 1 each without a fit."""
     tokens: Annotated[tuple[TokenCount, ...], Meta(max_length=MAX_PATHS)]
     """n_p: per path, tokens of these documents and an end of text each; 1 each without a fit."""
 

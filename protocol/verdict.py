@@ -16,7 +16,15 @@ from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import DigestField
 from dipaco.protocol.routing.assign import unknown_kind
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
-from dipaco.protocol.spec import KMEANS, ROUND_ROBIN, Fit, RouterSpec, misfit, spec_digest
+from dipaco.protocol.spec import (
+    COUNT_SAMPLE,
+    KMEANS,
+    ROUND_ROBIN,
+    Fit,
+    RouterSpec,
+    misfit,
+    spec_digest,
+)
 from dipaco.protocol.words import one_line
 
 MAX_REASON = 400  # characters
@@ -147,9 +155,11 @@ _IMPLIED = (
     "epoch",
     "featurizer",
     "capacity",
+    "counts",
     "paths",
     "vocabulary",
     "prefix",
+    "prefix_bytes",
     "dimension",
     "norm_bits",
     "scale_bits",
@@ -180,8 +190,15 @@ def _fit_fault(recipe: RouterRecipe, claimed: RouterSpec, fit: Fit) -> str | Non
         return f"fit.restart {fit.restart} is not below the manifest's {params.restarts}"
     if fit.updates > params.max_updates:
         return f"fit.updates {fit.updates} is above the manifest's {params.max_updates}"
-    if sum(claimed.documents) != fit.n_fit * params.overlap:
-        return "documents do not add up to the sample"
+    return _counts_fault(recipe, claimed, fit)
+
+
+def _counts_fault(recipe: RouterRecipe, claimed: RouterSpec, fit: Fit) -> str | None:
+    overlap, counted = recipe.params.overlap, sum(claimed.documents)
+    if claimed.counts == COUNT_SAMPLE:
+        return None if counted == fit.n_fit * overlap else "documents do not add up to the sample"
+    if counted % overlap or not fit.n_fit * overlap <= counted <= recipe.documents * overlap:
+        return f"documents do not add up to {fit.n_fit} to {recipe.documents}, {overlap} times"
     return None
 
 

@@ -1,13 +1,13 @@
 """Deriving the router spec of a run from its public source, as author and verifier alike do.
 
-Streams rows until the sample is full and feeds them to the fit; holds the sample's features and
-one batch of text. What stands in the way is said as a stage: the verdict is made elsewhere.
+Streams rows to the fit, all of the run's or until the sample is full; holds the sample's features
+and one batch of text. What stands in the way is said as a stage: the verdict is made elsewhere.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from dipaco.node.data.documents import document_batches
+from dipaco.node.data.documents import document_batches, token_count
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.sources import Access, is_authenticated, rows
@@ -19,7 +19,7 @@ from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.fit import RouterFit
 from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of, unfitted_spec
 from dipaco.protocol.routing.seeds import Split
-from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.spec import COUNT_DOCUMENTS, RouterSpec
 
 MAX_REASON = 1024  # characters, as the answer has it
 
@@ -76,18 +76,24 @@ def _fitted(
         source, start=0, stop=source.documents, access=tools.access, on_progress=on_progress
     )
     fit = RouterFit(recipe)
-    meter = Meter(on_progress, "read", recipe.params.sample)
-    for batch in document_batches(dataset, recipe, encoder, splits={Split.TRAINING}):
+    everything = recipe.counts == COUNT_DOCUMENTS
+    meter = Meter(on_progress, "read", source.documents if everything else recipe.params.sample)
+    splits = {Split.TRAINING}
+    for batch in document_batches(
+        dataset, recipe, encoder, splits=splits, heads_only=not everything
+    ):
         for document in batch:
-            if not fit.full:
-                fit.feed(document.index, document.text, document.tokens)
-        meter.at(fit.sampled)
-        if fit.full:
+            if not fit.done:
+                tokens = token_count(document, recipe.params)
+                fit.feed(document.index, document.text, document.head, tokens)
+        meter.at(fit.rows if everything else fit.sampled)
+        if fit.done:
             break
     if fit.sampled == 0:
         raise Refusal(
             f"source: none of its {fit.rows} documents can be trained on: each has less than "
-            f"routing.min_tokens = {recipe.params.min_tokens} tokens, or is held out"
+            f"routing.min_tokens = {recipe.params.min_tokens} tokens in its first "
+            f"{recipe.params.prefix_bytes} bytes, or is held out"
         )
     return fit.finish()
 

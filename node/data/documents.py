@@ -1,9 +1,10 @@
 """The document rule: from rows of the source to documents with a split and token ids.
 
-One place for fitting, sharding and evaluation alike. A row's text is cut to the manifest's
-`max_bytes` at a character boundary and tokenised whole; a document takes part if it then has
-`min_tokens`. Batches are bounded by bytes, so that memory does not depend on the corpus, nor on
-how large its documents are. Source: docs/method.md, 2.4 and 4.3.
+One place for fitting, sharding and evaluation alike. What routes a document, and whether it takes
+part at all, hangs on its head alone: the first `prefix_bytes` bytes of its text, tokenised by
+themselves. What is trained on is the whole text, cut to `max_bytes` at a character boundary,
+tokenised, and cut to `max_tokens`. Batches are bounded by bytes, so that memory does not depend on
+the corpus, nor on how large its documents are. Source: docs/method.md, 2.4 and 4.3.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 from dipaco.node.data.sources import SourceRow
 from dipaco.node.data.tokenizers import TextEncoder
-from dipaco.protocol.routing.documents import cut, is_eligible
+from dipaco.protocol.routing.documents import cut, estimated_tokens, is_eligible
+from dipaco.protocol.routing.params import RouterParams
 from dipaco.protocol.routing.recipe import RouterRecipe
 from dipaco.protocol.routing.seeds import Split
 
@@ -28,10 +30,12 @@ class Document:
     split: Split
     text: bytes
     """All of the row's text, as UTF-8."""
+    head: list[int] | None
+    """Ids of the first `prefix_bytes` bytes; None where nobody asked for this split's."""
     tokens: list[int] | None
-    """Ids of the text after the cut; None where nobody asked for this split's."""
+    """Ids of the whole text after the cuts; None unless asked for and eligible."""
     eligible: bool
-    """Whether it has tokens, and enough of them to take part."""
+    """Whether it has a head, and enough ids in it to take part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,13 @@ def document_batches(
     encoder: TextEncoder,
     *,
     splits: Collection[Split],
+    heads_only: bool = False,
 ) -> Iterator[list[Document]]:
     """Yield every row in order as a document, a batch at a time.
 
-    rows     as `sources.rows` gives them.
-    splits   documents of these splits get tokens; the others are not tokenised.
+    rows         as `sources.rows` gives them.
+    splits       documents of these splits get a head, and tokens if they are eligible.
+    heads_only   nobody needs the tokens: they are not made.
     """
     batch: list[_Row] = []
     waiting = 0
@@ -61,23 +67,64 @@ def document_batches(
         batch.append(_Row(index, recipe.split(index), text))
         waiting += len(text)
         if waiting >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
-            yield _tokenised(batch, recipe, encoder, splits)
+            yield _tokenised(batch, recipe.params, encoder, splits, heads_only)
             batch, waiting = [], 0
     if batch:
-        yield _tokenised(batch, recipe, encoder, splits)
+        yield _tokenised(batch, recipe.params, encoder, splits, heads_only)
+
+
+def token_count(document: Document, params: RouterParams) -> int | None:
+    """Return how many ids a document counts as: of the tokens, else estimated from the head.
+
+    None for one that takes no part. Source: docs/method.md, 4.7.
+    """
+    if not document.eligible:
+        return None
+    if document.tokens is not None:
+        return len(document.tokens)
+    assert document.head is not None
+    head = len(cut(document.text, params.prefix_bytes))
+    whole = len(cut(document.text, params.max_bytes))
+    return estimated_tokens(len(document.head), head, whole, params.max_tokens)
 
 
 def _tokenised(
-    batch: list[_Row], recipe: RouterRecipe, encoder: TextEncoder, splits: Collection[Split]
+    batch: list[_Row],
+    params: RouterParams,
+    encoder: TextEncoder,
+    splits: Collection[Split],
+    heads_only: bool,
 ) -> list[Document]:
-    params = recipe.params
-    texts = [
-        cut(row.text, params.max_bytes).decode("utf-8") for row in batch if row.split in splits
+    wanted = [row for row in batch if row.split in splits]
+    heads = dict(zip((row.index for row in wanted), _heads(wanted, params, encoder), strict=True))
+    eligible = {i for i, head in heads.items() if is_eligible(head, params.min_tokens)}
+    tokens: dict[int, list[int]] = {}
+    if not heads_only:
+        chosen = [row for row in wanted if row.index in eligible]
+        tokens = _whole(chosen, heads, params, encoder)
+    return [
+        Document(
+            index=row.index,
+            split=row.split,
+            text=row.text,
+            head=heads.get(row.index),
+            tokens=tokens.get(row.index),
+            eligible=row.index in eligible,
+        )
+        for row in batch
     ]
-    ids = iter(encoder.encode(texts))
-    documents = []
-    for row in batch:
-        tokens = next(ids) if row.split in splits else None
-        eligible = tokens is not None and is_eligible(tokens, params.min_tokens)
-        documents.append(Document(row.index, row.split, row.text, tokens, eligible))
-    return documents
+
+
+def _heads(rows: list[_Row], params: RouterParams, encoder: TextEncoder) -> list[list[int]]:
+    return encoder.encode([cut(row.text, params.prefix_bytes).decode("utf-8") for row in rows])
+
+
+def _whole(
+    rows: list[_Row], heads: dict[int, list[int]], params: RouterParams, encoder: TextEncoder
+) -> dict[int, list[int]]:
+    """Ids of the texts after the cuts, by index; a text that ends within its head has them."""
+    longer = [row for row in rows if len(row.text) > params.prefix_bytes]
+    texts = [cut(row.text, params.max_bytes).decode("utf-8") for row in longer]
+    found = zip((row.index for row in longer), encoder.encode(texts), strict=True)
+    tokens = {row.index: heads[row.index] for row in rows} | dict(found)
+    return {index: ids[: params.max_tokens] for index, ids in tokens.items()}

@@ -235,7 +235,7 @@ class _Pass:
 
     def _route(self, documents: list[Document], top: int) -> list[list[int]]:
         length = self.recipe.params.prefix
-        prefixes = np.array([prefix_of(each.tokens or [], length) for each in documents])
+        prefixes = np.array([prefix_of(each.head or [], length) for each in documents])
         indices = np.array([each.index for each in documents], dtype=np.int64)
         paths: list[list[int]] = self.router.route(prefixes, indices, top=top).tolist()
         return paths

@@ -13,6 +13,8 @@ from dipaco.protocol.routing.integers import Int64, rdiv_array
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
 from dipaco.protocol.spec import (
     CAPACITY_BIAS,
+    COUNT_DOCUMENTS,
+    COUNT_SAMPLE,
     KMEANS,
     NO_CAPACITY,
     ROUND_ROBIN,
@@ -29,6 +31,7 @@ def unknown_kind(spec: RouterSpec) -> str | None:
         "kind": (KMEANS, ROUND_ROBIN),
         "featurizer": (BAG_SIGN,),
         "capacity": (NO_CAPACITY, CAPACITY_BIAS),
+        "counts": (COUNT_DOCUMENTS, COUNT_SAMPLE),
     }
     for name, values in known.items():
         if getattr(spec, name) not in values:

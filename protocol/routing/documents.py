@@ -1,9 +1,13 @@
-"""Which part of a document the router sees, and which documents take part at all.
+"""The document rule: which part of a document the router sees, which documents take part at all.
 
-One place for fitting, sharding and serving alike. Source: docs/method.md, 4.3.
+One place for fitting, sharding and serving alike. The router sees the ids of the *head*, the first
+`prefix_bytes` bytes of the text, tokenised by itself: so nobody has to tokenise a whole document
+to learn its path. Source: docs/method.md, 4.3.
 """
 
 from collections.abc import Sequence
+
+from dipaco.protocol.routing.integers import rdiv
 
 
 def cut(text: bytes, max_bytes: int) -> bytes:
@@ -16,13 +20,21 @@ def cut(text: bytes, max_bytes: int) -> bytes:
     return text[:end]
 
 
-def is_eligible(tokens: Sequence[int], min_tokens: int) -> bool:
-    """Return whether a document of these token ids, cut and tokenised whole, takes part."""
-    return len(tokens) >= min_tokens
+def is_eligible(head: Sequence[int], min_tokens: int) -> bool:
+    """Return whether a document takes part, by the ids of its head."""
+    return len(head) >= min_tokens
 
 
-def prefix_of(tokens: Sequence[int], prefix: int) -> Sequence[int]:
-    """Return the token ids that decide the route: the first `prefix` of them."""
-    if len(tokens) < prefix:
-        raise ValueError(f"{len(tokens)} tokens where the prefix has {prefix}")
-    return tokens[:prefix]
+def prefix_of(head: Sequence[int], prefix: int) -> Sequence[int]:
+    """Return the token ids that decide the route: the first `prefix` of the head's."""
+    if len(head) < prefix:
+        raise ValueError(f"{len(head)} tokens where the prefix has {prefix}")
+    return head[:prefix]
+
+
+def estimated_tokens(head_tokens: int, head_bytes: int, text_bytes: int, max_tokens: int) -> int:
+    """Return about how many ids a text of `text_bytes` has, at its head's tokens per byte.
+
+    Rounded to the nearest; exact where the head is the whole text.
+    """
+    return min(max_tokens, rdiv(head_tokens * text_bytes, head_bytes))

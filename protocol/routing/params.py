@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from dipaco.protocol.manifest import MAX_PATHS
+from dipaco.protocol.routing.exactness import BASIS_POINTS, EXACT_FLOAT64, EXACT_INT64, max_score
 
 MAX_SAMPLE = 1 << 20  # documents; the features of a full sample then take 1 GiB
 MAX_PREFIX = 1024  # tokens
+MIN_PREFIX_BYTES, MAX_PREFIX_BYTES = 64, 1 << 14  # of text that these tokens are taken from
 MAX_DIMENSION = 256  # one SHA-256 gives the signs of one token
 MAX_NORM_BITS = 12
 MAX_SCALE_BITS = 10
@@ -22,32 +24,25 @@ MAX_DOCUMENT_BYTES = 1 << 24  # bytes of text that are tokenised
 MAX_EPOCH = (1 << 32) - 1
 MAX_OVERLAP = 8  # paths of one training document
 MAX_CAPACITY = 1000  # numerator and denominator
-BASIS_POINTS = 10_000
-
-EXACT_FLOAT64: Final = 1 << 53  # integers below it add up exactly in float64, in any order
-EXACT_INT64: Final = 1 << 63
 
 _RANGES: Final = {
     "paths": (1, MAX_PATHS),
     "sample": (1, MAX_SAMPLE),
     "prefix": (1, MAX_PREFIX),
+    "prefix_bytes": (MIN_PREFIX_BYTES, MAX_PREFIX_BYTES),
     "dimension": (8, MAX_DIMENSION),
     "norm_bits": (1, MAX_NORM_BITS),
     "scale_bits": (0, MAX_SCALE_BITS),
     "max_updates": (1, MAX_UPDATES),
     "restarts": (1, MAX_RESTARTS),
     "max_bytes": (1, MAX_DOCUMENT_BYTES),
-    "min_tokens": (1, MAX_DOCUMENT_BYTES),
+    "min_tokens": (1, MAX_PREFIX_BYTES),
+    "max_tokens": (1, MAX_DOCUMENT_BYTES),
     "validation_bp": (0, BASIS_POINTS),
     "router_bp": (0, BASIS_POINTS),
     "overlap": (1, MAX_OVERLAP),
     "epoch": (0, MAX_EPOCH),
 }
-
-
-def max_score(dimension: int, norm_bits: int, scale_bits: int) -> int:
-    """Return the largest sum of absolute terms in a score: D (S X)^2 + 2 S D X (S X)."""
-    return 3 * dimension << 2 * (norm_bits + scale_bits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +55,8 @@ class RouterParams:
     """N: the most documents that the router is fitted on."""
     prefix: int
     """F: tokens of a document that its route depends on."""
+    prefix_bytes: int
+    """Bytes of UTF-8 that these tokens are taken from."""
     dimension: int
     """D: features, a multiple of 8."""
     norm_bits: int
@@ -73,7 +70,9 @@ class RouterParams:
     max_bytes: int
     """Bytes of UTF-8 that a document is cut to before it is tokenised."""
     min_tokens: int
-    """Tokens that a document needs to take part."""
+    """Tokens that a document needs in its first `prefix_bytes` bytes to take part."""
+    max_tokens: int
+    """Tokens of one document that are trained on, and counted."""
     validation_bp: int
     """Basis points of the documents that are held out for validation."""
     router_bp: int
@@ -94,6 +93,10 @@ class RouterParams:
             raise ValueError(f"dimension {self.dimension} is not a multiple of 8")
         if self.min_tokens < self.prefix:
             raise ValueError(f"min_tokens {self.min_tokens} is below the prefix of {self.prefix}")
+        if self.max_tokens < self.min_tokens:
+            raise ValueError(f"max_tokens {self.max_tokens} is below min_tokens {self.min_tokens}")
+        if self.max_bytes < self.prefix_bytes:
+            raise ValueError(f"max_bytes {self.max_bytes} is below prefix_bytes")
         if self.validation_bp + self.router_bp >= BASIS_POINTS:
             raise ValueError("validation_bp and router_bp leave no training documents")
         if self.overlap > self.paths:
@@ -143,7 +146,7 @@ class RouterParams:
         return EXACT_FLOAT64 - 1 - self.max_score
 
     def pack(self) -> bytes:
-        """Return the 96 bytes that enter the router's root seed."""
+        """Return the 96 bytes that enter the router's root seed: what the fit depends on."""
         return struct.pack(
             "<12Q",
             self.paths,
@@ -154,7 +157,7 @@ class RouterParams:
             self.scale_bits,
             self.max_updates,
             self.restarts,
-            self.max_bytes,
+            self.prefix_bytes,
             self.min_tokens,
             self.validation_bp,
             self.router_bp,

@@ -36,6 +36,10 @@ class RouterRecipe:
     vocabulary: int
     """Token ids are below it."""
     beacon: bytes
+    documents: int
+    """Rows of the source that belong to the run."""
+    counts: str
+    """Over what the paths' weights are counted: every one of these `documents`, or the `sample`."""
     params: RouterParams
 
     @property
@@ -75,6 +79,7 @@ def recipe_of(manifest: Manifest, *, epoch: int = 0) -> RouterRecipe:
             paths=manifest.paths,
             sample=routing.sample,
             prefix=routing.prefix,
+            prefix_bytes=routing.prefix_bytes,
             dimension=routing.dimension,
             norm_bits=routing.norm_bits,
             scale_bits=routing.scale_bits,
@@ -82,6 +87,7 @@ def recipe_of(manifest: Manifest, *, epoch: int = 0) -> RouterRecipe:
             restarts=routing.restarts,
             max_bytes=routing.max_bytes,
             min_tokens=routing.min_tokens,
+            max_tokens=routing.max_tokens,
             validation_bp=routing.validation_bp,
             router_bp=routing.router_bp,
             overlap=routing.overlap,
@@ -99,6 +105,8 @@ def recipe_of(manifest: Manifest, *, epoch: int = 0) -> RouterRecipe:
         tokenizer=manifest.tokenizer.sha256,
         vocabulary=manifest.tokenizer.vocabulary,
         beacon=routing.beacon,
+        documents=source.documents,
+        counts=routing.counts,
         params=params,
     )
 
@@ -113,11 +121,13 @@ def unfitted_spec(recipe: RouterRecipe) -> RouterSpec:
         kind=ROUND_ROBIN,
         featurizer=recipe.featurizer,
         capacity=NO_CAPACITY if params.capacity is None else CAPACITY_BIAS,
+        counts=recipe.counts,
         manifest=recipe.manifest,
         epoch=params.epoch,
         paths=params.paths,
         vocabulary=recipe.vocabulary,
         prefix=params.prefix,
+        prefix_bytes=params.prefix_bytes,
         dimension=params.dimension,
         norm_bits=params.norm_bits,
         scale_bits=params.scale_bits,

@@ -8,7 +8,8 @@ import enum
 from collections.abc import Iterable
 
 from dipaco.protocol.digest import Digest, tagged, u32, u64
-from dipaco.protocol.routing.params import BASIS_POINTS, RouterParams
+from dipaco.protocol.routing.exactness import BASIS_POINTS
+from dipaco.protocol.routing.params import RouterParams
 
 
 class Split(enum.StrEnum):

@@ -12,6 +12,7 @@ import numpy as np
 
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.digest import Digest, tagged, u32
+from dipaco.protocol.routing.exactness import EXACT_FLOAT64
 from dipaco.protocol.routing.features import (
     mean_of,
     normalise,
@@ -19,10 +20,9 @@ from dipaco.protocol.routing.features import (
     sign_bits,
     sign_rows,
 )
-from dipaco.protocol.routing.fit import features_digest
 from dipaco.protocol.routing.integers import Draw, Int32, Int64, isqrt, rdiv
 from dipaco.protocol.routing.kmeans import Points, capacity_bias, run_once
-from dipaco.protocol.routing.params import EXACT_FLOAT64
+from dipaco.protocol.routing.sample import features_digest
 from dipaco.protocol.routing.scores import Product, float64_product, lowest
 from dipaco.protocol.routing.seeds import featurizer_seed, kmeans_seed, split_residue
 from dipaco.protocol.spec import int32_bytes, spec_digest

@@ -84,7 +84,7 @@ def test_the_mutations_reach_every_field_of_spec_and_fit() -> None:
         ("bias", bytes(8 * MAX_PATHS + 1)),
         ("documents", (1,) * (MAX_PATHS + 1)),
         ("documents", (-1,) * 4),
-        ("documents", (1 << 24,) * 4),
+        ("documents", ((1 << 40) + 1,) * 4),
         ("tokens", (1 << 63,) * 4),
         ("tokens", (1 << 80,) * 4),
     ],

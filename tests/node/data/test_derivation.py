@@ -2,8 +2,11 @@
 The name of a local file decides splits, and a test's folder has another name every time: where a
 test counts documents of such files, none is held out."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -11,12 +14,15 @@ from dipaco.node.data import documents
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_source
 from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.manifest import Manifest, Routing, Source
+from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
+from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.node.data.corpora import (
     no_progress,
@@ -27,7 +33,9 @@ from tests.node.data.corpora import (
     write_parquet,
 )
 
-GOLDEN = ["c628f54ad748d9c7", "c6f14559cf4135e6", "d1634a904dd15bff", "e92e96a90dfd4e80"]
+GOLDEN = ["c6f14559cf4135e6", "252f2203bc5e768b", "983e5e668ca42850"]
+READ = {"documents": "fe5cb2bbbbd974d8", "sample": "c628f54ad748d9c7"}
+COUNTED = {"documents": (315, 666, 312, 430), "sample": (58, 112, 62, 68)}
 
 
 @pytest.fixture
@@ -47,12 +55,17 @@ def with_routing(source: Source, **changes: object) -> Manifest:
     return replace(manifest, routing=replace(manifest.routing, **changes))
 
 
-def test_the_router_of_the_embedded_corpus_is_the_same_everywhere(tools: Tools) -> None:
-    spec = spec_of(small_manifest(embedded_source(), routing=Routing(sample=300)), tools)
+@pytest.mark.parametrize("counts", ["documents", "sample"])
+def test_the_router_of_the_embedded_corpus_is_the_same_everywhere(
+    counts: Literal["documents", "sample"], tools: Tools
+) -> None:
+    routing = Routing(sample=300, counts=counts)
+    spec = spec_of(small_manifest(embedded_source(), routing=routing), tools)
     assert spec.fit is not None
-    assert (spec.kind, spec.fit.n_fit, sum(spec.documents)) == ("kmeans", 300, 300)
-    stages = (spec.fit.source_bytes, spec.fit.tokens, spec.fit.features, spec.fit.centroids)
+    assert (spec.kind, spec.fit.n_fit, spec.documents) == ("kmeans", 300, COUNTED[counts])
+    stages = (spec.fit.tokens, spec.fit.features, spec.fit.centroids)
     assert [stage.hex()[:16] for stage in stages] == GOLDEN
+    assert spec.fit.source_bytes.hex()[:16] == READ[counts]
 
 
 def test_deriving_twice_gives_the_same_spec_whatever_the_batches(
@@ -65,9 +78,40 @@ def test_deriving_twice_gives_the_same_spec_whatever_the_batches(
 
 
 def test_rows_after_a_full_sample_decide_nothing(tools: Tools) -> None:
-    fits = [spec_of(small_manifest(synthetic(documents)), tools).fit for documents in (120, 400)]
-    assert fits[0] is not None and fits[0].n_fit == 64
-    assert fits[0] == fits[1]
+    manifests = [with_routing(synthetic(documents), counts="sample") for documents in (120, 400)]
+    specs = [spec_of(manifest, tools) for manifest in manifests]
+    assert specs[0].fit is not None and specs[0].fit.n_fit == sum(specs[0].documents) == 64
+    assert replace(specs[0], manifest=specs[1].manifest) == specs[1]
+
+
+def test_counts_are_of_every_training_document_and_their_whole_length(tools: Tools) -> None:
+    manifest = with_routing(synthetic(400), overlap=2)
+    spec, recipe = spec_of(manifest, tools), recipe_of(manifest)
+    encoder, router = load_tokenizer(manifest.tokenizer, tools.blobs), Router(spec)
+    documents, tokens = Counter[int](), Counter[int]()
+    for index, text in enumerate(texts(400)):
+        if recipe.split(index) is not Split.TRAINING:
+            continue
+        head, whole = encoder.encode([text.encode()[:512].decode(), text])
+        for path in router.route(np.array([head[:32]]), np.array([index]), top=2)[0].tolist():
+            documents[path] += 1
+            tokens[path] += len(whole) + 1
+    assert spec.documents == tuple(documents[path] for path in range(4))
+    assert spec.tokens == tuple(tokens[path] for path in range(4))
+    assert sum(spec.documents) > 600
+
+
+def test_the_router_is_the_same_whatever_is_counted(tools: Tools) -> None:
+    """A source that ends within the sample is counted alike too, but for estimated lengths."""
+    for rows in (60, 400):
+        manifests = [with_routing(synthetic(rows), counts=c) for c in ("documents", "sample")]
+        every, sample = (spec_of(manifest, tools) for manifest in manifests)
+        assert every.centroids == sample.centroids and every.mean == sample.mean
+        assert every.fit is not None and sample.fit is not None
+        assert every.fit.tokens == sample.fit.tokens
+        same = rows == 60
+        assert (every.fit.source_bytes == sample.fit.source_bytes) == same
+        assert (every.documents == sample.documents) == same
 
 
 def test_one_changed_row_changes_the_first_stage(tools: Tools, tmp_path: Path) -> None:
@@ -144,4 +188,6 @@ def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Pat
 def test_progress_ends_with_the_whole_sample(tools: Tools) -> None:
     told: list[Progress] = []
     derive(small_manifest(synthetic(200)), tools, told.append)
+    assert (told[-1].stage, told[-1].done, told[-1].total) == ("read", 200, 200)
+    derive(with_routing(synthetic(200), counts="sample"), tools, told.append)
     assert (told[-1].stage, told[-1].done, told[-1].total) == ("read", 64, 64)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.data import documents as module
-from dipaco.node.data.documents import Document, document_batches
+from dipaco.node.data.documents import Document, document_batches, token_count
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.data.sources import SourceRow
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
@@ -23,9 +23,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
     return load_tokenizer(embedded_tokenizer(), BlobStore(tmp_path_factory.mktemp("blobs")))
 
 
-def recipe(*, max_bytes: int = 1 << 20) -> RouterRecipe:
+def recipe(**changes: object) -> RouterRecipe:
     plain = small_manifest(synthetic(400))
-    return recipe_of(replace(plain, routing=replace(plain.routing, max_bytes=max_bytes)))
+    return recipe_of(replace(plain, routing=replace(plain.routing, **changes)))
 
 
 def numbered(corpus: list[str]) -> list[SourceRow]:
@@ -80,17 +80,64 @@ def test_only_wanted_splits_are_tokenised(encoder: TextEncoder) -> None:
 def test_a_document_takes_part_with_prefix_plus_eight_tokens(encoder: TextEncoder) -> None:
     rows = numbered(["a" + " a" * (tokens - 1) for tokens in (39, 40, 41)] + [""])
     found = flat(document_batches(rows, recipe(), encoder, splits=ALL))
-    assert [len(document.tokens or []) for document in found] == [39, 40, 41, 0]
+    assert [len(document.head or []) for document in found] == [39, 40, 41, 0]
+    assert [len(document.tokens or []) for document in found] == [0, 40, 41, 0]
     assert [document.eligible for document in found] == [False, True, True, False]
 
 
 def test_text_is_cut_at_a_character_before_it_is_tokenised_and_kept_whole(
     encoder: TextEncoder,
 ) -> None:
-    text = "a" * 63 + "日" + "b" * 100
-    (found,) = flat(document_batches(numbered([text]), recipe(max_bytes=64), encoder, splits=ALL))
-    assert found.text == text.encode()
-    assert found.tokens == encoder.encode(["a" * 63])[0]
+    kept = "a " * 99 + "a"
+    rules = recipe(max_bytes=200, prefix_bytes=100)
+    for more in ("日", "日日" * 100):
+        (found,) = flat(document_batches(numbered([kept + more]), rules, encoder, splits=ALL))
+        assert found.text == (kept + more).encode()
+        assert found.tokens == encoder.encode([kept])[0]
+        assert found.head == encoder.encode([kept[:100]])[0]
+
+
+def test_no_more_than_the_stated_tokens_of_a_document_are_kept(encoder: TextEncoder) -> None:
+    corpus = ["a" + " a" * 50, "a" + " a" * 900]
+    found = flat(document_batches(numbered(corpus), recipe(max_tokens=45), encoder, splits=ALL))
+    assert [document.tokens for document in found] == [ids[:45] for ids in encoder.encode(corpus)]
+
+
+def test_the_router_sees_the_first_bytes_and_nothing_of_what_follows(
+    encoder: TextEncoder,
+) -> None:
+    """Not even where the cut goes through a word that the tokenizer knows whole."""
+    kept = "the sea and the wind " * 24 + "then int"
+    rules = recipe(prefix_bytes=len(kept))
+    corpus = [kept, kept + "ernational affairs", kept + " " + "日" * 50]
+    found = flat(document_batches(numbered(corpus), rules, encoder, splits=ALL))
+    assert [document.head for document in found] == [encoder.encode([kept])[0]] * 3
+    assert len({tuple(document.tokens or []) for document in found}) == 3
+
+
+def test_a_document_without_enough_tokens_in_its_first_bytes_takes_no_part(
+    encoder: TextEncoder,
+) -> None:
+    rules = recipe(prefix_bytes=100)
+    corpus = ["international " * 40, "a " * 50]
+    found = flat(document_batches(numbered(corpus), rules, encoder, splits=ALL))
+    assert [document.eligible for document in found] == [False, True]
+    assert [document.tokens is None for document in found] == [True, False]
+
+
+def test_heads_alone_are_the_same_heads_and_give_estimated_counts(encoder: TextEncoder) -> None:
+    rows, rules = numbered([*texts(60), "short", "a " * 3000]), recipe()
+    whole = flat(document_batches(rows, rules, encoder, splits=ALL))
+    heads = flat(document_batches(rows, rules, encoder, splits=ALL, heads_only=True))
+    assert [each.head for each in heads] == [each.head for each in whole]
+    assert all(each.tokens is None for each in heads)
+    for full, head in zip(whole, heads, strict=True):
+        exact, guess = token_count(full, rules.params), token_count(head, rules.params)
+        if not full.eligible:
+            assert exact is guess is None
+            continue
+        assert full.tokens is not None and exact == len(full.tokens) and guess is not None
+        assert abs(guess - exact) <= (0 if len(full.text) <= 512 else exact // 4)
 
 
 def test_no_more_than_a_batch_is_read_ahead(

@@ -42,12 +42,12 @@ STEPS = 6
 def derived(manifest: Manifest, *, shift: int = 0) -> RouterSpec:
     """Fit the router on made-up documents: topical, and other ones for another `shift`."""
     fit = RouterFit(recipe_of(manifest))
-    document = 0
-    while not fit.full:
+    for document in range(manifest.source.documents):
+        if fit.done:
+            break
         topic = document % 5 * 100 + shift
         tokens = [topic + (document * 7 + i * i) % 60 for i in range(48)]
-        fit.feed(document, f"document {document} of {shift}".encode(), tokens)
-        document += 1
+        fit.feed(document, f"document {document} of {shift}".encode(), tokens, len(tokens))
     return fit.finish()
 
 

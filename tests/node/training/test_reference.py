@@ -149,6 +149,6 @@ def test_progress_names_each_piece_of_work(tmp_path: Path) -> None:
 
 
 def test_a_source_that_yields_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
-    routing = Routing(sample=64, dimension=64, min_tokens=60000)
+    routing = Routing(sample=64, dimension=64, prefix_bytes=16384, min_tokens=16384)
     with pytest.raises(Refusal, match="none of its 120 documents"):
         run(tiny(routing=routing), tmp_path)

@@ -25,14 +25,18 @@ PARAMS = RouterParams(
     scale_bits=8,
     max_updates=20,
     restarts=3,
+    prefix_bytes=100,
     max_bytes=1000,
     min_tokens=14,
+    max_tokens=1000,
     validation_bp=1000,
     router_bp=500,
 )
 
 
-def recipe(kind: str = "kmeans", **changes: Any) -> RouterRecipe:
+def recipe(
+    kind: str = "kmeans", *, counts: str = "sample", documents: int = 400, **changes: Any
+) -> RouterRecipe:
     """Return the recipe of a tiny run of four paths; `changes` replace its parameters."""
     return RouterRecipe(
         kind=kind,
@@ -42,6 +46,8 @@ def recipe(kind: str = "kmeans", **changes: Any) -> RouterRecipe:
         tokenizer=sha256(b"tokenizer"),
         vocabulary=256,
         beacon=b"",
+        documents=documents,
+        counts=counts,
         params=replace(PARAMS, **changes),
     )
 
@@ -82,11 +88,11 @@ def fitted(
     fit = RouterFit(recipe, **options)
     documents, prefixes = [], []
     for text, tokens in source:
-        if fit.full:
+        if fit.done:
             break
         before, document = fit.sampled, fit.rows
         training = recipe.split(document) is Split.TRAINING
-        fit.feed(document, text, tokens if training else None)
+        fit.feed(document, text, tokens if training else None, len(tokens))
         if fit.sampled > before:
             documents.append(document)
             prefixes.append(tokens[: recipe.params.prefix])

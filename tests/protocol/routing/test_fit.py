@@ -133,9 +133,9 @@ def test_texts_of_other_splits_count_but_their_tokens_do_not() -> None:
     fits = [RouterFit(made) for _ in range(3)]
     for row, (text, tokens) in enumerate(ToySource(rows=80)):
         other = row == held_out
-        fits[0].feed(row, text, tokens)
-        fits[1].feed(row, text, None if other else tokens)
-        fits[2].feed(row, b"other" if other else text, tokens)
+        fits[0].feed(row, text, tokens, len(tokens))
+        fits[1].feed(row, text, None if other else tokens, len(tokens))
+        fits[2].feed(row, b"other" if other else text, tokens, len(tokens))
     first, second, third = (fit.finish() for fit in fits)
     assert first == second
     assert first.centroids == third.centroids
@@ -147,11 +147,11 @@ def test_rows_come_in_order_once_and_never_after_the_sample_is_full() -> None:
     made = recipe(sample=4, restarts=1)
     fit, rows = RouterFit(made), list(ToySource())
     with pytest.raises(ValueError, match="row 1 fed where 0 was due"):
-        fit.feed(1, *rows[1])
+        fit.feed(1, *rows[1], 1)
     while not fit.full:
-        fit.feed(fit.rows, *rows[fit.rows])
-    with pytest.raises(ValueError, match="full: True"):
-        fit.feed(fit.rows, *rows[fit.rows])
+        fit.feed(fit.rows, *rows[fit.rows], 1)
+    with pytest.raises(ValueError, match="done: True"):
+        fit.feed(fit.rows, *rows[fit.rows], 1)
     assert fit.sampled == 4
     fit.finish()
     with pytest.raises(ValueError, match="finished before"):
@@ -163,16 +163,18 @@ def test_a_training_document_without_tokens_is_a_bug() -> None:
     training = next(i for i in range(80) if made.split(i) is Split.TRAINING)
     fit = RouterFit(made)
     for row in range(training):
-        fit.feed(row, b"", None)
+        fit.feed(row, b"", None, None)
     with pytest.raises(ValueError, match="without tokens"):
-        fit.feed(training, b"", None)
+        fit.feed(training, b"", None, None)
 
 
 @pytest.mark.parametrize("token", [256, -1])
 def test_tokens_outside_the_vocabulary_refuse_the_manifest(token: int) -> None:
     fit = RouterFit(recipe(validation_bp=0, router_bp=0))
-    with pytest.raises(Refusal, match="vocabulary of 256"):
-        fit.feed(0, b"text", [1, 2, token] + [0] * 20)
+    fit.feed(0, b"text", [0] * 23, 23)
+    fit.feed(1, b"text", [1, 2, token] + [0] * 20, 23)
+    with pytest.raises(Refusal, match=r"vocabulary: document 1 has .* vocabulary of 256"):
+        fit.finish()
 
 
 def test_an_unfitted_router_weighs_all_paths_the_same() -> None:

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dipaco.protocol.errors import LocalProtocolError
+from dipaco.protocol.routing.exactness import EXACT_FLOAT64
 from dipaco.protocol.routing.integers import Int32
 from dipaco.protocol.routing.kmeans import (
     Clustering,
@@ -20,7 +21,6 @@ from dipaco.protocol.routing.kmeans import (
     run_restarts,
     updated_centroids,
 )
-from dipaco.protocol.routing.params import EXACT_FLOAT64
 from dipaco.protocol.routing.scores import PRODUCTS, float64_product
 from tests.protocol.routing import reference
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from dipaco.protocol.routing.params import EXACT_FLOAT64, RouterParams
+from dipaco.protocol.routing.exactness import EXACT_FLOAT64
+from dipaco.protocol.routing.params import RouterParams
 from tests.protocol.routing.doubles import PARAMS
 
 DEFAULTS = replace(PARAMS, paths=16, sample=1 << 20, prefix=32, dimension=256, min_tokens=40)
@@ -25,6 +26,8 @@ def test_a_number_out_of_range_is_refused_by_name(field: str, value: Any) -> Non
     [
         ({"dimension": 12}, "dimension 12 is not a multiple of 8"),
         ({"min_tokens": 5}, "min_tokens 5 is below the prefix of 6"),
+        ({"max_tokens": 13}, "max_tokens 13 is below min_tokens 14"),
+        ({"max_bytes": 99}, "max_bytes 99 is below prefix_bytes"),
         ({"validation_bp": 9500}, "leave no training documents"),
         ({"overlap": 5}, "overlap 5 is above the 4 paths"),
         ({"capacity": (4, 5)}, "capacity 4/5"),
@@ -54,4 +57,4 @@ def test_the_96_bytes_of_the_seed_hold_every_number_in_order() -> None:
     packed = DEFAULTS.pack()
     numbers = [int.from_bytes(packed[i : i + 8], "little") for i in range(0, 96, 8)]
     assert len(packed) == 96
-    assert numbers == [16, 1 << 20, 32, 256, 10, 8, 20, 3, 1000, 40, 1000, 500]
+    assert numbers == [16, 1 << 20, 32, 256, 10, 8, 20, 3, 100, 40, 1000, 500]

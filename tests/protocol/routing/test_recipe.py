@@ -1,10 +1,8 @@
 """Rules of this file: a recipe follows from the manifest, field by field."""
 
-import pytest
 from msgspec.structs import replace
 
 from dipaco.protocol.digest import Digest, sha256
-from dipaco.protocol.errors import Refusal
 from dipaco.protocol.manifest import Capacity, Routing, Source, SourceFile, run_id
 from dipaco.protocol.routing.params import RouterParams
 from dipaco.protocol.routing.recipe import recipe_of
@@ -19,12 +17,15 @@ ROUTING = Routing(
     scale_bits=7,
     max_updates=33,
     restarts=5,
+    prefix_bytes=300,
     max_bytes=4096,
     min_tokens=30,
+    max_tokens=777,
     validation_bp=700,
     router_bp=50,
     overlap=2,
     capacity=Capacity(num=3, den=2),
+    counts="sample",
     beacon=b"beacon",
 )
 
@@ -41,8 +42,10 @@ def test_every_number_of_the_manifest_reaches_the_recipe() -> None:
         scale_bits=7,
         max_updates=33,
         restarts=5,
+        prefix_bytes=300,
         max_bytes=4096,
         min_tokens=30,
+        max_tokens=777,
         validation_bp=700,
         router_bp=50,
         overlap=2,
@@ -50,6 +53,7 @@ def test_every_number_of_the_manifest_reaches_the_recipe() -> None:
         epoch=3,
     )
     assert (recipe.kind, recipe.featurizer, recipe.beacon) == ("kmeans", "bag-sign-v1", b"beacon")
+    assert (recipe.counts, recipe.documents) == ("sample", manifest.source.documents)
     assert (recipe.manifest, recipe.vocabulary) == (run_id(manifest), 4096)
     assert recipe.tokenizer == manifest.tokenizer.sha256
 
@@ -84,17 +88,3 @@ def test_documents_split_by_the_manifest_s_shares() -> None:
     splits = [recipe.split(document) for document in range(200)]
     assert 70 < splits.count(Split.VALIDATION) < 130
     assert isinstance(recipe.root, bytes) and recipe.root != Digest(bytes(32))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"dimension": 256, "norm_bits": 12, "scale_bits": 10}, "exact arithmetic"),
-        ({"validation_bp": 5000, "router_bp": 5000}, "no training documents"),
-    ],
-)
-def test_a_manifest_whose_router_cannot_be_exact_is_refused(
-    changes: dict[str, object], words: str
-) -> None:
-    with pytest.raises(Refusal, match=f"routing: .*{words}"):
-        recipe_of(values.manifest(routing=replace(ROUTING, **changes)))

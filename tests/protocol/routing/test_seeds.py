@@ -46,7 +46,7 @@ def test_a_source_is_its_kind_revision_and_files_in_order() -> None:
         "scale_bits",
         "max_updates",
         "restarts",
-        "max_bytes",
+        "prefix_bytes",
         "min_tokens",
         "validation_bp",
         "router_bp",

@@ -1,0 +1,30 @@
+"""Counting documents and tokens per path, in memory that does not depend on how many they are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dipaco.protocol.routing.integers import Int64
+
+
+class PathCounts:
+    """How many documents went to each of P paths, and how many tokens with them."""
+
+    def __init__(self, paths: int) -> None:
+        self._documents = np.zeros(paths, dtype=np.int64)
+        self._tokens = np.zeros(paths, dtype=np.int64)
+
+    def add(self, paths: Int64, sizes: Sequence[int]) -> None:
+        """Count n documents on each of their paths, (n, top); `sizes` are their tokens, (n,)."""
+        np.add.at(self._documents, paths, 1)
+        np.add.at(self._tokens, paths, np.array(sizes, dtype=np.int64)[:, None])
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Per path."""
+        return tuple(self._documents.tolist())
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Per path."""
+        return tuple(self._tokens.tolist())

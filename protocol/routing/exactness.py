@@ -1,0 +1,15 @@
+"""Up to where integers in floating point and in 64 bits are exact. Source: docs/method.md, 4.8.
+
+Imports nothing: manifests are checked with it, and so are the specs of strangers.
+"""
+
+from typing import Final
+
+BASIS_POINTS: Final = 10_000
+EXACT_FLOAT64: Final = 1 << 53  # integers below it add up exactly in float64, in any order
+EXACT_INT64: Final = 1 << 63
+
+
+def max_score(dimension: int, norm_bits: int, scale_bits: int) -> int:
+    """Return the largest sum of absolute terms in a score: D (S X)^2 + 2 S D X (S X)."""
+    return 3 * dimension << 2 * (norm_bits + scale_bits)

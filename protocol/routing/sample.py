@@ -1,0 +1,141 @@
+"""The sample that a router is fitted on: its features, and the k-means over them.
+
+Holds at most N x D int32, never a text. Source: docs/method.md, 4.3 to 4.9.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from dipaco.protocol.digest import Digest, tagged, u32, u64
+from dipaco.protocol.routing.assign import round_robin
+from dipaco.protocol.routing.features import mean_of, normalise_in_place, raw_features
+from dipaco.protocol.routing.integers import Int32, Int64
+from dipaco.protocol.routing.kmeans import (
+    Points,
+    capacity_bias,
+    has_distinct_rows,
+    run_restarts,
+)
+from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
+from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
+from dipaco.protocol.spec import (
+    INERTIA_BYTES,
+    KMEANS,
+    Fit,
+    RouterSpec,
+    int32_bytes,
+    int64_bytes,
+)
+
+NOT_YET = Digest(bytes(32))  # the stage digest of bytes that are still being read
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted router, and where it sends its own sample."""
+
+    spec: RouterSpec
+    """Complete but for the digest of the source's bytes and what is counted per path."""
+    paths: Int64
+    """Of the sampled documents, (n_fit, overlap), best first."""
+
+
+class Sample:
+    """The sampled documents so far: `add` them in batches, in order, then `fitted`, once."""
+
+    def __init__(self, recipe: RouterRecipe) -> None:
+        params = recipe.params
+        self._recipe = recipe
+        self._feat_seed = recipe.feat_seed
+        self._hash = hashlib.sha256()
+        self._y: Int32 = np.empty((params.sample, params.dimension), dtype=np.int32)
+        self._documents = np.empty(params.sample, dtype=np.int64)
+        self._size = 0
+
+    def add(self, documents: Int64, prefixes: Int64) -> None:
+        """Take n more: their indices, (n,), and the ids of their prefixes, (n, F)."""
+        end = self._size + len(documents)
+        self._hash.update(_rows_bytes(documents, prefixes))
+        self._documents[self._size : end] = documents
+        dimension = self._recipe.params.dimension
+        self._y[self._size : end] = raw_features(prefixes, self._feat_seed, dimension)
+        self._size = end
+
+    def fitted(self, products: tuple[Product, ...] = PRODUCTS) -> Fitted:
+        """Return the router; round_robin where fewer rows are distinct than there are paths."""
+        x = self._y[: self._size]
+        mean = mean_of(x)
+        normalise_in_place(x, mean, self._recipe.params.norm_bits)
+        if has_distinct_rows(x, self._recipe.params.paths):
+            return self._kmeans(x, mean, products)
+        params = self._recipe.params
+        documents = self._documents[: self._size]
+        paths = round_robin(documents, paths=params.paths, top=params.overlap)
+        fit = self._fit(x, mean, centroids=b"")
+        return Fitted(msgspec.structs.replace(unfitted_spec(self._recipe), fit=fit), paths)
+
+    def _kmeans(self, x: Int32, mean: Int32, products: tuple[Product, ...]) -> Fitted:
+        params, seeds = self._recipe.params, self._recipe.restart_seeds
+        product = checked_product(x, params.scale * x[: params.paths], products)
+        points = Points.of(x, scale=params.scale, product=product)
+        found = run_restarts(points, params.paths, seeds, max_updates=params.max_updates)
+        bias = [0] * params.paths
+        if params.capacity is not None:
+            bias = capacity_bias(points, found, params.capacity, max_bias=params.max_bias)
+        paths, _ = lowest(
+            x,
+            found.centroids,
+            np.array(bias, dtype=np.int64),
+            scale=params.scale,
+            top=params.overlap,
+            product=product,
+        )
+        fit = msgspec.structs.replace(
+            self._fit(x, mean, centroids=int32_bytes(found.centroids)),
+            restart=found.restart,
+            updates=found.updates,
+            inertia=found.inertia.to_bytes(INERTIA_BYTES, "little"),
+        )
+        spec = msgspec.structs.replace(
+            unfitted_spec(self._recipe),
+            kind=KMEANS,
+            mean=int32_bytes(mean),
+            centroids=int32_bytes(found.centroids),
+            bias=int64_bytes(bias),
+            fit=fit,
+        )
+        return Fitted(spec, paths)
+
+    def _fit(self, x: Int32, mean: Int32, *, centroids: bytes) -> Fit:
+        paths, dimension = self._recipe.params.paths, self._recipe.params.dimension
+        return Fit(
+            n_fit=self._size,
+            restart=0,
+            updates=0,
+            inertia=bytes(INERTIA_BYTES),
+            source_bytes=NOT_YET,
+            tokens=tagged("dipaco/1/tokens", u64(self._size), self._hash.digest()),
+            features=features_digest(x, mean),
+            centroids=tagged("dipaco/1/centroids", u32(paths), u32(dimension), centroids),
+        )
+
+
+def features_digest(x: Int32, mean: Int32) -> Digest:
+    """Return the stage digest of the features: x (n_fit, D) and the mean, (D,)."""
+    return tagged(
+        "dipaco/1/features",
+        u64(len(x)),
+        u32(x.shape[1]),
+        int32_bytes(mean),
+        np.ascontiguousarray(x, dtype="<i4").data.cast("B") if x.size else b"",
+    )
+
+
+def _rows_bytes(documents: Int64, prefixes: Int64) -> bytes:
+    """Per document its index as u64 and its ids as u32, little-endian."""
+    rows = np.empty(len(documents), dtype=[("document", "<u8"), ("ids", "<u4", prefixes.shape[1])])
+    rows["document"], rows["ids"] = documents, prefixes
+    return rows.tobytes()
