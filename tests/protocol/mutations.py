@@ -42,7 +42,8 @@ def _changes(given: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(given, int):
         yield from (("", changed) for changed in (given - 1, given + 1, given - 8, given + 8))
     elif isinstance(given, str):
-        yield from (("", changed) for changed in (given + "2", "kmeans", "round_robin", "none"))
+        known = ("kmeans", "round_robin", "none", "documents", "sample")
+        yield from (("", changed) for changed in (given + "2", *known))
     elif isinstance(given, bytes):
         yield from (("", changed) for changed in _changed_bytes(given))
     elif isinstance(given, tuple):
