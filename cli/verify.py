@@ -1,6 +1,9 @@
 """`dipaco-node verify`: derive a run's router from its public source and compare."""
 
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +14,9 @@ from dipaco.cli.options import home_of, home_option, json_option
 
 if TYPE_CHECKING:
     from dipaco.node.runs import RunFile
+    from dipaco.node.training.jobs import Progress
     from dipaco.protocol.spec import RouterSpec
-    from dipaco.protocol.verdict import Derivation
+    from dipaco.protocol.verdict import Derivation, Verdict
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -40,28 +44,68 @@ def verify(
     from dipaco.node.storage.files import write_file
     from dipaco.protocol.canonical import encode
     from dipaco.protocol.routing.recipe import recipe_of
-    from dipaco.protocol.verdict import Derived, Outcome, judge
+    from dipaco.protocol.verdict import Derived, judge, static_check
 
     folder = home_of(home)
     run = named_run(name, folder)
+    recipe = recipe_of(run.manifest)
     claimed = _claimed(run, spec, folder)
-    derivation = _derive(run, folder, local_sources)
-    if out is not None and isinstance(derivation, Derived):
-        write_file(out, encode(derivation.spec))
-    if claimed is None:
-        click.echo(_own(derivation))
-        return Exit.UNVERIFIABLE
-    verdict = judge(recipe_of(run.manifest), claimed, derivation)
-    if as_json:
-        table = {"run": run.id.hex(), "verdict": verdict.outcome, "stage": verdict.stage}
-        click.echo(json.dumps(table | {"reason": verdict.reason}))
+    verdict = static_check(recipe, claimed) if claimed else None
+    derivation = None
+    if verdict is None or out is not None:
+        derivation = _derive(run, folder, local_sources)
+        if out is not None and isinstance(derivation, Derived):
+            write_file(out, encode(derivation.spec))
+    if claimed is not None and verdict is None:
+        assert derivation is not None
+        verdict = judge(recipe, claimed, derivation)
+    return _say(run, claimed, derivation, verdict, as_json=as_json)
+
+
+def _say(
+    run: "RunFile",
+    claimed: "RouterSpec | None",
+    derivation: "Derivation | None",
+    verdict: "Verdict | None",
+    *,
+    as_json: bool,
+) -> int:
+    """Print the outcome and return its exit code; without a verdict there was none to judge."""
+    from dipaco.protocol.spec import spec_digest
+    from dipaco.protocol.verdict import Derived, Outcome
+
+    own = spec_digest(derivation.spec).hex() if isinstance(derivation, Derived) else ""
+    stage: str
+    if verdict is not None:
+        words = f"{run.manifest.name}: {verdict}"
+        outcome, stage, reason = verdict.outcome, verdict.stage, verdict.reason
     else:
-        click.echo(f"{run.manifest.name}: {verdict}")
+        outcome, stage, reason = Outcome.UNVERIFIABLE, "", _unjudged(derivation, own)
+        words = f"{run.manifest.name}: {reason}"
+    if as_json:
+        table = {
+            "run": run.id.hex(),
+            "spec": spec_digest(claimed).hex() if claimed else "",
+            "own": own,
+            "verdict": outcome,
+            "stage": stage,
+            "reason": reason,
+        }
+        words = json.dumps(table)
+    click.echo(words)
     return {
         Outcome.VERIFIED: Exit.OK,
         Outcome.REFUTED: Exit.REFUSED,
         Outcome.UNVERIFIABLE: Exit.UNVERIFIABLE,
-    }[verdict.outcome]
+    }[outcome]
+
+
+def _unjudged(derivation: "Derivation | None", own: str) -> str:
+    from dipaco.protocol.verdict import LocalFailure, SourceFailure
+
+    if isinstance(derivation, SourceFailure | LocalFailure):
+        return f"no spec could be derived: {derivation.reason}"
+    return f"our own spec is {own}; there is none to compare it with: give --spec FILE"
 
 
 def _claimed(run: "RunFile", file: Path | None, home: Path) -> "RouterSpec | None":
@@ -97,27 +141,41 @@ def read_spec(path: Path) -> "RouterSpec":
 
 def _derive(run: "RunFile", home: Path, local_sources: bool) -> "Derivation":
     from dipaco.node.scheduling.verification import derivation_of
-    from dipaco.node.training.jobs import Derive, Progress
+    from dipaco.node.training.jobs import Derive
     from dipaco.node.training.performer import Performer
     from dipaco.node.training.worker import WorkerSettings
-    from dipaco.protocol.errors import Unavailable
-    from dipaco.protocol.verdict import SourceFailure
-
-    def silent(progress: Progress) -> None:
-        pass
+    from dipaco.node.training.worker_process import perform
 
     performer = Performer(WorkerSettings(home=home, local_sources=local_sources))
-    try:
-        return derivation_of(performer.perform(Derive(manifest=run.manifest), silent))
-    except Unavailable as error:
-        return SourceFailure(stage="source", reason=str(error))
+    with _display(run.manifest.name) as show:
+        return derivation_of(perform(performer, Derive(manifest=run.manifest), show))
 
 
-def _own(derivation: "Derivation") -> str:
-    from dipaco.protocol.spec import spec_digest
-    from dipaco.protocol.verdict import Derived
+@contextmanager
+def _display(name: str) -> "Iterator[Callable[[Progress], None]]":
+    """Give what shows progress with the time left: on a terminal, for a pipe nothing."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
-    if isinstance(derivation, Derived):
-        digest = spec_digest(derivation.spec).hex()
-        return f"our own spec is {digest}; there is none to compare it with: give --spec FILE"
-    return f"no spec could be derived: {derivation.reason}"
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(f"router of {name}", total=None)
+
+        def show(progress: "Progress") -> None:
+            bars.update(
+                bar,
+                description=f"router of {name}: {progress.stage}",
+                completed=progress.done,
+                total=progress.total or None,
+            )
+
+        yield show

@@ -137,24 +137,31 @@ class Gossip:
         For what must be known before this node leaves. Returns how many peers hold it.
         """
         holders: set[PeerId] = set()
+        asked: set[PeerId] = set()
         with trio.move_on_after(within):
-            while not holders or not set(self._rpc.ready()) <= holders:
-                await self.announce(item, size)
-                async with trio.open_nursery() as asking:
-                    for peer in set(self._rpc.ready()) - holders:
-                        asking.start_soon(self._note_holder, peer, item, holders)
-                await trio.sleep(SPREAD_PAUSE)
+            async with trio.open_nursery() as asking:
+                while not holders or not self._rpc.ready() <= holders:
+                    await self.announce(item, size)
+                    for peer in self._rpc.ready() - asked:
+                        asking.start_soon(self._note_when_held, peer, item, holders)
+                    asked |= self._rpc.ready()
+                    await trio.sleep(SPREAD_PAUSE)
+                asking.cancel_scope.cancel()
         return len(holders)
 
-    async def _note_holder(self, peer: PeerId, item: Item, holders: set[PeerId]) -> None:
-        try:
-            ask = AskInventory(summary=_summary(self._inventory()))
-            answer = await self._rpc.call(peer, ask, Inventory, timeout=PATIENCE)
-        except (Unavailable, Refusal, RemoteProtocolError) as error:
-            log.debug("peer=%s does not say what it holds: %s", short_peer(peer), error)
-            return
-        if answer.same or item in answer.items:
-            holders.add(peer)
+    async def _note_when_held(self, peer: PeerId, item: Item, holders: set[PeerId]) -> None:
+        """Ask `peer` again and again what it holds, until `item` is in it."""
+        while True:
+            try:
+                ask = AskInventory(summary=_summary(self._inventory()))
+                answer = await self._rpc.call(peer, ask, Inventory, timeout=PATIENCE)
+            except (Unavailable, Refusal, RemoteProtocolError) as error:
+                log.debug("peer=%s does not say what it holds: %s", short_peer(peer), error)
+            else:
+                if answer.same or item in answer.items:
+                    holders.add(peer)
+                    return
+            await trio.sleep(SPREAD_PAUSE)
 
     # ---------------------------------------------------------------- when to pull
 

@@ -100,7 +100,8 @@ class Verifier:
     async def _found(self, record: RunRecord, wait: float) -> "_Finding | None":
         """Return what to do about the adopted spec, or None when it is time to derive again."""
         known = self._known(record)
-        derivation = None if known else await self._derivation(record)
+        derivation = None if known else await self._derivation_unless_known(record)
+        known = known or self._known(record)
         passing = derivation is not None and may_pass(derivation)
         if passing:
             assert derivation is not None
@@ -166,6 +167,20 @@ class Verifier:
         """This node."""
         return peer_id(self.key)
 
+    async def _derivation_unless_known(self, record: RunRecord) -> Derivation | None:
+        """Derive the spec, once; None if one is adopted meanwhile that needs no document."""
+        derivation = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_once_known, record, nursery.cancel_scope)
+            derivation = await self._derivation(record)
+            nursery.cancel_scope.cancel()
+        return derivation
+
+    async def _cancel_once_known(self, record: RunRecord, scope: trio.CancelScope) -> None:
+        while self._known(record) is None:
+            await self.catalogue.changed.wait()
+        scope.cancel()
+
     async def _derivation(self, record: RunRecord) -> Derivation:
         """Derive the spec, once."""
         try:
@@ -213,9 +228,11 @@ class Verifier:
             )
 
         self.board.say("deriving", run=name, stage="read", done=0, total=0, left="")
-        with self.board.timed("derive"):
-            answer = await self.worker.run(Derive(manifest=record.manifest), on_progress)
-        self.board.task = None
+        try:
+            with self.board.timed("derive"):
+                answer = await self.worker.run(Derive(manifest=record.manifest), on_progress)
+        finally:
+            self.board.task = None
         return derivation_of(answer)
 
     # ------------------------------------------------------------------ the outcome

@@ -6,9 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from dipaco.node import catalogue as catalogue_module
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.course import Voices
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.lease import ModuleDigest
 from dipaco.protocol.ledger import NO_RECORD, Evaluated, LedgerRecord, Seeded, SpecAdopted
@@ -43,8 +45,8 @@ def signed(value: Wire, name: str) -> bytes:
     return encode(sign(value, key(name)))
 
 
-def receipt(name: str) -> bytes:
-    verdict = Verdict(outcome=Outcome.VERIFIED, stage="spec", reason="equal in every byte")
+def receipt(name: str, outcome: Outcome = Outcome.VERIFIED) -> bytes:
+    verdict = Verdict(outcome=outcome, stage="spec", reason="equal in every byte")
     return signed(
         Receipt(manifest=RUN, spec=spec_digest(SPEC), verdict=verdict, software="test 1"), name
     )
@@ -155,6 +157,35 @@ def test_a_batch_with_an_entry_that_cannot_follow_leaves_nothing_behind(
     assert catalogue.runs[RUN].view.spec is None
     catalogue.offer_ledger(RUN, tuple(chain(adopted, seeded())))
     assert catalogue.runs[RUN].length == 2
+
+
+def test_strangers_receipts_are_bounded_and_never_keep_out_our_own(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_module, "MAX_RECEIPTS", 3)
+    for name in ("sybil1", "sybil2", "sybil3"):
+        catalogue.offer("receipt", receipt(name))
+    with pytest.raises(Refusal, match="has 3 receipts already"):
+        catalogue.offer("receipt", receipt("sybil4"))
+    catalogue.publish("receipt", decode(receipt("me"), Signed, limit=4096))
+    assert catalogue.runs[RUN].said[spec_digest(SPEC)][peer("me")] is Outcome.VERIFIED
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_who_both_verified_and_refuted_a_spec_counts_as_refuting_it(
+    catalogue: Catalogue, journal: Journal, order: tuple[int, int]
+) -> None:
+    both = [receipt("anna"), receipt("anna", Outcome.REFUTED)]
+    for each in order:
+        catalogue.offer("receipt", both[each])
+    catalogue.offer("receipt", receipt("bert"))
+    catalogue.offer("spec", signed(SPEC, "scheduler"))
+    record = catalogue.runs[RUN]
+    assert record.voices(peer("me")) == Voices()  # nothing is adopted yet
+    catalogue.append(RUN, SpecAdopted(epoch=0, spec=spec_digest(SPEC)), key("scheduler"))
+    assert record.voices(peer("me")) == Voices(verified=1, refuted=1)
+    assert record.voices(peer("bert")) == Voices(verified=0, refuted=1)
+    assert Catalogue(journal).runs[RUN].said == record.said
 
 
 def test_a_restart_finds_everything_as_it_was(catalogue: Catalogue, journal: Journal) -> None:

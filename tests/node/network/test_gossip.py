@@ -207,6 +207,40 @@ async def test_a_restarted_node_catches_up(autojump_clock: MockClock) -> None:
         assert back.shelf.offered == 6  # two before, and only the four new ones since
 
 
+async def test_what_is_spread_is_held_by_every_peer_when_it_returns(
+    autojump_clock: MockClock,
+) -> None:
+    async with swarms() as swarm:
+        leaver = await swarm.join(PEERS[0])
+        others = [await swarm.join(peer, None, leaver) for peer in PEERS[1:4]]
+        await trio.sleep(1)
+        before = trio.current_time()
+        item = leaver.shelf.put("receipt", b"good bye")
+        assert await leaver.gossip.spread(item, 8, within=5.0) == 3
+        assert trio.current_time() - before < 1.0
+        assert all(other.shelf.values == leaver.shelf.values for other in others)
+
+
+async def test_a_peer_that_is_frozen_or_gone_holds_up_what_is_spread_no_longer_than_asked(
+    autojump_clock: MockClock,
+) -> None:
+    async with swarms() as swarm:
+        leaver = await swarm.join(PEERS[0])
+        listens = await swarm.join(PEERS[1], None, leaver)
+        frozen = await swarm.join(PEERS[2], None, leaver)
+        await trio.sleep(1)
+        swarm.network.freeze(frozen.me)
+        before = trio.current_time()
+        item = leaver.shelf.put("receipt", b"good bye")
+        assert await leaver.gossip.spread(item, 8, within=5.0) == 1
+        assert 4.9 < trio.current_time() - before < 5.1
+        assert listens.shelf.values == leaver.shelf.values
+        await swarm.leave(listens)
+        swarm.network.kill(frozen.me)
+        await trio.sleep(1)
+        assert await leaver.gossip.spread(item, 8, within=5.0) == 0
+
+
 async def test_equal_inventories_are_not_sent(autojump_clock: MockClock) -> None:
     async with swarms() as swarm:
         one = await swarm.join(PEERS[0])

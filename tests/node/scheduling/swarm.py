@@ -1,0 +1,173 @@
+"""Whole nodes over the transport in memory: virtual time, real journals and blobs, fake work.
+
+Or real derivations, by the worker process's own code, in this process.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from dipaco.node.config import NodeConfig, NodeSection, RunSection
+from dipaco.node.daemon import run_node
+from dipaco.node.network.memory import MemoryNetwork
+from dipaco.node.overview import Overview
+from dipaco.node.runs import keep_run, sign_manifest
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.journal import Journal
+from dipaco.node.training.jobs import Answer, Derive, Failed, Job, Materialise, Progress
+from dipaco.node.training.performer import Performer
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.node.training.worker_process import perform
+from dipaco.node.wiring import Parts, overview_of, wire
+from dipaco.protocol.errors import DipacoError
+from dipaco.protocol.ledger import SpecAdopted
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.signed import sign
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from tests.node.scheduling.fakes import FakeWorker
+from tests.values import TOKENIZER, key, manifest, peer
+
+SCHEDULER = "scheduler"
+RUN = run_id(manifest())
+
+
+async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Do disk work on the loop: the virtual clock does not see threads."""
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
+
+
+def fake(home: Home, **settings: Any) -> FakeWorker:
+    return FakeWorker(BlobStore(home.blobs), **settings)
+
+
+class RealReader:
+    """Derives and materialises as the worker process does, real files and all; never trains."""
+
+    def __init__(self, home: Home, *, local_sources: bool = True, crash: int = 0) -> None:
+        """crash   how many jobs the process dies of before it does one."""
+        settings = WorkerSettings(home=home.root, local_sources=local_sources)
+        self._performer = Performer(settings)
+        self._crash = crash
+        self.done: list[Job] = []
+        self.begun: list[tuple[float, Job]] = []
+        """Every job, with the time."""
+        self.pid: int | None = None
+
+    async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        await trio.lowlevel.checkpoint()
+        self.begun.append((trio.current_time(), job))
+        if self._crash:
+            self._crash -= 1
+            return Failed(kind="local", reason="the worker process was ended by signal SIGSEGV")
+        if not isinstance(job, Derive | Materialise):
+            await trio.sleep_forever()
+        answer = perform(self._performer, job, on_progress)
+        self.done.append(job)
+        return answer
+
+    async def close(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@dataclass
+class Node:
+    """A node that runs, and the means to end it."""
+
+    parts: Parts
+    overview: Overview
+    worker: Any
+    """`FakeWorker` or `RealReader`."""
+    stop: trio.Event
+    scope: trio.CancelScope
+    ended: trio.Event
+    error: BaseException | None = None
+
+
+class Swarm:
+    """Nodes by name on one network; each keeps its home over restarts."""
+
+    def __init__(self, tmp_path: Path, nursery: trio.Nursery) -> None:
+        self.network = MemoryNetwork()
+        self._homes = tmp_path
+        self._nursery = nursery
+        self._address = ""
+
+    async def start(
+        self,
+        name: str,
+        *,
+        verify: str = "require",
+        worker: Callable[..., Any] = fake,
+        **settings: Any,
+    ) -> Node:
+        """Start the node called `name`; the first one is the scheduler."""
+        return await self._nursery.start(self._live, name, verify, partial(worker, **settings))
+
+    async def _live(
+        self, name: str, verify: str, work: Callable[[Home], Any], *, task_status: Any
+    ) -> None:
+        rendezvous = name == SCHEDULER
+        home = Home.at(self._homes / name)
+        config = NodeConfig(
+            home=home.root,
+            node=NodeSection(
+                rendezvous=rendezvous, bootstrap=() if rendezvous else (self._address,)
+            ),
+            run=RunSection(verify=verify),
+        )
+        worker = work(home)
+        if rendezvous:
+            BlobStore(home.blobs).write(TOKENIZER)  # the volunteers fetch it
+        ended, stop = trio.Event(), trio.Event()
+        with contextlib.closing(Journal.open(home.journal)) as journal, trio.CancelScope() as scope:
+            async with self.network.join(
+                peer(name), port=4000 if rendezvous else None
+            ) as transport:
+                self._address = self._address or transport.addresses[0]
+                parts = wire(config, home, key(name), journal, worker, transport, in_thread=at_once)
+                overview = overview_of(parts, leave=stop.set)
+                node = Node(parts, overview, worker, stop, scope, ended)
+                ready = partial(task_status.started, node)
+                try:
+                    await run_node(parts, overview, stop, ready=ready)
+                except* DipacoError as group:  # anything else is a bug, and fails the test
+                    node.error = leaf(group)
+        ended.set()
+
+    async def kill(self, node: Node) -> None:
+        """End a node as SIGKILL does: no goodbye."""
+        self.network.kill(node.parts.me)
+        node.scope.cancel()
+        await node.ended.wait()
+
+
+def leaf(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 3600.0) -> None:
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.5)
+
+
+def found(swarm_home: Path, run: Manifest) -> None:
+    """Put the run into the scheduler's home, as `start --run FILE` does."""
+    keep_run(swarm_home / SCHEDULER, sign_manifest(run, key("owner")))
+
+
+def publish(scheduler: Node, run: Manifest, spec: RouterSpec) -> None:
+    """Have the scheduler publish the run, and adopt `spec` for it, whatever it is."""
+    parts, adopted = scheduler.parts, SpecAdopted(epoch=0, spec=spec_digest(spec))
+    parts.catalogue.publish("manifest", sign(run, key("owner")))
+    parts.catalogue.publish("spec", sign(spec, parts.key))
+    parts.catalogue.append(run_id(run), adopted, parts.key)
