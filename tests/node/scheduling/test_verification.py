@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer_path
-from dipaco.node.data.sources import pin_files
+from dipaco.node.data.pinning import pin_files
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derive, Materialise, Train
 from dipaco.node.wiring import FAREWELL_SECONDS
