@@ -37,6 +37,8 @@ MAX_RUNS = 256  # of strangers; a node trains one
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
 MAX_RECEIPTS = 4096  # of one run; the journal keeps as many
 
+Keep = Callable[[], None]
+
 _KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receipt": "receipt"}
 
 
@@ -114,7 +116,7 @@ class Catalogue:
         """`announcements`: what this node added, with its size in bytes, for gossip."""
         for kind in ("manifest", "spec", "receipt"):
             for saved in journal.signed(kind):
-                self._admit(kind, saved.data, ours=True)  # it was admitted before
+                self._admit(kind, saved.data, ours=True)[1]()  # it was admitted before
         for record in self.runs.values():
             self._replay(record)
 
@@ -156,8 +158,9 @@ class Catalogue:
             self._take(kind, data)
 
     def _take(self, kind: str, data: bytes, *, ours: bool = False) -> None:
-        item = self._admit(kind, data, ours=ours)
+        item, keep = self._admit(kind, data, ours=ours)
         self._journal.save_signed(_kind(kind), item.run, item.digest, data)
+        keep()
         self.changed.ring()
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
@@ -214,6 +217,10 @@ class Catalogue:
         with suppress(trio.WouldBlock):  # anti-entropy brings what was not announced
             self._outbox.send_nowait((item, size))
 
+    def reread(self, run: Digest) -> None:
+        """Take back what was appended in a `saving` block of the journal that came to nothing."""
+        self._replay(self.runs[run])
+
     def _replay(self, record: RunRecord) -> None:
         """Bring a ledger's fold to where the journal ends."""
         record.restart()
@@ -230,8 +237,9 @@ class Catalogue:
             raise Unavailable(f"run {short(run)} is not known yet")
         return record
 
-    def _admit(self, kind: str, data: bytes, *, ours: bool) -> Item:
-        admissions: dict[str, Callable[[bytes], Digest]] = {
+    def _admit(self, kind: str, data: bytes, *, ours: bool) -> tuple[Item, Keep]:
+        """Check a value; `Keep` takes it into memory once it is saved."""
+        admissions: dict[str, Callable[[bytes], tuple[Digest, Keep]]] = {
             "manifest": self._admit_manifest,
             "spec": self._admit_spec,
             "receipt": partial(self._admit_receipt, ours=ours),
@@ -239,11 +247,16 @@ class Catalogue:
         admit = admissions.get(kind)
         if admit is None:
             raise RemoteProtocolError(f"no value is of kind {kind!r}")
-        item = Item(kind=kind, run=admit(data), digest=sha256(data), seq=0)
-        self._items[item.digest] = item
-        return item
+        run, take_in = admit(data)
+        item = Item(kind=kind, run=run, digest=sha256(data), seq=0)
 
-    def _admit_manifest(self, data: bytes) -> Digest:
+        def keep() -> None:
+            take_in()
+            self._items[item.digest] = item
+
+        return item, keep
+
+    def _admit_manifest(self, data: bytes) -> tuple[Digest, Keep]:
         signed, manifest = decode_signed(data, Manifest)
         if signed.signer != manifest.owner:
             raise RemoteProtocolError(
@@ -253,10 +266,9 @@ class Catalogue:
         run = run_id(manifest)
         if run in self.runs or len(self.runs) >= MAX_RUNS:
             raise Refusal(f"run {short(run)} is known already, or one too many")
-        self.runs[run] = RunRecord(run, manifest)
-        return run
+        return run, lambda: self.runs.update({run: RunRecord(run, manifest)})
 
-    def _admit_spec(self, data: bytes) -> Digest:
+    def _admit_spec(self, data: bytes) -> tuple[Digest, Keep]:
         signed, spec = decode_signed(data, RouterSpec)
         record = self._known(spec.manifest)
         if signed.signer not in record.manifest.schedule.schedulers:
@@ -267,17 +279,16 @@ class Catalogue:
         digest = spec_digest(spec)
         if digest in record.specs or len(record.specs) >= MAX_SPECS:
             raise Refusal(f"spec {short(digest)} is known already, or one too many")
-        record.specs[digest] = HeldSpec(spec, signed.signer)
-        return record.run
+        held = HeldSpec(spec, signed.signer)
+        return record.run, lambda: record.specs.update({digest: held})
 
-    def _admit_receipt(self, data: bytes, *, ours: bool) -> Digest:
+    def _admit_receipt(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
         signed, receipt = decode_signed(data, Receipt)
         record = self._known(receipt.manifest)
         # Strangers can make as many receipts as they like; none of them may silence this node.
         if record.receipts >= MAX_RECEIPTS and not ours:
             raise Refusal(f"run {short(record.run)} has {MAX_RECEIPTS} receipts already")
-        record.hear(signed.signer, receipt)
-        return record.run
+        return record.run, partial(record.hear, signed.signer, receipt)
 
 
 def _kind(kind: str) -> SignedKind:

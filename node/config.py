@@ -99,6 +99,8 @@ class StorageSection(Section, frozen=True, kw_only=True):
 
     cache_max: Annotated[int, Meta(ge=0)] = 10 * 10**9
     """Bytes of the shard cache, written with a unit; blobs that work needs are beside it."""
+    min_free: Annotated[int, Meta(ge=0)] = 500 * 10**6
+    """Bytes, written with a unit: with less room on the disk the node begins no work."""
     max_shards: Annotated[int, Meta(ge=1, le=1024)] = 4
     """Shards in the cache at once."""
 
@@ -139,7 +141,7 @@ def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
 
 KEYS: dict[str, Any] = {name: field.type for name, _, field in _known()}
 """Every key, `section.name`, and its type."""
-SIZES = frozenset({"storage.cache_max"})
+SIZES = frozenset({"storage.cache_max", "storage.min_free"})
 """The keys whose values are sizes, written with a unit."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""

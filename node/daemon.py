@@ -2,7 +2,7 @@
 
 Two nurseries are two lifetimes: the network serves until the last work has ended, so that a lease
 can be handed back on the way out. What ends the node by itself is an error that nobody below may
-handle: a Refusal, a full disk, a bug.
+handle: a Refusal, a bug. A full disk pauses it.
 """
 
 import logging

@@ -1,6 +1,9 @@
 """What a node does besides being there: train the run it chose, or schedule those it is for."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -9,12 +12,15 @@ from dipaco.node.overview import Overview
 from dipaco.node.runs import kept_runs
 from dipaco.node.scheduling.service import Scheduler, Tools
 from dipaco.node.scheduling.volunteer import Gear, Volunteer
+from dipaco.node.storage.files import DiskFull
 from dipaco.node.wiring import Parts
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.identity import short_peer
 from dipaco.protocol.signed import sign
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 1.0  # between two looks at what no bell announces: connections, leases
 
@@ -41,6 +47,7 @@ async def _train(parts: Parts, overview: Overview) -> None:
         worker=parts.worker,
         board=parts.board,
         verifier=parts.verifier,
+        room=parts.room,
         heartbeat_seconds=parts.config.lease.heartbeat_s,
         store_bytes=parts.config.storage.cache_max,
     )
@@ -89,7 +96,9 @@ async def _schedule(parts: Parts, record: RunRecord) -> None:
     spec = record.specs.get(record.view.spec) if record.view.spec else None
     if spec is None:
         derived = await parts.verifier.derived_spec(record)
-        parts.catalogue.publish("spec", sign(derived, parts.key))
+        await _once_there_is_room(
+            parts, partial(parts.catalogue.publish, "spec", sign(derived, parts.key))
+        )
     else:
         derived = spec.spec
     parts.board.verdict = "verified"
@@ -102,7 +111,10 @@ async def _schedule(parts: Parts, record: RunRecord) -> None:
         worker=parts.worker,
         blame=parts.standing.blame,
     )
-    scheduler = Scheduler(record.manifest, record.run, derived, tools, trio.current_time())
+    scheduler = await _once_there_is_room(
+        parts,
+        lambda: Scheduler(record.manifest, record.run, derived, tools, trio.current_time()),
+    )
     parts.desk.schedulers[record.run] = scheduler
     log.info("scheduling run %s for %s", record.manifest.name, short_peer(parts.me))
     async with trio.open_nursery() as nursery:
@@ -113,11 +125,21 @@ async def _schedule(parts: Parts, record: RunRecord) -> None:
                 await tools.changed.wait()
 
 
+async def _once_there_is_room(parts: Parts, do: Callable[[], T]) -> T:
+    while True:
+        try:
+            return do()
+        except DiskFull as full:
+            await parts.room.after(full)
+
+
 def _say_what_is_scheduled(parts: Parts, record: RunRecord, scheduler: Scheduler) -> None:
     rounds = record.manifest.training.rounds
     schedule = scheduler.schedule
     done = min(map(schedule.view.path_version, schedule.live_paths))
-    if scheduler.stepping:
+    if scheduler.full:
+        parts.room.say(scheduler.full)
+    elif scheduler.stepping:
         step = scheduler.stepping
         parts.board.say("outer-step", module=step.module, round=step.version)
     elif schedule.finished:

@@ -24,6 +24,7 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
 from dipaco.node.overview import Overview
+from dipaco.node.room import Room, free_bytes
 from dipaco.node.scheduling.service import Desk
 from dipaco.node.scheduling.verification import Verifier
 from dipaco.node.storage.blobs import BlobStore
@@ -67,6 +68,7 @@ class Parts:
     directory: Directory | None
     desk: Desk
     verifier: Verifier
+    room: Room
 
     @property
     def me(self) -> PeerId:
@@ -101,6 +103,7 @@ def wire(
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
     board, catalogue, desk = Board(), Catalogue(journal), Desk()
+    room = Room(board, free=partial(free_bytes, home.root), least=config.storage.min_free)
     standing = Standing(transport)
     rpc = Rpc(transport, standing)
     directory = (
@@ -139,6 +142,7 @@ def wire(
         ),
         directory=directory,
         desk=desk,
+        room=room,
         verifier=Verifier(
             key=key,
             catalogue=catalogue,

@@ -54,6 +54,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "scheduler-away": ("waiting", "{problem}, next try in {wait:.0f} s"),
     "not-admitted": ("waiting", "the run takes listed peers only"),
     "run-over": ("waiting", "round {round} of {rounds} done"),
+    "disk": ("paused", "{free:.1f} GB free, {problem}"),
     "failures": ("paused", "{count} in a row ({problem}), next try in {wait:.0f} s"),
     "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths} paths held"),
     "directory": ("serving", "peer directory of {peers} peers, no run to schedule"),

@@ -9,6 +9,7 @@ afterwards. Outer steps are jobs of this node's worker process.
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -28,6 +29,7 @@ from dipaco.node.scheduling.schedule import (
     TrainingDiscarded,
 )
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedLease, SavedSubmission
 from dipaco.node.training.jobs import Failed, Inspect, Inspected, OuterStep, Stepped
 from dipaco.node.training.worker import JobRunner
@@ -90,6 +92,8 @@ class Scheduler:
         """The last word from every lease's holder, by token."""
         self.stepping: DueStep | None = None
         """The outer step in work."""
+        self.full = ""
+        """Why nothing can be saved at present; empty: it can."""
         self._due = Bell()
         self._held_blobs: set[Digest] = set()
         """What this run has in the blob store."""
@@ -130,7 +134,7 @@ class Scheduler:
             length = lengths.get(ModuleId(blob.module))
             if length is None:
                 return self._count(peer, submission)  # which says what is wrong with it
-            await self._tools.exchange.fetch(blob.digest, length=length, holders=(peer,))
+            await self._pull(blob.digest, length, peer)
         wrong = await self._inspect(grant.lease, submission)
         if wrong:
             log.warning("submission of %s refused: %s", short_peer(peer), wrong)
@@ -138,6 +142,12 @@ class Scheduler:
             await self._tools.blame(peer, wrong)
             return Fallen(reason=one_line(wrong))
         return self._count(peer, submission)
+
+    async def _pull(self, blob: Digest, length: int, peer: PeerId) -> None:
+        try:
+            await self._tools.exchange.fetch(blob, length=length, holders=(peer,))
+        except DiskFull as full:
+            raise self._no_room(full) from full
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that a peer's connection broke."""
@@ -175,7 +185,8 @@ class Scheduler:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRY_SECONDS)
-            self._make(self.schedule.expire(trio.current_time()))
+            with suppress(DiskFull):  # said already; the leases expire when there is room
+                self._make(self.schedule.expire(trio.current_time()))
 
     async def _take_steps(self) -> None:
         while True:
@@ -184,7 +195,10 @@ class Scheduler:
                 await self._due.wait()
                 continue
             self.stepping = step
-            await self._take_step(step)
+            try:
+                await self._take_step(step)
+            except DiskFull:  # said already; the step's inputs are kept, so nothing is lost
+                await trio.sleep(STEP_RETRY_SECONDS)
             self.stepping = None
             self._forget_old_blobs()
 
@@ -200,6 +214,8 @@ class Scheduler:
         if isinstance(answer, Stepped):
             self._make(self.schedule.stepped(step, state=answer.state, momentum=answer.momentum))
             return
+        if isinstance(answer, Failed) and answer.kind == "disk":
+            raise self._no_room(DiskFull(answer.reason))
         reason = answer.reason if isinstance(answer, Failed) else type(answer).__name__
         log.error("outer step of %s version %d: %s", step.module, step.version, reason)
         lost = [c.path for c in step.contributions if not self._tools.blobs.has(c.delta)]
@@ -218,16 +234,31 @@ class Scheduler:
     # ------------------------------------------------------------------ save, then send
 
     def _make(self, changes: tuple[Change, ...]) -> None:
+        """Save, then do; raises DiskFull, and then nothing has happened."""
         if not changes:
             return
-        with self._tools.journal.saving():
-            for change in changes:
-                self._save(change)
+        saved = False
+        try:
+            with self._tools.journal.saving():
+                for change in changes:
+                    self._save(change)
+            saved, self.full = True, ""
+        except DiskFull as full:
+            raise self._no_room(full) from full
+        finally:
+            if not saved:
+                self._tools.catalogue.reread(self.run_id)
         for change in changes:
             self.schedule.apply(change)
             self._note(change)
         self._due.ring()
         self._tools.changed.ring()
+
+    def _no_room(self, full: DiskFull) -> DiskFull:
+        """Note that the disk is full; return what askers may hear of it."""
+        self.full = str(full)
+        self._tools.changed.ring()
+        return DiskFull("the scheduler's disk is full, nothing can be saved now: ask again")
 
     def _save(self, change: Change) -> None:
         journal, run = self._tools.journal, self.run_id

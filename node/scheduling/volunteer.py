@@ -18,8 +18,10 @@ from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.control.status import TaskStatus
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.rpc import Rpc
+from dipaco.node.room import Room
 from dipaco.node.scheduling.verification import Verifier
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.jobs import (
     Answer,
     Evaluate,
@@ -77,6 +79,7 @@ class Gear:
     worker: JobRunner
     board: Board
     verifier: Verifier
+    room: Room
     heartbeat_seconds: float
     store_bytes: int
     """How large the blob store may grow."""
@@ -97,21 +100,31 @@ class Volunteer:
 
     async def run(self) -> None:
         """Verify the router, then work; raises Refusal, and otherwise runs until cancelled."""
-        spec = await self._gear.verifier.verified_spec(self._record)
+        spec = await self._verified_spec()
         wait = RETRY_SECONDS
         while True:
             try:
+                await self._gear.room.wait()
                 lease = await self._ask(spec)
                 if lease is not None:
                     await self._work(spec, lease)
                 wait = RETRY_SECONDS
             except LeaseLost as lost:
                 log.info("task %d lost: %s", self._tasks, lost)
+            except DiskFull as full:
+                await self._gear.room.after(full)
             except (Unavailable, RemoteProtocolError) as away:
                 self._board.say("scheduler-away", problem=str(away), wait=wait)
                 with trio.move_on_after(wait):
                     await self._gear.catalogue.changed.wait()
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
+
+    async def _verified_spec(self) -> RouterSpec:
+        while True:
+            try:
+                return await self._gear.verifier.verified_spec(self._record)
+            except DiskFull as full:
+                await self._gear.room.after(full)
 
     # ------------------------------------------------------------------ asking
 
@@ -298,6 +311,8 @@ class Volunteer:
                 )
             case Failed(kind="refused", reason=reason):
                 raise Refusal(reason)
+            case Failed(kind="disk", reason=reason):
+                raise DiskFull(reason)
             case Failed(reason=reason):
                 await self._failed(lease, reason)
             case _:

@@ -1,14 +1,17 @@
 """Known peers on disk: signed records, kept over a restart, replaced whole."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
 
-from dipaco.node.storage.files import read_file, write_file
+from dipaco.node.storage.files import DiskFull, read_file, write_file
 from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
 from dipaco.protocol.signed import Signed
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 << 20  # a full directory has 6 MB
 
@@ -31,5 +34,8 @@ class Roster:
             return ()
 
     def save(self, records: tuple[Signed, ...]) -> None:
-        """Replace what was saved."""
-        write_file(self._path, encode(_Saved(records=records)))
+        """Replace what was saved; on a full disk it stays as it was."""
+        try:
+            write_file(self._path, encode(_Saved(records=records)))
+        except DiskFull as full:
+            log.warning("known peers not saved: %s", full)

@@ -134,8 +134,8 @@ class Progress(Wire, frozen=True, kw_only=True):
 class Failed(Wire, frozen=True, kw_only=True):
     """The job could not be done."""
 
-    kind: Literal["refused", "unavailable", "local"]
-    """Refused: the run is not what it claims; unavailable: try again; local: our bug or disk."""
+    kind: Literal["refused", "disk", "unavailable", "local"]
+    """Refused: the run is not what it claims; disk: full; unavailable: try again; local: ours."""
     reason: Annotated[str, Meta(max_length=4096)]
 
 

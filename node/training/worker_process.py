@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_job
 from dipaco.node.training.jobs import Answer, Failed, Job, Progress
 from dipaco.node.training.performer import Performer
@@ -100,6 +101,8 @@ def perform(performer: Performer, job: Job, on_progress: Callable[[Progress], No
         return performer.perform(job, on_progress)
     except Refusal as error:
         return _failed("refused", error)
+    except DiskFull as error:
+        return _failed("disk", error)
     except Unavailable as error:
         return _failed("unavailable", error)
     except DipacoError as error:
@@ -132,7 +135,7 @@ class Throttle:
             self._send(progress)
 
 
-def _failed(kind: Literal["refused", "unavailable", "local"], error: DipacoError) -> Failed:
+def _failed(kind: Literal["refused", "disk", "unavailable", "local"], error: DipacoError) -> Failed:
     return Failed(kind=kind, reason=str(error)[:MAX_REASON])
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dipaco.node import catalogue as catalogue_module
 from dipaco.node.catalogue import Catalogue
+from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.course import Voices
@@ -203,6 +204,42 @@ def test_a_restart_finds_everything_as_it_was(catalogue: Catalogue, journal: Jou
         key("scheduler"),
     )
     assert again.runs[RUN].length == 3
+
+
+def test_what_could_not_be_saved_is_not_held_and_can_come_again(
+    catalogue: Catalogue, journal: Journal
+) -> None:
+    ((pages,),) = journal._db.execute("PRAGMA page_count").fetchall()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    before = catalogue.inventory()
+    given = {"spec": signed(SPEC, "scheduler"), "receipt": receipt("anna")}
+    with pytest.raises(DiskFull):
+        for number in range(100):
+            catalogue.offer("receipt", receipt(f"peer {number}"))
+            before = catalogue.inventory()
+    with pytest.raises(DiskFull):
+        catalogue.offer("spec", given["spec"])
+    assert catalogue.inventory() == before
+    assert not catalogue.runs[RUN].specs
+    journal._db.execute("PRAGMA max_page_count = 1000000")
+    for kind, data in given.items():
+        catalogue.offer(kind, data)
+        (item, *_) = catalogue.inventory()
+        assert catalogue.read(kind, RUN, item.digest) == data
+
+
+def test_a_ledger_that_was_not_saved_after_all_is_taken_back(
+    catalogue: Catalogue, journal: Journal
+) -> None:
+    catalogue.offer("spec", signed(SPEC, "scheduler"))
+    adopted = SpecAdopted(epoch=0, spec=spec_digest(SPEC))
+    with pytest.raises(DiskFull), journal.saving():
+        catalogue.append(RUN, adopted, key("scheduler"))
+        raise DiskFull("as a commit says it")
+    catalogue.reread(RUN)
+    assert (catalogue.runs[RUN].length, catalogue.runs[RUN].view.spec) == (0, None)
+    catalogue.append(RUN, adopted, key("scheduler"))
+    assert catalogue.runs[RUN].length == 1
 
 
 async def test_what_this_node_adds_is_announced_and_what_peers_bring_is_not(

@@ -68,6 +68,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "compute.threads": "2",
         "compute.nice": "5",
         "storage.cache_max": "1.5 GiB",
+        "storage.min_free": "2 GB",
         "storage.max_shards": "9",
         "lease.heartbeat_s": "0.5",
         "log.level": "debug",

@@ -5,7 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.storage.files import Home
+from dipaco.node.storage.files import DiskFull, Home
 from dipaco.node.training.frames import MAX_FRAME, body_length, pack, read_job, read_report
 from dipaco.node.training.jobs import (
     Answer,
@@ -23,6 +23,7 @@ from dipaco.node.training.jobs import (
     Failed,
     Inspect,
     Inspected,
+    Job,
     OuterStep,
     Progress,
     Stepped,
@@ -32,8 +33,14 @@ from dipaco.node.training.jobs import (
 from dipaco.node.training.outer import take_outer_step
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import Worker, WorkerSettings, describe_death
-from dipaco.node.training.worker_process import Throttle, parse
-from dipaco.protocol.errors import LocalProtocolError
+from dipaco.node.training.worker_process import Throttle, parse, perform
+from dipaco.protocol.errors import (
+    ConfigError,
+    DipacoError,
+    LocalProtocolError,
+    Refusal,
+    Unavailable,
+)
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.manifest import Source, SourceFile
@@ -171,6 +178,27 @@ async def test_a_child_that_is_killed_is_reported_and_replaced(tmp_path: Path) -
         os.kill(made.pid, signal.SIGKILL)  # while it has nothing to do
         os.waitid(os.P_PID, made.pid, os.WEXITED | os.WNOWAIT)
         assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Refusal("no"), "refused"),
+        (DiskFull("no"), "disk"),
+        (Unavailable("no"), "unavailable"),
+        (ConfigError("no"), "local"),
+    ],
+)
+def test_what_goes_wrong_for_a_reason_says_of_which_kind_it_is(
+    error: DipacoError, kind: str, tmp_path: Path
+) -> None:
+    class Failing(Performer):
+        def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+            raise error
+
+    failing = Failing(WorkerSettings(home=tmp_path))
+    answer = perform(failing, step_job(tmp_path), ignore)
+    assert answer == Failed(kind=kind, reason="no")  # type: ignore[arg-type]
 
 
 async def test_jobs_take_turns_and_close_ends_a_running_one(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Nodes whose disk is full: SQLite's own limit on pages, a worker that says so, a told free space.
+
+As in test_swarm: virtual time, real journals and blobs, fake work.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dipaco.node import wiring
+from dipaco.node.storage.journal import Journal
+from dipaco.node.training.jobs import Failed, Train
+from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, found, until
+from tests.node.scheduling.test_swarm import states, undisturbed
+from tests.values import manifest
+
+
+async def test_a_worker_without_room_pauses_its_node_which_goes_on_by_itself(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, manifest())
+    scheduler = await swarm.start(SCHEDULER)
+    full = Failed(kind="disk", reason="cannot write shards: no space left on the disk")
+    anna = await swarm.start("anna", fail=[full] * 6)  # more than `failures` would bear
+    board = anna.parts.board
+    await until(lambda: board.reason.code == "disk")
+    assert board.state == "paused"
+    assert board.reason.text.endswith("no space left on the disk; tries again by itself")
+    assert not scheduler.parts.desk.schedulers[RUN].schedule.grants  # others may have the work
+    await until(lambda: scheduler.overview.ledger().finished)
+    assert anna.worker.fail == []
+
+
+async def test_a_node_with_less_than_min_free_begins_no_work(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 10**12
+    monkeypatch.setattr(wiring, "free_bytes", lambda folder: free)
+    found(tmp_path, manifest())
+    scheduler = await swarm.start(SCHEDULER)
+    free = 400 * 10**6
+    anna = await swarm.start("anna")
+    await until(lambda: anna.parts.board.reason.code == "disk")
+    assert "0.4 GB free, storage.min_free is 0.5 GB" in anna.parts.board.reason.text
+    await trio.sleep(600.0)
+    assert not scheduler.overview.ledger().versions.get("stem")
+    assert not any(isinstance(job, Train) for job in anna.worker.done)
+    free = 600 * 10**6
+    await until(lambda: scheduler.overview.ledger().finished)
+
+
+@pytest.mark.parametrize("when", ["accepting", "stepping"])
+async def test_a_scheduler_without_room_loses_nothing_and_goes_on_by_itself(
+    when: str, swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, manifest())
+    scheduler = await swarm.start(SCHEDULER)
+    volunteers = [await swarm.start(name) for name in ("anna", "bert")]
+    board, schedulers = scheduler.parts.board, scheduler.parts.desk.schedulers
+    await until(lambda: RUN in schedulers and schedulers[RUN].schedule.view.seeded)
+    if when == "stepping":
+        await until(lambda: bool(schedulers[RUN].schedule.accepted))
+    accepted = dict(schedulers[RUN].schedule.accepted)
+    limit = fill(scheduler.parts.journal)
+    await until(lambda: board.reason.code == "disk")
+    assert board.state == "paused" and "no space left on the disk" in board.reason.text
+    await trio.sleep(100.0)
+    assert not scheduler.ended.is_set()
+    assert accepted.items() <= schedulers[RUN].schedule.accepted.items()
+    limit(1 << 20)
+    await until(lambda: scheduler.overview.ledger().finished)
+    assert not any(each.ended.is_set() for each in volunteers)
+    assert states(scheduler) == await undisturbed(tmp_path)
+    trained = [job.lease for v in volunteers for job in v.worker.done if isinstance(job, Train)]
+    assert len(trained) == 1 + 2 * 4  # no result was asked for twice
+
+
+def fill(journal: Journal) -> Callable[[int], None]:
+    """Leave no page more to a journal's file; returns what sets how many it may have."""
+
+    def limit(pages: int) -> None:
+        journal._db.execute(f"PRAGMA max_page_count = {pages}")
+
+    ((pages,),) = journal._db.execute("PRAGMA page_count").fetchall()
+    limit(pages)
+    return limit
