@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.pretokens import WordEncoder, merges_words
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.digest import sha256, short, u32
@@ -34,11 +35,16 @@ class TextEncoder:
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer", pinned: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._words = WordEncoder(tokenizer, self.plainly) if merges_words(tokenizer) else None
         self.end_of_text = pinned.end_of_text
         self.vocabulary = pinned.vocabulary
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
+        return self._words(texts) if self._words is not None else self.plainly(texts)
+
+    def plainly(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text by the library alone, which `encode` must equal."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
@@ -89,6 +95,8 @@ def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
             f"tokenizer.vocabulary: the file has ids up to {largest}, "
             f"the manifest's end at {pinned.vocabulary - 1}"
         )
+    if getattr(parsed.model, "dropout", None):
+        raise Refusal("tokenizer: its model has a dropout: the ids of a text are drawn by chance")
     if parsed.id_to_token(pinned.end_of_text) is None:
         raise Refusal(f"tokenizer.end_of_text: the file has no token {pinned.end_of_text}")
     encoder = TextEncoder(parsed, pinned)

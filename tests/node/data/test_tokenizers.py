@@ -111,6 +111,16 @@ def test_a_vocabulary_smaller_than_the_files_is_refused() -> None:
         checked_tokenizer(data, pinned(data, vocabulary=4))
 
 
+def test_a_tokenizer_that_draws_lots_is_refused() -> None:
+    path = embedded_tokenizer_path(embedded_tokenizer().sha256)
+    assert path is not None
+    stated = json.loads(path.read_text())
+    stated["model"]["dropout"] = 0.1
+    data = json.dumps(stated).encode()
+    with pytest.raises(Refusal, match="tokenizer: its model has a dropout"):
+        checked_tokenizer(data, pinned(data, vocabulary=4096))
+
+
 def test_an_end_of_text_that_is_no_token_is_refused() -> None:
     data = word_level()
     with pytest.raises(Refusal, match=r"tokenizer\.end_of_text"):
