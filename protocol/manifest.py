@@ -194,7 +194,7 @@ class Routing(Wire, frozen=True, kw_only=True):
     """N: the router is fitted on the first so many eligible training documents."""
     prefix: Annotated[int, Meta(ge=1, le=1024)] = 32
     """F: tokens of a document that routing sees."""
-    prefix_bytes: Annotated[int, Meta(ge=64, le=16384)] = 512
+    prefix_bytes: Annotated[int, Meta(ge=64, le=16384)] = 256
     """Bytes of a document, cut at a character boundary, that these tokens are taken from."""
     dimension: Annotated[int, Meta(ge=8, le=256, multiple_of=8)] = 256
     """D: features."""

@@ -85,7 +85,7 @@ def _fitted(
         for document in batch:
             if not fit.done:
                 tokens = token_count(document, recipe.params)
-                fit.feed(document.index, document.text, document.head, tokens)
+                fit.feed(document.index, document.text, document.head, tokens, split=document.split)
         meter.at(fit.rows if everything else fit.sampled)
         if fit.done:
             break

@@ -66,7 +66,13 @@ class RouterFit:
         return self._rows
 
     def feed(
-        self, document: int, text: bytes, head: Sequence[int] | None, tokens: int | None
+        self,
+        document: int,
+        text: bytes,
+        head: Sequence[int] | None,
+        tokens: int | None,
+        *,
+        split: Split | None = None,
     ) -> None:
         """Take the source's next row.
 
@@ -75,6 +81,7 @@ class RouterFit:
         head      ids of the text's first `prefix_bytes` bytes, without special tokens; may be
                   None for a document whose `recipe.split` is not training.
         tokens    how many ids the document counts as; may be None where it takes no part.
+        split     its `recipe.split`, if that is known already.
 
         Raises Refusal for a token id outside the manifest's vocabulary, ValueError for a row out
         of order, after the last that was due, or a training document without tokens.
@@ -84,7 +91,8 @@ class RouterFit:
         self._rows += 1
         self._source_hash.update(u64(len(text)))
         self._source_hash.update(text)
-        if self._recipe.split(document) is not Split.TRAINING:
+        split = self._recipe.split(document) if split is None else split
+        if split is not Split.TRAINING:
             return
         if head is None:
             raise ValueError(f"training document {document} was fed without tokens")

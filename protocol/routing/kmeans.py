@@ -94,9 +94,8 @@ def updated_centroids(points: Points, assigned: Int64, paths: int) -> Int32:
     counts = np.bincount(assigned, minlength=paths)
     sums = np.zeros((paths, points.x.shape[1]), dtype=np.int64)
     for block in blocks(len(assigned)):
-        order = np.argsort(assigned[block], kind="stable")
-        present, starts = np.unique(assigned[block][order], return_index=True)
-        sums[present] += np.add.reduceat(points.x[block][order], starts, axis=0, dtype=np.int64)
+        members = (assigned[block] == np.arange(paths)[:, None]).astype(np.int32)
+        sums += points.product(members, points.x[block].T)  # exact: 4.8 (b)
     return rdiv_array(points.scale * sums, counts[:, None]).astype(np.int32)
 
 

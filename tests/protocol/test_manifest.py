@@ -106,7 +106,7 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         (lambda: with_parts(routing={"prefix_bytes": 63}), "prefix_bytes"),
         (lambda: with_parts(routing={"prefix_bytes": 64, "min_tokens": 65}), "min_tokens: above"),
         (lambda: with_parts(routing={"max_tokens": 39}), "max_tokens: below min_tokens"),
-        (lambda: with_parts(routing={"max_bytes": 511}), "max_bytes: below prefix_bytes"),
+        (lambda: with_parts(routing={"max_bytes": 255}), "max_bytes: below prefix_bytes"),
         (lambda: with_parts(routing={"counts": "some"}), "counts"),
         (
             lambda: with_parts(routing={"validation_bp": 5000, "router_bp": 5000}),

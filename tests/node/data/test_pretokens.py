@@ -47,8 +47,8 @@ TRICKY = (
         st.text(
             st.one_of(
                 st.sampled_from(" \n\t\r'stdmrevl.,!?_-09aZ\xa0\u2003\u2019\u00e9\u0301"),
-                st.characters(max_codepoint=0x20FF, exclude_categories=("Cs",)),
-                st.characters(exclude_categories=("Cs",)),
+                st.characters(max_codepoint=0x20FF, codec="utf-8"),
+                st.characters(codec="utf-8"),
             ),
             max_size=30,
         ),

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dipaco.protocol.canonical import decode
 from dipaco.protocol.routing.integers import Int32, Int64
-from dipaco.protocol.routing.scores import float64_product, int64_product
+from dipaco.protocol.routing.scores import Product, float64_product, int64_product
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.golden import router_vectors
 from tests.protocol.routing import reference
@@ -82,7 +83,25 @@ def in_parts(x: Int32, c: Int32) -> Int64:
     return first + int64_product(x[:, :170], c[:, :170])
 
 
-@pytest.mark.parametrize("product", [int64_product, in_small_batches, in_parts])
+def in_torch(rows: int, threads: int) -> Product:
+    """Multiply in torch's float64 on the CPU, so many rows at a time, by so many threads."""
+
+    def product(x: Int32, c: Int32) -> Int64:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        right = torch.from_numpy(c.astype(np.float64)).T
+        parts = [x[i : i + rows].astype(np.float64) for i in range(0, len(x), rows)]
+        found = [(torch.from_numpy(part) @ right).to(torch.int64).numpy() for part in parts]
+        torch.set_num_threads(before)
+        return np.concatenate(found)
+
+    return product
+
+
+@pytest.mark.parametrize(
+    "product",
+    [int64_product, in_small_batches, in_parts, in_torch(4096, 2), in_torch(333, 1)],
+)
 def test_centroids_do_not_depend_on_type_batch_or_order_of_summation(product: Any) -> None:
     assert router_vectors.large(product) == golden("router_large.json")
 

@@ -1,0 +1,111 @@
+"""Deriving a router, reading included, against scikit-learn's pipeline on the same heads.
+
+Both read 4,000 documents, cut them to the routing prefix's bytes and find 16 clusters in 256
+dimensions, with one start of k-means. Ours also hashes files, rows and features, tokenises, and
+computes in integers what every node will find; theirs hashes words and computes in float32.
+One new process per sample; counted is the second derivation in it, imports and first calls apart.
+"""
+
+import importlib
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from msgspec.structs import replace
+
+from benchmarks.corpus import corpus_files
+from benchmarks.measure import Result, in_new_process, versus
+from benchmarks.runs import derived, sixteen_paths
+from dipaco.node.data.derivation import Tools
+from dipaco.node.data.pinning import pin_files
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.manifest import Manifest, Routing
+
+SAMPLES, DOCUMENTS, PATHS, DIMENSION = 5, 4000, 16, 256
+PREDECESSOR = 950  # documents/s that the first program of this kind made
+TIMES = 10
+HASHED = 1 << 12  # features of the vectorizer: as many as the tokenizer has tokens
+
+
+def run() -> list[Result]:
+    """Measure both, in turns."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    four: list[float] = []
+    for _ in range(SAMPLES):
+        ours.append(in_new_process("router", "our_rate", 1))
+        theirs.append(in_new_process("router", "their_rate"))
+        four.append(in_new_process("router", "our_rate", 4))
+    first = versus("router derivation, one start", ours, theirs, "documents/s")
+    first["mark"] = 1.0
+    first["note"] = "the peer is scikit-learn on the same bytes of every document"
+    second = versus("router derivation, four starts", four, theirs, "documents/s")
+    second["note"] = "the default; the peer still has one start"
+    third = versus(
+        "router derivation, the predecessor", ours, [float(PREDECESSOR)] * SAMPLES, "documents/s"
+    )
+    third["mark"], third["note"] = float(TIMES), "its figure was taken on another machine"
+    return [first, second, third]
+
+
+def our_rate(restarts: int) -> float:
+    """Return documents per second of a derivation."""
+    with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
+        tools = Tools(BlobStore(Path(home) / "blobs"), local_files=True)
+        run = _manifest(restarts)
+        derived(run, tools)
+        began = time.perf_counter()
+        derived(run, tools)
+        return DOCUMENTS / (time.perf_counter() - began)
+
+
+def their_rate() -> float:
+    """Return documents per second of scikit-learn's pipeline."""
+    _their_clusters()
+    began = time.perf_counter()
+    _their_clusters()
+    return DOCUMENTS / (time.perf_counter() - began)
+
+
+def _manifest(restarts: int) -> Manifest:
+    run = sixteen_paths(pin_files(_some_files()), sample=DOCUMENTS)
+    routing = replace(
+        run.routing,
+        dimension=DIMENSION,
+        restarts=restarts,
+        validation_bp=0,  # so that both take the same documents
+        counts="sample",
+    )
+    return replace(run, routing=routing)
+
+
+def _their_clusters() -> Any:
+    text = importlib.import_module("sklearn.feature_extraction.text")
+    projection = importlib.import_module("sklearn.random_projection")
+    cluster = importlib.import_module("sklearn.cluster")
+    size = Routing(sample=DOCUMENTS).prefix_bytes
+    heads = [row.encode()[:size].decode(errors="ignore") for row in islice(_texts(), DOCUMENTS)]
+    hashed = text.HashingVectorizer(n_features=HASHED).fit_transform(heads)
+    dense = projection.GaussianRandomProjection(DIMENSION, random_state=0).fit_transform(hashed)
+    return cluster.KMeans(PATHS, n_init=1, random_state=0).fit(dense)
+
+
+def _texts() -> Any:
+    for path in _some_files():
+        for batch in pq.ParquetFile(path).iter_batches(256, columns=["text"]):
+            yield from batch.column(0).to_pylist()
+
+
+def _some_files() -> list[Path]:
+    """Return the first files that have enough documents."""
+    files: list[Path] = []
+    rows = 0
+    for path in corpus_files():
+        files.append(path)
+        rows += pq.ParquetFile(path).metadata.num_rows
+        if rows >= 2 * DOCUMENTS:  # some may be too short to take part
+            break
+    return files

@@ -1,0 +1,125 @@
+"""Do shards follow topics? Mutual information with the column `domain`, and balance.
+
+Over the whole corpus, for 4, 8 and 16 paths, 256 dimensions and prefixes of 32 and 256 tokens,
+without a capacity rule and with 3/2 and 5/4; every figure is the mean of two routers, whose seeds
+come from two beacons. Normalised mutual information is 2 I(X; Y) / (H(X) + H(Y)), in nats.
+`python -m benchmarks.router_quality` prints the table of docs/method.md, 4.13.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean
+
+import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from benchmarks.corpus import corpus_files
+from benchmarks.measure import Result, versus
+from benchmarks.runs import sixteen_paths, synthetic
+from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.tokenizers import TextEncoder, checked_tokenizer
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.routing.documents import cut, prefix_of
+from dipaco.protocol.routing.integers import Int64
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.sample import Sample
+
+PATHS, SAMPLE, BEACONS = (4, 8, 16), 8000, (b"", b"second")
+CAPACITIES = (None, (3, 2), (5, 4))
+PREFIXES = {32: 256, 256: 2048}  # tokens and the bytes that they are taken from
+MARKS = {32: (0.44, 0.53, 0.58), 256: (0.40, 0.60, 0.68)}
+
+
+def run() -> list[Result]:
+    """Measure mutual information without a capacity rule against its marks."""
+    results: list[Result] = []
+    if any("domain" not in pq.read_schema(path).names for path in corpus_files()):
+        print("router_quality: the corpus has no column `domain`: nothing to measure")
+        return results
+    for prefix, marks in MARKS.items():
+        prefixes, labels = _prefixes(prefix)
+        for paths, mark in zip(PATHS, marks, strict=True):
+            found = [_routed(prefixes, paths, None, beacon) for beacon in BEACONS]
+            values = [mutual_information(labels, each) for each in found]
+            name = f"topics in {paths} shards, prefix {prefix}"
+            result = versus(name, values, [mark] * len(values), "NMI")
+            result["ours"] = mean(values)
+            result["ratio"] = result["ours"] / mark
+            result["mark"] = 1.0
+            results.append(result)
+    return results
+
+
+def table() -> str:
+    """Return the whole measurement as Markdown."""
+    rows = ["| F | P | capacity | NMI | largest/mean | smallest/mean |", "|" + "---|" * 6]
+    for prefix in PREFIXES:
+        prefixes, labels = _prefixes(prefix)
+        for paths in PATHS:
+            for capacity in CAPACITIES:
+                found = [_routed(prefixes, paths, capacity, beacon) for beacon in BEACONS]
+                value = mean(mutual_information(labels, each) for each in found)
+                sizes = [np.bincount(each, minlength=paths) * paths / len(each) for each in found]
+                rule = "none" if capacity is None else f"{capacity[0]}/{capacity[1]}"
+                largest, smallest = mean(s.max() for s in sizes), mean(s.min() for s in sizes)
+                cells = (prefix, paths, rule, f"{value:.3f}", f"{largest:.2f}", f"{smallest:.2f}")
+                rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
+
+
+def mutual_information(a: Int64, b: Int64) -> float:
+    """Return the normalised mutual information of two labellings, (n,) each."""
+    joint = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(joint, (a, b), 1 / len(a))
+    both = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
+    return 2 * (both - _entropy(joint.ravel())) / both
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    some = shares[shares > 0]
+    return float(-(some * np.log(some)).sum())
+
+
+def _routed(prefixes: Int64, paths: int, capacity: tuple[int, int] | None, beacon: bytes) -> Int64:
+    """Fit on the first documents and route all of them, (n,)."""
+    count = min(SAMPLE, len(prefixes))
+    recipe = recipe_of(sixteen_paths(synthetic(len(prefixes), len(prefixes)), sample=count))
+    params = replace(
+        recipe.params,
+        paths=paths,
+        capacity=capacity,
+        prefix=prefixes.shape[1],
+        prefix_bytes=PREFIXES[prefixes.shape[1]],
+        min_tokens=prefixes.shape[1] + 8,
+    )
+    sample = Sample(replace(recipe, params=params, beacon=beacon))
+    documents = np.arange(len(prefixes))
+    sample.add(documents[:count], prefixes[:count])
+    return Router(sample.fitted().spec).route(prefixes, documents)[:, 0]
+
+
+def _prefixes(length: int) -> tuple[Int64, Int64]:
+    """Return the prefixes of all documents that are long enough, (n, F), and domains, (n,)."""
+    encoder, prefixes, domains = _encoder(), [], []
+    for path in corpus_files():
+        table = pq.read_table(path, columns=["text", "domain"])
+        texts: Sequence[str] = table["text"].to_pylist()
+        heads = encoder.encode([cut(t.encode(), PREFIXES[length]).decode() for t in texts])
+        for head, domain in zip(heads, table["domain"].to_pylist(), strict=True):
+            if len(head) >= length + 8:
+                prefixes.append(prefix_of(head, length))
+                domains.append(domain)
+    _, labels = np.unique(np.array(domains), return_inverse=True)
+    return np.array(prefixes, dtype=np.int64), labels.astype(np.int64)
+
+
+def _encoder() -> TextEncoder:
+    pinned = embedded_tokenizer()
+    path = embedded_tokenizer_path(pinned.sha256)
+    assert path is not None
+    return checked_tokenizer(path.read_bytes(), pinned)
+
+
+if __name__ == "__main__":
+    print(table())
