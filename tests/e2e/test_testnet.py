@@ -16,66 +16,11 @@ import trio
 
 from dipaco.cli.local_run import local_keys, local_run
 from dipaco.cli.report import Report, differences, read_report
-from dipaco.cli.swarm import LocalNode, LocalSwarm
-from dipaco.node.catalogue import Catalogue
-from dipaco.node.keys import save_key
-from dipaco.node.runs import RunFile, write_run
-from dipaco.node.storage.files import Home
-from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Derive, Derived
-from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
+from dipaco.cli.swarm import LocalSwarm
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.identity import peer_id
-from dipaco.protocol.ledger import SpecAdopted
-from dipaco.protocol.signed import sign
-from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import topology
-
-TINY = """
-name = "tiny"
-seed = 3
-[source]
-kind = "synthetic"
-documents = 160
-[model]
-d_model = 16
-heads = 2
-kv_heads = 2
-d_ff = 32
-context = 48
-[grid]
-levels = [{ experts = 2, blocks = 1 }, { experts = 1, blocks = 1 }]
-[routing]
-sample = 80
-dimension = 16
-validation_bp = 1500
-[training]
-seed_steps = 4
-rounds = 2
-inner_steps = 60
-batch = 8
-[training.inner]
-[training.outer]
-"""
-TIMEOUT = 240.0  # seconds; they take 30 on two cores
-LOOPBACK = ("--listen", "/ip4/127.0.0.1/tcp/0")
-
-
-def dipaco_node(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dipaco.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
-    return path
+from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
 
 def test_a_killed_volunteer_changes_no_bit_of_what_one_process_computes(tiny: Path) -> None:
@@ -149,77 +94,3 @@ async def test_a_node_whose_seed_is_away_says_so_keeps_trying_and_leaves_when_as
     assert (status.state, status.reason.code) == ("connecting", "no-peer")
     assert (asked.returncode, asked.stdout) == (0, "stopping\n")
     assert node.process.returncode == 0
-
-
-def derived(run: RunFile, folder: Path) -> RouterSpec:
-    performer = Performer(WorkerSettings(home=folder))
-    answer = performer.perform(Derive(manifest=run.manifest), lambda progress: None)
-    assert isinstance(answer, Derived) and answer.spec is not None
-    return answer.spec
-
-
-def tampered(spec: RouterSpec) -> RouterSpec:
-    """The spec with one bit of one centroid flipped: every static check still passes."""
-    centroids = bytearray(spec.centroids)
-    centroids[0] ^= 1
-    fields = {name: getattr(spec, name) for name in spec.__struct_fields__}
-    return RouterSpec(**(fields | {"centroids": bytes(centroids)}))
-
-
-def prepare_rendezvous(root: Path, run: RunFile, spec: RouterSpec) -> None:
-    """Make the home of a rendezvous node that adopted `spec` for its run."""
-    key = local_keys(0).rendezvous
-    home = Home.at(root)
-    save_key(home.identity, key)
-    journal = Journal.open(home.journal)
-    catalogue = Catalogue(journal)
-    catalogue.publish("manifest", run.signed)
-    catalogue.publish("spec", sign(spec, key))
-    catalogue.append(run.id, SpecAdopted(epoch=0, spec=spec_digest(spec)), key)
-    journal.close()
-
-
-async def join(root: Path, run: RunFile) -> tuple[LocalNode, LocalNode]:
-    """Start the prepared rendezvous node and a volunteer; return both when they have ended."""
-    swarm = LocalSwarm({"DIPACO_COMPUTE_THREADS": "1"})
-    with trio.fail_after(TIMEOUT):
-        async with trio.open_nursery() as nursery:
-            try:
-                first = await swarm.start(nursery, "r", root / "r", ("--rendezvous", *LOOPBACK))
-                await swarm.wait_ready(first)
-                address = (await swarm.statuses())["r"].network.listen[0]
-                joining = ("--bootstrap", address, "--run", run.id.hex(), *LOOPBACK)
-                volunteer = await swarm.start(nursery, "v", root / "v", joining)
-                await volunteer.process.wait()
-                await volunteer.finished.wait()
-            finally:
-                await swarm.close()
-    return first, volunteer
-
-
-async def test_a_node_that_is_served_a_tampered_router_refuses_and_names_the_stage(
-    tiny: Path,
-) -> None:
-    run = local_run(tiny, seed=0, rounds=None).run
-    honest = derived(run, tiny.parent / "own")
-    prepare_rendezvous(tiny.parent / "r", run, tampered(honest))
-    first, volunteer = await join(tiny.parent, run)
-    assert first.process.returncode == 0, "it takes a TERM, and leaves within its 10 seconds"
-    assert volunteer.process.returncode == 4, list(volunteer.tail)
-    assert "stage centroids" in volunteer.tail[-1]
-    assert not any("Traceback" in line for line in volunteer.tail)
-
-
-def test_the_verify_command_tells_same_from_different_and_from_unknown(tiny: Path) -> None:
-    run = local_run(tiny, seed=0, rounds=None).run
-    folder = tiny.parent
-    write_run(folder / "tiny.run", run)
-    named = ("verify", str(folder / "tiny.run"), "--home", str(folder / "home"))
-    own, other = str(folder / "own.spec"), folder / "other.spec"
-    unknown = dipaco_node(*named, "--out", own)
-    assert unknown.returncode == 5 and "none to compare it with" in unknown.stdout
-    same = dipaco_node(*named, "--spec", own)
-    assert (same.returncode, same.stderr) == (0, "") and "VERIFIED" in same.stdout
-    other.write_bytes(encode(tampered(derived(run, folder / "own"))))
-    differs = dipaco_node(*named, "--spec", str(other))
-    assert differs.returncode == 4 and "REFUTED (centroids)" in differs.stdout
