@@ -15,13 +15,16 @@ from dipaco.node.data.pretokens import WordEncoder, merges_words
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.digest import sha256, short, u32
-from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
 from dipaco.protocol.manifest import Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
 
 MAX_FILE_BYTES = 64 << 20  # the manifest's own bound
+
+CHECK_EVERY = 16  # batches; in each of these the library has its say on one text
+CHECK_CHARACTERS = 4096
 
 GOLDEN_TEXT = "The naïve café—42 \t\r\n¿Qué? 日本語 😀 <|endoftext|> def f(x): return x**2  \x00'll"
 GOLDEN_IDS = {
@@ -36,12 +39,26 @@ class TextEncoder:
     def __init__(self, tokenizer: "tokenizers.Tokenizer", pinned: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._words = WordEncoder(tokenizer, self.plainly) if merges_words(tokenizer) else None
+        self._batches = 0
         self.end_of_text = pinned.end_of_text
         self.vocabulary = pinned.vocabulary
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text."""
-        return self._words(texts) if self._words is not None else self.plainly(texts)
+        """Return the ids of each text.
+
+        Raises LocalProtocolError if the fast way and the library disagree on this machine: then
+        no result of this process may be shown to anybody.
+        """
+        if self._words is None:
+            return self.plainly(texts)
+        if self._batches % CHECK_EVERY == 0 and texts:
+            sample = [texts[0][:CHECK_CHARACTERS]]
+            if self._words(sample) != self.plainly(sample):
+                raise LocalProtocolError(
+                    "tokenising word by word differs from the library here: please report it"
+                )
+        self._batches += 1
+        return self._words(texts)
 
     def plainly(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text by the library alone, which `encode` must equal."""

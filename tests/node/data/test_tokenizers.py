@@ -1,6 +1,7 @@
 """Rules of this file: real tokenizer files; small ones are made with the library itself."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from dipaco.node.data.tokenizers import (
 )
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.digest import sha256
-from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
 from dipaco.protocol.manifest import Tokenizer
 
 EMBEDDED = [670, 2110, 12, 266, 2110, 14]
@@ -150,3 +151,13 @@ def test_pinning_a_file_gives_what_a_manifest_states(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"bad\.json: tokenizer: not a file"):
         pin_tokenizer(tmp_path / "bad.json")
+
+
+def test_a_fast_way_that_differs_from_the_library_is_noticed(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dipaco.node.data.pretokens._WORDS", re.compile(r"."))
+    encoder = load_tokenizer(embedded_tokenizer(), blobs)
+    assert encoder._words is not None
+    with pytest.raises(LocalProtocolError, match="differs from the library"):
+        encoder.encode(["one two, three"])
