@@ -3,8 +3,10 @@
 What a person gets wrong ends in one line on stderr and the exit code of docs/operation.md.
 """
 
+import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,6 +173,20 @@ def test_a_run_file_is_made_checked_shown_and_used(shell: Shell, run_file: Path)
     assert shell("run", "verify", str(run_file))[0] == 0
     code, out, _ = shell("run", "show", str(run_file))
     assert code == 0 and "2 paths" in out and "synthetic" in out
+
+
+def test_a_run_that_this_node_may_not_or_cannot_read_cannot_be_told(shell: Shell) -> None:
+    rows = [json.dumps({"text": f"document {row} " + "word " * 60}) for row in range(200)]
+    text = shell.write("rows.jsonl", "\n".join(rows) + "\n")
+    source = f'kind = "files"\nfiles = ["{text}"]'
+    shell.write("own.toml", re.sub(r'kind = "synthetic"\ndocuments = \d+', source, RUN))
+    code, _, err = shell("run", "create", "own.toml", "--out", "own.run")
+    assert code == 0, err
+    code, out, _ = shell("verify", "own.run", "--json")
+    assert code == Exit.UNVERIFIABLE and "run.local_sources" in json.loads(out)["reason"]
+    Path(text).unlink()
+    code, out, _ = shell("verify", "own.run", "--local-sources")
+    assert code == Exit.UNVERIFIABLE and "no such file" in out
 
 
 def test_an_owner_signs_elsewhere_what_was_created_here(shell: Shell) -> None:
