@@ -21,7 +21,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.protocol.manifest import Source
 
-SAMPLES, DOCUMENTS, WINDOW, TIMES = 3, 4000, 2000, 10
+SAMPLES, DOCUMENTS, WINDOW, TIMES = 3, 2000, 1000, 10
 ROW_GROUP = 1000  # rows of a parquet file that are compressed together
 MARK = 1.10
 
@@ -66,7 +66,7 @@ def sample(kind: str, folder: str, times: int) -> int:
     source = _source(kind, Path(folder), times)
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
         tools = Tools(BlobStore(Path(home) / "blobs"), local_files=True)
-        manifest = sixteen_paths(source, sample=1000)
+        manifest = sixteen_paths(source, sample=500)
         spec = derived(manifest, tools)
         shards = Shards(ShardCache(Path(home) / "cache", 1 << 33), tools, max_shards=4)
         for window in (0, source.windows - 1):

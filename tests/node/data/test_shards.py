@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ from dipaco.protocol.canonical import encode
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
 from dipaco.protocol.manifest import Manifest, Source, run_id
+from dipaco.protocol.routing import fit
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split
@@ -261,6 +263,28 @@ def test_the_cache_file_of_another_spec_under_our_name_is_noticed_and_made_again
     shutil.rmtree(ours)
     theirs.rename(ours)  # the whole group
     assert shards(tmp_path, tools).training(*run, 0, 1, no_progress).row(0).tolist() == good
+
+
+def test_a_corpus_ten_times_as_large_takes_no_more_memory(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "BATCH_BYTES", 10_000)  # the smaller one fills a batch too
+    monkeypatch.setattr(fit, "_BATCH", 32)
+
+    def work(count: int) -> None:
+        manifest = small_manifest(synthetic(count, 30))
+        made, spec = shards(tmp_path / str(count), tools), derived(manifest, tools)
+        for window in (0, manifest.source.windows - 1):
+            made.materialise(manifest, spec, window, no_progress)
+
+    work(90)  # fills what is kept for good: modules, the words of synthetic documents
+    peaks = []
+    for count in (60, 600):
+        tracemalloc.start()
+        work(count)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_no_more_than_max_shards_stay_in_memory(
