@@ -277,7 +277,7 @@ def test_a_corpus_ten_times_as_large_takes_no_more_memory(
         for window in (0, manifest.source.windows - 1):
             made.materialise(manifest, spec, window, no_progress)
 
-    work(90)  # fills what is kept for good: modules, the words of synthetic documents
+    work(600)  # fills what is kept for good: modules, words and their tokens
     peaks = []
     for count in (60, 600):
         tracemalloc.start()
