@@ -1,9 +1,11 @@
 """Live progress of a local network: a display on a terminal, plain lines elsewhere (stderr)."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -12,6 +14,7 @@ from rich.text import Text
 from dipaco.cli.report import label
 from dipaco.cli.snapshot import Snapshot, remaining, round_of, share_done
 from dipaco.node.control.status import PathStatus, Status
+from dipaco.node.training.jobs import Progress
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.manifest import Manifest
 
@@ -171,3 +174,15 @@ def _node(status: Status) -> tuple[str, ...]:
         speed,
         f"{status.memory.daemon / 1e6:.0f}+{status.memory.worker / 1e6:.0f}",
     )
+
+
+def say_progress(progress: Progress) -> None:
+    """Say how far a job of this process is, on a terminal's last line (stderr); else nothing."""
+    if not sys.stderr.isatty():
+        return
+    done = f"{progress.done:,}" + (f" of {progress.total:,}" if progress.total else "")
+    line = f"{progress.stage}: {done} {progress.unit}"
+    if progress.rate and progress.total > progress.done:
+        line += f", {clock((progress.total - progress.done) / progress.rate)} to go"
+    ends = progress.total and progress.done >= progress.total
+    click.echo(f"\r{line:<70}", nl=bool(ends), err=True)

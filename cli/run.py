@@ -26,6 +26,7 @@ def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str
 
     Signed with the owner's key; with --owner it stays an unsigned manifest for `run sign`.
     """
+    from dipaco.cli.progress import say_progress
     from dipaco.cli.words import opening
     from dipaco.node.founding import create_manifest
     from dipaco.node.keys import read_key
@@ -38,12 +39,14 @@ def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str
     if owner is not None and key is not None:
         raise click.UsageError("--key and --owner exclude each other")
     node = Home.at(home_of(home))
+    cache = node.cache / "sources"
     if owner is not None:
-        created = create_manifest(file, owner=peer_named(owner, "--owner"))
+        asked = peer_named(owner, "--owner")
+        created = create_manifest(file, owner=asked, cache=cache, on_progress=say_progress)
         write_manifest(out, created.manifest)
     else:
         own = read_key(key) if key else load_or_create_identity(node.identity)
-        created = create_manifest(file, owner=peer_id(own))
+        created = create_manifest(file, owner=peer_id(own), cache=cache, on_progress=say_progress)
         write_run(out, sign_manifest(created.manifest, own))
     if created.tokenizer is not None:
         BlobStore(node.blobs).write(created.tokenizer)

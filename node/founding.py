@@ -2,7 +2,8 @@
 
 `create_manifest` pins what the TOML names (source files and tokenizer by SHA-256) and refuses, by
 the field's name, what could never be trained. Tables and fields are the manifest's own, but for
-`source.files` and `tokenizer.file`, which name files beside the TOML. docs/runs.md has an example.
+`source.files` and `tokenizer.file`, which name files beside the TOML (or addresses), and a `hub`
+source's revision, which may be a branch. docs/runs.md has an example.
 """
 
 import re
@@ -10,11 +11,13 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from dipaco.node.data.embedded import DOCUMENTS, embedded_source, embedded_tokenizer
+from dipaco.node.data.progress import OnProgress, silent
 from dipaco.node.data.synthetic import REVISION as SYNTHETIC_REVISION
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.canonical import Wire
@@ -23,6 +26,7 @@ from dipaco.protocol.identity import PeerId
 from dipaco.protocol.manifest import MAX_FILES, Count, Manifest, Source, Tokenizer
 
 MAX_TOML = 1 << 20  # bytes
+MAX_DOWNLOADS = 10 * 10**9  # bytes: what a volunteer's cache holds, unless he says otherwise
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,31 @@ class Created:
 
 
 def create_manifest(
-    path: Path, *, owner: PeerId, schedulers: Sequence[PeerId] = (), rounds: int | None = None
+    path: Path,
+    *,
+    owner: PeerId,
+    schedulers: Sequence[PeerId] = (),
+    rounds: int | None = None,
+    cache: Path | None = None,
+    on_progress: OnProgress = silent,
 ) -> Created:
     """Read the TOML file of a run and return its manifest, all inputs pinned.
 
-    owner       its PeerID; the file names none.
-    schedulers  if the file names none; the owner if these are empty too.
-    rounds      in place of the file's.
+    owner        its PeerID; the file names none.
+    schedulers   if the file names none; the owner if these are empty too.
+    rounds       in place of the file's.
+    cache        where files of https addresses are kept; without it they are dropped again.
+    on_progress  hears of files that are fetched and rows that are counted.
 
-    Raises ConfigError, which names the field, for what is malformed or cannot be trained.
+    Raises ConfigError, which names the field, for what is malformed or cannot be trained, and
+    Unavailable if a source cannot be reached.
     """
     tables = _tables(path)
     tokenizer, data = _tokenizer(_table(tables, "tokenizer"), path)
     table = {
         **tables,
         "owner": owner,
-        "source": _plain(_source(_table(tables, "source"), path)),
+        "source": _plain(_source(_table(tables, "source"), path, cache, on_progress)),
         "tokenizer": _plain(tokenizer),
         "routing": _routing(_table(tables, "routing")),
         "grid": {"path_specific_blocks": (), **_table(tables, "grid")},
@@ -79,7 +92,9 @@ def _check_enough(manifest: Manifest, path: Path) -> None:
         raise ConfigError(f"{path}: routing.sample: {sample} of {documents} documents")
 
 
-def _source(table: dict[str, Any], path: Path) -> Source:
+def _source(
+    table: dict[str, Any], path: Path, cache: Path | None, on_progress: OnProgress
+) -> Source:
     kind = table.pop("kind", None)
     try:
         if kind == "embedded":
@@ -95,21 +110,39 @@ def _source(table: dict[str, Any], path: Path) -> Source:
                 window=window,
             )
         if kind == "files":
-            return _pinned(_read(table, _Files, "source", path), path)
+            return _pinned(_read(table, _Files, "source", path), path, cache, on_progress)
+        if kind == "hub":
+            return _on_hub(_read(table, _Hub, "source", path), path, on_progress)
     except ValueError as error:
         raise ConfigError(f"{path}: source.{error}") from None
-    raise ConfigError(f"{path}: source.kind: {kind!r} is none of embedded, files, synthetic")
+    raise ConfigError(f"{path}: source.kind: {kind!r} is none of embedded, files, hub, synthetic")
 
 
-def _pinned(table: "_Files", path: Path) -> Source:
+def _pinned(table: "_Files", path: Path, cache: Path | None, on_progress: OnProgress) -> Source:
+    from dipaco.node.data.downloads import Downloads
+    from dipaco.node.data.https import PREFIX
     from dipaco.node.data.pinning import pin_files
 
-    source = pin_files(
-        [path.parent / name for name in table.files],
-        text_field=table.text_field,
-        documents=table.documents,
-        window=table.window,
-    )
+    names = [n if n.startswith(PREFIX) else path.parent / n for n in table.files]
+    with TemporaryDirectory(prefix="dipaco-run-") as scratch:
+        source = pin_files(
+            names,
+            text_field=table.text_field,
+            documents=table.documents,
+            window=table.window,
+            downloads=Downloads(cache or Path(scratch), MAX_DOWNLOADS),
+            on_progress=on_progress,
+        )
+    return _enough(source, table, path)
+
+
+def _on_hub(table: "_Hub", path: Path, on_progress: OnProgress) -> Source:
+    from dipaco.node.data.pinning import pin_hub
+
+    return _enough(pin_hub(**msgspec.structs.asdict(table), on_progress=on_progress), table, path)
+
+
+def _enough(source: Source, table: "_Files | _Hub", path: Path) -> Source:
     for name in ("documents", "window"):
         asked, found = getattr(table, name), getattr(source, name)
         if asked is not None and asked > found:
@@ -157,7 +190,19 @@ class _Synthetic(_Table, frozen=True, kw_only=True):
 
 class _Files(_Table, frozen=True, kw_only=True):
     files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
-    """Relative to the TOML file."""
+    """Relative to the TOML file, or https addresses."""
+    text_field: str = "text"
+    documents: Count | None = None
+    window: Count | None = None
+
+
+class _Hub(_Table, frozen=True, kw_only=True):
+    dataset: str
+    config: str | None = None
+    """[the data set's default]"""
+    split: str = "train"
+    revision: str = "main"
+    """A commit, or a branch or tag that is to become one."""
     text_field: str = "text"
     documents: Count | None = None
     window: Count | None = None

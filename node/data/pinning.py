@@ -9,7 +9,7 @@ from dipaco.node.data.hub import Hub, find_split
 from dipaco.node.data.progress import Meter, OnProgress, silent
 from dipaco.node.data.readers import Content, count_rows, file_format, local_content, read_rows
 from dipaco.node.storage.files import hash_file
-from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.manifest import MAX_FILES, Source, SourceFile
 
 FILES_REVISION = "pinned"
@@ -151,14 +151,17 @@ def _pin_split(
         )
     pinned: list[SourceFile] = []
     left = documents
+    meter = Meter(on_progress, "count", documents or 0)
     for name, kind in zip(names, formats, strict=True):
         if left is not None and left <= 0:
             break
         file = hub.describe(name, on_progress)
         content = hub.content(file)
         if kind == "parquet":
-            next(iter(read_rows(content, field)), None)  # names a column that is not there
+            if not pinned:
+                next(iter(read_rows(content, field)), None)  # names a column that is not there
             count = count_rows(content)
+            meter.at(sum(each.rows for each in pinned) + count)
         else:
             count = _count(content, field, on_progress, left)
         pinned.append(SourceFile(name=file.name, size=file.size, sha256=file.sha256, rows=count))
@@ -166,6 +169,3 @@ def _pin_split(
     if len(pinned) > MAX_FILES:
         raise ConfigError(f"source.documents: in more than {MAX_FILES} files; name fewer")
     return tuple(pinned)
-
-
-__all__ = ["FILES_REVISION", "Unavailable", "pin_files", "pin_hub"]
