@@ -9,6 +9,7 @@ bodies after so many bytes.
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,8 +67,8 @@ class StandIn:
 
 
 @contextmanager
-def standin_hub(hub: StandIn) -> Iterator[StandIn]:
-    """Serve `hub` for the block; its `endpoint` is the address."""
+def standin_hub(hub: StandIn, tls: ssl.SSLContext | None = None) -> Iterator[StandIn]:
+    """Serve `hub` for the block, at `endpoint`; with `tls` over https."""
 
     class Handler(_Handler):
         state = hub
@@ -76,8 +77,11 @@ def standin_hub(hub: StandIn) -> Iterator[StandIn]:
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    hub.cdn = f"http://localhost:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if tls is None else "https"
+    hub.endpoint = f"{scheme}://127.0.0.1:{server.server_port}"
+    hub.cdn = f"{scheme}://localhost:{server.server_port}"
     try:
         yield hub
     finally:
@@ -89,6 +93,7 @@ def standin_hub(hub: StandIn) -> Iterator[StandIn]:
 class _Handler(BaseHTTPRequestHandler):
     state: StandIn
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -27,7 +27,7 @@ from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.manifest import DATASET, SourceFile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-MAX_BODY = 2 * MAX_RANGE  # bytes of one answer to a request for a range
+ABSENT = frozenset({401, 403, 404, 410})  # what is private is not there for whoever asks
 
 T = TypeVar("T")
 
@@ -35,10 +35,9 @@ T = TypeVar("T")
 class Hub:
     """One data set at one commit; made anew for every pass over it."""
 
-    def __init__(self, dataset: str, commit: str, *, patience: Patience | None = None) -> None:
+    def __init__(self, dataset: str, commit: str, patience: Patience) -> None:
         """Nothing is asked of the hub yet."""
-        self._dataset, self._commit = dataset, commit
-        self._patience = patience or Patience()
+        self._dataset, self._commit, self._patience = dataset, commit, patience
         self._systems: list[Any] = []
 
     def content(self, file: SourceFile) -> Content:
@@ -138,7 +137,9 @@ class Split:
     """Paths of its files in the repository, in order."""
 
 
-def find_split(dataset: str, *, config: str | None, split: str, revision: str) -> Split:
+def find_split(
+    dataset: str, *, config: str | None, split: str, revision: str, patience: Patience
+) -> Split:
     """Return the files of a split, as the `datasets` library finds them.
 
     revision   a commit, branch or tag.
@@ -150,7 +151,6 @@ def find_split(dataset: str, *, config: str | None, split: str, revision: str) -
     datasets = import_datasets(hub=True)
     _set_up_client()
     what = f"source.dataset: {dataset}"
-    patience = Patience()
     commit = patience.retry(lambda: _commit_of(dataset, revision), what)
 
     def build() -> Any:
@@ -190,14 +190,16 @@ def _commit_of(dataset: str, revision: str) -> str:
 def _translated(what: str) -> Iterator[None]:
     """Turn the library's errors into Broken, for what may pass, and Unavailable."""
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
-    except (FileNotFoundError, RepositoryNotFoundError) as error:
+    except FileNotFoundError as error:
         raise Unavailable(f"source.revision: {what}: not on the hub: {_one_line(error)}") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
+        if status in ABSENT:
+            raise Unavailable(f"source.revision: {what}: not on the hub ({status})") from error
         if status in PASSING:
             wait = retry_after(error.response.headers.get("Retry-After"))
             raise Broken(f"the hub says {status}", retry_after=wait) from error

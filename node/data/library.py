@@ -43,7 +43,6 @@ def _imported() -> Any:
         HF_HUB_DISABLE_UPDATE_CHECK="1",
         HF_HUB_DISABLE_XET="1",  # its transfers are no ranged reads, and keep a cache
         HF_HUB_DISABLE_PROGRESS_BARS="1",
-        HF_HUB_VERBOSITY="critical",
         HF_DATASETS_DISABLE_PROGRESS_BARS="1",
         HF_UPDATE_DOWNLOAD_COUNTS="0",
         USE_TORCH="0",
@@ -51,6 +50,8 @@ def _imported() -> Any:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         os.environ.pop(name, None)
     import datasets  # type: ignore[import-untyped]
+    import huggingface_hub
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    huggingface_hub.logging.set_verbosity(huggingface_hub.logging.CRITICAL)
     return datasets

@@ -6,6 +6,7 @@ from pathlib import Path
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.https import PREFIX, HttpsFile
 from dipaco.node.data.hub import Hub, find_split
+from dipaco.node.data.patience import Patience
 from dipaco.node.data.progress import Meter, OnProgress, silent
 from dipaco.node.data.readers import Content, count_rows, file_format, local_content, read_rows
 from dipaco.node.storage.files import hash_file
@@ -105,6 +106,7 @@ def pin_hub(
     documents: int | None = None,
     window: int | None = None,
     on_progress: OnProgress = silent,
+    patience: Patience | None = None,
 ) -> Source:
     """Return a split of a data set on the hub as a manifest states it.
 
@@ -115,8 +117,11 @@ def pin_hub(
     Raises ConfigError, which names the field, and Unavailable if the hub cannot be reached.
     """
     try:
-        found = find_split(dataset, config=config, split=split, revision=revision)
-        hub = Hub(dataset, found.commit)
+        patience = patience or Patience()
+        found = find_split(
+            dataset, config=config, split=split, revision=revision, patience=patience
+        )
+        hub = Hub(dataset, found.commit, patience)
         pinned = _pin_split(hub, found.names, text_field, documents, on_progress)
     except Refusal as error:
         raise ConfigError(str(error)) from error

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +45,8 @@ class Content:
     """As messages call it; its ending tells the format."""
     open: Callable[[], BinaryIO]
     """Returns a new seekable stream of the bytes, at their start."""
+    check: Callable[[], None] = lambda: None
+    """Raises Unavailable if the bytes are no longer those that were opened."""
 
 
 def read_rows(file: Path | Content, field: str, skip: int = 0) -> Rows:
@@ -80,7 +83,7 @@ def _content(file: Path | Content) -> Content:
 
 def local_content(path: Path, name: str | None = None) -> Content:
     """Return a local file's content, called `name` or by its path."""
-    return Content(name or str(path), lambda: path.open("rb"))
+    return Content(name or str(path), partial(path.open, "rb"))
 
 
 @contextmanager

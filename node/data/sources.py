@@ -9,7 +9,7 @@ not the pinned one is never read; only what is streamed from the hub is pinned b
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypedDict
@@ -19,6 +19,7 @@ from dipaco.node.data.embedded import embedded_paths
 from dipaco.node.data.https import PREFIX, HttpsFile
 from dipaco.node.data.hub import Hub
 from dipaco.node.data.library import import_datasets
+from dipaco.node.data.patience import Patience
 from dipaco.node.data.progress import OnProgress, silent
 from dipaco.node.data.readers import Content, file_format, local_content, read_rows
 from dipaco.node.data.synthetic import REVISION as SYNTHETIC_REVISION
@@ -49,6 +50,8 @@ class Access:
     """Where files fetched whole are kept; without it none can be fetched."""
     whole: bool = False
     """Whether files of the hub are fetched whole and hashed before use, not streamed."""
+    patience: Patience = field(default_factory=Patience)
+    """With what is streamed."""
 
 
 def is_authenticated(source: Source, access: Access) -> bool:
@@ -125,7 +128,7 @@ def _contents(
 def _hub_contents(
     source: Source, access: Access, on_progress: OnProgress
 ) -> list[tuple[SourceFile, _OpenContent]]:
-    hub = Hub(source.dataset, source.revision)
+    hub = Hub(source.dataset, source.revision, access.patience)
     if not access.whole:
         return [(file, partial(hub.content, file)) for file in source.files]
     return [
@@ -193,16 +196,27 @@ def _some_rows(
 ) -> Iterator[tuple[int, str]]:
     """The rows `skip` to `stop` - 1 of a file, which are there or the run is not what it claims."""
     done = skip
-    for row, text in read_rows(content, field, skip):
-        yield row, text
-        done = row + 1
-        if done == stop:
-            return
+    try:
+        for row, text in read_rows(content, field, skip):
+            yield row, text
+            done = row + 1
+            if done == stop:
+                content.check()
+                return
+    except Refusal:
+        content.check()  # a file that changed under us is nobody's fault
+        raise
+    content.check()
     raise Refusal(f"source.files: {file.name}: fewer rows than the {file.rows} that the run says")
 
 
 def _checked(path: Path, file: SourceFile) -> Content:
     """Return a local file's content; raises Unavailable unless it is the pinned one."""
+    _check(path, file)
+    return replace(local_content(path, file.name), check=partial(_check, path, file))
+
+
+def _check(path: Path, file: SourceFile) -> None:
     found = _size_of(path)
     if found != file.size:
         raise Unavailable(f"source.files: {path}: {found} bytes where the run pins {file.size}")
@@ -212,7 +226,6 @@ def _checked(path: Path, file: SourceFile) -> Content:
             f"source.files: {path}: not the file that the run pins (SHA-256 "
             f"{short(file.sha256)}...)"
         )
-    return local_content(path, file.name)
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)

@@ -173,3 +173,77 @@ def test_streaming_needs_no_network_no_home_and_leaves_nothing_behind(tmp_path: 
     )
     assert (answer.stdout, answer.stderr, answer.returncode) == ("1810\nFalse\n", "", 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def rewritten(path: Path, seen: int, source: Source, change: bytes) -> list[int]:
+    """Read on after the file changed under us; returns the rows that came."""
+    stream = iter(rows(source, start=0, stop=1 << 40, access=LOCAL))
+    found = [next(stream)["index"] for _ in range(seen)]
+    path.write_bytes(change)
+    found.extend(row["index"] for row in stream)
+    return found
+
+
+@pytest.mark.parametrize("kept", [0, 100_000, 150_001])
+def test_a_file_that_changes_its_length_under_us_is_unavailable(kept: int, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [str(i) * 1000 for i in range(10, 99)] * 5)
+    source, data = pin_files([path]), path.read_bytes()
+    for change in (data[:kept], data + data[:kept] + b"\n"):
+        with pytest.raises(Unavailable, match=r"a\.jsonl: \d+ bytes where the run pins \d+"):
+            rewritten(path, 3, source, change)
+        path.write_bytes(data)
+    assert len(read(source)) == source.documents
+
+
+def test_a_file_that_changes_under_us_without_changing_its_length_is_unavailable(
+    tmp_path: Path,
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [str(i) * 1000 for i in range(10, 99)] * 5)
+    source, data = pin_files([path]), path.read_bytes()
+    with pytest.raises(Unavailable, match=r"a\.jsonl: not the file that the run pins"):
+        rewritten(path, 3, source, data.replace(b"98", b"89"))
+
+
+def test_a_file_has_the_rows_that_the_run_says(mixed: Source) -> None:
+    first, *others = mixed.files
+    fewer = replace(mixed, files=(replace(first, rows=20), *others), documents=35, window=35)
+    assert [text for _, text in read(fewer)][:21] == [*texts(20), texts(26)[25]]
+    more = replace(mixed, files=(replace(first, rows=26), *others))
+    with pytest.raises(Refusal, match=r"a\.parquet: fewer rows than the 26 that the run says"):
+        read(more)
+
+
+def test_empty_documents_are_rows_like_others(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["", "a", ""])
+    assert read(pin_files([path])) == [(0, ""), (1, "a"), (2, "")]
+
+
+LARGE = """
+import pathlib, resource, sys
+from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.sources import Access, rows
+
+source = pin_files([pathlib.Path(sys.argv[1])])
+stream = rows(source, start=0, stop=99, access=Access(local_files=True))
+print([len(row["text"]) for row in stream])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_document_of_100_megabytes_takes_a_few_times_its_own_memory(
+    kind: str, tmp_path: Path
+) -> None:
+    large = "large " * 17_500_000
+    column = ["a", large, "b"]
+    if kind == "parquet":
+        path = write_parquet(tmp_path / "a.parquet", column, rows_per_group=1)
+    else:
+        path = write_jsonl(tmp_path / "a.jsonl", column)
+    answer = subprocess.run(
+        [sys.executable, "-c", LARGE, str(path)], capture_output=True, text=True, check=True
+    )
+    lengths, memory = answer.stdout.splitlines()
+    assert lengths == str([len(text) for text in column])
+    print(kind, int(memory) // 1024)
+    assert 1024 * int(memory) < 6 * len(large) + 300_000_000
