@@ -50,8 +50,8 @@ def _imported() -> Any:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         os.environ.pop(name, None)
     import datasets  # type: ignore[import-untyped]
-    import huggingface_hub
+    from huggingface_hub.utils import logging
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    huggingface_hub.logging.set_verbosity(huggingface_hub.logging.CRITICAL)
+    logging.set_verbosity(datasets.logging.CRITICAL)
     return datasets

@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,7 +82,7 @@ def _content(file: Path | Content) -> Content:
 
 def local_content(path: Path, name: str | None = None) -> Content:
     """Return a local file's content, called `name` or by its path."""
-    return Content(name or str(path), partial(path.open, "rb"))
+    return Content(name or str(path), lambda: path.open("rb"))
 
 
 @contextmanager
