@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -22,6 +23,12 @@ from dipaco.protocol.digest import sha256
 
 COMMIT = "5e1f" * 10
 LFS_BYTES = 1000  # larger files have a SHA-256 on the hub
+
+
+@lru_cache(maxsize=64)
+def digest_of(data: bytes) -> str:
+    """SHA-256 in hex; hashed once, as the hub does."""
+    return sha256(data).hex()
 
 
 @dataclass
@@ -57,7 +64,7 @@ class StandIn:
         data = self.files[name]
         known: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
         if len(data) >= LFS_BYTES:
-            known["lfs"] = {"oid": sha256(data).hex(), "size": len(data), "pointerSize": 134}
+            known["lfs"] = {"oid": digest_of(data), "size": len(data), "pointerSize": 134}
         return known
 
     def folders(self) -> list[str]:
@@ -166,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in self.state.files:
             return self._missing("EntryNotFound")
         data = self.state.files[name]
-        tag = sha256(data).hex()
+        tag = digest_of(data)
         headers = {
             "X-Repo-Commit": self.state.commit,
             "ETag": f'"{tag}"',
@@ -178,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, name: str, span: str) -> None:
         data = self.state.files[name]
-        headers = {"ETag": f'"{sha256(data).hex()}"', "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{digest_of(data)}"', "Accept-Ranges": "bytes"}
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", span)
         status = 200
         if found and self.state.ranged:
