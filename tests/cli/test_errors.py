@@ -243,7 +243,8 @@ def test_a_spec_that_is_none_is_refused(shell: Shell, run_file: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('kind = "synthetic"', 'kind = "hub"', "source.kind"),
+        ('kind = "synthetic"', 'kind = "cloud"', "source.kind"),
+        ('kind = "synthetic"', 'kind = "hub"', "source.dataset: is missing"),
         ("documents = 64", "documents = 1", "source.documents: 1 for 2 paths"),
         ("documents = 64", "", "source.documents: is missing"),
         ("sample = 32", "sample = 65", "routing.sample: 65 of 64 documents"),
