@@ -78,9 +78,8 @@ class Downloads:
                 digest = hash_file(part)
                 path = part.rename(self.folder / digest.hex())
                 self._make_room(path, size)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+            finally:
+                part.unlink(missing_ok=True)  # it has its own name by now, unless this failed
         return path, size, digest
 
     @contextmanager
