@@ -37,7 +37,14 @@ def updated(module: str, version: int, paths: Iterable[int] | None = None) -> Mo
         module=module,
         version=version,
         contributions=tuple(
-            Contribution(path=p, peer=peer("a"), delta=digest(f"{p}"), weight=1) for p in through
+            Contribution(
+                path=p,
+                peer=peer("a"),
+                delta=digest(f"{p}"),
+                weight=1,
+                moments=digest(f"moments of {p} {module} {version}"),
+            )
+            for p in through
         ),
         state=digest(f"{module} {version}"),
         momentum=digest(f"momentum of {module} {version}"),

@@ -59,6 +59,11 @@ class Desk:
             blobs=()
             if lease.kind == "evaluate"
             else tuple(ModuleDigest(module=m, digest=digest(f"{place} {m}")) for m in names),
+            moments=tuple(
+                ModuleDigest(module=m, digest=digest(f"moments {place} {m}")) for m in names
+            )
+            if lease.kind == "train"
+            else (),
             tokens=100,
             seconds=1.0,
             loss_first=3.0,

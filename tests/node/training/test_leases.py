@@ -14,7 +14,7 @@ import torch
 
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
-from dipaco.node.training.inner_loop import StepReport, Steps, choose_device, run_steps
+from dipaco.node.training.inner_loop import PathState, StepReport, Steps, choose_device, run_steps
 from dipaco.node.training.jobs import Evaluate, Train, Trained
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import Float32, PathModel, load, store
@@ -92,14 +92,14 @@ def run(
     result = run_steps(
         PathModel(value, CPU),
         value,
-        states,
+        PathState(weights=states),
         PATH_SHARD,
         RowOrder(batch_seed(digest("run"), 0), PATH_SHARD.rows),
         steps,
         max_batch=max_batch,
         on_step=reports.append,
     )
-    return result.states, [report.loss for report in reports]
+    return dict(result.end.weights), [report.loss for report in reports]
 
 
 def test_the_golden_trajectory_of_a_seed_and_a_round() -> None:
@@ -131,7 +131,7 @@ def test_a_seed_lease_starts_from_the_initial_model_and_leaves_path_0s_states(
     result = run_steps(
         PathModel(value, CPU),
         value,
-        initial_states(value),
+        PathState(weights=initial_states(value)),
         SEED_SHARD,
         order,
         Steps(count=3, first_batch=0, first_rate=0),
@@ -140,7 +140,7 @@ def test_a_seed_lease_starts_from_the_initial_model_and_leaves_path_0s_states(
     )
     assert [b.module for b in trained.blobs] == ["stem", "L1.E0", "L2.E0"]
     for blob in trained.blobs:
-        state = result.states[ModuleId(blob.module)]
+        state = result.end.weights[ModuleId(blob.module)]
         assert blobs.read_array(blob.digest, state.size).tobytes() == state.tobytes()
     assert trained.tokens == 3 * value.training.batch * CONTEXT
 
@@ -167,7 +167,7 @@ def test_a_delta_is_where_the_path_started_minus_where_it_came_to(
     result = run_steps(
         PathModel(value, CPU),
         value,
-        starts,
+        PathState(weights=starts),
         shard(1),
         RowOrder(batch_seed(digest("run"), 1), shard(1).rows),
         Steps(count=4, first_batch=4, first_rate=7),  # round 2: after 3 seed and 4 inner steps
@@ -176,7 +176,7 @@ def test_a_delta_is_where_the_path_started_minus_where_it_came_to(
     )
     for blob in trained.blobs:
         module = ModuleId(blob.module)
-        delta = starts[module] - result.states[module]
+        delta = starts[module] - result.end.weights[module]
         assert read_delta(blobs, value, module, blob.digest).tobytes() == delta.tobytes()
         assert delta.any()
 
