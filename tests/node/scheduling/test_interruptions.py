@@ -19,7 +19,6 @@ from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.values import manifest
 
-
 VALUE = manifest(
     grid=Grid(
         levels=(Level(experts=2, blocks=1), Level(experts=1, blocks=1)), path_specific_blocks=()
