@@ -21,6 +21,7 @@ COMMANDS: Final = {  # name: module and attribute
     "status": "dipaco.cli.client:status",
     "run": "dipaco.cli.run:run",
     "verify": "dipaco.cli.verify:verify",
+    "eval": "dipaco.cli.evaluate:evaluate",
     "testnet": "dipaco.cli.testnet:testnet",
     "reference": "dipaco.cli.reference:reference",
     "id": "dipaco.cli.keys:id_",
