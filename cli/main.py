@@ -22,6 +22,7 @@ COMMANDS: Final = {  # name: module and attribute
     "run": "dipaco.cli.run:run",
     "verify": "dipaco.cli.verify:verify",
     "eval": "dipaco.cli.evaluate:evaluate",
+    "generate": "dipaco.cli.generate:generate",
     "testnet": "dipaco.cli.testnet:testnet",
     "reference": "dipaco.cli.reference:reference",
     "id": "dipaco.cli.keys:id_",
