@@ -126,7 +126,7 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
         return _say(checkpoint, chosen, "this run's router looks at no text")
     if len(head) >= spec.prefix:
         return _say(checkpoint, chosen, f"routed by the first {spec.prefix} tokens")
-    known = f"{len(head)} tokens" if head else "no token"
+    known = f"{len(head)} token{'s' * (len(head) > 1)}" if head else "no token"
     rule = "repeated" if head else "an end of text in their place"
     return _say(
         checkpoint,

@@ -23,6 +23,7 @@ COMMANDS: Final = {  # name: module and attribute
     "verify": "dipaco.cli.verify:verify",
     "eval": "dipaco.cli.evaluate:evaluate",
     "generate": "dipaco.cli.generate:generate",
+    "ckpt": "dipaco.cli.checkpoint:ckpt",
     "testnet": "dipaco.cli.testnet:testnet",
     "reference": "dipaco.cli.reference:reference",
     "id": "dipaco.cli.keys:id_",
