@@ -120,7 +120,7 @@ def test_a_module_whose_file_is_gone_is_missing(bank: Path) -> None:
         found.states.read_array(Digest(bytes(32)), 5)
 
 
-@pytest.mark.parametrize("offset", [-1, 20, 200])
+@pytest.mark.parametrize("offset", [-1, 0, 20])
 def test_a_module_s_file_that_was_changed_is_refused(bank: Path, offset: int) -> None:
     path = bank / "stem.v2.safetensors"
     data = bytearray(path.read_bytes())
