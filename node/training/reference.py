@@ -46,7 +46,7 @@ class ReferenceResult:
     """What a run came to."""
 
     run: Digest
-    spec: Digest
+    spec: RouterSpec
     states: dict[ModuleId, tuple[Digest, ...]]
     """Per module the digest of every version, 0 first; one alone where no live path passes."""
     momenta: dict[ModuleId, Digest]
@@ -142,7 +142,7 @@ class _Run:
         """Return all that came out."""
         return ReferenceResult(
             run=run_id(self.manifest),
-            spec=spec_digest(self.spec),
+            spec=self.spec,
             states={module: tuple(digests) for module, digests in self.states.items()},
             momenta=self.momenta,
             evaluations=self.evaluations,
