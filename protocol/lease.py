@@ -46,7 +46,7 @@ class Lease(Wire, frozen=True, kw_only=True):
     spec: DigestField
     """The router spec by which documents find their path."""
     modules: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
-    """The states to start from, in the topology's order; empty for `seed`."""
+    """The states to start from, in the topology's order; for `seed` the manifest's `start`."""
     ttl: Annotated[int, Meta(ge=1, le=3600)]
     """Seconds without a heartbeat after which the lease ends, on the scheduler's clock."""
 

@@ -171,6 +171,8 @@ class Schedule:
         """Return the blobs that a next step, a lease or an evaluation still reads."""
         needed = {states[-1] for states in self.view.states.values()}
         needed |= set(self.view.momenta.values())
+        # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
+        needed |= {state.digest for state in self.manifest.start}
         for accepted in self.accepted.values():
             needed |= {blob.digest for blob in accepted.submission.blobs}
         for grant in self.grants.values():
@@ -364,7 +366,14 @@ class Schedule:
 
     def _lease(self, work: _Work, spec: Digest, token: bytes) -> Lease:
         version = work.round if work.kind == "evaluate" else work.round - 1
-        states = () if work.kind == "seed" else self.view.path_states(work.path, version)
+        modules = (
+            self.manifest.start
+            if work.kind == "seed"
+            else tuple(
+                ModuleDigest(module=m, digest=d)
+                for m, d in self.view.path_states(work.path, version)
+            )
+        )
         windows = self.manifest.source.windows
         return Lease(
             run=self.run,
@@ -374,7 +383,7 @@ class Schedule:
             round=work.round,
             window=(work.round - 1) % windows if work.kind == "train" else 0,
             spec=spec,
-            modules=tuple(ModuleDigest(module=m, digest=d) for m, d in states),
+            modules=modules,
             ttl=self.manifest.schedule.lease_ttl,
         )
 
