@@ -48,7 +48,7 @@ class Performer:
             downloads=Downloads(home.cache / "sources", settings.cache_bytes),
         )
         cache = ShardCache(home.cache / "shards", settings.cache_bytes)
-        self._shards = Shards(cache, self._tools, max_shards=settings.max_shards)
+        self.shards = Shards(cache, self._tools, max_shards=settings.max_shards)
         self._made_trainer: Trainer | None = None
 
     def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
@@ -57,22 +57,23 @@ class Performer:
             case Derive():
                 return derive(job.manifest, self._tools, on_progress)
             case Materialise():
-                return self._shards.materialise(job.manifest, job.spec, job.window, on_progress)
+                return self.shards.materialise(job.manifest, job.spec, job.window, on_progress)
             case Train(manifest=manifest, spec=spec, lease=lease):
                 path = DENSE if lease.kind == "seed" else lease.path
-                shard = self._shards.training(manifest, spec, lease.window, path, on_progress)
-                return self._trainer().train(job, shard, on_progress)
+                shard = self.shards.training(manifest, spec, lease.window, path, on_progress)
+                return self.trainer().train(job, shard, on_progress)
             case Evaluate(manifest=manifest, spec=spec, lease=lease):
-                documents = self._shards.validation(
+                documents = self.shards.validation(
                     manifest, spec, lease.window, lease.path, on_progress
                 )
-                return self._trainer().evaluate(job, documents, on_progress)
+                return self.trainer().evaluate(job, documents, on_progress)
             case Inspect():
                 return inspect(self._blobs, job)
             case OuterStep():
                 return take_outer_step(self._blobs, job)
 
-    def _trainer(self) -> Trainer:
+    def trainer(self) -> Trainer:
+        """Return what trains and evaluates; made, and torch imported, with the first call."""
         if self._made_trainer is None:
             from dipaco.node.training.leases import Trainer
 

@@ -1,0 +1,143 @@
+"""The comparison behind `dipaco-node compare`: tasks, progress, and the files that come of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+
+import click
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from dipaco.cli.compare_table import markdown, print_comparison
+from dipaco.cli.local_run import run_named
+from dipaco.cli.plot import MISSING, draw, matplotlib_is_here
+from dipaco.cli.progress import clock
+from dipaco.node.compare.folder import SeedFolder, seed_folder
+from dipaco.node.compare.pool import Report, Task, run_tasks
+from dipaco.node.compare.results import Comparison, summarise, write_result
+from dipaco.node.compare.variants import METHODS, USUAL, check_comparable, with_seed
+from dipaco.node.config import nearest
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home, translated, write_file
+from dipaco.protocol.errors import ConfigError
+
+MAX_SEEDS = 1000
+MAX_SEED = 1 << 53  # as the manifest has it
+
+
+def methods_of(text: str | None) -> tuple[str, ...]:
+    """Return the methods that `--methods` names, the usual ones for None; raises ConfigError."""
+    if text is None:
+        return USUAL
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in METHODS:
+            hint = nearest(name, list(METHODS))
+            raise ConfigError(f"--methods: {name!r} is none of {', '.join(METHODS)}{hint}")
+    return names
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Return the seeds that `--seeds` means, `3`: 0, 1, 2; `4,7`: these; raises ConfigError."""
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.rstrip(",").split(",")))
+    except ValueError:
+        raise ConfigError(f"--seeds: {text!r} is neither a number nor a list like 0,3,5") from None
+    if "," not in text:
+        if not 1 <= numbers[0] <= MAX_SEEDS:
+            raise ConfigError(f"--seeds: {numbers[0]} is not in 1 to {MAX_SEEDS}")
+        return tuple(range(numbers[0]))
+    if min(numbers) < 0 or max(numbers) > MAX_SEED:
+        raise ConfigError(f"--seeds: {text!r} has a seed outside 0 to {MAX_SEED}")
+    return numbers
+
+
+def compare_run(
+    name: str,
+    *,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    rounds: int | None,
+    data: Path | None,
+    out: Path,
+    jobs: int,
+    device: str,
+) -> Comparison:
+    """Train what is missing in `out`, then write and print what all of it came to."""
+    local = run_named(name, rounds=rounds, data=data)
+    check_comparable(local.run.manifest)
+    folders = [seed_folder(out.absolute(), with_seed(local.run.manifest, seed)) for seed in seeds]
+    for folder in folders:
+        _make(folder, local.tokenizer)
+    tasks = [task for folder in folders for task in _missing(folder, methods, device)]
+    with Console(stderr=True).status("") as status:
+        run_tasks(tasks, jobs, Shown(status, tasks))
+    comparison = _found(local.run.manifest.name, folders)
+    write_result(out / "compare.json", comparison)
+    write_file(out / "compare.md", markdown(comparison).encode())
+    if matplotlib_is_here():
+        draw(comparison, out / "compare.png")
+    print_comparison(comparison)
+    click.echo(
+        f"written to {out}: compare.json, compare.md"
+        + (", compare.png" if matplotlib_is_here() else f"\n{MISSING}")
+    )
+    return comparison
+
+
+def _make(folder: SeedFolder, tokenizer: bytes | None) -> None:
+    with translated(folder.root, "make"):
+        folder.root.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None:
+        BlobStore(Home.at(folder.root).blobs).write(tokenizer)
+
+
+def _missing(folder: SeedFolder, methods: Sequence[str], device: str) -> list[Task]:
+    """Return what is still to do for one seed: its start first."""
+    todo: list[str | None] = [m for m in methods if folder.result(m) is None]
+    if folder.start() is None:
+        todo.insert(0, None)
+    return [Task(folder, method, device) for method in todo]
+
+
+def _found(name: str, folders: Sequence[SeedFolder]) -> Comparison:
+    """Put together everything that is finished for these seeds, whatever was asked for now."""
+    starts = [start for folder in folders if (start := folder.start()) is not None]
+    results = [
+        result
+        for folder in folders
+        for method in METHODS
+        if (result := folder.result(method)) is not None
+    ]
+    titles = {name: method.title for name, method in METHODS.items()}
+    return summarise(name, titles, starts, results)
+
+
+class Shown:
+    """Progress on stderr: one line that changes on a terminal, else a line for each round."""
+
+    def __init__(self, status: Status, tasks: Sequence[Task]) -> None:
+        self._status = status
+        self._began, self._all = monotonic(), sum(task.steps for task in tasks)
+        self._done = dict.fromkeys(tasks, 0)
+        self._said: dict[Task, str] = {}
+
+    def __call__(self, task: Task, report: Report | None) -> None:
+        """Show how far `task` is."""
+        self._done[task] = task.steps if report is None else report.steps
+        what = "finished" if report is None else report.what.split(",")[0]
+        if self._status.console.is_terminal:
+            self._status.update(Text(self._line(task, what)))
+        elif self._said.get(task) != what and not what.startswith("evaluation"):
+            self._said[task] = what
+            self._status.console.print(Text(self._line(task, what)), soft_wrap=True)
+
+    def _line(self, task: Task, what: str) -> str:
+        found = task.folder.result(task.method) if task.method and what == "finished" else None
+        loss = f", perplexity {found.perplexity:.1f}" if found else ""
+        done = sum(self._done.values())
+        gone = monotonic() - self._began
+        left = f"; {clock(gone / done * (self._all - done))} left" if done else ""
+        name = f"seed {task.folder.manifest.seed}, {task.method or 'start'}"
+        return f"{clock(gone)}  {name}: {what}{loss}; {done / self._all:.0%}{left}"
