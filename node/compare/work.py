@@ -23,11 +23,11 @@ from dipaco.node.compare.variants import (
     round_robin,
     steps_after_seed,
 )
-from dipaco.node.data.shards import HeldOut, TokenShard
+from dipaco.node.data.shards import HeldOut, Shards, TokenShard
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Job, Progress, Train
-from dipaco.node.training.performer import Performer
+from dipaco.node.training.performer import Performer, shards_of, tools_of
 from dipaco.node.training.reference import Performs, ReferenceRun, derive_spec
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.batches import DENSE
@@ -62,7 +62,7 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     manifest, count = folder.manifest, _Steps(on_work)
     performer = Performer(settings_of(folder.root, device))
     spec = derive_spec(manifest, performer, count)
-    ground = Ground(manifest, spec, performer)
+    ground = Ground(manifest, spec, _shards(folder))
     run = ReferenceRun(manifest, spec, ground.performer_for("dense", performer), count)
     run.seed()
     losses = _losses(run, 0, ground, performer, count)
@@ -93,7 +93,7 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
     assert start is not None
     folder.clear_work(method)
     own = Performer(settings_of(folder.work(method), device))
-    ground = Ground.of(folder, start, device)
+    ground = Ground.of(folder, start)
     manifest = METHODS[method].manifest(folder.manifest)
     performer, count = ground.performer_for(METHODS[method].stream, own), _Steps(on_work)
     run = ReferenceRun(manifest, ground.spec_for(manifest), performer, count)
@@ -136,15 +136,14 @@ class Ground:
 
     manifest: Manifest
     spec: RouterSpec
-    performer: Performer
+    shards: Shards
     """Of the seed's home."""
 
     @classmethod
-    def of(cls, folder: SeedFolder, start: Start, device: str) -> "Ground":
+    def of(cls, folder: SeedFolder, start: Start) -> "Ground":
         """Take up what `prepare` left."""
         spec = _blobs(folder.root).read(Digest(bytes.fromhex(start.spec)), MAX_SPEC)
-        performer = Performer(settings_of(folder.root, device))
-        return cls(folder.manifest, decode(spec, RouterSpec, limit=MAX_SPEC), performer)
+        return cls(folder.manifest, decode(spec, RouterSpec, limit=MAX_SPEC), _shards(folder))
 
     def spec_for(self, manifest: Manifest) -> RouterSpec:
         """Return the spec that a variant's own derivation gives: the same router, its run id."""
@@ -164,11 +163,11 @@ class Ground:
         elif stream == "round_robin":
             manifest = round_robin(manifest)
             spec = self.spec_for(manifest)
-        return self.performer.shards.training(manifest, spec, lease.window, path, on_progress)
+        return self.shards.training(manifest, spec, lease.window, path, on_progress)
 
     def held_out(self, shard: int, on_progress: OnProgress) -> HeldOut:
         """Return the held-out documents that the router sends to `shard`."""
-        return self.performer.shards.validation(self.manifest, self.spec, 0, shard, on_progress)
+        return self.shards.validation(self.manifest, self.spec, 0, shard, on_progress)
 
 
 @dataclass(frozen=True)
@@ -249,6 +248,11 @@ def _hand_over(
 
 def _blobs(home: Path) -> BlobStore:
     return BlobStore(Home.at(home).blobs)
+
+
+def _shards(folder: SeedFolder) -> Shards:
+    settings = settings_of(folder.root, "cpu")
+    return shards_of(settings, tools_of(settings))
 
 
 def _step_tokens(manifest: Manifest) -> int:

@@ -72,6 +72,11 @@ def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
     Raises Unavailable if the file is not here or its golden text fails, Refusal if the file is
     not what the manifest says of it.
     """
+    return checked_tokenizer(tokenizer_file(pinned, blobs), pinned)
+
+
+def tokenizer_file(pinned: Tokenizer, blobs: BlobStore) -> bytes:
+    """Return the file that a manifest pins, its digest checked; raises Unavailable."""
     path = embedded_tokenizer_path(pinned.sha256)
     try:
         data = (
@@ -81,7 +86,7 @@ def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
         raise Unavailable(f"tokenizer: no file of SHA-256 {short(pinned.sha256)}... here") from None
     if len(data) != pinned.size or sha256(data) != pinned.sha256:
         raise Unavailable(f"tokenizer: the file is not the pinned {short(pinned.sha256)}...")
-    return checked_tokenizer(data, pinned)
+    return data
 
 
 def pin_tokenizer(path: Path, *, end_of_text: str = "<|endoftext|>") -> tuple[Tokenizer, bytes]:

@@ -56,7 +56,7 @@ class ReferenceResult:
     """What a run came to."""
 
     run: Digest
-    spec: Digest
+    spec: RouterSpec
     states: dict[ModuleId, tuple[Digest, ...]]
     """Per module the digest of every version, 0 first; one alone where no live path passes."""
     momenta: dict[ModuleId, Digest]
@@ -165,7 +165,7 @@ class ReferenceRun:
         """Return all that came out."""
         return ReferenceResult(
             run=run_id(self.manifest),
-            spec=spec_digest(self.spec),
+            spec=self.spec,
             states={module: tuple(digests) for module, digests in self.states.items()},
             momenta=self.momenta,
             evaluations=self.evaluations,
