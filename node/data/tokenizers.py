@@ -25,6 +25,7 @@ MAX_FILE_BYTES = 64 << 20  # the manifest's own bound
 
 CHECK_EVERY = 16  # batches; in each of these the library has its say on one text
 CHECK_CHARACTERS = 4096
+CHARACTER_BYTES = 4  # of UTF-8 at most, each of which may be a token
 
 GOLDEN_TEXT = "The naïve café—42 \t\r\n¿Qué? 日本語 😀 <|endoftext|> def f(x): return x**2  \x00'll"
 GOLDEN_IDS = {
@@ -64,6 +65,39 @@ class TextEncoder:
         """Return the ids of each text by the library alone, which `encode` must equal."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+
+class TextDecoder:
+    """Text from ids that come one at a time: a character is given when all its bytes are there.
+
+    Ids that are no text come out as U+FFFD, after as many more as a character may have bytes.
+    """
+
+    def __init__(self, encoder: TextEncoder, before: Sequence[int] = ()) -> None:
+        """before: ids that come before the text and are not given again: a space may hang on it."""
+        self._decode = encoder.decode
+        self._ids = list(before[-CHARACTER_BYTES:])
+        self._shown = len(self._ids)
+
+    def step(self, token: int) -> str:
+        """Take the next id; returns the text that is complete with it, maybe none."""
+        self._ids.append(token)
+        waiting = len(self._ids) - self._shown < CHARACTER_BYTES
+        if waiting and self._decode(self._ids).endswith("\ufffd"):
+            return ""
+        return self.rest()
+
+    def rest(self) -> str:
+        """Return what was held back, complete or not."""
+        known, whole = self._decode(self._ids[: self._shown]), self._decode(self._ids)
+        del self._ids[:-CHARACTER_BYTES]
+        self._shown = len(self._ids)
+        return whole[len(known) :]
 
 
 def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:

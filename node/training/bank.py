@@ -26,7 +26,14 @@ from dipaco.node.checkpoints import Checkpoint, Float32, ModuleState
 from dipaco.node.data.progress import OnProgress
 from dipaco.node.runs import read_run
 from dipaco.node.storage.blobs import BlobMissing
-from dipaco.node.storage.files import hash_file, new_folder, read_file, sync_file, write_file
+from dipaco.node.storage.files import (
+    PUBLIC,
+    hash_file,
+    new_folder,
+    read_file,
+    sync_file,
+    write_file,
+)
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import Digest, sha256, short
@@ -174,6 +181,7 @@ def named_tensors(manifest: Manifest, module: ModuleId, flat: Float32) -> dict[s
 def save_tensors(path: Path, tensors: dict[str, Float32], metadata: dict[str, str]) -> None:
     """Write one safetensors file, on disk when this returns."""
     save_file(tensors, path, metadata)
+    path.chmod(PUBLIC)  # the library's are 0600
     sync_file(path)
 
 
