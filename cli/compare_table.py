@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dipaco.cli.report import FILE_WIDTH
-from dipaco.node.compare.results import Comparison, Row, by_size
+from dipaco.node.compare.results import Comparison, RerouteRow, Row, by_size
 
 
 def main_table(comparison: Comparison) -> list[list[str]]:
@@ -25,7 +25,6 @@ def main_table(comparison: Comparison) -> list[list[str]]:
 
 def _line(row: Row, seeds: Sequence[int]) -> list[str]:
     found = row.perplexities
-    ratio = f"{fmean(row.ratios.values()):.3f}" if row.ratios else "-"
     return [
         row.title,
         f"{row.compute:.0f}x",
@@ -33,10 +32,39 @@ def _line(row: Row, seeds: Sequence[int]) -> list[str]:
         _short(row.path_parameters),
         _short(row.tokens),
         *(f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds),
-        f"{row.mean:.1f}",
-        f"{row.lowest:.1f} to {row.highest:.1f}" if len(found) > 1 else "-",
-        ratio,
+        *_mean_and_range(row, seeds),
+        _ratio(row.ratios),
     ]
+
+
+def _mean_and_range(row: Row | RerouteRow, seeds: Sequence[int]) -> tuple[str, str]:
+    """Return two cells; a mean over fewer seeds than there are says so."""
+    count = len(row.perplexities)
+    of = f" ({count} of {len(seeds)})" if count < len(seeds) else ""
+    between = f"{row.lowest:.1f} to {row.highest:.1f}" if count > 1 else "-"
+    return f"{row.mean:.1f}{of}", between
+
+
+def _ratio(ratios: dict[int, float]) -> str:
+    """Return mean and range of the ratios within each seed."""
+    if not ratios:
+        return "-"
+    found = sorted(ratios.values())
+    between = f" ({found[0]:.3f} to {found[-1]:.3f})" if len(found) > 1 else ""
+    return f"{fmean(found):.3f}{between}"
+
+
+def reroute_table(comparison: Comparison) -> list[list[str]]:
+    """Return head and rows: perplexity with the path chosen once, and every so many tokens."""
+    seeds = [start.seed for start in comparison.starts]
+    head = ["method", "path chosen", *(f"seed {seed}" for seed in seeds), "mean", "range", "/ once"]
+    body = []
+    for row in comparison.reroute_rows:
+        cells = [row.title, f"every {row.window} tokens" if row.window else "once"]
+        found = row.perplexities
+        cells += [f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds]
+        body.append([*cells, *_mean_and_range(row, seeds), _ratio(row.ratios)])
+    return [head, *body]
 
 
 def shard_table(comparison: Comparison) -> list[list[str]]:
@@ -55,6 +83,7 @@ def shard_table(comparison: Comparison) -> list[list[str]]:
 TABLES: Sequence[tuple[str, Callable[[Comparison], list[list[str]]]]] = (
     ("routed validation perplexity", main_table),
     ("perplexity per shard, mean over the seeds, largest shard first", shard_table),
+    ("routed validation perplexity, the path chosen again within a document", reroute_table),
 )
 
 
@@ -65,6 +94,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         console = console if console.is_terminal else Console(width=FILE_WIDTH)
     for title, make in TABLES:
         head, *body = make(comparison)
+        if not body:
+            continue
         table = Table(title=title, title_justify="left", caption=comparison.caption)
         for place, column in enumerate(head):
             table.add_column(column, justify="right" if place else "left")
@@ -78,6 +109,8 @@ def markdown(comparison: Comparison) -> str:
     parts = []
     for title, make in TABLES:
         head, *body = make(comparison)
+        if not body:
+            continue
         rule = ["---", *("---:" for _ in head[1:])]
         lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
         parts.append("\n".join([f"### {title.capitalize()}", "", *lines, "", comparison.caption]))

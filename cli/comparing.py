@@ -53,11 +53,25 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def windows_of(text: str | None) -> tuple[int, ...]:
+    """Return the windows that `--reroute` names, none for None; raises ConfigError."""
+    if text is None:
+        return ()
+    try:
+        windows = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ConfigError(f"--reroute: {text!r} is no list of tokens like 128,64,32") from None
+    if min(windows) < 1:
+        raise ConfigError(f"--reroute: {text!r} has a window below one token")
+    return windows
+
+
 def compare_run(
     name: str,
     *,
     methods: Sequence[str],
     seeds: Sequence[int],
+    windows: Sequence[int],
     rounds: int | None,
     data: Path | None,
     out: Path,
@@ -70,7 +84,7 @@ def compare_run(
     folders = [seed_folder(out.absolute(), with_seed(local.run.manifest, seed)) for seed in seeds]
     for folder in folders:
         _make(folder, local.tokenizer)
-    tasks = [task for folder in folders for task in _missing(folder, methods, device)]
+    tasks = [task for folder in folders for task in _missing(folder, methods, windows, device)]
     with Console(stderr=True).status("") as status:
         run_tasks(tasks, jobs, Shown(status, tasks))
     comparison = _found(local.run.manifest.name, folders)
@@ -93,25 +107,33 @@ def _make(folder: SeedFolder, tokenizer: bytes | None) -> None:
         BlobStore(Home.at(folder.root).blobs).write(tokenizer)
 
 
-def _missing(folder: SeedFolder, methods: Sequence[str], device: str) -> list[Task]:
-    """Return what is still to do for one seed: its start first."""
-    todo: list[str | None] = [m for m in methods if folder.result(m) is None]
-    if folder.start() is None:
-        todo.insert(0, None)
-    return [Task(folder, method, device) for method in todo]
+def _missing(
+    folder: SeedFolder, methods: Sequence[str], windows: Sequence[int], device: str
+) -> list[Task]:
+    """Return what is still to do for one seed: its start first, re-routing last."""
+    tasks = [] if folder.start() else [Task(folder, None, device)]
+    tasks += [Task(folder, method, device) for method in methods if folder.result(method) is None]
+    for method in methods:
+        if METHODS[method].is_routed:
+            found = folder.rerouted(method)
+            left = tuple(w for w in windows if found is None or w not in found.windows)
+            tasks += [Task(folder, method, device, left)] if left else []
+    return tasks
 
 
 def _found(name: str, folders: Sequence[SeedFolder]) -> Comparison:
     """Put together everything that is finished for these seeds, whatever was asked for now."""
-    starts = [start for folder in folders if (start := folder.start()) is not None]
-    results = [
-        result
-        for folder in folders
-        for method in METHODS
-        if (result := folder.result(method)) is not None
-    ]
+    starts = [folder.start() for folder in folders]
+    results = [folder.result(method) for folder in folders for method in METHODS]
+    rerouted = [folder.rerouted(method) for folder in folders for method in METHODS]
     titles = {name: method.title for name, method in METHODS.items()}
-    return summarise(name, titles, starts, results)
+    return summarise(
+        name,
+        titles,
+        [each for each in starts if each is not None],
+        [each for each in results if each is not None],
+        [each for each in rerouted if each is not None],
+    )
 
 
 class Shown:
@@ -134,10 +156,11 @@ class Shown:
             self._status.console.print(Text(self._line(task, what)), soft_wrap=True)
 
     def _line(self, task: Task, what: str) -> str:
-        found = task.folder.result(task.method) if task.method and what == "finished" else None
+        trained = what == "finished" and task.method and not task.windows
+        found = task.folder.result(task.method) if trained and task.method else None
         loss = f", perplexity {found.perplexity:.1f}" if found else ""
         done = sum(self._done.values())
         gone = monotonic() - self._began
         left = f"; {clock(gone / done * (self._all - done))} left" if done else ""
-        name = f"seed {task.folder.manifest.seed}, {task.method or 'start'}"
-        return f"{clock(gone)}  {name}: {what}{loss}; {done / self._all:.0%}{left}"
+        share = f"; {done / self._all:.0%}" if self._all else ""
+        return f"{clock(gone)}  {task.name}: {what}{loss}{share}{left}"

@@ -1,9 +1,10 @@
 """The folder of a comparison: what is finished, and where the rest is done.
 
-seed-{n}/                 a home: the shards and the router of a seed, its final models' blobs
-seed-{n}/start.json       what its methods share, once it is there
-seed-{n}/{method}.json    a finished method
-seed-{n}/{method}.work/   the blobs of one that is being trained; goes when it is finished
+seed-{n}/                         a home: a seed's shards, router and final models
+seed-{n}/start.json               what its methods share, once it is there
+seed-{n}/{method}.json            a finished method
+seed-{n}/{method}.rerouted.json   what re-routing it came to, if that was asked for
+seed-{n}/{method}.work/           the blobs of one that is being trained; goes when it is finished
 """
 
 import shutil
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dipaco.node.compare.results import MethodResult, Start, read_result
+from dipaco.node.compare.results import MethodResult, Rerouted, Start, read_result
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.manifest import Manifest, run_id
 
-R = TypeVar("R", Start, MethodResult)
+R = TypeVar("R", Start, MethodResult, Rerouted)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class SeedFolder:
         """What a method came to."""
         return self.root / f"{method}.json"
 
+    def rerouted_file(self, method: str) -> Path:
+        """What re-routing a finished method came to."""
+        return self.root / f"{method}.rerouted.json"
+
     def work(self, method: str) -> Path:
         """Where a method is trained."""
         return self.root / f"{method}.work"
@@ -46,6 +51,10 @@ class SeedFolder:
     def result(self, method: str) -> MethodResult | None:
         """Return a finished method, None before; raises ConfigError for another run's."""
         return self._read(self.method_file(method), MethodResult)
+
+    def rerouted(self, method: str) -> Rerouted | None:
+        """Return what re-routing came to, None before; raises ConfigError for another run's."""
+        return self._read(self.rerouted_file(method), Rerouted)
 
     def clear_work(self, method: str) -> None:
         """Remove what a training left, ended well or not."""

@@ -27,21 +27,37 @@ Pipe: TypeAlias = "connection.Connection[Any, Any]"
 
 @dataclass(frozen=True)
 class Task:
-    """A seed to prepare, or a method to train from it."""
+    """A seed to prepare, a method to train from it, or a trained one to re-route."""
 
     folder: SeedFolder
     method: str | None
     """None: the seed's start."""
     device: str
+    windows: tuple[int, ...] = ()
+    """Tokens between two choices of a path; empty: to be trained."""
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        what = f"{self.method or 'start'}{' re-routed' if self.windows else ''}"
+        return f"seed {self.folder.manifest.seed}, {what}"
 
     @property
     def steps(self) -> int:
         """Inner steps that it takes."""
         from dipaco.node.compare.variants import METHODS, steps_after_seed
 
+        if self.windows:
+            return 0
         if self.method is None:
             return self.folder.manifest.training.seed_steps
         return steps_after_seed(METHODS[self.method].manifest(self.folder.manifest))
+
+    def needs(self, other: "Task") -> bool:
+        """Return whether `other` must be finished before."""
+        if self.folder != other.folder or self.method is None or other.windows:
+            return False
+        return other.method is None or (bool(self.windows) and self.method == other.method)
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ OnReport = Callable[[Task, Report | None], None]
 
 
 def run_tasks(tasks: Iterable[Task], jobs: int, on_report: OnReport) -> None:
-    """Do all `tasks`, at most `jobs` at once, in their order; a method after its seed's start.
+    """Do all `tasks`, at most `jobs` at once, in their order, in which each follows what it needs.
 
     Raises the DipacoError of the first task that fails; what was finished stays.
     """
@@ -80,9 +96,9 @@ def run_tasks(tasks: Iterable[Task], jobs: int, on_report: OnReport) -> None:
 
 
 def _next(waiting: list[Task], running: Collection[Task]) -> Task | None:
-    """Return the first task whose seed is not still to be prepared."""
-    busy = {each.folder for each in running if each.method is None}
-    return next((task for task in waiting if task.folder not in busy), None)
+    """Return the first task that needs none of those that run."""
+    ready = (task for task in waiting if not any(task.needs(each) for each in running))
+    return next(ready, None)
 
 
 def _with_news(pipes: Collection[Pipe]) -> list[Pipe]:
@@ -144,9 +160,12 @@ def _work(pipe: Pipe) -> None:
 
 
 def _do(task: Task, on_work: Callable[[str, int], None]) -> None:
+    from dipaco.node.compare.rerouting import reroute_method
     from dipaco.node.compare.work import prepare, train_method
 
-    if task.method is None:
+    if task.windows and task.method is not None:
+        reroute_method(task.folder, task.method, task.windows, device=task.device, on_work=on_work)
+    elif task.method is None:
         prepare(task.folder, task.device, on_work)
     else:
         train_method(task.folder, task.method, task.device, on_work)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from math import exp
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -73,20 +73,6 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     point: Point
 
 
-class Reroute(msgspec.Struct, frozen=True, kw_only=True):
-    """The same documents scored with a new choice of path every so many tokens."""
-
-    window: int
-    """Tokens; 0: once per document."""
-    tokens: int
-    nll: float
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean loss."""
-        return exp(self.nll / self.tokens)
-
-
 class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     """One method, trained from one seed's start to its end."""
 
@@ -111,6 +97,18 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     def perplexity(self) -> float:
         """Of the last version."""
         return self.points[-1].perplexity
+
+
+class Rerouted(msgspec.Struct, frozen=True, kw_only=True):
+    """A trained method on the same held-out documents, its path chosen anew within each."""
+
+    run: str
+    """The start's."""
+    method: str
+    seed: int
+    windows: dict[int, tuple[Loss, ...]]
+    """By W, the tokens between two choices: per path what it was chosen to score. Its documents
+    are those that begin with it."""
 
 
 def perplexity(losses: Iterable[Loss]) -> float:
@@ -141,6 +139,22 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Perplexity per shard, mean over the seeds; the seed's largest shard first."""
 
 
+class RerouteRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One method, routed once per document or every so many tokens, over all seeds."""
+
+    method: str
+    title: str
+    window: int | None
+    """Tokens; None: once."""
+    perplexities: dict[int, float]
+    """By seed."""
+    mean: float
+    lowest: float
+    highest: float
+    ratios: dict[int, float]
+    """By seed: to once."""
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The whole of it, as `compare.json` has it."""
 
@@ -149,8 +163,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     paths: int
     caption: str
     rows: tuple[Row, ...]
+    reroute_rows: tuple[RerouteRow, ...]
     starts: tuple[Start, ...]
     results: tuple[MethodResult, ...]
+    rerouted: tuple[Rerouted, ...]
 
 
 def summarise(
@@ -158,22 +174,27 @@ def summarise(
     titles: dict[str, str],
     starts: Sequence[Start],
     results: Sequence[MethodResult],
+    rerouted: Sequence[Rerouted] = (),
 ) -> Comparison:
     """Put together what has been found; methods in the order of `titles`."""
     by_seed = {start.seed: start for start in starts}
     dense = {each.seed: each for each in results if each.method == "dense"}
-    rows = []
+    rows: list[Row] = []
+    reroute_rows: list[RerouteRow] = []
     for method, title in titles.items():
         found = sorted((r for r in results if r.method == method), key=lambda r: r.seed)
         if found:
             rows.append(_row(title, found, dense, by_seed))
+            reroute_rows += _reroute_rows(title, found, rerouted)
     return Comparison(
         name=name,
         paths=len(starts[0].shards),
         caption=caption(rows),
         rows=tuple(rows),
+        reroute_rows=tuple(reroute_rows),
         starts=tuple(starts),
         results=tuple(results),
+        rerouted=tuple(rerouted),
     )
 
 
@@ -219,10 +240,49 @@ def _row(
     )
 
 
-S = TypeVar("S", Start, MethodResult, Comparison)
+def _reroute_rows(
+    title: str, results: list[MethodResult], rerouted: Sequence[Rerouted]
+) -> list[RerouteRow]:
+    """Return a method's lines, routed once first; nothing if it was never re-routed."""
+    method = results[0].method
+    found = {each.seed: each for each in rerouted if each.method == method}
+    once = {each.seed: each.perplexity for each in results if each.seed in found}
+    windows = sorted({window for each in found.values() for window in each.windows}, reverse=True)
+    rows = [_reroute_row(method, title, None, once, once)] if once else []
+    for window in windows:
+        perplexities = {
+            seed: perplexity(each.windows[window])
+            for seed, each in sorted(found.items())
+            if window in each.windows
+        }
+        rows.append(_reroute_row(method, title, window, perplexities, once))
+    return rows
 
 
-def write_result(path: Path, value: Start | MethodResult | Comparison) -> None:
+def _reroute_row(
+    method: str,
+    title: str,
+    window: int | None,
+    perplexities: dict[int, float],
+    once: dict[int, float],
+) -> RerouteRow:
+    return RerouteRow(
+        method=method,
+        title=title,
+        window=window,
+        perplexities=perplexities,
+        mean=fmean(perplexities.values()),
+        lowest=min(perplexities.values()),
+        highest=max(perplexities.values()),
+        ratios={seed: p / once[seed] for seed, p in perplexities.items()},
+    )
+
+
+Result: TypeAlias = Start | MethodResult | Rerouted | Comparison
+S = TypeVar("S", bound=Result)
+
+
+def write_result(path: Path, value: Result) -> None:
     """Write a value as JSON, whole or not at all."""
     write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 

@@ -33,6 +33,11 @@ class Method:
     stream: Stream
     """What a path trains on: its shard by the run's router, every P-th document, or all."""
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether the router chooses a path by the text: else re-routing changes nothing."""
+        return self.stream == "routed"
+
 
 def with_seed(manifest: Manifest, seed: int) -> Manifest:
     """Return the run number `seed`: initial model, router and so the batches are its own."""

@@ -70,7 +70,7 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     start = Start(
         run=run_id(manifest).hex(),
         seed=manifest.seed,
-        spec=_blobs(folder.root).write(encode(spec)).hex(),
+        spec=blobs_of(folder.root).write(encode(spec)).hex(),
         states={module: run.states[module][0].hex() for module in first},
         shards=tuple(
             Shard(shard=shard, documents=documents, tokens=tokens)
@@ -142,7 +142,7 @@ class Ground:
     @classmethod
     def of(cls, folder: SeedFolder, start: Start) -> "Ground":
         """Take up what `prepare` left."""
-        spec = _blobs(folder.root).read(Digest(bytes.fromhex(start.spec)), MAX_SPEC)
+        spec = blobs_of(folder.root).read(Digest(bytes.fromhex(start.spec)), MAX_SPEC)
         return cls(folder.manifest, decode(spec, RouterSpec, limit=MAX_SPEC), _shards(folder))
 
     def spec_for(self, manifest: Manifest) -> RouterSpec:
@@ -225,14 +225,14 @@ def _beginning(
     folder: SeedFolder, start: Start, method: str, manifest: Manifest
 ) -> dict[ModuleId, list[Digest]]:
     """Put the seed model, cut as `manifest` has it, into the method's store; version 0."""
-    top, blobs = topology(folder.manifest), _blobs(folder.root)
+    top, blobs = topology(folder.manifest), blobs_of(folder.root)
     seed = {
         ModuleId(module): blobs.read_array(
             Digest(bytes.fromhex(digest)), top.elements(ModuleId(module))
         )
         for module, digest in start.states.items()
     }
-    own = _blobs(folder.work(method))
+    own = blobs_of(folder.work(method))
     cut = recut(seed, folder.manifest, manifest)
     return {module: [own.write_array(state)] for module, state in cut.items()}
 
@@ -241,12 +241,13 @@ def _hand_over(
     folder: SeedFolder, method: str, manifest: Manifest, states: dict[ModuleId, Digest]
 ) -> None:
     """Copy a method's final states to where they stay."""
-    own, kept = _blobs(folder.work(method)), _blobs(folder.root)
+    own, kept = blobs_of(folder.work(method)), blobs_of(folder.root)
     for module, digest in states.items():
         kept.write_array(own.read_array(digest, topology(manifest).elements(module)))
 
 
-def _blobs(home: Path) -> BlobStore:
+def blobs_of(home: Path) -> BlobStore:
+    """Return the blob store of a seed's home, or of a method's."""
     return BlobStore(Home.at(home).blobs)
 
 
