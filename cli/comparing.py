@@ -87,7 +87,7 @@ def compare_run(
     tasks = [task for folder in folders for task in _missing(folder, methods, windows, device)]
     with Console(stderr=True).status("") as status:
         run_tasks(tasks, jobs, Shown(status, tasks))
-    comparison = _found(local.run.manifest.name, folders)
+    comparison = found_in(local.run.manifest.name, folders)
     write_result(out / "compare.json", comparison)
     write_file(out / "compare.md", markdown(comparison).encode())
     if matplotlib_is_here():
@@ -121,7 +121,7 @@ def _missing(
     return tasks
 
 
-def _found(name: str, folders: Sequence[SeedFolder]) -> Comparison:
+def found_in(name: str, folders: Sequence[SeedFolder]) -> Comparison:
     """Put together everything that is finished for these seeds, whatever was asked for now."""
     starts = [folder.start() for folder in folders]
     results = [folder.result(method) for folder in folders for method in METHODS]

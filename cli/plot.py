@@ -14,6 +14,7 @@ from dipaco.node.storage.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MISSING: Final = "no plot: matplotlib is not here; pip install 'dipaco-node[compare]'"
 DPI = 130
@@ -35,7 +36,13 @@ def matplotlib_is_here() -> bool:
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Write the picture as PNG: mean over the seeds, and their range as a band."""
+    """Write the picture as PNG."""
+    with replacing(path) as file:
+        figure_of(comparison).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def figure_of(comparison: Comparison) -> "Figure":
+    """Return the picture: for each method the mean over its seeds, their range as a band."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5.4), layout="constrained")
@@ -55,8 +62,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     seeds = len(comparison.starts)
     shown = f"Mean of {seeds} seeds; bands are their range." if seeds > 1 else "One seed."
     figure.supxlabel(fill(f"{comparison.caption} {shown}", 150), fontsize="small")
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return figure
 
 
 def _curve(axes: "Axes", row: Row, found: list[MethodResult], along: str) -> None:

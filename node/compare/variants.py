@@ -71,12 +71,11 @@ def dense(manifest: Manifest) -> Manifest:
     Its outer step gives back what the inner steps led to, so rounds are only looks at the loss.
     """
     levels = (Level(experts=1, blocks=manifest.grid.blocks),)
-    one_path = _changed(
-        manifest,
+    return _changed(
+        round_robin(manifest),
         grid=Grid(levels=levels, path_specific_blocks=()),
         outer=Nesterov(lr=1.0, momentum=0.0),
     )
-    return round_robin(one_path)
 
 
 def dense_compute(manifest: Manifest) -> Manifest:
@@ -90,12 +89,11 @@ def diloco(manifest: Manifest) -> Manifest:
         Level(experts=manifest.paths, blocks=0),
         Level(experts=1, blocks=manifest.grid.blocks),
     )
-    shared = _changed(
-        manifest,
+    return _changed(
+        round_robin(manifest),
         grid=Grid(levels=levels, path_specific_blocks=()),
         outer=msgspec.structs.replace(manifest.training.outer, rescale="none"),
     )
-    return round_robin(shared)
 
 
 def flat_moe(manifest: Manifest) -> Manifest:
