@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MISSING: Final = "no plot: matplotlib is not here; pip install 'dipaco-node[compare]'"
-DPI = 130
+DPI = 110
 STYLES: Final = {  # colours that differ in grey and to the colour-blind (Okabe and Ito)
     "dense": ("#000000", "o"),
     "dense-compute": ("#7f7f7f", "s"),
@@ -44,6 +44,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 def figure_of(comparison: Comparison) -> "Figure":
     """Return the picture: for each method the mean over its seeds, their range as a band."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -56,6 +57,9 @@ def figure_of(comparison: Comparison) -> "Figure":
     right.set_xlabel("tokens trained on, all paths together (millions)")
     for axes in (left, right):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(True, which="both", alpha=0.25)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)

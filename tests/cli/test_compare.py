@@ -183,7 +183,7 @@ def test_the_picture_is_a_png_and_the_same_bytes_each_time(tmp_path: Path) -> No
     assert data == (tmp_path / "b.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n" and data[-8:-4] == b"IEND"
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
-    assert (width, height) == (1430, 702)
+    assert (width, height) == (1210, 594)
 
 
 def test_every_method_has_a_style_of_its_own() -> None:
