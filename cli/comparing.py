@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 
 import click
@@ -19,8 +20,9 @@ from dipaco.node.compare.results import Comparison, summarise, write_result
 from dipaco.node.compare.variants import METHODS, USUAL, check_comparable, with_seed
 from dipaco.node.config import nearest
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.storage.files import Home, translated, write_file
+from dipaco.node.storage.files import Home, write_file
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.topology import ModuleId, topology
 
 MAX_SEEDS = 1000
 MAX_SEED = 1 << 53  # as the manifest has it
@@ -79,11 +81,14 @@ def compare_run(
     device: str,
 ) -> Comparison:
     """Train what is missing in `out`, then write and print what all of it came to."""
-    local = run_named(name, rounds=rounds, data=data)
-    check_comparable(local.run.manifest)
-    folders = [seed_folder(out.absolute(), with_seed(local.run.manifest, seed)) for seed in seeds]
-    for folder in folders:
-        _make(folder, local.tokenizer)
+    with TemporaryDirectory() as given:
+        blobs = BlobStore(Path(given))
+        local = run_named(name, rounds=rounds, data=data, blobs=blobs)
+        check_comparable(local.run.manifest)
+        manifests = [with_seed(local.run.manifest, seed) for seed in seeds]
+        folders = [seed_folder(out.absolute(), manifest) for manifest in manifests]
+        for folder in folders:
+            _make(folder, local.tokenizer, blobs)
     tasks = [task for folder in folders for task in _missing(folder, methods, windows, device)]
     with Console(stderr=True).status("") as status:
         run_tasks(tasks, jobs, Shown(status, tasks))
@@ -100,11 +105,18 @@ def compare_run(
     return comparison
 
 
-def _make(folder: SeedFolder, tokenizer: bytes | None) -> None:
-    with translated(folder.root, "make"):
-        folder.root.mkdir(parents=True, exist_ok=True)
+def _make(folder: SeedFolder, tokenizer: bytes | None, given: BlobStore) -> None:
+    """Make a seed's folder, with what its run pins beside files."""
+    kept, manifest = BlobStore(Home.at(folder.root).blobs), folder.manifest
     if tokenizer is not None:
-        BlobStore(Home.at(folder.root).blobs).write(tokenizer)
+        kept.write(tokenizer)
+    for state in manifest.start:
+        if not given.has(state.digest):
+            raise ConfigError(
+                f"{manifest.name}: a run file holds no checkpoint; name the TOML file"
+            )
+        elements = topology(manifest).elements(ModuleId(state.module))
+        kept.write_array(given.read_array(state.digest, elements))
 
 
 def _missing(

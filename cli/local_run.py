@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.founding import create_manifest
 from dipaco.node.runs import RunFile, read_run, sign_manifest
+from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.digest import tagged, u64
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.identity import peer_id
@@ -45,15 +46,21 @@ class LocalRun:
 
 
 def run_named(
-    name: str, *, seed: int = 0, rounds: int | None = None, data: Path | None = None
+    name: str,
+    *,
+    blobs: BlobStore,
+    seed: int = 0,
+    rounds: int | None = None,
+    data: Path | None = None,
 ) -> LocalRun:
     """Return the run that `name` means: a .run file, a TOML file, or the demo if it is empty.
 
+    blobs          where the states of a warm start are kept.
     rounds, data   as `create_manifest` has them; raises ConfigError if given with a .run file.
     """
     path = Path(name) if name else None
     if path is None or path.suffix == ".toml":
-        return local_run(path, seed=seed, rounds=rounds, data=data)
+        return local_run(path, seed=seed, rounds=rounds, data=data, blobs=blobs)
     for option, given in (("--rounds", rounds), ("--data", data)):
         if given is not None:
             raise ConfigError(f"{option}: a signed run cannot be changed")
@@ -61,9 +68,17 @@ def run_named(
 
 
 def local_run(
-    file: Path | None, *, seed: int, rounds: int | None, data: Path | None = None
+    file: Path | None,
+    *,
+    seed: int,
+    rounds: int | None,
+    data: Path | None = None,
+    blobs: BlobStore | None = None,
 ) -> LocalRun:
-    """Return the signed run of a TOML file, the packaged demo's without one."""
+    """Return the signed run of a TOML file, the packaged demo's without one.
+
+    rounds, data, blobs   as `create_manifest` has them.
+    """
     keys = local_keys(seed)
     with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
         created = create_manifest(
@@ -72,5 +87,6 @@ def local_run(
             schedulers=(peer_id(keys.rendezvous),),
             rounds=rounds,
             data=data,
+            blobs=blobs,
         )
     return LocalRun(sign_manifest(created.manifest, keys.owner), created.tokenizer)

@@ -27,9 +27,10 @@ def run_single(name: str, *, seed: int, rounds: int | None, home: Path, device: 
 
     The home then has the run, its states and an account of them: `eval` and the like work there.
     """
-    local = run_named(name, seed=seed, rounds=rounds)
+    blobs = BlobStore(Home.at(home).blobs)
+    local = run_named(name, seed=seed, rounds=rounds, blobs=blobs)
     if local.tokenizer is not None:
-        BlobStore(Home.at(home).blobs).write(local.tokenizer)
+        blobs.write(local.tokenizer)
     settings = WorkerSettings(home=home, device=device, threads=1, local_sources=True)
     os.environ.update(settings.environment())
     manifest, began = local.run.manifest, time.monotonic()

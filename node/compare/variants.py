@@ -174,12 +174,13 @@ def recut(
 
 def _grid(manifest: Manifest, **changes: Any) -> Manifest:
     grid = msgspec.structs.replace(manifest.grid, **changes)
-    return msgspec.structs.replace(manifest, grid=grid)
+    return msgspec.structs.replace(manifest, grid=grid, start=())
 
 
 def _changed(manifest: Manifest, *, grid: Grid | None = None, **training: Any) -> Manifest:
     return msgspec.structs.replace(
         manifest,
         grid=grid or manifest.grid,
+        start=(),  # what it begins with is recut for it
         training=msgspec.structs.replace(manifest.training, **training),
     )

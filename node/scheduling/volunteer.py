@@ -180,8 +180,10 @@ class Volunteer:
         if lease.path >= manifest.paths or lease.window >= manifest.source.windows:
             raise RemoteProtocolError("the lease is for a path or window that does not exist")
         named = tuple(ModuleId(state.module) for state in lease.modules)
-        expected = () if lease.kind == "seed" else view.topology.path_modules[lease.path]
-        if named != expected or lease.round > manifest.training.rounds:
+        if lease.kind == "seed" and lease.modules != manifest.start:
+            raise RemoteProtocolError("the lease starts the seed phase from other states")
+        expected = view.topology.path_modules[lease.path]
+        if (lease.kind != "seed" and named != expected) or lease.round > manifest.training.rounds:
             raise RemoteProtocolError("the lease names modules or a round that the path lacks")
         self._check_moments(lease)
         version = lease.round if lease.kind == "evaluate" else lease.round - 1

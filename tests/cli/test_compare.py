@@ -27,6 +27,7 @@ from dipaco.node.compare.rerouting import reroute_method
 from dipaco.node.compare.results import Comparison, read_result
 from dipaco.node.compare.variants import METHODS, USUAL, with_seed
 from dipaco.node.compare.work import prepare, train_method
+from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError
 from tests.node.compare.made_up import comparison
 
@@ -221,7 +222,7 @@ def test_a_comparison_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Pa
 
 def in_one_piece(folder: Path) -> Comparison:
     """Return the same comparison, made in this process."""
-    local = run_named(str(folder / "tiny.toml"))
+    local = run_named(str(folder / "tiny.toml"), blobs=BlobStore(folder / "blobs"))
     seed = seed_folder(folder / "whole", with_seed(local.run.manifest, 0))
     seed.root.mkdir(parents=True)
     prepare(seed, "cpu", silent)

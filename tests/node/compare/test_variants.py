@@ -15,11 +15,12 @@ from dipaco.node.compare.variants import (
 )
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.initial import initial_module
+from dipaco.protocol.lease import ModuleDigest
 from dipaco.protocol.manifest import Capacity, Grid, Level, Manifest, Model, Routing, run_id
 from dipaco.protocol.outer_step import outer_step
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.topology import ModuleId, topology
-from tests.values import manifest
+from tests.values import digest, manifest
 
 LEVELS = (Level(experts=2, blocks=2), Level(experts=3, blocks=1))
 P = 6
@@ -120,6 +121,16 @@ def test_a_flat_mixture_shares_nothing() -> None:
 def test_every_method_has_the_path_model_of_the_run() -> None:
     run = the_run()
     assert len({parameters(each.manifest(run))[1] for each in METHODS.values()}) == 1
+
+
+def test_a_warm_start_is_cut_anew_for_every_method() -> None:
+    run = the_run()
+    modules = topology(run).path_modules[0]
+    start = tuple(ModuleDigest(module=module, digest=digest(module)) for module in modules)
+    for seed in (0, 1):
+        warm = with_seed(replace(run, start=start), seed)
+        assert warm.start == start
+        assert all(method.manifest(warm).start == () for method in METHODS.values())
 
 
 def test_a_seed_changes_the_initial_model_and_the_router() -> None:
