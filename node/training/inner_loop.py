@@ -70,15 +70,6 @@ class InnerResult:
     loss_last: float
 
 
-def choose_device(wish: str) -> torch.device:
-    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`; raises DipacoError."""
-    if wish == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wish.startswith("cuda") and not torch.cuda.is_available():
-        raise DipacoError(f"device {wish}: this torch sees no CUDA device; use --device cpu")
-    return torch.device(wish)
-
-
 def make_deterministic(threads: int) -> None:
     """Hold torch to deterministic kernels and `threads` CPU threads, for the whole process.
 

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.devices import choose_device
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.inner_loop import (
     Rows,
     StepReport,
     Steps,
-    choose_device,
     make_deterministic,
     run_steps,
 )

@@ -35,7 +35,7 @@ class WorkerSettings:
     home: Path
     """The node's folder: blob store and shard cache lie in it."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     threads: int = 1
     """Of torch on the CPU. More than one may change the last bits of a result."""
     max_shards: int = 4

@@ -97,7 +97,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         ("[storage]\ncache_max = 'much'", "not a size"),
         ("[node]\nlisten = ['0.0.0.0:4410']", "not an address such as /ip4/0.0.0.0/tcp/4410"),
         ("[node]\nbootstrap = ['/ip4/1.2.3.4/tcp/1']", "/p2p/12D3KooW"),
-        ("[compute]\ndevice = 'gpu'", "not auto, cpu or cuda:N"),
+        ("[compute]\ndevice = 'gpu'", "not auto, cpu, cuda, cuda:N or mps"),
         ("[run]\nverify = 'never'", "run.verify = 'never'"),
         ("[node\n", "not valid TOML"),
     ],
