@@ -88,6 +88,9 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     """`auto` takes the first GPU (CUDA, ROCm, Apple), and the CPU if this machine has none."""
     max_batch: Annotated[int, Meta(ge=0, le=65536)] = 0
     """Most sequences of one micro-batch; 0: the whole batch of the manifest."""
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Make activations again in the backward pass instead of keeping them: less memory, slower.
+    `auto`: when one sequence does not fit without."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0: cores - 1, at least 1."""
     nice: Annotated[int, Meta(ge=0, le=19)] = 10

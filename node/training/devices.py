@@ -7,37 +7,23 @@ silence.
 
 import os
 import platform
-from dataclasses import dataclass
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 
+from dipaco.node.training.jobs import Described
 from dipaco.protocol.errors import NoDevice
 
 SHARE = 0.9  # of a device's memory that training may take: what else runs there needs some
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
 CPU_NAMES = Path("/proc/cpuinfo")
+STATUS = Path("/proc/self/status")
 NO_MEMORY = ("can't allocate memory", "MPS backend out of memory")  # torch has no class for these
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceWords:
-    """A device as a person knows it."""
-
-    device: str
-    """As in the configuration: `cuda:0`, `mps`, `cpu`."""
-    name: str
-    driver: str
-    """`CUDA 12.8`, `ROCm 6.4`, `Metal`; empty for the CPU."""
-    memory: int
-    """Bytes it has in all; for the CPU those of the machine, or of the container."""
-    usable: int
-    """Bytes that training may take: SHARE of all, and no more than is free."""
-
-    def __str__(self) -> str:
-        driver = f", {self.driver}" if self.driver else ""
-        return f"{self.device}: {self.name}{driver}, {self.memory / 1e9:.1f} GB"
 
 
 def choose_device(wish: str) -> torch.device:
@@ -69,7 +55,7 @@ def _need_cuda(wish: str, number: int) -> None:
         raise NoDevice(f"device {wish}: there are {torch.cuda.device_count()}, counted from 0")
 
 
-def describe(device: torch.device) -> DeviceWords:
+def describe(device: torch.device) -> Described:
     """Return name, driver and memory of a device that is there."""
     if device.type == "cuda":
         index = device.index or 0
@@ -89,9 +75,9 @@ def describe(device: torch.device) -> DeviceWords:
     return _words("cpu", cpu_name(), "", *_contained(machine.total, machine.available))
 
 
-def _words(device: str, name: str, driver: str, total: int, free: int) -> DeviceWords:
+def _words(device: str, name: str, driver: str, total: int, free: int) -> Described:
     usable = min(int(SHARE * total), free)
-    return DeviceWords(device=device, name=name, driver=driver, memory=total, usable=usable)
+    return Described(device=device, name=name, driver=driver, memory=total, usable=usable)
 
 
 def _contained(total: int, free: int) -> tuple[int, int]:
@@ -117,3 +103,53 @@ def cpu_name() -> str:
 def ran_out(error: RuntimeError) -> bool:
     """Return whether torch raised `error` for want of memory on any kind of device."""
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in NO_MEMORY)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory taken so far, bytes: on the device, or by this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())  # of now: there is no record of the most
+    if (peak := _status("VmHWM")) is not None:
+        return peak
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10
+
+
+@contextmanager
+def bounded(device: torch.device, usable: int) -> Iterator[None]:
+    """Have the CPU's allocations fail in this block beyond `usable` bytes of this process.
+
+    Otherwise the kernel kills a process for want of memory, and not always the one that took it.
+    """
+    held, resident = _status("VmData"), _status("VmRSS")
+    if device.type != "cpu" or held is None or resident is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = held + max(0, usable - resident)
+    limits = [most, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _status(name: str) -> int | None:
+    """Return a size of this process in bytes, as Linux knows it; None on other systems."""
+    try:
+        with STATUS.open(encoding="ascii") as lines:
+            found = (line.split() for line in lines)
+            return next(int(words[1]) << 10 for words in found if words[0] == f"{name}:")
+    except (OSError, StopIteration):
+        return None
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when all that was asked of the device is done: clocks are read after that."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

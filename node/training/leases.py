@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.devices import choose_device
+from dipaco.node.training.devices import choose_device, describe
 from dipaco.node.training.evaluation import evaluate
+from dipaco.node.training.fitting import measure
 from dipaco.node.training.inner_loop import (
     PathState,
     Rows,
@@ -22,7 +23,16 @@ from dipaco.node.training.inner_loop import (
     make_deterministic,
     run_steps,
 )
-from dipaco.node.training.jobs import Evaluate, Evaluated, Progress, Train, Trained
+from dipaco.node.training.jobs import (
+    Described,
+    Evaluate,
+    Evaluated,
+    Fit,
+    Fitted,
+    Progress,
+    Train,
+    Trained,
+)
 from dipaco.node.training.model import Float32, PathModel, load
 from dipaco.node.training.outer import read_moments
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
@@ -46,6 +56,14 @@ class Trainer:
         self._blobs = blobs
         self._device = choose_device(device)
         self._max_batch = max_batch
+
+    def describe(self) -> Described:
+        """Return the device in words."""
+        return describe(self._device)
+
+    def fit(self, job: Fit) -> Fitted:
+        """Measure one micro-batch."""
+        return measure(job, self._device)
 
     def train(self, job: Train, shard: Rows, on_progress: OnProgress) -> Trained:
         """Take the lease's inner steps; leaves states (seed) or pseudo-gradients in the store.

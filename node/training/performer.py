@@ -17,7 +17,9 @@ from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
+    Describe,
     Evaluate,
+    Fit,
     Inspect,
     Job,
     Materialise,
@@ -81,6 +83,10 @@ class Performer:
                 return inspect(self._blobs, job)
             case OuterStep():
                 return take_outer_step(self._blobs, job)
+            case Describe():
+                return self._trainer().describe()
+            case Fit():
+                return self._trainer().fit(job)
 
     def _trainer(self) -> Trainer:
         if self._made_trainer is None:

@@ -26,6 +26,7 @@ READ_BYTES = 1 << 16
 MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
 EXIT_SECONDS = 2.0  # between the end of its output and its exit
 MAX_REASON = 1024  # characters of its last words
+KILLED = "was killed by the kernel: out of memory"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +207,7 @@ def describe_death(code: int | None, last_words: str) -> str:
     if code is None:
         why = "closed its output and had to be killed"
     elif code == -signal.SIGKILL:
-        why = "was killed by the kernel: out of memory (or somebody sent it SIGKILL)"
+        why = f"{KILLED} (or somebody sent it SIGKILL)"
     elif code < 0:
         why = f"was ended by signal {signal.Signals(-code).name}"
     else:

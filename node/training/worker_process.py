@@ -16,14 +16,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_job
-from dipaco.node.training.jobs import Answer, Failed, Job, Progress
+from dipaco.node.training.jobs import Answer, Failed, FailureKind, Job, Progress
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
-from dipaco.protocol.errors import DipacoError, LocalProtocolError, Refusal, Unavailable
+from dipaco.protocol.errors import (
+    DipacoError,
+    LocalProtocolError,
+    NoDevice,
+    Refusal,
+    Unavailable,
+)
 
 MAX_REASON = 4096  # characters of a `Failed`
 REPORT_SECONDS = 0.25  # between two progress reports of one stage
@@ -105,6 +111,8 @@ def perform(performer: Performer, job: Job, on_progress: Callable[[Progress], No
         return _failed("disk", error)
     except Unavailable as error:
         return _failed("unavailable", error)
+    except NoDevice as error:
+        return _failed("device", error)
     except DipacoError as error:
         return _failed("local", error)
 
@@ -135,7 +143,7 @@ class Throttle:
             self._send(progress)
 
 
-def _failed(kind: Literal["refused", "disk", "unavailable", "local"], error: DipacoError) -> Failed:
+def _failed(kind: FailureKind, error: DipacoError) -> Failed:
     return Failed(kind=kind, reason=str(error)[:MAX_REASON])
 
 

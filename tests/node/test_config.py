@@ -65,6 +65,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "run.local_sources": "true",
         "compute.device": "cuda:1",
         "compute.max_batch": "4",
+        "compute.checkpointing": "on",
         "compute.threads": "2",
         "compute.nice": "5",
         "storage.cache_max": "1.5 GiB",
