@@ -6,18 +6,16 @@ but for `find_fit`, which asks the worker.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 
 from dipaco.node.training.jobs import Described, Failed, Fit, Fitted
-from dipaco.node.training.worker import KILLED, JobRunner
+from dipaco.node.training.worker import KILLED, Checkpointing, JobRunner
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.topology import topology
 
-Checkpointing = Literal["auto", "on", "off"]
 PATIENCE_SECONDS = 5.0  # of one micro-batch: a larger one gains nothing and takes for ever
 VALUES = 4  # held per parameter whatever the micro-batch: weight, gradient and two moments
 VALUE_BYTES = 4

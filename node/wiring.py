@@ -186,6 +186,7 @@ def worker_settings(config: NodeConfig, home: Home) -> WorkerSettings:
         max_shards=config.storage.max_shards,
         cache_bytes=config.storage.cache_max,
         max_batch=config.compute.max_batch,
+        checkpointing=config.compute.checkpointing,
         local_sources=config.run.local_sources,
         niceness=config.compute.nice,
     )

@@ -23,7 +23,11 @@ SHARE = 0.9  # of a device's memory that training may take: what else runs there
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
 CPU_NAMES = Path("/proc/cpuinfo")
 STATUS = Path("/proc/self/status")
-NO_MEMORY = ("can't allocate memory", "MPS backend out of memory")  # torch has no class for these
+NO_MEMORY = (  # torch has no class for these
+    "can't allocate memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def choose_device(wish: str) -> torch.device:
@@ -100,9 +104,19 @@ def cpu_name() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def ran_out(error: RuntimeError) -> bool:
-    """Return whether torch raised `error` for want of memory on any kind of device."""
-    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in NO_MEMORY)
+def ran_out(error: MemoryError | RuntimeError) -> bool:
+    """Return whether `error` was raised for want of memory, of any kind of device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in NO_MEMORY
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what torch keeps of the device's memory for reuse: its pieces may be too small."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def peak_memory(device: torch.device) -> int:

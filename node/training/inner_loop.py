@@ -8,6 +8,7 @@ begin as the lease says, and torch is held to its deterministic kernels.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils import deterministic
 
 from dipaco.node.training.adamw import AdamW
+from dipaco.node.training.micro_batches import Shrink, do_what_fits, halve
 from dipaco.node.training.model import Float32, PathModel, gather, load, scatter, store
 from dipaco.protocol.batches import RowOrder, learning_rate
 from dipaco.protocol.errors import DipacoError
@@ -104,12 +106,14 @@ def run_steps(
     *,
     max_batch: int,
     on_step: Callable[[StepReport], None],
+    shrink: Shrink = halve,
 ) -> InnerResult:
     """Take `steps` of one path; returns what they lead to.
 
     max_batch   sequences per micro-batch, 0 for all at once. Gradients of a batch are summed, so
                 it changes the memory needed and the last bits, not the method.
-    Raises DipacoError when the loss is not finite.
+    shrink      what comes after a micro-batch for which memory did not suffice.
+    Raises DipacoError when the loss is not finite, NoDevice when no micro-batch fits.
     """
     load(model, manifest, start.weights)
     training = manifest.training
@@ -117,12 +121,16 @@ def run_steps(
     if start.moments is not None:
         scatter({m: each.first for m, each in start.moments.items()}, manifest, optimizer.first)
         scatter({m: each.second for m, each in start.moments.items()}, manifest, optimizer.second)
+    micro = min(max_batch or training.batch, training.batch)
     per_step = training.batch * manifest.model.context
     losses: list[float] = []
     began = time.perf_counter()
     for step in range(steps.count):
         batch = order.batch(steps.first_batch + step, training.batch)
-        loss = _backward(model, shard, batch, max_batch or training.batch) / per_step
+        nats, micro = do_what_fits(
+            partial(_backward, model, shard, batch), micro, device=model.device, shrink=shrink
+        )
+        loss = nats / per_step
         if not np.isfinite(loss):
             raise DipacoError(
                 f"the training loss is {loss} at step {step} of {steps.count}: the learning rate "
@@ -157,6 +165,7 @@ def _moments(
 
 def _backward(model: PathModel, shard: Rows, batch: list[int], micro: int) -> float:
     """Leave the gradient of the batch's mean loss in `model`; returns the summed loss in nats."""
+    model.zero_grad()  # there is one if memory ran out between two micro-batches
     total = 0.0
     for rows in _micro_batches(shard, batch, micro):
         tokens = torch.from_numpy(rows).to(model.device)

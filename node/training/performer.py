@@ -6,6 +6,8 @@ with the first training job, so that whoever only inspects and takes outer steps
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dipaco.node.data.derivation import Tools, derive
@@ -97,5 +99,7 @@ class Performer:
                 device=self._settings.device,
                 threads=self._settings.threads,
                 max_batch=self._settings.max_batch,
+                checkpointing=self._settings.checkpointing,
+                tell=partial(print, file=sys.stderr, flush=True),
             )
         return self._made_trainer

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import trio
 
@@ -26,6 +26,7 @@ READ_BYTES = 1 << 16
 MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
 EXIT_SECONDS = 2.0  # between the end of its output and its exit
 MAX_REASON = 1024  # characters of its last words
+Checkpointing = Literal["auto", "on", "off"]
 KILLED = "was killed by the kernel: out of memory"
 
 
@@ -45,6 +46,8 @@ class WorkerSettings:
     """That the shard cache may take on disk."""
     max_batch: int = 0
     """Sequences per micro-batch; 0: the whole batch at once. It changes the last bits."""
+    checkpointing: Checkpointing = "auto"
+    """Whether backward makes activations again; `auto`: when one sequence does not fit without."""
     niceness: int = 10
     """Added to the process's nice value: training yields to whatever else the volunteer does."""
     local_sources: bool = False
@@ -58,6 +61,7 @@ class WorkerSettings:
             "--threads": self.threads,
             "--max-shards": self.max_shards,
             "--max-batch": self.max_batch,
+            "--checkpointing": self.checkpointing,
             "--cache-bytes": self.cache_bytes,
             "--niceness": self.niceness,
         }

@@ -57,6 +57,7 @@ def parse(arguments: list[str]) -> WorkerSettings:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-shards", type=int, default=4)
     parser.add_argument("--max-batch", type=int, default=0)
+    parser.add_argument("--checkpointing", default="auto")
     parser.add_argument("--cache-bytes", type=int, default=1 << 30)
     parser.add_argument("--niceness", type=int, default=10)
     parser.add_argument("--local-sources", action="store_true")

@@ -344,6 +344,7 @@ def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
         max_shards=9,
         cache_bytes=123,
         max_batch=5,
+        checkpointing="on",
         niceness=3,
         local_sources=True,
     )
