@@ -10,6 +10,7 @@ import msgspec
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.options import config_of, home_option, json_option
+from dipaco.node.training.options import check_moment_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ def doctor(
     """
     config = config_of(home, {"compute.device": device, "compute.max_batch": max_batch})
     manifest = _manifest(run, config.home) if run else None
+    if manifest is not None:
+        check_moment_bits(config.compute.moment_bits, manifest)
     found, fit = _examine(config, manifest, quiet=as_json)
     if as_json:
         document = {"checks": found, "fit": fit_table(fit) if fit else None}
@@ -116,7 +119,7 @@ def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check,
                     worker,
                     answer,
                     max_batch=config.compute.max_batch,
-                    checkpointing=config.compute.checkpointing,
+                    options=settings.options,
                     on_try=show,
                 )
             return check, fit

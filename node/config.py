@@ -18,6 +18,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from dipaco.node.training.options import Checkpointing, MomentBits
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.policy import POLICY_PATTERN
 
@@ -88,9 +89,14 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     """`auto` takes the first GPU (CUDA, ROCm, Apple), and the CPU if this machine has none."""
     max_batch: Annotated[int, Meta(ge=0, le=65536)] = 0
     """Most sequences of one micro-batch; 0: the whole batch of the manifest."""
-    checkpointing: Literal["auto", "on", "off"] = "auto"
+    checkpointing: Checkpointing = "auto"
     """Make activations again in the backward pass instead of keeping them: less memory, slower.
     `auto`: when one sequence does not fit without."""
+    compile: bool = False
+    """Have torch compile the blocks: slow to begin, then faster; needs a compiler."""
+    moment_bits: MomentBits = 32
+    """In which AdamW keeps its moments; 8 is for GPUs that are short of memory, and for runs whose
+    `inner_state` is `reset`."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0: cores - 1, at least 1."""
     nice: Annotated[int, Meta(ge=0, le=19)] = 10

@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from dipaco.node.training.jobs import Described, Failed, Fit, Fitted
-from dipaco.node.training.worker import KILLED, Checkpointing, JobRunner
+from dipaco.node.training.options import Checkpointing, Options
+from dipaco.node.training.worker import KILLED, JobRunner
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.topology import topology
 
 PATIENCE_SECONDS = 5.0  # of one micro-batch: a larger one gains nothing and takes for ever
-VALUES = 4  # held per parameter whatever the micro-batch: weight, gradient and two moments
-VALUE_BYTES = 4
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,18 +114,24 @@ def next_try(
     return size, last.checkpointing
 
 
+def bytes_per_parameter(options: Options) -> int:
+    """Return what is held whatever the micro-batch: float32 weight and gradient, two moments."""
+    return 4 + 4 + 2 * options.moment_bits // 8
+
+
 async def find_fit(
     manifest: Manifest,
     worker: JobRunner,
     device: Described,
     *,
     max_batch: int,
-    checkpointing: Checkpointing,
+    options: Options,
     on_try: Callable[[Try], None],
 ) -> FitReport:
     """Measure `manifest` on the worker's device, size by size.
 
     max_batch   the operator's limit on a micro-batch, 0 for none.
+    options     the worker's.
     Raises DipacoError when a measurement fails otherwise than for want of memory.
     """
     batch = manifest.training.batch
@@ -134,13 +139,14 @@ async def find_fit(
     top = topology(manifest)
     modules = top.path_modules[0]
     parameters = sum(map(top.elements, modules))
-    least = VALUES * VALUE_BYTES * parameters
+    least = bytes_per_parameter(options) * parameters
     tries: list[Try] = []
-    while least <= device.usable and (
-        chosen := next_try(tries, most=most, usable=device.usable, checkpointing=checkpointing)
+    usable, checkpointing = device.usable, options.checkpointing
+    while least <= usable and (
+        chosen := next_try(tries, most=most, usable=usable, checkpointing=checkpointing)
     ):
         size, again = chosen
-        job = Fit(manifest=manifest, micro_batch=size, checkpointing=again, usable=device.usable)
+        job = Fit(manifest=manifest, micro_batch=size, checkpointing=again, usable=usable)
         await worker.close()  # each is measured in a new process
         answer = await worker.run(job, lambda progress: None)
         tries.append(_tried(job, answer, device.usable))

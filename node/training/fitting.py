@@ -5,15 +5,19 @@ try next is `node/fit.py`'s.
 """
 
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dipaco.node.training.adamw import AdamW
+from dipaco.node.training.adamw8 import AdamW8bit
+from dipaco.node.training.compiled import compile_blocks, compiling_in_words
 from dipaco.node.training.devices import bounded, peak_memory, ran_out, wait_for
 from dipaco.node.training.jobs import Fit, Fitted
 from dipaco.node.training.model import PathModel
+from dipaco.node.training.options import Options
 from dipaco.protocol.manifest import Manifest
 
 REPEATS = 3
@@ -21,14 +25,13 @@ SECONDS = 2.0  # no further repeat after that
 SPREAD = 0.02  # of made-up parameters: losses and gradients are of an ordinary size
 
 
-def measure(job: Fit, device: torch.device) -> Fitted:
+def measure(job: Fit, device: torch.device, options: Options) -> Fitted:
     """Take steps at the job's micro-batch; what does not fit is an answer, not an error."""
+    compiling = compiling_in_words if options.compile else nullcontext
     try:
-        with bounded(device, job.usable):
-            micro, step = _seconds(job, device)
-    except MemoryError:
-        return Fitted(fits=False)
-    except RuntimeError as error:
+        with bounded(device, job.usable), compiling():
+            micro, step = _seconds(job, device, options)
+    except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
         return Fitted(fits=False)
@@ -37,7 +40,7 @@ def measure(job: Fit, device: torch.device) -> Fitted:
     )
 
 
-def _seconds(job: Fit, device: torch.device) -> tuple[list[float], list[float]]:
+def _seconds(job: Fit, device: torch.device, options: Options) -> tuple[list[float], list[float]]:
     """Return the seconds of each timed micro-batch, and of each optimizer step."""
     training = job.manifest.training
     model = PathModel(job.manifest, device)
@@ -45,7 +48,10 @@ def _seconds(job: Fit, device: torch.device) -> tuple[list[float], list[float]]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.uniform_(-SPREAD, SPREAD)
-    optimizer = AdamW(dict(model.named_parameters()), training.inner)
+    if options.compile:
+        compile_blocks(model)
+    make = AdamW8bit if options.moment_bits == 8 else AdamW
+    optimizer = make(dict(model.named_parameters()), training.inner)
     rows = made_up_rows(job.manifest, job.micro_batch, device)
     # A second micro-batch of a step finds the gradients of the first in memory.
     in_a_step = 1 if job.micro_batch >= training.batch else 2

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch.utils import deterministic
 
 from dipaco.node.training.adamw import AdamW
+from dipaco.node.training.adamw8 import AdamW8bit
 from dipaco.node.training.micro_batches import Shrink, do_what_fits, halve
 from dipaco.node.training.model import Float32, PathModel, gather, load, scatter, store
+from dipaco.node.training.options import MomentBits
 from dipaco.protocol.batches import RowOrder, learning_rate
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest
@@ -107,20 +109,19 @@ def run_steps(
     max_batch: int,
     on_step: Callable[[StepReport], None],
     shrink: Shrink = halve,
+    moment_bits: MomentBits = 32,
 ) -> InnerResult:
     """Take `steps` of one path; returns what they lead to.
 
     max_batch   sequences per micro-batch, 0 for all at once. Gradients of a batch are summed, so
                 it changes the memory needed and the last bits, not the method.
     shrink      what comes after a micro-batch for which memory did not suffice.
+    moment_bits 8 only where no moments are carried.
     Raises DipacoError when the loss is not finite, NoDevice when no micro-batch fits.
     """
     load(model, manifest, start.weights)
     training = manifest.training
-    optimizer = AdamW(dict(model.named_parameters()), training.inner, steps=steps.behind)
-    if start.moments is not None:
-        scatter({m: each.first for m, each in start.moments.items()}, manifest, optimizer.first)
-        scatter({m: each.second for m, each in start.moments.items()}, manifest, optimizer.second)
+    optimizer = _optimizer(model, manifest, start, steps, moment_bits)
     micro = min(max_batch or training.batch, training.batch)
     per_step = training.batch * manifest.model.context
     losses: list[float] = []
@@ -143,7 +144,7 @@ def run_steps(
     return InnerResult(
         end=PathState(
             weights={module: store(model, manifest, module) for module in start.weights},
-            moments=start.moments and _moments(optimizer, manifest, start.moments),
+            moments=None if start.moments is None else _moments(optimizer, manifest, start.moments),
         ),
         tokens=per_step * steps.count,
         seconds=time.perf_counter() - began,
@@ -152,9 +153,25 @@ def run_steps(
     )
 
 
+def _optimizer(
+    model: PathModel, manifest: Manifest, start: PathState, steps: Steps, moment_bits: MomentBits
+) -> AdamW | AdamW8bit:
+    """Return AdamW with the moments of `start`, or with none behind it."""
+    parameters, settings = dict(model.named_parameters()), manifest.training.inner
+    if moment_bits == 8:
+        assert start.moments is None  # check_moment_bits has refused the run
+        return AdamW8bit(parameters, settings)
+    optimizer = AdamW(parameters, settings, steps=steps.behind)
+    if start.moments is not None:
+        scatter({m: each.first for m, each in start.moments.items()}, manifest, optimizer.first)
+        scatter({m: each.second for m, each in start.moments.items()}, manifest, optimizer.second)
+    return optimizer
+
+
 def _moments(
-    optimizer: AdamW, manifest: Manifest, modules: Iterable[ModuleId]
+    optimizer: AdamW | AdamW8bit, manifest: Manifest, modules: Iterable[ModuleId]
 ) -> dict[ModuleId, Moments]:
+    assert isinstance(optimizer, AdamW)  # nothing else is given moments
     return {
         module: Moments(
             gather(optimizer.first, manifest, module), gather(optimizer.second, manifest, module)

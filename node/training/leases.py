@@ -5,12 +5,13 @@ torch comes in.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.compiled import compile_blocks, compiling_in_words
 from dipaco.node.training.devices import bounded, choose_device, describe, ran_out
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.fitting import measure
@@ -34,8 +35,8 @@ from dipaco.node.training.jobs import (
 )
 from dipaco.node.training.micro_batches import MicroBatches
 from dipaco.node.training.model import Float32, PathModel, load
+from dipaco.node.training.options import PLAIN, Options, check_moment_bits
 from dipaco.node.training.outer import read_moments
-from dipaco.node.training.worker import Checkpointing
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
 from dipaco.protocol.delta import encode_delta
 from dipaco.protocol.errors import NoDevice, Refusal
@@ -58,7 +59,7 @@ class Trainer:
         device: str,
         threads: int,
         max_batch: int,
-        checkpointing: Checkpointing = "auto",
+        options: Options = PLAIN,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Choose the device; raises NoDevice.
@@ -69,7 +70,10 @@ class Trainer:
         make_deterministic(threads)
         self._blobs = blobs
         self._device = choose_device(device)
-        self._micro_batches = MicroBatches(most=max_batch, checkpointing=checkpointing, tell=tell)
+        self._options = options
+        self._micro_batches = MicroBatches(
+            most=max_batch, checkpointing=options.checkpointing, tell=tell
+        )
 
     def describe(self) -> Described:
         """Return the device in words."""
@@ -77,7 +81,7 @@ class Trainer:
 
     def fit(self, job: Fit) -> Fitted:
         """Measure one micro-batch."""
-        return measure(job, self._device)
+        return measure(job, self._device, self._options)
 
     def train(self, job: Train, shard: Rows, on_progress: OnProgress) -> Trained:
         """Take the lease's inner steps; leaves states (seed) or pseudo-gradients in the store.
@@ -87,14 +91,18 @@ class Trainer:
         Raises Refusal for a seed lease without a row, DipacoError if the loss is not finite.
         """
         manifest, lease = job.manifest, job.lease
+        check_moment_bits(self._options.moment_bits, manifest)
         start = PathState(
             weights=self._weights(manifest, lease), moments=self._moments(manifest, lease)
         )
         if shard.rows < 1:
             return self._nothing_learnt(manifest, lease, start)
         path = DENSE if lease.kind == "seed" else lease.path
-        with self._within_memory():
+        compiling = compiling_in_words if self._options.compile else nullcontext
+        with self._within_memory(), compiling():
             model = self._model(manifest)
+            if self._options.compile:
+                compile_blocks(model)
             result = run_steps(
                 model,
                 manifest,
@@ -105,6 +113,7 @@ class Trainer:
                 max_batch=self._micro_batches.most,
                 on_step=self._step_reporter(steps_of(manifest, lease).count, on_progress),
                 shrink=self._micro_batches.shrink(model, manifest.training.batch),
+                moment_bits=self._options.moment_bits,
             )
         return Trained(
             blobs=tuple(self._keep(manifest, lease, start, result.end)),

@@ -12,7 +12,7 @@ import torch
 
 from dipaco.node.training.devices import ran_out, release_memory
 from dipaco.node.training.model import PathModel
-from dipaco.node.training.worker import Checkpointing
+from dipaco.node.training.options import Checkpointing
 from dipaco.protocol.errors import NoDevice
 
 T = TypeVar("T")

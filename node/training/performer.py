@@ -99,7 +99,7 @@ class Performer:
                 device=self._settings.device,
                 threads=self._settings.threads,
                 max_batch=self._settings.max_batch,
-                checkpointing=self._settings.checkpointing,
+                options=self._settings.options,
                 tell=partial(print, file=sys.stderr, flush=True),
             )
         return self._made_trainer

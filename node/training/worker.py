@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import trio
 
 from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_report
 from dipaco.node.training.jobs import Answer, Failed, Job, Progress
+from dipaco.node.training.options import PLAIN, Options
 from dipaco.protocol.errors import LocalProtocolError
 
 MODULE = "dipaco.node.training.worker_process"
@@ -26,7 +27,6 @@ READ_BYTES = 1 << 16
 MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
 EXIT_SECONDS = 2.0  # between the end of its output and its exit
 MAX_REASON = 1024  # characters of its last words
-Checkpointing = Literal["auto", "on", "off"]
 KILLED = "was killed by the kernel: out of memory"
 
 
@@ -46,8 +46,8 @@ class WorkerSettings:
     """That the shard cache may take on disk."""
     max_batch: int = 0
     """Sequences per micro-batch; 0: the whole batch at once. It changes the last bits."""
-    checkpointing: Checkpointing = "auto"
-    """Whether backward makes activations again; `auto`: when one sequence does not fit without."""
+    options: Options = PLAIN
+    """How a path is trained."""
     niceness: int = 10
     """Added to the process's nice value: training yields to whatever else the volunteer does."""
     local_sources: bool = False
@@ -61,14 +61,16 @@ class WorkerSettings:
             "--threads": self.threads,
             "--max-shards": self.max_shards,
             "--max-batch": self.max_batch,
-            "--checkpointing": self.checkpointing,
+            "--checkpointing": self.options.checkpointing,
+            "--moment-bits": self.options.moment_bits,
             "--cache-bytes": self.cache_bytes,
             "--niceness": self.niceness,
         }
         command = [sys.executable, "-m", MODULE]
         for name, value in options.items():
             command += [name, str(value)]
-        return [*command, "--local-sources"] if self.local_sources else command
+        flags = {"--local-sources": self.local_sources, "--compile": self.options.compile}
+        return [*command, *(name for name, given in flags.items() if given)]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the process: ours, and calm threads.

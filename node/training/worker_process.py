@@ -21,6 +21,7 @@ from typing import BinaryIO
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_job
 from dipaco.node.training.jobs import Answer, Failed, FailureKind, Job, Progress
+from dipaco.node.training.options import Options
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.errors import (
@@ -58,10 +59,14 @@ def parse(arguments: list[str]) -> WorkerSettings:
     parser.add_argument("--max-shards", type=int, default=4)
     parser.add_argument("--max-batch", type=int, default=0)
     parser.add_argument("--checkpointing", default="auto")
+    parser.add_argument("--moment-bits", type=int, default=32)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--cache-bytes", type=int, default=1 << 30)
     parser.add_argument("--niceness", type=int, default=10)
     parser.add_argument("--local-sources", action="store_true")
-    return WorkerSettings(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    options = Options(**{name: given.pop(name) for name in Options.__slots__})
+    return WorkerSettings(options=options, **given)
 
 
 def protect_stdout() -> BinaryIO:

@@ -66,6 +66,8 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "compute.device": "cuda:1",
         "compute.max_batch": "4",
         "compute.checkpointing": "on",
+        "compute.compile": "true",
+        "compute.moment_bits": "8",
         "compute.threads": "2",
         "compute.nice": "5",
         "storage.cache_max": "1.5 GiB",

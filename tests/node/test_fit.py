@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from dipaco.node.fit import FitReport, find_fit, next_try
 from dipaco.node.training.jobs import Answer, Described, Failed, Fit, Fitted, Job, Progress
+from dipaco.node.training.options import Options
 from dipaco.node.training.worker import describe_death
 from dipaco.protocol.errors import DipacoError
 from tests.node.training.small import small_manifest
@@ -52,7 +53,7 @@ async def fit(device: MadeUpDevice, *, batch: int = 16, max_batch: int = 0) -> F
         device,
         Described(device="cuda:0", name="made up", driver="", memory=9 * GB, usable=device.memory),
         max_batch=max_batch,
-        checkpointing="auto",
+        options=Options(),
         on_try=lambda tried: None,
     )
 
