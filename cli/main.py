@@ -20,6 +20,7 @@ COMMANDS: Final = {  # name: module and attribute
     "stop": "dipaco.cli.client:stop",
     "status": "dipaco.cli.client:status",
     "run": "dipaco.cli.run:run",
+    "doctor": "dipaco.cli.doctor:doctor",
     "verify": "dipaco.cli.verify:verify",
     "eval": "dipaco.cli.evaluate:evaluate",
     "generate": "dipaco.cli.generate:generate",

@@ -6,6 +6,8 @@ with the first training job, so that whoever only inspects and takes outer steps
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dipaco.node.data.derivation import Tools, derive
@@ -17,7 +19,9 @@ from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
+    Describe,
     Evaluate,
+    Fit,
     Inspect,
     Job,
     Materialise,
@@ -81,6 +85,10 @@ class Performer:
                 return inspect(self._blobs, job)
             case OuterStep():
                 return take_outer_step(self._blobs, job)
+            case Describe():
+                return self._trainer().describe()
+            case Fit():
+                return self._trainer().fit(job)
 
     def trainer(self) -> Trainer:
         """Return what trains and evaluates; made, and torch imported, with the first call."""
@@ -92,5 +100,7 @@ class Performer:
                 device=self._settings.device,
                 threads=self._settings.threads,
                 max_batch=self._settings.max_batch,
+                options=self._settings.options,
+                tell=partial(print, file=sys.stderr, flush=True),
             )
         return self._made_trainer
