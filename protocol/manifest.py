@@ -287,7 +287,7 @@ class Training(Wire, frozen=True, kw_only=True):
     outer: Nesterov
     inner_state: Literal["reset"] = "reset"
     """Inner moments are fresh in every round."""
-    deltas: Literal["f32", "bf16"] = "f32"
+    deltas: Literal["f32", "bf16", "int8", "int4"] = "f32"
     """How pseudo-gradients are encoded on the way to the outer step."""
 
 

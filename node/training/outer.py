@@ -4,7 +4,7 @@ import numpy as np
 
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Inspect, Inspected, OuterStep, Stepped
-from dipaco.protocol.delta import Float32, check_bound, decode_delta, encoded_bytes
+from dipaco.protocol.delta import Float32, check_bound, decode_delta, encoded_bytes, rounding
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.manifest import Manifest
@@ -36,9 +36,13 @@ def take_outer_step(blobs: BlobStore, job: OuterStep) -> Stepped:
 
 def read_delta(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> Float32:
     """Return a pseudo-gradient from the store, flat; raises RemoteProtocolError, Unavailable."""
-    encoding, elements = manifest.training.deltas, topology(manifest).elements(module)
-    data = blobs.read(digest, encoded_bytes(encoding, elements))
-    return decode_delta(data, encoding, elements)
+    data, elements = _encoded(blobs, manifest, module, digest), topology(manifest).elements(module)
+    return decode_delta(data, manifest.training.deltas, elements)
+
+
+def _encoded(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> bytes:
+    elements = topology(manifest).elements(module)
+    return blobs.read(digest, encoded_bytes(manifest.training.deltas, elements))
 
 
 def inspect(blobs: BlobStore, job: Inspect) -> Inspected:
@@ -53,12 +57,24 @@ def inspect(blobs: BlobStore, job: Inspect) -> Inspected:
             if job.lease.kind == "seed":
                 _check_state(blobs, job.manifest, module, blob.digest)
             else:
-                delta = read_delta(blobs, job.manifest, module, blob.digest)
-                state = blobs.read_array(starts[module], delta.size)
-                check_bound(delta, state, job.manifest.training, job.lease.round)
+                _check_delta(blobs, job, module, blob.digest, starts[module])
         except RemoteProtocolError as error:
             return Inspected(wrong=f"module {module}: {error}"[:MAX_WRONG])
     return Inspected(wrong="")
+
+
+def _check_delta(
+    blobs: BlobStore, job: Inspect, module: ModuleId, digest: Digest, start: Digest
+) -> None:
+    training, elements = job.manifest.training, topology(job.manifest).elements(module)
+    data = _encoded(blobs, job.manifest, module, digest)
+    check_bound(
+        decode_delta(data, training.deltas, elements),
+        blobs.read_array(start, elements),
+        training,
+        job.lease.round,
+        rounded=rounding(data, training.deltas, elements),
+    )
 
 
 def _check_state(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> None:

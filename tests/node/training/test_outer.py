@@ -10,13 +10,13 @@ from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.training.jobs import Inspect, OuterStep
 from dipaco.node.training.outer import inspect, take_outer_step
 from dipaco.protocol.batches import learning_rate
-from dipaco.protocol.delta import Encoding, encode_delta
+from dipaco.protocol.delta import Encoding, decode_delta, encode_delta, largest_update
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.lease import LeaseKind, ModuleDigest
 from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.manifest import Adam, Manifest
 from dipaco.protocol.outer_step import outer_step
 from dipaco.protocol.topology import STEM, topology
 from tests.node.training.small import lease, small_manifest
@@ -46,13 +46,13 @@ def inspection(
     return inspect(blobs, job).wrong
 
 
-@pytest.mark.parametrize("encoding", ["f32", "bf16"])
+@pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4"])
 def test_two_outer_steps_in_a_row_equal_the_plain_function(
     blobs: BlobStore, encoding: Encoding
 ) -> None:
     training = msgspec.structs.replace(VALUE.training, deltas=encoding)
     value = msgspec.structs.replace(VALUE, training=training)
-    deltas = [np.sign(STATE) * np.float32(2.0**-k) for k in (4, 5)]  # exact in both encodings
+    deltas = [np.sign(STATE) * np.float32(2.0**-k) for k in (4, 5)]  # exact in all encodings
     contributions = tuple(
         Contribution(
             path=path,
@@ -86,6 +86,22 @@ def test_an_honest_delta_passes(blobs: BlobStore) -> None:
 def test_a_delta_beyond_what_adamw_can_do_is_named(blobs: BlobStore) -> None:
     wrong = inspection(blobs, blobs.write_array(np.full_like(STATE, 3 * LIMIT)))
     assert wrong.startswith("module stem: element ") and wrong.endswith("in round 1")
+
+
+def test_an_honest_delta_that_was_rounded_beyond_the_bound_passes(blobs: BlobStore) -> None:
+    # With this rate the furthest of AdamW is 5.6 steps of 2^-7, so it is encoded as 6.
+    training = msgspec.structs.replace(VALUE.training, inner=Adam(lr=0.0133, warmup=2))
+    plain = msgspec.structs.replace(VALUE, training=training)
+    packed = msgspec.structs.replace(
+        plain, training=msgspec.structs.replace(training, deltas="int4")
+    )
+    reach = sum(learning_rate(training, 3 + step) for step in range(4))
+    delta = np.full_like(STATE, 1.05 * reach * largest_update(0.9, 0.95))
+    data = encode_delta(delta, "int4")
+    assert inspection(blobs, blobs.write_array(delta), value=plain) == ""
+    assert inspection(blobs, blobs.write(data), value=packed) == ""
+    near = decode_delta(data, "int4", delta.size)
+    assert "AdamW can move it by" in inspection(blobs, blobs.write_array(near), value=plain)
 
 
 @pytest.mark.parametrize("kind", ["train", "seed"])
