@@ -1,10 +1,12 @@
 """Held-out loss of one path: every document alone, scored from the prefix's end on.
 
-Source: docs/method.md 2.5(a). Routing has happened already: the documents are those that the
-router sends to this path. The result is close across hardware, not equal.
+Source: docs/method.md 2.5(a); re-routing (b) is `rerouted.py`'s. Routing has happened already: the
+documents are those that the router sends to this path. The result is close across hardware, not
+equal.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,10 +18,22 @@ from dipaco.protocol.lease import Evaluation
 
 BATCH = 32  # documents at once
 
+Ids = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text from its beginning, and which of its tokens to score."""
+
+    tokens: Ids
+    """(n,), n at most the context."""
+    spans: tuple[tuple[int, int], ...]
+    """Positions [first, end) of the tokens that count; none is position 0."""
+
 
 def evaluate(
     model: PathModel,
-    documents: Sequence[NDArray[np.integer]],
+    documents: Sequence[Ids],
     *,
     prefix: int,
     max_batch: int,
@@ -31,26 +45,42 @@ def evaluate(
                 nothing to score and are left out.
     on_batch    gets the number of documents done.
     """
+    passages = [Passage(each, ((prefix, len(each)),)) for each in documents if len(each) > prefix]
+    nll = score(model, passages, max_batch=max_batch, on_batch=on_batch)
+    tokens = sum(len(each.tokens) - prefix for each in passages)
+    return Evaluation(documents=len(passages), tokens=tokens, nll=nll)
+
+
+def score(
+    model: PathModel,
+    passages: Sequence[Passage],
+    *,
+    max_batch: int,
+    on_batch: Callable[[int], None],
+) -> float:
+    """Return the summed negative log-likelihood, in nats, of all tokens that count.
+
+    on_batch    gets the number of passages done.
+    """
     size = min(BATCH, max_batch or BATCH)
-    scored = [document for document in documents if len(document) > prefix]
-    by_length = sorted(scored, key=len)  # stable: like lengths together, little padding
-    nll, tokens = 0.0, 0
+    by_length = sorted(passages, key=lambda each: len(each.tokens))  # stable: little padding
+    nll = 0.0
     for first in range(0, len(by_length), size):
         batch = by_length[first : first + size]
-        nll += _batch_nll(model, batch, prefix)
-        tokens += sum(len(document) - prefix for document in batch)
+        nll += _batch_nll(model, batch)
         on_batch(first + len(batch))
-    return Evaluation(documents=len(scored), tokens=tokens, nll=nll)
+    return nll
 
 
-def _batch_nll(model: PathModel, batch: list[NDArray[np.integer]], prefix: int) -> float:
+def _batch_nll(model: PathModel, batch: list[Passage]) -> float:
     """Sum the losses of one batch, padded on the right: no token looks to its right."""
-    longest = max(len(document) for document in batch)
+    longest = max(len(passage.tokens) for passage in batch)
     padded = np.zeros((len(batch), longest), dtype=np.int64)
     counts = np.zeros((len(batch), longest), dtype=bool)
-    for row, document in enumerate(batch):
-        padded[row, : len(document)] = document
-        counts[row, prefix : len(document)] = True
+    for row, passage in enumerate(batch):
+        padded[row, : len(passage.tokens)] = passage.tokens
+        for first, end in passage.spans:
+            counts[row, first:end] = True
     rows = torch.from_numpy(padded).to(model.device)
     scored = torch.from_numpy(counts).to(model.device)[:, 1:]
     with torch.inference_mode():

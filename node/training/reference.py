@@ -25,7 +25,14 @@ from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal, Unavailable
-from dipaco.protocol.lease import TOKEN_BYTES, Evaluation, Lease, LeaseKind, ModuleDigest
+from dipaco.protocol.lease import (
+    TOKEN_BYTES,
+    Evaluation,
+    Lease,
+    LeaseKind,
+    ModuleDigest,
+    digest_of,
+)
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.spec import RouterSpec, spec_digest
@@ -39,7 +46,7 @@ class ReferenceResult:
     """What a run came to."""
 
     run: Digest
-    spec: Digest
+    spec: RouterSpec
     states: dict[ModuleId, tuple[Digest, ...]]
     """Per module the digest of every version, 0 first; one alone where no live path passes."""
     momenta: dict[ModuleId, Digest]
@@ -93,6 +100,8 @@ class _Run:
     on_progress: OnProgress
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
     momenta: dict[ModuleId, Digest] = field(default_factory=dict)
+    moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
+    """Per path what its last round left of AdamW's; nothing where they begin anew."""
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
 
     @property
@@ -109,17 +118,16 @@ class _Run:
 
     def round(self, round_: int) -> None:
         """Train every live path, then take every module's outer step (lines 4 to 17)."""
-        deltas: dict[tuple[int, ModuleId], Digest] = {}
+        done: dict[int, Trained] = {}
         for path in self.live_paths:
-            trained = self._train(
-                self._lease("train", path, round_), f"round {round_}, path {path}"
-            )
-            deltas |= {(path, ModuleId(blob.module)): blob.digest for blob in trained.blobs}
+            lease = self._lease("train", path, round_)
+            done[path] = self._train(lease, f"round {round_}, path {path}")
         top = topology(self.manifest)
         for module in top.modules:
-            paths = [path for path in top.paths_through(module) if path in self.live_paths]
+            paths = [path for path in top.paths_through(module) if path in done]
             if paths:
-                self._step(module, {path: deltas[path, module] for path in paths}, round_)
+                self._step(module, {path: done[path] for path in paths}, round_)
+        self.moments = {path: trained.moments for path, trained in done.items()}
 
     def evaluate(self, version: int) -> None:
         """Look at the held-out loss of every live path at `version` (line 19)."""
@@ -134,7 +142,7 @@ class _Run:
         """Return all that came out."""
         return ReferenceResult(
             run=run_id(self.manifest),
-            spec=spec_digest(self.spec),
+            spec=self.spec,
             states={module: tuple(digests) for module, digests in self.states.items()},
             momenta=self.momenta,
             evaluations=self.evaluations,
@@ -145,7 +153,7 @@ class _Run:
         assert isinstance(answer, Trained)
         return answer
 
-    def _step(self, module: ModuleId, deltas: dict[int, Digest], round_: int) -> None:
+    def _step(self, module: ModuleId, done: dict[int, Trained], round_: int) -> None:
         job = OuterStep(
             manifest=self.manifest,
             module=module,
@@ -155,10 +163,11 @@ class _Run:
                 Contribution(
                     path=path,
                     peer=self.manifest.owner,
-                    delta=delta,
+                    delta=digest_of(module, trained.blobs),
                     weight=self.spec.tokens[path],
+                    moments=digest_of(module, trained.moments) if trained.moments else None,
                 )
-                for path, delta in sorted(deltas.items())
+                for path, trained in sorted(done.items())
             ),
         )
         answer = self._perform(job, f"round {round_}, module {module}")
@@ -180,6 +189,7 @@ class _Run:
             window=(round_ - 1) % windows if kind == "train" else 0,
             spec=spec_digest(self.spec),
             modules=tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in modules),
+            moments=self.moments.get(path, ()) if kind == "train" else (),
             ttl=self.manifest.schedule.lease_ttl,
         )
 

@@ -280,7 +280,15 @@ def _leases() -> tuple[Wire, ...]:
     evaluation = Evaluation(documents=20, tokens=1234, nll=4321.0625)
     evaluated = msgspec.structs.replace(SUBMISSION, blobs=(), evaluation=evaluation)
     seed = msgspec.structs.replace(LEASE, kind="seed", path=0, round=0, modules=())
-    return LEASE, seed, SUBMISSION, evaluated
+    carried = tuple(ModuleDigest(module=m.module, digest=digest("moments")) for m in MODULES)
+    return (
+        LEASE,
+        seed,
+        SUBMISSION,
+        evaluated,
+        msgspec.structs.replace(LEASE, moments=carried),
+        msgspec.structs.replace(SUBMISSION, moments=carried),
+    )
 
 
 def _entries() -> tuple[Wire, ...]:
@@ -298,6 +306,21 @@ def _entries() -> tuple[Wire, ...]:
             momentum=digest("momentum"),
         ),
         Evaluated(path=1, version=1, peer=peer("b"), documents=20, tokens=1234, nll=4321.0625),
+        ModuleUpdated(
+            module="L1.E0",
+            version=2,
+            contributions=(
+                Contribution(
+                    path=0,
+                    peer=peer("a"),
+                    delta=digest("delta 0"),
+                    weight=3200,
+                    moments=digest("moments"),
+                ),
+            ),
+            state=digest("state"),
+            momentum=digest("momentum"),
+        ),
     )
     chain, previous = [], NO_RECORD
     for seq, entry in enumerate(entries):
