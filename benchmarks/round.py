@@ -37,13 +37,14 @@ from dipaco.node.founding import create_manifest
 from dipaco.node.keys import save_key
 from dipaco.node.runs import RunFile, sign_manifest, write_run
 from dipaco.node.storage.files import Home
+from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import peer_id
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.manifest import Grid, Level, Manifest, Model
 from dipaco.protocol.topology import topology
 
 RATE, DELAY = 100e6 / 8, 0.01  # bytes per second and seconds, each way
-VOLUNTEERS, ROUNDS, SEED_STEPS = 2, 5, 2
+VOLUNTEERS, ROUNDS, SEED_STEPS = 2, 4, 2
 FIRST = 2  # measured from this round on: the first begins with whole states
 LEASE_SECONDS = float(os.environ.get("DIPACO_BENCH_LEASE", "66"))
 SMALL = os.environ.get("DIPACO_BENCH_ENCODING", "") != "f32"
@@ -74,7 +75,7 @@ def step_seconds(name: str) -> float:
     """Return the seconds of one inner step of a shape, in this process."""
     import torch
 
-    from dipaco.node.training.inner_loop import Steps, make_deterministic, run_steps
+    from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel
     from dipaco.protocol.batches import RowOrder
 
@@ -82,14 +83,14 @@ def step_seconds(name: str) -> float:
     make_deterministic(1)
     draw = np.random.default_rng(0)
     rows = draw.integers(0, manifest.tokenizer.vocabulary, (64, manifest.model.context + 1))
-    states = {m: initial_module(manifest, m) for m in topology(manifest).path_modules[0]}
+    weights = {m: initial_module(manifest, m) for m in topology(manifest).path_modules[0]}
     ended = [time.perf_counter()]
     run_steps(
         PathModel(manifest, torch.device("cpu")),
         manifest,
-        states,
+        PathState(weights=weights),
         _Rows(rows),
-        RowOrder(bytes(32), len(rows)),
+        RowOrder(Digest(bytes(32)), len(rows)),
         Steps(
             count=PROBE_STEPS if name == "20m" else 50 * PROBE_STEPS, first_batch=0, first_rate=0
         ),
