@@ -146,7 +146,7 @@ def _planned(name: str) -> RunFile:
         seed_steps=SEED_STEPS,
         rounds=ROUNDS,
         inner_steps=max(2, round(LEASE_SECONDS / step)),
-        **({"deltas": "int4"} if SMALL else {}),
+        **({"deltas": "int4", "updates": "int4"} if SMALL else {}),
     )
     print(f"{name}: {step:.4f} s a step, {training.inner_steps} steps a lease", flush=True)
     return sign_manifest(msgspec.structs.replace(manifest, training=training), local_keys(0).owner)

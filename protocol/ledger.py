@@ -50,6 +50,15 @@ class Contribution(Wire, frozen=True, kw_only=True):
     """The path's AdamW moments of this module after the round, where the manifest carries them."""
 
 
+class Quantised(Wire, frozen=True, kw_only=True):
+    """A state's way to the next version where `training.updates` are packed (method.md 7.2)."""
+
+    update: DigestField
+    """Whoever holds the version before needs this alone."""
+    residual: DigestField
+    """What the update leaves out, float32: the next outer step adds it."""
+
+
 class ModuleUpdated(Wire, frozen=True, kw_only=True):
     """The outer step of one module."""
 
@@ -60,6 +69,7 @@ class ModuleUpdated(Wire, frozen=True, kw_only=True):
     """In ascending order of paths."""
     state: DigestField
     momentum: DigestField
+    quantised: Quantised | None = None
 
 
 class Evaluated(Wire, frozen=True, kw_only=True):

@@ -297,6 +297,8 @@ class Training(Wire, frozen=True, kw_only=True):
     """Whether a path is kept at the version of its lowest held-out loss, or at the last."""
     deltas: Literal["f32", "bf16", "int8", "int4"] = "f32"
     """How pseudo-gradients are encoded on the way to the outer step."""
+    updates: Literal["f32", "int8", "int4"] = "f32"
+    """How a state advances: by the update itself, or by a packed one that travels in its place."""
 
 
 class Scheduling(Wire, frozen=True, kw_only=True):

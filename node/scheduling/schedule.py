@@ -29,6 +29,7 @@ from dipaco.protocol.ledger import (
     Entry,
     Evaluated,
     ModuleUpdated,
+    Quantised,
     Seeded,
     SpecAdopted,
 )
@@ -113,6 +114,7 @@ class DueStep:
     """The version that it makes."""
     state: Digest
     momentum: Digest | None
+    residual: Digest | None
     contributions: tuple[Contribution, ...]
 
 
@@ -169,6 +171,7 @@ class Schedule:
                     version=version,
                     state=self.view.states[module][-1],
                     momentum=self.view.momenta.get(module),
+                    residual=self.view.residual(module),
                     contributions=tuple(
                         self._contribution(each, module) for each in arrived if each
                     ),
@@ -178,6 +181,8 @@ class Schedule:
         """Return the blobs that a next step, a lease or an evaluation still reads."""
         needed = {states[-1] for states in self.view.states.values()}
         needed |= set(self.view.momenta.values())
+        for module in self.view.states:
+            needed |= self._updates_needed(module)
         for path in self.live_paths:
             if self.view.path_version(path) < self.manifest.training.rounds:
                 needed |= self._moments_needed(path)
@@ -188,6 +193,12 @@ class Schedule:
         for work in self._evaluations(behind=0):
             needed |= {digest for _, digest in self.view.path_states(work.path, work.round)}
         return needed
+
+    def _updates_needed(self, module: ModuleId) -> set[Digest]:
+        """Those that lead to the newest version, and what the last of them left out."""
+        residual = self.view.residual(module)
+        newest = self.view.back_from(module, self.view.version(module))
+        return {update for update, _ in newest} | ({residual} if residual else set())
 
     def _moments_needed(self, path: int) -> set[Digest]:
         """Of every module the last two: the very last may be of a round that others have ahead."""
@@ -257,7 +268,9 @@ class Schedule:
         )
         return (LeaseEnded(lease.token, "done"), Recorded(entry)), Stands()
 
-    def stepped(self, step: DueStep, *, state: Digest, momentum: Digest) -> tuple[Change, ...]:
+    def stepped(
+        self, step: DueStep, *, state: Digest, momentum: Digest, quantised: Quantised | None = None
+    ) -> tuple[Change, ...]:
         """Record an outer step that was taken."""
         entry = ModuleUpdated(
             module=step.module,
@@ -265,6 +278,7 @@ class Schedule:
             contributions=step.contributions,
             state=state,
             momentum=momentum,
+            quantised=quantised,
         )
         return (Recorded(entry),)
 

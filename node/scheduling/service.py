@@ -217,11 +217,15 @@ class Scheduler:
             module=step.module,
             state=step.state,
             momentum=step.momentum,
+            residual=step.residual,
             contributions=step.contributions,
         )
         answer = await self._tools.worker.run(job, lambda progress: None)
         if isinstance(answer, Stepped):
-            self._make(self.schedule.stepped(step, state=answer.state, momentum=answer.momentum))
+            made = self.schedule.stepped(
+                step, state=answer.state, momentum=answer.momentum, quantised=answer.quantised
+            )
+            self._make(made)
             return
         if isinstance(answer, Failed) and answer.kind == "disk":
             raise self._no_room(DiskFull(answer.reason))

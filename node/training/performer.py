@@ -15,6 +15,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import (
+    Advance,
     Answer,
     Derive,
     Evaluate,
@@ -24,7 +25,7 @@ from dipaco.node.training.jobs import (
     OuterStep,
     Train,
 )
-from dipaco.node.training.outer import inspect, take_outer_step
+from dipaco.node.training.outer import advance_state, inspect, take_outer_step
 from dipaco.protocol.batches import DENSE
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Performer:
                 return inspect(self._blobs, job)
             case OuterStep():
                 return take_outer_step(self._blobs, job)
+            case Advance():
+                return advance_state(self._blobs, job)
 
     def _trainer(self) -> Trainer:
         if self._made_trainer is None:

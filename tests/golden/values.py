@@ -23,6 +23,7 @@ from dipaco.protocol.ledger import (
     Evaluated,
     LedgerRecord,
     ModuleUpdated,
+    Quantised,
     Seeded,
     SpecAdopted,
 )
@@ -320,6 +321,7 @@ def _entries() -> tuple[Wire, ...]:
             ),
             state=digest("state"),
             momentum=digest("momentum"),
+            quantised=Quantised(update=digest("update"), residual=digest("residual")),
         ),
     )
     chain, previous = [], NO_RECORD

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from dipaco.node.storage.journal import Journal
@@ -22,7 +23,8 @@ from tests.values import manifest
 VALUE = manifest(
     grid=Grid(
         levels=(Level(experts=2, blocks=1), Level(experts=1, blocks=1)), path_specific_blocks=()
-    )
+    ),
+    training=replace(manifest().training, updates="int4"),
 )
 """Two paths: so few that every step can be gone through."""
 

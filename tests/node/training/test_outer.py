@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
-from dipaco.node.training.jobs import Inspect, OuterStep
-from dipaco.node.training.outer import inspect, take_outer_step
+from dipaco.node.training.jobs import Advance, Inspect, OuterStep
+from dipaco.node.training.outer import advance_state, inspect, take_outer_step
 from dipaco.protocol.batches import learning_rate
 from dipaco.protocol.delta import Encoding, decode_delta, encode_delta, largest_update
 from dipaco.protocol.digest import Digest
@@ -18,7 +18,8 @@ from dipaco.protocol.lease import LeaseKind, ModuleDigest
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.manifest import Adam, Manifest
 from dipaco.protocol.moments import Moments, encode_moments, moments_bytes
-from dipaco.protocol.outer_step import outer_step
+from dipaco.protocol.outer_step import advance, outer_step, outer_update, quantise
+from dipaco.protocol.quantised import Bits
 from dipaco.protocol.topology import STEM, topology
 from tests.node.training.small import lease, small_manifest
 from tests.values import digest, peer
@@ -78,6 +79,49 @@ def test_two_outer_steps_in_a_row_equal_the_plain_function(
         state, momentum = outer_step(state, momentum, [10, 30], deltas, VALUE.training.outer)
         assert blobs.read_array(stepped.state, state.size).tobytes() == state.tobytes()
         assert blobs.read_array(stepped.momentum, state.size).tobytes() == momentum.tobytes()
+
+
+@pytest.mark.parametrize(("updates", "bits"), [("int8", 8), ("int4", 4)])
+def test_packed_updates_lead_whoever_holds_an_earlier_version_to_the_same_bytes(
+    blobs: BlobStore, updates: str, bits: Bits
+) -> None:
+    value = msgspec.structs.replace(
+        VALUE, training=msgspec.structs.replace(VALUE.training, updates=updates)
+    )
+    draw = np.random.default_rng(1)
+    state, first = STATE, blobs.write_array(STATE)
+    momentum = residual = np.zeros_like(STATE)
+    made, momentum_digest, residual_digest, packed = first, None, None, []
+    for _ in range(2):
+        delta = (0.01 * draw.normal(size=STATE.size)).astype(np.float32)
+        contribution = Contribution(
+            path=0, peer=peer("anna"), delta=blobs.write_array(delta), weight=10
+        )
+        stepped = take_outer_step(
+            blobs,
+            OuterStep(
+                manifest=value,
+                module=STEM,
+                state=made,
+                momentum=momentum_digest,
+                residual=residual_digest,
+                contributions=(contribution,),
+            ),
+        )
+        update, momentum = outer_update(momentum, [10], [delta], VALUE.training.outer)
+        data, residual = quantise(update, residual, bits)
+        state = advance(state, data, bits)
+        assert stepped.quantised is not None
+        made, momentum_digest = stepped.state, stepped.momentum
+        residual_digest = stepped.quantised.residual
+        packed.append(stepped.quantised.update)
+        assert blobs.read(packed[-1], len(data)) == data
+        assert blobs.read_array(made, STATE.size).tobytes() == state.tobytes()
+        assert blobs.read_array(residual_digest, STATE.size).tobytes() == residual.tobytes()
+    blobs.remove(made)
+    job = Advance(manifest=value, module=STEM, state=first, updates=tuple(packed))
+    assert advance_state(blobs, job).state == made
+    assert blobs.read_array(made, STATE.size).tobytes() == state.tobytes()
 
 
 def test_an_honest_delta_passes(blobs: BlobStore) -> None:
