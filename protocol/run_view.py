@@ -13,6 +13,7 @@ from dipaco.protocol.ledger import (
     Entry,
     Evaluated,
     ModuleUpdated,
+    MomentsReplaced,
     Quantised,
     Seeded,
     SpecAdopted,
@@ -106,6 +107,8 @@ class RunView:
                 self._seed(entry)
             case ModuleUpdated():
                 self._update(entry)
+            case MomentsReplaced():
+                self._replace_moments(entry)
             case Evaluated():
                 self._evaluate(entry)
 
@@ -137,6 +140,16 @@ class RunView:
         for each in entry.contributions:
             if each.moments is not None:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
+
+    def _replace_moments(self, entry: MomentsReplaced) -> None:
+        named = tuple(ModuleId(each.module) for each in entry.moments)
+        path = entry.path
+        if path >= self.topology.paths or named != self.topology.path_modules[path]:
+            raise RemoteProtocolError(f"moments of path {path} that are not of all its modules")
+        if any(entry.round not in self.moments.get((path, module), ()) for module in named):
+            raise RemoteProtocolError(f"moments of path {path} of a round that it has not ended")
+        for module, each in zip(named, entry.moments, strict=True):
+            self.moments[path, module][entry.round] = each.digest
 
     def _evaluate(self, entry: Evaluated) -> None:
         place = (entry.version, entry.path)

@@ -99,6 +99,8 @@ class Volunteer:
         )
         self._failures = 0
         self._tasks = 0
+        self._moments: dict[int, tuple[ModuleDigest, ...]] = {}
+        """Per path those that were handed in last: the scheduler may still be fetching them."""
         self._prepared = False
         """Whether the shards of the first window were made."""
 
@@ -362,6 +364,8 @@ class Volunteer:
         if isinstance(reply, Fallen):
             self._board.refused += 1
             raise LeaseLost(reply.reason)
+        if submission.moments:
+            self._moments[lease.path] = submission.moments
         self._failures = 0
         self._board.accepted += 1
         self._board.tokens += submission.tokens
@@ -403,6 +407,7 @@ class Volunteer:
     def _make_room(self, lease: Lease) -> None:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
         kept = {each.digest for each in (*lease.modules, *lease.moments)}
+        kept |= {each.digest for moments in self._moments.values() for each in moments}
         self._gear.blobs.prune(kept, self._gear.store_bytes)
 
 

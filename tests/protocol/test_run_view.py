@@ -15,6 +15,7 @@ from dipaco.protocol.ledger import (
     Entry,
     Evaluated,
     ModuleUpdated,
+    MomentsReplaced,
     Quantised,
     Seeded,
     SpecAdopted,
@@ -226,3 +227,17 @@ def test_updates_are_packed_exactly_where_the_manifest_says_so() -> None:
     with pytest.raises(RemoteProtocolError, match="packed update"):
         small.apply(updated("stem", 1))
     assert not list(whole.back_from(ModuleId("stem"), 0))
+
+
+def test_moments_that_were_made_again_are_those_that_the_path_goes_on_from() -> None:
+    built = view(entry for entry in whole_run() if getattr(entry, "version", 0) <= 1)
+    names = TOP.path_modules[1]
+    named = tuple(ModuleDigest(module=m, digest=digest(f"again {m}")) for m in names)
+    entry = MomentsReplaced(path=1, round=1, peer=peer("b"), moments=named)
+    for wrong in (replace(entry, round=2), replace(entry, moments=named[:-1])):
+        with pytest.raises(RemoteProtocolError, match="moments of path 1"):
+            built.apply(wrong)
+    others = built.path_moments(0, 2)
+    built.apply(entry)
+    assert built.path_moments(1, 2) == tuple((m, digest(f"again {m}")) for m in names)
+    assert built.path_moments(0, 2) == others and not built.path_moments(1, 1)
