@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.founding import create_manifest
 from dipaco.node.runs import RunFile, sign_manifest
+from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.digest import tagged, u64
 from dipaco.protocol.identity import peer_id
 
@@ -43,8 +44,13 @@ class LocalRun:
     """For the blob store of whoever begins; None: the embedded one."""
 
 
-def local_run(file: Path | None, *, seed: int, rounds: int | None) -> LocalRun:
-    """Return the signed run of a TOML file, the packaged demo's without one."""
+def local_run(
+    file: Path | None, *, seed: int, rounds: int | None, blobs: BlobStore | None = None
+) -> LocalRun:
+    """Return the signed run of a TOML file, the packaged demo's without one.
+
+    blobs   where the states of a warm start are kept.
+    """
     keys = local_keys(seed)
     with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
         created = create_manifest(
@@ -52,5 +58,6 @@ def local_run(file: Path | None, *, seed: int, rounds: int | None) -> LocalRun:
             owner=peer_id(keys.owner),
             schedulers=(peer_id(keys.rendezvous),),
             rounds=rounds,
+            blobs=blobs,
         )
     return LocalRun(sign_manifest(created.manifest, keys.owner), created.tokenizer)

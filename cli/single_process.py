@@ -28,9 +28,10 @@ def run_single(name: str, *, seed: int, rounds: int | None, home: Path, device: 
 
     The home then has the run, its states and an account of them: `eval` and the like work there.
     """
-    local = _named(name, seed=seed, rounds=rounds)
+    blobs = BlobStore(Home.at(home).blobs)
+    local = _named(name, seed=seed, rounds=rounds, blobs=blobs)
     if local.tokenizer is not None:
-        BlobStore(Home.at(home).blobs).write(local.tokenizer)
+        blobs.write(local.tokenizer)
     settings = WorkerSettings(home=home, device=device, threads=1, local_sources=True)
     os.environ.update(settings.environment())
     manifest, began = local.run.manifest, time.monotonic()
@@ -75,10 +76,10 @@ class Shown:
         self._status.update(Text(f"{what}: {progress.stage} {step}{speed}{loss}"))
 
 
-def _named(name: str, *, seed: int, rounds: int | None) -> LocalRun:
+def _named(name: str, *, seed: int, rounds: int | None, blobs: BlobStore) -> LocalRun:
     path = Path(name) if name else None
     if path is None or path.suffix == ".toml":
-        return local_run(path, seed=seed, rounds=rounds)
+        return local_run(path, seed=seed, rounds=rounds, blobs=blobs)
     if rounds is not None:
         raise ConfigError("--rounds: a signed run cannot be changed")
     return LocalRun(read_run(path), None)

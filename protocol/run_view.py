@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
+from dipaco.protocol.early_stopping import kept_version
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.ledger import (
     Entry,
@@ -86,6 +87,15 @@ class RunView:
         for before in range(version - 1, max(-1, version - 1 - most), -1):
             if before < len(steps):
                 yield steps[before].update, states[before]
+
+    def kept_version(self, path: int) -> int:
+        """Return the version that `path` is used with, its newest or its best; -1 before any."""
+        found = {
+            version: each.nll / each.tokens
+            for (version, evaluated), each in self.evaluations.items()
+            if evaluated == path and each.tokens
+        }
+        return kept_version(self.manifest, self.path_version(path), found)
 
     def finished(self, live_paths: Iterable[int]) -> bool:
         """Whether every live path stands at the last version and all its versions are evaluated."""

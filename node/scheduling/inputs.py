@@ -98,7 +98,7 @@ class Inputs:
     async def _made(self, lease: Lease, module: ModuleId, digest: Digest) -> bool:
         """Make a state from an earlier one; returns whether that is possible and came out right."""
         view, version = self.record.view, version_of(lease)
-        if view.version(module) < version:
+        if version < 1 or view.version(module) < version:
             return False
         way = way_to(view, module, version, self.blobs.has)
         if way is None:

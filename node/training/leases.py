@@ -117,7 +117,7 @@ class Trainer:
     def _weights(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
         """The states that the lease starts from: the named blobs, or the initial model."""
         top = topology(manifest)
-        if lease.kind == "seed":
+        if lease.kind == "seed" and not lease.modules:
             return {module: initial_module(manifest, module) for module in top.path_modules[0]}
         return {
             ModuleId(each.module): self._blobs.read_array(

@@ -183,7 +183,10 @@ class _Run:
     def _lease(self, kind: LeaseKind, path: int, round_: int) -> Lease:
         """The lease that a scheduler would grant; nobody else is there to be fenced off."""
         version = round_ if kind == "evaluate" else round_ - 1
-        modules = () if kind == "seed" else topology(self.manifest).path_modules[path]
+        modules = self.manifest.start
+        if kind != "seed":
+            names = topology(self.manifest).path_modules[path]
+            modules = tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in names)
         windows = self.manifest.source.windows
         return Lease(
             run=run_id(self.manifest),
@@ -193,7 +196,7 @@ class _Run:
             round=round_,
             window=(round_ - 1) % windows if kind == "train" else 0,
             spec=spec_digest(self.spec),
-            modules=tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in modules),
+            modules=modules,
             moments=self.moments.get(path, ()) if kind == "train" else (),
             ttl=self.manifest.schedule.lease_ttl,
         )

@@ -115,7 +115,7 @@ class FakeWorker:
             )
         lease, top = job.lease, topology(job.manifest)
         inputs = [encode(each) for each in (*lease.modules, *lease.moments)]
-        for each in lease.moments:
+        for each in (*lease.modules, *lease.moments):
             assert self.blobs.has(each.digest)
         place = f"{lease.kind} {lease.path} {lease.round}".encode()
         blobs = tuple(
