@@ -13,9 +13,13 @@ from dipaco.node.training.jobs import (
     Answer,
     Derive,
     Derived,
+    Describe,
+    Described,
     Evaluate,
     Evaluated,
     Failed,
+    Fit,
+    Fitted,
     Inspect,
     Inspected,
     Job,
@@ -102,6 +106,12 @@ class FakeWorker:
                 return self._step(job)
             case Advance():
                 return self._advance(job)
+            case Describe():
+                return Described(
+                    device="cpu", name="fake", driver="", memory=8 << 30, usable=7 << 30
+                )
+            case Fit():
+                return Fitted(fits=True)
 
     async def _train(self, job: Train, on_progress: Callable[[Progress], None]) -> Answer:
         if self.fail:
