@@ -5,7 +5,8 @@ through a line of its own (`link`) and nobody in any other way, as behind a home
 made to last `LEASE_SECONDS`: inner steps are chosen from the measured time of one. What a node did
 when is read from its log; all nodes share this machine's clock.
 
-DIPACO_BENCH_LEASE sets other seconds of a lease, DIPACO_BENCH_ENCODING `f32`: everything whole.
+DIPACO_BENCH_LEASE sets other seconds of a lease, DIPACO_BENCH_ENCODING `f32`: everything whole,
+DIPACO_BENCH_SHAPE `demo` or `20m`: that shape alone.
 """
 
 import json
@@ -44,7 +45,8 @@ from dipaco.protocol.manifest import Grid, Level, Manifest, Model
 from dipaco.protocol.topology import topology
 
 RATE, DELAY = 100e6 / 8, 0.01  # bytes per second and seconds, each way
-VOLUNTEERS, ROUNDS, SEED_STEPS = 2, 4, 2
+VOLUNTEERS, SEED_STEPS = 2, 2
+ROUNDS = {"demo": 3, "20m": 4}  # with two leases in each for a volunteer, and with one
 FIRST = 2  # measured from this round on: the first begins with whole states
 LEASE_SECONDS = float(os.environ.get("DIPACO_BENCH_LEASE", "66"))
 SMALL = os.environ.get("DIPACO_BENCH_ENCODING", "") != "f32"
@@ -53,12 +55,14 @@ MARK = 5.0  # %
 POLL_SECONDS = 0.5
 PATIENCE = 900.0  # s without a record
 NOWHERE = f"/ip4/{HOST}/tcp/1"  # what nodes announce: nobody reaches them but over a line
-STAGES = ("fetch", "start", "inner", "finish", "submit", "evaluate", "others", "outer", "idle")
+STAGES = ("fetch", "around", "inner", "submit", "others", "outer", "rest")
+"""Of a round, in its order; `Round.stages` says what they are."""
 
 
 def run() -> list[Result]:
     """Measure both shapes."""
-    return [result for name in ("demo", "20m") for result in measure(name)]
+    shapes = [only] if (only := os.environ.get("DIPACO_BENCH_SHAPE")) else list(ROUNDS)
+    return [result for name in shapes for result in measure(name)]
 
 
 def measure(name: str) -> list[Result]:
@@ -144,7 +148,7 @@ def _planned(name: str) -> RunFile:
     training = msgspec.structs.replace(
         manifest.training,
         seed_steps=SEED_STEPS,
-        rounds=ROUNDS,
+        rounds=ROUNDS[name],
         inner_steps=max(2, round(LEASE_SECONDS / step)),
         **({"deltas": "int4", "updates": "int4"} if SMALL else {}),
     )
@@ -225,6 +229,12 @@ class Round:
     ends: float = 0.0
     number: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """fetch: states and moments; around: reading them, the model, encoding what comes out; inner;
+    submit: the pseudo-gradients up and their check; others: until all volunteers' are in; outer:
+    the outer steps; rest: the ledger, asking, an evaluation that outlasts the waiting."""
+    handed_in: float = 0.0
+    evaluating: float = 0.0
+    """Within others, outer and rest."""
 
     @property
     def seconds(self) -> float:
@@ -236,7 +246,7 @@ Line = tuple[float, str]
 _STAGE = re.compile(r"stage (\w+) seconds=([\d.]+)")
 _TRAINED = re.compile(r"task \d+ train path=\d+ round=(\d+) seconds=([\d.]+) ")
 _ACCEPTED = re.compile(r"accepted path=\d+ round=(\d+) ")
-_STEPPED = re.compile(r"outer step of \S+ version (\d+) ")
+_STEPPED = re.compile(r"stepped module=\S+ version=(\d+)$")
 
 
 def _read_log(home: Path) -> list[Line]:
@@ -264,38 +274,37 @@ def _last_of_round(lines: Sequence[Line], pattern: re.Pattern[str]) -> dict[int,
 
 
 def _of_volunteer(lines: Sequence[Line]) -> Iterator[Round]:
-    """Cut a volunteer's log at its training leases; `idle` is what no stage accounts for."""
+    """Cut a volunteer's log at its training leases, up to what it waits for."""
     current: Round | None = None
     pending: dict[str, tuple[float, float]] = {}  # of the lease in hand: when it ended, seconds
     for when, message in lines:
         if match := _STAGE.match(message):
             pending[match[1]] = (when, float(match[2]))
-            if match[1] == "evaluate" and current:
-                began = pending["fetch"][0] - pending["fetch"][1]
-                current.stages["evaluate"] += when - began
             if match[1] == "submit" and "evaluate" in pending:
                 if current:
-                    current.stages["evaluate"] += float(match[2])
+                    current.evaluating += when - pending["fetch"][0] + pending["fetch"][1]
                 pending = {}
         elif match := _TRAINED.match(message):
             fetched, fetch = pending["fetch"]
             if current:
                 current.ends = fetched - fetch
                 yield current
-            current = Round(begins=fetched - fetch, number=int(match[1]))
+            current = Round(begins=fetched - fetch, number=int(match[1]), handed_in=when)
             inner, train = float(match[2]), pending["train"][1]
-            current.stages |= {"fetch": fetch, "inner": inner, "start": train - inner}
+            current.stages |= {"fetch": fetch, "inner": inner, "around": train - inner}
             current.stages["submit"] = pending["submit"][1]
             pending = {}
 
 
 def _split_waiting(each: Round, accepted: float, stepped: float) -> None:
-    """Split what is left: for other volunteers, for outer steps, and for nothing that is known."""
-    left = max(0.0, each.seconds - sum(each.stages.values()))
-    handed_in = each.ends - left
-    others = min(left, max(0.0, accepted - handed_in))
-    outer = min(left - others, max(0.0, stepped - max(accepted, handed_in)))
-    each.stages |= {"others": others, "outer": outer, "idle": left - others - outer}
+    """Split the time from hand-in to the next lease: what was waited for, and the rest.
+
+    accepted, stepped   when the last submission of the round counted, when its last step was taken.
+    """
+    left = max(0.0, each.ends - each.handed_in)
+    others = min(left, max(0.0, accepted - each.handed_in))
+    outer = min(left - others, max(0.0, stepped - max(accepted, each.handed_in)))
+    each.stages |= {"others": others, "outer": outer, "rest": left - others - outer}
 
 
 # -------------------------------------------------------------------------- results
@@ -306,6 +315,7 @@ def _share(name: str, rounds: Sequence[Round]) -> Result:
     parts = ", ".join(
         f"{stage} {median(each.stages[stage] for each in rounds):.2f}" for stage in STAGES
     )
+    looked = median(each.evaluating for each in rounds)
     apart = [
         100 * (1 - each.stages["inner"] / (each.seconds - each.stages["others"])) for each in rounds
     ]
@@ -319,7 +329,8 @@ def _share(name: str, rounds: Sequence[Round]) -> Result:
         | {stage: [each.stages[stage] for each in rounds] for stage in STAGES},
         mark=1.0,
         better="lower",
-        note=f"seconds: {parts}; {median(apart):.1f} % without waiting for the other volunteer",
+        note=f"seconds: {parts} (evaluating meanwhile {looked:.2f}); "
+        f"{median(apart):.1f} % without waiting for the other volunteer",
     )
 
 

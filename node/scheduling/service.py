@@ -375,6 +375,7 @@ class Scheduler:
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):
+                    log.debug("stepped module=%s version=%d", entry.module, entry.version)
                     oldest = min(map(self.schedule.view.path_version, self.schedule.live_paths))
                     self._tools.journal.drop_submissions(self.run_id, before_round=oldest + 1)
 
