@@ -6,7 +6,7 @@ as q + 8, the low half of a byte first. k follows from the group's largest eleme
 one packed form, and what is no array's is refused. Multiplying by a power of two is exact: anybody
 unpacks the same values.
 
-Source: docs/method.md 7.1 and 7.2.
+Source: docs/method.md 7.3.
 """
 
 from collections.abc import Iterator

@@ -499,11 +499,13 @@ class Schedule:
             f"{g.lease.kind} of path {g.lease.path} round {g.lease.round}"
             for g in list(self.grants.values())[:4]
         )
-        return NoLease(
-            code="no-lease",
-            reason=f"all work is leased ({held})" if held else "an outer step is being taken",
-            retry_after=RETRY_SECONDS,
-        )
+        if held:
+            why = f"all work is leased ({held})"
+        elif owed := next(iter(self.debts), None):
+            why = f"the moments of path {owed[0]} round {owed[1]} are still with their maker"
+        else:
+            why = "an outer step is being taken"
+        return NoLease(code="no-lease", reason=why, retry_after=RETRY_SECONDS)
 
     def _lease(self, work: _Work, spec: Digest, token: bytes) -> Lease:
         version = work.round if work.kind == "evaluate" else work.round - 1

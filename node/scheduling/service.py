@@ -227,7 +227,8 @@ class Scheduler:
                 each.digest, moments_bytes(top.elements(ModuleId(each.module))), holders
             )
         wrong = await self._inspect(self.schedule.lease_again(*place), moments=debt.moments)
-        if self.schedule.debts.get(place) != debt:
+        now = self.schedule.debts.get(place)
+        if now is None or now.moments != debt.moments:
             return True  # others are owed now, or none: the caller looks again
         if wrong:
             log.warning("moments of path=%d round=%d refused: %s", *place, wrong)

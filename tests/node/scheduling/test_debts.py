@@ -6,7 +6,7 @@ from dipaco.node.scheduling.schedule import MomentsOwed, Recorded, Schedule
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.lease import Lease, ModuleDigest
 from dipaco.protocol.ledger import MomentsReplaced
-from dipaco.protocol.work import Fallen, Stands
+from dipaco.protocol.work import Fallen, NoLease, Stands
 from tests.node.scheduling.test_schedule import ANNA, BERT, RUN, TTL, Desk, moments_of
 from tests.values import digest, manifest
 
@@ -39,6 +39,8 @@ def test_outer_steps_wait_for_no_moments_but_other_peers_do() -> None:
     assert desk.schedule.view.path_version(0) == 1 and list(desk.schedule.debts) == [(0, 1), (1, 1)]
     assert desk.submit(BERT, desk.lease(BERT)) == Stands()
     assert training(desk, BERT) is None  # path 0 is Anna's alone
+    waiting = desk.ask(BERT)
+    assert isinstance(waiting, NoLease) and "path 0 round 1 are still with" in waiting.reason
     desk.make(desk.schedule.kept((0, 1)))
     assert training(desk, BERT) == (0, 2)
     desk, _ = after_round_1()
