@@ -100,9 +100,12 @@ def checkpoint_of(
 ) -> Checkpoint:
     """Return where a run stands by its ledger, or stood when all modules were at `version`.
 
-    Raises Unavailable before the seed model is trained, and for a version that is yet to come.
+    Raises Unavailable before the seed model is trained, and for a version that is yet to come;
+    ConfigError for one that never comes.
     """
-    name, top = run.manifest.name, topology(run.manifest)
+    name, top, rounds = run.manifest.name, topology(run.manifest), run.manifest.training.rounds
+    if version is not None and version > rounds:
+        raise ConfigError(f"--at: {name} ends at version {rounds}, there is no {version}")
     if not view.seeded:
         raise Unavailable(f"{name}: the seed model is not trained yet, so there is no checkpoint")
     chosen = []
