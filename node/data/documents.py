@@ -19,6 +19,8 @@ from dipaco.protocol.routing.seeds import Split
 
 BATCH_BYTES = 128 << 10  # of text tokenised at once; a batch has at least one document
 BATCH_DOCUMENTS = 256
+HEADS_BYTES = 2 << 20  # of text at once of which the heads alone are tokenised
+HEADS_DOCUMENTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ def document_batches(
     splits       documents of these splits get a head, and tokens if they are eligible.
     heads_only   nobody needs the tokens: they are not made.
     """
+    most_bytes = HEADS_BYTES if heads_only else BATCH_BYTES
+    most_documents = HEADS_DOCUMENTS if heads_only else BATCH_DOCUMENTS
     batch: list[_Row] = []
     waiting = 0
     for row in rows:
@@ -66,7 +70,7 @@ def document_batches(
         text = row["text"].encode("utf-8")
         batch.append(_Row(index, recipe.split(index), text))
         waiting += len(text)
-        if waiting >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
+        if waiting >= most_bytes or len(batch) == most_documents:
             yield _tokenised(batch, recipe.params, encoder, splits, heads_only)
             batch, waiting = [], 0
     if batch:
