@@ -43,6 +43,7 @@ def _byte_letters() -> dict[int, str]:
 
 
 _LETTERS = _byte_letters()
+_SPACE_LETTER = _LETTERS[ord(" ")]
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
@@ -77,7 +78,10 @@ class _Words(dict[str, tuple[int, ...]]):
         """Known now, and not to be kept."""
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        letters = word.encode().decode("latin-1").translate(_LETTERS)
+        if word.isascii() and word.isprintable():  # a space at most is not its own letter
+            letters = word.replace(" ", _SPACE_LETTER)
+        else:
+            letters = word.encode().decode("latin-1").translate(_LETTERS)
         ids = self[word] = tuple([token.id for token in self._merge(letters)])
         if len(word) > _KEPT_LENGTH:
             self._long.append(word)
@@ -102,7 +106,7 @@ class WordEncoder:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
-        settled = [_SETTLED.fullmatch(text) is not None for text in texts]
+        settled = [text.isascii() or _SETTLED.fullmatch(text) is not None for text in texts]
         others = iter(self._encode([t for t, fits in zip(texts, settled, strict=True) if not fits]))
         ids_of = self._known.__getitem__
         found = [

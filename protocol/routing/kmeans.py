@@ -11,8 +11,16 @@ import numpy as np
 
 from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.routing.integers import Draw, Int32, Int64, rdiv, rdiv_array
-from dipaco.protocol.routing.scores import Product, blocks, lowest, squared_norms
+from dipaco.protocol.routing.scores import (
+    Product,
+    Whole,
+    blocks,
+    float64_product,
+    lowest,
+    squared_norms,
+)
 
+_READY_SIZE = 1 << 21  # features of a sample that may be held in float64 too: 16 MiB
 _CAPACITY_STEPS = 64
 _CAPACITY_SHIFT = 4  # a step moves a bias by a sixteenth of the mean distance
 _CAPACITY_COOLING = 8  # steps after which the step size halves, then thirds, ...
@@ -22,8 +30,8 @@ _CAPACITY_COOLING = 8  # steps after which the step size halves, then thirds, ..
 class Points:
     """n points to cluster, with what every step needs of them."""
 
-    x: Int32
-    """(n, D), each within -X to X."""
+    x: Whole
+    """(n, D), each within -X to X; in float64 if that is multiplied and takes little memory."""
     norms: Int64
     """(n,), the squared lengths."""
     scale: int
@@ -33,7 +41,13 @@ class Points:
     @classmethod
     def of(cls, x: Int32, *, scale: int, product: Product) -> "Points":
         """Return the points x, (n, D)."""
-        return cls(x=x, norms=squared_norms(x), scale=scale, product=product)
+        ready = product is float64_product and x.size <= _READY_SIZE
+        return cls(
+            x=x.astype(np.float64) if ready else x,
+            norms=squared_norms(x),
+            scale=scale,
+            product=product,
+        )
 
 
 @dataclass(frozen=True)
