@@ -332,6 +332,10 @@ class Manifest(Wire, frozen=True, kw_only=True):
             raise ValueError("model.context: not longer than routing.prefix")
         if self.routing.kind == "kmeans" and self.routing.sample < self.paths:
             raise ValueError(f"routing.sample: below the number of paths, {self.paths}")
+        if self.training.early_stopping and not self.routing.validation_bp:
+            raise ValueError(
+                "training.early_stopping: routing.validation_bp holds nothing out for it"
+            )
         if self.routing.overlap > self.paths:
             raise ValueError(f"routing.overlap: above the number of paths, {self.paths}")
 

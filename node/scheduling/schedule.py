@@ -175,10 +175,12 @@ class Schedule:
                 )
 
     def blobs_needed(self) -> set[Digest]:
-        """Return the blobs that a next step, a lease or an evaluation still reads."""
+        """Return the blobs that a next step, a lease, an evaluation or a user of the run reads."""
         needed = {states[-1] for states in self.view.states.values()}
         needed |= set(self.view.momenta.values())
-        for path in self.live_paths:
+        for path in self.live_paths if self.view.seeded else ():
+            kept = self.view.kept_version(path)
+            needed |= {digest for _, digest in self.view.path_states(path, kept)}
             if self.view.path_version(path) < self.manifest.training.rounds:
                 needed |= self._moments_needed(path)
         for accepted in self.accepted.values():

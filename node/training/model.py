@@ -22,6 +22,9 @@ from dipaco.protocol.topology import ModuleId, topology
 
 Float32 = NDArray[np.float32]
 
+PRODUCTS = {"f32": torch.float32, "bf16": torch.bfloat16}
+"""By the manifest's precision what the matrix products of training read."""
+
 
 class Linear(nn.Module):
     """A matrix without bias, and without the random start that torch's own would draw."""
@@ -140,6 +143,7 @@ class PathModel(nn.Module):
         self.to(device)
         self.tied = manifest.model.tied
         self.device = device
+        self.products = PRODUCTS[manifest.training.precision]
         self.cos, self.sin = (
             torch.from_numpy(table).to(device) for table in rotary_tables(manifest.model)
         )
@@ -160,10 +164,16 @@ class PathModel(nn.Module):
     def loss(self, rows: Tensor) -> Tensor:
         """Return the summed negative log-likelihood in nats of all tokens of a batch but the first.
 
+        In the manifest's precision: this is for training, and evaluation is float32 always.
+
         rows   (B, T + 1): the inputs and, one to the right, what they should predict.
         """
-        features = self(rows[:, :-1]).flatten(0, 1)
-        return head_loss(features, self.head, rows[:, 1:].flatten())
+        half = self.products != torch.float32
+        with torch.autocast(self.device.type, dtype=self.products, enabled=half):
+            features = self(rows[:, :-1])
+        return head_loss(
+            features.float().flatten(0, 1), self.head, rows[:, 1:].flatten(), self.products
+        )
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
