@@ -183,6 +183,8 @@ class Schedule:
             needed |= {digest for _, digest in self.view.path_states(path, kept)}
             if self.view.path_version(path) < self.manifest.training.rounds:
                 needed |= self._moments_needed(path)
+        # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
+        needed |= {state.digest for state in self.manifest.start}
         for accepted in self.accepted.values():
             needed |= accepted.submission.digests()
         for grant in self.grants.values():
@@ -383,7 +385,14 @@ class Schedule:
 
     def _lease(self, work: _Work, spec: Digest, token: bytes) -> Lease:
         version = work.round if work.kind == "evaluate" else work.round - 1
-        states = () if work.kind == "seed" else self.view.path_states(work.path, version)
+        modules = (
+            self.manifest.start
+            if work.kind == "seed"
+            else tuple(
+                ModuleDigest(module=m, digest=d)
+                for m, d in self.view.path_states(work.path, version)
+            )
+        )
         moments = self.view.path_moments(work.path, work.round) if work.kind == "train" else ()
         windows = self.manifest.source.windows
         return Lease(
@@ -394,7 +403,7 @@ class Schedule:
             round=work.round,
             window=(work.round - 1) % windows if work.kind == "train" else 0,
             spec=spec,
-            modules=tuple(ModuleDigest(module=m, digest=d) for m, d in states),
+            modules=modules,
             moments=tuple(ModuleDigest(module=m, digest=d) for m, d in moments),
             ttl=self.manifest.schedule.lease_ttl,
         )

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dipaco.node.training.cross_entropy import token_losses
+from dipaco.node.training.micro_batches import do_what_fits, halve
 from dipaco.node.training.model import PathModel
 from dipaco.protocol.lease import Evaluation
 
@@ -64,11 +65,16 @@ def score(
     """
     size = min(BATCH, max_batch or BATCH)
     by_length = sorted(passages, key=lambda each: len(each.tokens))  # stable: little padding
-    nll = 0.0
-    for first in range(0, len(by_length), size):
-        batch = by_length[first : first + size]
-        nll += _batch_nll(model, batch)
-        on_batch(first + len(batch))
+    nll, done = 0.0, 0
+    while done < len(by_length):
+
+        def batch_nll(size: int, done: int = done) -> float:
+            return _batch_nll(model, by_length[done : done + size])
+
+        found, size = do_what_fits(batch_nll, size, device=model.device, shrink=halve)
+        nll += found
+        done = min(done + size, len(by_length))
+        on_batch(done)
     return nll
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from dipaco.node.training.cross_entropy import head_loss
 from dipaco.protocol.errors import LocalProtocolError
@@ -122,12 +123,18 @@ class Backbone(nn.Module):
         self.embed_tokens = Linear(model.d_model, manifest.tokenizer.vocabulary)
         self.layers = nn.ModuleList(Block(model) for _ in range(manifest.grid.blocks))
         self.norm = Norm(model)
+        self.checkpointing = False
+        """Whether backward makes a block's inner activations again instead of keeping them."""
 
     def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Map token ids (B, T) to features (B, T, d)."""
         x = functional.embedding(tokens, self.embed_tokens.weight)
+        again = self.checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            if again:  # nothing here draws at random, so there is no generator to put back
+                x = checkpoint(layer, x, cos, sin, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, cos, sin)
         out: Tensor = self.norm(x)
         return out
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
-from dipaco.node.training.inner_loop import PathState, StepReport, Steps, choose_device, run_steps
+from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_steps
 from dipaco.node.training.jobs import Evaluate, Train, Trained
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import Float32, PathModel, load, store
@@ -494,11 +494,3 @@ def test_evaluation_scores_each_document_from_the_prefix_on_whatever_its_company
         assert done[-1] == 5
     nothing = evaluate(model, [], prefix=32, max_batch=0, on_batch=done.append)
     assert (nothing.documents, nothing.tokens, nothing.nll) == (0, 0, 0.0)
-
-
-def test_the_device_is_the_volunteers_choice() -> None:
-    assert choose_device("cpu") == CPU
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(DipacoError, match="device cuda:0: this torch sees no CUDA device"):
-            choose_device("cuda:0")
