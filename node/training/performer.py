@@ -17,6 +17,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import (
+    Advance,
     Answer,
     Derive,
     Describe,
@@ -28,7 +29,7 @@ from dipaco.node.training.jobs import (
     OuterStep,
     Train,
 )
-from dipaco.node.training.outer import inspect, take_outer_step
+from dipaco.node.training.outer import advance_state, inspect, take_outer_step
 from dipaco.protocol.batches import DENSE
 
 if TYPE_CHECKING:
@@ -86,10 +87,12 @@ class Performer:
                 return inspect(self._blobs, job)
             case OuterStep():
                 return take_outer_step(self._blobs, job)
+            case Advance():
+                return advance_state(self._blobs, job)
             case Describe():
-                return self._trainer().describe()
+                return self.trainer().describe()
             case Fit():
-                return self._trainer().fit(job)
+                return self.trainer().fit(job)
 
     def trainer(self) -> Trainer:
         """Return what trains and evaluates; made, and torch imported, with the first call."""
