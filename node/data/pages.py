@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 HEADER_BYTES: Final = 1 << 20  # of one page's header: statistics may hold two texts
-_PIECE = 4096  # read of a header at once
+_PIECE = 4096  # of a header, read at first; then twice as much
 _DEPTH = 8  # of structures in structures
 _DICTIONARY: Final = 2  # PageType.DICTIONARY_PAGE
 
@@ -87,11 +87,11 @@ class PageGuard:
         """The header at the next page's place, from what was read or, beyond it, the file."""
         head = b""
         while True:
-            place = self._next + len(head)
-            more = data[place - at : place - at + _PIECE] if place >= at else b""
+            place, size = self._next + len(head), max(_PIECE, len(head))
+            more = data[place - at : place - at + size] if place >= at else b""
             if not more:
                 self._stream.seek(place)
-                more = self._stream.read(_PIECE)
+                more = self._stream.read(size)
             head += more
             try:
                 return _parsed(head)
