@@ -8,9 +8,10 @@ import click
 
 from dipaco.cli.bars import progress_bar
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import home_of, home_option, json_option
+from dipaco.cli.options import config_of, home_of, home_option, json_option
 
 if TYPE_CHECKING:
+    from dipaco.node.config import RunSection
     from dipaco.node.runs import RunFile
     from dipaco.protocol.spec import RouterSpec
     from dipaco.protocol.verdict import Derivation, Verdict
@@ -50,7 +51,8 @@ def verify(
     verdict = static_check(recipe, claimed) if claimed else None
     derivation = None
     if verdict is None or out is not None:
-        derivation = _derive(run, folder, local_sources)
+        config = config_of(home, {"run.local_sources": local_sources or None})
+        derivation = _derive(run, folder, config.run)
         if out is not None and isinstance(derivation, Derived):
             write_file(out, encode(derivation.spec))
     if claimed is not None and verdict is None:
@@ -136,13 +138,16 @@ def read_spec(path: Path) -> "RouterSpec":
         raise Refusal(f"{path}: not a router spec: {error}") from error
 
 
-def _derive(run: "RunFile", home: Path, local_sources: bool) -> "Derivation":
+def _derive(run: "RunFile", home: Path, trust: "RunSection") -> "Derivation":
     from dipaco.node.scheduling.verification import derivation_of
     from dipaco.node.training.jobs import Derive
     from dipaco.node.training.performer import Performer
     from dipaco.node.training.worker import WorkerSettings
     from dipaco.node.training.worker_process import perform
 
-    performer = Performer(WorkerSettings(home=home, local_sources=local_sources))
+    settings = WorkerSettings(
+        home=home, local_sources=trust.local_sources, whole_files=trust.whole_files
+    )
+    performer = Performer(settings)
     with progress_bar(f"router of {run.manifest.name}") as show:
         return derivation_of(perform(performer, Derive(manifest=run.manifest), show))
