@@ -131,13 +131,16 @@ def prepare(name: str, folder: str) -> None:
     (Path(folder) / "spec.cbor").write_bytes(encode(spec))
 
 
+def read_spec(folder: str) -> RouterSpec:
+    """Return the router that `prepare` left."""
+    return decode((Path(folder) / "spec.cbor").read_bytes(), RouterSpec, limit=MAX_SPEC)
+
+
 def worker(name: str, folder: str) -> Sample:
     """Have a worker process do a seed lease; `job` is the rate with all that is around it."""
     import trio
 
-    run = run_of(name)
-    spec = decode((Path(folder) / "spec.cbor").read_bytes(), RouterSpec, limit=MAX_SPEC)
-    return trio.run(_worker, run, spec, Path(folder))
+    return trio.run(_worker, run_of(name), read_spec(folder), Path(folder))
 
 
 async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
