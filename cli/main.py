@@ -27,6 +27,7 @@ COMMANDS: Final = {  # name: module and attribute
     "ckpt": "dipaco.cli.checkpoint:ckpt",
     "testnet": "dipaco.cli.testnet:testnet",
     "reference": "dipaco.cli.reference:reference",
+    "compare": "dipaco.cli.compare:compare",
     "id": "dipaco.cli.keys:id_",
     "key": "dipaco.cli.keys:key",
     "version": "dipaco.cli.version:version",

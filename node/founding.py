@@ -49,6 +49,7 @@ def create_manifest(
     owner: PeerId,
     schedulers: Sequence[PeerId] = (),
     rounds: int | None = None,
+    data: Path | None = None,
     cache: Path | None = None,
     blobs: BlobStore | None = None,
     on_progress: OnProgress = silent,
@@ -58,6 +59,7 @@ def create_manifest(
     owner        its PeerID; the file names none.
     schedulers   if the file names none; the owner if these are empty too.
     rounds       in place of the file's.
+    data         a folder: its parquet files, by name, in place of `source.files`.
     cache        where files of https addresses are kept; without it they are dropped again.
     blobs        where the states of a warm start are kept.
     on_progress  hears of files that are fetched and rows that are counted.
@@ -67,7 +69,9 @@ def create_manifest(
     """
     tables = _tables(path)
     model, warm = _model(_table(tables, "model"), path)
-    tokenizer, data = _tokenizer(_table(tables, "tokenizer"), path, warm)
+    if data is not None:
+        tables["source"] = _with_files_of(data, _table(tables, "source"), path)
+    tokenizer, tokenizer_file = _tokenizer(_table(tables, "tokenizer"), path, warm)
     table = {
         **tables,
         "model": model,
@@ -91,7 +95,7 @@ def create_manifest(
     _check_enough(manifest, path)
     if warm is not None:
         manifest = _started(manifest, warm, path, blobs, on_progress)
-    return Created(manifest, data)
+    return Created(manifest, tokenizer_file)
 
 
 def _model(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], "LlamaCheckpoint | None"]:
@@ -136,6 +140,16 @@ def _check_enough(manifest: Manifest, path: Path) -> None:
         raise ConfigError(f"{path}: source.documents: {documents} for {manifest.paths} paths")
     if manifest.routing.kind == "kmeans" and sample > documents:
         raise ConfigError(f"{path}: routing.sample: {sample} of {documents} documents")
+
+
+def _with_files_of(folder: Path, table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the source table with the parquet files of `folder` for its own."""
+    if table.get("kind") != "files":
+        raise ConfigError(f"data: {path} has no source of kind files, whose files it could replace")
+    found = sorted(str(file) for file in folder.absolute().glob("*.parquet"))
+    if not found:
+        raise ConfigError(f"data: no .parquet files in {folder}")
+    return {**table, "files": found}
 
 
 def _source(

@@ -75,12 +75,12 @@ class Performer:
             case Train(manifest=manifest, spec=spec, lease=lease):
                 path = DENSE if lease.kind == "seed" else lease.path
                 shard = self._shards.training(manifest, spec, lease.window, path, on_progress)
-                return self._trainer().train(job, shard, on_progress)
+                return self.trainer().train(job, shard, on_progress)
             case Evaluate(manifest=manifest, spec=spec, lease=lease):
                 documents = self._shards.validation(
                     manifest, spec, lease.window, lease.path, on_progress
                 )
-                return self._trainer().evaluate(job, documents, on_progress)
+                return self.trainer().evaluate(job, documents, on_progress)
             case Inspect():
                 return inspect(self._blobs, job)
             case OuterStep():
@@ -90,7 +90,8 @@ class Performer:
             case Fit():
                 return self._trainer().fit(job)
 
-    def _trainer(self) -> Trainer:
+    def trainer(self) -> Trainer:
+        """Return what trains and evaluates; made, and torch imported, with the first call."""
         if self._made_trainer is None:
             from dipaco.node.training.leases import Trainer
 

@@ -8,8 +8,10 @@ blob store and a shard cache of the same format; only order and place differ.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dipaco.node.training.jobs import (
+    Answer,
     Derive,
     Derived,
     Evaluate,
@@ -39,6 +41,14 @@ from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId, topology
 
 OnProgress = Callable[[str, Progress], None]
+
+
+class Performs(Protocol):
+    """Whoever does jobs in this process: a `Performer`, or one that shares its shards."""
+
+    def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; raises what goes wrong with it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +84,8 @@ def run_reference(
     Raises what a worker's jobs would fail with: Refusal, Unavailable, or another DipacoError.
     """
     performer = Performer(settings)
-    derived = performer.perform(
-        Derive(manifest=manifest), lambda progress: on_progress("router", progress)
-    )
-    assert isinstance(derived, Derived)
-    if derived.spec is None:
-        kind = Unavailable if derived.failed == "source" else Refusal
-        raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
-    run = _Run(manifest, derived.spec, performer, on_progress)
+    spec = derive_spec(manifest, performer, on_progress)
+    run = ReferenceRun(manifest, spec, performer, on_progress)
     run.seed()
     run.evaluate(0)
     for round_ in range(1, manifest.training.rounds + 1):
@@ -90,13 +94,28 @@ def run_reference(
     return run.result()
 
 
+def derive_spec(manifest: Manifest, performer: Performs, on_progress: OnProgress) -> RouterSpec:
+    """Return the run's router; raises Refusal or Unavailable where there is none."""
+    derived = performer.perform(
+        Derive(manifest=manifest), lambda progress: on_progress("router", progress)
+    )
+    assert isinstance(derived, Derived)
+    if derived.spec is None:
+        kind = Unavailable if derived.failed == "source" else Refusal
+        raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
+    return derived.spec
+
+
 @dataclass
-class _Run:
-    """The state of a run between two rounds."""
+class ReferenceRun:
+    """The state of a run between two rounds.
+
+    It begins with `seed`, or from states that were put into `states` as version 0 of every module.
+    """
 
     manifest: Manifest
     spec: RouterSpec
-    performer: Performer
+    performer: Performs
     on_progress: OnProgress
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
     momenta: dict[ModuleId, Digest] = field(default_factory=dict)
@@ -132,11 +151,15 @@ class _Run:
     def evaluate(self, version: int) -> None:
         """Look at the held-out loss of every live path at `version` (line 19)."""
         for path in self.live_paths:
-            lease = self._lease("evaluate", path, version)
-            job = Evaluate(manifest=self.manifest, spec=self.spec, lease=lease)
+            job = self.evaluation(version, path)
             answer = self._perform(job, f"evaluation {version}, path {path}")
             assert isinstance(answer, Evaluated)
             self.evaluations[version, path] = answer.evaluation
+
+    def evaluation(self, version: int, path: int) -> Evaluate:
+        """Return the job that looks at the held-out loss of `path` at `version`."""
+        lease = self._lease("evaluate", path, version)
+        return Evaluate(manifest=self.manifest, spec=self.spec, lease=lease)
 
     def result(self) -> ReferenceResult:
         """Return all that came out."""
@@ -196,5 +219,5 @@ class _Run:
             ttl=self.manifest.schedule.lease_ttl,
         )
 
-    def _perform(self, job: Job, what: str) -> object:
+    def _perform(self, job: Job, what: str) -> Answer:
         return self.performer.perform(job, lambda progress: self.on_progress(what, progress))
