@@ -86,9 +86,9 @@ class Performer:
             case OuterStep():
                 return take_outer_step(self._blobs, job)
             case Describe():
-                return self._trainer().describe()
+                return self.trainer().describe()
             case Fit():
-                return self._trainer().fit(job)
+                return self.trainer().fit(job)
 
     def trainer(self) -> Trainer:
         """Return what trains and evaluates; made, and torch imported, with the first call."""
