@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loops import SHAPES, read_spec, run_of
+from benchmarks.loops import read_spec, run_of
 from benchmarks.measure import Result, in_new_process
 from benchmarks.runs import quiet
 
-SHAPE = "1.3M"
+SHAPE, STEPS = "1.3M", 20
 OPTIONS: dict[str, dict[str, Any]] = {
     "micro-batches of 1": {"max_batch": 1},
     "checkpointing": {"checkpointing": True},
@@ -101,13 +101,13 @@ def differences(folder: str) -> dict[str, dict[str, float]]:
         return np.concatenate(list(end.end.weights.values())), end.tokens / end.seconds
 
     began = np.concatenate(list(start.values()))
-    plain, rate = weights(SHAPES[SHAPE].steps)
+    plain, rate = weights(STEPS)
     found = {"plain": {"rate": rate, "apart": 0.0}}
     for name, options in OPTIONS.items():
         if name == FREE and find_spec("bitsandbytes") is None:
             continue
         weights(1, **options)  # make ready
-        ended, rate = weights(SHAPES[SHAPE].steps, **options)
+        ended, rate = weights(STEPS, **options)
         apart = np.linalg.norm(ended - plain) / np.linalg.norm(plain - began)
         found[name] = {"rate": rate, "apart": float(apart)}
     return found
