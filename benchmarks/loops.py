@@ -1,9 +1,9 @@
 """The inner loop of one model, four ways: a worker process, our loop alone, PyTorch, transformers.
 
 Each function is one sample in a process of its own and returns {"rate": tokens/s over all its
-steps, "peak": bytes}; on the CPU most also {"work": tokens per second of CPU time}, which other work
-on the machine disturbs less. All take the same steps: the same model in float32 or bf16 products,
-the same batch, gradients clipped to 1, AdamW fused. What they train on differs in its values alone.
+steps, "peak": bytes}; on the CPU most also {"work": tokens per second of CPU time}, which others
+disturb less. All take the same steps: the same model in float32 or with bf16 products, the same
+batch, gradients clipped to 1, AdamW fused. What they train on differs in its values alone.
 """
 
 import time
