@@ -4,12 +4,21 @@ Owns the rules by which one record may follow another; signatures and the chain 
 (`ledger.append_checked`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.early_stopping import kept_version
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.ledger import Entry, Evaluated, ModuleUpdated, Seeded, SpecAdopted
+from dipaco.protocol.ledger import (
+    Entry,
+    Evaluated,
+    ModuleUpdated,
+    MomentsReplaced,
+    Quantised,
+    Seeded,
+    SpecAdopted,
+)
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.topology import ModuleId, topology
 
@@ -25,6 +34,8 @@ class RunView:
         """Per module the digest of every version, 0 first; empty before the seed model."""
         self.momenta: dict[ModuleId, Digest] = {}
         """Per module its outer momentum; none at version 0, where it is zero."""
+        self.quantised: dict[ModuleId, list[Quantised]] = {}
+        """Per module how it came to every version from 1 on; none where updates are not packed."""
         self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
         """Per path and module the inner moments after each round; none where they are not kept."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
@@ -60,6 +71,23 @@ class RunView:
             found.append((module, self.moments[path, module][max(earlier)]))
         return tuple(found)
 
+    def residual(self, module: ModuleId) -> Digest | None:
+        """Return what the last packed update of `module` left out; None: nothing."""
+        steps = self.quantised.get(module)
+        return steps[-1].residual if steps else None
+
+    def back_from(self, module: ModuleId, version: int) -> Iterator[tuple[Digest, Digest]]:
+        """Yield the packed update to `version` and the state before it, then one further back.
+
+        As far as the updates together are less than a whole state; nothing where none are packed.
+        """
+        length = encoded_bytes(self.manifest.training.updates, self.topology.elements(module))
+        most = (self.topology.state_bytes(module) - 1) // length
+        steps, states = self.quantised.get(module, []), self.states[module]
+        for before in range(version - 1, max(-1, version - 1 - most), -1):
+            if before < len(steps):
+                yield steps[before].update, states[before]
+
     def kept_version(self, path: int) -> int:
         """Return the version that `path` is used with, its newest or its best; -1 before any."""
         found = {
@@ -89,6 +117,8 @@ class RunView:
                 self._seed(entry)
             case ModuleUpdated():
                 self._update(entry)
+            case MomentsReplaced():
+                self._replace_moments(entry)
             case Evaluated():
                 self._evaluate(entry)
 
@@ -111,11 +141,25 @@ class RunView:
         carried = self.manifest.training.inner_state == "carry"
         if any((each.moments is not None) != carried for each in entry.contributions):
             raise RemoteProtocolError(f"module {entry.module} lacks moments, or has unasked ones")
+        if (entry.quantised is None) != (self.manifest.training.updates == "f32"):
+            raise RemoteProtocolError(f"module {entry.module} lacks a packed update, or has one")
         self.states[module].append(entry.state)
+        if entry.quantised is not None:
+            self.quantised.setdefault(module, []).append(entry.quantised)
         self.momenta[module] = entry.momentum
         for each in entry.contributions:
             if each.moments is not None:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
+
+    def _replace_moments(self, entry: MomentsReplaced) -> None:
+        named = tuple(ModuleId(each.module) for each in entry.moments)
+        path = entry.path
+        if path >= self.topology.paths or named != self.topology.path_modules[path]:
+            raise RemoteProtocolError(f"moments of path {path} that are not of all its modules")
+        if any(entry.round not in self.moments.get((path, module), ()) for module in named):
+            raise RemoteProtocolError(f"moments of path {path} of a round that it has not ended")
+        for module, each in zip(named, entry.moments, strict=True):
+            self.moments[path, module][entry.round] = each.digest
 
     def _evaluate(self, entry: Evaluated) -> None:
         place = (entry.version, entry.path)

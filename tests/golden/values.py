@@ -23,6 +23,8 @@ from dipaco.protocol.ledger import (
     Evaluated,
     LedgerRecord,
     ModuleUpdated,
+    MomentsReplaced,
+    Quantised,
     Seeded,
     SpecAdopted,
 )
@@ -324,7 +326,9 @@ def _entries() -> tuple[Wire, ...]:
             ),
             state=digest("state"),
             momentum=digest("momentum"),
+            quantised=Quantised(update=digest("update"), residual=digest("residual")),
         ),
+        MomentsReplaced(path=0, round=2, peer=peer("c"), moments=MODULES),
     )
     chain, previous = [], NO_RECORD
     for seq, entry in enumerate(entries):
