@@ -4,28 +4,42 @@ Owns the rules by which one record may follow another; signatures and the chain 
 (`ledger.append_checked`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.ledger import Entry, Evaluated, ModuleUpdated, Seeded, SpecAdopted
+from dipaco.protocol.ledger import Entry, Evaluated, ModuleUpdated, Scored, Seeded, SpecAdopted
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.routing.labels import MAX_OPINIONS
 from dipaco.protocol.topology import ModuleId, topology
 
 
 class RunView:
-    """Spec, module versions and evaluations of one run, advanced entry by entry."""
+    """Specs, module versions, evaluations and scores of one run, advanced entry by entry."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.topology = topology(manifest)
-        self.spec: Digest | None = None
+        self.specs: list[Digest] = []
+        """The adopted spec of every epoch so far."""
         self.states: dict[ModuleId, list[Digest]] = {}
         """Per module the digest of every version, 0 first; empty before the seed model."""
         self.momenta: dict[ModuleId, Digest] = {}
         """Per module its outer momentum; none at version 0, where it is zero."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
         """By (version, path)."""
+        self.scored: dict[tuple[int, int], list[Scored]] = {}
+        """By (path, window), in the order in which they were recorded."""
+
+    @property
+    def spec(self) -> Digest | None:
+        """The spec by which the newest rounds are routed."""
+        return self.specs[-1] if self.specs else None
+
+    @property
+    def epoch(self) -> int:
+        """Its number, -1 before the first."""
+        return len(self.specs) - 1
 
     @property
     def seeded(self) -> bool:
@@ -44,28 +58,49 @@ class RunView:
         """Return the modules of `path` and their states at `version`, in the topology's order."""
         return tuple((m, self.states[m][version]) for m in self.topology.path_modules[path])
 
-    def finished(self, live_paths: Iterable[int]) -> bool:
-        """Whether every live path stands at the last version and all its versions are evaluated."""
+    def finished(self, live_paths: Callable[[int], Iterable[int]]) -> bool:
+        """Whether every live path stands at the last version and all its versions are evaluated.
+
+        live_paths   the paths that train in a round, or are evaluated at that version.
+        """
         rounds = self.manifest.training.rounds
-        return all(
-            self.path_version(path) == rounds
-            and all((version, path) in self.evaluations for version in range(rounds + 1))
-            for path in live_paths
+        return all(self.path_version(path) == rounds for path in live_paths(rounds)) and all(
+            (version, path) in self.evaluations
+            for version in range(rounds + 1)
+            for path in live_paths(version)
         )
 
     def apply(self, entry: Entry) -> None:
         """Advance by one entry; raises RemoteProtocolError if it cannot follow."""
         match entry:
             case SpecAdopted():
-                if self.spec is not None:
-                    raise RemoteProtocolError("the ledger adopts a second spec")
-                self.spec = entry.spec
+                self._adopt(entry)
             case Seeded():
                 self._seed(entry)
             case ModuleUpdated():
                 self._update(entry)
             case Evaluated():
                 self._evaluate(entry)
+            case Scored():
+                self._score(entry)
+
+    def _adopt(self, entry: SpecAdopted) -> None:
+        if entry.epoch != len(self.specs):
+            raise RemoteProtocolError("the ledger adopts a spec of another epoch than the next")
+        if entry.epoch:
+            self._carry_over()
+        self.specs.append(entry.spec)
+
+    def _carry_over(self) -> None:
+        """Bring the modules that no live path went through to the version of the others.
+
+        They were not trained, but under the new router their paths may live.
+        """
+        reshard = self.manifest.routing.reshard
+        if reshard is None or not self.seeded:
+            raise RemoteProtocolError("the ledger adopts a second spec out of place")
+        for states in self.states.values():
+            states += states[-1:] * (reshard.after_round + 1 - len(states))
 
     def _seed(self, entry: Seeded) -> None:
         named = tuple(state.module for state in entry.states)
@@ -79,6 +114,8 @@ class RunView:
             raise RemoteProtocolError(f"module {entry.module} cannot take version {entry.version}")
         if entry.version > self.manifest.training.rounds:
             raise RemoteProtocolError(f"module {entry.module} is past the run's last round")
+        if self.manifest.epoch_of(entry.version) != self.epoch:
+            raise RemoteProtocolError(f"module {entry.module} is updated out of its epoch")
         paths = [contribution.path for contribution in entry.contributions]
         through = self.topology.paths_through(module)
         if paths != sorted(set(paths)) or not set(paths) <= set(through):
@@ -93,3 +130,18 @@ class RunView:
         if place in self.evaluations:
             raise RemoteProtocolError(f"evaluation {place} stands in the ledger twice")
         self.evaluations[place] = entry
+
+    def _score(self, entry: Scored) -> None:
+        reshard, where = self.manifest.routing.reshard, (entry.path, entry.window)
+        if reshard is None or self.epoch or entry.window >= reshard.windows:
+            raise RemoteProtocolError(f"scores {where} where the run has none to take")
+        if entry.path >= self.topology.paths:
+            raise RemoteProtocolError(f"scores {where} of a path that does not exist")
+        if self.path_version(entry.path) != reshard.after_round:
+            raise RemoteProtocolError(f"scores {where} of another version than the run's")
+        if entry.sheet.documents > self.manifest.source.window:
+            raise RemoteProtocolError(f"scores {where} of more documents than the window has")
+        given = self.scored.get(where, [])
+        if any(each.peer == entry.peer for each in given) or len(given) >= MAX_OPINIONS:
+            raise RemoteProtocolError(f"scores {where} by a peer that gave some, or one too many")
+        self.scored[where] = [*given, entry]

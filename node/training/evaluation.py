@@ -25,26 +25,45 @@ def evaluate(
     max_batch: int,
     on_batch: Callable[[int], None],
 ) -> Evaluation:
-    """Score the tokens from `prefix` to the end of each document.
+    """Score the tokens from `prefix` to the end of each document, and add up.
 
-    documents   token ids, (n,) each, n at most the context; those of at most `prefix` tokens have
-                nothing to score and are left out.
+    documents, prefix, max_batch, on_batch   as in `document_nlls`; documents that have nothing to
+                                             score are left out.
+    """
+    scored = [document for document in documents if len(document) > prefix]
+    nlls = document_nlls(model, scored, prefix=prefix, max_batch=max_batch, on_batch=on_batch)
+    tokens = sum(len(document) - prefix for document in scored)
+    return Evaluation(documents=len(scored), tokens=tokens, nll=sum(nlls))
+
+
+def document_nlls(
+    model: PathModel,
+    documents: Sequence[NDArray[np.integer]],
+    *,
+    prefix: int,
+    max_batch: int,
+    on_batch: Callable[[int], None],
+) -> list[float]:
+    """Return each document's negative log-likelihood from `prefix` to its end, nats, summed.
+
+    documents   token ids, (n,) each, prefix < n <= context.
+    max_batch   documents at once; 0: as many as are usual.
     on_batch    gets the number of documents done.
     """
     size = min(BATCH, max_batch or BATCH)
-    scored = [document for document in documents if len(document) > prefix]
-    by_length = sorted(scored, key=len)  # stable: like lengths together, little padding
-    nll, tokens = 0.0, 0
-    for first in range(0, len(by_length), size):
-        batch = by_length[first : first + size]
-        nll += _batch_nll(model, batch, prefix)
-        tokens += sum(len(document) - prefix for document in batch)
-        on_batch(first + len(batch))
-    return Evaluation(documents=len(scored), tokens=tokens, nll=nll)
+    order = sorted(range(len(documents)), key=lambda i: len(documents[i]))  # little padding
+    nlls = [0.0] * len(documents)
+    for first in range(0, len(order), size):
+        places = order[first : first + size]
+        found = _batch_nlls(model, [documents[i] for i in places], prefix)
+        for place, nll in zip(places, found, strict=True):
+            nlls[place] = nll
+        on_batch(first + len(places))
+    return nlls
 
 
-def _batch_nll(model: PathModel, batch: list[NDArray[np.integer]], prefix: int) -> float:
-    """Sum the losses of one batch, padded on the right: no token looks to its right."""
+def _batch_nlls(model: PathModel, batch: list[NDArray[np.integer]], prefix: int) -> list[float]:
+    """Sum the losses of each document, padded on the right: no token looks to its right."""
     longest = max(len(document) for document in batch)
     padded = np.zeros((len(batch), longest), dtype=np.int64)
     counts = np.zeros((len(batch), longest), dtype=bool)
@@ -55,6 +74,7 @@ def _batch_nll(model: PathModel, batch: list[NDArray[np.integer]], prefix: int) 
     scored = torch.from_numpy(counts).to(model.device)[:, 1:]
     with torch.inference_mode():
         features = model(rows[:, :-1])[scored]
-        return (
-            token_losses(features, model.head, rows[:, 1:][scored]).sum(dtype=torch.float64).item()
-        )
+        losses = token_losses(features, model.head, rows[:, 1:][scored])
+        parts = torch.split(losses, [len(document) - prefix for document in batch])
+        sums: list[float] = torch.stack([p.sum(dtype=torch.float64) for p in parts]).tolist()
+    return sums

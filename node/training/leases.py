@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dipaco.node.data.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.evaluation import evaluate
+from dipaco.node.training.evaluation import document_nlls, evaluate
 from dipaco.node.training.inner_loop import (
     Rows,
     StepReport,
@@ -21,21 +22,30 @@ from dipaco.node.training.inner_loop import (
     make_deterministic,
     run_steps,
 )
-from dipaco.node.training.jobs import Evaluate, Evaluated, Progress, Train, Trained
+from dipaco.node.training.jobs import (
+    Evaluate,
+    Evaluated,
+    Progress,
+    Score,
+    Scored,
+    Train,
+    Trained,
+)
 from dipaco.node.training.model import Float32, PathModel, load
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
 from dipaco.protocol.delta import encode_delta
 from dipaco.protocol.errors import DipacoError, Refusal
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import Lease, ModuleDigest
+from dipaco.protocol.lease import Lease, ModuleDigest, Sheet
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.routing.labels import NOT_SCORED, quantised, sheet_bytes
 from dipaco.protocol.topology import ModuleId, topology
 
 OnProgress = Callable[[Progress], None]
 
 
 class Trainer:
-    """Does `Train` and `Evaluate` jobs on one device."""
+    """Does `Train`, `Evaluate` and `Score` jobs on one device."""
 
     def __init__(self, blobs: BlobStore, *, device: str, threads: int, max_batch: int) -> None:
         """max_batch: sequences per micro-batch, 0 for the whole batch at once."""
@@ -103,6 +113,32 @@ class Trainer:
                 on_batch=on_batch,
             )
         return Evaluated(evaluation=evaluation)
+
+    def score(self, job: Score, documents: RouterDocuments, on_progress: OnProgress) -> Scored:
+        """Score the lease's router documents, or some rows of them, and leave the sheet."""
+        manifest, lease, prefix = job.manifest, job.lease, job.manifest.routing.prefix
+        model = PathModel(manifest, self._device)
+        load(model, manifest, self._start(manifest, lease))
+        asked = range(len(documents.documents)) if job.rows is None else job.rows
+        if any(row >= len(documents.documents) for row in asked):
+            raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
+        due = set(documents.scored_by(lease.path, prefix).tolist()).intersection(asked)
+        rows = sorted(due)
+        chosen = [documents.documents[row] for row in rows]
+
+        def on_batch(done: int) -> None:
+            on_progress(Progress(stage="score", done=done, total=len(chosen)))
+
+        with self._memory_in_words(len(chosen)):
+            nlls = document_nlls(
+                model, chosen, prefix=prefix, max_batch=self._max_batch, on_batch=on_batch
+            )
+        scores = {
+            row: quantised(nll, len(document) - prefix)
+            for row, nll, document in zip(rows, nlls, chosen, strict=True)
+        }
+        sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])
+        return Scored(sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)))
 
     def _start(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
         """The states that the lease starts from: the named blobs, or the initial model."""

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from dipaco.node.training.jobs import (
     Derive,
     Derived,
@@ -17,6 +19,8 @@ from dipaco.node.training.jobs import (
     Job,
     OuterStep,
     Progress,
+    Score,
+    Scored,
     Stepped,
     Train,
     Trained,
@@ -25,9 +29,10 @@ from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal, Unavailable
-from dipaco.protocol.lease import TOKEN_BYTES, Evaluation, Lease, LeaseKind, ModuleDigest
+from dipaco.protocol.lease import TOKEN_BYTES, Evaluation, Lease, LeaseKind, ModuleDigest, Sheet
 from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.ledger import Scored as SheetEntry
+from dipaco.protocol.manifest import Manifest, Reshard, run_id
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId, topology
 
@@ -39,7 +44,8 @@ class ReferenceResult:
     """What a run came to."""
 
     run: Digest
-    spec: Digest
+    specs: tuple[Digest, ...]
+    """The router spec of every epoch."""
     states: dict[ModuleId, tuple[Digest, ...]]
     """Per module the digest of every version, 0 first; one alone where no live path passes."""
     momenta: dict[ModuleId, Digest]
@@ -66,20 +72,16 @@ def run_reference(
     on_progress   gets what is being done (`round 3, path 1`) and how far it is.
     Raises what a worker's jobs would fail with: Refusal, Unavailable, or another DipacoError.
     """
-    performer = Performer(settings)
-    derived = performer.perform(
-        Derive(manifest=manifest), lambda progress: on_progress("router", progress)
-    )
-    assert isinstance(derived, Derived)
-    if derived.spec is None:
-        kind = Unavailable if derived.failed == "source" else Refusal
-        raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
-    run = _Run(manifest, derived.spec, performer, on_progress)
+    run = _Run(manifest, Performer(settings), on_progress)
+    run.derive(Derive(manifest=manifest))
     run.seed()
     run.evaluate(0)
+    reshard = manifest.routing.reshard
     for round_ in range(1, manifest.training.rounds + 1):
         run.round(round_)
         run.evaluate(round_)
+        if reshard is not None and round_ == reshard.after_round:
+            run.reshard(reshard)
     return run.result()
 
 
@@ -88,17 +90,26 @@ class _Run:
     """The state of a run between two rounds."""
 
     manifest: Manifest
-    spec: RouterSpec
     performer: Performer
     on_progress: OnProgress
+    specs: list[RouterSpec] = field(default_factory=list)
+    """Of every epoch so far."""
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
     momenta: dict[ModuleId, Digest] = field(default_factory=dict)
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
 
-    @property
-    def live_paths(self) -> list[int]:
-        """Paths that have training data."""
-        return [path for path, tokens in enumerate(self.spec.tokens) if tokens]
+    def live_paths(self, round_: int) -> list[int]:
+        """Paths that have training data in a round."""
+        return [path for path, tokens in enumerate(self._spec(round_).tokens) if tokens]
+
+    def derive(self, job: Derive) -> None:
+        """Derive the next epoch's router (line 2)."""
+        derived = self._perform(job, "router")
+        assert isinstance(derived, Derived)
+        if derived.spec is None:
+            kind = Unavailable if derived.failed == "source" else Refusal
+            raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
+        self.specs.append(derived.spec)
 
     def seed(self) -> None:
         """Train one path densely and copy it into every module (line 1)."""
@@ -110,38 +121,65 @@ class _Run:
     def round(self, round_: int) -> None:
         """Train every live path, then take every module's outer step (lines 4 to 17)."""
         deltas: dict[tuple[int, ModuleId], Digest] = {}
-        for path in self.live_paths:
+        for path in self.live_paths(round_):
             trained = self._train(
                 self._lease("train", path, round_), f"round {round_}, path {path}"
             )
             deltas |= {(path, ModuleId(blob.module)): blob.digest for blob in trained.blobs}
         top = topology(self.manifest)
         for module in top.modules:
-            paths = [path for path in top.paths_through(module) if path in self.live_paths]
+            paths = [path for path in top.paths_through(module) if path in self.live_paths(round_)]
             if paths:
                 self._step(module, {path: deltas[path, module] for path in paths}, round_)
 
     def evaluate(self, version: int) -> None:
         """Look at the held-out loss of every live path at `version` (line 19)."""
-        for path in self.live_paths:
+        for path in self.live_paths(version):
             lease = self._lease("evaluate", path, version)
-            job = Evaluate(manifest=self.manifest, spec=self.spec, lease=lease)
+            job = Evaluate(manifest=self.manifest, spec=self._spec(version), lease=lease)
             answer = self._perform(job, f"evaluation {version}, path {path}")
             assert isinstance(answer, Evaluated)
             self.evaluations[version, path] = answer.evaluation
+
+    def reshard(self, reshard: Reshard) -> None:
+        """Score the router documents, and go on by a router that is fitted to the scores (5)."""
+        sheets = [
+            SheetEntry(
+                path=path,
+                window=window,
+                peer=self.manifest.owner,
+                sheet=self._score(path, window, reshard.after_round),
+            )
+            for path in self.live_paths(reshard.after_round)
+            for window in range(reshard.windows)
+        ]
+        self.derive(Derive(manifest=self.manifest, previous=self.specs[-1], sheets=tuple(sheets)))
+        for states in self.states.values():  # of modules that no live path went through
+            states += states[-1:] * (reshard.after_round + 1 - len(states))
+
+    def _score(self, path: int, window: int, version: int) -> Sheet:
+        lease = msgspec.structs.replace(self._lease("score", path, version), window=window)
+        job = Score(manifest=self.manifest, spec=self._spec(version), lease=lease)
+        answer = self._perform(job, f"scores of window {window}, path {path}")
+        assert isinstance(answer, Scored)
+        return answer.sheet
+
+    def _spec(self, round_: int) -> RouterSpec:
+        return self.specs[self.manifest.epoch_of(round_)]
 
     def result(self) -> ReferenceResult:
         """Return all that came out."""
         return ReferenceResult(
             run=run_id(self.manifest),
-            spec=spec_digest(self.spec),
+            specs=tuple(spec_digest(spec) for spec in self.specs),
             states={module: tuple(digests) for module, digests in self.states.items()},
             momenta=self.momenta,
             evaluations=self.evaluations,
         )
 
     def _train(self, lease: Lease, what: str) -> Trained:
-        answer = self._perform(Train(manifest=self.manifest, spec=self.spec, lease=lease), what)
+        job = Train(manifest=self.manifest, spec=self._spec(lease.round), lease=lease)
+        answer = self._perform(job, what)
         assert isinstance(answer, Trained)
         return answer
 
@@ -156,7 +194,7 @@ class _Run:
                     path=path,
                     peer=self.manifest.owner,
                     delta=delta,
-                    weight=self.spec.tokens[path],
+                    weight=self._spec(round_).tokens[path],
                 )
                 for path, delta in sorted(deltas.items())
             ),
@@ -168,7 +206,7 @@ class _Run:
 
     def _lease(self, kind: LeaseKind, path: int, round_: int) -> Lease:
         """The lease that a scheduler would grant; nobody else is there to be fenced off."""
-        version = round_ if kind == "evaluate" else round_ - 1
+        version = round_ if kind in ("evaluate", "score") else round_ - 1
         modules = () if kind == "seed" else topology(self.manifest).path_modules[path]
         windows = self.manifest.source.windows
         return Lease(
@@ -178,7 +216,7 @@ class _Run:
             path=path,
             round=round_,
             window=(round_ - 1) % windows if kind == "train" else 0,
-            spec=spec_digest(self.spec),
+            spec=spec_digest(self._spec(round_)),
             modules=tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in modules),
             ttl=self.manifest.schedule.lease_ttl,
         )

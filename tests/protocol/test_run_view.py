@@ -74,7 +74,7 @@ def test_before_the_seed_there_is_nothing() -> None:
     empty = view([ADOPTED])
     assert empty.spec == digest("spec") and not empty.seeded
     assert empty.version(ModuleId("stem")) == empty.path_version(3) == -1
-    assert not empty.finished(range(4))
+    assert not empty.finished(lambda version: range(4))
 
 
 def test_the_seed_makes_version_0_of_every_module() -> None:
@@ -94,16 +94,16 @@ def test_a_path_stands_where_its_slowest_module_stands() -> None:
 
 def test_a_run_is_finished_when_all_versions_of_all_live_paths_are_evaluated() -> None:
     entries = list(whole_run())
-    assert view(entries).finished(range(4))
-    assert not view(entries[:-1]).finished(range(4))
-    assert view(entries[:-1]).finished(range(3))  # path 3 has no data
+    assert view(entries).finished(lambda version: range(4))
+    assert not view(entries[:-1]).finished(lambda version: range(4))
+    assert view(entries[:-1]).finished(lambda version: range(3))  # path 3 has no data
 
 
 OUT_OF_PLACE = [
     (0, SEEDED, "seed model is out of place"),
     (0, updated("stem", 1), "cannot take version 1"),
     (0, evaluated(0, 0), "does not exist"),
-    (1, ADOPTED, "second spec"),
+    (1, ADOPTED, "another epoch than the next"),
     (1, replace(SEEDED, states=SEEDED.states[1:]), "incomplete"),
     (1, replace(SEEDED, states=SEEDED.states[::-1]), "incomplete"),
     (1, replace(SEEDED, states=SEEDED.states[:1] * 5), "incomplete"),
@@ -145,5 +145,5 @@ def test_modules_and_evaluations_may_come_in_any_order(
             *(evaluated(path, version) for path in paths for version in (2, 0, 1)),
         ]
     )
-    assert told.finished(range(4))
+    assert told.finished(lambda version: range(4))
     assert facts(told) == facts(view(whole_run()))
