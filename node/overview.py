@@ -122,18 +122,20 @@ class Overview:
 
     # ------------------------------------------------------------------ parts
 
-    def _live_paths(self, record: RunRecord) -> tuple[int, ...]:
-        held = record.specs.get(record.view.spec) if record.view.spec else None
+    def _live_paths(self, record: RunRecord, round_: int | None = None) -> tuple[int, ...]:
+        """Paths with training data by the router of a round, as far as known; None: the newest."""
+        known = round_ is not None and record.manifest.epoch_of(round_) <= record.view.epoch
+        held = record.adopted(record.manifest.epoch_of(round_ or 0)) if known else record.newest()
         weights = held.spec.tokens if held else (1,) * record.manifest.paths
         return tuple(path for path, weight in enumerate(weights) if weight)
 
     def _finished(self, record: RunRecord) -> bool:
-        return record.view.finished(self._live_paths(record))
+        return record.view.finished(lambda round_: self._live_paths(record, round_))
 
     def _run(self) -> RunStatus:
         assert self.run is not None
         record, rounds = self.run, self.run.manifest.training.rounds
-        heard = record.voices(self.me)
+        heard = record.voices(self.me, record.newest())
         versions = [record.view.path_version(path) for path in self._live_paths(record)]
         return RunStatus(
             id=record.run.hex(),

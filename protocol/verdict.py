@@ -275,9 +275,9 @@ def _first_difference(ours: RouterSpec, theirs: RouterSpec) -> str:
     return "spec"
 
 
-def contradicted(verdict: Verdict, reason: str) -> Verdict:
-    """Return what a verdict becomes when a random sample of the scores was done again (5)."""
-    return _refuted("labels", reason) if reason else verdict
+def contradicted(reason: str) -> Verdict:
+    """Return the verdict on a spec whose labels come of scores that our own contradict."""
+    return _refuted("labels", reason)
 
 
 def _verified(reason: str) -> Verdict:

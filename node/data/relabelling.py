@@ -16,6 +16,7 @@ from dipaco.node.data.derivation import Tools, derived_by, failed, fitted
 from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.shards import RouterDocuments
+from dipaco.node.data.sheets import read_scores, standing_sheet
 from dipaco.node.data.sources import rows
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.storage.blobs import BlobStore
@@ -25,17 +26,7 @@ from dipaco.protocol.lease import Sheet
 from dipaco.protocol.ledger import Scored
 from dipaco.protocol.manifest import Reshard
 from dipaco.protocol.routing.documents import prefix_of
-from dipaco.protocol.routing.labels import (
-    NO_LABEL,
-    SCORE_BYTES,
-    Labels,
-    Scores,
-    agree,
-    label_bytes,
-    labels_of,
-    read_sheet,
-    standing,
-)
+from dipaco.protocol.routing.labels import NO_LABEL, Labels, label_bytes, labels_of
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.relabel import ClassMeans, Relabelled
 from dipaco.protocol.routing.seeds import Split
@@ -53,7 +44,7 @@ def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnPro
     reshard = manifest.routing.reshard
     if reshard is None:
         raise LocalProtocolError("a run without re-sharding has one epoch")
-    sheets = _Sheets(tools.blobs, reshard, job.sheets)
+    sheets = LedgerSheets(tools.blobs, reshard, job.sheets)
     live = [path for path, tokens in enumerate(previous.tokens) if tokens]
     try:
         labels = [sheets.labels(live, window) for window in range(reshard.windows)]
@@ -64,7 +55,7 @@ def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnPro
     recipe = recipe_of(manifest, epoch=previous.epoch + 1)
 
     def fit(encoder: TextEncoder) -> RouterSpec:
-        means = _Means(manifest.source.window, recipe.params.prefix, labels, previous)
+        means = LabelledMeans(manifest.source.window, recipe.params.prefix, labels, previous)
         stop = min(reshard.windows * manifest.source.window, manifest.source.documents)
         meter = Meter(on_progress, "relabel", stop)
         dataset = rows(
@@ -82,7 +73,7 @@ def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnPro
 
 
 @dataclass(frozen=True)
-class _Sheets:
+class LedgerSheets:
     """The ledger's sheets, each read when it is needed."""
 
     blobs: BlobStore
@@ -106,26 +97,22 @@ class _Sheets:
 
     def _standing(self, path: int, window: int) -> Sheet:
         """Return the sheet of a path and window whose scores count."""
-        given = [e.sheet for e in self.entries if (e.path, e.window) == (path, window)]
-        scores = [read_scores(self.blobs, sheet) for sheet in given]
-        stand = standing(
-            len(given),
-            lambda i, j: agree(scores[i], scores[j], self.reshard.tolerance),
-            scorers=self.reshard.scorers,
-        )
-        if stand is None:
+        given = [each for each in self.entries if (each.path, each.window) == (path, window)]
+        found = standing_sheet(self.blobs, self.reshard, given)
+        if found is None:
             raise RemoteProtocolError(
                 f"path {path} has no {self.reshard.scorers} sheets of window {window} that agree"
             )
-        return given[stand[0]]
+        return found.sheet
 
 
-class _Means:
+class LabelledMeans:
     """The pass over the scored windows: class means, and which labels fit the documents there."""
 
     def __init__(
         self, window: int, prefix: int, labels: list[Labels], previous: RouterSpec
     ) -> None:
+        """window: documents of one; labels: of every window that was scored."""
         self._window, self._prefix, self._previous = window, prefix, previous
         self._labels = labels
         self._found = [0] * len(labels)
@@ -169,9 +156,3 @@ def inspect_sheet(blobs: BlobStore, job: InspectSheet, scored: RouterDocuments) 
     if len(scores) != len(scored.documents) or not np.array_equal(np.flatnonzero(scores >= 0), due):
         return Inspected(wrong="score sheet: scores other documents than the window has for it")
     return Inspected(wrong="")
-
-
-def read_scores(blobs: BlobStore, sheet: Sheet) -> Scores:
-    """Return a sheet's scores; raises Unavailable, RemoteProtocolError."""
-    data = blobs.read(sheet.digest, SCORE_BYTES * sheet.documents)
-    return read_sheet(data, sheet.documents)

@@ -7,13 +7,16 @@ restart resumes at the exact state and never denies what a peer has seen.
 
 Rounds are synchronous per module (docs/method.md section 2): path p's lease for round t is ready
 as soon as all its modules stand at version t - 1; a module's outer step for round t is due as soon
-as every live path through it has an accepted submission. There is no global barrier.
+as every live path through it has an accepted submission. There is no global barrier but one: where
+the manifest re-shards, later rounds begin when the new router is adopted (`scoring.py`).
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from dipaco.node.scheduling.scoring import Scoring
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.lease import Evaluation, Lease, LeaseKind, ModuleDigest, Submission
@@ -22,6 +25,7 @@ from dipaco.protocol.ledger import (
     Entry,
     Evaluated,
     ModuleUpdated,
+    Scored,
     Seeded,
     SpecAdopted,
 )
@@ -114,17 +118,24 @@ class _Work:
     kind: LeaseKind
     path: int
     round: int
+    window: int = 0
+    """Of `score`; what else is leased has no choice of it."""
+    places: int = field(default=1, compare=False)
+    """Peers that may do it at once."""
 
 
 class Schedule:
     """All that the scheduler knows of one run."""
 
     def __init__(self, manifest: Manifest, run: Digest, weights: tuple[int, ...]) -> None:
-        """weights: n_p per path, tokens as the router spec counts them; 0 is never leased."""
+        """weights: n_p per path, tokens as the first router spec counts them; 0: never leased."""
         self.manifest = manifest
         self.run = run
-        self.weights = weights
+        self.weights = [weights]
+        """Of every epoch that is known; whoever adopts a router adds its own first."""
         self.view = RunView(manifest)
+        reshard = manifest.routing.reshard
+        self.scoring = None if reshard is None else Scoring(reshard, self.view)
         self.grants: dict[bytes, Grant] = {}
         self.accepted: dict[tuple[int, int], TrainingAccepted] = {}
         """By (path, round), until the path's modules have taken it in."""
@@ -135,13 +146,36 @@ class Schedule:
 
     @property
     def live_paths(self) -> tuple[int, ...]:
-        """Paths that have training data."""
-        return tuple(p for p, weight in enumerate(self.weights) if weight)
+        """Paths that have training data by the newest router."""
+        return _live(self.weights[max(0, self.view.epoch)])
+
+    def weights_at(self, round_: int) -> tuple[int, ...]:
+        """Return n_p per path in a round; before its router is known, the present ones."""
+        return self.weights[min(self.manifest.epoch_of(round_), len(self.weights) - 1)]
+
+    def live_at(self, round_: int) -> tuple[int, ...]:
+        """Return the paths that train in a round, and are evaluated at that version."""
+        return _live(self.weights_at(round_))
+
+    @property
+    def scores(self) -> Scoring | None:
+        """The scoring phase while it lasts: no training goes on meanwhile."""
+        reshard = self.manifest.routing.reshard
+        if reshard is None or self.view.epoch != 0:
+            return None
+        if any(self.view.path_version(path) < reshard.after_round for path in self.live_paths):
+            return None
+        return self.scoring
+
+    @property
+    def switch_due(self) -> bool:
+        """Whether the scores of all live paths stand: the next router can be derived."""
+        return self.scores is not None and self.scores.complete(self.live_paths)
 
     @property
     def finished(self) -> bool:
         """Whether every live path stands at the last version and every version is evaluated."""
-        return self.view.finished(self.live_paths)
+        return self.view.finished(self.live_at)
 
     def grant_of(self, peer: PeerId, token: bytes) -> Grant | None:
         """Return the lease that `peer` holds under `token`, if it stands."""
@@ -154,7 +188,8 @@ class Schedule:
             version = self.view.version(module) + 1
             if not 1 <= version <= self.manifest.training.rounds:
                 continue
-            live = [p for p in self.view.topology.paths_through(module) if self.weights[p]]
+            weights = self.weights_at(version)
+            live = [p for p in self.view.topology.paths_through(module) if weights[p]]
             arrived = [self.accepted.get((p, version)) for p in live]
             if live and all(arrived):
                 yield DueStep(
@@ -177,13 +212,27 @@ class Schedule:
             needed |= {state.digest for state in grant.lease.modules}
         for work in self._evaluations(behind=0):
             needed |= {digest for _, digest in self.view.path_states(work.path, work.round)}
-        return needed
+        return needed | self._evidence()
+
+    def _evidence(self) -> set[Digest]:
+        """Return what anybody needs to derive the next router, or to score again, at any time."""
+        reshard = self.manifest.routing.reshard
+        if reshard is None:
+            return set()
+        sheets = {each.sheet.digest for given in self.view.scored.values() for each in given}
+        at = reshard.after_round
+        return sheets | {states[at] for states in self.view.states.values() if len(states) > at}
 
     # ------------------------------------------------------------------ events
 
     def adopt(self, spec: Digest) -> tuple[Change, ...]:
         """Adopt the router spec, once."""
         return (Recorded(SpecAdopted(epoch=0, spec=spec)),) if self.view.spec is None else ()
+
+    def switch(self, spec: Digest) -> tuple[Change, ...]:
+        """Adopt the next epoch's router spec, if that is due."""
+        epoch = self.view.epoch + 1
+        return (Recorded(SpecAdopted(epoch=epoch, spec=spec)),) if self.switch_due else ()
 
     def ask(
         self, peer: PeerId, spec: Digest, *, token: bytes, now: float
@@ -198,11 +247,12 @@ class Schedule:
             for held in self.grants.values()
             if held.peer == peer
         )
-        taken = [g for g in self.grants.values() if g.peer != peer]
-        work = self._next_work(peer, {(g.lease.kind, g.lease.path, g.lease.round) for g in taken})
+        work = self._next_work(
+            peer, Counter(_work_of(g.lease) for g in self.grants.values() if g.peer != peer)
+        )
         if work is None:
             return ended, self._nothing_to_do()
-        grant = Grant(self._lease(work, spec, token), peer, now)
+        grant = Grant(self._lease(work, token), peer, now)
         return (*ended, grant), Granted(lease=grant.lease)
 
     def heartbeat(self, peer: PeerId, token: bytes, *, done: int, now: float) -> Stands | Fallen:
@@ -233,11 +283,7 @@ class Schedule:
             return (LeaseEnded(lease.token, wrong),), Fallen(reason=wrong)
         if lease.kind == "train":
             return (TrainingAccepted(lease.path, lease.round, peer, submission),), Stands()
-        entry = (
-            self._seeded(peer, submission)
-            if lease.kind == "seed"
-            else self._evaluated(lease, peer, submission.evaluation)
-        )
+        entry = self._entry(lease, peer, submission)
         return (LeaseEnded(lease.token, "done"), Recorded(entry)), Stands()
 
     def stepped(self, step: DueStep, *, state: Digest, momentum: Digest) -> tuple[Change, ...]:
@@ -310,24 +356,35 @@ class Schedule:
             )
         return None
 
-    def _next_work(self, peer: PeerId, taken: set[tuple[LeaseKind, int, int]]) -> _Work | None:
-        """Pick the first piece of work that nobody holds."""
+    def _next_work(self, peer: PeerId, taken: Counter[_Work]) -> _Work | None:
+        """Pick the first piece of work that has a place left."""
         if not self.view.seeded:
-            return None if ("seed", 0, 0) in taken else _Work("seed", 0, 0)
+            seed = _Work("seed", 0, 0)
+            return None if taken[seed] else seed
         for work in (
             # An evaluation that lags behind keeps old states alive: it goes first.
             *self._evaluations(behind=2),
             *sorted(self._trainings(), key=lambda work: self._preference(peer, work)),
+            *sorted(self._scorings(peer), key=lambda work: self._preference(peer, work)),
             *self._evaluations(behind=0),
         ):
-            if (work.kind, work.path, work.round) not in taken:
+            if taken[work] < work.places:
                 return work
         return None
+
+    def _scorings(self, peer: PeerId) -> Iterator[_Work]:
+        scores = self.scores
+        for each in scores.vacancies(self.live_paths) if scores else ():
+            if scores and not scores.gave(peer, each):
+                round_ = self.view.path_version(each.path)
+                yield _Work("score", each.path, round_, each.window, each.places)
 
     def _trainings(self) -> Iterator[_Work]:
         for path in self.live_paths:
             round_ = self.view.path_version(path) + 1
-            if round_ <= self.manifest.training.rounds and (path, round_) not in self.accepted:
+            if round_ > self.manifest.training.rounds or (path, round_) in self.accepted:
+                continue
+            if self.manifest.epoch_of(round_) == self.view.epoch:
                 yield _Work("train", path, round_)
 
     def _preference(self, peer: PeerId, work: _Work) -> tuple[int, bool, bool, int]:
@@ -340,7 +397,7 @@ class Schedule:
         """Evaluations to do of versions at least `behind` the newest of their path."""
         rounds = self.manifest.training.rounds
         for version in range(rounds + 1):
-            for path in self.live_paths:
+            for path in self.live_at(version):
                 newest = self.view.path_version(path)
                 missing = (version, path) not in self.view.evaluations
                 if missing and version <= newest - behind:
@@ -356,14 +413,18 @@ class Schedule:
             f"{g.lease.kind} of path {g.lease.path} round {g.lease.round}"
             for g in list(self.grants.values())[:4]
         )
-        return NoLease(
-            code="no-lease",
-            reason=f"all work is leased ({held})" if held else "an outer step is being taken",
-            retry_after=RETRY_SECONDS,
-        )
+        reason = f"all work is leased ({held})" if held else "an outer step is being taken"
+        if not held and self.scores:
+            wanted = next(self.scores.vacancies(self.live_paths), None)
+            reason = (
+                f"path {wanted.path} is to be scored by {wanted.places} more peers"
+                if wanted
+                else "the next router is being derived"
+            )
+        return NoLease(code="no-lease", reason=reason, retry_after=RETRY_SECONDS)
 
-    def _lease(self, work: _Work, spec: Digest, token: bytes) -> Lease:
-        version = work.round if work.kind == "evaluate" else work.round - 1
+    def _lease(self, work: _Work, token: bytes) -> Lease:
+        version = work.round if work.kind in ("evaluate", "score") else work.round - 1
         states = () if work.kind == "seed" else self.view.path_states(work.path, version)
         windows = self.manifest.source.windows
         return Lease(
@@ -372,8 +433,8 @@ class Schedule:
             kind=work.kind,
             path=work.path,
             round=work.round,
-            window=(work.round - 1) % windows if work.kind == "train" else 0,
-            spec=spec,
+            window=(work.round - 1) % windows if work.kind == "train" else work.window,
+            spec=self.view.specs[self.manifest.epoch_of(work.round)],
             modules=tuple(ModuleDigest(module=m, digest=d) for m, d in states),
             ttl=self.manifest.schedule.lease_ttl,
         )
@@ -381,13 +442,27 @@ class Schedule:
     def _misfit(self, lease: Lease, submission: Submission) -> str:
         """Say what is wrong with the shape of a submission; empty if nothing."""
         expected: tuple[ModuleId, ...] = ()
-        if lease.kind != "evaluate":
+        if lease.kind in ("seed", "train"):
             expected = self.view.topology.path_modules[lease.path]
         if tuple(blob.module for blob in submission.blobs) != expected:
             return "the submission names other modules than the lease"
         if (submission.evaluation is not None) != (lease.kind == "evaluate"):
             return "the submission lacks an evaluation, or has one that was not asked for"
+        if (submission.sheet is not None) != (lease.kind == "score"):
+            return "the submission lacks a score sheet, or has one that was not asked for"
+        if submission.sheet and submission.sheet.documents > self.manifest.source.window:
+            return "the score sheet is of more documents than the window has"
+        if lease.kind == "score" and not self.scores:
+            return "the scores are no longer asked for"
         return ""
+
+    def _entry(self, lease: Lease, peer: PeerId, submission: Submission) -> Entry:
+        if lease.kind == "seed":
+            return self._seeded(peer, submission)
+        if lease.kind == "evaluate":
+            return self._evaluated(lease, peer, submission.evaluation)
+        assert submission.sheet is not None  # _misfit refused it before
+        return Scored(path=lease.path, window=lease.window, peer=peer, sheet=submission.sheet)
 
     def _seeded(self, peer: PeerId, submission: Submission) -> Seeded:
         trained = {blob.module: blob.digest for blob in submission.blobs}
@@ -416,5 +491,14 @@ class Schedule:
             path=accepted.path,
             peer=accepted.peer,
             delta=delta,
-            weight=self.weights[accepted.path],
+            weight=self.weights_at(accepted.round)[accepted.path],
         )
+
+
+def _live(weights: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(path for path, weight in enumerate(weights) if weight)
+
+
+def _work_of(lease: Lease) -> _Work:
+    window = lease.window if lease.kind == "score" else 0
+    return _Work(lease.kind, lease.path, lease.round, window)

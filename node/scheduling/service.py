@@ -11,12 +11,14 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.bell import Bell
 from dipaco.node.catalogue import Catalogue
+from dipaco.node.data.sheets import sheets_agree
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.scheduling.schedule import (
     Change,
@@ -31,16 +33,17 @@ from dipaco.node.scheduling.schedule import (
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedLease, SavedSubmission
-from dipaco.node.training.jobs import Failed, Inspect, Inspected, OuterStep, Stepped
+from dipaco.node.training.jobs import Failed, Inspect, Inspected, InspectSheet, OuterStep, Stepped
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.lease import TOKEN_BYTES, Lease, Submission
+from dipaco.protocol.lease import TOKEN_BYTES, Lease, Sheet, Submission
 from dipaco.protocol.ledger import ModuleUpdated
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.words import one_line
@@ -85,7 +88,8 @@ class Scheduler:
     ) -> None:
         self.run_id = run
         self._tools = tools
-        self._spec = spec_digest(spec)
+        self._spec = spec
+        """Of epoch 0."""
         self._manifest = manifest
         self.schedule = Schedule(manifest, run, spec.tokens)
         self.beats: dict[bytes, Heartbeat] = {}
@@ -129,19 +133,55 @@ class Scheduler:
         grant = self.schedule.grant_of(peer, submission.token)
         if grant is None or grant.lease.kind == "evaluate":
             return self._count(peer, submission)
+        if grant.lease.kind == "score":
+            return await self._submit_sheet(peer, grant.lease, submission)
         lengths = self._blob_lengths(grant.lease)
         for blob in submission.blobs:
             length = lengths.get(ModuleId(blob.module))
             if length is None:
                 return self._count(peer, submission)  # which says what is wrong with it
             await self._pull(blob.digest, length, peer)
-        wrong = await self._inspect(grant.lease, submission)
-        if wrong:
-            log.warning("submission of %s refused: %s", short_peer(peer), wrong)
-            self._make(self.schedule.hand_back(peer, submission.token, wrong))
-            await self._tools.blame(peer, wrong)
-            return Fallen(reason=one_line(wrong))
-        return self._count(peer, submission)
+        inspect = Inspect(manifest=self._manifest, lease=grant.lease, blobs=submission.blobs)
+        wrong = await self._inspect(inspect)
+        return await self._refuse(peer, submission, wrong) or self._count(peer, submission)
+
+    async def _submit_sheet(
+        self, peer: PeerId, lease: Lease, submission: Submission
+    ) -> Stands | Fallen:
+        """Pull a score sheet, hold it against the source and against those that others gave."""
+        sheet, scoring = submission.sheet, self.schedule.scoring
+        if sheet is None or scoring is None or sheet.documents > self._manifest.source.window:
+            return self._count(peer, submission)  # which says what is wrong with it
+        await self._pull(sheet.digest, SCORE_BYTES * sheet.documents, peer)
+        wrong = await self._inspect(
+            InspectSheet(manifest=self._manifest, spec=self._spec, lease=lease, sheet=sheet)
+        )
+        refused = await self._refuse(peer, submission, wrong)
+        if refused:
+            return refused
+        for other in scoring.given(lease.path, lease.window):
+            self._compare(sheet, other.sheet)
+        reply = self._count(peer, submission)
+        for each in scoring.refuted(lease.path, lease.window):
+            reason = f"scores path {lease.path} of window {lease.window} as nobody else does"
+            log.warning("score sheet of %s refuted: %s", short_peer(each.peer), reason)
+            await self._tools.blame(each.peer, reason)
+        return reply
+
+    def _compare(self, ours: Sheet, theirs: Sheet) -> None:
+        reshard, scoring = self._manifest.routing.reshard, self.schedule.scoring
+        assert reshard is not None and scoring is not None
+        with suppress(Unavailable):  # one that is lost agrees with none: another peer is asked
+            if sheets_agree(self._tools.blobs, ours, theirs, reshard.tolerance):
+                scoring.note_alike(ours.digest, theirs.digest)
+
+    async def _refuse(self, peer: PeerId, submission: Submission, wrong: str) -> Fallen | None:
+        if not wrong:
+            return None
+        log.warning("submission of %s refused: %s", short_peer(peer), wrong)
+        self._make(self.schedule.hand_back(peer, submission.token, wrong))
+        await self._tools.blame(peer, wrong)
+        return Fallen(reason=one_line(wrong))
 
     async def _pull(self, blob: Digest, length: int, peer: PeerId) -> None:
         try:
@@ -164,8 +204,7 @@ class Scheduler:
         encoding = "f32" if lease.kind == "seed" else self._manifest.training.deltas
         return {m: encoded_bytes(encoding, top.elements(m)) for m in top.path_modules[lease.path]}
 
-    async def _inspect(self, lease: Lease, submission: Submission) -> str:
-        job = Inspect(manifest=self._manifest, lease=lease, blobs=submission.blobs)
+    async def _inspect(self, job: Inspect | InspectSheet) -> str:
         match await self._tools.worker.run(job, lambda progress: None):
             case Inspected(wrong=wrong):
                 return wrong
@@ -173,6 +212,11 @@ class Scheduler:
                 raise Unavailable(f"the submission cannot be checked now: {reason}")
             case answer:
                 raise LocalProtocolError(f"an inspection is answered by {type(answer).__name__}")
+
+    def adopt(self, spec: RouterSpec) -> None:
+        """Go on by the router of the next epoch; raises DiskFull, and then nothing has happened."""
+        self.schedule.weights[1:] = [spec.tokens]
+        self._make(self.schedule.switch(spec_digest(spec)))
 
     # ------------------------------------------------------------------ the run's own work
 
@@ -308,6 +352,7 @@ class Scheduler:
         journal = self._tools.journal
         for entry in self._tools.catalogue.entries(self.run_id):
             self.schedule.apply(Recorded(entry))
+        self._restore_epochs()
         for saved in journal.leases(self.run_id):
             lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)
             self.schedule.apply(Grant(lease, saved.peer, now))
@@ -318,9 +363,18 @@ class Scheduler:
             )
         self.schedule.forget_taken_in()
         self._held_blobs = self.schedule.blobs_needed()
-        self._make(self.schedule.adopt(self._spec))
-        if self.schedule.view.spec != self._spec:
+        self._make(self.schedule.adopt(spec_digest(self._spec)))
+        if self.schedule.view.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")
+
+    def _restore_epochs(self) -> None:
+        """Learn again what later routers weigh, and which score sheets agree."""
+        specs = self._tools.catalogue.runs[self.run_id].specs
+        for digest in self.schedule.view.specs[1:]:  # published before they were adopted
+            self.schedule.weights.append(specs[digest].spec.tokens)
+        for given in self.schedule.view.scored.values():
+            for ours, theirs in combinations(given, 2):
+                self._compare(ours.sheet, theirs.sheet)
 
 
 class Desk:
