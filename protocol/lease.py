@@ -5,12 +5,13 @@ often, gets the same result. `token` is the fence: a submission under a token th
 stands is refused, whatever it holds.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire
-from dipaco.protocol.digest import DigestField
+from dipaco.protocol.digest import Digest, DigestField
 
 MAX_MODULES = 64  # of one path: stem, one per level (at most 8), its own; room for finer cuts
 TOKEN_BYTES = 16
@@ -23,10 +24,18 @@ LeaseKind = Literal["seed", "train", "evaluate", "score"]
 
 
 class ModuleDigest(Wire, frozen=True, kw_only=True):
-    """One module and the blob that stands for it: a state, or a pseudo-gradient."""
+    """One module and the blob that stands for it: a state, a pseudo-gradient, or moments."""
 
     module: ModuleName
     digest: DigestField
+
+
+def digest_of(module: str, named: Iterable[ModuleDigest]) -> Digest:
+    """Return the blob that stands for `module`; raises LookupError if it is not named."""
+    for each in named:
+        if each.module == module:
+            return each.digest
+    raise LookupError(module)
 
 
 class Lease(Wire, frozen=True, kw_only=True):
@@ -48,6 +57,9 @@ class Lease(Wire, frozen=True, kw_only=True):
     """The router spec by which documents find their path."""
     modules: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
     """The states to start from, in the topology's order; empty for `seed`."""
+    moments: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)] = ()
+    """`train`: the path's AdamW moments to go on from, of the same modules in the same order;
+    empty: they are zero (docs/method.md 2.3)."""
     ttl: Annotated[int, Meta(ge=1, le=3600)]
     """Seconds without a heartbeat after which the lease ends, on the scheduler's clock."""
 
@@ -76,6 +88,8 @@ class Submission(Wire, frozen=True, kw_only=True):
     token: Token
     blobs: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
     """`seed`: the states of path 0's modules; `train`: the pseudo-gradients; else empty."""
+    moments: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)] = ()
+    """`train`, where the manifest carries them: AdamW's moments after the last step; else empty."""
     tokens: Size
     """Trained on."""
     seconds: Annotated[float, Meta(ge=0, le=1e9)]
@@ -87,3 +101,7 @@ class Submission(Wire, frozen=True, kw_only=True):
     """For `evaluate`."""
     sheet: Sheet | None = None
     """For `score`."""
+
+    def digests(self) -> set[Digest]:
+        """Return every blob that is handed in."""
+        return {each.digest for each in (*self.blobs, *self.moments)}

@@ -46,6 +46,8 @@ class Contribution(Wire, frozen=True, kw_only=True):
     delta: DigestField
     weight: Size
     """n_p: the path's tokens as the router spec states them."""
+    moments: DigestField | None = None
+    """The path's AdamW moments of this module after the round, where the manifest carries them."""
 
 
 class ModuleUpdated(Wire, frozen=True, kw_only=True):

@@ -294,6 +294,10 @@ class Nesterov(Wire, frozen=True, kw_only=True):
 
     lr: Positive = 0.7
     momentum: Fraction = 0.9
+    rescale: Literal["sqrt", "none"] = "sqrt"
+    """The outer gradient is the mean over c paths times sqrt(c), or (DiLoCo) the mean itself."""
+    weights: Literal["tokens", "uniform"] = "tokens"
+    """A path counts in the mean by its shard's tokens, or every path alike."""
 
 
 class Training(Wire, frozen=True, kw_only=True):
@@ -309,8 +313,12 @@ class Training(Wire, frozen=True, kw_only=True):
     """B: sequences of one step."""
     inner: Adam
     outer: Nesterov
-    inner_state: Literal["reset"] = "reset"
-    """Inner moments are fresh in every round."""
+    inner_state: Literal["carry", "reset"] = "carry"
+    """AdamW's moments go on from round to round, or are fresh in every round."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of the matrix products of the inner steps; weights, moments and sums are float32 always."""
+    early_stopping: bool = False
+    """Whether a path is kept at the version of its lowest held-out loss, or at the last."""
     deltas: Literal["f32", "bf16"] = "f32"
     """How pseudo-gradients are encoded on the way to the outer step."""
 

@@ -26,11 +26,15 @@ def outer_step(
     """Return the next version's state and momentum.
 
     state, momentum   (elements,); momentum is None, for zeros, before the first step.
-    weights           n_p of every contributing path, ascending by path.
+    weights           n_p of every contributing path, ascending by path; all count alike where
+                      the manifest says so.
     deltas            their pseudo-gradients (elements,), state minus what the inner steps made
                       of it, in the same order; taken one at a time, so one is in memory.
     """
-    gradient = combine(weights, deltas, np.zeros_like(state))
+    shares = weights if outer.weights == "tokens" else [1] * len(weights)
+    gradient = combine(shares, deltas, np.zeros_like(state))
+    if outer.rescale == "sqrt":  # restores the norm that averaging takes away
+        gradient = np.float32(math.sqrt(len(weights))) * gradient
     decay, rate = np.float32(outer.momentum), np.float32(outer.lr)
     before = np.zeros_like(state) if momentum is None else momentum
     after = decay * before + gradient
@@ -39,14 +43,13 @@ def outer_step(
 
 
 def combine(weights: Sequence[int], deltas: Iterable[Float32], zeros: Float32) -> Float32:
-    """Return the outer gradient g: the weighted mean of the deltas, times sqrt(their number).
+    """Return the weighted mean of the deltas.
 
-    Weights are shares of the paths through this module, so they sum to 1 in every module; the
-    root restores the norm that averaging takes away (more paths act like a larger batch).
-    The sum begins at +0, so that no element of it is ever -0.
+    Weights are shares of the paths through this module, so they sum to 1 in every module. The
+    sum begins at +0, so that no element of it is ever -0.
     """
     total = sum(weights)
     mean = zeros
     for weight, delta in zip(weights, deltas, strict=True):
         mean = mean + np.float32(weight / total) * delta
-    return np.float32(math.sqrt(len(weights))) * mean
+    return mean

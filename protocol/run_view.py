@@ -15,7 +15,7 @@ from dipaco.protocol.topology import ModuleId, topology
 
 
 class RunView:
-    """Specs, module versions, evaluations and scores of one run, advanced entry by entry."""
+    """Specs, module versions, moments, evaluations and scores of one run, entry by entry."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -26,6 +26,8 @@ class RunView:
         """Per module the digest of every version, 0 first; empty before the seed model."""
         self.momenta: dict[ModuleId, Digest] = {}
         """Per module its outer momentum; none at version 0, where it is zero."""
+        self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
+        """Per path and module the inner moments after each round; none where they are not kept."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
         """By (version, path)."""
         self.scored: dict[tuple[int, int], list[Scored]] = {}
@@ -57,6 +59,19 @@ class RunView:
     def path_states(self, path: int, version: int) -> tuple[tuple[ModuleId, Digest], ...]:
         """Return the modules of `path` and their states at `version`, in the topology's order."""
         return tuple((m, self.states[m][version]) for m in self.topology.path_modules[path])
+
+    def path_moments(self, path: int, round_: int) -> tuple[tuple[ModuleId, Digest], ...]:
+        """Return what `path` goes on from in `round_`: its newest moments of earlier rounds.
+
+        Module by module in the topology's order; nothing where there are none, as in round 1.
+        """
+        found = []
+        for module in self.topology.path_modules[path]:
+            earlier = [v for v in self.moments.get((path, module), ()) if v < round_]
+            if not earlier:
+                return ()
+            found.append((module, self.moments[path, module][max(earlier)]))
+        return tuple(found)
 
     def finished(self, live_paths: Callable[[int], Iterable[int]]) -> bool:
         """Whether every live path stands at the last version and all its versions are evaluated.
@@ -120,8 +135,14 @@ class RunView:
         through = self.topology.paths_through(module)
         if paths != sorted(set(paths)) or not set(paths) <= set(through):
             raise RemoteProtocolError(f"module {entry.module} has contributions of other paths")
+        carried = self.manifest.training.inner_state == "carry"
+        if any((each.moments is not None) != carried for each in entry.contributions):
+            raise RemoteProtocolError(f"module {entry.module} lacks moments, or has unasked ones")
         self.states[module].append(entry.state)
         self.momenta[module] = entry.momentum
+        for each in entry.contributions:
+            if each.moments is not None:
+                self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
 
     def _evaluate(self, entry: Evaluated) -> None:
         place = (entry.version, entry.path)

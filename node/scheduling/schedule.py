@@ -19,7 +19,14 @@ from dataclasses import dataclass, field, replace
 from dipaco.node.scheduling.scoring import Scoring
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.lease import Evaluation, Lease, LeaseKind, ModuleDigest, Submission
+from dipaco.protocol.lease import (
+    Evaluation,
+    Lease,
+    LeaseKind,
+    ModuleDigest,
+    Submission,
+    digest_of,
+)
 from dipaco.protocol.ledger import (
     Contribution,
     Entry,
@@ -206,10 +213,13 @@ class Schedule:
         """Return the blobs that a next step, a lease or an evaluation still reads."""
         needed = {states[-1] for states in self.view.states.values()}
         needed |= set(self.view.momenta.values())
+        for path in self.live_paths:
+            if self.view.path_version(path) < self.manifest.training.rounds:
+                needed |= self._moments_needed(path)
         for accepted in self.accepted.values():
-            needed |= {blob.digest for blob in accepted.submission.blobs}
+            needed |= accepted.submission.digests()
         for grant in self.grants.values():
-            needed |= {state.digest for state in grant.lease.modules}
+            needed |= {each.digest for each in (*grant.lease.modules, *grant.lease.moments)}
         for work in self._evaluations(behind=0):
             needed |= {digest for _, digest in self.view.path_states(work.path, work.round)}
         return needed | self._evidence()
@@ -222,6 +232,13 @@ class Schedule:
         sheets = {each.sheet.digest for given in self.view.scored.values() for each in given}
         at = reshard.after_round
         return sheets | {states[at] for states in self.view.states.values() if len(states) > at}
+
+    def _moments_needed(self, path: int) -> set[Digest]:
+        """Of every module the last two: the very last may be of a round that others have ahead."""
+        needed: set[Digest] = set()
+        for module in self.view.topology.path_modules[path]:
+            needed |= set(list(self.view.moments.get((path, module), {}).values())[-2:])
+        return needed
 
     # ------------------------------------------------------------------ events
 
@@ -278,7 +295,7 @@ class Schedule:
         if grant is None:
             return (), Fallen(reason="the lease no longer stands: the work was given to another")
         lease = grant.lease
-        wrong = self._misfit(lease, submission)
+        wrong = self.misfit(lease, submission)
         if wrong:
             return (LeaseEnded(lease.token, wrong),), Fallen(reason=wrong)
         if lease.kind == "train":
@@ -426,6 +443,7 @@ class Schedule:
     def _lease(self, work: _Work, token: bytes) -> Lease:
         version = work.round if work.kind in ("evaluate", "score") else work.round - 1
         states = () if work.kind == "seed" else self.view.path_states(work.path, version)
+        moments = self.view.path_moments(work.path, work.round) if work.kind == "train" else ()
         windows = self.manifest.source.windows
         return Lease(
             run=self.run,
@@ -436,16 +454,20 @@ class Schedule:
             window=(work.round - 1) % windows if work.kind == "train" else work.window,
             spec=self.view.specs[self.manifest.epoch_of(work.round)],
             modules=tuple(ModuleDigest(module=m, digest=d) for m, d in states),
+            moments=tuple(ModuleDigest(module=m, digest=d) for m, d in moments),
             ttl=self.manifest.schedule.lease_ttl,
         )
 
-    def _misfit(self, lease: Lease, submission: Submission) -> str:
+    def misfit(self, lease: Lease, submission: Submission) -> str:
         """Say what is wrong with the shape of a submission; empty if nothing."""
         expected: tuple[ModuleId, ...] = ()
         if lease.kind in ("seed", "train"):
             expected = self.view.topology.path_modules[lease.path]
         if tuple(blob.module for blob in submission.blobs) != expected:
             return "the submission names other modules than the lease"
+        carried = lease.kind == "train" and self.manifest.training.inner_state == "carry"
+        if tuple(each.module for each in submission.moments) != (expected if carried else ()):
+            return "the submission lacks moments, or has some that were not asked for"
         if (submission.evaluation is not None) != (lease.kind == "evaluate"):
             return "the submission lacks an evaluation, or has one that was not asked for"
         if (submission.sheet is not None) != (lease.kind == "score"):
@@ -475,7 +497,7 @@ class Schedule:
         )
 
     def _evaluated(self, lease: Lease, peer: PeerId, result: Evaluation | None) -> Evaluated:
-        assert result is not None  # _misfit refused it before
+        assert result is not None  # misfit refused it before
         return Evaluated(
             path=lease.path,
             version=lease.round,
@@ -486,12 +508,13 @@ class Schedule:
         )
 
     def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
-        delta = next(b.digest for b in accepted.submission.blobs if b.module == module)
+        submission = accepted.submission
         return Contribution(
             path=accepted.path,
             peer=accepted.peer,
-            delta=delta,
+            delta=digest_of(module, submission.blobs),
             weight=self.weights_at(accepted.round)[accepted.path],
+            moments=digest_of(module, submission.moments) if submission.moments else None,
         )
 
 

@@ -8,7 +8,7 @@ afterwards. Outer steps are jobs of this node's worker process.
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -43,6 +43,7 @@ from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.lease import TOKEN_BYTES, Lease, Sheet, Submission
 from dipaco.protocol.ledger import ModuleUpdated
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
@@ -135,13 +136,16 @@ class Scheduler:
             return self._count(peer, submission)
         if grant.lease.kind == "score":
             return await self._submit_sheet(peer, grant.lease, submission)
-        lengths = self._blob_lengths(grant.lease)
-        for blob in submission.blobs:
-            length = lengths.get(ModuleId(blob.module))
-            if length is None:
-                return self._count(peer, submission)  # which says what is wrong with it
-            await self._pull(blob.digest, length, peer)
-        inspect = Inspect(manifest=self._manifest, lease=grant.lease, blobs=submission.blobs)
+        if self.schedule.misfit(grant.lease, submission):
+            return self._count(peer, submission)  # which says what is wrong with it
+        for digest, length in self._lengths(grant.lease, submission):
+            await self._pull(digest, length, peer)
+        inspect = Inspect(
+            manifest=self._manifest,
+            lease=grant.lease,
+            blobs=submission.blobs,
+            moments=submission.moments,
+        )
         wrong = await self._inspect(inspect)
         return await self._refuse(peer, submission, wrong) or self._count(peer, submission)
 
@@ -150,7 +154,7 @@ class Scheduler:
     ) -> Stands | Fallen:
         """Pull a score sheet, hold it against the source and against those that others gave."""
         sheet, scoring = submission.sheet, self.schedule.scoring
-        if sheet is None or scoring is None or sheet.documents > self._manifest.source.window:
+        if sheet is None or scoring is None or self.schedule.misfit(lease, submission):
             return self._count(peer, submission)  # which says what is wrong with it
         await self._pull(sheet.digest, SCORE_BYTES * sheet.documents, peer)
         wrong = await self._inspect(
@@ -198,11 +202,14 @@ class Scheduler:
         self._make(changes)
         return reply
 
-    def _blob_lengths(self, lease: Lease) -> dict[ModuleId, int]:
-        """Per module of the lease's path the only valid length of what is submitted."""
+    def _lengths(self, lease: Lease, submission: Submission) -> Iterator[tuple[Digest, int]]:
+        """Yield what is submitted, and the only valid length of each."""
         top = self.schedule.view.topology
         encoding = "f32" if lease.kind == "seed" else self._manifest.training.deltas
-        return {m: encoded_bytes(encoding, top.elements(m)) for m in top.path_modules[lease.path]}
+        for blob in submission.blobs:
+            yield blob.digest, encoded_bytes(encoding, top.elements(ModuleId(blob.module)))
+        for each in submission.moments:
+            yield each.digest, moments_bytes(top.elements(ModuleId(each.module)))
 
     async def _inspect(self, job: Inspect | InspectSheet) -> str:
         match await self._tools.worker.run(job, lambda progress: None):
@@ -247,6 +254,8 @@ class Scheduler:
             self._forget_old_blobs()
 
     async def _take_step(self, step: DueStep) -> None:
+        if self._discard_lost(step):
+            return
         job = OuterStep(
             manifest=self._manifest,
             module=step.module,
@@ -262,11 +271,20 @@ class Scheduler:
             raise self._no_room(DiskFull(answer.reason))
         reason = answer.reason if isinstance(answer, Failed) else type(answer).__name__
         log.error("outer step of %s version %d: %s", step.module, step.version, reason)
-        lost = [c.path for c in step.contributions if not self._tools.blobs.has(c.delta)]
+        if not self._discard_lost(step):
+            await trio.sleep(STEP_RETRY_SECONDS)
+
+    def _discard_lost(self, step: DueStep) -> bool:
+        """Have the paths trained again whose deltas or moments are no longer readable here."""
+        has = self._tools.blobs.has
+        lost = [
+            each.path
+            for each in step.contributions
+            if not has(each.delta) or (each.moments is not None and not has(each.moments))
+        ]
         for path in lost:
             self._make(self.schedule.discard(path, step.version))
-        if not lost:
-            await trio.sleep(STEP_RETRY_SECONDS)
+        return bool(lost)
 
     def _forget_old_blobs(self) -> None:
         """Remove what no module's next step, no lease and no evaluation needs any more."""
@@ -337,7 +355,7 @@ class Scheduler:
                 log.info("lease ended token=%s: %s", short(token), reason)
             case TrainingAccepted(path=path, round=round_, peer=peer, submission=submission):
                 self.beats.pop(submission.token, None)
-                self._held_blobs.update(blob.digest for blob in submission.blobs)
+                self._held_blobs |= submission.digests()
                 log.info("accepted path=%d round=%d of=%s", path, round_, short_peer(peer))
             case TrainingDiscarded(path=path, round=round_):
                 log.warning("discarded path=%d round=%d: its blobs are lost", path, round_)

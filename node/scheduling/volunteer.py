@@ -43,7 +43,8 @@ from dipaco.protocol.errors import (
     Unavailable,
 )
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Lease, Submission
+from dipaco.protocol.lease import Lease, ModuleDigest, Submission
+from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.words import one_line
@@ -200,6 +201,7 @@ class Volunteer:
             raise RemoteProtocolError("the lease names modules or a round that the path lacks")
         if lease.kind == "score" and not self._is_scored(lease):
             raise RemoteProtocolError("the lease is to score what the run does not score")
+        self._check_moments(lease)
         version = lease.round if lease.kind in ("evaluate", "score") else lease.round - 1
         for state in lease.modules:
             states = view.states.get(ModuleId(state.module), [])
@@ -216,6 +218,24 @@ class Volunteer:
             and lease.round == reshard.after_round
             and lease.window < reshard.windows
         )
+
+    def _check_moments(self, lease: Lease) -> None:
+        """Hold a lease's moments against manifest and ledger, as `_check` does its states."""
+        manifest, view = self._record.manifest, self._record.view
+        training = manifest.training
+        expected: tuple[ModuleId, ...] = ()
+        if lease.kind == "train" and lease.round > 1 and training.inner_state == "carry":
+            expected = view.topology.path_modules[lease.path]
+        named = tuple(ModuleId(each.module) for each in lease.moments)
+        # A path that had no documents before its router was replaced begins anew.
+        begins = manifest.epoch_of(lease.round) != manifest.epoch_of(lease.round - 1)
+        if named != expected and (named or not begins):
+            raise RemoteProtocolError("the lease lacks moments of its path, or has unasked ones")
+        if view.path_version(lease.path) < lease.round - 1:
+            return  # our copy of the ledger is a little behind the lease
+        told = view.path_moments(lease.path, lease.round)
+        if expected and lease.moments != tuple(ModuleDigest(module=m, digest=d) for m, d in told):
+            raise RemoteProtocolError("the lease's moments are not the ledger's")
 
     # ------------------------------------------------------------------ working
 
@@ -247,16 +267,16 @@ class Volunteer:
 
     async def _fetch(self, lease: Lease) -> None:
         top = self._record.view.topology
-        lengths = {m: top.state_bytes(m) for m in top.path_modules[lease.path]}
-        total = sum(lengths[ModuleId(state.module)] for state in lease.modules)
-        done = 0
+        wanted = [(each.digest, top.state_bytes(ModuleId(each.module))) for each in lease.modules]
+        wanted += [
+            (each.digest, moments_bytes(top.elements(ModuleId(each.module))))
+            for each in lease.moments
+        ]
+        done, total = 0, sum(length for _, length in wanted)
         with self._board.timed("fetch"):
-            for state in lease.modules:
+            for digest, length in wanted:
                 self._board.say("modules", done=done / 1e6, total=total / 1e6, path=lease.path)
-                length = lengths[ModuleId(state.module)]
-                await self._gear.exchange.fetch(
-                    state.digest, length=length, holders=(self._scheduler,)
-                )
+                await self._gear.exchange.fetch(digest, length=length, holders=(self._scheduler,))
                 done += length
 
     async def _do(self, lease: Lease, beat: "_Beat") -> Answer:
@@ -320,6 +340,7 @@ class Volunteer:
                     Submission(
                         token=lease.token,
                         blobs=answer.blobs,
+                        moments=answer.moments,
                         tokens=answer.tokens,
                         seconds=answer.seconds,
                         loss_first=answer.loss_first,
@@ -440,7 +461,8 @@ class Volunteer:
 
     def _make_room(self, lease: Lease) -> None:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
-        self._gear.blobs.prune({state.digest for state in lease.modules}, self._gear.store_bytes)
+        kept = {each.digest for each in (*lease.modules, *lease.moments)}
+        self._gear.blobs.prune(kept, self._gear.store_bytes)
 
 
 class _Beat:

@@ -2,11 +2,11 @@
 
 One loop for the seed phase and for every path and round. Same inputs, same bits, on the same
 hardware, library versions, thread count and micro-batch: nothing is drawn at random, moments
-begin at zero with every lease, and torch is held to its deterministic kernels.
+begin as the lease says, and torch is held to its deterministic kernels.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch.utils import deterministic
 
 from dipaco.node.training.adamw import AdamW
-from dipaco.node.training.model import Float32, PathModel, load, store
+from dipaco.node.training.model import Float32, PathModel, gather, load, scatter, store
 from dipaco.protocol.batches import RowOrder, learning_rate
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.moments import Moments
 from dipaco.protocol.topology import ModuleId
 
 
@@ -45,6 +46,8 @@ class Steps:
     """The first step's place in the order of the shard's batches."""
     first_rate: int
     """The first step's k, which sets the learning rate."""
+    behind: int = 0
+    """Steps that the moments to start from have seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +63,19 @@ class StepReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PathState:
+    """Where inner steps start or end, module by module."""
+
+    weights: Mapping[ModuleId, Float32]
+    moments: Mapping[ModuleId, Moments] | None = None
+    """AdamW's. None: it starts from zero, and what it comes to is not wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InnerResult:
     """What the steps came to."""
 
-    states: dict[ModuleId, Float32]
+    end: PathState
     tokens: int
     seconds: float
     loss_first: float
@@ -94,7 +106,7 @@ def make_deterministic(threads: int) -> None:
 def run_steps(
     model: PathModel,
     manifest: Manifest,
-    states: Mapping[ModuleId, Float32],
+    start: PathState,
     shard: Rows,
     order: RowOrder,
     steps: Steps,
@@ -102,15 +114,18 @@ def run_steps(
     max_batch: int,
     on_step: Callable[[StepReport], None],
 ) -> InnerResult:
-    """Take `steps` from the module states of one path; returns the states they lead to.
+    """Take `steps` of one path; returns what they lead to.
 
     max_batch   sequences per micro-batch, 0 for all at once. Gradients of a batch are summed, so
                 it changes the memory needed and the last bits, not the method.
     Raises DipacoError when the loss is not finite.
     """
-    load(model, manifest, states)
+    load(model, manifest, start.weights)
     training = manifest.training
-    optimizer = AdamW(model.parameters(), training.inner)
+    optimizer = AdamW(dict(model.named_parameters()), training.inner, steps=steps.behind)
+    if start.moments is not None:
+        scatter({m: each.first for m, each in start.moments.items()}, manifest, optimizer.first)
+        scatter({m: each.second for m, each in start.moments.items()}, manifest, optimizer.second)
     per_step = training.batch * manifest.model.context
     losses: list[float] = []
     began = time.perf_counter()
@@ -127,12 +142,26 @@ def run_steps(
         rate = per_step * len(losses) / (time.perf_counter() - began)
         on_step(StepReport(done=len(losses), loss=loss, tokens_per_second=rate))
     return InnerResult(
-        states={module: store(model, manifest, module) for module in states},
+        end=PathState(
+            weights={module: store(model, manifest, module) for module in start.weights},
+            moments=start.moments and _moments(optimizer, manifest, start.moments),
+        ),
         tokens=per_step * steps.count,
         seconds=time.perf_counter() - began,
         loss_first=losses[0] if losses else 0.0,
         loss_last=losses[-1] if losses else 0.0,
     )
+
+
+def _moments(
+    optimizer: AdamW, manifest: Manifest, modules: Iterable[ModuleId]
+) -> dict[ModuleId, Moments]:
+    return {
+        module: Moments(
+            gather(optimizer.first, manifest, module), gather(optimizer.second, manifest, module)
+        )
+        for module in modules
+    }
 
 
 def _backward(model: PathModel, shard: Rows, batch: list[int], micro: int) -> float:

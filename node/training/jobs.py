@@ -69,6 +69,8 @@ class Trained(Wire, frozen=True, kw_only=True):
     """States (seed) or pseudo-gradients (train), left in the store."""
 
     blobs: tuple[ModuleDigest, ...]
+    moments: tuple[ModuleDigest, ...] = ()
+    """AdamW's, as a `Submission` hands them in."""
     tokens: Size
     seconds: Annotated[float, Meta(ge=0, le=1e9)]
     loss_first: Nats
@@ -111,7 +113,8 @@ class Inspect(Wire, frozen=True, kw_only=True):
     manifest: Manifest
     lease: Lease
     blobs: tuple[ModuleDigest, ...]
-    """In the store, of the right lengths."""
+    moments: tuple[ModuleDigest, ...] = ()
+    """Both in the store, of the right lengths."""
 
 
 class InspectSheet(Wire, frozen=True, kw_only=True):

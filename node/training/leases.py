@@ -4,7 +4,7 @@ Runs in worker processes and in the single-process reference, never in the daemo
 torch comes in.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,7 @@ from dipaco.node.data.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import document_nlls, evaluate
 from dipaco.node.training.inner_loop import (
+    PathState,
     Rows,
     StepReport,
     Steps,
@@ -32,12 +33,14 @@ from dipaco.node.training.jobs import (
     Trained,
 )
 from dipaco.node.training.model import Float32, PathModel, load
+from dipaco.node.training.outer import read_moments
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
 from dipaco.protocol.delta import encode_delta
 from dipaco.protocol.errors import DipacoError, Refusal
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.lease import Lease, ModuleDigest, Sheet
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.moments import Moments, encode_moments
 from dipaco.protocol.routing.labels import NOT_SCORED, quantised, sheet_bytes
 from dipaco.protocol.topology import ModuleId, topology
 
@@ -62,15 +65,17 @@ class Trainer:
         Raises Refusal for a seed lease without a row, DipacoError if the loss is not finite.
         """
         manifest, lease = job.manifest, job.lease
-        starts = self._start(manifest, lease)
+        start = PathState(
+            weights=self._weights(manifest, lease), moments=self._moments(manifest, lease)
+        )
         if shard.rows < 1:
-            return self._nothing_learnt(manifest, lease, starts)
+            return self._nothing_learnt(manifest, lease, start)
         path = DENSE if lease.kind == "seed" else lease.path
         with self._memory_in_words(manifest.training.batch):
             result = run_steps(
                 PathModel(manifest, self._device),
                 manifest,
-                starts,
+                start,
                 shard,
                 RowOrder(batch_seed(lease.run, path), shard.rows),
                 steps_of(manifest, lease),
@@ -78,20 +83,25 @@ class Trainer:
                 on_step=_step_reporter(steps_of(manifest, lease).count, on_progress),
             )
         return Trained(
-            blobs=tuple(self._keep(manifest, lease, starts, result.states)),
+            blobs=tuple(self._keep(manifest, lease, start, result.end)),
+            moments=tuple(self._keep_moments(manifest, lease, result.end)),
             tokens=result.tokens,
             seconds=result.seconds,
             loss_first=result.loss_first,
             loss_last=result.loss_last,
         )
 
-    def _nothing_learnt(
-        self, manifest: Manifest, lease: Lease, starts: Mapping[ModuleId, Float32]
-    ) -> Trained:
+    def _nothing_learnt(self, manifest: Manifest, lease: Lease, start: PathState) -> Trained:
         if lease.kind == "seed":
             raise Refusal(f"window {lease.window} has no training document for the seed model")
-        blobs = tuple(self._keep(manifest, lease, starts, starts))
-        return Trained(blobs=blobs, tokens=0, seconds=0.0, loss_first=0.0, loss_last=0.0)
+        return Trained(
+            blobs=tuple(self._keep(manifest, lease, start, start)),
+            moments=tuple(self._keep_moments(manifest, lease, start)),
+            tokens=0,
+            seconds=0.0,
+            loss_first=0.0,
+            loss_last=0.0,
+        )
 
     def evaluate(
         self, job: Evaluate, documents: Sequence[NDArray[np.integer]], on_progress: OnProgress
@@ -99,7 +109,7 @@ class Trainer:
         """Score the held-out documents that the router sends to the lease's path."""
         manifest, lease = job.manifest, job.lease
         model = PathModel(manifest, self._device)
-        load(model, manifest, self._start(manifest, lease))
+        load(model, manifest, self._weights(manifest, lease))
 
         def on_batch(done: int) -> None:
             on_progress(Progress(stage="evaluate", done=done, total=len(documents)))
@@ -118,7 +128,7 @@ class Trainer:
         """Score the lease's router documents, or some rows of them, and leave the sheet."""
         manifest, lease, prefix = job.manifest, job.lease, job.manifest.routing.prefix
         model = PathModel(manifest, self._device)
-        load(model, manifest, self._start(manifest, lease))
+        load(model, manifest, self._weights(manifest, lease))
         asked = range(len(documents.documents)) if job.rows is None else job.rows
         if any(row >= len(documents.documents) for row in asked):
             raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
@@ -140,7 +150,7 @@ class Trainer:
         sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])
         return Scored(sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)))
 
-    def _start(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
+    def _weights(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
         """The states that the lease starts from: the named blobs, or the initial model."""
         top = topology(manifest)
         if lease.kind == "seed":
@@ -152,20 +162,42 @@ class Trainer:
             for each in lease.modules
         }
 
+    def _moments(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Moments] | None:
+        """AdamW's moments that the lease starts from; None where none are carried."""
+        if lease.kind != "train" or manifest.training.inner_state == "reset":
+            return None
+        top = topology(manifest)
+        if not lease.moments:
+            return {m: Moments.zeros(top.elements(m)) for m in top.path_modules[lease.path]}
+        return {
+            ModuleId(each.module): read_moments(
+                self._blobs, manifest, ModuleId(each.module), each.digest
+            )
+            for each in lease.moments
+        }
+
     def _keep(
-        self,
-        manifest: Manifest,
-        lease: Lease,
-        starts: Mapping[ModuleId, Float32],
-        ends: Mapping[ModuleId, Float32],
+        self, manifest: Manifest, lease: Lease, start: PathState, end: PathState
     ) -> Iterator[ModuleDigest]:
-        for module, end in ends.items():
+        for module, weights in end.weights.items():
             if lease.kind == "seed":
-                digest = self._blobs.write_array(end)
+                digest = self._blobs.write_array(weights)
             else:  # pseudo-gradient = global - local
-                delta = encode_delta(starts[module] - end, manifest.training.deltas)
-                digest = self._blobs.write(delta)
+                delta = start.weights[module] - weights
+                digest = self._blobs.write(encode_delta(delta, manifest.training.deltas))
             yield ModuleDigest(module=module, digest=digest)
+
+    def _keep_moments(
+        self, manifest: Manifest, lease: Lease, end: PathState
+    ) -> Iterator[ModuleDigest]:
+        """Leave the moments for the next round; whoever takes it, this node too, reads them back.
+
+        So staying and moving give the same bits, though 8 bits do not hold all of a moment.
+        """
+        training = manifest.training
+        for module, moments in (end.moments or {}).items():
+            data = encode_moments(moments, training.inner, first_step(training, lease.round + 1))
+            yield ModuleDigest(module=module, digest=self._blobs.write(data))
 
     @contextmanager
     def _memory_in_words(self, sequences: int) -> Iterator[None]:
@@ -186,7 +218,10 @@ def steps_of(manifest: Manifest, lease: Lease) -> Steps:
         return Steps(count=training.seed_steps, first_batch=0, first_rate=0)
     first = first_step(training, lease.round)
     return Steps(
-        count=training.inner_steps, first_batch=first, first_rate=training.seed_steps + first
+        count=training.inner_steps,
+        first_batch=first,
+        first_rate=training.seed_steps + first,
+        behind=first if lease.moments else 0,
     )
 
 

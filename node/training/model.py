@@ -185,23 +185,37 @@ def load(model: PathModel, manifest: Manifest, states: Mapping[ModuleId, Float32
 
     Raises LocalProtocolError if together they are not exactly the tensors of one path.
     """
-    parameters = dict(model.named_parameters())
+    scatter(states, manifest, dict(model.named_parameters()))
+
+
+def scatter(
+    arrays: Mapping[ModuleId, Float32], manifest: Manifest, tensors: Mapping[str, Tensor]
+) -> None:
+    """Copy flat arrays, each in its module's layout, into `tensors` of one path, by name.
+
+    Raises LocalProtocolError if together they are not exactly those tensors.
+    """
+    left = dict(tensors)
     layouts = topology(manifest).layouts
     with torch.no_grad():
-        for module, state in states.items():
+        for module, array in arrays.items():
             offset = 0
             for tensor in layouts[module]:
-                part = torch.from_numpy(state[offset : offset + tensor.size])
-                if tensor.name not in parameters:
+                part = torch.from_numpy(array[offset : offset + tensor.size])
+                if tensor.name not in left:
                     raise LocalProtocolError(f"module {module}: {tensor.name} is not in the model")
-                parameters.pop(tensor.name).copy_(part.view(tensor.shape))
+                left.pop(tensor.name).copy_(part.view(tensor.shape))
                 offset += tensor.size
-    if parameters:
-        raise LocalProtocolError(f"no module holds {min(parameters)}")
+    if left:
+        raise LocalProtocolError(f"no module holds {min(left)}")
 
 
 def store(model: PathModel, manifest: Manifest, module: ModuleId) -> Float32:
     """Return the state of `module`, flat in its layout, from the parameters of `model`."""
-    parameters = dict(model.named_parameters())
-    tensors = topology(manifest).layouts[module]
-    return np.concatenate([parameters[t.name].detach().cpu().numpy().reshape(-1) for t in tensors])
+    return gather(dict(model.named_parameters()), manifest, module)
+
+
+def gather(tensors: Mapping[str, Tensor], manifest: Manifest, module: ModuleId) -> Float32:
+    """Return the array of `module`, flat in its layout, from `tensors` by name."""
+    layout = topology(manifest).layouts[module]
+    return np.concatenate([tensors[t.name].detach().cpu().numpy().reshape(-1) for t in layout])

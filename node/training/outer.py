@@ -7,7 +7,9 @@ from dipaco.node.training.jobs import Inspect, Inspected, OuterStep, Stepped
 from dipaco.protocol.delta import Float32, check_bound, decode_delta, encoded_bytes
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.lease import digest_of
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.moments import Moments, check_moments, decode_moments, moments_bytes
 from dipaco.protocol.outer_step import outer_step
 from dipaco.protocol.topology import ModuleId, topology
 
@@ -41,24 +43,41 @@ def read_delta(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: D
     return decode_delta(data, encoding, elements)
 
 
+def read_moments(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> Moments:
+    """Return AdamW's moments from the store; raises RemoteProtocolError, Unavailable."""
+    elements = topology(manifest).elements(module)
+    return decode_moments(blobs.read(digest, moments_bytes(elements)), elements)
+
+
 def inspect(blobs: BlobStore, job: Inspect) -> Inspected:
     """Check that what was submitted is finite and that honest training can have made it.
 
     Raises Unavailable if a blob is missing: that is not the submitter's fault.
     """
-    starts = {ModuleId(state.module): state.digest for state in job.lease.modules}
-    for blob in job.blobs:
-        module = ModuleId(blob.module)
-        try:
-            if job.lease.kind == "seed":
-                _check_state(blobs, job.manifest, module, blob.digest)
-            else:
-                delta = read_delta(blobs, job.manifest, module, blob.digest)
-                state = blobs.read_array(starts[module], delta.size)
-                check_bound(delta, state, job.manifest.training, job.lease.round)
-        except RemoteProtocolError as error:
-            return Inspected(wrong=f"module {module}: {error}"[:MAX_WRONG])
+    for what, check, named in (
+        ("", _check_blob, job.blobs),
+        ("moments of ", _check_moments, job.moments),
+    ):
+        for blob in named:
+            try:
+                check(blobs, job, ModuleId(blob.module), blob.digest)
+            except RemoteProtocolError as error:
+                return Inspected(wrong=f"{what}module {blob.module}: {error}"[:MAX_WRONG])
     return Inspected(wrong="")
+
+
+def _check_blob(blobs: BlobStore, job: Inspect, module: ModuleId, digest: Digest) -> None:
+    if job.lease.kind == "seed":
+        _check_state(blobs, job.manifest, module, digest)
+        return
+    delta = read_delta(blobs, job.manifest, module, digest)
+    state = blobs.read_array(digest_of(module, job.lease.modules), delta.size)
+    check_bound(delta, state, job.manifest.training, job.lease.round)
+
+
+def _check_moments(blobs: BlobStore, job: Inspect, module: ModuleId, digest: Digest) -> None:
+    moments = read_moments(blobs, job.manifest, module, digest)
+    check_moments(moments, job.manifest.training, job.lease.round)
 
 
 def _check_state(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> None:

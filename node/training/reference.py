@@ -29,7 +29,15 @@ from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal, Unavailable
-from dipaco.protocol.lease import TOKEN_BYTES, Evaluation, Lease, LeaseKind, ModuleDigest, Sheet
+from dipaco.protocol.lease import (
+    TOKEN_BYTES,
+    Evaluation,
+    Lease,
+    LeaseKind,
+    ModuleDigest,
+    Sheet,
+    digest_of,
+)
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.ledger import Scored as SheetEntry
 from dipaco.protocol.manifest import Manifest, Reshard, run_id
@@ -96,6 +104,8 @@ class _Run:
     """Of every epoch so far."""
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
     momenta: dict[ModuleId, Digest] = field(default_factory=dict)
+    moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
+    """Per path what its last round left of AdamW's; nothing where they begin anew."""
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
 
     def live_paths(self, round_: int) -> list[int]:
@@ -120,17 +130,16 @@ class _Run:
 
     def round(self, round_: int) -> None:
         """Train every live path, then take every module's outer step (lines 4 to 17)."""
-        deltas: dict[tuple[int, ModuleId], Digest] = {}
+        done: dict[int, Trained] = {}
         for path in self.live_paths(round_):
-            trained = self._train(
-                self._lease("train", path, round_), f"round {round_}, path {path}"
-            )
-            deltas |= {(path, ModuleId(blob.module)): blob.digest for blob in trained.blobs}
+            lease = self._lease("train", path, round_)
+            done[path] = self._train(lease, f"round {round_}, path {path}")
         top = topology(self.manifest)
         for module in top.modules:
-            paths = [path for path in top.paths_through(module) if path in self.live_paths(round_)]
+            paths = [path for path in top.paths_through(module) if path in done]
             if paths:
-                self._step(module, {path: deltas[path, module] for path in paths}, round_)
+                self._step(module, {path: done[path] for path in paths}, round_)
+        self.moments = {path: trained.moments for path, trained in done.items()}
 
     def evaluate(self, version: int) -> None:
         """Look at the held-out loss of every live path at `version` (line 19)."""
@@ -183,7 +192,7 @@ class _Run:
         assert isinstance(answer, Trained)
         return answer
 
-    def _step(self, module: ModuleId, deltas: dict[int, Digest], round_: int) -> None:
+    def _step(self, module: ModuleId, done: dict[int, Trained], round_: int) -> None:
         job = OuterStep(
             manifest=self.manifest,
             module=module,
@@ -193,10 +202,11 @@ class _Run:
                 Contribution(
                     path=path,
                     peer=self.manifest.owner,
-                    delta=delta,
+                    delta=digest_of(module, trained.blobs),
                     weight=self._spec(round_).tokens[path],
+                    moments=digest_of(module, trained.moments) if trained.moments else None,
                 )
-                for path, delta in sorted(deltas.items())
+                for path, trained in sorted(done.items())
             ),
         )
         answer = self._perform(job, f"round {round_}, module {module}")
@@ -218,6 +228,7 @@ class _Run:
             window=(round_ - 1) % windows if kind == "train" else 0,
             spec=spec_digest(self._spec(round_)),
             modules=tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in modules),
+            moments=self.moments.get(path, ()) if kind == "train" else (),
             ttl=self.manifest.schedule.lease_ttl,
         )
 

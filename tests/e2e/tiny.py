@@ -26,6 +26,8 @@ seed_steps = 4
 rounds = 2
 inner_steps = 60
 batch = 8
+inner_state = "carry"
+early_stopping = true
 [training.inner]
 [training.outer]
 """

@@ -297,7 +297,17 @@ def _leases() -> tuple[Wire, ...]:
     seed = msgspec.structs.replace(LEASE, kind="seed", path=0, round=0, modules=())
     score = msgspec.structs.replace(LEASE, kind="score", round=1)
     scored = msgspec.structs.replace(SUBMISSION, blobs=(), sheet=SHEET)
-    return LEASE, seed, score, SUBMISSION, evaluated, scored
+    carried = tuple(ModuleDigest(module=m.module, digest=digest("moments")) for m in MODULES)
+    return (
+        LEASE,
+        seed,
+        SUBMISSION,
+        evaluated,
+        score,
+        scored,
+        msgspec.structs.replace(LEASE, moments=carried),
+        msgspec.structs.replace(SUBMISSION, moments=carried),
+    )
 
 
 def _entries() -> tuple[Wire, ...]:
@@ -315,6 +325,21 @@ def _entries() -> tuple[Wire, ...]:
             momentum=digest("momentum"),
         ),
         Evaluated(path=1, version=1, peer=peer("b"), documents=20, tokens=1234, nll=4321.0625),
+        ModuleUpdated(
+            module="L1.E0",
+            version=2,
+            contributions=(
+                Contribution(
+                    path=0,
+                    peer=peer("a"),
+                    delta=digest("delta 0"),
+                    weight=3200,
+                    moments=digest("moments"),
+                ),
+            ),
+            state=digest("state"),
+            momentum=digest("momentum"),
+        ),
         Scored(path=1, window=0, peer=peer("b"), sheet=SHEET),
     )
     chain, previous = [], NO_RECORD

@@ -126,7 +126,7 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         (lambda: with_parts(schedule={"schedulers": ("nobody",)}), "schedulers"),
         (lambda: with_parts(schedule={"lease_ttl": 4}), "lease_ttl"),
         (lambda: with_parts(training={"rounds": 0}), "rounds"),
-        (lambda: with_parts(training={"inner_state": "carry"}), "inner_state"),
+        (lambda: with_parts(training={"inner_state": "merge"}), "inner_state"),
         (lambda: replace(PLAIN, format=2), "format"),
         (lambda: replace(PLAIN, name=""), "name"),
         (lambda: replace(PLAIN, name="../etc"), "name"),

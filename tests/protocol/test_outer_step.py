@@ -78,3 +78,19 @@ def test_the_inputs_are_left_as_they_are_and_no_zero_has_a_sign() -> None:
 def test_weights_and_deltas_must_pair_up() -> None:
     with pytest.raises(ValueError, match="shorter"):
         outer_step(array(1.0), None, [1, 2], [array(1.0)], OUTER)
+
+
+def test_diloco_takes_the_plain_mean() -> None:
+    plain = Nesterov(rescale="none")
+    deltas = [array(d) for d in (1.0, 2.0, 3.0, 6.0)]
+    _, momentum = outer_step(array(0.0), None, [9, 9, 9, 9], deltas, plain)
+    assert momentum.tolist() == [3.0]
+    one, _ = outer_step(array(1.0), None, [5], deltas[:1], plain)
+    assert one.tobytes() == outer_step(array(1.0), None, [5], deltas[:1], OUTER)[0].tobytes()
+
+
+def test_uniform_weights_are_those_of_equal_shards() -> None:
+    deltas = [array(d, -d) for d in (0.3, 0.7, -0.2)]
+    uniform = outer_step(array(1.0, 2.0), None, [1, 20, 300], deltas, Nesterov(weights="uniform"))
+    equal = outer_step(array(1.0, 2.0), None, [7, 7, 7], deltas, OUTER)
+    assert [part.tobytes() for part in uniform] == [part.tobytes() for part in equal]

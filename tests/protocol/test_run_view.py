@@ -37,11 +37,23 @@ def updated(module: str, version: int, paths: Iterable[int] | None = None) -> Mo
         module=module,
         version=version,
         contributions=tuple(
-            Contribution(path=p, peer=peer("a"), delta=digest(f"{p}"), weight=1) for p in through
+            Contribution(
+                path=p,
+                peer=peer("a"),
+                delta=digest(f"{p}"),
+                weight=1,
+                moments=digest(f"moments of {p} {module} {version}"),
+            )
+            for p in through
         ),
         state=digest(f"{module} {version}"),
         momentum=digest(f"momentum of {module} {version}"),
     )
+
+
+def without_moments(entry: ModuleUpdated) -> ModuleUpdated:
+    bare = tuple(replace(each, moments=None) for each in entry.contributions)
+    return replace(entry, contributions=bare)
 
 
 def evaluated(path: int, version: int) -> Evaluated:
@@ -67,7 +79,8 @@ def view(entries: Iterable[Entry]) -> RunView:
 
 def facts(told: RunView) -> tuple[object, ...]:
     states = {module: tuple(versions) for module, versions in told.states.items()}
-    return told.spec, states, dict(told.momenta), dict(told.evaluations)
+    moments = {place: tuple(each.items()) for place, each in told.moments.items()}
+    return told.spec, states, dict(told.momenta), moments, dict(told.evaluations)
 
 
 def test_before_the_seed_there_is_nothing() -> None:
@@ -92,6 +105,29 @@ def test_a_path_stands_where_its_slowest_module_stands() -> None:
     assert told.momenta[ModuleId("stem")] == digest("momentum of stem 1")
 
 
+def test_a_path_goes_on_from_its_own_moments_of_the_round_before() -> None:
+    told = view([ADOPTED, SEEDED])
+    assert told.path_moments(1, 1) == ()
+    for module in ("L1.E0", "L2.E1", "stem"):
+        told.apply(updated(module, 1))
+    first = tuple((m, digest(f"moments of 1 {m} 1")) for m in ("stem", "L1.E0", "L2.E1"))
+    assert told.path_moments(1, 2) == first
+    assert told.path_moments(0, 2) == ()  # L2.E0 has not stepped
+    told.apply(updated("L2.E1", 2))
+    assert told.path_moments(1, 2) == first  # if round 2 is trained again
+    assert told.path_moments(1, 3)[2] == ("L2.E1", digest("moments of 1 L2.E1 2"))
+
+
+def test_where_every_round_begins_anew_no_contribution_has_moments() -> None:
+    training = replace(MANIFEST.training, inner_state="reset")
+    told = RunView(replace(MANIFEST, training=training))
+    for entry in (ADOPTED, SEEDED, without_moments(updated("stem", 1))):
+        told.apply(entry)
+    assert not told.moments and told.path_moments(0, 2) == ()
+    with pytest.raises(RemoteProtocolError, match="unasked"):
+        told.apply(updated("L1.E0", 1))
+
+
 def test_a_run_is_finished_when_all_versions_of_all_live_paths_are_evaluated() -> None:
     entries = list(whole_run())
     assert view(entries).finished(lambda version: range(4))
@@ -113,6 +149,7 @@ OUT_OF_PLACE = [
     (2, updated("L1.E0", 1, [0, 2]), "other paths"),
     (2, updated("L1.E0", 1, [1, 0]), "other paths"),
     (2, updated("L1.E0", 1, [0, 0]), "other paths"),
+    (2, without_moments(updated("stem", 1)), "lacks moments"),
     (2, evaluated(4, 0), "does not exist"),
     (2, evaluated(0, 1), "does not exist"),
     (6, evaluated(0, 0), "twice"),

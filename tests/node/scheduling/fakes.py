@@ -34,6 +34,7 @@ from dipaco.protocol.canonical import encode
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.lease import Evaluation, ModuleDigest, Sheet
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.routing.fit import RouterFit
 from dipaco.protocol.routing.labels import sheet_bytes
 from dipaco.protocol.routing.recipe import recipe_of
@@ -158,7 +159,9 @@ class FakeWorker:
                 )
             )
         lease, top = job.lease, topology(job.manifest)
-        inputs = [encode(state) for state in lease.modules]
+        inputs = [encode(each) for each in (*lease.modules, *lease.moments)]
+        for each in lease.moments:
+            assert self.blobs.has(each.digest)
         place = f"{lease.kind} {lease.path} {lease.round}".encode()
         blobs = tuple(
             ModuleDigest(
@@ -166,7 +169,24 @@ class FakeWorker:
             )
             for m in top.path_modules[lease.path]
         )
-        return Trained(blobs=blobs, tokens=384, seconds=60.0, loss_first=4.0, loss_last=3.0)
+        moments = tuple(
+            ModuleDigest(
+                module=m,
+                digest=self._made(
+                    moments_bytes(top.elements(m)), b"moments", m.encode(), place, *inputs
+                ),
+            )
+            for m in top.path_modules[lease.path]
+            if lease.kind == "train" and job.manifest.training.inner_state == "carry"
+        )
+        return Trained(
+            blobs=blobs,
+            moments=moments,
+            tokens=384,
+            seconds=60.0,
+            loss_first=4.0,
+            loss_last=3.0,
+        )
 
     async def _score(self, job: Score, on_progress: Callable[[Progress], None]) -> Scored:
         await trio.sleep(SCORE_SECONDS)

@@ -4,7 +4,7 @@ Or real derivations, by the worker process's own code, in this process.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,8 @@ class Swarm:
         self._homes = tmp_path
         self._nursery = nursery
         self._address = ""
+        self.after_commit: Callable[[str, Journal], bool] = lambda name, journal: False
+        """Told whenever a node has saved something; True: the node is killed at that moment."""
 
     async def start(
         self,
@@ -131,6 +133,7 @@ class Swarm:
                 peer(name), port=4000 if rendezvous else None
             ) as transport:
                 self._address = self._address or transport.addresses[0]
+                self._watch(name, journal, scope)
                 parts = wire(config, home, key(name), journal, worker, transport, in_thread=at_once)
                 overview = overview_of(parts, leave=stop.set)
                 node = Node(parts, overview, worker, stop, scope, ended)
@@ -140,6 +143,19 @@ class Swarm:
                 except* DipacoError as group:  # anything else is a bug, and fails the test
                     node.error = leaf(group)
         ended.set()
+
+    def _watch(self, name: str, journal: Journal, scope: trio.CancelScope) -> None:
+        saving = journal.saving
+
+        @contextlib.contextmanager
+        def watched() -> Iterator[None]:
+            with saving():
+                yield
+            if not journal._depth and self.after_commit(name, journal):
+                self.network.kill(peer(name))
+                scope.cancel()
+
+        journal.saving = watched  # type: ignore[method-assign]
 
     async def kill(self, node: Node) -> None:
         """End a node as SIGKILL does: no goodbye."""

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from dipaco.node.scheduling.schedule import Change, LeaseEnded, Recorded, Schedule
 from dipaco.protocol.identity import PeerId
@@ -59,6 +60,11 @@ class Desk:
             blobs=()
             if lease.kind == "evaluate"
             else tuple(ModuleDigest(module=m, digest=digest(f"{place} {m}")) for m in names),
+            moments=tuple(
+                ModuleDigest(module=m, digest=digest(f"moments {place} {m}")) for m in names
+            )
+            if lease.kind == "train"
+            else (),
             tokens=100,
             seconds=1.0,
             loss_first=3.0,
@@ -291,3 +297,74 @@ def test_a_submission_whose_blobs_are_lost_is_trained_again(desk: Desk) -> None:
     desk.make(desk.schedule.discard(lease.path, lease.round))
     again = desk.lease(ANNA)
     assert (again.path, again.round) == (lease.path, lease.round)
+
+
+def moments_of(lease: Lease, round_: int) -> tuple[ModuleDigest, ...]:
+    """Return what `Desk.result` hands in as the moments of a lease's path after a round."""
+    return tuple(
+        ModuleDigest(
+            module=m.module, digest=digest(f"moments train {lease.path} {round_} {m.module}")
+        )
+        for m in lease.modules
+    )
+
+
+def one_round(desk: Desk) -> None:
+    for _ in range(4):
+        desk.submit(ANNA, desk.lease(ANNA))
+    desk.step()
+
+
+def test_a_lease_names_the_moments_that_the_path_handed_in_for_the_round_before(
+    desk: Desk,
+) -> None:
+    desk.seed()
+    assert desk.lease(ANNA).moments == ()
+    one_round(desk)
+    for who in (ANNA, BERT, CARA, peer("dora")):
+        lease = desk.lease(who)
+        assert (lease.round, lease.moments) == (2, moments_of(lease, 1))
+        assert {each.digest for each in lease.moments} <= desk.schedule.blobs_needed()
+        desk.submit(who, lease)
+    desk.step()
+    evaluation = desk.lease(ANNA)
+    assert (evaluation.kind, evaluation.moments) == ("evaluate", ())
+    carried = {d for each in desk.schedule.view.moments.values() for d in each.values()}
+    assert len(carried) == 2 * 12 and not carried & desk.schedule.blobs_needed()  # no round 3
+
+
+def test_a_path_trained_again_starts_from_the_moments_that_it_had(desk: Desk) -> None:
+    """One module has stepped already when the submission is lost."""
+    desk.seed()
+    one_round(desk)
+    for who in (ANNA, BERT, CARA):
+        desk.submit(who, desk.lease(who))
+    step = next(desk.schedule.due_steps())
+    desk.make(desk.schedule.stepped(step, state=digest("new"), momentum=digest("momentum")))
+    path = next(c.path for c in step.contributions)
+    desk.make(desk.schedule.discard(path, 2))
+    again = next(
+        lease for lease in (desk.lease(peer(f"v{i}")) for i in range(2)) if lease.path == path
+    )
+    assert again.moments == moments_of(again, 1)
+    assert {each.digest for each in again.moments} <= desk.schedule.blobs_needed()
+
+
+@pytest.mark.parametrize("inner_state", ["carry", "reset"])
+def test_moments_are_handed_in_exactly_where_the_manifest_carries_them(inner_state: str) -> None:
+    plain = manifest()
+    training = replace(plain.training, inner_state=inner_state)
+    desk = Desk(Schedule(replace(plain, training=training), RUN, (40, 30, 20, 10)))
+    lease = desk.lease(ANNA)
+    named = tuple(ModuleDigest(module=m, digest=digest("m")) for m in ("stem", "L1.E0", "L2.E0"))
+    unasked = replace(desk.result(lease), moments=named)
+    _, reply = desk.schedule.submit(ANNA, unasked)
+    assert isinstance(reply, Fallen) and "moments" in reply.reason  # of the seed phase
+    desk.submit(ANNA, lease)
+    lease = desk.lease(ANNA)
+    right = desk.result(lease)
+    for moments in ((), right.moments, right.moments[:-1], right.moments[::-1]):
+        submission = replace(right, moments=moments)
+        _, reply = desk.schedule.submit(ANNA, submission)
+        due = right.moments if inner_state == "carry" else ()
+        assert isinstance(reply, Stands) == (moments == due)

@@ -6,6 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from dipaco.node.training.jobs import Derive, Failed, Train
+from dipaco.protocol.manifest import Manifest
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Node, Swarm, found, until
 from tests.values import manifest
 
@@ -18,11 +19,11 @@ async def run_to_end(swarm: Swarm, names: tuple[str, ...]) -> Node:
     return scheduler
 
 
-async def undisturbed(tmp_path: Path) -> dict[str, list[str]]:
+async def undisturbed(tmp_path: Path, value: Manifest | None = None) -> dict[str, list[str]]:
     """Return the states that the run ends with when one volunteer does all the work."""
     async with trio.open_nursery() as nursery:
         alone = Swarm(tmp_path / "alone", nursery)
-        found(tmp_path / "alone", manifest())
+        found(tmp_path / "alone", value or manifest())
         scheduler = await run_to_end(alone, ("zoe",))
         nursery.cancel_scope.cancel()
     return states(scheduler)

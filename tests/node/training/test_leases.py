@@ -7,22 +7,24 @@ golden losses have a tolerance of 1e-3, far below what another order, rate or st
 import math
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
-from dipaco.node.training.inner_loop import StepReport, Steps, choose_device, run_steps
+from dipaco.node.training.inner_loop import PathState, StepReport, Steps, choose_device, run_steps
 from dipaco.node.training.jobs import Evaluate, Train, Trained
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import Float32, PathModel, load, store
-from dipaco.node.training.outer import read_delta
+from dipaco.node.training.outer import read_delta, read_moments
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, learning_rate
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import DipacoError, Refusal
+from dipaco.protocol.lease import ModuleDigest
 from dipaco.protocol.manifest import Adam, Manifest, Nesterov, Training
+from dipaco.protocol.moments import Moments, decode_moments, encode_moments, moments_bytes
 from dipaco.protocol.topology import ModuleId, topology
 from tests.node.training.small import (
     CONTEXT,
@@ -76,11 +78,15 @@ def version_zero(trainer: Trainer, value: Manifest) -> dict[ModuleId, Digest]:
 
 
 def train(
-    trainer: Trainer, value: Manifest, states: dict[ModuleId, Digest], path: int, round_: int = 1
+    trainer: Trainer,
+    value: Manifest,
+    states: dict[ModuleId, Digest],
+    path: int,
+    round_: int = 1,
+    moments: tuple[ModuleDigest, ...] = (),
 ) -> Trained:
-    job = Train(
-        manifest=value, spec=any_spec(value), lease=lease(value, "train", path, round_, states)
-    )
+    granted = replace(lease(value, "train", path, round_, states), moments=moments)
+    job = Train(manifest=value, spec=any_spec(value), lease=granted)
     return trainer.train(job, shard(path), Reports())
 
 
@@ -92,14 +98,14 @@ def run(
     result = run_steps(
         PathModel(value, CPU),
         value,
-        states,
+        PathState(weights=states),
         PATH_SHARD,
         RowOrder(batch_seed(digest("run"), 0), PATH_SHARD.rows),
         steps,
         max_batch=max_batch,
         on_step=reports.append,
     )
-    return result.states, [report.loss for report in reports]
+    return dict(result.end.weights), [report.loss for report in reports]
 
 
 def test_the_golden_trajectory_of_a_seed_and_a_round() -> None:
@@ -131,7 +137,7 @@ def test_a_seed_lease_starts_from_the_initial_model_and_leaves_path_0s_states(
     result = run_steps(
         PathModel(value, CPU),
         value,
-        initial_states(value),
+        PathState(weights=initial_states(value)),
         SEED_SHARD,
         order,
         Steps(count=3, first_batch=0, first_rate=0),
@@ -140,7 +146,7 @@ def test_a_seed_lease_starts_from_the_initial_model_and_leaves_path_0s_states(
     )
     assert [b.module for b in trained.blobs] == ["stem", "L1.E0", "L2.E0"]
     for blob in trained.blobs:
-        state = result.states[ModuleId(blob.module)]
+        state = result.end.weights[ModuleId(blob.module)]
         assert blobs.read_array(blob.digest, state.size).tobytes() == state.tobytes()
     assert trained.tokens == 3 * value.training.batch * CONTEXT
 
@@ -149,7 +155,7 @@ def test_without_a_seed_phase_the_seed_is_the_initial_model(
     blobs: BlobStore, trainer: Trainer
 ) -> None:
     plain = small_manifest()
-    value = small_manifest(training=msgspec.structs.replace(plain.training, seed_steps=0))
+    value = small_manifest(training=replace(plain.training, seed_steps=0))
     trained = seed_of(trainer, value)
     assert (trained.tokens, trained.loss_first, trained.loss_last) == (0, 0.0, 0.0)
     for blob, state in zip(trained.blobs, initial_states(value).values(), strict=True):
@@ -167,7 +173,7 @@ def test_a_delta_is_where_the_path_started_minus_where_it_came_to(
     result = run_steps(
         PathModel(value, CPU),
         value,
-        starts,
+        PathState(weights=starts),
         shard(1),
         RowOrder(batch_seed(digest("run"), 1), shard(1).rows),
         Steps(count=4, first_batch=4, first_rate=7),  # round 2: after 3 seed and 4 inner steps
@@ -176,7 +182,7 @@ def test_a_delta_is_where_the_path_started_minus_where_it_came_to(
     )
     for blob in trained.blobs:
         module = ModuleId(blob.module)
-        delta = starts[module] - result.states[module]
+        delta = starts[module] - result.end.weights[module]
         assert read_delta(blobs, value, module, blob.digest).tobytes() == delta.tobytes()
         assert delta.any()
 
@@ -185,7 +191,7 @@ def test_bf16_deltas_are_half_as_long_and_the_nearest_values(
     blobs: BlobStore, trainer: Trainer
 ) -> None:
     full = small_manifest()
-    half = small_manifest(training=msgspec.structs.replace(full.training, deltas="bf16"))
+    half = small_manifest(training=replace(full.training, deltas="bf16"))
     states = version_zero(trainer, full)
     for wide, narrow in zip(
         train(trainer, full, states, 0).blobs, train(trainer, half, states, 0).blobs, strict=True
@@ -223,7 +229,101 @@ def test_one_step_is_clipped_adamw_with_decay_on_matrices_only() -> None:
         np.testing.assert_allclose(state, store(model, value, module), rtol=1e-4, atol=1e-5)
 
 
-def test_moments_begin_at_zero_with_every_lease() -> None:
+def fresh(value: Manifest) -> Manifest:
+    """Return the same run with an AdamW that begins anew in every round."""
+    return replace(value, training=replace(value.training, inner_state="reset"))
+
+
+def test_a_round_goes_on_from_the_moments_of_the_round_before(
+    tmp_path: Path, blobs: BlobStore, trainer: Trainer
+) -> None:
+    """As one AdamW over both rounds would, were moments not rounded to 8 bits between them."""
+    value = small_manifest()
+    zero = version_zero(trainer, value)
+    first = train(trainer, value, zero, 1)
+    top = topology(value)
+    assert [each.module for each in first.moments] == list(top.path_modules[1])
+    for each in first.moments:
+        size = moments_bytes(top.elements(ModuleId(each.module)))
+        assert blobs.size(each.digest) == size
+    second = train(trainer, value, zero, 1, 2, first.moments)
+    assert second.moments != first.moments
+
+    starts = {m: blobs.read_array(zero[m], top.elements(m)) for m in top.path_modules[1]}
+    moments = {
+        ModuleId(m.module): read_moments(blobs, value, ModuleId(m.module), m.digest)
+        for m in first.moments
+    }
+    result = run_steps(
+        PathModel(value, CPU),
+        value,
+        PathState(weights=starts, moments=moments),
+        shard(1),
+        RowOrder(batch_seed(digest("run"), 1), shard(1).rows),
+        Steps(count=4, first_batch=4, first_rate=7, behind=4),
+        max_batch=0,
+        on_step=lambda report: None,
+    )
+    assert result.end.moments is not None
+    for blob, carried in zip(second.blobs, second.moments, strict=True):
+        module = ModuleId(blob.module)
+        delta = starts[module] - result.end.weights[module]
+        assert read_delta(blobs, value, module, blob.digest).tobytes() == delta.tobytes()
+        data = encode_moments(result.end.moments[module], value.training.inner, 8)
+        assert blobs.read(carried.digest, len(data)) == data
+
+    other = BlobStore(tmp_path / "other")  # whoever takes the lease, from the blobs alone
+    for digest_ in (*zero.values(), *(m.digest for m in first.moments)):
+        other.write(blobs.read(digest_, 1 << 20))
+    elsewhere = Trainer(other, device="cpu", threads=1, max_batch=0)
+    assert train(elsewhere, value, zero, 1, 2, first.moments).blobs == second.blobs
+
+
+def test_carried_moments_are_near_those_of_one_adamw_over_both_rounds() -> None:
+    value = small_manifest()
+    states = initial_states(value)
+    zeros = {m: Moments.zeros(len(s)) for m, s in states.items()}
+
+    def steps(start: PathState, first: int, count: int, behind: int) -> PathState:
+        return run_steps(
+            PathModel(value, CPU),
+            value,
+            start,
+            PATH_SHARD,
+            RowOrder(batch_seed(digest("run"), 0), PATH_SHARD.rows),
+            Steps(count=count, first_batch=first, first_rate=first, behind=behind),
+            max_batch=0,
+            on_step=lambda report: None,
+        ).end
+
+    whole = steps(PathState(weights=states, moments=zeros), 0, 8, 0)
+    half = steps(PathState(weights=states, moments=zeros), 0, 4, 0)
+    assert half.moments is not None
+    exact = steps(half, 4, 4, 4)
+    rounded = {
+        m: decode_moments(encode_moments(each, value.training.inner, 4), len(each.first))
+        for m, each in half.moments.items()
+    }
+    carried = steps(PathState(weights=half.weights, moments=rounded), 4, 4, 4)
+    anew = steps(PathState(weights=half.weights), 4, 4, 0)
+    for m in states:
+        assert exact.weights[m].tobytes() == whole.weights[m].tobytes()
+    error = {name: distance(end, whole) for name, end in (("8 bits", carried), ("reset", anew))}
+    assert 0 < error["8 bits"] < 0.1 * error["reset"]
+
+
+def distance(one: PathState, other: PathState) -> float:
+    squares = [((one.weights[m] - other.weights[m]) ** 2).sum() for m in one.weights]
+    return math.sqrt(sum(squares))
+
+
+def test_reset_hands_on_no_moments(trainer: Trainer) -> None:
+    value = fresh(small_manifest())
+    assert train(trainer, value, version_zero(trainer, value), 1).moments == ()
+    assert seed_of(trainer, small_manifest()).moments == ()  # nor does the seed phase
+
+
+def test_without_moments_every_lease_begins_at_zero() -> None:
     value = small_manifest()
     one, _ = run(value, initial_states(value), Steps(count=2, first_batch=0, first_rate=0))
     half, _ = run(value, initial_states(value), Steps(count=1, first_batch=0, first_rate=0))
@@ -276,6 +376,28 @@ def test_a_path_without_a_row_in_this_window_learns_nothing(
     assert trained.tokens == 0 and len(trained.blobs) == len(topology(value).path_modules[0])
     for blob in trained.blobs:
         assert not any(blobs.read(blob.digest, 1 << 20))
+    for module, found in read_all_moments(blobs, value, trained.moments):
+        assert not found.first.any() and not found.second.any(), module
+
+
+def test_a_path_without_a_row_in_this_window_hands_on_the_moments_it_was_given(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    value = small_manifest()
+    states = version_zero(trainer, value)
+    moments = train(trainer, value, states, 1).moments
+    granted = replace(lease(value, "train", 1, 2, states), moments=moments)
+    job = Train(manifest=value, spec=any_spec(value), lease=granted)
+    assert trainer.train(job, NO_ROWS, Reports()).moments == moments
+
+
+def read_all_moments(
+    blobs: BlobStore, value: Manifest, named: tuple[ModuleDigest, ...]
+) -> list[tuple[str, Moments]]:
+    return [
+        (each.module, read_moments(blobs, value, ModuleId(each.module), each.digest))
+        for each in named
+    ]
 
 
 def test_progress_counts_steps_with_loss_and_rate(trainer: Trainer) -> None:
@@ -291,7 +413,7 @@ def test_progress_counts_steps_with_loss_and_rate(trainer: Trainer) -> None:
 
 def test_training_lowers_the_held_out_loss(blobs: BlobStore, trainer: Trainer) -> None:
     plain = small_manifest()
-    training = msgspec.structs.replace(plain.training, seed_steps=60)
+    training = replace(plain.training, seed_steps=60)
     value = small_manifest(training=training)
     documents = [row[:40] for row in SEED_SHARD.data[:5]]
     losses = []

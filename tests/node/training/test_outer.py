@@ -17,6 +17,7 @@ from dipaco.protocol.initial import initial_module
 from dipaco.protocol.lease import LeaseKind, ModuleDigest
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.moments import Moments, encode_moments, moments_bytes
 from dipaco.protocol.outer_step import outer_step
 from dipaco.protocol.topology import STEM, topology
 from tests.node.training.small import lease, small_manifest
@@ -118,3 +119,30 @@ def test_an_outer_step_takes_no_delta_that_is_not_finite(blobs: BlobStore) -> No
     )
     with pytest.raises(RemoteProtocolError, match="NaN or infinity"):
         take_outer_step(blobs, job)
+
+
+def moments_inspection(blobs: BlobStore, data: bytes, round_: int = 1) -> str:
+    """Return what is wrong with `data` as the moments of path 0's stem."""
+    states = dict.fromkeys(topology(VALUE).path_modules[0], blobs.write_array(STATE))
+    job = Inspect(
+        manifest=VALUE,
+        lease=lease(VALUE, "train", 0, round_, states),
+        blobs=(ModuleDigest(module=STEM, digest=blobs.write_array(STATE * 0)),),
+        moments=(ModuleDigest(module=STEM, digest=blobs.write(data)),),
+    )
+    return inspect(blobs, job).wrong
+
+
+def test_moments_are_inspected_beside_the_deltas(blobs: BlobStore) -> None:
+    adam = VALUE.training.inner
+    first, second = np.full_like(STATE, 1e-3), np.full_like(STATE, 1e-6)
+    assert moments_inspection(blobs, encode_moments(Moments(first, second), adam, 4)) == ""
+    loose = msgspec.structs.replace(adam, beta2=0.5)  # bounds nothing, so nothing is drawn down
+    wrong = moments_inspection(blobs, encode_moments(Moments(first * 2, second), loose, 4))
+    assert wrong.startswith("moments of module stem: element 0 of the first moment is 0.00")
+    wrong = moments_inspection(blobs, encode_moments(Moments(first, second * 2e6), adam, 4))
+    assert "the second moment is 2" in wrong
+    assert "bytes" in moments_inspection(blobs, b"short")
+    longer = bytes(moments_bytes(STATE.size) + 1)
+    assert "bytes" in moments_inspection(blobs, longer)
+    assert moments_inspection(blobs, longer[:-1]) == ""  # zeros

@@ -1,0 +1,100 @@
+"""Runs that are interrupted wherever they can be: they end with the digests of one left alone.
+
+As in test_swarm: virtual time, real journals and blobs, fake work whose result depends on every
+state and every moment that a lease names.
+"""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dipaco.node.storage.journal import Journal
+from dipaco.node.training.jobs import Train
+from dipaco.protocol.canonical import decode
+from dipaco.protocol.lease import Lease
+from dipaco.protocol.manifest import Grid, Level, run_id
+from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
+from tests.node.scheduling.test_swarm import states, undisturbed
+from tests.values import manifest
+
+VALUE = manifest(
+    grid=Grid(
+        levels=(Level(experts=2, blocks=1), Level(experts=1, blocks=1)), path_specific_blocks=()
+    )
+)
+"""Two paths: so few that every step can be gone through."""
+
+
+class Killer:
+    """Kills a node whenever its journal is in a state in which it has not killed it yet."""
+
+    def __init__(self, victim: str) -> None:
+        self._victim = victim
+        self._seen: set[object] = set()
+        self.kills = 0
+
+    def __call__(self, name: str, journal: Journal) -> bool:
+        if name != self._victim:
+            return False
+        leases = (decode(each.data, Lease, limit=1 << 16) for each in journal.leases(run_id(VALUE)))
+        state = (
+            journal.ledger_length(run_id(VALUE)),
+            frozenset(
+                (each.kind, each.round, each.path) for each in journal.submissions(run_id(VALUE))
+            ),
+            frozenset((each.kind, each.round, each.path) for each in leases),
+            len(journal.signed("spec")),
+            len(journal.signed("receipt")),
+        )
+        if state in self._seen:
+            return False
+        self._seen.add(state)
+        self.kills += 1
+        return True
+
+
+@pytest.mark.parametrize(("victim", "least"), [(SCHEDULER, 30), ("anna", 15)])
+async def test_a_node_killed_after_every_step_of_its_journal_changes_no_digest(
+    victim: str, least: int, swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, VALUE)
+    nodes: dict[str, Node] = {}
+    killer = Killer(victim)
+    swarm.after_commit = killer
+
+    async def live(name: str) -> None:
+        while True:
+            nodes[name] = await swarm.start(name)
+            await nodes[name].ended.wait()
+
+    async with trio.open_nursery() as nursery:
+        for name in (SCHEDULER, "anna", "bert"):
+            nursery.start_soon(live, name)
+            await until(lambda: name in nodes)  # noqa: B023
+        await until(lambda: nodes[SCHEDULER].overview.ledger().finished, seconds=20_000)
+        ended = states(nodes[SCHEDULER])
+        nursery.cancel_scope.cancel()
+    assert killer.kills >= least
+    swarm.after_commit = lambda name, journal: False
+    assert ended == await undisturbed(tmp_path, VALUE)
+
+
+async def test_moments_that_the_scheduler_lost_are_made_again_with_their_path(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, VALUE)
+    scheduler = await swarm.start(SCHEDULER)
+    anna = await swarm.start("anna")
+    schedulers = scheduler.parts.desk.schedulers
+    await until(
+        lambda: run_id(VALUE) in schedulers and bool(schedulers[run_id(VALUE)].schedule.accepted)
+    )
+    (accepted,) = schedulers[run_id(VALUE)].schedule.accepted.values()
+    scheduler.parts.blobs.remove(accepted.submission.moments[-1].digest)
+    await until(lambda: scheduler.overview.ledger().finished)
+    trained = [job.lease for job in anna.worker.done if isinstance(job, Train)]
+    again = [(lease.path, lease.round) for lease in trained]
+    assert again.count((accepted.path, accepted.round)) == 2 and len(again) == 1 + 2 * 2 + 1
+    assert states(scheduler) == await undisturbed(tmp_path, VALUE)

@@ -1,0 +1,200 @@
+"""Moments in 8 bits: what rounding does, against exact Python arithmetic, and what is refused."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dipaco.protocol.delta import largest_update
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.manifest import Adam, Nesterov, Training
+from dipaco.protocol.moments import (
+    GROUP,
+    Moments,
+    check_moments,
+    decode_moments,
+    encode_moments,
+    largest_ratio,
+    moments_bytes,
+)
+
+ADAM = Adam()
+FREE = Adam(beta1=0.9, beta2=0.5)  # no bound between the two moments
+TRAINING = Training(
+    seed_steps=0,
+    rounds=9,
+    inner_steps=3,
+    batch=1,
+    inner=ADAM,
+    outer=Nesterov(),
+    inner_state="carry",
+)
+SMALLEST = 2.0**-149
+LARGEST = 2.0**127
+firsts = st.floats(width=32, min_value=-LARGEST, max_value=LARGEST)
+seconds = st.floats(width=32, min_value=0, max_value=LARGEST)
+pairs = st.lists(st.tuples(firsts, seconds), max_size=8)
+
+
+def moments(*values: tuple[float, float]) -> Moments:
+    """Return moments of (m, v) pairs."""
+    first, second = np.array(values, dtype=np.float32).reshape(-1, 2).T
+    return Moments(first.copy(), second.copy())
+
+
+def through(value: Moments, adam: Adam = FREE, steps: int = 50) -> Moments:
+    return decode_moments(encode_moments(value, adam, steps), len(value.first))
+
+
+@given(pairs)
+def test_the_first_moment_is_rounded_towards_zero_and_the_second_up(
+    values: list[tuple[float, float]],
+) -> None:
+    """To 4 significant bits, or to units of about 2^-18 and 2^-34 of the group's largest."""
+    got = through(moments(*values))
+    for (m, v), first, second in zip(values, got.first.tolist(), got.second.tolist(), strict=True):
+        assert 0 <= first / m <= 1 if m and first else first == 0
+        assert second >= v and (second == 0) == (v == 0)
+        top_m = max(abs(m) for m, v in values if v) if v else 0.0
+        if v:
+            assert abs(m) - abs(first) <= max(abs(m) / 8, top_m * 2.0**-17, 2.0**-145)
+        top_v = max(v for _, v in values)
+        assert second - v <= max(v / 8, top_v * 2.0**-32, SMALLEST)
+
+
+@given(pairs, st.sampled_from([ADAM, FREE]), st.integers(1, 10**6))
+def test_encoding_what_was_decoded_gives_the_same_bytes(
+    values: list[tuple[float, float]], adam: Adam, steps: int
+) -> None:
+    data = encode_moments(moments(*values), adam, steps)
+    again = decode_moments(data, len(values))
+    assert encode_moments(again, adam, steps) == data
+    assert encode_moments(again, adam, steps + 1) == data  # the bound only grows
+
+
+@given(st.integers(0, 3 * GROUP), st.randoms(use_true_random=False))
+def test_every_byte_string_of_the_only_length_is_finite(elements: int, draw: object) -> None:
+    data = draw.randbytes(moments_bytes(elements))  # type: ignore[attr-defined]
+    got = decode_moments(data, elements)
+    assert np.isfinite(got.first).all() and np.isfinite(got.second).all()
+    assert got.first.shape == got.second.shape == (elements,)
+    assert (got.second >= 0).all()
+    for wrong in (data + b"\0", data[:-1]):
+        if len(wrong) != len(data):
+            with pytest.raises(RemoteProtocolError, match="are due"):
+                decode_moments(wrong, elements)
+
+
+def test_all_codes_stand_for_what_the_format_says() -> None:
+    elements = 256
+    for exponent in (0, 12, 127, 255):
+        data = bytes([exponent] * 4) + bytes(range(256)) * 2
+        got = decode_moments(data, elements)
+        for code in range(256):
+            e = exponent - 127
+            first = exact(code & 127, e - 18) * (-1 if code & 128 else 1)
+            assert Fraction(got.first[code].item()) == first
+            assert Fraction(got.second[code].item()) == exact(code, max(e, -115) - 34)
+
+
+def exact(code: int, unit: int) -> Fraction:
+    shift = max(code // 8, 1) - 1
+    return Fraction(code - 8 * shift) * Fraction(2) ** (shift + unit)
+
+
+def test_groups_do_not_touch_each_other_and_blocks_leave_no_seam() -> None:
+    size = (1 << 20) + 77  # more than one block, and a short last group
+    draw = np.random.default_rng(5)
+    value = Moments(
+        draw.normal(size=size).astype(np.float32), draw.random(size, np.float32) ** 2 * 9
+    )
+    got = through(value)
+    for start in (0, (1 << 20) - GROUP, 1 << 20):
+        part = slice(start, start + GROUP)
+        alone = through(Moments(value.first[part], value.second[part]))
+        assert got.first[part].tobytes() == alone.first.tobytes()
+        assert got.second[part].tobytes() == alone.second.tobytes()
+    assert np.abs(got.first - value.first).max() <= np.abs(value.first).max() / 8
+    kept = value.first != 0
+    assert np.median(np.abs(1 - got.first[kept] / value.first[kept])) < 0.05
+
+
+def test_a_group_whose_largest_rounds_up_to_a_power_of_two() -> None:
+    got = through(moments((0.0, 0.99), (0.0, 1.0), (0.0, 15 / 16)))
+    assert got.second.tolist() == [1.0, 1.0, 15 / 16]
+
+
+@given(
+    st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=1, max_size=6),
+    st.sampled_from([ADAM, Adam(beta1=0.5, beta2=0.999), Adam(beta1=0.0), Adam(beta1=0.97)]),
+)
+@settings(max_examples=200)
+def test_no_step_from_carried_moments_is_longer_than_the_bound(
+    rounds: list[list[float]], adam: Adam
+) -> None:
+    """Whatever the gradients, a round's decoded moments pass, and every update is within c."""
+    m = v = 0.0
+    steps = 0
+    for gradients in rounds:
+        for g in gradients:
+            steps += 1
+            m = adam.beta1 * m + (1 - adam.beta1) * g
+            v = adam.beta2 * v + (1 - adam.beta2) * g * g
+            update = m / (1 - adam.beta1**steps)
+            root = math.sqrt(v / (1 - adam.beta2**steps)) + adam.eps
+            assert abs(update) <= 1.0001 * largest_update(adam.beta1, adam.beta2) * root
+        carried = through(moments((m, v)), adam, steps)
+        training = Training(
+            seed_steps=0, rounds=9, inner_steps=3, batch=1, inner=adam, outer=Nesterov()
+        )
+        check_moments(carried, training, steps // 3)
+        m, v = float(carried.first[0]), float(carried.second[0])
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ((0.5, 0.0), "element 1 of the first moment is 0.5"),
+        ((0.5, 0.1), "too large for its second moment 0.1"),
+        ((0.0, 1.2), "the second moment is 1.2"),
+    ],
+)
+def test_moments_that_honest_adam_cannot_have_are_refused(
+    pair: tuple[float, float], words: str
+) -> None:
+    with pytest.raises(RemoteProtocolError, match=words):
+        check_moments(moments((0.0, 0.0), pair), TRAINING, 2)
+
+
+def test_the_bound_holds_at_equality_and_grows_with_the_steps() -> None:
+    c = largest_ratio(ADAM, 6)
+    check_moments(moments((c * 0.5, 0.25)), TRAINING, 2)
+    with pytest.raises(RemoteProtocolError, match="first moment"):
+        check_moments(moments((c * 0.5, 0.25)), TRAINING, 1)
+    assert largest_ratio(ADAM, 1) == pytest.approx(0.1 / math.sqrt(0.05))
+    assert largest_ratio(ADAM, 10**9) == pytest.approx(largest_update(0.9, 0.95))
+    assert largest_ratio(FREE, 3) == math.inf
+
+
+def test_encoding_draws_a_first_moment_down_to_the_bound() -> None:
+    got = through(moments((1.0, 0.01), (-1.0, 0.01), (1.0, 0.0)), ADAM, 6)
+    c = largest_ratio(ADAM, 6)
+    assert np.abs(got.first).max() <= c * np.sqrt(got.second[0])
+    assert got.first[0] == -got.first[1] > 0.9 * c * 0.1
+    assert got.first[2] == 0
+
+
+@pytest.mark.parametrize("bad", [(math.nan, 1.0), (1.0, math.inf), (0.0, -1.0), (0.0, 3e38)])
+def test_what_adam_cannot_come_to_is_not_encoded(bad: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="moment"):
+        encode_moments(moments(bad), ADAM, 1)
+
+
+def test_nothing_is_no_bytes() -> None:
+    assert encode_moments(Moments.zeros(0), ADAM, 1) == b""
+    assert moments_bytes(1) == 4 and moments_bytes(129) == 2 * 2 + 2 * 129
+    zeros = through(Moments.zeros(130))
+    assert not zeros.first.any() and not zeros.second.any()
