@@ -10,19 +10,24 @@ from rich.text import Text
 
 from dipaco.cli.local_run import LocalRun, local_run
 from dipaco.cli.report import Report, build
+from dipaco.node.accounts import Account, account_of, keep_account
 from dipaco.node.control.api import EvaluationView
-from dipaco.node.runs import read_run
+from dipaco.node.runs import keep_run, read_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress
 from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.ledger import Evaluated
 from dipaco.protocol.manifest import Manifest
 
 
 def run_single(name: str, *, seed: int, rounds: int | None, home: Path, device: str) -> Report:
-    """Train the run `name` (a .run file, a TOML file, or empty: the demo) and report."""
+    """Train the run `name` (a .run file, a TOML file, or empty: the demo) and report.
+
+    The home then has the run, its states and an account of them: `eval` and the like work there.
+    """
     local = _named(name, seed=seed, rounds=rounds)
     if local.tokenizer is not None:
         BlobStore(Home.at(home).blobs).write(local.tokenizer)
@@ -31,7 +36,24 @@ def run_single(name: str, *, seed: int, rounds: int | None, home: Path, device: 
     manifest, began = local.run.manifest, time.monotonic()
     with Console(stderr=True).status("router") as status:
         result = run_reference(manifest, settings, Shown(status))
+    keep_run(home, local.run)
+    keep_account(home, local.run.id, _account(manifest, result))
     return report_of(manifest, result, time.monotonic() - began)
+
+
+def _account(manifest: Manifest, result: ReferenceResult) -> Account:
+    evaluations = (
+        Evaluated(
+            path=path,
+            version=version,
+            peer=manifest.owner,
+            documents=found.documents,
+            tokens=found.tokens,
+            nll=found.nll,
+        )
+        for (version, path), found in result.evaluations.items()
+    )
+    return account_of(result.specs, result.states, evaluations)
 
 
 class Shown:

@@ -1,20 +1,17 @@
 """`dipaco-node verify`: derive a run's router from its public source and compare."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from dipaco.cli.bars import progress_bar
 from dipaco.cli.exits import Exit
 from dipaco.cli.options import home_of, home_option, json_option
 
 if TYPE_CHECKING:
     from dipaco.node.runs import RunFile
-    from dipaco.node.training.jobs import Progress
     from dipaco.protocol.spec import RouterSpec
     from dipaco.protocol.verdict import Derivation, Verdict
 
@@ -147,35 +144,5 @@ def _derive(run: "RunFile", home: Path, local_sources: bool) -> "Derivation":
     from dipaco.node.training.worker_process import perform
 
     performer = Performer(WorkerSettings(home=home, local_sources=local_sources))
-    with _display(run.manifest.name) as show:
+    with progress_bar(f"router of {run.manifest.name}") as show:
         return derivation_of(perform(performer, Derive(manifest=run.manifest), show))
-
-
-@contextmanager
-def _display(name: str) -> "Iterator[Callable[[Progress], None]]":
-    """Give what shows progress with the time left: on a terminal, for a pipe nothing."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(f"router of {name}", total=None)
-
-        def show(progress: "Progress") -> None:
-            bars.update(
-                bar,
-                description=f"router of {name}: {progress.stage}",
-                completed=progress.done,
-                total=progress.total or None,
-            )
-
-        yield show

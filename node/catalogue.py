@@ -76,6 +76,11 @@ class RunRecord:
         adopted = self.view.specs
         return self.specs.get(adopted[epoch]) if epoch < len(adopted) else None
 
+    def routers(self) -> list[RouterSpec]:
+        """Return the specs that the ledger adopted, epoch by epoch; none unless all are here."""
+        held = [self.adopted(epoch) for epoch in range(len(self.view.specs))]
+        return [each.spec for each in held if each] if all(held) else []
+
     def newest(self) -> HeldSpec | None:
         """Return the spec of the newest epoch, as far as it is here."""
         return self.adopted(max(0, self.view.epoch))

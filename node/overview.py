@@ -25,6 +25,7 @@ from dipaco.node.control.status import (
     RunStatus,
     Status,
 )
+from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
 from dipaco.node.scheduling.schedule import Grant
@@ -32,6 +33,7 @@ from dipaco.node.scheduling.service import Scheduler
 from dipaco.node.storage.files import Home
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.topology import experts_of
 
@@ -49,6 +51,7 @@ class Overview:
     transport: Transport
     liveness: Liveness
     worker: JobRunner
+    exchange: Exchange
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     run: RunRecord | None = None
@@ -119,6 +122,19 @@ class Overview:
             ),
             finished=self._finished(self.run),
         )
+
+    async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
+        """Bring a blob that the ledger or the manifest of a run names into the store."""
+        record = self.catalogue.runs.get(Digest(bytes.fromhex(run)))
+        if record is None:
+            raise Unavailable(f"this node does not know the run {run[:16]}")
+        digest = Digest(bytes.fromhex(blob))
+        length = _length_of(record, digest)
+        if length is None:
+            raise Unavailable(f"no state of {record.manifest.name} is called {blob[:16]}")
+        holders = tuple(PeerId(peer) for peer in record.manifest.schedule.schedulers)
+        await self.exchange.fetch(digest, length=length, holders=holders, progress=on_progress)
+        return length
 
     # ------------------------------------------------------------------ parts
 
@@ -200,6 +216,17 @@ class Overview:
             else "idle",
             loss=beat.loss if beat else None,
         )
+
+
+def _length_of(record: RunRecord, blob: Digest) -> int | None:
+    """Return the bytes of a state or of the tokenizer's file; None for any other blob."""
+    view = record.view
+    if blob == record.manifest.tokenizer.sha256:
+        return record.manifest.tokenizer.size
+    for module, states in view.states.items():
+        if blob in states:
+            return view.topology.state_bytes(module)
+    return None
 
 
 def _training_grant(scheduler: Scheduler, path: int) -> Grant | None:

@@ -172,6 +172,7 @@ def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:
         transport=parts.transport,
         liveness=parts.liveness,
         worker=parts.worker,
+        exchange=parts.exchange,
         schedulers=parts.desk.schedulers,
         leave=leave,
         started=time.time(),

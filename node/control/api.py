@@ -7,14 +7,17 @@ home folder with mode 0600, so whoever may read the home's key may speak here, a
     {"verb": "status"}             -> {"ok": Status}
     {"verb": "ledger"}             -> {"ok": LedgerView}
     {"verb": "stop", "now": false} -> {"ok": Stopping}
+    {"verb": "fetch", ...}         -> {"progress": Fetching} ... {"ok": Fetched}
     anything else                  -> {"error": "one line"}
 
-A connection may ask any number of times, one after the other.
+A connection may ask any number of times, one after the other. Only `fetch` takes its time: while
+it lasts, lines say how far it is.
 """
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Annotated, BinaryIO, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -45,7 +48,19 @@ class StopRequest(msgspec.Struct, frozen=True, tag_field="verb", tag="stop"):
     """At once, without handing back the lease."""
 
 
-Request = StatusRequest | LedgerRequest | StopRequest
+class FetchRequest(msgspec.Struct, frozen=True, tag_field="verb", tag="fetch"):
+    """Ask the daemon to bring a blob of a run into its store, from any peer that has it.
+
+    Only what the run's ledger or manifest names is fetched, in the one length that it can have.
+    """
+
+    run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """Run id, hex."""
+    blob: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """Digest of a module's state, or of the tokenizer's file, hex."""
+
+
+Request = StatusRequest | LedgerRequest | StopRequest | FetchRequest
 
 
 class EvaluationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,8 +97,22 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     stopping: Literal[True]
 
 
+class Fetching(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a fetch is."""
+
+    received: int
+    total: int
+    """Bytes; 0: nobody was found yet who has it."""
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True):
+    """The blob is in the store."""
+
+    bytes: int
+
+
 class Handler(Protocol):
-    """The daemon, as the server calls it: quick, synchronous, on the daemon's own task."""
+    """The daemon, as the server calls it; what is not async is quick."""
 
     def status(self) -> Status:
         """Return the node's status."""
@@ -95,6 +124,13 @@ class Handler(Protocol):
 
     def stop(self, *, now: bool) -> None:
         """Begin to leave, as a TERM would (`now`: as a second one)."""
+        ...
+
+    async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
+        """Bring a blob of a run into the store and return its bytes; raises Unavailable.
+
+        on_progress   gets the bytes that are here, and the bytes in all.
+        """
         ...
 
 
@@ -116,7 +152,25 @@ def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
     ask(home, StopRequest(now=now), Stopping, timeout=timeout)
 
 
-def ask(home: Path, request: Request, kind: type[A], *, timeout: float) -> A:
+def ask_fetch(
+    home: Path, request: FetchRequest, on_progress: Callable[[Fetching], None], *, timeout: float
+) -> Fetched:
+    """Have the daemon of `home` fetch a blob; it is in the home's store when this returns.
+
+    timeout   seconds without a word; a daemon at work says two a second.
+    Raises NoDaemon, and Unavailable with the daemon's words when nobody connected has the blob.
+    """
+    return ask(home, request, Fetched, timeout=timeout, on_progress=on_progress)
+
+
+def ask(
+    home: Path,
+    request: Request,
+    kind: type[A],
+    *,
+    timeout: float,
+    on_progress: Callable[[Fetching], None] = lambda progress: None,
+) -> A:
     """Send one request and return its answer.
 
     Raises NoDaemon when nobody listens or answers in `timeout` seconds, Unavailable with the
@@ -128,7 +182,9 @@ def ask(home: Path, request: Request, kind: type[A], *, timeout: float) -> A:
             connection.settimeout(timeout)
             connection.connect(str(path))
             connection.sendall(msgspec.json.encode(request) + b"\n")
-            line = _read_line(connection)
+            with connection.makefile("rb") as lines:
+                while (line := _read_line(lines)).startswith(PROGRESS_PREFIX):
+                    on_progress(_decoded(line, Progressing).progress)
     except TimeoutError:
         raise NoDaemon(f"the daemon at {path} does not answer within {timeout:g} s") from None
     except OSError as error:
@@ -136,16 +192,19 @@ def ask(home: Path, request: Request, kind: type[A], *, timeout: float) -> A:
     return _opened(line, kind)
 
 
-def _read_line(connection: socket.socket) -> bytes:
-    data = bytearray()
-    while not data.endswith(b"\n"):
-        part = connection.recv(1 << 16)
-        if not part:
-            raise NoDaemon("the daemon went away instead of answering")
-        if len(data) + len(part) > MAX_REPLY:
-            raise RemoteProtocolError(f"the daemon's answer is longer than {MAX_REPLY} bytes")
-        data += part
-    return bytes(data)
+def _read_line(lines: BinaryIO) -> bytes:
+    line = lines.readline(MAX_REPLY + 1)
+    if len(line) > MAX_REPLY:
+        raise RemoteProtocolError(f"the daemon's answer is longer than {MAX_REPLY} bytes")
+    if not line.endswith(b"\n"):
+        raise NoDaemon("the daemon went away instead of answering")
+    return line
+
+
+class Progressing(msgspec.Struct, frozen=True):
+    """A line before the answer."""
+
+    progress: Fetching
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,12 +214,17 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 ERROR_PREFIX: Final = b'{"error":'
+PROGRESS_PREFIX: Final = b'{"progress":'
 
 
 def _opened(line: bytes, kind: type[A]) -> A:
+    if line.startswith(ERROR_PREFIX):
+        raise Unavailable(_decoded(line, Fault).error)
+    return _decoded(line, dict[Literal["ok"], kind])["ok"]  # type: ignore[valid-type]
+
+
+def _decoded(line: bytes, kind: type[A]) -> A:
     try:
-        if line.startswith(ERROR_PREFIX):
-            raise Unavailable(msgspec.json.decode(line, type=Fault).error)
-        return msgspec.json.decode(line, type=dict[Literal["ok"], kind])["ok"]  # type: ignore[valid-type]
-    except (msgspec.DecodeError, KeyError) as error:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.DecodeError as error:
         raise RemoteProtocolError(f"the daemon answers in another version: {error}") from None

@@ -12,9 +12,13 @@ import trio
 from dipaco.node.control.api import (
     MAX_REQUEST,
     Fault,
+    Fetched,
+    Fetching,
+    FetchRequest,
     Handler,
     LedgerRequest,
     LedgerView,
+    Progressing,
     Request,
     StatusRequest,
     Stopping,
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 60.0  # a client that asks nothing for so long is let go
 MAX_CLIENTS = 16  # connections at once; more wait in the listen queue
+TELL_SECONDS = 0.5  # between two words on how far a fetch is
 
 
 async def serve_api(
@@ -71,7 +76,7 @@ async def _converse(
         pending = bytearray()
         try:
             while (line := await _next_line(stream, pending)) is not None:
-                await stream.send_all(_answer(handler, line) + b"\n")
+                await stream.send_all(await _answer(handler, line, stream) + b"\n")
         except trio.BrokenResourceError:
             return  # the client went away
         except _TooLong:
@@ -98,18 +103,20 @@ async def _next_line(stream: trio.SocketStream, pending: bytearray) -> bytes | N
     return None
 
 
-def _answer(handler: Handler, line: bytes) -> bytes:
+async def _answer(handler: Handler, line: bytes, stream: trio.SocketStream) -> bytes:
     try:
         request: Request = msgspec.json.decode(line, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _fault(f"not a request: {error}")
     try:
-        return msgspec.json.encode({"ok": _result(handler, request)})
+        return msgspec.json.encode({"ok": await _result(handler, request, stream)})
     except Unavailable as error:
         return _fault(str(error))
 
 
-def _result(handler: Handler, request: Request) -> Status | LedgerView | Stopping:
+async def _result(
+    handler: Handler, request: Request, stream: trio.SocketStream
+) -> Status | LedgerView | Stopping | Fetched:
     match request:
         case StatusRequest():
             return handler.status()
@@ -118,6 +125,40 @@ def _result(handler: Handler, request: Request) -> Status | LedgerView | Stoppin
         case StopRequest(now=now):
             handler.stop(now=now)
             return Stopping(stopping=True)
+        case FetchRequest():
+            return await _fetch(handler, request, stream)
+
+
+async def _fetch(handler: Handler, request: FetchRequest, stream: trio.SocketStream) -> Fetched:
+    """Have the blob fetched and say how far it is; a client that goes away ends it."""
+    latest = Fetching(received=0, total=0)
+    failure: Unavailable | trio.BrokenResourceError | None = None
+    size = 0
+
+    def on_progress(received: int, total: int) -> None:
+        nonlocal latest
+        latest = Fetching(received=received, total=total)
+
+    async def tell() -> None:
+        nonlocal failure
+        try:
+            while True:
+                await trio.sleep(TELL_SECONDS)
+                await stream.send_all(msgspec.json.encode(Progressing(latest)) + b"\n")
+        except trio.BrokenResourceError as gone:
+            failure = gone
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell)
+        try:
+            size = await handler.fetch(request.run, request.blob, on_progress)
+        except Unavailable as error:  # bare here, a group outside
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return Fetched(bytes=size)
 
 
 def _fault(words: str) -> bytes:

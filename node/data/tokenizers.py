@@ -25,6 +25,7 @@ MAX_FILE_BYTES = 64 << 20  # the manifest's own bound
 
 CHECK_EVERY = 16  # batches; in each of these the library has its say on one text
 CHECK_CHARACTERS = 4096
+CHARACTER_BYTES = 4  # of UTF-8 at most, each of which may be a token
 
 GOLDEN_TEXT = "The naïve café—42 \t\r\n¿Qué? 日本語 😀 <|endoftext|> def f(x): return x**2  \x00'll"
 GOLDEN_IDS = {
@@ -65,6 +66,39 @@ class TextEncoder:
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+
+class TextDecoder:
+    """Text from ids that come one at a time: a character is given when all its bytes are there.
+
+    Ids that are no text come out as U+FFFD, after as many more as a character may have bytes.
+    """
+
+    def __init__(self, encoder: TextEncoder, before: Sequence[int] = ()) -> None:
+        """before: ids that come before the text and are not given again: a space may hang on it."""
+        self._decode = encoder.decode
+        self._ids = list(before[-CHARACTER_BYTES:])
+        self._shown = len(self._ids)
+
+    def step(self, token: int) -> str:
+        """Take the next id; returns the text that is complete with it, maybe none."""
+        self._ids.append(token)
+        waiting = len(self._ids) - self._shown < CHARACTER_BYTES
+        if waiting and self._decode(self._ids).endswith("\ufffd"):
+            return ""
+        return self.rest()
+
+    def rest(self) -> str:
+        """Return what was held back, complete or not."""
+        known, whole = self._decode(self._ids[: self._shown]), self._decode(self._ids)
+        del self._ids[:-CHARACTER_BYTES]
+        self._shown = len(self._ids)
+        return whole[len(known) :]
+
 
 def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
     """Return the tokenizer that a manifest pins: the embedded one, or a blob of the store.
@@ -72,6 +106,11 @@ def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
     Raises Unavailable if the file is not here or its golden text fails, Refusal if the file is
     not what the manifest says of it.
     """
+    return checked_tokenizer(tokenizer_file(pinned, blobs), pinned)
+
+
+def tokenizer_file(pinned: Tokenizer, blobs: BlobStore) -> bytes:
+    """Return the file that a manifest pins, its digest checked; raises Unavailable."""
     path = embedded_tokenizer_path(pinned.sha256)
     try:
         data = (
@@ -81,7 +120,7 @@ def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
         raise Unavailable(f"tokenizer: no file of SHA-256 {short(pinned.sha256)}... here") from None
     if len(data) != pinned.size or sha256(data) != pinned.sha256:
         raise Unavailable(f"tokenizer: the file is not the pinned {short(pinned.sha256)}...")
-    return checked_tokenizer(data, pinned)
+    return data
 
 
 def pin_tokenizer(path: Path, *, end_of_text: str = "<|endoftext|>") -> tuple[Tokenizer, bytes]:

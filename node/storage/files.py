@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,34 @@ def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)  # nothing is left of it when all went well
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `path` when the block ends well, and vanishes if not.
+
+    Raises ConfigError if `path` is there already: nothing is ever written over. What is written
+    in the block is the caller's to sync (`write_file`, `sync_file`).
+    """
+    if path.exists():
+        raise ConfigError(f"{path} exists already: choose another folder, or remove it")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.temp")
+    with translated(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            sync_folder(temporary)
+            os.rename(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # not there when all went well
+
+
+def sync_file(path: Path) -> None:
+    """Have a file that a library wrote survive a power cut."""
+    with translated(path, "write"), path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_file(path: Path, data: bytes | bytearray | memoryview, *, mode: int = PUBLIC) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dipaco.node.data.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.evaluation import document_nlls, evaluate
+from dipaco.node.training.evaluation import evaluate, score, whole
 from dipaco.node.training.inner_loop import (
     PathState,
     Rows,
@@ -134,18 +134,16 @@ class Trainer:
             raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
         due = set(documents.scored_by(lease.path, prefix).tolist()).intersection(asked)
         rows = sorted(due)
-        chosen = [documents.documents[row] for row in rows]
+        passages = [whole(documents.documents[row], prefix) for row in rows]
 
         def on_batch(done: int) -> None:
-            on_progress(Progress(stage="score", done=done, total=len(chosen)))
+            on_progress(Progress(stage="score", done=done, total=len(passages)))
 
-        with self._memory_in_words(len(chosen)):
-            nlls = document_nlls(
-                model, chosen, prefix=prefix, max_batch=self._max_batch, on_batch=on_batch
-            )
+        with self._memory_in_words(len(passages)):
+            nlls = score(model, passages, max_batch=self._max_batch, on_batch=on_batch)
         scores = {
-            row: quantised(nll, len(document) - prefix)
-            for row, nll, document in zip(rows, nlls, chosen, strict=True)
+            row: quantised(nll, len(passage.tokens) - prefix)
+            for row, nll, passage in zip(rows, nlls, passages, strict=True)
         }
         sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])
         return Scored(sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)))

@@ -38,20 +38,30 @@ if TYPE_CHECKING:
     from dipaco.node.training.worker import WorkerSettings
 
 
+def tools_of(settings: WorkerSettings) -> Tools:
+    """Return what a pass over a source needs of the home that `settings` name."""
+    home = Home.at(settings.home)
+    return Tools(
+        blobs=BlobStore(home.blobs),
+        local_files=settings.local_sources,
+        downloads=Downloads(home.cache / "sources", settings.cache_bytes),
+    )
+
+
+def shards_of(settings: WorkerSettings, tools: Tools) -> Shards:
+    """Return the shards of that home, made with `tools` where they are missing."""
+    cache = ShardCache(Home.at(settings.home).cache / "shards", settings.cache_bytes)
+    return Shards(cache, tools, max_shards=settings.max_shards)
+
+
 class Performer:
     """Does jobs on one home's blob store and shard cache."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        home = Home.at(settings.home)
         self._settings = settings
-        self._blobs = BlobStore(home.blobs)
-        self._tools = Tools(
-            blobs=self._blobs,
-            local_files=settings.local_sources,
-            downloads=Downloads(home.cache / "sources", settings.cache_bytes),
-        )
-        cache = ShardCache(home.cache / "shards", settings.cache_bytes)
-        self._shards = Shards(cache, self._tools, max_shards=settings.max_shards)
+        self._tools = tools_of(settings)
+        self._blobs = self._tools.blobs
+        self._shards = shards_of(settings, self._tools)
         self._made_trainer: Trainer | None = None
 
     def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:

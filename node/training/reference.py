@@ -52,7 +52,7 @@ class ReferenceResult:
     """What a run came to."""
 
     run: Digest
-    specs: tuple[Digest, ...]
+    specs: tuple[RouterSpec, ...]
     """The router spec of every epoch."""
     states: dict[ModuleId, tuple[Digest, ...]]
     """Per module the digest of every version, 0 first; one alone where no live path passes."""
@@ -180,7 +180,7 @@ class _Run:
         """Return all that came out."""
         return ReferenceResult(
             run=run_id(self.manifest),
-            specs=tuple(spec_digest(spec) for spec in self.specs),
+            specs=tuple(self.specs),
             states={module: tuple(digests) for module, digests in self.states.items()},
             momenta=self.momenta,
             evaluations=self.evaluations,

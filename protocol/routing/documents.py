@@ -32,6 +32,16 @@ def prefix_of(head: Sequence[int], prefix: int) -> Sequence[int]:
     return head[:prefix]
 
 
+def prefix_of_prompt(head: Sequence[int], prefix: int, end_of_text: int) -> list[int]:
+    """Return `prefix` token ids that decide the route of a prompt, which may be too short for it.
+
+    A shorter head is repeated, as a short shard is (2.2): what counts is how often each token
+    stands in it, and an end of text stands for an empty one. Source: docs/method.md, 2.5(c).
+    """
+    whole = list(head[:prefix]) or [end_of_text]
+    return (whole * prefix)[:prefix]
+
+
 def estimated_tokens(head_tokens: int, head_bytes: int, text_bytes: int, max_tokens: int) -> int:
     """Return about how many ids a text of `text_bytes` has, at its head's tokens per byte.
 

@@ -24,6 +24,12 @@ SURFACE = {
     "verify": "NAME --home --json --local-sources --out --spec",
     "testnet": "FILE --home --kill --nodes --report --rounds --seed",
     "reference": "NAME --compare --device --home --report --rounds --seed",
+    "eval": "NAME --at --data --device --home --json --local-sources --max-batch --reroute "
+    "--text-field",
+    "generate": "NAME PROMPT --at --device --home --max-tokens --path --reroute --seed "
+    "--temperature --top-k",
+    "ckpt list": "NAME --home --json",
+    "ckpt export": "NAME --at --format --home --out --path",
     "id": "--home",
     "key new": "FILE --home",
     "version": "--json",
@@ -37,6 +43,9 @@ LIGHT_COMMANDS = (
     ["reference", "--help"],
     ["verify", "--help"],
     ["run", "create", "--help"],
+    ["eval", "--help"],
+    ["generate", "--help"],
+    ["ckpt", "export", "--help"],
     ["version"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],

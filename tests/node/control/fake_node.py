@@ -1,6 +1,9 @@
 """A daemon as the API's server sees it, and a status with every part filled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import trio
 
 from dipaco.node.control.api import EvaluationView, LedgerView
 from dipaco.node.control.status import (
@@ -17,9 +20,12 @@ from dipaco.node.control.status import (
     Totals,
     reason,
 )
+from dipaco.protocol.errors import Unavailable
 
 PEER = "12D3KooW" + "A" * 44
 RUN = "ab" * 32
+MISSING = "00" * 32
+"""A blob that nobody has."""
 
 
 def task(kind: str = "train", *, done: int = 12, round_: int = 1) -> TaskStatus:
@@ -108,6 +114,7 @@ class FakeNode:
     """Answers with the values above, and notes how it was asked to stop."""
 
     stops: list[bool] = field(default_factory=list)
+    fetched: trio.Event = field(default_factory=trio.Event)
 
     def status(self) -> Status:
         """As `Handler`."""
@@ -120,3 +127,11 @@ class FakeNode:
     def stop(self, *, now: bool) -> None:
         """As `Handler`."""
         self.stops.append(now)
+
+    async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
+        """As `Handler`: arrives in two parts, as `fetched` lets it."""
+        if blob == MISSING:
+            raise Unavailable("nobody connected has it")
+        on_progress(4, 10)
+        await self.fetched.wait()
+        return 10

@@ -13,11 +13,15 @@ import trio
 
 from dipaco.node.control.api import (
     MAX_REQUEST,
+    Fetched,
+    Fetching,
+    FetchRequest,
     LedgerView,
     NoDaemon,
     StatusRequest,
     Stopping,
     ask,
+    ask_fetch,
     ask_ledger,
     ask_status,
     ask_stop,
@@ -25,7 +29,7 @@ from dipaco.node.control.api import (
 from dipaco.node.control.server import serve_api
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError, Unavailable
-from tests.node.control.fake_node import FakeNode, ledger, status, task
+from tests.node.control.fake_node import MISSING, RUN, FakeNode, ledger, status, task
 
 
 class Served:
@@ -70,6 +74,32 @@ async def test_stop_reaches_the_daemon_with_its_haste(served: Served) -> None:
     assert served.node.stops == [False, True]
 
 
+async def test_a_fetch_says_how_far_it_is_until_it_is_done(served: Served) -> None:
+    heard: list[Fetching] = []
+
+    def on_progress(progress: Fetching) -> None:
+        heard.append(progress)
+        trio.from_thread.run_sync(served.node.fetched.set)
+
+    request = FetchRequest(run=RUN, blob="cd" * 32)
+    assert await served.call(ask_fetch, request, on_progress, timeout=5.0) == Fetched(bytes=10)
+    assert set(heard) == {Fetching(received=4, total=10)}
+
+
+async def test_a_fetch_that_fails_says_why(served: Served) -> None:
+    request = FetchRequest(run=RUN, blob=MISSING)
+    with pytest.raises(Unavailable, match=r"^nobody connected has it$"):
+        await served.call(ask_fetch, request, lambda progress: None, timeout=5.0)
+
+
+async def test_a_client_that_goes_away_in_mid_fetch_hurts_nobody(served: Served) -> None:
+    async with await trio.open_unix_socket(str(served.home.socket)) as stream:
+        await stream.send_all(json.dumps({"verb": "fetch", "run": RUN, "blob": RUN}).encode())
+        await stream.send_all(b"\n")
+        assert b"progress" in await stream.receive_some(100)
+    assert await served.call(ask_status)
+
+
 async def test_only_the_owner_may_speak(served: Served) -> None:
     mode = served.home.socket.stat().st_mode
     assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
@@ -82,7 +112,16 @@ async def test_one_connection_may_ask_again_and_again(served: Served) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{}", b"[]", b"status", b'{"verb":"fly"}', b'{"verb":"stop","now":1}', b"\xff\xfe"],
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"status",
+        b'{"verb":"fly"}',
+        b'{"verb":"stop","now":1}',
+        b'{"verb":"fetch","run":"../etc","blob":"../passwd"}',
+        b"\xff\xfe",
+    ],
 )
 async def test_what_is_no_request_is_answered_in_one_line_and_hurts_nobody(
     served: Served, line: bytes

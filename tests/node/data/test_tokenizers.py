@@ -2,16 +2,21 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dipaco.node.data import tokenizers as module
 from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.tokenizers import (
     GOLDEN_IDS,
+    TextDecoder,
+    TextEncoder,
     checked_tokenizer,
     golden_digest,
     load_tokenizer,
@@ -28,6 +33,13 @@ EMBEDDED = [670, 2110, 12, 266, 2110, 14]
 @pytest.fixture
 def blobs(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path / "blobs")
+
+
+@cache
+def embedded() -> TextEncoder:
+    path = embedded_tokenizer_path(embedded_tokenizer().sha256)
+    assert path is not None
+    return checked_tokenizer(path.read_bytes(), embedded_tokenizer())
 
 
 def word_level(*, truncate: bool = False) -> bytes:
@@ -161,3 +173,30 @@ def test_a_fast_way_that_differs_from_the_library_is_noticed(
     assert encoder._words is not None
     with pytest.raises(LocalProtocolError, match="differs from the library"):
         encoder.encode(["one two, three"])
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from("é日😀👩‍🚀\x00")
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.text(CHARACTERS, max_size=30), st.text(CHARACTERS, max_size=5))
+def test_text_comes_piece_by_piece_as_it_was_and_never_half_a_character(
+    text: str, before: str
+) -> None:
+    encoder = embedded()
+    known, ids = encoder.plainly([before, text])
+    decoder = TextDecoder(encoder, known)
+    pieces = [decoder.step(each) for each in ids]
+    assert "".join(pieces) + decoder.rest() == text
+    if "\ufffd" not in text:
+        assert "".join(pieces) == text
+
+
+def test_bytes_that_are_no_text_are_shown_as_such_and_not_waited_for() -> None:
+    encoder = embedded()
+    (half,) = (ids[:1] for ids in encoder.plainly(["日"]))
+    word = encoder.plainly([" the"])[0]
+    decoder = TextDecoder(encoder)
+    said = "".join(decoder.step(each) for each in [*word, *half * 9, *word]) + decoder.rest()
+    assert said.startswith(" the\ufffd") and said.endswith("\ufffd the")
+    assert TextDecoder(encoder).step(half[0]) == ""

@@ -1,0 +1,90 @@
+"""The account of a run that was trained in one process: what a ledger would say, unsigned.
+
+A single process has no scheduler whose signature would count, and for another owner's run no key.
+So `reference` keeps in its home, beside the blobs, one file per run: the spec of every epoch, the
+digest of every module's every version, and the held-out losses. It serves this home alone and is
+never sent.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from dipaco.node.storage.files import read_file, translated, write_file
+from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.digest import Digest, DigestField
+from dipaco.protocol.errors import ConfigError, RemoteProtocolError
+from dipaco.protocol.lease import ModuleName
+from dipaco.protocol.ledger import Evaluated
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.run_view import RunView
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.topology import ModuleId, topology
+
+MAX_ACCOUNT = 256 << 20  # bytes; 1,000 rounds of 64 modules and 256 paths have 30 MB
+FOLDER = "accounts"
+
+
+class ModuleVersions(Wire, frozen=True, kw_only=True):
+    """One module's states."""
+
+    module: ModuleName
+    states: Annotated[tuple[DigestField, ...], Meta(min_length=1)]
+    """By version, 0 first."""
+
+
+class Account(Wire, frozen=True, kw_only=True):
+    """What a run came to in this home."""
+
+    specs: Annotated[tuple[RouterSpec, ...], Meta(min_length=1)]
+    """By epoch."""
+    modules: tuple[ModuleVersions, ...]
+    evaluations: tuple[Evaluated, ...]
+
+
+def keep_account(home: Path, run: Digest, account: Account) -> None:
+    """Write the account of `run`, in place of an earlier one; raises DiskFull, ConfigError."""
+    path = _path(home, run)
+    with translated(path.parent, "make"):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    write_file(path, encode(account))
+
+
+def kept_account(home: Path, manifest: Manifest) -> tuple[tuple[RouterSpec, ...], RunView] | None:
+    """Return specs, by epoch, and view of a run that `home` has an account of.
+
+    Raises ConfigError.
+    """
+    path = _path(home, run_id(manifest))
+    if not path.exists():
+        return None
+    try:
+        account = decode(read_file(path, limit=MAX_ACCOUNT), Account, limit=MAX_ACCOUNT)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"{path}: not an account of this version: {error}") from error
+    view = RunView(manifest)
+    named = {ModuleId(each.module): list(each.states) for each in account.modules}
+    if set(named) != set(topology(manifest).modules):
+        raise ConfigError(f"{path}: not an account of the run {manifest.name}")
+    view.specs, view.states = [spec_digest(spec) for spec in account.specs], named
+    view.evaluations = {(each.version, each.path): each for each in account.evaluations}
+    return account.specs, view
+
+
+def account_of(
+    specs: tuple[RouterSpec, ...],
+    states: dict[ModuleId, tuple[Digest, ...]],
+    evaluations: Iterable[Evaluated],
+) -> Account:
+    """Return the account of specs, by epoch, states, by version, and evaluations."""
+    return Account(
+        specs=specs,
+        modules=tuple(ModuleVersions(module=m, states=s) for m, s in states.items()),
+        evaluations=tuple(evaluations),
+    )
+
+
+def _path(home: Path, run: Digest) -> Path:
+    return home / FOLDER / f"{run.hex()}.account"

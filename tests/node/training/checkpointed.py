@@ -1,0 +1,40 @@
+"""A checkpoint of made-up states: every module differs from every other, nothing is trained."""
+
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+
+from dipaco.node.checkpoints import Checkpoint, checkpoint_of
+from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.runs import sign_manifest
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.initial import initial_module
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.run_view import RunView
+from dipaco.protocol.spec import spec_digest
+from dipaco.protocol.topology import topology
+from tests.node.training.small import any_spec, small_manifest
+from tests.values import key
+
+VERSIONS = 3
+
+
+def checkpointed(blobs: Path, value: Manifest | None = None) -> Checkpoint:
+    """Return where a run of `small_manifest` and the embedded tokenizer stands, at version 2."""
+    value = value or small_manifest(tokenizer=embedded_tokenizer())
+    store, view, chance = BlobStore(blobs), RunView(value), np.random.default_rng(0)
+    for place, module in enumerate(topology(value).modules):
+        start = initial_module(replace(value, seed=place), module)
+        noise = chance.normal(size=(VERSIONS, len(start))).astype(np.float32) / 8
+        view.states[module] = [store.write_array(start + each) for each in noise]
+    view.specs = [spec_digest(any_spec(value))]
+    run = sign_manifest(value, key("owner"))
+    return checkpoint_of(run, [any_spec(value)], view, store)
+
+
+def tokenizer() -> bytes:
+    """Return the file of the embedded tokenizer."""
+    path = embedded_tokenizer_path(embedded_tokenizer().sha256)
+    assert path is not None
+    return path.read_bytes()
