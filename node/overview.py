@@ -35,6 +35,7 @@ from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.identity import PeerId
+from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.topology import experts_of
 
 
@@ -219,13 +220,16 @@ class Overview:
 
 
 def _length_of(record: RunRecord, blob: Digest) -> int | None:
-    """Return the bytes of a state or of the tokenizer's file; None for any other blob."""
+    """Return the bytes of a state, score sheet or the tokenizer's file; None for another blob."""
     view = record.view
     if blob == record.manifest.tokenizer.sha256:
         return record.manifest.tokenizer.size
     for module, states in view.states.items():
         if blob in states:
             return view.topology.state_bytes(module)
+    for entry in view.sheets():
+        if blob == entry.sheet.digest:
+            return SCORE_BYTES * entry.sheet.documents
     return None
 
 

@@ -85,6 +85,10 @@ class RunView:
             for path in live_paths(version)
         )
 
+    def sheets(self) -> tuple[Scored, ...]:
+        """Return the scores of all paths and windows, in the ledger's order for each."""
+        return tuple(entry for given in self.scored.values() for entry in given)
+
     def apply(self, entry: Entry) -> None:
         """Advance by one entry; raises RemoteProtocolError if it cannot follow."""
         match entry:

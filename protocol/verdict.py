@@ -280,6 +280,16 @@ def contradicted(reason: str) -> Verdict:
     return _refuted("labels", reason)
 
 
+def labels_hold(reason: str) -> Verdict:
+    """Return the verdict on scores of which a sample was done again."""
+    return Verdict(outcome=Outcome.VERIFIED, stage="labels", reason=one_line(reason, MAX_REASON))
+
+
+def labels_untold(reason: str) -> Verdict:
+    """Return the verdict on scores that cannot be done again here."""
+    return _unverifiable("labels", reason)
+
+
 def _verified(reason: str) -> Verdict:
     return Verdict(outcome=Outcome.VERIFIED, stage="spec", reason=reason)
 

@@ -229,7 +229,7 @@ class Schedule:
         reshard = self.manifest.routing.reshard
         if reshard is None:
             return set()
-        sheets = {each.sheet.digest for given in self.view.scored.values() for each in given}
+        sheets = {each.sheet.digest for each in self.view.sheets()}
         at = reshard.after_round
         return sheets | {states[at] for states in self.view.states.values() if len(states) > at}
 

@@ -208,7 +208,7 @@ class Verifier:
         previous = record.adopted(epoch - 1)
         if previous is None:
             raise Unavailable("the spec of the epoch before is not here")
-        sheets = tuple(each for given in record.view.scored.values() for each in given)
+        sheets = record.view.sheets()
         for each in sheets:
             await self.exchange.fetch(
                 each.sheet.digest,
