@@ -21,6 +21,8 @@ levels = [{ experts = 2, blocks = 1 }, { experts = 1, blocks = 1 }]
 sample = 80
 dimension = 16
 validation_bp = 1500
+router_bp = 2000
+reshard = { after_round = 1 }
 [training]
 seed_steps = 4
 rounds = 2
