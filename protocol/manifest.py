@@ -22,6 +22,7 @@ MAX_PATHS = 1024  # the paper's largest grid has 256
 MAX_FILES = 4096  # of one source
 MAX_NODES_LISTED = 1024  # schedulers and members named one by one
 MAX_SHEETS = 4096  # of scores: paths times windows; the ledger names each
+MAX_SCORED = 1 << 22  # router documents; the paper's 0.5 % of C4 are 1.8 million
 
 DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 PATH_IN_REPOSITORY: Final = re.compile(r"[^/\x00-\x1f?#@\\]+(/[^/\x00-\x1f?#@\\]+)*")
@@ -374,6 +375,20 @@ class Manifest(Wire, frozen=True, kw_only=True):
                 f"{where}.windows: {reshard.windows} for {self.paths} paths, together they may "
                 f"make {MAX_SHEETS} sheets"
             )
+        if self.most_scored * reshard.windows > MAX_SCORED:
+            raise ValueError(
+                f"{where}.windows: with routing.router_bp they may have "
+                f"{self.most_scored * reshard.windows} router documents, more than {MAX_SCORED}"
+            )
+
+    @property
+    def most_scored(self) -> int:
+        """Router documents that a window may have: twice their share, and 256.
+
+        Hashes split them off, so no window comes near; whoever claims more need not be read.
+        """
+        share = self.source.window * self.routing.router_bp // BASIS_POINTS
+        return min(self.source.window, 2 * share + 256)
 
     def epoch_of(self, round_: int) -> int:
         """Return by which router round `round_` trains, and version `round_` is evaluated."""

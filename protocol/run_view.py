@@ -164,8 +164,8 @@ class RunView:
             raise RemoteProtocolError(f"scores {where} of a path that does not exist")
         if self.path_version(entry.path) != reshard.after_round:
             raise RemoteProtocolError(f"scores {where} of another version than the run's")
-        if entry.sheet.documents > self.manifest.source.window:
-            raise RemoteProtocolError(f"scores {where} of more documents than the window has")
+        if entry.sheet.documents > self.manifest.most_scored:
+            raise RemoteProtocolError(f"scores {where} of more documents than a window has")
         given = self.scored.get(where, [])
         if any(each.peer == entry.peer for each in given) or len(given) >= MAX_OPINIONS:
             raise RemoteProtocolError(f"scores {where} by a peer that gave some, or one too many")

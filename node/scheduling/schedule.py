@@ -472,8 +472,8 @@ class Schedule:
             return "the submission lacks an evaluation, or has one that was not asked for"
         if (submission.sheet is not None) != (lease.kind == "score"):
             return "the submission lacks a score sheet, or has one that was not asked for"
-        if submission.sheet and submission.sheet.documents > self.manifest.source.window:
-            return "the score sheet is of more documents than the window has"
+        if submission.sheet and submission.sheet.documents > self.manifest.most_scored:
+            return "the score sheet is of more documents than a window has"
         if lease.kind == "score" and not self.scores:
             return "the scores are no longer asked for"
         return ""
