@@ -17,12 +17,13 @@ d_ff = 32
 context = 48
 [grid]
 levels = [{ experts = 2, blocks = 1 }, { experts = 1, blocks = 1 }]
+path_specific_stem = true
 [routing]
 sample = 80
 dimension = 16
 validation_bp = 1500
 router_bp = 2000
-reshard = { after_round = 1 }
+reshard = { after_round = 1, tolerance = 1 }
 [training]
 seed_steps = 4
 rounds = 2
