@@ -11,7 +11,7 @@ STAMP := $(VENV)/installed
 # So libp2p goes in without its dependencies, all of which constraints.txt lists.
 FASTECDSA := fastecdsa==3.0.1
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench compare lint format clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -22,6 +22,13 @@ test: lint
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ONLY)
+
+# make compare trains the packaged demo and its controls, make compare DATA=folder what
+# docs/compare.md shows, on the parquet files there. SEEDS, JOBS, METHODS=a,b as its options.
+compare: $(STAMP)
+	$(BIN)/dipaco-node compare $(if $(DATA),benchmarks/compare-dev.toml --data "$(DATA)") \
+	--out build/compare$(if $(DATA),-dev) --seeds $(or $(SEEDS),3) --jobs $(or $(JOBS),1) \
+	--reroute 128,64,32 $(if $(METHODS),--methods $(METHODS))
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -56,8 +56,8 @@ def in_new_process(module: str, function: str, *arguments: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def peak_rss() -> int:
-    """Return the largest resident set of this process so far, bytes (Linux)."""
+def peak_rss(pid: int | str = "self") -> int:
+    """Return the largest resident set of a process so far, bytes (Linux); by default this one's."""
     # Not getrusage: its maximum is inherited from whoever started this process.
-    with open("/proc/self/status", encoding="ascii") as lines:
+    with open(f"/proc/{pid}/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))

@@ -8,6 +8,7 @@ from dipaco.protocol.errors import (
     ConfigError,
     DipacoError,
     LocalProtocolError,
+    NoDevice,
     Refusal,
     RemoteProtocolError,
     Unavailable,
@@ -24,11 +25,13 @@ class Exit(IntEnum):
     USAGE = 2
     """Bad usage or configuration."""
     AWAY = 3
-    """A peer, a source or a device is away for now."""
+    """A peer or a source is away for now."""
     REFUSED = 4
     """Manifest, signature or router is wrong."""
     UNVERIFIABLE = 5
     """The router cannot be verified, and `verify = "require"`."""
+    NO_DEVICE = 6
+    """No usable device, or the path does not fit."""
     FULL = 7
     """The disk is full."""
     HOME_TAKEN = 8
@@ -45,6 +48,7 @@ CODES: tuple[tuple[type[DipacoError], Exit], ...] = (  # the first that fits
     (Unverifiable, Exit.UNVERIFIABLE),
     (Refusal, Exit.REFUSED),
     (RemoteProtocolError, Exit.REFUSED),
+    (NoDevice, Exit.NO_DEVICE),
     (NoDaemon, Exit.NO_DAEMON),
     (DiskFull, Exit.FULL),
     (Unavailable, Exit.AWAY),

@@ -25,6 +25,7 @@ from dipaco.protocol.errors import Unavailable
 POLL_SECONDS = 0.5
 HUNT_SECONDS = 0.1  # between looks while somebody is to be killed in the middle of a lease
 STILL_TTLS = 5  # lease times to live without any movement: then something is stuck
+RENDEZVOUS = "r"  # the rendezvous node's home, below the plan's
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
 
@@ -101,7 +102,7 @@ class Conductor:
 
     async def _start(self, swarm: LocalSwarm, nursery: trio.Nursery) -> LocalNode:
         """Start all nodes; return the rendezvous node."""
-        home = Home.at(self.plan.home / "r")
+        home = Home.at(self.plan.home / RENDEZVOUS)
         if not home.identity.exists():
             save_key(home.identity, local_keys(self.plan.seed).rendezvous)
         if self.plan.local.tokenizer is not None:

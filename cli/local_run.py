@@ -11,8 +11,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.founding import create_manifest
-from dipaco.node.runs import RunFile, sign_manifest
+from dipaco.node.runs import RunFile, read_run, sign_manifest
+from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.digest import tagged, u64
+from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.identity import peer_id
 
 
@@ -43,8 +45,40 @@ class LocalRun:
     """For the blob store of whoever begins; None: the embedded one."""
 
 
-def local_run(file: Path | None, *, seed: int, rounds: int | None) -> LocalRun:
-    """Return the signed run of a TOML file, the packaged demo's without one."""
+def run_named(
+    name: str,
+    *,
+    blobs: BlobStore,
+    seed: int = 0,
+    rounds: int | None = None,
+    data: Path | None = None,
+) -> LocalRun:
+    """Return the run that `name` means: a .run file, a TOML file, or the demo if it is empty.
+
+    blobs          where the states of a warm start are kept.
+    rounds, data   as `create_manifest` has them; raises ConfigError if given with a .run file.
+    """
+    path = Path(name) if name else None
+    if path is None or path.suffix == ".toml":
+        return local_run(path, seed=seed, rounds=rounds, data=data, blobs=blobs)
+    for option, given in (("--rounds", rounds), ("--data", data)):
+        if given is not None:
+            raise ConfigError(f"{option}: a signed run cannot be changed")
+    return LocalRun(read_run(path), None)
+
+
+def local_run(
+    file: Path | None,
+    *,
+    seed: int,
+    rounds: int | None,
+    data: Path | None = None,
+    blobs: BlobStore | None = None,
+) -> LocalRun:
+    """Return the signed run of a TOML file, the packaged demo's without one.
+
+    rounds, data, blobs   as `create_manifest` has them.
+    """
     keys = local_keys(seed)
     with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
         created = create_manifest(
@@ -52,5 +86,7 @@ def local_run(file: Path | None, *, seed: int, rounds: int | None) -> LocalRun:
             owner=peer_id(keys.owner),
             schedulers=(peer_id(keys.rendezvous),),
             rounds=rounds,
+            data=data,
+            blobs=blobs,
         )
     return LocalRun(sign_manifest(created.manifest, keys.owner), created.tokenizer)

@@ -17,7 +17,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--rounds", type=click.IntRange(1), help="In place of the run's; not for run files.")
 @click.option("--seed", default=0, type=click.IntRange(0, (1 << 63) - 1), help=SEED_HELP)
 @click.option("--home", type=click.Path(path_type=Path), help="Keep states here [temporary].")
-@click.option("--device", default="cpu", metavar="D", help="cpu or cuda:N [cpu].")
+@click.option("--device", default="cpu", metavar="D", help="auto, cpu, cuda:N or mps [cpu].")
 @click.option("--report", type=FILE, help="JSON goes here.")
 @click.option("--compare", type=FILE, help="A report whose module digests must be the same.")
 def reference(

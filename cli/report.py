@@ -17,6 +17,7 @@ from dipaco.node.control.api import EvaluationView
 from dipaco.node.control.status import Memory, StageTime, Totals, Verdict
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.canonical import encode
+from dipaco.protocol.early_stopping import kept_version
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.topology import experts_of
@@ -30,6 +31,7 @@ class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
     """Held-out loss of one path."""
 
     path: int
+    version: int
     experts: tuple[int, ...]
     documents: int
     tokens: int
@@ -39,10 +41,11 @@ class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float
 
 
-class VersionLoss(msgspec.Struct, frozen=True, kw_only=True):
-    """Routed held-out loss of all modules at one version; 0: the seed model."""
+class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """Routed held-out loss, every path at a version of its own or all at one."""
 
-    version: int
+    version: int | None
+    """Of all modules, 0: the seed model; None: every path has its own."""
     documents: int
     tokens: int
     nll: float
@@ -80,7 +83,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     states: dict[str, dict[int, str]]
     """Module: version: SHA-256 of the state, hex."""
-    losses: tuple[VersionLoss, ...]
+    losses: tuple[RoutedLoss, ...]
+    """By version, ascending."""
+    early_stopped: RoutedLoss | None
+    """Every path at the version that it is used with; None where the manifest stops nothing early.
+
+    Chosen by the same documents that it is the loss of, so a little too good.
+    """
     nodes: tuple[NodeReport, ...]
 
 
@@ -89,17 +98,34 @@ def perplexity(nll: float, tokens: int) -> float:
     return exp(min(nll / tokens, 700.0)) if tokens else float("inf")
 
 
-def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[VersionLoss, ...]:
+def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[RoutedLoss, ...]:
     """Return the routed loss of every version that was evaluated, ascending."""
     by_version: dict[int, list[EvaluationView]] = {}
     for evaluation in evaluations:
         by_version.setdefault(evaluation.version, []).append(evaluation)
-    return tuple(_version(manifest, v, found) for v, found in sorted(by_version.items()))
+    return tuple(_routed(manifest, v, found) for v, found in sorted(by_version.items()))
 
 
-def _version(manifest: Manifest, version: int, found: list[EvaluationView]) -> VersionLoss:
+def early_stopped(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> RoutedLoss | None:
+    """Return the routed loss with every path at the version that it is used with, if they stop."""
+    if not manifest.training.early_stopping:
+        return None
+    by_path: dict[int, dict[int, EvaluationView]] = {}
+    for evaluation in evaluations:
+        by_path.setdefault(evaluation.path, {})[evaluation.version] = evaluation
+    epoch = max((manifest.epoch_of(v) for own in by_path.values() for v in own), default=0)
+    found = []
+    for versions in by_path.values():
+        if manifest.epoch_of(max(versions)) < epoch:
+            continue  # the new router has no documents for it
+        known = {v: e.nll / e.tokens for v, e in versions.items() if e.tokens}
+        found.append(versions[kept_version(manifest, max(versions), known)])
+    return _routed(manifest, None, found)
+
+
+def _routed(manifest: Manifest, version: int | None, found: list[EvaluationView]) -> RoutedLoss:
     tokens, nll = sum(e.tokens for e in found), sum(e.nll for e in found)
-    return VersionLoss(
+    return RoutedLoss(
         version=version,
         documents=sum(e.documents for e in found),
         tokens=tokens,
@@ -108,6 +134,7 @@ def _version(manifest: Manifest, version: int, found: list[EvaluationView]) -> V
         paths=tuple(
             PathLoss(
                 path=e.path,
+                version=e.version,
                 experts=experts_of(manifest.grid, e.path),
                 documents=e.documents,
                 tokens=e.tokens,
@@ -130,6 +157,7 @@ def build(
     nodes: Iterable[NodeReport] = (),
 ) -> Report:
     """Put a report together."""
+    evaluated = tuple(evaluations)
     return Report(
         kind=kind,
         name=manifest.name,
@@ -138,7 +166,8 @@ def build(
         completed=completed,
         seconds=seconds,
         states=dict(states),
-        losses=losses(manifest, evaluations),
+        losses=losses(manifest, evaluated),
+        early_stopped=early_stopped(manifest, evaluated),
         nodes=tuple(nodes),
     )
 
@@ -203,6 +232,10 @@ def _loss_table(report: Report) -> Table:
         per_path = {p.path: f"{p.perplexity:.2f}" for p in loss.paths}
         cells = (per_path.get(p.path, "-") for p in paths)
         table.add_row(name, f"{loss.perplexity:.2f}", *cells)
+    if report.early_stopped:
+        best = {p.path: f"{p.perplexity:.2f} @{p.version}" for p in report.early_stopped.paths}
+        cells = (best.get(p.path, "-") for p in paths)
+        table.add_row("early-stopped", f"{report.early_stopped.perplexity:.2f}", *cells)
     if paths:
         table.add_section()
         table.add_row("tokens", str(report.losses[-1].tokens), *(str(p.tokens) for p in paths))

@@ -1,6 +1,7 @@
 """`dipaco-node run`: run files: make, sign, check, show and list them; no network needed."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -39,17 +40,23 @@ def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str
     if owner is not None and key is not None:
         raise click.UsageError("--key and --owner exclude each other")
     node = Home.at(home_of(home))
-    cache = node.cache / "sources"
+    blobs = BlobStore(node.blobs)
+    make = partial(
+        create_manifest,
+        file,
+        cache=node.cache / "sources",
+        blobs=blobs,
+        on_progress=say_progress,
+    )
     if owner is not None:
-        asked = peer_named(owner, "--owner")
-        created = create_manifest(file, owner=asked, cache=cache, on_progress=say_progress)
+        created = make(owner=peer_named(owner, "--owner"))
         write_manifest(out, created.manifest)
     else:
         own = read_key(key) if key else load_or_create_identity(node.identity)
-        created = create_manifest(file, owner=peer_id(own), cache=cache, on_progress=say_progress)
+        created = make(owner=peer_id(own))
         write_run(out, sign_manifest(created.manifest, own))
     if created.tokenizer is not None:
-        BlobStore(node.blobs).write(created.tokenizer)
+        blobs.write(created.tokenizer)
     click.echo(f"{out}: {opening(created.manifest)}{', unsigned' if owner else ''}")
 
 

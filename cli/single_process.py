@@ -8,17 +8,16 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from dipaco.cli.local_run import LocalRun, local_run
+from dipaco.cli.local_run import run_named
 from dipaco.cli.report import Report, build
 from dipaco.node.accounts import Account, account_of, keep_account
 from dipaco.node.control.api import EvaluationView
-from dipaco.node.runs import keep_run, read_run
+from dipaco.node.runs import keep_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress
 from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
-from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.ledger import Evaluated
 from dipaco.protocol.manifest import Manifest
 
@@ -28,9 +27,10 @@ def run_single(name: str, *, seed: int, rounds: int | None, home: Path, device: 
 
     The home then has the run, its states and an account of them: `eval` and the like work there.
     """
-    local = _named(name, seed=seed, rounds=rounds)
+    blobs = BlobStore(Home.at(home).blobs)
+    local = run_named(name, seed=seed, rounds=rounds, blobs=blobs)
     if local.tokenizer is not None:
-        BlobStore(Home.at(home).blobs).write(local.tokenizer)
+        blobs.write(local.tokenizer)
     settings = WorkerSettings(home=home, device=device, threads=1, local_sources=True)
     os.environ.update(settings.environment())
     manifest, began = local.run.manifest, time.monotonic()
@@ -73,15 +73,6 @@ class Shown:
         loss = f"  loss {progress.loss:.3f}" if progress.loss is not None else ""
         step = f"{progress.done} of {progress.total or '?'}"
         self._status.update(Text(f"{what}: {progress.stage} {step}{speed}{loss}"))
-
-
-def _named(name: str, *, seed: int, rounds: int | None) -> LocalRun:
-    path = Path(name) if name else None
-    if path is None or path.suffix == ".toml":
-        return local_run(path, seed=seed, rounds=rounds)
-    if rounds is not None:
-        raise ConfigError("--rounds: a signed run cannot be changed")
-    return LocalRun(read_run(path), None)
 
 
 def report_of(manifest: Manifest, result: ReferenceResult, seconds: float) -> Report:

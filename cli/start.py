@@ -18,7 +18,7 @@ from dipaco.protocol.errors import ConfigError
 @home_option
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
 @click.option("--announce", multiple=True, metavar="MADDR", help="Tell others this address.")
-@click.option("--device", metavar="D", help="auto, cpu or cuda:N [auto].")
+@click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
 @click.option("--max-shards", type=int, metavar="N", help="Shards in the cache [4].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--verify", metavar="P", help="If unverifiable: require, warn, receipts:Q [require].")

@@ -34,13 +34,16 @@ def testnet(
     """
     if kill >= nodes:
         raise click.UsageError(f"--kill {kill}: of {nodes} volunteers one must live")
-    from dipaco.cli.local_network import Plan, run_network
+    from dipaco.cli.local_network import RENDEZVOUS, Plan, run_network
     from dipaco.cli.local_run import local_run
     from dipaco.cli.report import print_report, write_report
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
 
-    local = local_run(file, seed=seed, rounds=rounds)
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))
+        blobs = BlobStore(Home.at(folder / RENDEZVOUS).blobs)
+        local = local_run(file, seed=seed, rounds=rounds, blobs=blobs)
         plan = Plan(local=local, seed=seed, nodes=nodes, kill=kill, home=folder.absolute())
         result = run_network(plan)
     print_report(result)

@@ -96,11 +96,6 @@ class Checkpoint:
         return {each.module: self.read(each) for each in self.paths[path]}
 
 
-def kept_version(view: RunView, path: int) -> int:
-    """Return the version of its modules that a path is used with: the newest complete one."""
-    return view.path_version(path)
-
-
 def checkpoint_of(
     run: RunFile,
     specs: Sequence[RouterSpec],
@@ -125,7 +120,7 @@ def checkpoint_of(
         newest = view.path_version(path)
         if version is not None and spec.tokens[path] and version > newest:
             raise Unavailable(f"{name}: path {path} stands at version {newest}, not {version} yet")
-        kept = kept_version(view, path) if version is None else min(version, newest)
+        kept = view.kept_version(path) if version is None else min(version, newest)
         chosen.append(
             tuple(ModuleState(m, kept, digest) for m, digest in view.path_states(path, kept))
         )

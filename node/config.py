@@ -18,6 +18,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from dipaco.node.training.options import Checkpointing, MomentBits
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.policy import POLICY_PATTERN
 
@@ -38,12 +39,12 @@ ListenAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}\Z")]
 PublicAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}({_PEER})?\Z")]
 PeerAddress = Annotated[str, Meta(max_length=512, pattern=rf"^{_HOST}{_PEER}\Z")]
 
-Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda:[0-9]{1,2})\Z")]
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)\Z")]
 Trust = Annotated[str, Meta(max_length=16, pattern=POLICY_PATTERN)]
 RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*\Z")]
 
 _LIKE = {  # the pattern's meaning in words, for whom a regular expression tells nothing
-    Device: "auto, cpu or cuda:N",
+    Device: "auto, cpu, cuda, cuda:N or mps",
     RunName: "a run id or name",
     Trust: "require, warn or receipts:Q (Q from 1 to 999)",
     ListenAddress: "an address such as /ip4/0.0.0.0/tcp/4410",
@@ -85,9 +86,17 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     """`[compute]`: what the worker process may use."""
 
     device: Device = "auto"
-    """`auto` takes the first GPU, and the CPU if this machine has none."""
+    """`auto` takes the first GPU (CUDA, ROCm, Apple), and the CPU if this machine has none."""
     max_batch: Annotated[int, Meta(ge=0, le=65536)] = 0
     """Most sequences of one micro-batch; 0: the whole batch of the manifest."""
+    checkpointing: Checkpointing = "auto"
+    """Make activations again in the backward pass instead of keeping them: less memory, slower.
+    `auto`: when one sequence does not fit without."""
+    compile: bool = False
+    """Have torch compile the blocks: slow to begin, then faster; needs a compiler."""
+    moment_bits: MomentBits = 32
+    """In which AdamW keeps its moments; 8 is for GPUs that are short of memory, and for runs whose
+    `inner_state` is `reset`."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """0: cores - 1, at least 1."""
     nice: Annotated[int, Meta(ge=0, le=19)] = 10

@@ -13,6 +13,7 @@ from dipaco.node.runs import kept_runs
 from dipaco.node.scheduling.service import Scheduler, Tools
 from dipaco.node.scheduling.volunteer import Gear, Volunteer
 from dipaco.node.storage.files import DiskFull
+from dipaco.node.training.options import check_moment_bits
 from dipaco.node.wiring import Parts
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.identity import short_peer
@@ -37,6 +38,7 @@ async def work(parts: Parts, overview: Overview) -> None:
 
 async def _train(parts: Parts, overview: Overview) -> None:
     record = overview.run = await _choose(parts)
+    check_moment_bits(parts.config.compute.moment_bits, record.manifest)
     log.info("joined run %s (%s)", record.manifest.name, short(record.run))
     gear = Gear(
         key=parts.key,

@@ -2,8 +2,8 @@
 
 `create_manifest` pins what the TOML names (source files and tokenizer by SHA-256) and refuses, by
 the field's name, what could never be trained. Tables and fields are the manifest's own, but for
-`source.files` and `tokenizer.file`, which name files beside the TOML (or addresses), and a `hub`
-source's revision, which may be a branch. docs/runs.md has an example.
+`source.files`, `tokenizer.file` and `model.checkpoint`, which name files beside the TOML (or
+addresses), and a `hub` source's revision, which may be a branch. docs/runs.md has an example.
 """
 
 import re
@@ -12,20 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from dipaco.node.data.embedded import DOCUMENTS, embedded_source, embedded_tokenizer
 from dipaco.node.data.progress import OnProgress, silent
 from dipaco.node.data.synthetic import REVISION as SYNTHETIC_REVISION
+from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.canonical import Wire
-from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.errors import ConfigError, LocalProtocolError
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.manifest import MAX_FILES, Count, Manifest, Source, Tokenizer
 
+if TYPE_CHECKING:
+    from dipaco.node.training.warm_start import LlamaCheckpoint
+
 MAX_TOML = 1 << 20  # bytes
+END_OF_TEXT = "<|endoftext|>"
 MAX_DOWNLOADS = 10 * 10**9  # bytes: what a volunteer's cache holds, unless he says otherwise
 
 
@@ -44,7 +49,9 @@ def create_manifest(
     owner: PeerId,
     schedulers: Sequence[PeerId] = (),
     rounds: int | None = None,
+    data: Path | None = None,
     cache: Path | None = None,
+    blobs: BlobStore | None = None,
     on_progress: OnProgress = silent,
 ) -> Created:
     """Read the TOML file of a run and return its manifest, all inputs pinned.
@@ -52,16 +59,22 @@ def create_manifest(
     owner        its PeerID; the file names none.
     schedulers   if the file names none; the owner if these are empty too.
     rounds       in place of the file's.
+    data         a folder: its parquet files, by name, in place of `source.files`.
     cache        where files of https addresses are kept; without it they are dropped again.
+    blobs        where the states of a warm start are kept.
     on_progress  hears of files that are fetched and rows that are counted.
 
     Raises ConfigError, which names the field, for what is malformed or cannot be trained, and
     Unavailable if a source cannot be reached.
     """
     tables = _tables(path)
-    tokenizer, data = _tokenizer(_table(tables, "tokenizer"), path)
+    model, warm = _model(_table(tables, "model"), path)
+    if data is not None:
+        tables["source"] = _with_files_of(data, _table(tables, "source"), path)
+    tokenizer, tokenizer_file = _tokenizer(_table(tables, "tokenizer"), path, warm)
     table = {
         **tables,
+        "model": model,
         "owner": owner,
         "source": _plain(_source(_table(tables, "source"), path, cache, on_progress)),
         "tokenizer": _plain(tokenizer),
@@ -80,7 +93,44 @@ def create_manifest(
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {in_words(error)}") from None
     _check_enough(manifest, path)
-    return Created(manifest, data)
+    if warm is not None:
+        manifest = _started(manifest, warm, path, blobs, on_progress)
+    return Created(manifest, tokenizer_file)
+
+
+def _model(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], "LlamaCheckpoint | None"]:
+    """Return the manifest's table, and the checkpoint to start from if the file names one."""
+    folder = table.pop("checkpoint", None)
+    if folder is None:
+        return table, None
+    from dipaco.node.training.warm_start import read_checkpoint
+
+    warm = read_checkpoint(path.parent / str(folder))
+    for name, value in table.items():
+        if name != "context" and value != warm.model.get(name):
+            raise ConfigError(
+                f"{path}: model.{name}: {value!r}, the checkpoint has {warm.model.get(name)!r}"
+            )
+    return {**warm.model, **table}, warm
+
+
+def _started(
+    manifest: Manifest,
+    warm: "LlamaCheckpoint",
+    path: Path,
+    blobs: BlobStore | None,
+    on_progress: OnProgress,
+) -> Manifest:
+    """Pin the states of a warm start, which are left in `blobs`."""
+    from dipaco.node.training.warm_start import keep_start
+
+    if manifest.grid.blocks != warm.blocks:
+        raise ConfigError(
+            f"{path}: grid.levels: {manifest.grid.blocks} blocks, the checkpoint has {warm.blocks}"
+        )
+    if blobs is None:
+        raise LocalProtocolError("a warm start without a store for its states")
+    return msgspec.structs.replace(manifest, start=keep_start(warm, manifest, blobs, on_progress))
 
 
 def _check_enough(manifest: Manifest, path: Path) -> None:
@@ -90,6 +140,16 @@ def _check_enough(manifest: Manifest, path: Path) -> None:
         raise ConfigError(f"{path}: source.documents: {documents} for {manifest.paths} paths")
     if manifest.routing.kind == "kmeans" and sample > documents:
         raise ConfigError(f"{path}: routing.sample: {sample} of {documents} documents")
+
+
+def _with_files_of(folder: Path, table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the source table with the parquet files of `folder` for its own."""
+    if table.get("kind") != "files":
+        raise ConfigError(f"data: {path} has no source of kind files, whose files it could replace")
+    found = sorted(str(file) for file in folder.absolute().glob("*.parquet"))
+    if not found:
+        raise ConfigError(f"data: no .parquet files in {folder}")
+    return {**table, "files": found}
 
 
 def _source(
@@ -150,14 +210,28 @@ def _enough(source: Source, table: "_Files | _Hub", path: Path) -> Source:
     return source
 
 
-def _tokenizer(table: dict[str, Any], path: Path) -> tuple[Tokenizer, bytes | None]:
+def _tokenizer(
+    table: dict[str, Any], path: Path, warm: "LlamaCheckpoint | None"
+) -> tuple[Tokenizer, bytes | None]:
     """Return the tokenizer as the manifest states it, and its file unless it is the embedded."""
     given = _read(table, _TokenizerTable, "tokenizer", path)
-    if given.file is None:
+    end: str | int | None = given.end_of_text
+    if given.file is not None:
+        file = path.parent / given.file
+    elif warm is not None:
+        file, end = warm.tokenizer, warm.end_of_text if end is None else end
+    else:
         return embedded_tokenizer(), None
     from dipaco.node.data.tokenizers import pin_tokenizer
 
-    pinned, data = pin_tokenizer(path.parent / given.file, end_of_text=given.end_of_text)
+    pinned, data = pin_tokenizer(file, end_of_text=END_OF_TEXT if end is None else end)
+    if warm is not None:
+        if pinned.vocabulary > warm.vocabulary:
+            raise ConfigError(
+                f"{path}: tokenizer.file: {pinned.vocabulary} ids, the checkpoint's embedding has "
+                f"{warm.vocabulary}"
+            )
+        pinned = msgspec.structs.replace(pinned, vocabulary=warm.vocabulary)
     if given.sha256 is not None and given.sha256 != pinned.sha256.hex():
         raise ConfigError(
             f"{path}: tokenizer.sha256: {given.sha256}, but the file has {pinned.sha256.hex()}"
@@ -210,8 +284,9 @@ class _Hub(_Table, frozen=True, kw_only=True):
 
 class _TokenizerTable(_Table, frozen=True, kw_only=True):
     file: str | None = None
-    """Relative to the TOML file; without one, the embedded tokenizer."""
-    end_of_text: str = "<|endoftext|>"
+    """Relative to the TOML file; without one, the checkpoint's, or the embedded tokenizer."""
+    end_of_text: str | None = None
+    """[`END_OF_TEXT`, or what the checkpoint of a warm start says]"""
     sha256: str | None = None
     """If given, the file must have it."""
 

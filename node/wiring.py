@@ -32,6 +32,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.roster import Roster
+from dipaco.node.training.options import Options
 from dipaco.node.training.worker import JobRunner, WorkerSettings
 from dipaco.protocol.identity import PeerId, peer_id
 from dipaco.protocol.policy import Policy
@@ -179,6 +180,15 @@ def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:
     )
 
 
+def options_of(config: NodeConfig) -> Options:
+    """Return how this node trains a path."""
+    return Options(
+        checkpointing=config.compute.checkpointing,
+        compile=config.compute.compile,
+        moment_bits=config.compute.moment_bits,
+    )
+
+
 def worker_settings(config: NodeConfig, home: Home) -> WorkerSettings:
     """Return how this node's worker process runs."""
     return WorkerSettings(
@@ -188,6 +198,7 @@ def worker_settings(config: NodeConfig, home: Home) -> WorkerSettings:
         max_shards=config.storage.max_shards,
         cache_bytes=config.storage.cache_max,
         max_batch=config.compute.max_batch,
+        options=options_of(config),
         local_sources=config.run.local_sources,
         niceness=config.compute.nice,
     )

@@ -7,6 +7,7 @@
     - RemoteProtocolError   the peer's: reset the stream, lower its score
   + Refusal                 this run is not what it claims to be: stop, never retry
     - Unverifiable          ... or cannot be shown to be, and our operator requires it: exit 5
+  + NoDevice                this machine's: no usable device, or the work does not fit it: exit 6
   + Unavailable             nobody's: back off and try again
     - LeaseLost             another peer has our path: drop the work, take the next
 
@@ -42,8 +43,12 @@ class Unverifiable(Refusal):
     """Whether the run is what it claims to be cannot be told, and the policy requires it."""
 
 
+class NoDevice(DipacoError):
+    """This machine has no such device, or too little memory for the work."""
+
+
 class Unavailable(DipacoError):
-    """Something is away for now (a peer, a source, a device): back off, then try again."""
+    """Something is away for now (a peer, a source): back off, then try again."""
 
 
 class LeaseLost(Unavailable):

@@ -56,7 +56,7 @@ class Lease(Wire, frozen=True, kw_only=True):
     spec: DigestField
     """The router spec by which documents find their path."""
     modules: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
-    """The states to start from, in the topology's order; empty for `seed`."""
+    """The states to start from, in the topology's order; for `seed` the manifest's `start`."""
     moments: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)] = ()
     """`train`: the path's AdamW moments to go on from, of the same modules in the same order;
     empty: they are zero (docs/method.md 2.3)."""

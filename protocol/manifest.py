@@ -15,6 +15,7 @@ from msgspec import Meta
 from dipaco.protocol.canonical import Wire, encode
 from dipaco.protocol.digest import Digest, DigestField, sha256
 from dipaco.protocol.identity import PeerIdField
+from dipaco.protocol.lease import MAX_MODULES, ModuleDigest
 from dipaco.protocol.routing.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
 
 FORMAT: Final = 1
@@ -350,6 +351,9 @@ class Manifest(Wire, frozen=True, kw_only=True):
     schedule: Scheduling
     seed: Annotated[int, Meta(ge=0, le=1 << 53)]
     """Of the initial model; the router's seeds are derived, nobody chooses them."""
+    start: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)] = ()
+    """States of path 0's modules, in the topology's order, that the seed phase starts from;
+    empty: the initial model."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -357,10 +361,16 @@ class Manifest(Wire, frozen=True, kw_only=True):
             raise ValueError("model.context: not longer than routing.prefix")
         if self.routing.kind == "kmeans" and self.routing.sample < self.paths:
             raise ValueError(f"routing.sample: below the number of paths, {self.paths}")
+        if self.training.early_stopping and not self.routing.validation_bp:
+            raise ValueError(
+                "training.early_stopping: routing.validation_bp holds nothing out for it"
+            )
         if self.routing.overlap > self.paths:
             raise ValueError(f"routing.overlap: above the number of paths, {self.paths}")
         if self.routing.reshard is not None:
             self._check_reshard(self.routing.reshard)
+        if self.start:
+            self._check_start()
 
     def _check_reshard(self, reshard: Reshard) -> None:
         where = "routing.reshard"
@@ -394,6 +404,12 @@ class Manifest(Wire, frozen=True, kw_only=True):
         """Return by which router round `round_` trains, and version `round_` is evaluated."""
         reshard = self.routing.reshard
         return int(reshard is not None and round_ > reshard.after_round)
+
+    def _check_start(self) -> None:
+        from dipaco.protocol.topology import topology  # which reads a manifest, made by now
+
+        if tuple(each.module for each in self.start) != topology(self).path_modules[0]:
+            raise ValueError("start: not the modules of path 0, in their order")
 
     @property
     def paths(self) -> int:

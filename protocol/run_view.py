@@ -7,6 +7,7 @@ Owns the rules by which one record may follow another; signatures and the chain 
 from collections.abc import Callable, Iterable
 
 from dipaco.protocol.digest import Digest
+from dipaco.protocol.early_stopping import kept_version
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.ledger import Entry, Evaluated, ModuleUpdated, Scored, Seeded, SpecAdopted
 from dipaco.protocol.manifest import Manifest
@@ -72,6 +73,15 @@ class RunView:
                 return ()
             found.append((module, self.moments[path, module][max(earlier)]))
         return tuple(found)
+
+    def kept_version(self, path: int) -> int:
+        """Return the version that `path` is used with, its newest or its best; -1 before any."""
+        found = {
+            version: each.nll / each.tokens
+            for (version, evaluated), each in self.evaluations.items()
+            if evaluated == path and each.tokens
+        }
+        return kept_version(self.manifest, self.path_version(path), found)
 
     def finished(self, live_paths: Callable[[int], Iterable[int]]) -> bool:
         """Whether every live path stands at the last version and all its versions are evaluated.

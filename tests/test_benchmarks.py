@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu, loops
 from benchmarks.__main__ import NAMES
 from benchmarks.measure import Result, in_new_process, passed, versus
 
@@ -35,3 +36,17 @@ def test_a_call_in_a_new_process_gives_its_value_back() -> None:
 def test_every_benchmark_is_explained() -> None:
     explained = set(re.findall(r"^\| `([a-z_]+)` \|", DOC.read_text(), re.M))
     assert set(NAMES) <= explained
+
+
+def test_the_gpu_benchmark_runs_on_a_tiny_shape_without_a_gpu() -> None:
+    sample = loops.ours("tiny", "cpu", "bf16", {})
+    assert sample["rate"] > 0 and sample["peak"] > 0
+
+
+def test_the_gpu_benchmarks_model_is_the_papers_path() -> None:
+    run = loops.run_of(gpu.SHAPE, "bf16")
+    assert 140e6 < loops.parameters(run) < 160e6
+    attention = 12 * 12 * 896 * 1024
+    assert gpu.flops_per_token(gpu.SHAPE) == 6 * loops.parameters(run) + attention
+    assert gpu._peak_of("NVIDIA H100 PCIe") < gpu._peak_of("NVIDIA H100 80GB HBM3")
+    assert gpu._peak_of("an unknown card") == 0

@@ -123,18 +123,23 @@ def tokenizer_file(pinned: Tokenizer, blobs: BlobStore) -> bytes:
     return data
 
 
-def pin_tokenizer(path: Path, *, end_of_text: str = "<|endoftext|>") -> tuple[Tokenizer, bytes]:
+def pin_tokenizer(
+    path: Path, *, end_of_text: str | int = "<|endoftext|>"
+) -> tuple[Tokenizer, bytes]:
     """Return a tokenizer file as a manifest states it, and its bytes for the blob store.
 
+    end_of_text   a token, or its id.
     Raises ConfigError for a file that no run can use.
     """
     data = read_file(path, limit=MAX_FILE_BYTES)
     try:
         parsed = _parse(data)
-        end = parsed.token_to_id(end_of_text)
+        end = parsed.token_to_id(end_of_text) if isinstance(end_of_text, str) else end_of_text
         if end is None:
             raise Refusal(f"tokenizer: no token {end_of_text!r}")
         size = 1 + max(parsed.get_vocab(with_added_tokens=True).values())
+        if not 0 <= end < size:
+            raise Refusal(f"tokenizer: no token of id {end}")
         pinned = Tokenizer(sha256=sha256(data), size=len(data), vocabulary=size, end_of_text=end)
         checked_tokenizer(data, pinned)
     except (Refusal, Unavailable) as error:

@@ -210,12 +210,16 @@ class Schedule:
                 )
 
     def blobs_needed(self) -> set[Digest]:
-        """Return the blobs that a next step, a lease or an evaluation still reads."""
+        """Return the blobs that a next step, a lease, an evaluation or a user of the run reads."""
         needed = {states[-1] for states in self.view.states.values()}
         needed |= set(self.view.momenta.values())
-        for path in self.live_paths:
+        for path in self.live_paths if self.view.seeded else ():
+            kept = self.view.kept_version(path)
+            needed |= {digest for _, digest in self.view.path_states(path, kept)}
             if self.view.path_version(path) < self.manifest.training.rounds:
                 needed |= self._moments_needed(path)
+        # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
+        needed |= {state.digest for state in self.manifest.start}
         for accepted in self.accepted.values():
             needed |= accepted.submission.digests()
         for grant in self.grants.values():
@@ -442,7 +446,14 @@ class Schedule:
 
     def _lease(self, work: _Work, token: bytes) -> Lease:
         version = work.round if work.kind in ("evaluate", "score") else work.round - 1
-        states = () if work.kind == "seed" else self.view.path_states(work.path, version)
+        modules = (
+            self.manifest.start
+            if work.kind == "seed"
+            else tuple(
+                ModuleDigest(module=m, digest=d)
+                for m, d in self.view.path_states(work.path, version)
+            )
+        )
         moments = self.view.path_moments(work.path, work.round) if work.kind == "train" else ()
         windows = self.manifest.source.windows
         return Lease(
@@ -453,7 +464,7 @@ class Schedule:
             round=work.round,
             window=(work.round - 1) % windows if work.kind == "train" else work.window,
             spec=self.view.specs[self.manifest.epoch_of(work.round)],
-            modules=tuple(ModuleDigest(module=m, digest=d) for m, d in states),
+            modules=modules,
             moments=tuple(ModuleDigest(module=m, digest=d) for m, d in moments),
             ttl=self.manifest.schedule.lease_ttl,
         )

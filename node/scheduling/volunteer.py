@@ -195,13 +195,17 @@ class Volunteer:
             raise RemoteProtocolError("the lease is for another run or another spec")
         if lease.path >= manifest.paths or lease.window >= manifest.source.windows:
             raise RemoteProtocolError("the lease is for a path or window that does not exist")
+        self._check_moments(lease)
+        if lease.kind == "seed":
+            if lease.modules != manifest.start:
+                raise RemoteProtocolError("the lease starts the seed phase from other states")
+            return
         named = tuple(ModuleId(state.module) for state in lease.modules)
-        expected = () if lease.kind == "seed" else view.topology.path_modules[lease.path]
+        expected = view.topology.path_modules[lease.path]
         if named != expected or lease.round > manifest.training.rounds:
             raise RemoteProtocolError("the lease names modules or a round that the path lacks")
         if lease.kind == "score" and not self._is_scored(lease):
             raise RemoteProtocolError("the lease is to score what the run does not score")
-        self._check_moments(lease)
         version = lease.round if lease.kind in ("evaluate", "score") else lease.round - 1
         for state in lease.modules:
             states = view.states.get(ModuleId(state.module), [])

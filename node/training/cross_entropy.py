@@ -19,34 +19,47 @@ class HeadLoss(torch.autograd.Function):
     """The sum over N tokens of -log softmax(features @ weight.T)[target], in nats."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Map features (N, d), weight (V, d) and targets (N,) to a scalar."""
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """Map features (N, d), weight (V, d) and targets (N,) to a scalar.
+
+        dtype   of what the matrix products read; softmax and sums are float32 always.
+        """
         d_features, d_weight = torch.empty_like(features), torch.zeros_like(weight)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
-        rows = block_rows(weight)
+        rows, head = block_rows(weight), weight.to(dtype)
         for first in range(0, len(features), rows):
-            block, target = features[first : first + rows], targets[first : first + rows, None]
-            probabilities, losses = softmax_and_losses(block @ weight.T, target)
+            block = features[first : first + rows].to(dtype)
+            target = targets[first : first + rows, None]
+            probabilities, losses = softmax_and_losses((block @ head.T).float(), target)
             total += losses.sum(dtype=torch.float64)
             probabilities.scatter_add_(1, target, torch.full_like(losses, -1.0))
-            d_features[first : first + rows] = probabilities @ weight
-            d_weight.addmm_(probabilities.T, block)
+            probabilities = probabilities.to(dtype)
+            d_features[first : first + rows] = probabilities @ head
+            if dtype == torch.float32:
+                d_weight.addmm_(probabilities.T, block)
+            else:
+                d_weight += probabilities.T @ block
         ctx.save_for_backward(d_features, d_weight)
         return total.to(features.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Scale what `forward` has worked out already."""
         d_features, d_weight = ctx.saved_tensors
-        return d_features.mul_(gradient), d_weight.mul_(gradient), None
+        return d_features.mul_(gradient), d_weight.mul_(gradient), None, None
 
 
-def head_loss(features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def head_loss(
+    features: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Return the sum over all tokens of their negative log-likelihood in nats, differentiable.
 
-    features   (N, d), weight (V, d), targets (N,) ids below V.
+    features   (N, d), weight (V, d), both float32; targets (N,) ids below V.
+    dtype      of what the matrix products read.
     """
-    loss: Tensor = HeadLoss.apply(features, weight, targets)  # type: ignore[no-untyped-call]
+    loss: Tensor = HeadLoss.apply(features, weight, targets, dtype)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dipaco.node.training.cross_entropy import token_losses
+from dipaco.node.training.micro_batches import do_what_fits, halve
 from dipaco.node.training.model import PathModel
 from dipaco.protocol.lease import Evaluation
 
@@ -70,13 +71,17 @@ def score(
     """
     size = min(BATCH, max_batch or BATCH)
     order = sorted(range(len(passages)), key=lambda i: len(passages[i].tokens))  # little padding
-    nlls = [0.0] * len(passages)
-    for first in range(0, len(order), size):
-        places = order[first : first + size]
-        found = _batch_nlls(model, [passages[i] for i in places])
-        for place, nll in zip(places, found, strict=True):
+    nlls, done = [0.0] * len(passages), 0
+    while done < len(order):
+
+        def batch_nlls(size: int, done: int = done) -> list[float]:
+            return _batch_nlls(model, [passages[i] for i in order[done : done + size]])
+
+        found, size = do_what_fits(batch_nlls, size, device=model.device, shrink=halve)
+        for place, nll in zip(order[done : done + size], found, strict=True):
             nlls[place] = nll
-        on_batch(first + len(places))
+        done = min(done + size, len(order))
+        on_batch(done)
     return nlls
 
 

@@ -8,6 +8,7 @@ begin as the lease says, and torch is held to its deterministic kernels.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from torch.utils import deterministic
 
 from dipaco.node.training.adamw import AdamW
+from dipaco.node.training.adamw8 import AdamW8bit
+from dipaco.node.training.micro_batches import Shrink, do_what_fits, halve
 from dipaco.node.training.model import Float32, PathModel, gather, load, scatter, store
+from dipaco.node.training.options import MomentBits
 from dipaco.protocol.batches import RowOrder, learning_rate
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest
@@ -82,15 +86,6 @@ class InnerResult:
     loss_last: float
 
 
-def choose_device(wish: str) -> torch.device:
-    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`; raises DipacoError."""
-    if wish == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wish.startswith("cuda") and not torch.cuda.is_available():
-        raise DipacoError(f"device {wish}: this torch sees no CUDA device; use --device cpu")
-    return torch.device(wish)
-
-
 def make_deterministic(threads: int) -> None:
     """Hold torch to deterministic kernels and `threads` CPU threads, for the whole process.
 
@@ -113,25 +108,30 @@ def run_steps(
     *,
     max_batch: int,
     on_step: Callable[[StepReport], None],
+    shrink: Shrink = halve,
+    moment_bits: MomentBits = 32,
 ) -> InnerResult:
     """Take `steps` of one path; returns what they lead to.
 
     max_batch   sequences per micro-batch, 0 for all at once. Gradients of a batch are summed, so
                 it changes the memory needed and the last bits, not the method.
-    Raises DipacoError when the loss is not finite.
+    shrink      what comes after a micro-batch for which memory did not suffice.
+    moment_bits 8 only where no moments are carried.
+    Raises DipacoError when the loss is not finite, NoDevice when no micro-batch fits.
     """
     load(model, manifest, start.weights)
     training = manifest.training
-    optimizer = AdamW(dict(model.named_parameters()), training.inner, steps=steps.behind)
-    if start.moments is not None:
-        scatter({m: each.first for m, each in start.moments.items()}, manifest, optimizer.first)
-        scatter({m: each.second for m, each in start.moments.items()}, manifest, optimizer.second)
+    optimizer = _optimizer(model, manifest, start, steps, moment_bits)
+    micro = min(max_batch or training.batch, training.batch)
     per_step = training.batch * manifest.model.context
     losses: list[float] = []
     began = time.perf_counter()
     for step in range(steps.count):
         batch = order.batch(steps.first_batch + step, training.batch)
-        loss = _backward(model, shard, batch, max_batch or training.batch) / per_step
+        nats, micro = do_what_fits(
+            partial(_backward, model, shard, batch), micro, device=model.device, shrink=shrink
+        )
+        loss = nats / per_step
         if not np.isfinite(loss):
             raise DipacoError(
                 f"the training loss is {loss} at step {step} of {steps.count}: the learning rate "
@@ -144,7 +144,7 @@ def run_steps(
     return InnerResult(
         end=PathState(
             weights={module: store(model, manifest, module) for module in start.weights},
-            moments=start.moments and _moments(optimizer, manifest, start.moments),
+            moments=None if start.moments is None else _moments(optimizer, manifest, start.moments),
         ),
         tokens=per_step * steps.count,
         seconds=time.perf_counter() - began,
@@ -153,9 +153,25 @@ def run_steps(
     )
 
 
+def _optimizer(
+    model: PathModel, manifest: Manifest, start: PathState, steps: Steps, moment_bits: MomentBits
+) -> AdamW | AdamW8bit:
+    """Return AdamW with the moments of `start`, or with none behind it."""
+    parameters, settings = dict(model.named_parameters()), manifest.training.inner
+    if moment_bits == 8:
+        assert start.moments is None  # check_moment_bits has refused the run
+        return AdamW8bit(parameters, settings)
+    optimizer = AdamW(parameters, settings, steps=steps.behind)
+    if start.moments is not None:
+        scatter({m: each.first for m, each in start.moments.items()}, manifest, optimizer.first)
+        scatter({m: each.second for m, each in start.moments.items()}, manifest, optimizer.second)
+    return optimizer
+
+
 def _moments(
-    optimizer: AdamW, manifest: Manifest, modules: Iterable[ModuleId]
+    optimizer: AdamW | AdamW8bit, manifest: Manifest, modules: Iterable[ModuleId]
 ) -> dict[ModuleId, Moments]:
+    assert isinstance(optimizer, AdamW)  # nothing else is given moments
     return {
         module: Moments(
             gather(optimizer.first, manifest, module), gather(optimizer.second, manifest, module)
@@ -166,6 +182,7 @@ def _moments(
 
 def _backward(model: PathModel, shard: Rows, batch: list[int], micro: int) -> float:
     """Leave the gradient of the batch's mean loss in `model`; returns the summed loss in nats."""
+    model.zero_grad()  # there is one if memory ran out between two micro-batches
     total = 0.0
     for rows in _micro_batches(shard, batch, micro):
         tokens = torch.from_numpy(rows).to(model.device)

@@ -17,6 +17,7 @@ from dipaco.protocol.ledger import Scored as SheetEntry
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.spec import RouterSpec
 
+FailureKind = Literal["refused", "disk", "unavailable", "device", "local"]
 Stage = Annotated[str, Meta(max_length=32)]
 
 
@@ -152,6 +153,53 @@ class Stepped(Wire, frozen=True, kw_only=True):
     momentum: DigestField
 
 
+class Describe(Wire, frozen=True, kw_only=True):
+    """Say which device this worker trains on; fails where the one asked for is missing."""
+
+
+class Described(Wire, frozen=True, kw_only=True):
+    """A device as a person knows it."""
+
+    device: Annotated[str, Meta(max_length=16)]
+    """As in the configuration: `cuda:0`, `mps`, `cpu`."""
+    name: Annotated[str, Meta(max_length=256)]
+    driver: Annotated[str, Meta(max_length=64)]
+    """`CUDA 12.8`, `ROCm 6.4`, `Metal`; empty for the CPU."""
+    memory: Size
+    """Bytes it has in all; for the CPU those of the machine, or of the container."""
+    usable: Size
+    """Bytes that training may take: a share of all, and no more than is free."""
+
+    def __str__(self) -> str:
+        driver = f", {self.driver}" if self.driver else ""
+        return f"{self.device}: {self.name}{driver}, {self.memory / 1e9:.1f} GB"
+
+
+class Fit(Wire, frozen=True, kw_only=True):
+    """Take a few real steps of one path at one micro-batch, on made-up tokens."""
+
+    manifest: Manifest
+    micro_batch: Annotated[int, Meta(ge=1, le=65536)]
+    """Sequences."""
+    checkpointing: bool
+    usable: Size
+    """Bytes that may be taken; on the CPU of a Linux machine an allocation beyond them fails, so
+    that nobody is killed."""
+
+
+class Fitted(Wire, frozen=True, kw_only=True):
+    """What the steps needed."""
+
+    fits: bool
+    """False: the device had too little memory; nothing else is known then."""
+    peak: Size = 0
+    """Bytes: of the device's allocator on a GPU, of the whole worker process on the CPU."""
+    micro_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """Forward and backward of one micro-batch."""
+    step_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """The optimizer, once a step."""
+
+
 class Progress(Wire, frozen=True, kw_only=True):
     """Sent while a job runs, at most a few times a second."""
 
@@ -169,10 +217,33 @@ class Progress(Wire, frozen=True, kw_only=True):
 class Failed(Wire, frozen=True, kw_only=True):
     """The job could not be done."""
 
-    kind: Literal["refused", "disk", "unavailable", "local"]
-    """Refused: the run is not what it claims; disk: full; unavailable: try again; local: ours."""
+    kind: FailureKind
+    """Refused: the run is not what it claims; disk: full; unavailable: try again; device: missing
+    or too small; local: ours."""
     reason: Annotated[str, Meta(max_length=4096)]
 
 
-Job = Derive | Materialise | Train | Evaluate | Score | Inspect | InspectSheet | OuterStep
-Answer = Derived | Materialised | Trained | Evaluated | Scored | Inspected | Stepped | Failed
+Job = (
+    Derive
+    | Materialise
+    | Train
+    | Evaluate
+    | Score
+    | Inspect
+    | InspectSheet
+    | OuterStep
+    | Describe
+    | Fit
+)
+Answer = (
+    Derived
+    | Materialised
+    | Trained
+    | Evaluated
+    | Scored
+    | Inspected
+    | Stepped
+    | Described
+    | Fitted
+    | Failed
+)

@@ -5,38 +5,44 @@ torch comes in.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dipaco.node.data.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.compiled import compile_blocks, compiling_in_words
+from dipaco.node.training.devices import bounded, choose_device, describe, ran_out
 from dipaco.node.training.evaluation import evaluate, score, whole
+from dipaco.node.training.fitting import measure
 from dipaco.node.training.inner_loop import (
     PathState,
     Rows,
     StepReport,
     Steps,
-    choose_device,
     make_deterministic,
     run_steps,
 )
 from dipaco.node.training.jobs import (
+    Described,
     Evaluate,
     Evaluated,
+    Fit,
+    Fitted,
     Progress,
     Score,
     Scored,
     Train,
     Trained,
 )
+from dipaco.node.training.micro_batches import MicroBatches
 from dipaco.node.training.model import Float32, PathModel, load
+from dipaco.node.training.options import PLAIN, Options, check_moment_bits
 from dipaco.node.training.outer import read_moments
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
 from dipaco.protocol.delta import encode_delta
-from dipaco.protocol.errors import DipacoError, Refusal
+from dipaco.protocol.errors import NoDevice, Refusal
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.lease import Lease, ModuleDigest, Sheet
 from dipaco.protocol.manifest import Manifest
@@ -50,12 +56,36 @@ OnProgress = Callable[[Progress], None]
 class Trainer:
     """Does `Train`, `Evaluate` and `Score` jobs on one device."""
 
-    def __init__(self, blobs: BlobStore, *, device: str, threads: int, max_batch: int) -> None:
-        """max_batch: sequences per micro-batch, 0 for the whole batch at once."""
+    def __init__(
+        self,
+        blobs: BlobStore,
+        *,
+        device: str,
+        threads: int,
+        max_batch: int,
+        options: Options = PLAIN,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Choose the device; raises NoDevice.
+
+        max_batch   sequences per micro-batch, 0 for the whole batch at once.
+        tell        gets what the operator should know, a line.
+        """
         make_deterministic(threads)
         self._blobs = blobs
         self._device = choose_device(device)
-        self._max_batch = max_batch
+        self._options = options
+        self._micro_batches = MicroBatches(
+            most=max_batch, checkpointing=options.checkpointing, tell=tell
+        )
+
+    def describe(self) -> Described:
+        """Return the device in words."""
+        return describe(self._device)
+
+    def fit(self, job: Fit) -> Fitted:
+        """Measure one micro-batch."""
+        return measure(job, self._device, self._options)
 
     def train(self, job: Train, shard: Rows, on_progress: OnProgress) -> Trained:
         """Take the lease's inner steps; leaves states (seed) or pseudo-gradients in the store.
@@ -65,22 +95,29 @@ class Trainer:
         Raises Refusal for a seed lease without a row, DipacoError if the loss is not finite.
         """
         manifest, lease = job.manifest, job.lease
+        check_moment_bits(self._options.moment_bits, manifest)
         start = PathState(
             weights=self._weights(manifest, lease), moments=self._moments(manifest, lease)
         )
         if shard.rows < 1:
             return self._nothing_learnt(manifest, lease, start)
         path = DENSE if lease.kind == "seed" else lease.path
-        with self._memory_in_words(manifest.training.batch):
+        compiling = compiling_in_words if self._options.compile else nullcontext
+        with self._within_memory(), compiling():
+            model = self._model(manifest)
+            if self._options.compile:
+                compile_blocks(model)
             result = run_steps(
-                PathModel(manifest, self._device),
+                model,
                 manifest,
                 start,
                 shard,
                 RowOrder(batch_seed(lease.run, path), shard.rows),
                 steps_of(manifest, lease),
-                max_batch=self._max_batch,
-                on_step=_step_reporter(steps_of(manifest, lease).count, on_progress),
+                max_batch=self._micro_batches.most,
+                on_step=self._step_reporter(steps_of(manifest, lease).count, on_progress),
+                shrink=self._micro_batches.shrink(model, manifest.training.batch),
+                moment_bits=self._options.moment_bits,
             )
         return Trained(
             blobs=tuple(self._keep(manifest, lease, start, result.end)),
@@ -108,18 +145,18 @@ class Trainer:
     ) -> Evaluated:
         """Score the held-out documents that the router sends to the lease's path."""
         manifest, lease = job.manifest, job.lease
-        model = PathModel(manifest, self._device)
-        load(model, manifest, self._weights(manifest, lease))
 
         def on_batch(done: int) -> None:
             on_progress(Progress(stage="evaluate", done=done, total=len(documents)))
 
-        with self._memory_in_words(len(documents)):
+        with self._within_memory():
+            model = self._model(manifest)
+            load(model, manifest, self._weights(manifest, lease))
             evaluation = evaluate(
                 model,
                 documents,
                 prefix=manifest.routing.prefix,
-                max_batch=self._max_batch,
+                max_batch=self._micro_batches.most,
                 on_batch=on_batch,
             )
         return Evaluated(evaluation=evaluation)
@@ -127,8 +164,6 @@ class Trainer:
     def score(self, job: Score, documents: RouterDocuments, on_progress: OnProgress) -> Scored:
         """Score the lease's router documents, or some rows of them, and leave the sheet."""
         manifest, lease, prefix = job.manifest, job.lease, job.manifest.routing.prefix
-        model = PathModel(manifest, self._device)
-        load(model, manifest, self._weights(manifest, lease))
         asked = range(len(documents.documents)) if job.rows is None else job.rows
         if any(row >= len(documents.documents) for row in asked):
             raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
@@ -139,8 +174,10 @@ class Trainer:
         def on_batch(done: int) -> None:
             on_progress(Progress(stage="score", done=done, total=len(passages)))
 
-        with self._memory_in_words(len(passages)):
-            nlls = score(model, passages, max_batch=self._max_batch, on_batch=on_batch)
+        with self._within_memory():
+            model = self._model(manifest)
+            load(model, manifest, self._weights(manifest, lease))
+            nlls = score(model, passages, max_batch=self._micro_batches.most, on_batch=on_batch)
         scores = {
             row: quantised(nll, len(passage.tokens) - prefix)
             for row, nll, passage in zip(rows, nlls, passages, strict=True)
@@ -148,10 +185,15 @@ class Trainer:
         sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])
         return Scored(sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)))
 
+    def _model(self, manifest: Manifest) -> PathModel:
+        model = PathModel(manifest, self._device)
+        model.model.checkpointing = self._micro_batches.checkpointing
+        return model
+
     def _weights(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
         """The states that the lease starts from: the named blobs, or the initial model."""
         top = topology(manifest)
-        if lease.kind == "seed":
+        if lease.kind == "seed" and not lease.modules:
             return {module: initial_module(manifest, module) for module in top.path_modules[0]}
         return {
             ModuleId(each.module): self._blobs.read_array(
@@ -198,15 +240,34 @@ class Trainer:
             yield ModuleDigest(module=module, digest=self._blobs.write(data))
 
     @contextmanager
-    def _memory_in_words(self, sequences: int) -> Iterator[None]:
+    def _within_memory(self) -> Iterator[None]:
+        """Have want of memory be an error that says so, on the CPU too."""
         try:
-            yield
-        except torch.OutOfMemoryError as error:
-            now = self._max_batch or sequences
-            raise DipacoError(
-                f"{self._device} has too little memory for {now} sequences at once: "
-                f"set max_batch below {now}"
+            with bounded(self._device, describe(self._device).usable):
+                yield
+        except (MemoryError, NoDevice, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not ran_out(error):
+                raise
+            raise NoDevice(
+                f"{self._device} has too little memory for a path of this run: see "
+                "`dipaco-node doctor --fit RUN`"
             ) from error
+
+    def _step_reporter(self, total: int, on_progress: OnProgress) -> Callable[[StepReport], None]:
+        def report(step: StepReport) -> None:
+            self._micro_batches.fitted(self._device)
+            on_progress(
+                Progress(
+                    stage="train",
+                    done=step.done,
+                    total=total,
+                    rate=step.tokens_per_second,
+                    unit="tokens",
+                    loss=step.loss,
+                )
+            )
+
+        return report
 
 
 def steps_of(manifest: Manifest, lease: Lease) -> Steps:
@@ -221,19 +282,3 @@ def steps_of(manifest: Manifest, lease: Lease) -> Steps:
         first_rate=training.seed_steps + first,
         behind=first if lease.moments else 0,
     )
-
-
-def _step_reporter(total: int, on_progress: OnProgress) -> Callable[[StepReport], None]:
-    def report(step: StepReport) -> None:
-        on_progress(
-            Progress(
-                stage="train",
-                done=step.done,
-                total=total,
-                rate=step.tokens_per_second,
-                unit="tokens",
-                loss=step.loss,
-            )
-        )
-
-    return report

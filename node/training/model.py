@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from dipaco.node.training.cross_entropy import head_loss
 from dipaco.protocol.errors import LocalProtocolError
@@ -21,6 +22,9 @@ from dipaco.protocol.manifest import Manifest, Model
 from dipaco.protocol.topology import ModuleId, topology
 
 Float32 = NDArray[np.float32]
+
+PRODUCTS = {"f32": torch.float32, "bf16": torch.bfloat16}
+"""By the manifest's precision what the matrix products of training read."""
 
 
 class Linear(nn.Module):
@@ -119,12 +123,18 @@ class Backbone(nn.Module):
         self.embed_tokens = Linear(model.d_model, manifest.tokenizer.vocabulary)
         self.layers = nn.ModuleList(Block(model) for _ in range(manifest.grid.blocks))
         self.norm = Norm(model)
+        self.checkpointing = False
+        """Whether backward makes a block's inner activations again instead of keeping them."""
 
     def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Map token ids (B, T) to features (B, T, d)."""
         x = functional.embedding(tokens, self.embed_tokens.weight)
+        again = self.checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            if again:  # nothing here draws at random, so there is no generator to put back
+                x = checkpoint(layer, x, cos, sin, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, cos, sin)
         out: Tensor = self.norm(x)
         return out
 
@@ -140,6 +150,7 @@ class PathModel(nn.Module):
         self.to(device)
         self.tied = manifest.model.tied
         self.device = device
+        self.products = PRODUCTS[manifest.training.precision]
         self.cos, self.sin = (
             torch.from_numpy(table).to(device) for table in rotary_tables(manifest.model)
         )
@@ -160,10 +171,16 @@ class PathModel(nn.Module):
     def loss(self, rows: Tensor) -> Tensor:
         """Return the summed negative log-likelihood in nats of all tokens of a batch but the first.
 
+        In the manifest's precision: this is for training, and evaluation is float32 always.
+
         rows   (B, T + 1): the inputs and, one to the right, what they should predict.
         """
-        features = self(rows[:, :-1]).flatten(0, 1)
-        return head_loss(features, self.head, rows[:, 1:].flatten())
+        half = self.products != torch.float32
+        with torch.autocast(self.device.type, dtype=self.products, enabled=half):
+            features = self(rows[:, :-1])
+        return head_loss(
+            features.float().flatten(0, 1), self.head, rows[:, 1:].flatten(), self.products
+        )
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 
 from dipaco.node.checkpoints import Checkpoint
-from dipaco.node.training.inner_loop import choose_device, make_deterministic
+from dipaco.node.training.devices import choose_device
+from dipaco.node.training.inner_loop import make_deterministic
 from dipaco.node.training.model import PathModel, load
 from dipaco.protocol.errors import DipacoError
 

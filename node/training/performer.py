@@ -6,6 +6,8 @@ with the first training job, so that whoever only inspects and takes outer steps
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dipaco.node.data.derivation import Tools, derive
@@ -18,7 +20,9 @@ from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
+    Describe,
     Evaluate,
+    Fit,
     Inspect,
     InspectSheet,
     Job,
@@ -76,15 +80,15 @@ class Performer:
             case Train(manifest=manifest, spec=spec, lease=lease):
                 path = DENSE if lease.kind == "seed" else lease.path
                 shard = self._shards.training(manifest, spec, lease.window, path, on_progress)
-                return self._trainer().train(job, shard, on_progress)
+                return self.trainer().train(job, shard, on_progress)
             case Evaluate(manifest=manifest, spec=spec, lease=lease):
                 documents = self._shards.validation(
                     manifest, spec, lease.window, lease.path, on_progress
                 )
-                return self._trainer().evaluate(job, documents, on_progress)
+                return self.trainer().evaluate(job, documents, on_progress)
             case Score(manifest=manifest, spec=spec, lease=lease):
                 scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
-                return self._trainer().score(job, scored, on_progress)
+                return self.trainer().score(job, scored, on_progress)
             case InspectSheet(manifest=manifest, spec=spec, lease=lease):
                 scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
                 return inspect_sheet(self._blobs, job, scored)
@@ -92,8 +96,13 @@ class Performer:
                 return inspect(self._blobs, job)
             case OuterStep():
                 return take_outer_step(self._blobs, job)
+            case Describe():
+                return self.trainer().describe()
+            case Fit():
+                return self.trainer().fit(job)
 
-    def _trainer(self) -> Trainer:
+    def trainer(self) -> Trainer:
+        """Return what trains and evaluates; made, and torch imported, with the first call."""
         if self._made_trainer is None:
             from dipaco.node.training.leases import Trainer
 
@@ -102,5 +111,7 @@ class Performer:
                 device=self._settings.device,
                 threads=self._settings.threads,
                 max_batch=self._settings.max_batch,
+                options=self._settings.options,
+                tell=partial(print, file=sys.stderr, flush=True),
             )
         return self._made_trainer

@@ -8,10 +8,12 @@ blob store and a shard cache of the same format; only order and place differ.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
 from dipaco.node.training.jobs import (
+    Answer,
     Derive,
     Derived,
     Evaluate,
@@ -47,6 +49,14 @@ from dipaco.protocol.topology import ModuleId, topology
 OnProgress = Callable[[str, Progress], None]
 
 
+class Performs(Protocol):
+    """Whoever does jobs in this process: a `Performer`, or one that shares its shards."""
+
+    def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; raises what goes wrong with it."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferenceResult:
     """What a run came to."""
@@ -80,8 +90,9 @@ def run_reference(
     on_progress   gets what is being done (`round 3, path 1`) and how far it is.
     Raises what a worker's jobs would fail with: Refusal, Unavailable, or another DipacoError.
     """
-    run = _Run(manifest, Performer(settings), on_progress)
-    run.derive(Derive(manifest=manifest))
+    performer = Performer(settings)
+    first = derive_spec(Derive(manifest=manifest), performer, on_progress)
+    run = ReferenceRun(manifest, [first], performer, on_progress)
     run.seed()
     run.evaluate(0)
     reshard = manifest.routing.reshard
@@ -93,15 +104,28 @@ def run_reference(
     return run.result()
 
 
+def derive_spec(job: Derive, performer: Performs, on_progress: OnProgress) -> RouterSpec:
+    """Return the router that `job` derives; raises Refusal or Unavailable where there is none."""
+    derived = performer.perform(job, lambda progress: on_progress("router", progress))
+    assert isinstance(derived, Derived)
+    if derived.spec is None:
+        kind = Unavailable if derived.failed == "source" else Refusal
+        raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
+    return derived.spec
+
+
 @dataclass
-class _Run:
-    """The state of a run between two rounds."""
+class ReferenceRun:
+    """The state of a run between two rounds.
+
+    It begins with `seed`, or from states that were put into `states` as version 0 of every module.
+    """
 
     manifest: Manifest
-    performer: Performer
-    on_progress: OnProgress
-    specs: list[RouterSpec] = field(default_factory=list)
+    specs: list[RouterSpec]
     """Of every epoch so far."""
+    performer: Performs
+    on_progress: OnProgress
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
     momenta: dict[ModuleId, Digest] = field(default_factory=dict)
     moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
@@ -111,15 +135,6 @@ class _Run:
     def live_paths(self, round_: int) -> list[int]:
         """Paths that have training data in a round."""
         return [path for path, tokens in enumerate(self._spec(round_).tokens) if tokens]
-
-    def derive(self, job: Derive) -> None:
-        """Derive the next epoch's router (line 2)."""
-        derived = self._perform(job, "router")
-        assert isinstance(derived, Derived)
-        if derived.spec is None:
-            kind = Unavailable if derived.failed == "source" else Refusal
-            raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
-        self.specs.append(derived.spec)
 
     def seed(self) -> None:
         """Train one path densely and copy it into every module (line 1)."""
@@ -144,11 +159,15 @@ class _Run:
     def evaluate(self, version: int) -> None:
         """Look at the held-out loss of every live path at `version` (line 19)."""
         for path in self.live_paths(version):
-            lease = self._lease("evaluate", path, version)
-            job = Evaluate(manifest=self.manifest, spec=self._spec(version), lease=lease)
+            job = self.evaluation(version, path)
             answer = self._perform(job, f"evaluation {version}, path {path}")
             assert isinstance(answer, Evaluated)
             self.evaluations[version, path] = answer.evaluation
+
+    def evaluation(self, version: int, path: int) -> Evaluate:
+        """Return the job that looks at the held-out loss of `path` at `version`."""
+        lease = self._lease("evaluate", path, version)
+        return Evaluate(manifest=self.manifest, spec=self._spec(version), lease=lease)
 
     def reshard(self, reshard: Reshard) -> None:
         """Score the router documents, and go on by a router that is fitted to the scores (5)."""
@@ -162,7 +181,8 @@ class _Run:
             for path in self.live_paths(reshard.after_round)
             for window in range(reshard.windows)
         ]
-        self.derive(Derive(manifest=self.manifest, previous=self.specs[-1], sheets=tuple(sheets)))
+        job = Derive(manifest=self.manifest, previous=self.specs[-1], sheets=tuple(sheets))
+        self.specs.append(derive_spec(job, self.performer, self.on_progress))
         for states in self.states.values():  # of modules that no live path went through
             states += states[-1:] * (reshard.after_round + 1 - len(states))
 
@@ -217,7 +237,10 @@ class _Run:
     def _lease(self, kind: LeaseKind, path: int, round_: int) -> Lease:
         """The lease that a scheduler would grant; nobody else is there to be fenced off."""
         version = round_ if kind in ("evaluate", "score") else round_ - 1
-        modules = () if kind == "seed" else topology(self.manifest).path_modules[path]
+        modules = self.manifest.start
+        if kind != "seed":
+            names = topology(self.manifest).path_modules[path]
+            modules = tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in names)
         windows = self.manifest.source.windows
         return Lease(
             run=run_id(self.manifest),
@@ -227,10 +250,10 @@ class _Run:
             round=round_,
             window=(round_ - 1) % windows if kind == "train" else 0,
             spec=spec_digest(self._spec(round_)),
-            modules=tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in modules),
+            modules=modules,
             moments=self.moments.get(path, ()) if kind == "train" else (),
             ttl=self.manifest.schedule.lease_ttl,
         )
 
-    def _perform(self, job: Job, what: str) -> object:
+    def _perform(self, job: Job, what: str) -> Answer:
         return self.performer.perform(job, lambda progress: self.on_progress(what, progress))

@@ -19,6 +19,7 @@ import trio
 
 from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_report
 from dipaco.node.training.jobs import Answer, Failed, Job, Progress
+from dipaco.node.training.options import PLAIN, Options
 from dipaco.protocol.errors import LocalProtocolError
 
 MODULE = "dipaco.node.training.worker_process"
@@ -26,6 +27,7 @@ READ_BYTES = 1 << 16
 MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
 EXIT_SECONDS = 2.0  # between the end of its output and its exit
 MAX_REASON = 1024  # characters of its last words
+KILLED = "was killed by the kernel: out of memory"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +37,7 @@ class WorkerSettings:
     home: Path
     """The node's folder: blob store and shard cache lie in it."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     threads: int = 1
     """Of torch on the CPU. More than one may change the last bits of a result."""
     max_shards: int = 4
@@ -44,6 +46,8 @@ class WorkerSettings:
     """That the shard cache may take on disk."""
     max_batch: int = 0
     """Sequences per micro-batch; 0: the whole batch at once. It changes the last bits."""
+    options: Options = PLAIN
+    """How a path is trained."""
     niceness: int = 10
     """Added to the process's nice value: training yields to whatever else the volunteer does."""
     local_sources: bool = False
@@ -57,13 +61,16 @@ class WorkerSettings:
             "--threads": self.threads,
             "--max-shards": self.max_shards,
             "--max-batch": self.max_batch,
+            "--checkpointing": self.options.checkpointing,
+            "--moment-bits": self.options.moment_bits,
             "--cache-bytes": self.cache_bytes,
             "--niceness": self.niceness,
         }
         command = [sys.executable, "-m", MODULE]
         for name, value in options.items():
             command += [name, str(value)]
-        return [*command, "--local-sources"] if self.local_sources else command
+        flags = {"--local-sources": self.local_sources, "--compile": self.options.compile}
+        return [*command, *(name for name, given in flags.items() if given)]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the process: ours, and calm threads.
@@ -206,7 +213,7 @@ def describe_death(code: int | None, last_words: str) -> str:
     if code is None:
         why = "closed its output and had to be killed"
     elif code == -signal.SIGKILL:
-        why = "was killed by the kernel: out of memory (or somebody sent it SIGKILL)"
+        why = f"{KILLED} (or somebody sent it SIGKILL)"
     elif code < 0:
         why = f"was ended by signal {signal.Signals(-code).name}"
     else:

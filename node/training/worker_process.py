@@ -16,14 +16,21 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_job
-from dipaco.node.training.jobs import Answer, Failed, Job, Progress
+from dipaco.node.training.jobs import Answer, Failed, FailureKind, Job, Progress
+from dipaco.node.training.options import Options
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
-from dipaco.protocol.errors import DipacoError, LocalProtocolError, Refusal, Unavailable
+from dipaco.protocol.errors import (
+    DipacoError,
+    LocalProtocolError,
+    NoDevice,
+    Refusal,
+    Unavailable,
+)
 
 MAX_REASON = 4096  # characters of a `Failed`
 REPORT_SECONDS = 0.25  # between two progress reports of one stage
@@ -51,10 +58,15 @@ def parse(arguments: list[str]) -> WorkerSettings:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-shards", type=int, default=4)
     parser.add_argument("--max-batch", type=int, default=0)
+    parser.add_argument("--checkpointing", default="auto")
+    parser.add_argument("--moment-bits", type=int, default=32)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--cache-bytes", type=int, default=1 << 30)
     parser.add_argument("--niceness", type=int, default=10)
     parser.add_argument("--local-sources", action="store_true")
-    return WorkerSettings(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    options = Options(**{name: given.pop(name) for name in Options.__slots__})
+    return WorkerSettings(options=options, **given)
 
 
 def protect_stdout() -> BinaryIO:
@@ -105,6 +117,8 @@ def perform(performer: Performer, job: Job, on_progress: Callable[[Progress], No
         return _failed("disk", error)
     except Unavailable as error:
         return _failed("unavailable", error)
+    except NoDevice as error:
+        return _failed("device", error)
     except DipacoError as error:
         return _failed("local", error)
 
@@ -135,7 +149,7 @@ class Throttle:
             self._send(progress)
 
 
-def _failed(kind: Literal["refused", "disk", "unavailable", "local"], error: DipacoError) -> Failed:
+def _failed(kind: FailureKind, error: DipacoError) -> Failed:
     return Failed(kind=kind, reason=str(error)[:MAX_REASON])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from dipaco.cli.client import in_words
@@ -14,6 +15,7 @@ from dipaco.cli.report import (
     Report,
     build,
     differences,
+    early_stopped,
     perplexity,
     print_report,
     read_report,
@@ -91,6 +93,32 @@ def test_the_table_shows_seed_rounds_paths_final_bytes_times_and_memory() -> Non
     for words in ("node-1 (killed)", "verified", "1.5", "2.5", "120", "130", "400", "derive"):
         assert words in text
     assert "perplexity 100.0 -> 31.6 (0.316 of the seed model's)" in text
+
+
+def test_early_stopping_adds_a_row_with_the_version_of_every_path() -> None:
+    stopping = replace(MANIFEST, training=replace(MANIFEST.training, early_stopping=True))
+    assert early_stopped(MANIFEST, []) is None
+    found = build(
+        "reference",
+        stopping,
+        completed=True,
+        seconds=1.0,
+        states={},
+        evaluations=[
+            look(version, path, 100, 20.0 + abs(version - path))  # path p is best at version p
+            for version in range(3)
+            for path in range(4)
+        ],
+    )
+    best = found.early_stopped
+    assert best is not None
+    assert [p.version for p in best.paths] == [0, 1, 2, 2]
+    due = exp((3 * log(20.0) + log(21.0)) / 4)
+    assert best.perplexity == pytest.approx(due)
+    console = Console(record=True, width=160)
+    print_report(found, console)
+    text = console.export_text()
+    assert "early-stopped" in text and "20.00 @1" in text and "21.00 @2" in text
 
 
 def test_a_report_survives_its_file_and_holds_the_manifest(tmp_path: Path) -> None:

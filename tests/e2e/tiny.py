@@ -17,8 +17,10 @@ d_ff = 32
 context = 48
 [grid]
 levels = [{ experts = 2, blocks = 1 }, { experts = 1, blocks = 1 }]
+path_specific_blocks = [1]
 path_specific_stem = true
 [routing]
+overlap = 2
 sample = 80
 dimension = 16
 validation_bp = 1500
@@ -31,6 +33,7 @@ inner_steps = 60
 batch = 8
 inner_state = "carry"
 early_stopping = true
+precision = "bf16"
 [training.inner]
 [training.outer]
 """

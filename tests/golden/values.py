@@ -196,6 +196,10 @@ def _manifests() -> tuple[Wire, ...]:
         schedule=Scheduling(
             schedulers=(peer("scheduler"), peer("second")), members=(peer("volunteer"),)
         ),
+        start=(
+            ModuleDigest(module="L1.E0", digest=digest("warm")),
+            ModuleDigest(module="p0", digest=digest("start")),
+        ),
     )
     return SMALLEST, full, sign(SMALLEST, key("owner"))
 

@@ -163,6 +163,11 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         (lambda: with_parts(schedule={"lease_ttl": 4}), "lease_ttl"),
         (lambda: with_parts(training={"rounds": 0}), "rounds"),
         (lambda: with_parts(training={"inner_state": "merge"}), "inner_state"),
+        (lambda: with_parts(training={"precision": "f16"}), "precision"),
+        (
+            lambda: with_parts(training={"early_stopping": True}, routing={"validation_bp": 0}),
+            "early_stopping: routing.validation_bp holds nothing out",
+        ),
         (lambda: replace(PLAIN, format=2), "format"),
         (lambda: replace(PLAIN, name=""), "name"),
         (lambda: replace(PLAIN, name="../etc"), "name"),

@@ -277,6 +277,7 @@ BEYOND_CDDL = {
     "Capacity.num": "at least den",
     "Grid.levels": "have the blocks that path_specific_blocks names",
     "Grid.path_specific_blocks": "ascending indices of blocks",
+    "Manifest.start": "the modules of path 0, in their order",
     "Model.d_model": "an even multiple of heads",
     "Model.heads": "divide d_model, evenly",
     "Model.kv_heads": "divide heads",

@@ -13,9 +13,13 @@ from dipaco.node.training.jobs import (
     Answer,
     Derive,
     Derived,
+    Describe,
+    Described,
     Evaluate,
     Evaluated,
     Failed,
+    Fit,
+    Fitted,
     Inspect,
     Inspected,
     InspectSheet,
@@ -147,6 +151,12 @@ class FakeWorker:
                 return Inspected(wrong=self.wrong)
             case OuterStep():
                 return self._step(job)
+            case Describe():
+                return Described(
+                    device="cpu", name="fake", driver="", memory=8 << 30, usable=7 << 30
+                )
+            case Fit():
+                return Fitted(fits=True)
 
     async def _train(self, job: Train, on_progress: Callable[[Progress], None]) -> Answer:
         if self.fail:
@@ -160,7 +170,7 @@ class FakeWorker:
             )
         lease, top = job.lease, topology(job.manifest)
         inputs = [encode(each) for each in (*lease.modules, *lease.moments)]
-        for each in lease.moments:
+        for each in (*lease.modules, *lease.moments):
             assert self.blobs.has(each.digest)
         place = f"{lease.kind} {lease.path} {lease.round}".encode()
         blobs = tuple(

@@ -350,6 +350,28 @@ def test_a_path_trained_again_starts_from_the_moments_that_it_had(desk: Desk) ->
     assert {each.digest for each in again.moments} <= desk.schedule.blobs_needed()
 
 
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> None:
+    plain = manifest()
+    training = replace(plain.training, early_stopping=early_stopping)
+    desk = Desk(Schedule(replace(plain, training=training), RUN, (40, 30, 20, 10)))
+    desk.seed()
+    for _ in range(plain.training.rounds):
+        one_round(desk)
+    while isinstance(lease := desk.ask(ANNA), Lease):
+        worse = Evaluation(documents=1, tokens=10, nll=30.0 + lease.round)
+        changes, _ = desk.schedule.submit(ANNA, replace(desk.result(lease), evaluation=worse))
+        desk.make(changes)
+    view = desk.schedule.view
+    assert desk.schedule.finished
+    seeds = {digests[0] for digests in view.states.values()}
+    newest = {digests[-1] for digests in view.states.values()}
+    needed = desk.schedule.blobs_needed()
+    assert newest <= needed
+    assert (seeds <= needed) == early_stopping  # every path was best as the seed model
+    assert [view.kept_version(p) for p in range(4)] == [0 if early_stopping else 2] * 4
+
+
 @pytest.mark.parametrize("inner_state", ["carry", "reset"])
 def test_moments_are_handed_in_exactly_where_the_manifest_carries_them(inner_state: str) -> None:
     plain = manifest()

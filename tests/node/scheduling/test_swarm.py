@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Derive, Failed, Train
+from dipaco.protocol.lease import ModuleDigest
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.topology import topology
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Node, Swarm, found, until
 from tests.values import manifest
 
@@ -54,6 +59,23 @@ async def test_a_run_goes_from_the_seed_to_the_last_evaluation(
         await until(lambda: each.parts.board.reason.code == "run-over", seconds=60)  # noqa: B023
     trained = sum(isinstance(job, Train) for v in volunteers for job in v.worker.done)
     assert trained == 1 + 2 * 4  # the seed, and every path once a round
+
+
+async def test_a_warm_start_comes_from_the_founder_and_stays_with_it(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    plain = manifest()
+    top, blobs = topology(plain), BlobStore(Home.at(tmp_path / SCHEDULER).blobs)
+    start = tuple(
+        ModuleDigest(module=m, digest=blobs.write(bytes(top.state_bytes(m))))
+        for m in top.path_modules[0]
+    )
+    found(tmp_path, replace(plain, start=start))
+    scheduler = await run_to_end(swarm, ("anna", "bert"))
+    ledger = scheduler.overview.ledger()
+    assert ledger.finished and all(blobs.has(each.digest) for each in start)
+    cold = await undisturbed(tmp_path)
+    assert states(scheduler)["stem"][0] != cold["stem"][0]
 
 
 async def test_the_result_does_not_depend_on_who_works_nor_on_a_kill(

@@ -30,6 +30,7 @@ from dipaco.node.training.jobs import (
     Train,
     Trained,
 )
+from dipaco.node.training.options import Options
 from dipaco.node.training.outer import take_outer_step
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import Worker, WorkerSettings, describe_death
@@ -344,6 +345,7 @@ def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
         max_shards=9,
         cache_bytes=123,
         max_batch=5,
+        options=Options(checkpointing="on", compile=True, moment_bits=8),
         niceness=3,
         local_sources=True,
     )
@@ -351,6 +353,7 @@ def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
         assert parse(settings.command()[3:]) == settings
     changed = [f for f in plain.__slots__ if getattr(plain, f) != getattr(other, f)]
     assert changed == list(plain.__slots__)
+    assert all(getattr(plain.options, f) != getattr(other.options, f) for f in Options.__slots__)
 
 
 @pytest.mark.parametrize(

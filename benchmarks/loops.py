@@ -1,0 +1,309 @@
+"""The inner loop of one model, four ways: a worker process, our loop alone, PyTorch, transformers.
+
+Each function is one sample in a process of its own and returns {"rate": tokens/s over all its
+steps, "peak": bytes}. All take the same steps: the same model in float32 or bf16 products, the
+same batch, gradients clipped to 1, AdamW fused. What they train on differs in its values alone.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measure import peak_rss
+from benchmarks.runs import derived, quiet, synthetic
+from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.initial import initial_module
+from dipaco.protocol.lease import TOKEN_BYTES, Lease
+from dipaco.protocol.manifest import (
+    Adam,
+    Grid,
+    Level,
+    Manifest,
+    Model,
+    Nesterov,
+    Routing,
+    Tokenizer,
+    Training,
+    run_id,
+)
+from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.topology import topology
+from tests.values import manifest
+
+Sample = dict[str, float]
+Precision = Literal["f32", "bf16"]
+MAX_SPEC = 1 << 24  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A path's model and how long a sample lasts."""
+
+    blocks: int
+    d_model: int
+    heads: int
+    d_ff: int
+    context: int
+    batch: int
+    steps: int
+    vocabulary: int = embedded_tokenizer().vocabulary
+
+
+SHAPES = {
+    "1.3M": Shape(blocks=4, d_model=128, heads=4, d_ff=344, context=128, batch=16, steps=20),
+    "20M": Shape(blocks=10, d_model=384, heads=6, d_ff=1088, context=256, batch=2, steps=4),
+    "tiny": Shape(blocks=2, d_model=32, heads=2, d_ff=64, context=48, batch=4, steps=3),
+    # The paper's path (its table 1) with a vocabulary of its size.
+    "150M": Shape(
+        blocks=12,
+        d_model=896,
+        heads=16,
+        d_ff=2432,
+        context=1024,
+        batch=32,
+        steps=20,
+        vocabulary=32000,
+    ),
+}
+
+
+def run_of(name: str, precision: Precision = "f32") -> Manifest:
+    """Return a run of four paths of that shape; its seed phase is the sample."""
+    shape = SHAPES[name]
+    tokenizer = embedded_tokenizer()
+    if shape.vocabulary != tokenizer.vocabulary:  # a name for ids that nobody reads
+        tokenizer = Tokenizer(
+            sha256=Digest(bytes(32)), size=1, vocabulary=shape.vocabulary, end_of_text=0
+        )
+    return manifest(
+        source=synthetic(2000, 2000),
+        tokenizer=tokenizer,
+        model=Model(
+            d_model=shape.d_model,
+            heads=shape.heads,
+            kv_heads=shape.heads,
+            d_ff=shape.d_ff,
+            context=shape.context,
+        ),
+        grid=Grid(
+            levels=(
+                Level(experts=2, blocks=shape.blocks // 2),
+                Level(experts=2, blocks=shape.blocks - shape.blocks // 2),
+            ),
+            path_specific_blocks=(),
+        ),
+        routing=Routing(sample=256, dimension=64),
+        training=Training(
+            seed_steps=shape.steps,
+            rounds=1,
+            inner_steps=1,
+            batch=shape.batch,
+            inner=Adam(warmup=1),
+            outer=Nesterov(),
+            precision=precision,
+        ),
+    )
+
+
+def parameters(run: Manifest) -> int:
+    """Return those of one path."""
+    top = topology(run)
+    return sum(map(top.elements, top.path_modules[0]))
+
+
+def prepare(name: str, folder: str) -> None:
+    """Leave router and shards of the run in `folder`, so that the worker finds them."""
+    from dipaco.node.training.jobs import Materialise
+    from dipaco.node.training.performer import Performer, tools_of
+    from dipaco.node.training.worker import WorkerSettings
+
+    run, settings = run_of(name), WorkerSettings(home=Path(folder))
+    spec = derived(run, tools_of(settings))
+    Performer(settings).perform(Materialise(manifest=run, spec=spec, window=0), quiet)
+    (Path(folder) / "spec.cbor").write_bytes(encode(spec))
+
+
+def worker(name: str, folder: str) -> Sample:
+    """Have a worker process do a seed lease; `job` is the rate with all that is around it."""
+    import trio
+
+    run = run_of(name)
+    spec = decode((Path(folder) / "spec.cbor").read_bytes(), RouterSpec, limit=MAX_SPEC)
+    return trio.run(_worker, run, spec, Path(folder))
+
+
+async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
+    from dipaco.node.training.jobs import Describe, Train, Trained
+    from dipaco.node.training.worker import Worker, WorkerSettings
+
+    lease = Lease(
+        run=run_id(run),
+        token=bytes(TOKEN_BYTES),
+        kind="seed",
+        path=0,
+        round=0,
+        window=0,
+        spec=spec_digest(spec),
+        modules=(),
+        ttl=60,
+    )
+    made = Worker(WorkerSettings(home=home, device="cpu", threads=1, niceness=0), print)
+    try:
+        await made.run(Describe(), quiet)  # torch is there after that
+        began = time.perf_counter()
+        trained = await made.run(Train(manifest=run, spec=spec, lease=lease), quiet)
+        seconds = time.perf_counter() - began
+        assert isinstance(trained, Trained), trained
+        assert made.pid is not None
+        return {
+            "rate": trained.tokens / trained.seconds,
+            "job": trained.tokens / seconds,
+            "peak": peak_rss(made.pid),
+        }
+    finally:
+        await made.close()
+
+
+def ours(name: str, device: str, precision: Precision, options: dict[str, Any]) -> Sample:
+    """Run the worker's own loop in this process: for a device, or for options, of any kind."""
+    import torch
+
+    from dipaco.node.training.compiled import compile_blocks
+    from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
+    from dipaco.node.training.model import PathModel
+    from dipaco.node.training.options import Options
+    from dipaco.protocol.batches import RowOrder
+
+    run, wished = run_of(name, precision), msgspec.convert(options, Options)
+    make_deterministic(1)
+    model = PathModel(run, torch.device(device))
+    model.model.checkpointing = wished.checkpointing == "on"
+    if wished.compile:
+        compile_blocks(model)
+    weights = {m: initial_module(run, m) for m in topology(run).path_modules[0]}
+    drawn = _rows(run)
+    ended = [0.0]
+
+    def take(steps: int) -> None:
+        run_steps(
+            model,
+            run,
+            PathState(weights=weights),
+            _Rows(drawn),
+            RowOrder(Digest(bytes(32)), len(drawn)),
+            Steps(count=steps, first_batch=0, first_rate=0),
+            max_batch=0,
+            on_step=lambda report: ended.append(report.tokens_per_second),
+            moment_bits=wished.moment_bits,
+        )
+
+    take(2)  # make ready: kernels are chosen, or compiled
+    take(SHAPES[name].steps)
+    return {"rate": ended[-1], "peak": _peak(device)}
+
+
+def bare(name: str, device: str, precision: Precision) -> Sample:
+    """The same model in the plain loop that anybody would write."""
+    import torch
+
+    from dipaco.node.training.inner_loop import make_deterministic
+    from dipaco.node.training.model import PathModel, load
+
+    run = run_of(name, precision)
+    make_deterministic(1)
+    model = PathModel(run, torch.device(device))
+    load(model, run, {m: initial_module(run, m) for m in topology(run).path_modules[0]})
+    return _loop(run, model, device, model.loss)
+
+
+def transformers(name: str, device: str, precision: Precision) -> Sample:
+    """The model of the same size that transformers has, with its own loss."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from dipaco.node.training.inner_loop import make_deterministic
+
+    run = run_of(name, precision)
+    make_deterministic(1)
+    config = LlamaConfig(
+        vocab_size=run.tokenizer.vocabulary,
+        hidden_size=run.model.d_model,
+        intermediate_size=run.model.d_ff,
+        num_hidden_layers=run.grid.blocks,
+        num_attention_heads=run.model.heads,
+        num_key_value_heads=run.model.kv_heads,
+        max_position_embeddings=run.model.context + 1,
+        tie_word_embeddings=run.model.tied,
+        use_cache=False,
+    )
+    model: Any = LlamaForCausalLM(config)  # its attention is torch's scaled_dot_product_attention
+    assert model.config._attn_implementation == "sdpa"
+    model = model.to(device)
+    half = precision == "bf16"
+
+    def loss(rows: Any) -> Any:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            return model(input_ids=rows[:, :-1], labels=rows[:, :-1]).loss * rows[:, 1:].numel()
+
+    return _loop(run, model, device, loss)
+
+
+def _loop(run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]) -> Sample:
+    import torch
+
+    steps, training = run.training.seed_steps, run.training
+    drawn = torch.from_numpy(_rows(run))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.inner.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+
+    def take(count: int) -> float:
+        began = time.perf_counter()
+        for step in range(count):
+            rows = drawn.roll(-step * training.batch, 0)[: training.batch].to(device)
+            value = loss(rows)
+            (value / rows[:, 1:].numel()).backward()
+            value.item()  # a loop that shows its loss waits for it
+            torch.nn.utils.clip_grad_norm_(model.parameters(), training.inner.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    if device != "cpu":
+        take(2)
+    tokens = steps * training.batch * run.model.context
+    return {"rate": tokens / take(steps), "peak": _peak(device)}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    data: NDArray[np.int64]
+
+    @property
+    def rows(self) -> int:
+        return len(self.data)
+
+    def row(self, index: int) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = self.data[index]
+        return found
+
+
+def _rows(run: Manifest) -> NDArray[np.int64]:
+    shape = (4 * run.training.batch, run.model.context + 1)
+    return np.random.default_rng(0).integers(0, run.tokenizer.vocabulary, shape)
+
+
+def _peak(device: str) -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak_rss()

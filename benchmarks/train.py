@@ -1,0 +1,66 @@
+"""Tokens per second and peak memory of a worker process, against PyTorch and transformers.
+
+One thread each, in turns; every sample is a process of its own that counts all its steps, the first
+included. The worker does a whole seed lease over the pipes; shards are in its cache.
+"""
+
+import tempfile
+
+from benchmarks.loops import SHAPES, Sample, parameters, run_of
+from benchmarks.measure import Result, in_new_process, versus
+
+SAMPLES = {"1.3M": 5, "20M": 3}
+PYTORCH_MARK, TRANSFORMERS_MARK = 0.97, 1.0
+
+
+def run() -> list[Result]:
+    """Measure both shapes."""
+    return [result for name in SAMPLES for result in measure(name)]
+
+
+def measure(name: str) -> list[Result]:
+    """Measure one shape."""
+    found: dict[str, list[Sample]] = {"worker": [], "bare": [], "transformers": []}
+    with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
+        in_new_process("loops", "prepare", name, folder)
+        for _ in range(SAMPLES[name]):
+            found["worker"].append(in_new_process("loops", "worker", name, folder))
+            for other in ("bare", "transformers"):
+                found[other].append(in_new_process("loops", other, name, "cpu", "f32"))
+    return _results(name, found)
+
+
+def _results(name: str, found: dict[str, list[Sample]]) -> list[Result]:
+    def series(side: str, what: str, scale: float = 1.0) -> list[float]:
+        return [each[what] / scale for each in found[side]]
+
+    shape = SHAPES[name]
+    results = []
+    for other, mark in (("bare", PYTORCH_MARK), ("transformers", TRANSFORMERS_MARK)):
+        words = "a bare PyTorch loop" if other == "bare" else "transformers' Llama"
+        speed = versus(
+            f"{name}: worker process / {words}",
+            series("worker", "rate"),
+            series(other, "rate"),
+            "tokens/s",
+        )
+        speed["mark"] = mark
+        memory = versus(
+            f"{name}: peak memory / {words}",
+            series("worker", "peak", 1e6),
+            series(other, "peak", 1e6),
+            "MB",
+        )
+        memory["better"] = "lower"
+        results += [speed, memory]
+    whole = versus(
+        f"{name}: the whole job / a bare PyTorch loop",
+        series("worker", "job"),
+        series("bare", "rate"),
+        "tokens/s",
+    )
+    whole["note"] = (
+        f"{parameters(run_of(name)):,} parameters, context {shape.context}, batch {shape.batch}, "
+        f"{shape.steps} steps; the whole job reads the shard, makes the first weights, writes blobs"
+    )
+    return [*results, whole]

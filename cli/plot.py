@@ -1,0 +1,82 @@
+"""The picture of a comparison: routed validation perplexity against steps and against tokens.
+
+matplotlib is an extra of its own (`compare`): without it everything else works.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
+from textwrap import fill
+from typing import TYPE_CHECKING, Final
+
+from dipaco.node.compare.results import Comparison, MethodResult, Row
+from dipaco.node.storage.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MISSING: Final = "no plot: matplotlib is not here; pip install 'dipaco-node[compare]'"
+DPI = 110
+STYLES: Final = {  # colours that differ in grey and to the colour-blind (Okabe and Ito)
+    "dense": ("#000000", "o"),
+    "dense-compute": ("#7f7f7f", "s"),
+    "diloco": ("#e69f00", "^"),
+    "flat-moe": ("#009e73", "v"),
+    "dipaco": ("#0072b2", "D"),
+    "dipaco-ps": ("#d55e00", "P"),
+    "dipaco-reset": ("#56b4e9", "<"),
+    "dipaco-random": ("#cc79a7", ">"),
+}
+
+
+def matplotlib_is_here() -> bool:
+    """Return whether a plot can be drawn."""
+    return find_spec("matplotlib") is not None
+
+
+def draw(comparison: Comparison, path: Path) -> None:
+    """Write the picture as PNG."""
+    with replacing(path) as file:
+        figure_of(comparison).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def figure_of(comparison: Comparison) -> "Figure":
+    """Return the picture: for each method the mean over its seeds, their range as a band."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row in comparison.rows:
+        found = [each for each in comparison.results if each.method == row.method]
+        _curve(left, row, found, "steps")
+        _curve(right, row, found, "tokens")
+    left.set_ylabel("routed validation perplexity")
+    left.set_xlabel("steps per path")
+    right.set_xlabel("tokens trained on, all paths together (millions)")
+    for axes in (left, right):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(True, which="both", alpha=0.25)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    seeds = len(comparison.starts)
+    shown = f"Mean of {seeds} seeds; bands are their range." if seeds > 1 else "One seed."
+    figure.supxlabel(fill(f"{comparison.caption} {shown}", 150), fontsize="small")
+    return figure
+
+
+def _curve(axes: "Axes", row: Row, found: list[MethodResult], along: str) -> None:
+    points = list(zip(*(each.points for each in found), strict=True))  # by round, over seeds
+    places = [getattr(each[0], along) / (1e6 if along == "tokens" else 1) for each in points]
+    losses = [[point.perplexity for point in each] for each in points]
+    colour, marker = STYLES.get(row.method, ("#444444", "."))
+    means = [fmean(each) for each in losses]
+    label = f"{row.title} ({row.mean:.0f})"
+    axes.plot(places, means, color=colour, marker=marker, markersize=4, label=label)
+    axes.fill_between(
+        places, [min(e) for e in losses], [max(e) for e in losses], color=colour, alpha=0.15, lw=0
+    )

@@ -1,0 +1,185 @@
+"""Processes that do the work of a comparison: several at once, each one task at a time.
+
+A process has one torch thread and yields to whatever else the machine does. It lives as long as
+its pipe: should the command that started it die, its next report ends it.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeAlias
+
+from dipaco.node.compare.folder import SeedFolder
+from dipaco.node.training.worker import WorkerSettings, describe_death
+from dipaco.protocol.errors import DipacoError
+
+REPORT_SECONDS = 0.2  # between reports of one piece of work
+END_SECONDS = 2.0  # that a process has to end when its pipe is closed
+
+Pipe: TypeAlias = "connection.Connection[Any, Any]"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A seed to prepare, a method to train from it, or a trained one to re-route."""
+
+    folder: SeedFolder
+    method: str | None
+    """None: the seed's start."""
+    device: str
+    windows: tuple[int, ...] = ()
+    """Tokens between two choices of a path; empty: to be trained."""
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen."""
+        what = f"{self.method or 'start'}{' re-routed' if self.windows else ''}"
+        return f"seed {self.folder.manifest.seed}, {what}"
+
+    @property
+    def steps(self) -> int:
+        """Inner steps that it takes."""
+        from dipaco.node.compare.variants import METHODS, steps_after_seed
+
+        if self.windows:
+            return 0
+        if self.method is None:
+            return self.folder.manifest.training.seed_steps
+        return steps_after_seed(METHODS[self.method].manifest(self.folder.manifest))
+
+    def needs(self, other: "Task") -> bool:
+        """Return whether `other` must be finished before."""
+        if self.folder != other.folder or self.method is None or other.windows:
+            return False
+        return other.method is None or (bool(self.windows) and self.method == other.method)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a task is."""
+
+    what: str
+    steps: int
+    """Inner steps taken."""
+
+
+OnReport = Callable[[Task, Report | None], None]
+"""None: the task is finished."""
+
+
+def run_tasks(tasks: Iterable[Task], jobs: int, on_report: OnReport) -> None:
+    """Do all `tasks`, at most `jobs` at once, in their order, in which each follows what it needs.
+
+    Raises the DipacoError of the first task that fails; what was finished stays.
+    """
+    waiting = list(tasks)
+    with _lanes(min(jobs, len(waiting))) as lanes:
+        running: dict[Pipe, Task] = {}
+        while waiting or running:
+            for pipe in lanes:
+                task = None if pipe in running else _next(waiting, running.values())
+                if task is not None:
+                    waiting.remove(task)
+                    running[pipe] = task
+                    pipe.send(task)
+            for pipe in _with_news(running):
+                report = _receive(pipe, lanes[pipe])
+                on_report(running[pipe], report)
+                if report is None:
+                    del running[pipe]
+
+
+def _next(waiting: list[Task], running: Collection[Task]) -> Task | None:
+    """Return the first task that needs none of those that run."""
+    ready = (task for task in waiting if not any(task.needs(each) for each in running))
+    return next(ready, None)
+
+
+def _with_news(pipes: Collection[Pipe]) -> list[Pipe]:
+    """Wait until a process says something, or is gone."""
+    ready = connection.wait(list(pipes))
+    return [pipe for pipe in pipes if pipe in ready]
+
+
+def _receive(pipe: Pipe, process: SpawnProcess) -> Report | None:
+    try:
+        report = pipe.recv()
+    except EOFError:
+        process.join(END_SECONDS)
+        raise DipacoError(
+            f"{describe_death(process.exitcode, '')}; call again: what is finished is kept"
+        ) from None
+    if isinstance(report, DipacoError):
+        raise report
+    assert report is None or isinstance(report, Report)
+    return report
+
+
+@contextmanager
+def _lanes(count: int) -> Iterator[dict[Pipe, SpawnProcess]]:
+    """Start `count` processes; by their pipes. When the block ends, so do they."""
+    context, settings = get_context("spawn"), WorkerSettings(home=Path(os.devnull))
+    os.environ.update(settings.environment())  # inherited; torch reads it when it is imported
+    lanes: dict[Pipe, SpawnProcess] = {}
+    try:
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            lanes[ours] = process
+        yield lanes
+    finally:
+        for pipe, process in lanes.items():
+            pipe.close()
+            process.terminate()
+            process.join()
+
+
+def _work(pipe: Pipe) -> None:
+    """Do one task after the other: the whole life of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us ends us
+    os.nice(WorkerSettings(home=Path(os.devnull)).niceness)
+    try:
+        while True:
+            task = pipe.recv()
+            try:
+                _do(task, _throttled(pipe))
+            except DipacoError as error:
+                pipe.send(error)
+            else:
+                pipe.send(None)
+    except (EOFError, BrokenPipeError):
+        pass  # the command is gone
+
+
+def _do(task: Task, on_work: Callable[[str, int], None]) -> None:
+    from dipaco.node.compare.rerouting import reroute_method
+    from dipaco.node.compare.work import prepare, train_method
+
+    if task.windows and task.method is not None:
+        reroute_method(task.folder, task.method, task.windows, device=task.device, on_work=on_work)
+    elif task.method is None:
+        prepare(task.folder, task.device, on_work)
+    else:
+        train_method(task.folder, task.method, task.device, on_work)
+
+
+def _throttled(pipe: Pipe) -> Callable[[str, int], None]:
+    """Return what sends the first report of each piece of work, and then a few a second."""
+    sent: tuple[str, float] = ("", 0.0)
+
+    def report(what: str, steps: int) -> None:
+        nonlocal sent
+        now = monotonic()
+        if what != sent[0] or now >= sent[1] + REPORT_SECONDS:
+            pipe.send(Report(what, steps))
+            sent = (what, now)
+
+    return report

@@ -1,0 +1,72 @@
+"""A trained method scored again, its path chosen anew every W tokens of a document.
+
+Nothing is trained: the final states lie in the seed's blob store. Documents and scored positions
+are those of the training's own looks at the loss; docs/method.md, 2.5(b).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from dipaco.node.compare.folder import SeedFolder
+from dipaco.node.compare.results import Loss, MethodResult, Rerouted, write_result
+from dipaco.node.compare.variants import METHODS
+from dipaco.node.compare.work import Ground, OnWork, blobs_of
+from dipaco.node.training.devices import choose_device
+from dipaco.node.training.inner_loop import make_deterministic
+from dipaco.node.training.model import PathModel, load
+from dipaco.node.training.rerouted import evaluate_rerouted
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.topology import topology
+
+
+def reroute_method(
+    folder: SeedFolder, method: str, windows: Sequence[int], *, device: str, on_work: OnWork
+) -> None:
+    """Add `windows`, W in tokens each, to what re-routing a trained method has come to."""
+    start, result, before = folder.start(), folder.result(method), folder.rerouted(method)
+    assert start is not None and result is not None
+    make_deterministic(1)
+    ground = Ground.of(folder, start)
+    held_out = {
+        shard: ground.held_out(shard, lambda progress: on_work("documents", 0))
+        for shard in range(ground.manifest.paths)
+    }
+    router, models = Router(ground.spec), FinalModels(folder, result, choose_device(device))
+    found = dict(before.windows) if before else {}
+    for window in windows:
+
+        def on_batch(done: int, total: int, window: int = window) -> None:
+            on_work(f"every {window} tokens", 0)
+
+        losses = evaluate_rerouted(
+            held_out, router, models, window=window, max_batch=0, on_batch=on_batch
+        )
+        found[window] = tuple(
+            Loss(shard=path, documents=each.documents, tokens=each.tokens, nll=each.nll)
+            for path, each in sorted(losses.items())
+        )
+    rerouted = Rerouted(run=start.run, method=method, seed=start.seed, windows=found)
+    write_result(folder.rerouted_file(method), rerouted)
+
+
+class FinalModels:
+    """Gives the final model of any path; the one it gave before is that path's from then on."""
+
+    def __init__(self, folder: SeedFolder, result: MethodResult, device: torch.device) -> None:
+        self._manifest = METHODS[result.method].manifest(folder.manifest)
+        self._blobs, self._states = blobs_of(folder.root), result.states
+        self._model = PathModel(self._manifest, device)
+
+    def __call__(self, path: int) -> PathModel:
+        """Return the model of `path`, loaded; raises BlobMissing."""
+        top = topology(self._manifest)
+        states = {
+            module: self._blobs.read_array(
+                Digest(bytes.fromhex(self._states[module])), top.elements(module)
+            )
+            for module in top.path_modules[path]
+        }
+        load(self._model, self._manifest, states)
+        return self._model

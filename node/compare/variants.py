@@ -1,0 +1,188 @@
+"""The controls of a run as manifests: one manifest and a seed in, another manifest out.
+
+Every variant keeps the run's tokenizer, source, path model, batch, seed steps and (but for dense
+at equal compute) steps per path. It differs in what paths share, or in how documents find them.
+Source: docs/method.md, section 9. A further method is one more entry of `METHODS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dipaco.protocol.digest import u64
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.manifest import Grid, Level, Manifest, Nesterov
+from dipaco.protocol.topology import ModuleId, topology
+
+Float32 = NDArray[np.float32]
+MAX_PATHS: Final = 256  # experts of one level, which DiLoCo's workers are
+Stream = Literal["routed", "round_robin", "dense"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One line of the table."""
+
+    title: str
+    manifest: Callable[[Manifest], Manifest]
+    """From the run of a seed, `with_seed`, to the method's own run."""
+    stream: Stream
+    """What a path trains on: its shard by the run's router, every P-th document, or all."""
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the router chooses a path by the text: else re-routing changes nothing."""
+        return self.stream == "routed"
+
+
+def with_seed(manifest: Manifest, seed: int) -> Manifest:
+    """Return the run number `seed`: initial model, router and so the batches are its own."""
+    routing = msgspec.structs.replace(manifest.routing, beacon=u64(seed))
+    return msgspec.structs.replace(manifest, seed=seed, routing=routing)
+
+
+def check_comparable(manifest: Manifest) -> None:
+    """Refuse, by the field's name, a run that its controls would not differ from."""
+    if manifest.paths < 2:
+        raise ConfigError("grid.levels: one path is the dense model itself; nothing to compare")
+    if manifest.paths > MAX_PATHS:
+        raise ConfigError(f"grid.levels: {manifest.paths} paths, a comparison takes {MAX_PATHS}")
+    if manifest.routing.kind != "kmeans":
+        raise ConfigError("routing.kind: a comparison needs kmeans; round_robin is one of its rows")
+    if manifest.routing.reshard is not None:
+        raise ConfigError("routing.reshard: a comparison trains by one router throughout")
+    if not manifest.routing.validation_bp:
+        raise ConfigError("routing.validation_bp: 0 holds no document out; nothing to compare by")
+
+
+def round_robin(manifest: Manifest) -> Manifest:
+    """Return the run with every P-th document for a path: shards that are all alike."""
+    routing = msgspec.structs.replace(
+        manifest.routing, kind="round_robin", overlap=1, capacity=None
+    )
+    return msgspec.structs.replace(manifest, routing=routing)
+
+
+def dense(manifest: Manifest) -> Manifest:
+    """Return the run of one path that trains on everything, with as many steps as a path.
+
+    Its outer step gives back what the inner steps led to, so rounds are only looks at the loss.
+    """
+    levels = (Level(experts=1, blocks=manifest.grid.blocks),)
+    return _changed(
+        round_robin(manifest),
+        grid=Grid(levels=levels, path_specific_blocks=()),
+        outer=Nesterov(lr=1.0, momentum=0.0),
+    )
+
+
+def dense_compute(manifest: Manifest) -> Manifest:
+    """Return `dense` with as many steps as all paths together, its schedule stretched over them."""
+    return _changed(dense(manifest), inner_steps=manifest.paths * manifest.training.inner_steps)
+
+
+def diloco(manifest: Manifest) -> Manifest:
+    """Return DiLoCo (2311.08105): P workers on like shards share every module; a plain mean."""
+    levels = (
+        Level(experts=manifest.paths, blocks=0),
+        Level(experts=1, blocks=manifest.grid.blocks),
+    )
+    return _changed(
+        round_robin(manifest),
+        grid=Grid(levels=levels, path_specific_blocks=()),
+        outer=msgspec.structs.replace(manifest.training.outer, rescale="none"),
+    )
+
+
+def flat_moe(manifest: Manifest) -> Manifest:
+    """Return the flat mixture of experts: every path owns all its parameters."""
+    everything = tuple(range(manifest.grid.blocks))
+    return _grid(manifest, path_specific_blocks=everything, path_specific_stem=True)
+
+
+def dipaco(manifest: Manifest) -> Manifest:
+    """Return DiPaCo with the manifest's levels and nothing path-specific."""
+    return _grid(manifest, path_specific_blocks=(), path_specific_stem=False)
+
+
+def dipaco_ps(manifest: Manifest) -> Manifest:
+    """Return DiPaCo with a path-specific stem, and the path-specific blocks of the manifest."""
+    return _grid(manifest, path_specific_stem=True)
+
+
+def dipaco_random(manifest: Manifest) -> Manifest:
+    """Return `dipaco` with every P-th document for a path: the null for routing."""
+    return round_robin(dipaco(manifest))
+
+
+def dipaco_reset(manifest: Manifest) -> Manifest:
+    """Return `dipaco` with fresh inner moments in every round."""
+    return _changed(dipaco(manifest), inner_state="reset")
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    "dense": Method(title="dense at equal steps", manifest=dense, stream="dense"),
+    "dense-compute": Method(title="dense at equal compute", manifest=dense_compute, stream="dense"),
+    "diloco": Method(title="DiLoCo", manifest=diloco, stream="round_robin"),
+    "flat-moe": Method(title="flat MoE", manifest=flat_moe, stream="routed"),
+    "dipaco": Method(title="DiPaCo, shared stem", manifest=dipaco, stream="routed"),
+    "dipaco-ps": Method(title="DiPaCo, path-specific stem", manifest=dipaco_ps, stream="routed"),
+    "dipaco-reset": Method(
+        title="DiPaCo, inner moments reset", manifest=dipaco_reset, stream="routed"
+    ),
+    "dipaco-random": Method(
+        title="DiPaCo, random shards", manifest=dipaco_random, stream="round_robin"
+    ),
+}
+"""By name, in the order of the table."""
+USUAL: Final = ("dense", "dense-compute", "diloco", "flat-moe", "dipaco", "dipaco-ps")
+
+
+def parameters(manifest: Manifest) -> tuple[int, int]:
+    """Return the number of parameters of all modules together, and of one path's model."""
+    top = topology(manifest)
+    path = sum(top.elements(module) for module in top.path_modules[0])
+    return sum(top.elements(module) for module in top.modules), path
+
+
+def steps_after_seed(manifest: Manifest) -> int:
+    """Return the inner steps of all paths together, the seed model's left out."""
+    return manifest.paths * manifest.training.rounds * manifest.training.inner_steps
+
+
+def recut(
+    states: Mapping[ModuleId, Float32], manifest: Manifest, target: Manifest
+) -> dict[ModuleId, Float32]:
+    """Return one path's model, cut into modules by `manifest`, as every module of `target`.
+
+    states   per module of path 0 its flat state, in its layout.
+    Returns  per module of `target` its flat state: all paths begin as that one model.
+    """
+    tensors: dict[str, Float32] = {}
+    for module, state in states.items():
+        layout = topology(manifest).layouts[module]
+        ends = np.cumsum([tensor.size for tensor in layout])
+        parts = np.split(state, ends[:-1])
+        tensors |= {tensor.name: part for tensor, part in zip(layout, parts, strict=True)}
+    return {
+        module: np.concatenate([tensors[tensor.name] for tensor in layout])
+        for module, layout in topology(target).layouts.items()
+    }
+
+
+def _grid(manifest: Manifest, **changes: Any) -> Manifest:
+    grid = msgspec.structs.replace(manifest.grid, **changes)
+    return msgspec.structs.replace(manifest, grid=grid, start=())
+
+
+def _changed(manifest: Manifest, *, grid: Grid | None = None, **training: Any) -> Manifest:
+    return msgspec.structs.replace(
+        manifest,
+        grid=grid or manifest.grid,
+        start=(),  # what it begins with is recut for it
+        training=msgspec.structs.replace(manifest.training, **training),
+    )

@@ -1,0 +1,260 @@
+"""One seed's start, and one method's training: what a process of a comparison does.
+
+All methods of a seed share its router, its shards and its seed model, and every one is scored on
+the same held-out documents of the same shards. Training itself is `ReferenceRun`'s; only where a
+path's rows come from is decided here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+from dipaco.node.compare.folder import SeedFolder
+from dipaco.node.compare.results import Loss, MethodResult, Point, Shard, Start, write_result
+from dipaco.node.compare.variants import (
+    METHODS,
+    Stream,
+    dense,
+    parameters,
+    recut,
+    round_robin,
+    steps_after_seed,
+)
+from dipaco.node.data.shards import HeldOut, Shards, TokenShard
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.training.jobs import Answer, Derive, Job, Progress, Train
+from dipaco.node.training.performer import Performer, shards_of, tools_of
+from dipaco.node.training.reference import Performs, ReferenceRun, derive_spec
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.batches import DENSE
+from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.lease import Lease
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
+from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.topology import ModuleId, topology
+
+CACHE_BYTES = 10 * 10**9  # of the shards of one seed
+MAX_SPEC = 64 << 20  # bytes
+OnWork = Callable[[str, int], None]
+"""Gets what is being done, and how many inner steps have been taken."""
+OnProgress = Callable[[Progress], None]
+
+
+def settings_of(home: Path, device: str) -> WorkerSettings:
+    """Return how a process of a comparison works: one thread, local files allowed."""
+    return WorkerSettings(
+        home=home, device=device, threads=1, local_sources=True, cache_bytes=CACHE_BYTES
+    )
+
+
+def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
+    """Make what all methods of a seed share: router, shards, seed model and its loss.
+
+    The folder's blobs must hold the run's tokenizer, unless it is the packaged one.
+    Raises what a run's jobs raise: Refusal, Unavailable, or another DipacoError.
+    """
+    manifest, count = folder.manifest, _Steps(on_work)
+    performer = Performer(settings_of(folder.root, device))
+    spec = derive_spec(Derive(manifest=manifest), performer, count)
+    ground = Ground(manifest, spec, _shards(folder))
+    run = ReferenceRun(manifest, [spec], ground.performer_for("dense", performer), count)
+    run.seed()
+    losses = _losses(run, 0, ground, performer, count)
+    first = topology(manifest).path_modules[0]
+    start = Start(
+        run=run_id(manifest).hex(),
+        seed=manifest.seed,
+        spec=blobs_of(folder.root).write(encode(spec)).hex(),
+        states={module: run.states[module][0].hex() for module in first},
+        shards=tuple(
+            Shard(shard=shard, documents=documents, tokens=tokens)
+            for shard, (documents, tokens) in enumerate(
+                zip(spec.documents, spec.tokens, strict=True)
+            )
+        ),
+        point=Point(
+            steps=manifest.training.seed_steps,
+            tokens=manifest.training.seed_steps * _step_tokens(manifest),
+            losses=losses,
+        ),
+    )
+    write_result(folder.start_file, start)
+
+
+def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) -> None:
+    """Train one method from the start that `prepare` made; leaves its result and final states."""
+    start, began = folder.start(), monotonic()
+    assert start is not None
+    folder.clear_work(method)
+    own = Performer(settings_of(folder.work(method), device))
+    ground = Ground.of(folder, start)
+    manifest = METHODS[method].manifest(folder.manifest)
+    performer, count = ground.performer_for(METHODS[method].stream, own), _Steps(on_work)
+    run = ReferenceRun(manifest, [ground.spec_for(manifest)], performer, count)
+    run.states = _beginning(folder, start, method, manifest)
+    points = [start.point]
+    for round_ in range(1, manifest.training.rounds + 1):
+        run.round(round_)
+        points.append(
+            Point(
+                steps=start.point.steps + round_ * manifest.training.inner_steps,
+                tokens=start.point.tokens
+                + len(run.live_paths(round_))
+                * round_
+                * manifest.training.inner_steps
+                * _step_tokens(manifest),
+                losses=_losses(run, round_, ground, own, count),
+            )
+        )
+    last = {module: digests[-1] for module, digests in run.states.items()}
+    _hand_over(folder, method, manifest, last)
+    total, of_path = parameters(manifest)
+    result = MethodResult(
+        run=start.run,
+        method=method,
+        seed=start.seed,
+        compute=steps_after_seed(manifest) / steps_after_seed(dense(folder.manifest)),
+        parameters=total,
+        path_parameters=of_path,
+        seconds=monotonic() - began,
+        points=tuple(points),
+        states={module: digest.hex() for module, digest in last.items()},
+    )
+    write_result(folder.method_file(method), result)
+    folder.clear_work(method)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the methods of one seed stand on: its router, and the shards in its home."""
+
+    manifest: Manifest
+    spec: RouterSpec
+    shards: Shards
+    """Of the seed's home."""
+
+    @classmethod
+    def of(cls, folder: SeedFolder, start: Start) -> "Ground":
+        """Take up what `prepare` left."""
+        spec = blobs_of(folder.root).read(Digest(bytes.fromhex(start.spec)), MAX_SPEC)
+        return cls(folder.manifest, decode(spec, RouterSpec, limit=MAX_SPEC), _shards(folder))
+
+    def spec_for(self, manifest: Manifest) -> RouterSpec:
+        """Return the spec that a variant's own derivation gives: the same router, its run id."""
+        if manifest.routing.kind == "round_robin":
+            return unfitted_spec(recipe_of(manifest))
+        return msgspec.structs.replace(self.spec, manifest=run_id(manifest))
+
+    def performer_for(self, stream: Stream, own: Performer) -> Performs:
+        """Return what does a variant's jobs on `own` blobs, and trains on `stream`."""
+        return _SharedShards(self, stream, own)
+
+    def training(self, stream: Stream, lease: Lease, on_progress: OnProgress) -> TokenShard:
+        """Return what a lease's path trains on."""
+        manifest, spec, path = self.manifest, self.spec, lease.path
+        if stream == "dense":
+            path = DENSE
+        elif stream == "round_robin":
+            manifest = round_robin(manifest)
+            spec = self.spec_for(manifest)
+        return self.shards.training(manifest, spec, lease.window, path, on_progress)
+
+    def held_out(self, shard: int, on_progress: OnProgress) -> HeldOut:
+        """Return the held-out documents that the router sends to `shard`."""
+        return self.shards.validation(self.manifest, self.spec, 0, shard, on_progress)
+
+
+@dataclass(frozen=True)
+class _SharedShards:
+    """A performer whose training rows are those of the seed's home."""
+
+    ground: Ground
+    stream: Stream
+    own: Performer
+
+    def perform(self, job: Job, on_progress: OnProgress) -> Answer:
+        """Do `job`; raises what goes wrong with it."""
+        if not isinstance(job, Train):
+            return self.own.perform(job, on_progress)
+        shard = self.ground.training(self.stream, job.lease, on_progress)
+        return self.own.trainer().train(job, shard, on_progress)
+
+
+class _Steps:
+    """Counts the inner steps of lease after lease."""
+
+    def __init__(self, on_work: OnWork) -> None:
+        self._on_work, self._what = on_work, ""
+        self._before, self._here = 0, 0
+
+    def __call__(self, what: str, progress: Progress) -> None:
+        if what != self._what:
+            self._what, self._before, self._here = what, self._before + self._here, 0
+        if progress.stage == "train":
+            self._here = progress.done
+        self._on_work(what, self._before + self._here)
+
+
+def _losses(
+    run: ReferenceRun, version: int, ground: Ground, performer: Performer, count: _Steps
+) -> tuple[Loss, ...]:
+    """Score every shard's held-out documents: by the path of its number, or the only path."""
+    losses = []
+    for shard in range(ground.manifest.paths):
+        what = f"evaluation {version}, shard {shard}"
+
+        def on_progress(progress: Progress, what: str = what) -> None:
+            count(what, progress)
+
+        job = run.evaluation(version, shard if run.manifest.paths > 1 else 0)
+        documents = ground.held_out(shard, on_progress)
+        found = performer.trainer().evaluate(job, documents, on_progress).evaluation
+        losses.append(
+            Loss(shard=shard, documents=found.documents, tokens=found.tokens, nll=found.nll)
+        )
+    return tuple(losses)
+
+
+def _beginning(
+    folder: SeedFolder, start: Start, method: str, manifest: Manifest
+) -> dict[ModuleId, list[Digest]]:
+    """Put the seed model, cut as `manifest` has it, into the method's store; version 0."""
+    top, blobs = topology(folder.manifest), blobs_of(folder.root)
+    seed = {
+        ModuleId(module): blobs.read_array(
+            Digest(bytes.fromhex(digest)), top.elements(ModuleId(module))
+        )
+        for module, digest in start.states.items()
+    }
+    own = blobs_of(folder.work(method))
+    cut = recut(seed, folder.manifest, manifest)
+    return {module: [own.write_array(state)] for module, state in cut.items()}
+
+
+def _hand_over(
+    folder: SeedFolder, method: str, manifest: Manifest, states: dict[ModuleId, Digest]
+) -> None:
+    """Copy a method's final states to where they stay."""
+    own, kept = blobs_of(folder.work(method)), blobs_of(folder.root)
+    for module, digest in states.items():
+        kept.write_array(own.read_array(digest, topology(manifest).elements(module)))
+
+
+def blobs_of(home: Path) -> BlobStore:
+    """Return the blob store of a seed's home, or of a method's."""
+    return BlobStore(Home.at(home).blobs)
+
+
+def _shards(folder: SeedFolder) -> Shards:
+    settings = settings_of(folder.root, "cpu")
+    return shards_of(settings, tools_of(settings))
+
+
+def _step_tokens(manifest: Manifest) -> int:
+    return manifest.training.batch * manifest.model.context

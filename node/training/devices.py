@@ -1,0 +1,169 @@
+"""The device that this machine trains on: chosen by name or by itself, and put in words.
+
+`auto` takes a CUDA device (in torch that is an AMD card under ROCm too), else Apple's GPU, else the
+CPU. What was asked for by name and is missing is an error: a node never falls to the CPU in
+silence.
+"""
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+
+from dipaco.node.training.jobs import Described
+from dipaco.protocol.errors import NoDevice
+
+SHARE = 0.9  # of a device's memory that training may take: what else runs there needs some
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
+CPU_NAMES = Path("/proc/cpuinfo")
+STATUS = Path("/proc/self/status")
+NO_MEMORY = (  # torch has no class for these
+    "can't allocate memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def choose_device(wish: str) -> torch.device:
+    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; raises NoDevice."""
+    if wish == "auto":
+        return torch.device(_best())
+    kind, _, number = wish.partition(":")
+    if kind == "cuda":
+        _need_cuda(wish, int(number or 0))
+    elif kind == "mps" and not torch.backends.mps.is_available():
+        raise NoDevice(f"device {wish}: this torch sees no Apple GPU; use --device cpu or auto")
+    return torch.device(wish)
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _need_cuda(wish: str, number: int) -> None:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        why = "is the driver loaded?" if built else "it is built for the CPU alone: install another"
+        raise NoDevice(
+            f"device {wish}: this torch sees no CUDA device ({why}); use --device cpu or auto"
+        )
+    if number >= torch.cuda.device_count():
+        raise NoDevice(f"device {wish}: there are {torch.cuda.device_count()}, counted from 0")
+
+
+def describe(device: torch.device) -> Described:
+    """Return name, driver and memory of a device that is there."""
+    if device.type == "cuda":
+        index = device.index or 0
+        free, total = torch.cuda.mem_get_info(index)
+        hip = torch.version.hip  # type: ignore[attr-defined, unused-ignore]
+        return _words(
+            f"cuda:{index}",
+            torch.cuda.get_device_name(index),
+            f"ROCm {hip}" if hip else f"CUDA {torch.version.cuda}",
+            total,
+            free,
+        )
+    if device.type == "mps":
+        most = int(torch.mps.recommended_max_memory())
+        return _words("mps", platform.processor() or "Apple GPU", "Metal", most, most)
+    machine = psutil.virtual_memory()
+    return _words("cpu", cpu_name(), "", *_contained(machine.total, machine.available))
+
+
+def _words(device: str, name: str, driver: str, total: int, free: int) -> Described:
+    usable = min(int(SHARE * total), free)
+    return Described(device=device, name=name, driver=driver, memory=total, usable=usable)
+
+
+def _contained(total: int, free: int) -> tuple[int, int]:
+    """Bound the machine's memory by that of the container."""
+    try:
+        limit = int(CGROUP.read_text())
+    except (OSError, ValueError):  # no such file; or `max`
+        return total, free
+    return min(total, limit), min(free, limit)
+
+
+def cpu_name() -> str:
+    """Return the processor's name and its cores, as far as the system tells."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = CPU_NAMES.read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def ran_out(error: MemoryError | RuntimeError) -> bool:
+    """Return whether `error` was raised for want of memory, of any kind of device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in NO_MEMORY
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what torch keeps of the device's memory for reuse: its pieces may be too small."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory taken so far, bytes: on the device, or by this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())  # of now: there is no record of the most
+    if (peak := _status("VmHWM")) is not None:
+        return peak
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10
+
+
+@contextmanager
+def bounded(device: torch.device, usable: int) -> Iterator[None]:
+    """Have the CPU's allocations fail in this block beyond `usable` bytes of this process.
+
+    Otherwise the kernel kills a process for want of memory, and not always the one that took it.
+    """
+    held, resident = _status("VmData"), _status("VmRSS")
+    if device.type != "cpu" or held is None or resident is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = held + max(0, usable - resident)
+    limits = [most, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _status(name: str) -> int | None:
+    """Return a size of this process in bytes, as Linux knows it; None on other systems."""
+    try:
+        with STATUS.open(encoding="ascii") as lines:
+            found = (line.split() for line in lines)
+            return next(int(words[1]) << 10 for words in found if words[0] == f"{name}:")
+    except (OSError, StopIteration):
+        return None
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when all that was asked of the device is done: clocks are read after that."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

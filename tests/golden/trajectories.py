@@ -1,0 +1,103 @@
+"""Golden training trajectories: where a tiny run came to, version by version.
+
+Bits of torch differ between processors and its releases, so losses and norms are compared within a
+tolerance. It is far below what another order of rows, rate, start, weight or precision would change
+(`tests/node/training/test_trajectories.py` holds that).
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from msgspec.structs import replace
+
+from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.training.reference import run_reference
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.manifest import (
+    Adam,
+    Grid,
+    Level,
+    Manifest,
+    Model,
+    Nesterov,
+    Routing,
+    Source,
+    Training,
+)
+from dipaco.protocol.topology import topology
+from tests.values import manifest
+
+FILE: Final = Path(__file__).with_name("trajectories.json")
+TOLERANCE: Final = 2e-4  # of a loss or a norm, relative
+
+Trajectory = dict[str, list[float]]
+"""Per path its held-out loss, and per module the norm of its state, at every version from 0."""
+
+
+def tiny(**training: object) -> Manifest:
+    """Return a 2x2 run with uneven shards, carried moments and path-specific parts."""
+    plain = Training(
+        seed_steps=4,
+        rounds=3,
+        inner_steps=6,
+        batch=4,
+        inner=Adam(lr=0.01, warmup=2, clip=0.5),
+        outer=Nesterov(),
+        early_stopping=True,
+    )
+    return manifest(
+        source=Source(kind="synthetic", revision="1", files=(), documents=200, window=200),
+        tokenizer=embedded_tokenizer(),
+        model=Model(d_model=16, heads=2, kv_heads=1, d_ff=32, context=48),
+        grid=Grid(
+            levels=(Level(experts=2, blocks=2), Level(experts=2, blocks=1)),
+            path_specific_blocks=(1,),
+            path_specific_stem=True,
+        ),
+        routing=Routing(sample=64, dimension=64, validation_bp=1500, overlap=2),
+        training=replace(plain, **training),
+    )
+
+
+def runs() -> dict[str, Manifest]:
+    """Return the runs whose trajectories are kept."""
+    return {precision: tiny(precision=precision) for precision in ("f32", "bf16")}
+
+
+def trajectory(value: Manifest) -> Trajectory:
+    """Train the run in one process; returns where it came to."""
+    with tempfile.TemporaryDirectory(prefix="dipaco-golden-") as folder:
+        home = Path(folder)
+        settings = WorkerSettings(home=home, device="cpu", threads=1)
+        result = run_reference(value, settings, lambda what, progress: None)
+        blobs = BlobStore(Home.at(home).blobs)
+        found: Trajectory = {}
+        for (_, path), each in sorted(result.evaluations.items()):
+            found.setdefault(f"path {path}", []).append(each.nll / each.tokens)
+        for module, digests in result.states.items():
+            size = topology(value).elements(module)
+            states = (blobs.read_array(digest, size) for digest in digests)
+            found[f"module {module}"] = [
+                float(np.linalg.norm(state.astype(np.float64))) for state in states
+            ]
+    return found
+
+
+def saved() -> dict[str, Trajectory]:
+    """Return the committed trajectories."""
+    found: dict[str, Trajectory] = json.loads(FILE.read_text("utf-8"))
+    return found
+
+
+def write() -> None:
+    """Train again and keep what comes of it."""
+    found = {
+        name: {what: [round(x, 6) for x in values] for what, values in trajectory(run).items()}
+        for name, run in runs().items()
+    }
+    FILE.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

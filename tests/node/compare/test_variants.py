@@ -1,0 +1,201 @@
+"""Every control differs from the run in what it controls for, and in nothing else."""
+
+import numpy as np
+import pytest
+from msgspec.structs import asdict, replace
+
+from dipaco.node.compare.variants import (
+    METHODS,
+    USUAL,
+    check_comparable,
+    parameters,
+    recut,
+    steps_after_seed,
+    with_seed,
+)
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.initial import initial_module
+from dipaco.protocol.lease import ModuleDigest
+from dipaco.protocol.manifest import (
+    Capacity,
+    Grid,
+    Level,
+    Manifest,
+    Model,
+    Reshard,
+    Routing,
+    run_id,
+)
+from dipaco.protocol.outer_step import outer_step
+from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
+from dipaco.protocol.topology import ModuleId, topology
+from tests.values import digest, manifest
+
+LEVELS = (Level(experts=2, blocks=2), Level(experts=3, blocks=1))
+P = 6
+
+
+def the_run(**changes: object) -> Manifest:
+    """Return a run that uses what its controls change: overlap, capacity, path-specific parts."""
+    plain = manifest(
+        model=Model(d_model=16, heads=2, kv_heads=1, d_ff=24, context=48, tied=False),
+        grid=Grid(levels=LEVELS, path_specific_blocks=(1,), path_specific_stem=False),
+        routing=Routing(sample=128, dimension=64, overlap=2, capacity=Capacity(num=5, den=4)),
+    )
+    return replace(plain, **changes)
+
+
+def differences(first: Manifest, second: Manifest) -> dict[str, tuple[object, object]]:
+    """Return by dotted name the fields of two manifests that differ, two levels deep."""
+    found = {}
+    for name, value in asdict(first).items():
+        other = getattr(second, name)
+        if name in ("grid", "routing", "training"):
+            for inner, each in asdict(value).items():
+                if each != getattr(other, inner):
+                    found[f"{name}.{inner}"] = (each, getattr(other, inner))
+        elif value != other:
+            found[name] = (value, other)
+    return found
+
+
+ROUND_ROBIN = {"routing.kind", "routing.overlap", "routing.capacity"}
+DIFFER = {
+    "dense": {*ROUND_ROBIN, "grid.levels", "grid.path_specific_blocks", "training.outer"},
+    "dense-compute": {
+        *ROUND_ROBIN,
+        "grid.levels",
+        "grid.path_specific_blocks",
+        "training.outer",
+        "training.inner_steps",
+    },
+    "diloco": {*ROUND_ROBIN, "grid.levels", "grid.path_specific_blocks", "training.outer"},
+    "flat-moe": {"grid.path_specific_blocks", "grid.path_specific_stem"},
+    "dipaco": {"grid.path_specific_blocks"},
+    "dipaco-ps": {"grid.path_specific_stem"},
+    "dipaco-reset": {"grid.path_specific_blocks", "training.inner_state"},
+    "dipaco-random": {*ROUND_ROBIN, "grid.path_specific_blocks"},
+}
+
+
+def test_every_method_is_held_here() -> None:
+    assert set(DIFFER) == set(METHODS)
+    assert set(USUAL) < set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_differs_in_just_these_fields(method: str) -> None:
+    run = the_run()
+    assert set(differences(run, METHODS[method].manifest(run))) == DIFFER[method]
+
+
+def test_dense_is_one_path_whose_outer_step_gives_back_the_inner_steps() -> None:
+    run = the_run()
+    dense = METHODS["dense"].manifest(run)
+    assert dense.paths == 1 and dense.grid.blocks == run.grid.blocks
+    assert steps_after_seed(dense) * P == steps_after_seed(run)
+    chance = np.random.default_rng(1)
+    before = chance.normal(0, 1, 1000).astype(np.float32)
+    inner = before + chance.normal(0, 0.01, 1000).astype(np.float32)
+    momentum = None
+    for _ in range(2):
+        after, momentum = outer_step(before, momentum, [7], [before - inner], dense.training.outer)
+        assert np.allclose(after, inner, rtol=1e-6, atol=0), "to the rounding of a float32"
+
+
+def test_equal_compute_is_the_steps_of_all_paths_with_the_schedule_stretched() -> None:
+    run = the_run()
+    long = METHODS["dense-compute"].manifest(run)
+    assert long.paths == 1
+    assert steps_after_seed(long) == steps_after_seed(run)
+    assert long.training.rounds == run.training.rounds, "as many looks at the loss"
+
+
+def test_diloco_shares_every_module_among_as_many_workers_and_takes_a_plain_mean() -> None:
+    diloco = METHODS["diloco"].manifest(the_run())
+    top = topology(diloco)
+    assert diloco.paths == P
+    assert all(len(top.paths_through(module)) == P for module in top.modules)
+    assert diloco.training.outer.rescale == "none"
+    assert parameters(diloco)[0] == parameters(diloco)[1]
+
+
+def test_a_flat_mixture_shares_nothing() -> None:
+    flat = METHODS["flat-moe"].manifest(the_run())
+    top = topology(flat)
+    assert all(len(top.paths_through(module)) == 1 for module in top.modules)
+    assert parameters(flat)[0] == P * parameters(flat)[1]
+
+
+def test_every_method_has_the_path_model_of_the_run() -> None:
+    run = the_run()
+    assert len({parameters(each.manifest(run))[1] for each in METHODS.values()}) == 1
+
+
+def test_a_warm_start_is_cut_anew_for_every_method() -> None:
+    run = the_run()
+    modules = topology(run).path_modules[0]
+    start = tuple(ModuleDigest(module=module, digest=digest(module)) for module in modules)
+    for seed in (0, 1):
+        warm = with_seed(replace(run, start=start), seed)
+        assert warm.start == start
+        assert all(method.manifest(warm).start == () for method in METHODS.values())
+
+
+def test_a_seed_changes_the_initial_model_and_the_router() -> None:
+    first, second = with_seed(the_run(), 0), with_seed(the_run(), 1)
+    assert run_id(first) != run_id(second)
+    seeds = {unfitted_spec(recipe_of(each)).feat_seed for each in (first, second)}
+    assert len(seeds) == 2
+    module = topology(first).modules[0]
+    assert not np.array_equal(initial_module(first, module), initial_module(second, module))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recutting_the_seed_model_gives_every_path_just_that_model(method: str) -> None:
+    run = the_run()
+    target = METHODS[method].manifest(run)
+    states = {module: initial_module(run, module) for module in topology(run).path_modules[0]}
+    cut = recut(states, run, target)
+    seed = by_tensor(states, run)
+    assert set(cut) == set(topology(target).modules)
+    for modules in topology(target).path_modules:
+        found = by_tensor({module: cut[module] for module in modules}, target)
+        assert found.keys() == seed.keys()
+        assert all(found[name].tobytes() == seed[name].tobytes() for name in seed)
+
+
+def by_tensor(states: dict[ModuleId, np.ndarray], value: Manifest) -> dict[str, np.ndarray]:
+    """Cut a path's states by their layouts, one tensor after the other."""
+    tensors = {}
+    for module, state in states.items():
+        first = 0
+        for tensor in topology(value).layouts[module]:
+            tensors[tensor.name] = state[first : first + tensor.size]
+            first += tensor.size
+        assert first == len(state)
+    return tensors
+
+
+def one_path() -> Grid:
+    return Grid(levels=(Level(experts=1, blocks=3),), path_specific_blocks=())
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("grid.levels: one path", {"grid": one_path(), "routing": Routing(sample=128)}),
+        ("routing.kind", {"routing": Routing(kind="round_robin", sample=128)}),
+        ("routing.validation_bp", {"routing": Routing(sample=128, validation_bp=0)}),
+        (
+            "routing.reshard",
+            {"routing": Routing(sample=128, router_bp=500, reshard=Reshard(after_round=1))},
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_its_field(
+    field: str, changes: dict[str, object]
+) -> None:
+    check_comparable(the_run())
+    with pytest.raises(ConfigError, match=field):
+        check_comparable(the_run(**changes))

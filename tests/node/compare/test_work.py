@@ -1,0 +1,157 @@
+"""All methods of one seed, trained for real on synthetic documents in this process.
+
+Rules of this file: the module's fixture trains once; tests that train again do so in a copy.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace as with_fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from dipaco.node.compare.folder import SeedFolder, seed_folder
+from dipaco.node.compare.rerouting import reroute_method
+from dipaco.node.compare.results import MethodResult, Point, perplexity
+from dipaco.node.compare.variants import METHODS, recut, with_seed
+from dipaco.node.compare.work import blobs_of, prepare, train_method
+from dipaco.node.training.reference import ReferenceResult, run_reference
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.manifest import run_id
+from dipaco.protocol.topology import ModuleId, topology
+from tests.node.training.test_reference import TRAINING, tiny
+
+PATHS, STEP = 4, 2 * 48  # tokens of one inner step
+RUN = with_seed(tiny(), 3)
+
+
+def silent(what: str, steps: int) -> None:
+    """Hear of no progress."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> SeedFolder:
+    made = seed_folder(tmp_path_factory.mktemp("compare"), RUN)
+    made.root.mkdir()
+    prepare(made, "cpu", silent)
+    for method in METHODS:
+        train_method(made, method, "cpu", silent)
+    return made
+
+
+@pytest.fixture
+def again(folder: SeedFolder, tmp_path: Path) -> Iterator[SeedFolder]:
+    """Give a copy in which a test may train."""
+    shutil.copytree(folder.root, tmp_path / "seed")
+    yield with_fields(folder, root=tmp_path / "seed")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ReferenceResult:
+    home = tmp_path_factory.mktemp("reference")
+    settings = WorkerSettings(home=home, device="cpu", threads=1)
+    return run_reference(RUN, settings, lambda what, progress: None)
+
+
+def result(folder: SeedFolder, method: str) -> MethodResult:
+    found = folder.result(method)
+    assert found is not None
+    return found
+
+
+def scored(point: Point) -> list[tuple[int, int, int]]:
+    return [(each.shard, each.documents, each.tokens) for each in point.losses]
+
+
+def test_the_run_itself_among_its_controls_is_the_reference_bit_for_bit(
+    folder: SeedFolder, reference: ReferenceResult
+) -> None:
+    assert run_id(METHODS["dipaco"].manifest(RUN)) == run_id(RUN)
+    dipaco = result(folder, "dipaco")
+    assert dipaco.states == {m: states[-1].hex() for m, states in reference.states.items()}
+    for version, point in enumerate(dipaco.points):
+        for loss in point.losses:
+            assert loss.nll == reference.evaluations[version, loss.shard].nll
+        assert point.perplexity == reference.perplexity(version)
+
+
+def test_every_method_begins_from_one_model_and_is_scored_on_the_same_tokens(
+    folder: SeedFolder,
+) -> None:
+    start = folder.start()
+    assert start is not None
+    same = scored(start.point)
+    assert len(same) == PATHS and all(tokens for _, _, tokens in same)
+    for method in METHODS:
+        points = result(folder, method).points
+        assert points[0] == start.point
+        assert [scored(point) for point in points] == [same] * (TRAINING.rounds + 1)
+
+
+def test_every_method_comes_to_something_else(folder: SeedFolder) -> None:
+    assert len({result(folder, method).perplexity for method in METHODS}) == len(METHODS)
+
+
+def test_steps_and_tokens_are_counted_per_path_and_over_all(folder: SeedFolder) -> None:
+    for method in METHODS:
+        paths = 1 if method.startswith("dense") else PATHS
+        stretched = PATHS if method == "dense-compute" else 1
+        steps = [2 + round_ * 2 * stretched for round_ in range(3)]
+        points = result(folder, method).points
+        assert [point.steps for point in points] == steps
+        assert [point.tokens for point in points] == [
+            STEP * (2 + paths * (step - 2)) for step in steps
+        ]
+    assert result(folder, "dense").compute == 1.0
+    assert {result(folder, m).compute for m in METHODS if m != "dense"} == {float(PATHS)}
+
+
+def test_what_a_killed_training_left_changes_nothing(again: SeedFolder) -> None:
+    before = result(again, "diloco")
+    again.method_file("diloco").unlink()
+    work = again.work("diloco") / "blobs"
+    work.mkdir(parents=True)
+    (work / "half").write_bytes(b"written when the power went")
+    train_method(again, "diloco", "cpu", silent)
+    assert replace(result(again, "diloco"), seconds=before.seconds) == before
+    assert not again.work("diloco").exists()
+
+
+def test_final_states_stay_and_are_not_the_seed_models(folder: SeedFolder) -> None:
+    start = folder.start()
+    assert start is not None
+    blobs, top = blobs_of(folder.root), topology(RUN)
+    seed = {
+        ModuleId(m): blobs.read_array(Digest(bytes.fromhex(d)), top.elements(ModuleId(m)))
+        for m, d in start.states.items()
+    }
+    for method in METHODS:
+        target = METHODS[method].manifest(RUN)
+        begun, ended = recut(seed, RUN, target), result(folder, method).states
+        assert set(ended) == set(topology(target).modules)
+        for module, digest in ended.items():
+            size = topology(target).elements(ModuleId(module))
+            state = blobs.read_array(Digest(bytes.fromhex(digest)), size)
+            assert not np.array_equal(state, begun[ModuleId(module)])
+
+
+def test_rerouting_scores_the_same_tokens_and_a_wide_window_changes_nothing(
+    again: SeedFolder,
+) -> None:
+    trained = result(again, "dipaco")
+    reroute_method(again, "dipaco", (4, 48), device="cpu", on_work=silent)
+    found = again.rerouted("dipaco")
+    assert found is not None
+    last = trained.points[-1].losses
+    for losses in found.windows.values():
+        assert sum(loss.documents for loss in losses) == sum(loss.documents for loss in last)
+        assert sum(loss.tokens for loss in losses) == sum(loss.tokens for loss in last)
+    assert perplexity(found.windows[48]) == pytest.approx(trained.perplexity, rel=1e-6)
+    assert perplexity(found.windows[4]) != pytest.approx(trained.perplexity, rel=1e-6)
+    reroute_method(again, "dipaco", (8,), device="cpu", on_work=silent)
+    more = again.rerouted("dipaco")
+    assert more is not None and set(more.windows) == {4, 8, 48}
+    assert more.windows[4] == found.windows[4]

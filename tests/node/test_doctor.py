@@ -1,0 +1,120 @@
+"""Each check with what is right and what is wrong; sockets and files are real."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from dipaco.node.config import NodeConfig, NodeSection
+from dipaco.node.doctor import (
+    DAY,
+    bootstrap,
+    checks,
+    clock,
+    device,
+    disk,
+    home,
+    libraries,
+    port,
+    python,
+    ram,
+    source,
+)
+from dipaco.node.storage.files import Home
+from dipaco.node.training.jobs import Described, Failed
+from dipaco.protocol.manifest import Source, SourceFile
+from tests.node.training.small import small_manifest
+from tests.values import digest
+
+GB = 10**9
+GPU = Described(device="cuda:0", name="Card 9", driver="CUDA 13.0", memory=8 * GB, usable=7 * GB)
+CPU = Described(device="cpu", name="Chip, 2 cores", driver="", memory=8 * GB, usable=7 * GB)
+
+
+def test_what_is_not_ok_comes_with_a_cure(tmp_path: Path) -> None:
+    config = NodeConfig(home=tmp_path, node=NodeSection(listen=("/ip4/127.0.0.1/tcp/0",)))
+    found = list(checks(config, daemon=None))
+    assert [c.name for c in found] == [
+        *("python", "libraries", "home", "disk", "memory", "clock", "port", "peers")
+    ]
+    assert all(bool(c.cure) == (c.verdict != "ok") for c in found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_python_and_the_libraries_that_run_this_are_good() -> None:
+    assert python((3, 11)).verdict == "ok" and python((3, 10)).verdict == "fail"
+    found = libraries()
+    assert found.verdict == "ok" and "libp2p 0.8.1" in found.words and "torch " in found.words
+
+
+def test_a_home_is_usable_now_or_can_be_made(tmp_path: Path) -> None:
+    assert home(tmp_path, None).words == str(tmp_path)
+    assert home(tmp_path / "a" / "b", None).words.endswith("made at the first start")
+    assert "process 7" in home(tmp_path, 7).words
+    (tmp_path / "file").write_text("")
+    wrong = home(tmp_path / "file" / "home", None)
+    assert wrong.verdict == "fail" and str(tmp_path / "file") in wrong.cure
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(11 * GB, "ok"), (4 * GB, "warn"), (GB - 1, "fail")])
+def test_the_disk_is_compared_with_the_configuration(free: int, verdict: str) -> None:
+    assert disk(free, GB, 10 * GB).verdict == verdict
+
+
+def test_little_memory_is_a_warning() -> None:
+    assert ram(8 * GB, 4 * GB).verdict == "ok" and ram(8 * GB, GB // 2).verdict == "warn"
+
+
+def test_a_clock_that_went_back_is_noticed() -> None:
+    assert clock(10 * DAY, 9 * DAY, 9 * DAY).verdict == "ok"
+    assert clock(10 * DAY, 12 * DAY, 0.0).verdict == "fail"
+    behind = clock(10 * DAY, 9 * DAY, 10 * DAY + 300)
+    assert behind.verdict == "warn" and "300 s before this home was last written" in behind.words
+
+
+@pytest.mark.parametrize(("kind", "host"), [("ip4", "127.0.0.1"), ("ip6", "::1")])
+def test_a_port_is_tried(kind: str, host: str) -> None:
+    family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
+    with socket.create_server((host, 0), family=family) as taken:
+        address = f"/{kind}/{host}/tcp/{taken.getsockname()[1]}"
+        assert port(address, None).verdict == "fail" and "in use" in port(address, None).words
+        assert port(address, 7).verdict == "ok"  # by the daemon, which is this node's own
+    assert port(address, None).verdict == "ok"
+    assert port(f"/{kind}/{host}/tcp/70000", None).verdict == "fail"
+
+
+def test_somebody_must_be_dialled_unless_a_network_is_founded(tmp_path: Path) -> None:
+    alone = NodeConfig(home=tmp_path)
+    founder = NodeConfig(home=tmp_path, node=NodeSection(rendezvous=True))
+    seed = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW" + "A" * 44
+    joins = NodeConfig(home=tmp_path, node=NodeSection(bootstrap=(seed,)))
+    verdicts = [bootstrap(each).verdict for each in (alone, founder, joins)]
+    assert verdicts == ["warn", "ok", "ok"]
+
+
+def test_a_source_of_local_files_is_looked_for(tmp_path: Path) -> None:
+    name = tmp_path / "a.txt"
+    named = SourceFile(name=str(name), size=1, sha256=digest("a"), rows=400)
+    files = Source(kind="files", revision="1", files=(named,), documents=400, window=400)
+    run = small_manifest(source=files)
+    assert "run.local_sources" in source(run, local_files=False).cure
+    assert "first " + str(name) in source(run, local_files=True).words
+    name.write_text("a")
+    assert source(run, local_files=True).verdict == "ok"
+    assert source(small_manifest(), local_files=False).verdict == "ok"
+
+
+def test_a_cpu_that_nobody_asked_for_is_a_warning_and_a_missing_device_fails() -> None:
+    assert device(GPU, "auto").words == "cuda:0: Card 9, CUDA 13.0, 8.0 GB"
+    assert device(GPU, "auto").verdict == device(CPU, "cpu").verdict == "ok"
+    assert device(CPU, "auto").verdict == "warn"
+    missing = device(Failed(kind="device", reason="device cuda:0: none"), "cuda:0")
+    assert (missing.verdict, missing.words) == ("fail", "device cuda:0: none")
+
+
+def test_the_journal_of_a_home_is_what_the_clock_is_held_against(tmp_path: Path) -> None:
+    journal = Home.at(tmp_path / "home").journal
+    journal.write_bytes(b"")
+    config = NodeConfig(home=tmp_path / "home")
+    (found,) = (c for c in checks(config, daemon=1) if c.name == "clock")
+    assert found.verdict == "ok"
