@@ -75,7 +75,7 @@ def _training(m: Manifest) -> str:
     return (
         f"{t.seed_steps} seed steps, {t.rounds} rounds of {t.inner_steps} steps of {t.batch} "
         f"sequences; AdamW {t.inner.lr:g}, Nesterov {t.outer.lr:g}/{t.outer.momentum:g}; "
-        f"deltas {t.deltas}; seed {m.seed}"
+        f"deltas {t.deltas}, updates {t.updates}; seed {m.seed}"
     )
 
 

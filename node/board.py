@@ -71,8 +71,10 @@ class Board:
         try:
             yield
         finally:
+            took = time.monotonic() - start
             seconds, count = self._spent[stage]
-            self._spent[stage] = (seconds + time.monotonic() - start, count + 1)
+            self._spent[stage] = (seconds + took, count + 1)
+            log.debug("stage %s seconds=%.3f", stage, took)
 
     def totals(self) -> Totals:
         """Return the sums since the start."""

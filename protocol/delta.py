@@ -1,10 +1,11 @@
 """Pseudo-gradients on the wire: encodings of flat float32 arrays, and what no honest one holds.
 
-    f32    little-endian float32, as it is
-    bf16   its upper 16 bits, rounded to the nearest, ties to even; little-endian
+    f32          little-endian float32, as it is
+    bf16         its upper 16 bits, rounded to the nearest, ties to even; little-endian
+    int8, int4   integers times a power of two per 128 elements (`quantised`)
 
 All are stateless: the bytes are a function of the delta alone, so a lease can be repeated. A new
-encoding is a name in the manifest, a width here and a pair of functions.
+encoding is a name in the manifest, a length and a pair of functions here.
 Sources: docs/method.md 6(e) and 7.1.
 """
 
@@ -17,21 +18,27 @@ from numpy.typing import NDArray
 from dipaco.protocol.batches import first_step, learning_rate
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.manifest import Training
+from dipaco.protocol.quantised import Bits, pack, packed_bytes, steps, unpack
 
 Float32 = NDArray[np.float32]
-Encoding = Literal["f32", "bf16"]
+Encoding = Literal["f32", "bf16", "int8", "int4"]
 
 BYTES_PER_ELEMENT: dict[Encoding, int] = {"f32": 4, "bf16": 2}
-BOUND_SLACK = 1.05  # for rounding, of the arithmetic and of the encoding
+BITS: dict[Encoding, Bits] = {"int8": 8, "int4": 4}
+BOUND_SLACK = 1.05  # for rounding, of the arithmetic and to bf16
 
 
 def encoded_bytes(encoding: Encoding, elements: int) -> int:
     """Return the only valid length of a delta of so many elements, in bytes."""
+    if encoding in BITS:
+        return packed_bytes(BITS[encoding], elements)
     return BYTES_PER_ELEMENT[encoding] * elements
 
 
 def encode_delta(delta: Float32, encoding: Encoding) -> bytes:
     """Return the bytes of a flat `delta`; raises ValueError if they would not be finite."""
+    if encoding in BITS:
+        return pack(delta, BITS[encoding])
     if encoding == "f32":
         stored = np.ascontiguousarray(delta, dtype="<f4")
     else:
@@ -44,8 +51,11 @@ def encode_delta(delta: Float32, encoding: Encoding) -> bytes:
 def decode_delta(data: bytes, encoding: Encoding, elements: int) -> Float32:
     """Return the flat float32 delta in `data`, (elements,).
 
-    Raises RemoteProtocolError for any other length, and for NaN or infinity.
+    Raises RemoteProtocolError for any other length, for NaN or infinity, and for bytes that
+    `encode_delta` never makes.
     """
+    if encoding in BITS:
+        return unpack(data, BITS[encoding], elements)
     expected = encoded_bytes(encoding, elements)
     if len(data) != expected:
         raise RemoteProtocolError(f"the delta has {len(data)} bytes, {expected} are due")
@@ -55,11 +65,30 @@ def decode_delta(data: bytes, encoding: Encoding, elements: int) -> Float32:
     return delta
 
 
-def check_bound(delta: Float32, state: Float32, training: Training, round_: int) -> None:
+def rounding(data: bytes, encoding: Encoding, elements: int) -> Float32 | None:
+    """Return by how much, at most, encoding moved each element of the delta in `data`.
+
+    (elements,), half a step of its group; None where it is a small share of the element itself,
+    which `BOUND_SLACK` covers. `data` was decoded before.
+    """
+    if encoding not in BITS:
+        return None
+    return np.float32(0.5) * steps(data, BITS[encoding], elements)
+
+
+def check_bound(
+    delta: Float32,
+    state: Float32,
+    training: Training,
+    round_: int,
+    *,
+    rounded: Float32 | None = None,
+) -> None:
     """Raise RemoteProtocolError if an element moved further than honest AdamW can move it.
 
     delta, state   (elements,) each: the pseudo-gradient, and the state that it starts from.
     round_         t, from 1: it sets the learning rates.
+    rounded        (elements,): how far `rounding` says that encoding moved each element.
     Source: docs/method.md 6(e), without its bound on norms.
     """
     reach = math.fsum(
@@ -74,6 +103,8 @@ def check_bound(delta: Float32, state: Float32, training: Training, round_: int)
     limit = np.abs(state) * drift + np.float32(
         BOUND_SLACK * reach * per_rate * (1.0 + adam.weight_decay * reach)
     )
+    if rounded is not None:
+        limit += rounded
     excess = np.abs(delta) - limit
     worst = int(np.argmax(excess))
     if excess[worst] > 0:

@@ -14,7 +14,7 @@ from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import Digest, DigestField
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerIdField
-from dipaco.protocol.lease import ModuleDigest, ModuleName, Sheet, Size
+from dipaco.protocol.lease import MAX_MODULES, ModuleDigest, ModuleName, Sheet, Size
 from dipaco.protocol.manifest import MAX_PATHS
 from dipaco.protocol.signed import Signed, open_signed
 
@@ -50,6 +50,15 @@ class Contribution(Wire, frozen=True, kw_only=True):
     """The path's AdamW moments of this module after the round, where the manifest carries them."""
 
 
+class Quantised(Wire, frozen=True, kw_only=True):
+    """A state's way to the next version where `training.updates` are packed (method.md 7.2)."""
+
+    update: DigestField
+    """Whoever holds the version before needs this alone."""
+    residual: DigestField
+    """What the update leaves out, float32: the next outer step adds it."""
+
+
 class ModuleUpdated(Wire, frozen=True, kw_only=True):
     """The outer step of one module."""
 
@@ -60,6 +69,20 @@ class ModuleUpdated(Wire, frozen=True, kw_only=True):
     """In ascending order of paths."""
     state: DigestField
     momentum: DigestField
+    quantised: Quantised | None = None
+
+
+class MomentsReplaced(Wire, frozen=True, kw_only=True):
+    """A path's moments after a round, made once more, elsewhere: their first maker took them away.
+
+    Where the hardware is alike they are the same, and there is no such entry.
+    """
+
+    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
+    round: Annotated[int, Meta(ge=1, le=1 << 20)]
+    peer: PeerIdField
+    moments: Annotated[tuple[ModuleDigest, ...], Meta(min_length=1, max_length=MAX_MODULES)]
+    """Of all the path's modules, in the topology's order."""
 
 
 class Evaluated(Wire, frozen=True, kw_only=True):
@@ -86,7 +109,7 @@ class Scored(Wire, frozen=True, kw_only=True):
     sheet: Sheet
 
 
-Entry = SpecAdopted | Seeded | ModuleUpdated | Evaluated | Scored
+Entry = SpecAdopted | Seeded | ModuleUpdated | MomentsReplaced | Evaluated | Scored
 
 
 class LedgerRecord(Wire, frozen=True, kw_only=True):

@@ -321,8 +321,10 @@ class Training(Wire, frozen=True, kw_only=True):
     """Of the matrix products of the inner steps; weights, moments and sums are float32 always."""
     early_stopping: bool = False
     """Whether a path is kept at the version of its lowest held-out loss, or at the last."""
-    deltas: Literal["f32", "bf16"] = "f32"
+    deltas: Literal["f32", "bf16", "int8", "int4"] = "f32"
     """How pseudo-gradients are encoded on the way to the outer step."""
+    updates: Literal["f32", "int8", "int4"] = "f32"
+    """How a state advances: by the update itself, or by a packed one that travels in its place."""
 
 
 class Scheduling(Wire, frozen=True, kw_only=True):

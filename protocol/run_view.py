@@ -4,12 +4,22 @@ Owns the rules by which one record may follow another; signatures and the chain 
 (`ledger.append_checked`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.early_stopping import kept_version
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.ledger import Entry, Evaluated, ModuleUpdated, Scored, Seeded, SpecAdopted
+from dipaco.protocol.ledger import (
+    Entry,
+    Evaluated,
+    ModuleUpdated,
+    MomentsReplaced,
+    Quantised,
+    Scored,
+    Seeded,
+    SpecAdopted,
+)
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.labels import MAX_OPINIONS
 from dipaco.protocol.topology import ModuleId, topology
@@ -27,6 +37,8 @@ class RunView:
         """Per module the digest of every version, 0 first; empty before the seed model."""
         self.momenta: dict[ModuleId, Digest] = {}
         """Per module its outer momentum; none at version 0, where it is zero."""
+        self.quantised: dict[ModuleId, dict[int, Quantised]] = {}
+        """Per module and version how it came to it; none where it was not by a packed update."""
         self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
         """Per path and module the inner moments after each round; none where they are not kept."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
@@ -74,6 +86,24 @@ class RunView:
             found.append((module, self.moments[path, module][max(earlier)]))
         return tuple(found)
 
+    def residual(self, module: ModuleId) -> Digest | None:
+        """Return what the last packed update of `module` left out; None: nothing."""
+        steps = self.quantised.get(module)
+        return steps[max(steps)].residual if steps else None
+
+    def back_from(self, module: ModuleId, version: int) -> Iterator[tuple[Digest, Digest]]:
+        """Yield the packed update to `version` and the state before it, then one further back.
+
+        As far as the updates together are less than a whole state; nothing where none are packed.
+        """
+        length = encoded_bytes(self.manifest.training.updates, self.topology.elements(module))
+        most = (self.topology.state_bytes(module) - 1) // length
+        steps, states = self.quantised.get(module, {}), self.states[module]
+        for made in range(version, max(0, version - most), -1):
+            if made not in steps:
+                return
+            yield steps[made].update, states[made - 1]
+
     def kept_version(self, path: int) -> int:
         """Return the version that `path` is used with, its newest or its best; -1 before any."""
         found = {
@@ -108,6 +138,8 @@ class RunView:
                 self._seed(entry)
             case ModuleUpdated():
                 self._update(entry)
+            case MomentsReplaced():
+                self._replace_moments(entry)
             case Evaluated():
                 self._evaluate(entry)
             case Scored():
@@ -152,11 +184,25 @@ class RunView:
         carried = self.manifest.training.inner_state == "carry"
         if any((each.moments is not None) != carried for each in entry.contributions):
             raise RemoteProtocolError(f"module {entry.module} lacks moments, or has unasked ones")
+        if (entry.quantised is None) != (self.manifest.training.updates == "f32"):
+            raise RemoteProtocolError(f"module {entry.module} lacks a packed update, or has one")
         self.states[module].append(entry.state)
+        if entry.quantised is not None:
+            self.quantised.setdefault(module, {})[entry.version] = entry.quantised
         self.momenta[module] = entry.momentum
         for each in entry.contributions:
             if each.moments is not None:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
+
+    def _replace_moments(self, entry: MomentsReplaced) -> None:
+        named = tuple(ModuleId(each.module) for each in entry.moments)
+        path = entry.path
+        if path >= self.topology.paths or named != self.topology.path_modules[path]:
+            raise RemoteProtocolError(f"moments of path {path} that are not of all its modules")
+        if any(entry.round not in self.moments.get((path, module), ()) for module in named):
+            raise RemoteProtocolError(f"moments of path {path} of a round that it has not ended")
+        for module, each in zip(named, entry.moments, strict=True):
+            self.moments[path, module][entry.round] = each.digest
 
     def _evaluate(self, entry: Evaluated) -> None:
         place = (entry.version, entry.path)

@@ -97,7 +97,7 @@ def test_every_reason_for_no_lease_is_explained() -> None:
 @pytest.mark.parametrize("commented", [True, False])
 def test_the_run_shown_can_be_founded(commented: bool, tmp_path: Path) -> None:
     shown = block("runs.md", "toml").replace('kind = "files" ', 'kind = "embedded" ')
-    own = r"^(files|text_field|# (documents|window|file|end_of_text|sha256)) =.*$"
+    own = r"^(files|text_field|# (documents|window|file|end_of_text|sha256|checkpoint)) =.*$"
     shown = re.sub(own, "", shown, flags=re.MULTILINE)
     if not commented:  # every setting at the value that is shown for it
         shown = re.sub(r"^# (?=[a-z_]+ = )", "", shown, flags=re.MULTILINE)

@@ -16,10 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from dipaco.node.scheduling.debts import Debt, Debts, Place
 from dipaco.node.scheduling.scoring import Scoring
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.lease import (
+    TOKEN_BYTES,
     Evaluation,
     Lease,
     LeaseKind,
@@ -32,6 +34,8 @@ from dipaco.protocol.ledger import (
     Entry,
     Evaluated,
     ModuleUpdated,
+    MomentsReplaced,
+    Quantised,
     Scored,
     Seeded,
     SpecAdopted,
@@ -99,13 +103,30 @@ class TrainingDiscarded:
 
 
 @dataclass(frozen=True)
+class MomentsOwed:
+    """Moments that count are not here yet. Not saved: see `restored`."""
+
+    place: Place
+    debt: Debt
+
+
+@dataclass(frozen=True)
+class MomentsKept:
+    """They are here and were checked. Not saved either."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
 class Recorded:
     """An entry joins the ledger."""
 
     entry: Entry
 
 
-Change = Grant | LeaseEnded | TrainingAccepted | TrainingDiscarded | Recorded
+Change = (
+    Grant | LeaseEnded | TrainingAccepted | TrainingDiscarded | MomentsOwed | MomentsKept | Recorded
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +138,7 @@ class DueStep:
     """The version that it makes."""
     state: Digest
     momentum: Digest | None
+    residual: Digest | None
     contributions: tuple[Contribution, ...]
 
 
@@ -146,8 +168,9 @@ class Schedule:
         self.grants: dict[bytes, Grant] = {}
         self.accepted: dict[tuple[int, int], TrainingAccepted] = {}
         """By (path, round), until the path's modules have taken it in."""
-        self.last_path: dict[PeerId, int] = {}
-        """What a peer worked on last: it has that path's shard at hand."""
+        self.trained_by: dict[int, PeerId] = {}
+        """Who worked on a path last: it has its shard, states and moments at hand."""
+        self.debts = Debts()
 
     # ------------------------------------------------------------------ questions
 
@@ -204,6 +227,7 @@ class Schedule:
                     version=version,
                     state=self.view.states[module][-1],
                     momentum=self.view.momenta.get(module),
+                    residual=self.view.residual(module),
                     contributions=tuple(
                         self._contribution(each, module) for each in arrived if each
                     ),
@@ -213,6 +237,8 @@ class Schedule:
         """Return the blobs that a next step, a lease, an evaluation or a user of the run reads."""
         needed = {states[-1] for states in self.view.states.values()}
         needed |= set(self.view.momenta.values())
+        for module in self.view.states:
+            needed |= self._updates_needed(module)
         for path in self.live_paths if self.view.seeded else ():
             kept = self.view.kept_version(path)
             needed |= {digest for _, digest in self.view.path_states(path, kept)}
@@ -224,6 +250,9 @@ class Schedule:
             needed |= accepted.submission.digests()
         for grant in self.grants.values():
             needed |= {each.digest for each in (*grant.lease.modules, *grant.lease.moments)}
+        for path, round_ in self.debts:
+            lease = self.lease_again(path, round_)
+            needed |= {each.digest for each in (*lease.modules, *lease.moments)}
         for work in self._evaluations(behind=0):
             needed |= {digest for _, digest in self.view.path_states(work.path, work.round)}
         return needed | self._evidence()
@@ -236,6 +265,12 @@ class Schedule:
         sheets = {each.sheet.digest for each in self.view.sheets()}
         at = reshard.after_round
         return sheets | {states[at] for states in self.view.states.values() if len(states) > at}
+
+    def _updates_needed(self, module: ModuleId) -> set[Digest]:
+        """Those that lead to the newest version, and what the last of them left out."""
+        residual = self.view.residual(module)
+        newest = self.view.back_from(module, self.view.version(module))
+        return {update for update, _ in newest} | ({residual} if residual else set())
 
     def _moments_needed(self, path: int) -> set[Digest]:
         """Of every module the last two: the very last may be of a round that others have ahead."""
@@ -262,6 +297,7 @@ class Schedule:
         refusal = self._why_not(peer, spec)
         if refusal:
             return (), refusal
+        self.debts.came(peer)
         # Whoever asks holds nothing: it restarted, or never got our last answer.
         ended = tuple(
             LeaseEnded(held.lease.token, "its holder asked for another")
@@ -281,6 +317,7 @@ class Schedule:
         grant = self.grant_of(peer, token)
         if grant is None:
             return Fallen(reason="the lease ended: its time ran out, or it was given to another")
+        self.debts.came(peer)
         grant = replace(grant, beat=now, gone=math.inf)
         if done > grant.done:
             grant = replace(grant, done=done, moved=now)
@@ -289,7 +326,15 @@ class Schedule:
 
     def hand_back(self, peer: PeerId, token: bytes, reason: str) -> tuple[Change, ...]:
         """End a lease at its holder's wish."""
-        return (LeaseEnded(token, f"handed back: {reason}"),) if self.grant_of(peer, token) else ()
+        grant = self.grant_of(peer, token)
+        if grant is None:
+            return ()
+        ended = LeaseEnded(token, f"handed back: {reason}")
+        before = (grant.lease.path, grant.lease.round - 1)
+        debt = self.debts.get(before) if grant.lease.moments else None
+        if debt is None:
+            return (ended,)
+        return ended, *self.lost(before)  # their maker cannot work from them
 
     def submit(
         self, peer: PeerId, submission: Submission
@@ -302,12 +347,63 @@ class Schedule:
         wrong = self.misfit(lease, submission)
         if wrong:
             return (LeaseEnded(lease.token, wrong),), Fallen(reason=wrong)
+        if self.is_again(lease):
+            return self._made_again(lease, peer, submission), Stands()
         if lease.kind == "train":
             return (TrainingAccepted(lease.path, lease.round, peer, submission),), Stands()
         entry = self._entry(lease, peer, submission)
         return (LeaseEnded(lease.token, "done"), Recorded(entry)), Stands()
 
-    def stepped(self, step: DueStep, *, state: Digest, momentum: Digest) -> tuple[Change, ...]:
+    def is_again(self, lease: Lease) -> bool:
+        """Return whether a lease is of a round that has ended, for its moments alone."""
+        return lease.kind == "train" and lease.round <= self.view.path_version(lease.path)
+
+    def lease_again(self, path: int, round_: int) -> Lease:
+        """Return the lease, but for its token, under which `path` was trained in `round_`."""
+        return self._lease(_Work("train", path, round_), bytes(TOKEN_BYTES))
+
+    def kept(self, place: Place) -> tuple[Change, ...]:
+        """Note that the moments owed for `place` are here; nobody need make them again."""
+        ended = tuple(
+            LeaseEnded(grant.lease.token, "the moments are here after all")
+            for grant in self.grants.values()
+            if (grant.lease.path, grant.lease.round) == place and self.is_again(grant.lease)
+        )
+        return (*ended, MomentsKept(place)) if self.debts.get(place) else ()
+
+    def lost(self, place: Place) -> tuple[Change, ...]:
+        """Note that nobody can be expected to bring the moments of `place`."""
+        debt = self.debts.get(place)
+        moments = debt.moments if debt else self._told_moments(*place)
+        return (MomentsOwed(place, Debt(moments, None)),)
+
+    def restored(self, now: float) -> tuple[Change, ...]:
+        """Owe the newest moments of every path, once the saved changes are applied.
+
+        What was here before a restart is looked at once more; makers have a lease's time to live
+        to come back.
+        """
+        last = self.manifest.training.rounds
+        gone = now + self.manifest.schedule.lease_ttl
+        owed = {
+            (path, round_): Debt(moments, self.trained_by.get(path), gone)
+            for path in self.live_paths
+            if (round_ := self.view.path_version(path)) < last
+            and (moments := self._told_moments(path, round_))
+        }
+        for place, each in self.accepted.items():
+            if each.submission.moments and place[1] < last:
+                owed[place] = Debt(each.submission.moments, each.peer, gone)
+        return tuple(MomentsOwed(place, debt) for place, debt in owed.items())
+
+    def _told_moments(self, path: int, round_: int) -> tuple[ModuleDigest, ...]:
+        """Return the moments of `path` after `round_` as the ledger tells; none if it does not."""
+        told = self.view.path_moments(path, round_ + 1)
+        return tuple(ModuleDigest(module=m, digest=d) for m, d in told)
+
+    def stepped(
+        self, step: DueStep, *, state: Digest, momentum: Digest, quantised: Quantised | None = None
+    ) -> tuple[Change, ...]:
         """Record an outer step that was taken."""
         entry = ModuleUpdated(
             module=step.module,
@@ -315,6 +411,7 @@ class Schedule:
             contributions=step.contributions,
             state=state,
             momentum=momentum,
+            quantised=quantised,
         )
         return (Recorded(entry),)
 
@@ -324,16 +421,25 @@ class Schedule:
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that `peer`'s connection broke: its leases end soon unless it comes back."""
+        self.debts.went(peer, now)
         for token, grant in self.grants.items():
             if grant.peer == peer:
                 self.grants[token] = replace(grant, gone=now)
 
     def expire(self, now: float) -> tuple[Change, ...]:
-        """End the leases whose time ran out."""
-        return tuple(
-            LeaseEnded(token, f"{short_peer(grant.peer)} is silent, or does not get on")
-            for token, grant in self.grants.items()
-            if grant.deadline <= now
+        """End the leases whose time ran out, and give up moments whose maker is gone."""
+        lost = (
+            change
+            for place in self.debts.overdue(now, RECONNECT_SECONDS)
+            for change in self.lost(place)
+        )
+        return (
+            *lost,
+            *(
+                LeaseEnded(token, f"{short_peer(grant.peer)} is silent, or does not get on")
+                for token, grant in self.grants.items()
+                if grant.deadline <= now
+            ),
         )
 
     # ------------------------------------------------------------------ changes
@@ -344,21 +450,39 @@ class Schedule:
             case Grant():
                 self.grants[change.lease.token] = change
                 if change.lease.kind == "train":
-                    self.last_path[change.peer] = change.lease.path
+                    self.trained_by[change.lease.path] = change.peer
             case LeaseEnded():
                 self.grants.pop(change.token, None)
             case TrainingAccepted():
                 self.grants.pop(change.submission.token, None)
                 self.accepted[change.path, change.round] = change
+                if change.submission.moments and change.round < self.manifest.training.rounds:
+                    place = (change.path, change.round)
+                    self.debts.owe(place, Debt(change.submission.moments, change.peer))
             case TrainingDiscarded():
                 self.accepted.pop((change.path, change.round), None)
+                self.debts.drop((change.path, change.round))
+            case MomentsOwed():
+                self.debts.owe(change.place, change.debt)
+            case MomentsKept():
+                self.debts.pay(change.place)
             case Recorded():
                 self.view.apply(change.entry)
                 if isinstance(change.entry, ModuleUpdated):
+                    for each in change.entry.contributions:
+                        self.trained_by[each.path] = each.peer
                     self.forget_taken_in()
+                elif isinstance(change.entry, SpecAdopted):
+                    for path, round_ in self.debts:
+                        if not self.weights[-1][path]:  # nobody goes on from them
+                            self.debts.forget(path, round_)
 
     def forget_taken_in(self) -> None:
-        """Drop the accepted submissions that all modules of their path have taken in."""
+        """Drop what no round needs: accepted submissions that all modules of their path took in."""
+        rounds = self.manifest.training.rounds
+        for path in self.live_paths:
+            if self.view.path_version(path) == rounds:
+                self.debts.forget(path, rounds)
         for path, round_ in list(self.accepted):
             if self.view.path_version(path) >= round_:
                 del self.accepted[path, round_]
@@ -389,7 +513,8 @@ class Schedule:
             *sorted(self._scorings(peer), key=lambda work: self._preference(peer, work)),
             *self._evaluations(behind=0),
         ):
-            if taken[work] < work.places:
+            barred = work.kind == "train" and self.debts.bars(peer, work.path, work.round)
+            if not barred and taken[work] < work.places:
                 return work
         return None
 
@@ -402,17 +527,17 @@ class Schedule:
 
     def _trainings(self) -> Iterator[_Work]:
         for path in self.live_paths:
-            round_ = self.view.path_version(path) + 1
+            version = self.view.path_version(path)
+            round_ = self.debts.lost(path, version) or version + 1
             if round_ > self.manifest.training.rounds or (path, round_) in self.accepted:
                 continue
-            if self.manifest.epoch_of(round_) == self.view.epoch:
+            if self.manifest.epoch_of(round_) <= self.view.epoch:
                 yield _Work("train", path, round_)
 
     def _preference(self, peer: PeerId, work: _Work) -> tuple[int, bool, bool, int]:
         """The oldest round first; in it a path at hand, then one that nobody else has at hand."""
-        mine = self.last_path.get(peer) == work.path
-        others = any(p == work.path for who, p in self.last_path.items() if who != peer)
-        return work.round, not mine, others, work.path
+        last = self.trained_by.get(work.path)
+        return work.round, last != peer, last is not None, work.path
 
     def _evaluations(self, *, behind: int) -> Iterator[_Work]:
         """Evaluations to do of versions at least `behind` the newest of their path."""
@@ -434,15 +559,20 @@ class Schedule:
             f"{g.lease.kind} of path {g.lease.path} round {g.lease.round}"
             for g in list(self.grants.values())[:4]
         )
-        reason = f"all work is leased ({held})" if held else "an outer step is being taken"
-        if not held and self.scores:
-            wanted = next(self.scores.vacancies(self.live_paths), None)
-            reason = (
-                f"path {wanted.path} is to be scored by {wanted.places} more peers"
-                if wanted
-                else "the next router is being derived"
-            )
-        return NoLease(code="no-lease", reason=reason, retry_after=RETRY_SECONDS)
+        return NoLease(code="no-lease", reason=self._why_idle(held), retry_after=RETRY_SECONDS)
+
+    def _why_idle(self, held: str) -> str:
+        """Say what is waited for. held: some leases, in words."""
+        if held:
+            return f"all work is leased ({held})"
+        if owed := next(iter(self.debts), None):
+            return f"the moments of path {owed[0]} round {owed[1]} are still with their maker"
+        if not self.scores:
+            return "an outer step is being taken"
+        wanted = next(self.scores.vacancies(self.live_paths), None)
+        if wanted is None:
+            return "the next router is being derived"
+        return f"path {wanted.path} is to be scored by {wanted.places} more peers"
 
     def _lease(self, work: _Work, token: bytes) -> Lease:
         version = work.round if work.kind in ("evaluate", "score") else work.round - 1
@@ -496,6 +626,18 @@ class Schedule:
             return self._evaluated(lease, peer, submission.evaluation)
         assert submission.sheet is not None  # _misfit refused it before
         return Scored(path=lease.path, window=lease.window, peer=peer, sheet=submission.sheet)
+
+    def _made_again(self, lease: Lease, peer: PeerId, submission: Submission) -> tuple[Change, ...]:
+        place, ended = (lease.path, lease.round), LeaseEnded(lease.token, "done")
+        if self.debts.get(place) is None:
+            return (ended,)
+        owed = MomentsOwed(place, Debt(submission.moments, peer))
+        if submission.moments == self._told_moments(*place):
+            return ended, owed
+        replaced = MomentsReplaced(
+            path=lease.path, round=lease.round, peer=peer, moments=submission.moments
+        )
+        return ended, Recorded(replaced), owed
 
     def _seeded(self, peer: PeerId, submission: Submission) -> Seeded:
         trained = {blob.module: blob.digest for blob in submission.blobs}

@@ -3,7 +3,8 @@
 Save, then send: every change is in the journal before anybody hears of it, and nothing is awaited
 between a decision and its saving, so no lock is needed. Blobs of a submission are pulled over the
 submitter's own connection and checked before the submission counts: a volunteer may vanish
-afterwards. Outer steps are jobs of this node's worker process.
+afterwards. Moments follow in the background (`debts`). Outer steps are jobs of this node's worker
+process.
 """
 
 import logging
@@ -20,11 +21,14 @@ from dipaco.node.bell import Bell
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.data.sheets import sheets_agree
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.scheduling.debts import Debt, Place
 from dipaco.node.scheduling.schedule import (
     Change,
     DueStep,
     Grant,
     LeaseEnded,
+    MomentsKept,
+    MomentsOwed,
     Recorded,
     Schedule,
     TrainingAccepted,
@@ -40,7 +44,7 @@ from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.lease import TOKEN_BYTES, Lease, Sheet, Submission
+from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Sheet, Submission
 from dipaco.protocol.ledger import ModuleUpdated
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.moments import moments_bytes
@@ -100,6 +104,8 @@ class Scheduler:
         self.full = ""
         """Why nothing can be saved at present; empty: it can."""
         self._due = Bell()
+        self._collecting: set[Place] = set()
+        """Whose moments somebody is after."""
         self._held_blobs: set[Digest] = set()
         """What this run has in the blob store."""
         self._restore(now)
@@ -123,7 +129,10 @@ class Scheduler:
 
     def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
         """Take back a lease; nothing happens if it no longer stands."""
+        grant = self.schedule.grant_of(peer, request.token)
         self._make(self.schedule.hand_back(peer, request.token, request.reason))
+        if grant and not all(self._tools.blobs.has(each.digest) for each in grant.lease.moments):
+            self._make(self.schedule.lost((grant.lease.path, grant.lease.round - 1)))
         return Stands()
 
     async def submit(self, peer: PeerId, submission: Submission) -> Stands | Fallen:
@@ -136,17 +145,13 @@ class Scheduler:
             return self._count(peer, submission)
         if grant.lease.kind == "score":
             return await self._submit_sheet(peer, grant.lease, submission)
-        if self.schedule.misfit(grant.lease, submission):
-            return self._count(peer, submission)  # which says what is wrong with it
-        for digest, length in self._lengths(grant.lease, submission):
-            await self._pull(digest, length, peer)
-        inspect = Inspect(
-            manifest=self._manifest,
-            lease=grant.lease,
-            blobs=submission.blobs,
-            moments=submission.moments,
+        if self.schedule.misfit(grant.lease, submission) or self.schedule.is_again(grant.lease):
+            return self._count(peer, submission)  # which says what is wrong with it, or pulls none
+        for digest, length in self._lengths(grant.lease, submission.blobs):
+            await self._pull(digest, length, (peer,))
+        wrong = await self._inspect(
+            Inspect(manifest=self._manifest, lease=grant.lease, blobs=submission.blobs)
         )
-        wrong = await self._inspect(inspect)
         return await self._refuse(peer, submission, wrong) or self._count(peer, submission)
 
     async def _submit_sheet(
@@ -156,7 +161,7 @@ class Scheduler:
         sheet, scoring = submission.sheet, self.schedule.scoring
         if sheet is None or scoring is None or self.schedule.misfit(lease, submission):
             return self._count(peer, submission)  # which says what is wrong with it
-        await self._pull(sheet.digest, SCORE_BYTES * sheet.documents, peer)
+        await self._pull(sheet.digest, SCORE_BYTES * sheet.documents, (peer,))
         wrong = await self._inspect(
             InspectSheet(manifest=self._manifest, spec=self._spec, lease=lease, sheet=sheet)
         )
@@ -187,9 +192,9 @@ class Scheduler:
         await self._tools.blame(peer, wrong)
         return Fallen(reason=one_line(wrong))
 
-    async def _pull(self, blob: Digest, length: int, peer: PeerId) -> None:
+    async def _pull(self, blob: Digest, length: int, holders: tuple[PeerId, ...]) -> None:
         try:
-            await self._tools.exchange.fetch(blob, length=length, holders=(peer,))
+            await self._tools.exchange.fetch(blob, length=length, holders=holders)
         except DiskFull as full:
             raise self._no_room(full) from full
 
@@ -202,14 +207,14 @@ class Scheduler:
         self._make(changes)
         return reply
 
-    def _lengths(self, lease: Lease, submission: Submission) -> Iterator[tuple[Digest, int]]:
+    def _lengths(
+        self, lease: Lease, blobs: tuple[ModuleDigest, ...]
+    ) -> Iterator[tuple[Digest, int]]:
         """Yield what is submitted, and the only valid length of each."""
         top = self.schedule.view.topology
         encoding = "f32" if lease.kind == "seed" else self._manifest.training.deltas
-        for blob in submission.blobs:
+        for blob in blobs:
             yield blob.digest, encoded_bytes(encoding, top.elements(ModuleId(blob.module)))
-        for each in submission.moments:
-            yield each.digest, moments_bytes(top.elements(ModuleId(each.module)))
 
     async def _inspect(self, job: Inspect | InspectSheet) -> str:
         match await self._tools.worker.run(job, lambda progress: None):
@@ -228,10 +233,55 @@ class Scheduler:
     # ------------------------------------------------------------------ the run's own work
 
     async def serve(self) -> None:
-        """Expire leases and take outer steps until cancelled."""
+        """Expire leases, take outer steps and collect moments until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._take_steps)
+            while True:
+                for place in self.schedule.debts:
+                    if place not in self._collecting:
+                        self._collecting.add(place)
+                        nursery.start_soon(self._collect, place)
+                await self._due.wait()
+
+    async def _collect(self, place: Place) -> None:
+        """Bring the moments owed for a path and round here, from whoever has them, and check."""
+        refused: Debt | None = None
+        while (debt := self.schedule.debts.get(place)) is not None:
+            if refused is None or debt.moments != refused.moments:
+                try:
+                    refused = None if await self._brought(place, debt) else debt
+                except (Unavailable, DiskFull) as away:
+                    log.debug("moments of path=%d round=%d: %s", *place, away)
+            with trio.move_on_after(STEP_RETRY_SECONDS):
+                await self._due.wait()
+        self._collecting.discard(place)
+
+    async def _brought(self, place: Place, debt: Debt) -> bool:
+        """Return whether the moments are here and right; raises Unavailable, DiskFull."""
+        top = self.schedule.view.topology
+        holders = (debt.maker,) if debt.maker else ()
+        for each in debt.moments:
+            await self._pull(
+                each.digest, moments_bytes(top.elements(ModuleId(each.module))), holders
+            )
+        lease = self.schedule.lease_again(*place)
+        wrong = await self._inspect(
+            Inspect(manifest=self._manifest, lease=lease, blobs=(), moments=debt.moments)
+        )
+        now = self.schedule.debts.get(place)
+        if now is None or now.moments != debt.moments:
+            return True  # others are owed now, or none: the caller looks again
+        if wrong:
+            log.warning("moments of path=%d round=%d refused: %s", *place, wrong)
+            self._make(self.schedule.lost(place))
+            if debt.maker:
+                await self._tools.blame(debt.maker, wrong)
+            return False
+        self._held_blobs |= {each.digest for each in debt.moments}
+        self._make(self.schedule.kept(place))
+        self._forget_old_blobs()
+        return True
 
     async def _expire(self) -> None:
         while True:
@@ -261,11 +311,15 @@ class Scheduler:
             module=step.module,
             state=step.state,
             momentum=step.momentum,
+            residual=step.residual,
             contributions=step.contributions,
         )
         answer = await self._tools.worker.run(job, lambda progress: None)
         if isinstance(answer, Stepped):
-            self._make(self.schedule.stepped(step, state=answer.state, momentum=answer.momentum))
+            made = self.schedule.stepped(
+                step, state=answer.state, momentum=answer.momentum, quantised=answer.quantised
+            )
+            self._make(made)
             return
         if isinstance(answer, Failed) and answer.kind == "disk":
             raise self._no_room(DiskFull(answer.reason))
@@ -275,13 +329,9 @@ class Scheduler:
             await trio.sleep(STEP_RETRY_SECONDS)
 
     def _discard_lost(self, step: DueStep) -> bool:
-        """Have the paths trained again whose deltas or moments are no longer readable here."""
+        """Have the paths trained again whose deltas are no longer readable here."""
         has = self._tools.blobs.has
-        lost = [
-            each.path
-            for each in step.contributions
-            if not has(each.delta) or (each.moments is not None and not has(each.moments))
-        ]
+        lost = [each.path for each in step.contributions if not has(each.delta)]
         for path in lost:
             self._make(self.schedule.discard(path, step.version))
         return bool(lost)
@@ -336,6 +386,8 @@ class Scheduler:
                 journal.drop_lease(submission.token)
             case TrainingDiscarded(path=path, round=round_):
                 journal.drop_submission(run, "train", round_, path)
+            case MomentsOwed() | MomentsKept():
+                pass  # a restart looks at what is here
             case Recorded(entry=entry):
                 self._tools.catalogue.append(run, entry, self._tools.key)
 
@@ -359,9 +411,14 @@ class Scheduler:
                 log.info("accepted path=%d round=%d of=%s", path, round_, short_peer(peer))
             case TrainingDiscarded(path=path, round=round_):
                 log.warning("discarded path=%d round=%d: its blobs are lost", path, round_)
+            case MomentsOwed(place=(path, round_), debt=Debt(maker=None)):
+                log.warning("moments of path=%d round=%d are lost: made again", path, round_)
+            case MomentsKept(place=(path, round_)):
+                log.info("moments of path=%d round=%d are here", path, round_)
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):
+                    log.debug("stepped module=%s version=%d", entry.module, entry.version)
                     oldest = min(map(self.schedule.view.path_version, self.schedule.live_paths))
                     self._tools.journal.drop_submissions(self.run_id, before_round=oldest + 1)
 
@@ -380,6 +437,8 @@ class Scheduler:
                 TrainingAccepted(accepted.path, accepted.round, accepted.peer, submission)
             )
         self.schedule.forget_taken_in()
+        for owed in self.schedule.restored(now):
+            self.schedule.apply(owed)
         self._held_blobs = self.schedule.blobs_needed()
         self._make(self.schedule.adopt(spec_digest(self._spec)))
         if self.schedule.view.specs[0] != spec_digest(self._spec):

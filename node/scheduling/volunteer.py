@@ -19,6 +19,7 @@ from dipaco.node.control.status import TaskStatus
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.room import Room
+from dipaco.node.scheduling.inputs import Inputs, version_of
 from dipaco.node.scheduling.verification import Verifier
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
@@ -44,7 +45,6 @@ from dipaco.protocol.errors import (
 )
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.lease import Lease, ModuleDigest, Submission
-from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.words import one_line
@@ -98,8 +98,13 @@ class Volunteer:
         self._scheduler: PeerId = record.manifest.schedule.schedulers[0]
         self._specs: list[RouterSpec] = []
         """Verified, of every epoch so far."""
+        self._inputs = Inputs(
+            record, gear.catalogue, gear.blobs, gear.exchange, gear.worker, self._scheduler
+        )
         self._failures = 0
         self._tasks = 0
+        self._moments: dict[int, tuple[ModuleDigest, ...]] = {}
+        """Per path those that were handed in last: the scheduler may still be fetching them."""
         self._prepared = False
         """Whether the shards of the first window were made."""
 
@@ -206,7 +211,7 @@ class Volunteer:
             raise RemoteProtocolError("the lease names modules or a round that the path lacks")
         if lease.kind == "score" and not self._is_scored(lease):
             raise RemoteProtocolError("the lease is to score what the run does not score")
-        version = lease.round if lease.kind in ("evaluate", "score") else lease.round - 1
+        version = version_of(lease)
         for state in lease.modules:
             states = view.states.get(ModuleId(state.module), [])
             # Our copy of the ledger may be a little behind the lease, but never differs.
@@ -270,18 +275,11 @@ class Volunteer:
         self._make_room(lease)
 
     async def _fetch(self, lease: Lease) -> None:
-        top = self._record.view.topology
-        wanted = [(each.digest, top.state_bytes(ModuleId(each.module))) for each in lease.modules]
-        wanted += [
-            (each.digest, moments_bytes(top.elements(ModuleId(each.module))))
-            for each in lease.moments
-        ]
-        done, total = 0, sum(length for _, length in wanted)
+        def on_bytes(done: int, total: int) -> None:
+            self._board.say("modules", done=done / 1e6, total=total / 1e6, path=lease.path)
+
         with self._board.timed("fetch"):
-            for digest, length in wanted:
-                self._board.say("modules", done=done / 1e6, total=total / 1e6, path=lease.path)
-                await self._gear.exchange.fetch(digest, length=length, holders=(self._scheduler,))
-                done += length
+            await self._inputs.fetch(lease, on_bytes)
 
     async def _do(self, lease: Lease, beat: "_Beat") -> Answer:
         manifest, spec = self._record.manifest, self._spec(lease)
@@ -417,6 +415,8 @@ class Volunteer:
         if isinstance(reply, Fallen):
             self._board.refused += 1
             raise LeaseLost(reply.reason)
+        if submission.moments:
+            self._moments[lease.path] = submission.moments
         self._failures = 0
         self._board.accepted += 1
         self._board.tokens += submission.tokens
@@ -466,6 +466,7 @@ class Volunteer:
     def _make_room(self, lease: Lease) -> None:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
         kept = {each.digest for each in (*lease.modules, *lease.moments)}
+        kept |= {each.digest for moments in self._moments.values() for each in moments}
         self._gear.blobs.prune(kept, self._gear.store_bytes)
 
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import DigestField
 from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, ModuleName, Nats, Sheet, Size
-from dipaco.protocol.ledger import Contribution
+from dipaco.protocol.ledger import Contribution, Quantised
 from dipaco.protocol.ledger import Scored as SheetEntry
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.spec import RouterSpec
@@ -143,14 +143,34 @@ class OuterStep(Wire, frozen=True, kw_only=True):
     state: DigestField
     momentum: DigestField | None
     """None at version 0: zeros."""
+    residual: DigestField | None = None
+    """What the last packed update left out; None: nothing."""
     contributions: tuple[Contribution, ...]
 
 
 class Stepped(Wire, frozen=True, kw_only=True):
-    """The new state and momentum, left in the store."""
+    """What the step made, left in the store."""
 
     state: DigestField
     momentum: DigestField
+    quantised: Quantised | None = None
+    """Where the manifest packs updates."""
+
+
+class Advance(Wire, frozen=True, kw_only=True):
+    """Make a later version of a module's state by packed updates; NumPy alone, no torch."""
+
+    manifest: Manifest
+    module: ModuleName
+    state: DigestField
+    updates: Annotated[tuple[DigestField, ...], Meta(min_length=1)]
+    """In their order."""
+
+
+class Advanced(Wire, frozen=True, kw_only=True):
+    """The later version, left in the store."""
+
+    state: DigestField
 
 
 class Describe(Wire, frozen=True, kw_only=True):
@@ -232,6 +252,7 @@ Job = (
     | Inspect
     | InspectSheet
     | OuterStep
+    | Advance
     | Describe
     | Fit
 )
@@ -243,6 +264,7 @@ Answer = (
     | Scored
     | Inspected
     | Stepped
+    | Advanced
     | Described
     | Fitted
     | Failed

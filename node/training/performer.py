@@ -18,6 +18,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import (
+    Advance,
     Answer,
     Derive,
     Describe,
@@ -31,7 +32,7 @@ from dipaco.node.training.jobs import (
     Score,
     Train,
 )
-from dipaco.node.training.outer import inspect, take_outer_step
+from dipaco.node.training.outer import advance_state, inspect, take_outer_step
 from dipaco.protocol.batches import DENSE
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Performer:
                 return inspect(self._blobs, job)
             case OuterStep():
                 return take_outer_step(self._blobs, job)
+            case Advance():
+                return advance_state(self._blobs, job)
             case Describe():
                 return self.trainer().describe()
             case Fit():

@@ -128,6 +128,8 @@ class ReferenceRun:
     on_progress: OnProgress
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
     momenta: dict[ModuleId, Digest] = field(default_factory=dict)
+    residuals: dict[ModuleId, Digest] = field(default_factory=dict)
+    """Per module what its last packed update left out."""
     moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
     """Per path what its last round left of AdamW's; nothing where they begin anew."""
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
@@ -218,6 +220,7 @@ class ReferenceRun:
             module=module,
             state=self.states[module][-1],
             momentum=self.momenta.get(module),
+            residual=self.residuals.get(module),
             contributions=tuple(
                 Contribution(
                     path=path,
@@ -233,6 +236,8 @@ class ReferenceRun:
         assert isinstance(answer, Stepped)
         self.states[module].append(answer.state)
         self.momenta[module] = answer.momentum
+        if answer.quantised:
+            self.residuals[module] = answer.quantised.residual
 
     def _lease(self, kind: LeaseKind, path: int, round_: int) -> Lease:
         """The lease that a scheduler would grant; nobody else is there to be fenced off."""

@@ -6,6 +6,7 @@ a bias, a scaled rotary embedding, another activation. Tensors are read one at a
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,8 @@ from dipaco.protocol.topology import Tensor, topology
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 64 << 20  # bytes of config or index; an index of 100,000 tensors has 10 MB
-DEFAULTS: Final = {  # what LlamaConfig takes for a field that config.json leaves out
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-}
+DEFAULTS: Final = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+"""What LlamaConfig takes for a number that config.json leaves out."""
 ONLY: Final = {  # the values of fields that this model has no choice of; None: left out
     "model_type": ("llama",),
     "hidden_act": ("silu", None),
@@ -76,28 +74,27 @@ def read_checkpoint(folder: Path) -> LlamaCheckpoint:
         if where.get("partial_rotary_factor", 1.0) not in (1.0, None):
             raise ConfigError(f"{path}: partial_rotary_factor: this model rotates whole heads")
     hidden, heads = _whole(path, config, "hidden_size"), _whole(path, config, "num_attention_heads")
-    head_dim = config.get("head_dim")
-    if head_dim is not None and head_dim * heads != hidden:
+    head_dim = _whole(path, config, "head_dim", hidden // heads)
+    if head_dim * heads != hidden:
         raise ConfigError(
             f"{path}: head_dim: {head_dim} times {heads} heads is not hidden_size {hidden}"
         )
-    plain: dict[str, Any] = DEFAULTS | {k: v for k, v in config.items() if v is not None}
     end = config.get("eos_token_id")
     if isinstance(end, list):  # several tokens may end a text: the first is the one we write
         end = end[0] if end else None
-    if end is not None and not isinstance(end, int):
+    if end is not None and type(end) is not int:
         raise ConfigError(f"{path}: eos_token_id: {end!r} is no id")
     return LlamaCheckpoint(
         folder=folder,
         model={
             "d_model": hidden,
             "heads": heads,
-            "kv_heads": config.get("num_key_value_heads") or heads,
+            "kv_heads": _whole(path, config, "num_key_value_heads", heads),
             "d_ff": _whole(path, config, "intermediate_size"),
             "context": _whole(path, config, "max_position_embeddings"),
-            "rope_theta": float(rope.get("rope_theta", plain["rope_theta"])),
-            "norm_eps": plain["rms_norm_eps"],
-            "tied": plain["tie_word_embeddings"],
+            "rope_theta": _number(path, rope if rope.get("rope_theta") else config, "rope_theta"),
+            "norm_eps": _number(path, config, "rms_norm_eps"),
+            "tied": _tied(path, config),
         },
         blocks=_whole(path, config, "num_hidden_layers"),
         vocabulary=_whole(path, config, "vocab_size"),
@@ -205,8 +202,24 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _whole(path: Path, config: Mapping[str, Any], name: str) -> int:
+def _whole(path: Path, config: Mapping[str, Any], name: str, default: int | None = None) -> int:
     value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    value = default if value is None else value
+    if type(value) is not int or value < 1:  # True is an int to isinstance
         raise ConfigError(f"{path}: {name}: {value!r} is no positive whole number")
+    return value
+
+
+def _number(path: Path, config: Mapping[str, Any], name: str) -> float:
+    value = config.get(name)
+    value = DEFAULTS[name] if value is None else value
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise ConfigError(f"{path}: {name}: {value!r} is no positive number")
+    return float(value)
+
+
+def _tied(path: Path, config: Mapping[str, Any]) -> bool:
+    value = config.get("tie_word_embeddings", False)
+    if type(value) is not bool:
+        raise ConfigError(f"{path}: tie_word_embeddings: {value!r} is neither true nor false")
     return value

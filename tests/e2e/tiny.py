@@ -32,6 +32,8 @@ rounds = 2
 inner_steps = 60
 batch = 8
 inner_state = "carry"
+deltas = "int8"
+updates = "int4"
 early_stopping = true
 precision = "bf16"
 [training.inner]

@@ -23,6 +23,8 @@ from dipaco.protocol.ledger import (
     Evaluated,
     LedgerRecord,
     ModuleUpdated,
+    MomentsReplaced,
+    Quantised,
     Scored,
     Seeded,
     SpecAdopted,
@@ -343,8 +345,10 @@ def _entries() -> tuple[Wire, ...]:
             ),
             state=digest("state"),
             momentum=digest("momentum"),
+            quantised=Quantised(update=digest("update"), residual=digest("residual")),
         ),
         Scored(path=1, window=0, peer=peer("b"), sheet=SHEET),
+        MomentsReplaced(path=0, round=2, peer=peer("c"), moments=MODULES),
     )
     chain, previous = [], NO_RECORD
     for seq, entry in enumerate(entries):

@@ -3,9 +3,10 @@
 import math
 import struct
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dipaco.protocol.batches import learning_rate
@@ -17,11 +18,13 @@ from dipaco.protocol.delta import (
     encode_delta,
     encoded_bytes,
     largest_update,
+    rounding,
 )
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.manifest import Adam, Nesterov, Training
 
-ENCODINGS: list[Encoding] = ["f32", "bf16"]
+FLOATS: list[Encoding] = ["f32", "bf16"]
+ENCODINGS: list[Encoding] = [*FLOATS, "int8", "int4"]
 LARGEST_BF16 = float.fromhex("0x1.fep127")
 TRAINING = Training(
     seed_steps=3, rounds=2, inner_steps=4, batch=1, inner=Adam(lr=0.01, warmup=2), outer=Nesterov()
@@ -60,7 +63,7 @@ def test_bf16_is_the_nearest_value_for_every_float(values: list[float]) -> None:
     assert decoded.tolist() == [nearest_bf16(value) for value in values]
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", FLOATS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_neither_encoded_nor_decoded(encoding: Encoding, bad: float) -> None:
     with pytest.raises(ValueError, match="NaN"):
@@ -124,6 +127,45 @@ def test_the_worst_gradients_come_near_the_bound_and_a_tenth_more_is_refused() -
         check_bound(array(-limit * 1.001, 0.0), array(-2.0, 0.0), TRAINING, 1)
     honest = 2.0 - adam_path([1.0] * 4, 2.0, 1)
     assert honest > 0.7 * limit
+
+
+@given(st.sampled_from(["int8", "int4"]), st.floats(1e-4, 1e-1), st.integers(-3, 0))
+def test_the_bound_gives_way_by_half_a_step_and_no_more(
+    encoding: Encoding, lr: float, halvings: int
+) -> None:
+    training = msgspec.structs.replace(TRAINING, inner=Adam(lr=lr, warmup=2))
+    reach = sum(learning_rate(training, k) for k in (3, 4, 5, 6))
+    limit = 1.05 * reach * largest_update(0.9, 0.95) * (1 + 0.1 * reach)  # of a weight of 0
+    step = 2.0 ** (math.frexp(limit)[1] + halvings)  # at most twice the limit
+    largest = {"int8": 127, "int4": 7}[encoding] * step  # decay moves a large weight so far
+    state = array(0.0, 1e9)
+    honest = encode_delta(array(limit * 0.999999, largest), encoding)
+    found, rounded = decode_delta(honest, encoding, 2), rounding(honest, encoding, 2)
+    check_bound(found, state, training, 1, rounded=rounded)
+    found[0] += np.float32(step)
+    assume(found[0] > (limit + step / 2) * 1.000001 and found[0] <= largest)
+    forged = encode_delta(found, encoding)
+    assert decode_delta(forged, encoding, 2).tolist() == found.tolist()
+    with pytest.raises(RemoteProtocolError, match="element 0"):
+        check_bound(found, state, training, 1, rounded=rounding(forged, encoding, 2))
+
+
+def test_rounding_up_passes_the_bound_of_what_was_rounded() -> None:
+    """Without the half step an honest delta would be refused."""
+    training = msgspec.structs.replace(TRAINING, inner=Adam(lr=0.013, warmup=2))
+    reach = sum(learning_rate(training, k) for k in (3, 4, 5, 6))
+    limit = 1.05 * reach * largest_update(0.9, 0.95) * (1 + 0.1 * reach)
+    step = 2.0 ** math.frexp(limit)[1]
+    data = encode_delta(array(limit, 7 * step), "int4")
+    found = decode_delta(data, "int4", 2)
+    assert found[0] == step > limit
+    with pytest.raises(RemoteProtocolError, match="element 0"):
+        check_bound(found, array(0.0, 1e9), training, 1)
+
+
+def test_what_floats_round_is_within_the_slack() -> None:
+    for encoding in FLOATS:
+        assert rounding(encode_delta(array(1.0), encoding), encoding, 1) is None
 
 
 def test_the_largest_update_is_that_of_the_method() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dipaco.protocol.manifest import Nesterov
-from dipaco.protocol.outer_step import Float32, outer_step
+from dipaco.protocol.outer_step import Float32, advance, outer_step, outer_update, quantise
+from dipaco.protocol.quantised import Bits, packed_bytes, unpack
 
 OUTER = Nesterov()
 
@@ -94,3 +95,33 @@ def test_uniform_weights_are_those_of_equal_shards() -> None:
     uniform = outer_step(array(1.0, 2.0), None, [1, 20, 300], deltas, Nesterov(weights="uniform"))
     equal = outer_step(array(1.0, 2.0), None, [7, 7, 7], deltas, OUTER)
     assert [part.tobytes() for part in uniform] == [part.tobytes() for part in equal]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_packed_update_leaves_out_what_the_next_one_brings(bits: Bits) -> None:
+    draw = np.random.default_rng(3)
+    state = start = draw.normal(size=300).astype(np.float32)
+    residual = momentum = np.zeros_like(state)
+    wanted = np.zeros(300)
+    for _ in range(6):
+        delta = (0.01 * draw.normal(size=300)).astype(np.float32)
+        update, momentum = outer_update(momentum, [1], [delta], OUTER)
+        data, left = quantise(update, residual, bits)
+        assert len(data) == packed_bytes(bits, 300)
+        assert (update + residual - unpack(data, bits, 300)).tobytes() == left.tobytes()
+        state, residual = advance(state, data, bits), left
+        wanted += update
+    moved = start.astype(float) - state  # all that was wanted but the last residual
+    assert moved == pytest.approx(wanted - residual, abs=1e-5)
+    assert np.abs(residual).max() < np.abs(update).max() / (4 if bits == 4 else 64)
+
+
+def test_the_packed_update_of_the_check_values() -> None:
+    update = array(0.7, -0.35, 0.05, 0.1, -0.15, 0.25, 0.0, 0.8)
+    residual = array(0, 0, 0, 0, 0, 0, 0, 0.075)
+    data, left = quantise(update, residual, 4)
+    assert data.hex() == "fd5e98a7f8"  # docs/method.md 7.3
+    assert left.tolist() == pytest.approx([-0.05, 0.025, 0.05, -0.025, -0.025, 0, 0, 0], abs=1e-7)
+    assert advance(array(*[1.0] * 8), data, 4).tolist() == [
+        0.25, 1.375, 1.0, 0.875, 1.125, 0.75, 1.0, 0.125,
+    ]  # fmt: skip

@@ -15,6 +15,8 @@ from dipaco.protocol.ledger import (
     Entry,
     Evaluated,
     ModuleUpdated,
+    MomentsReplaced,
+    Quantised,
     Scored,
     Seeded,
     SpecAdopted,
@@ -270,3 +272,58 @@ def test_modules_and_evaluations_may_come_in_any_order(
     )
     assert told.finished(lambda version: range(4))
     assert facts(told) == facts(view(whole_run()))
+
+
+def packed(entry: ModuleUpdated) -> ModuleUpdated:
+    name = f"{entry.module} {entry.version}"
+    return replace(
+        entry,
+        quantised=Quantised(update=digest(f"update {name}"), residual=digest(f"residual {name}")),
+    )
+
+
+@pytest.mark.parametrize(("updates", "known"), [("int8", 3), ("int4", 7)])
+def test_updates_lead_back_as_far_as_they_are_less_than_a_state(updates: str, known: int) -> None:
+    training = replace(MANIFEST.training, updates=updates, rounds=9)
+    followed = RunView(replace(MANIFEST, training=training))
+    for entry in (ADOPTED, SEEDED):
+        followed.apply(entry)
+    stem = ModuleId("stem")
+    assert followed.residual(stem) is None and not list(followed.back_from(stem, 0))
+    for version in range(1, 10):
+        followed.apply(packed(updated("stem", version)))
+        assert followed.residual(stem) == digest(f"residual stem {version}")
+    expected = [
+        (digest(f"update stem {v}"), digest(f"stem {v - 1}")) for v in range(9, 9 - known, -1)
+    ]
+    assert list(followed.back_from(stem, 9)) == expected
+    assert list(followed.back_from(stem, 2)) == [
+        (digest("update stem 2"), digest("stem 1")),
+        (digest("update stem 1"), digest("stem 0")),
+    ]
+
+
+def test_updates_are_packed_exactly_where_the_manifest_says_so() -> None:
+    whole = view((ADOPTED, SEEDED))
+    with pytest.raises(RemoteProtocolError, match="packed update"):
+        whole.apply(packed(updated("stem", 1)))
+    small = RunView(replace(MANIFEST, training=replace(MANIFEST.training, updates="int4")))
+    for entry in (ADOPTED, SEEDED):
+        small.apply(entry)
+    with pytest.raises(RemoteProtocolError, match="packed update"):
+        small.apply(updated("stem", 1))
+    assert not list(whole.back_from(ModuleId("stem"), 0))
+
+
+def test_moments_that_were_made_again_are_those_that_the_path_goes_on_from() -> None:
+    built = view(entry for entry in whole_run() if getattr(entry, "version", 0) <= 1)
+    names = TOP.path_modules[1]
+    named = tuple(ModuleDigest(module=m, digest=digest(f"again {m}")) for m in names)
+    entry = MomentsReplaced(path=1, round=1, peer=peer("b"), moments=named)
+    for wrong in (replace(entry, round=2), replace(entry, moments=named[:-1])):
+        with pytest.raises(RemoteProtocolError, match="moments of path 1"):
+            built.apply(wrong)
+    others = built.path_moments(0, 2)
+    built.apply(entry)
+    assert built.path_moments(1, 2) == tuple((m, digest(f"again {m}")) for m in names)
+    assert built.path_moments(0, 2) == others and not built.path_moments(1, 1)

@@ -10,6 +10,8 @@ from dipaco.node.data.documents import Document
 from dipaco.node.data.relabelling import LabelledMeans, LedgerSheets
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import (
+    Advance,
+    Advanced,
     Answer,
     Derive,
     Derived,
@@ -35,8 +37,10 @@ from dipaco.node.training.jobs import (
     Trained,
 )
 from dipaco.protocol.canonical import encode
+from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.lease import Evaluation, ModuleDigest, Sheet
+from dipaco.protocol.ledger import Quantised
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.routing.fit import RouterFit
@@ -116,6 +120,8 @@ class FakeWorker:
     """What an inspection finds."""
     bias: dict[int, int] = field(default_factory=dict)
     """Added to its scores of a path: within the tolerance a machine's own, beyond it a lie."""
+    forgetful: bool = False
+    """Packed updates that it makes are gone at once."""
     done: list[Job] = field(default_factory=list)
     pid: int | None = None
 
@@ -151,6 +157,8 @@ class FakeWorker:
                 return Inspected(wrong=self.wrong)
             case OuterStep():
                 return self._step(job)
+            case Advance():
+                return self._advance(job)
             case Describe():
                 return Described(
                     device="cpu", name="fake", driver="", memory=8 << 30, usable=7 << 30
@@ -212,10 +220,29 @@ class FakeWorker:
         for contribution in job.contributions:
             assert self.blobs.has(contribution.delta)
         inputs = [c.delta for c in job.contributions]
+        momentum = self._made(length, b"momentum", job.momentum or b"", *inputs)
+        encoding = job.manifest.training.updates
+        if encoding == "f32":
+            state = self._made(length, b"state", job.state, *inputs)
+            return Stepped(state=state, momentum=momentum)
+        packed = encoded_bytes(encoding, topology(job.manifest).elements(ModuleId(job.module)))
+        update = self._made(packed, b"update", job.residual or b"", *inputs)
+        if self.forgetful:
+            self.blobs.remove(update)
         return Stepped(
-            state=self._made(length, b"state", job.state, *inputs),
-            momentum=self._made(length, b"momentum", job.momentum or b"", *inputs),
+            state=self._made(length, b"state", job.state, update),
+            momentum=momentum,
+            quantised=Quantised(
+                update=update, residual=self._made(length, b"residual", update, *inputs)
+            ),
         )
+
+    def _advance(self, job: Advance) -> Advanced:
+        length, state = topology(job.manifest).state_bytes(ModuleId(job.module)), job.state
+        for update in job.updates:
+            assert self.blobs.has(update) and self.blobs.has(state)
+            state = self._made(length, b"state", state, update)
+        return Advanced(state=state)
 
     def _made(self, length: int, *inputs: bytes) -> Digest:
         return self.blobs.write(hashlib.shake_256(b"|".join(inputs)).digest(length))

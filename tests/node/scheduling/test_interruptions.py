@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from dipaco.node.storage.journal import Journal
@@ -22,7 +23,8 @@ from tests.values import manifest
 VALUE = manifest(
     grid=Grid(
         levels=(Level(experts=2, blocks=1), Level(experts=1, blocks=1)), path_specific_blocks=()
-    )
+    ),
+    training=replace(manifest().training, updates="int4"),
 )
 """Two paths: so few that every step can be gone through."""
 
@@ -81,20 +83,50 @@ async def test_a_node_killed_after_every_step_of_its_journal_changes_no_digest(
     assert ended == await undisturbed(tmp_path, VALUE)
 
 
-async def test_moments_that_the_scheduler_lost_are_made_again_with_their_path(
+async def test_moments_that_nobody_has_any_more_are_made_again_and_nothing_else(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Their maker dies for good in the moment in which its pseudo-gradients count."""
+    found(tmp_path, VALUE)
+    scheduler = await swarm.start(SCHEDULER)
+    anna = await swarm.start("anna")
+    taken: set[tuple[int, int]] = set()
+
+    def kill_anna(name: str, journal: Journal) -> bool:
+        if name == SCHEDULER and not taken:
+            taken.update((each.path, each.round) for each in journal.submissions(run_id(VALUE)))
+            if taken:
+                swarm.network.kill(anna.parts.me)
+                anna.scope.cancel()
+        return False
+
+    swarm.after_commit = kill_anna
+    await anna.ended.wait()
+    bert = await swarm.start("bert")
+    await until(lambda: scheduler.overview.ledger().finished)
+    trained = [job.lease for job in bert.worker.done if isinstance(job, Train)]
+    assert sorted((lease.path, lease.round) for lease in trained) == [
+        (path, round_) for path in (0, 1) for round_ in (1, 2)
+    ]  # anna's path once more, and what she had not done
+    assert len(taken) == 1
+    assert states(scheduler) == await undisturbed(tmp_path, VALUE)
+
+
+async def test_moments_that_the_scheduler_lost_come_from_their_maker_or_are_made_again(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     found(tmp_path, VALUE)
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
     schedulers = scheduler.parts.desk.schedulers
-    await until(
-        lambda: run_id(VALUE) in schedulers and bool(schedulers[run_id(VALUE)].schedule.accepted)
-    )
-    (accepted,) = schedulers[run_id(VALUE)].schedule.accepted.values()
+    await until(lambda: run_id(VALUE) in schedulers)
+    schedule = schedulers[run_id(VALUE)].schedule
+    await until(lambda: bool(schedule.accepted) and not list(schedule.debts))
+    (accepted,) = schedule.accepted.values()
     scheduler.parts.blobs.remove(accepted.submission.moments[-1].digest)
+    await swarm.kill(anna)
+    bert = await swarm.start("bert")
     await until(lambda: scheduler.overview.ledger().finished)
-    trained = [job.lease for job in anna.worker.done if isinstance(job, Train)]
-    again = [(lease.path, lease.round) for lease in trained]
-    assert again.count((accepted.path, accepted.round)) == 2 and len(again) == 1 + 2 * 2 + 1
+    trained = [job.lease for job in bert.worker.done if isinstance(job, Train)]
+    assert sum((each.path, each.round) == (accepted.path, 1) for each in trained) == 1
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)

@@ -85,6 +85,11 @@ class Desk:
             self.make(self.schedule.stepped(each, state=state, momentum=digest("momentum")))
         return len(due)
 
+    def arrive(self) -> None:
+        """All moments that are owed are here."""
+        for place in self.schedule.debts:
+            self.make(self.schedule.kept(place))
+
     def seed(self, who: PeerId = ANNA) -> None:
         assert self.submit(who, self.lease(who)) == Stands()
 
@@ -247,8 +252,13 @@ def run_to_end(desk: Desk, peers: list[PeerId], chance: random.Random) -> list[L
             desk.make(desk.schedule.hand_back(who, held.pop(who).token, "paused"))
         else:
             lease = held.pop(who)
-            if desk.submit(who, lease) == Stands() and lease.kind == "train":
+            again = desk.schedule.is_again(lease)
+            if desk.submit(who, lease) == Stands() and lease.kind == "train" and not again:
                 trained.append(lease)
+        if chance.random() < 0.3:
+            desk.arrive()
+        elif chance.random() < 0.1:
+            desk.schedule.gone(who, now)
         desk.make(desk.schedule.expire(now))
         if chance.random() < 0.5:
             desk.step()
@@ -313,6 +323,7 @@ def one_round(desk: Desk) -> None:
     for _ in range(4):
         desk.submit(ANNA, desk.lease(ANNA))
     desk.step()
+    desk.arrive()
 
 
 def test_a_lease_names_the_moments_that_the_path_handed_in_for_the_round_before(

@@ -32,12 +32,14 @@ def resharding(*, scorers: int = 1, windows: int = 1) -> Manifest:
 class Desk:
     """A schedule that has come to the scoring, all shells' order kept: changes, then the reply."""
 
-    def __init__(self, run: Manifest, weights: tuple[int, ...] = WEIGHTS) -> None:
+    def __init__(
+        self, run: Manifest, weights: tuple[int, ...] = WEIGHTS, *, rounds: int = 1
+    ) -> None:
         self.schedule = Schedule(run, RUN, weights)
         self.tokens = 0
         self.make(self.schedule.adopt(SPEC))
         self.do(ANNA, self.lease(ANNA))
-        self.rounds(1)
+        self.rounds(rounds)
 
     def make(self, changes: tuple[Change, ...]) -> None:
         for change in changes:
@@ -67,7 +69,16 @@ class Desk:
             state = digest(f"{due.module} {due.version}")
             self.make(self.schedule.stepped(due, state=state, momentum=digest("momentum")))
 
-    def do(self, who: PeerId, lease: Lease, sheet: str = "honest", documents: int = 20) -> object:
+    def do(
+        self,
+        who: PeerId,
+        lease: Lease,
+        sheet: str = "honest",
+        *,
+        documents: int = 20,
+        collect: bool = True,
+    ) -> object:
+        """Hand in what a lease asks for; collect: moments come at once."""
         names = self.schedule.view.topology.path_modules[lease.path]
         trained = lease.kind in ("seed", "train")
         place = f"{lease.kind} {lease.path} {lease.round}"
@@ -88,6 +99,8 @@ class Desk:
         )
         changes, reply = self.schedule.submit(who, submission)
         self.make(changes)
+        if collect and lease.kind == "train":
+            self.make(self.schedule.kept((lease.path, lease.round)))
         return reply
 
     def of_path(self, path: int, spec: Digest = SPEC, now: float = 0.0) -> tuple[PeerId, Lease]:
@@ -197,6 +210,31 @@ def test_the_switch_is_one_record_and_the_next_round_is_by_the_new_router() -> N
     desk.step()
     late = desk.lease(BERT, NEXT)
     assert late.kind == "evaluate" and late.spec == (SPEC if late.round < 2 else NEXT)
+
+
+def test_moments_that_the_new_router_has_no_use_for_are_waited_for_no_longer() -> None:
+    desk = Desk(resharding(), rounds=0)
+    while desk.schedule.view.path_version(3) < 1:
+        desk.do(ANNA, desk.lease(ANNA), collect=False)
+        desk.step()
+    desk.score_all(ANNA)
+    desk.schedule.weights.append((10, 0, 20, 30))
+    assert {path for path, _ in desk.schedule.debts} == {0, 1, 2, 3}
+    desk.make(desk.schedule.switch(NEXT))
+    assert {path for path, _ in desk.schedule.debts} == {0, 2, 3}
+
+
+def test_a_round_whose_moments_were_lost_is_made_again_by_its_own_router() -> None:
+    desk = Desk(resharding())
+    desk.score_all(ANNA)
+    desk.schedule.weights.append(WEIGHTS)
+    desk.make(desk.schedule.switch(NEXT))
+    desk.make(desk.schedule.lost((2, 1)))
+    _, lease = desk.of_path(2, NEXT)
+    assert (lease.kind, lease.round, lease.spec) == ("train", 1, SPEC)
+    assert [each.digest for each in lease.modules] == [
+        digest(f"seed 0 0 {each.module}".replace("E1", "E0")) for each in lease.modules
+    ]
 
 
 def test_a_path_without_documents_before_goes_on_with_its_modules_where_all_stand() -> None:

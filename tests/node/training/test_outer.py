@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
-from dipaco.node.training.jobs import Inspect, OuterStep
-from dipaco.node.training.outer import inspect, take_outer_step
+from dipaco.node.training.jobs import Advance, Inspect, OuterStep
+from dipaco.node.training.outer import advance_state, inspect, take_outer_step
 from dipaco.protocol.batches import learning_rate
-from dipaco.protocol.delta import Encoding, encode_delta
+from dipaco.protocol.delta import Encoding, decode_delta, encode_delta, largest_update
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.lease import LeaseKind, ModuleDigest
 from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.manifest import Adam, Manifest
 from dipaco.protocol.moments import Moments, encode_moments, moments_bytes
-from dipaco.protocol.outer_step import outer_step
+from dipaco.protocol.outer_step import advance, outer_step, outer_update, quantise
+from dipaco.protocol.quantised import Bits
 from dipaco.protocol.topology import STEM, topology
 from tests.node.training.small import lease, small_manifest
 from tests.values import digest, peer
@@ -47,13 +48,13 @@ def inspection(
     return inspect(blobs, job).wrong
 
 
-@pytest.mark.parametrize("encoding", ["f32", "bf16"])
+@pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4"])
 def test_two_outer_steps_in_a_row_equal_the_plain_function(
     blobs: BlobStore, encoding: Encoding
 ) -> None:
     training = msgspec.structs.replace(VALUE.training, deltas=encoding)
     value = msgspec.structs.replace(VALUE, training=training)
-    deltas = [np.sign(STATE) * np.float32(2.0**-k) for k in (4, 5)]  # exact in both encodings
+    deltas = [np.sign(STATE) * np.float32(2.0**-k) for k in (4, 5)]  # exact in all encodings
     contributions = tuple(
         Contribution(
             path=path,
@@ -80,6 +81,49 @@ def test_two_outer_steps_in_a_row_equal_the_plain_function(
         assert blobs.read_array(stepped.momentum, state.size).tobytes() == momentum.tobytes()
 
 
+@pytest.mark.parametrize(("updates", "bits"), [("int8", 8), ("int4", 4)])
+def test_packed_updates_lead_whoever_holds_an_earlier_version_to_the_same_bytes(
+    blobs: BlobStore, updates: str, bits: Bits
+) -> None:
+    value = msgspec.structs.replace(
+        VALUE, training=msgspec.structs.replace(VALUE.training, updates=updates)
+    )
+    draw = np.random.default_rng(1)
+    state, first = STATE, blobs.write_array(STATE)
+    momentum = residual = np.zeros_like(STATE)
+    made, momentum_digest, residual_digest, packed = first, None, None, []
+    for _ in range(2):
+        delta = (0.01 * draw.normal(size=STATE.size)).astype(np.float32)
+        contribution = Contribution(
+            path=0, peer=peer("anna"), delta=blobs.write_array(delta), weight=10
+        )
+        stepped = take_outer_step(
+            blobs,
+            OuterStep(
+                manifest=value,
+                module=STEM,
+                state=made,
+                momentum=momentum_digest,
+                residual=residual_digest,
+                contributions=(contribution,),
+            ),
+        )
+        update, momentum = outer_update(momentum, [10], [delta], VALUE.training.outer)
+        data, residual = quantise(update, residual, bits)
+        state = advance(state, data, bits)
+        assert stepped.quantised is not None
+        made, momentum_digest = stepped.state, stepped.momentum
+        residual_digest = stepped.quantised.residual
+        packed.append(stepped.quantised.update)
+        assert blobs.read(packed[-1], len(data)) == data
+        assert blobs.read_array(made, STATE.size).tobytes() == state.tobytes()
+        assert blobs.read_array(residual_digest, STATE.size).tobytes() == residual.tobytes()
+    blobs.remove(made)
+    job = Advance(manifest=value, module=STEM, state=first, updates=tuple(packed))
+    assert advance_state(blobs, job).state == made
+    assert blobs.read_array(made, STATE.size).tobytes() == state.tobytes()
+
+
 def test_an_honest_delta_passes(blobs: BlobStore) -> None:
     assert inspection(blobs, blobs.write_array(np.full_like(STATE, 0.5 * LIMIT))) == ""
 
@@ -87,6 +131,22 @@ def test_an_honest_delta_passes(blobs: BlobStore) -> None:
 def test_a_delta_beyond_what_adamw_can_do_is_named(blobs: BlobStore) -> None:
     wrong = inspection(blobs, blobs.write_array(np.full_like(STATE, 3 * LIMIT)))
     assert wrong.startswith("module stem: element ") and wrong.endswith("in round 1")
+
+
+def test_an_honest_delta_that_was_rounded_beyond_the_bound_passes(blobs: BlobStore) -> None:
+    # With this rate the furthest of AdamW is 5.6 steps of 2^-7, so it is encoded as 6.
+    training = msgspec.structs.replace(VALUE.training, inner=Adam(lr=0.0133, warmup=2))
+    plain = msgspec.structs.replace(VALUE, training=training)
+    packed = msgspec.structs.replace(
+        plain, training=msgspec.structs.replace(training, deltas="int4")
+    )
+    reach = sum(learning_rate(training, 3 + step) for step in range(4))
+    delta = np.full_like(STATE, 1.05 * reach * largest_update(0.9, 0.95))
+    data = encode_delta(delta, "int4")
+    assert inspection(blobs, blobs.write_array(delta), value=plain) == ""
+    assert inspection(blobs, blobs.write(data), value=packed) == ""
+    near = decode_delta(data, "int4", delta.size)
+    assert "AdamW can move it by" in inspection(blobs, blobs.write_array(near), value=plain)
 
 
 @pytest.mark.parametrize("kind", ["train", "seed"])

@@ -1,0 +1,130 @@
+"""What a lease starts from, brought into the blob store by the cheapest way.
+
+A state that this node lacks is made from an earlier version that it holds and the packed updates
+in between, where the run packs them (docs/method.md 7.2); else it is fetched whole. The digest in
+the lease is the proof either way.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from dipaco.node.catalogue import Catalogue, RunRecord
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.jobs import Advance, Advanced
+from dipaco.node.training.worker import JobRunner
+from dipaco.protocol.delta import encoded_bytes
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.lease import Lease
+from dipaco.protocol.moments import moments_bytes
+from dipaco.protocol.run_view import RunView
+from dipaco.protocol.topology import ModuleId
+
+log = logging.getLogger(__name__)
+
+LEDGER_SECONDS = 3.0  # for our copy of the ledger to reach the lease; a whole state takes longer
+
+OnBytes = Callable[[int, int], None]
+"""Called with the bytes of the inputs that are here, and with those of all."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a state is made here."""
+
+    start: Digest
+    updates: tuple[Digest, ...]
+
+
+def way_to(
+    view: RunView, module: ModuleId, version: int, has: Callable[[Digest], bool]
+) -> Way | None:
+    """Return the shortest way to a version from one that this node `has`; None: there is none."""
+    updates: list[Digest] = []
+    for update, before in view.back_from(module, version):
+        updates.insert(0, update)
+        if has(before):
+            return Way(before, tuple(updates))
+    return None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Brings the inputs of one run's leases."""
+
+    record: RunRecord
+    catalogue: Catalogue
+    blobs: BlobStore
+    exchange: Exchange
+    worker: JobRunner
+    holder: PeerId
+    """Who is asked for blobs first."""
+
+    async def fetch(self, lease: Lease, on_bytes: OnBytes) -> None:
+        """Have all inputs of `lease` in the store; raises Unavailable, DiskFull."""
+        top = self.record.view.topology
+        await self._catch_up(lease)
+        states = [(ModuleId(each.module), each.digest) for each in lease.modules]
+        moments = [
+            (each.digest, moments_bytes(top.elements(ModuleId(each.module))))
+            for each in lease.moments
+        ]
+        total = sum(top.state_bytes(m) for m, _ in states) + sum(length for _, length in moments)
+        done = 0
+        for module, digest in states:
+            on_bytes(done, total)
+            if not self.blobs.has(digest) and not await self._made(lease, module, digest):
+                await self._get(digest, top.state_bytes(module))
+            done += top.state_bytes(module)
+        for digest, length in moments:
+            on_bytes(done, total)
+            await self._get(digest, length)
+            done += length
+
+    async def _catch_up(self, lease: Lease) -> None:
+        """Wait a little until our copy of the ledger tells of the lease's versions."""
+        if self.record.manifest.training.updates == "f32":
+            return
+        view, version = self.record.view, version_of(lease)
+        with trio.move_on_after(LEDGER_SECONDS):
+            while any(view.version(ModuleId(each.module)) < version for each in lease.modules):
+                await self.catalogue.changed.wait()
+
+    async def _made(self, lease: Lease, module: ModuleId, digest: Digest) -> bool:
+        """Make a state from an earlier one; returns whether that is possible and came out right."""
+        view, version = self.record.view, version_of(lease)
+        if version < 1 or view.version(module) < version:
+            return False
+        way = way_to(view, module, version, self.blobs.has)
+        if way is None:
+            return False
+        training, elements = self.record.manifest.training, view.topology.elements(module)
+        try:
+            for update in way.updates:
+                await self._get(update, encoded_bytes(training.updates, elements))
+        except Unavailable as away:
+            log.info("no update of %s: %s", module, away)
+            return False
+        answer = await self.worker.run(
+            Advance(
+                manifest=self.record.manifest, module=module, state=way.start, updates=way.updates
+            ),
+            lambda progress: None,
+        )
+        if isinstance(answer, Advanced) and answer.state == digest:
+            return True
+        log.warning("module %s version %d does not come out of its updates", module, version)
+        return False
+
+    async def _get(self, digest: Digest, length: int) -> None:
+        await self.exchange.fetch(digest, length=length, holders=(self.holder,))
+
+
+def version_of(lease: Lease) -> int:
+    """Return the version of the states that `lease` starts from; -1 of a seed lease."""
+    return lease.round if lease.kind in ("evaluate", "score") else lease.round - 1

@@ -1,0 +1,85 @@
+"""States made from packed updates: as in test_swarm, whole nodes on virtual time, fake work."""
+
+from pathlib import Path
+
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from dipaco.node.scheduling.inputs import Way, way_to
+from dipaco.node.training.jobs import Advance, Train
+from dipaco.protocol.manifest import run_id
+from dipaco.protocol.run_view import RunView
+from dipaco.protocol.topology import STEM, topology
+from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
+from tests.node.scheduling.test_interruptions import VALUE
+from tests.node.scheduling.test_swarm import states, undisturbed
+from tests.protocol.test_run_view import ADOPTED, SEEDED, packed, updated
+from tests.values import digest, manifest
+
+
+def advanced(node: Node) -> list[Advance]:
+    return [job for job in node.worker.done if isinstance(job, Advance)]
+
+
+async def test_who_holds_the_version_before_fetches_the_update_alone(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, VALUE)
+    scheduler = await swarm.start(SCHEDULER)
+    anna = await swarm.start("anna")
+    await until(lambda: scheduler.overview.ledger().finished)
+    modules = len(topology(VALUE).modules)
+    made = [(job.module, job.state) for job in advanced(anna)]
+    assert len(made) == len(set(made)) == 2 * modules  # every module once a version, from 0 on
+    assert all(len(job.updates) == 1 for job in advanced(anna))
+    view = anna.parts.catalogue.runs[run_id(VALUE)].view
+    top = view.topology
+    whole = sum(top.state_bytes(m) for m in top.modules)
+    assert anna.parts.exchange.received < whole  # no state came whole, and the seed is its own
+
+
+async def test_the_result_does_not_depend_on_whether_states_come_whole(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, VALUE)
+    scheduler = await swarm.start(SCHEDULER)
+    schedulers = scheduler.parts.desk.schedulers
+    await swarm.start("anna")
+    await until(
+        lambda: run_id(VALUE) in schedulers and schedulers[run_id(VALUE)].schedule.view.seeded
+    )
+    view = schedulers[run_id(VALUE)].schedule.view
+    await until(lambda: view.version(STEM) == 1)
+    late = await swarm.start("bert")  # holds nothing of version 0
+    await until(lambda: scheduler.overview.ledger().finished)
+    trained = [job.lease.round for job in late.worker.done if isinstance(job, Train)]
+    assert trained and min(trained) == 2
+    assert states(scheduler) == await undisturbed(tmp_path, VALUE)
+
+
+async def test_an_update_that_nobody_has_any_more_costs_a_whole_state_and_nothing_else(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, VALUE)
+    scheduler = await swarm.start(SCHEDULER, forgetful=True)
+    anna = await swarm.start("anna")
+    await until(lambda: scheduler.overview.ledger().finished)
+    assert not advanced(anna)
+    view = anna.parts.catalogue.runs[run_id(VALUE)].view
+    assert anna.parts.exchange.received > sum(
+        2 * view.topology.state_bytes(m) for m in view.topology.modules
+    )
+    assert states(scheduler) == await undisturbed(tmp_path, VALUE)
+
+
+def test_the_shortest_way_is_taken() -> None:
+    view = RunView(replace(manifest(), training=VALUE.training))
+    for entry in (ADOPTED, SEEDED, packed(updated("stem", 1)), packed(updated("stem", 2))):
+        view.apply(entry)
+    one, two = digest("update stem 1"), digest("update stem 2")
+    held = {digest("stem 0")}
+    assert way_to(view, STEM, 2, held.__contains__) == Way(digest("stem 0"), (one, two))
+    held.add(digest("stem 1"))
+    assert way_to(view, STEM, 2, held.__contains__) == Way(digest("stem 1"), (two,))
+    assert way_to(view, STEM, 0, held.__contains__) is None
+    assert way_to(view, STEM, 2, {digest("other")}.__contains__) is None
