@@ -45,7 +45,7 @@ from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Sheet, Submission
-from dipaco.protocol.ledger import ModuleUpdated
+from dipaco.protocol.ledger import ModuleUpdated, SpecAdopted
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.routing.labels import SCORE_BYTES
@@ -170,8 +170,11 @@ class Scheduler:
             return refused
         for other in scoring.given(lease.path, lease.window):
             self._compare(sheet, other.sheet)
+        known = scoring.refuted(lease.path, lease.window)
         reply = self._count(peer, submission)
         for each in scoring.refuted(lease.path, lease.window):
+            if each in known:
+                continue
             reason = f"scores path {lease.path} of window {lease.window} as nobody else does"
             log.warning("score sheet of %s refuted: %s", short_peer(each.peer), reason)
             await self._tools.blame(each.peer, reason)
@@ -425,9 +428,14 @@ class Scheduler:
     def _restore(self, now: float) -> None:
         """Resume where the journal ends; leases in hand are renewed, their holders may return."""
         journal = self._tools.journal
+        specs = self._tools.catalogue.runs[self.run_id].specs
         for entry in self._tools.catalogue.entries(self.run_id):
+            if isinstance(entry, SpecAdopted) and entry.epoch:  # published before it was adopted
+                self.schedule.weights.append(specs[entry.spec].spec.tokens)
             self.schedule.apply(Recorded(entry))
-        self._restore_epochs()
+        for given in self.schedule.view.scored.values():
+            for ours, theirs in combinations(given, 2):
+                self._compare(ours.sheet, theirs.sheet)
         for saved in journal.leases(self.run_id):
             lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)
             self.schedule.apply(Grant(lease, saved.peer, now))
@@ -443,15 +451,6 @@ class Scheduler:
         self._make(self.schedule.adopt(spec_digest(self._spec)))
         if self.schedule.view.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")
-
-    def _restore_epochs(self) -> None:
-        """Learn again what later routers weigh, and which score sheets agree."""
-        specs = self._tools.catalogue.runs[self.run_id].specs
-        for digest in self.schedule.view.specs[1:]:  # published before they were adopted
-            self.schedule.weights.append(specs[digest].spec.tokens)
-        for given in self.schedule.view.scored.values():
-            for ours, theirs in combinations(given, 2):
-                self._compare(ours.sheet, theirs.sheet)
 
 
 class Desk:
