@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from dipaco.cli.bars import progress_bar
-from dipaco.cli.checkpoints import bring, worker_of
+from dipaco.cli.checkpoints import bring
 from dipaco.node.catalogue import RunRecord
 from dipaco.node.data.sheets import read_scores
 from dipaco.node.runs import RunFile
@@ -46,12 +45,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verification:
-    """One run, what this home knows of it, and what may be read."""
+    """One run, what this home knows of it, and how jobs are done here."""
 
     run: RunFile
     record: RunRecord | None
-    home: Path
-    local_sources: bool
+    settings: WorkerSettings
 
     def adopted(self) -> list[RouterSpec]:
         """Return the specs that the run's ledger adopted, epoch by epoch, as far as known."""
@@ -84,9 +82,8 @@ class Verification:
 
     def _derive(self, epoch: int) -> Derivation:
         """Derive an epoch's spec, a later one from the ledger's score sheets as well."""
-        settings = WorkerSettings(home=self.home, local_sources=self.local_sources)
         if epoch == 0:
-            return derivation_of(self._perform(Derive(manifest=self.run.manifest), settings))
+            return derivation_of(self._perform(Derive(manifest=self.run.manifest)))
         previous = self.record.adopted(epoch - 1) if self.record else None
         try:
             if previous is None:
@@ -95,7 +92,7 @@ class Verification:
         except Unavailable as away:
             return SourceFailure(stage="labels", reason=str(away))
         job = Derive(manifest=self.run.manifest, previous=previous.spec, sheets=sheets)
-        return derivation_of(self._perform(job, settings))
+        return derivation_of(self._perform(job))
 
     def rescore(self, count: int) -> Judged:
         """Do `count` scores of one sheet again, drawn at random, and nothing else."""
@@ -106,13 +103,11 @@ class Verification:
             if record is None or first is None:
                 raise Unavailable("this node knows no ledger of the run with a router")
             self._sheets()
-            blobs = BlobStore(Home.at(self.home).blobs)
+            blobs = BlobStore(Home.at(self.settings.home).blobs)
             sampled = draw_rows(record, blobs, count=count)
             job = rescoring(record, first.spec, sampled)
             self._bring({each.digest: str(each.module) for each in job.lease.modules})
-            answer = self._perform(
-                job, worker_of(self.home, {"run.local_sources": self.local_sources or None})
-            )
+            answer = self._perform(job)
             if not isinstance(answer, Scored):
                 assert isinstance(answer, Failed)
                 raise Unavailable(answer.reason)
@@ -137,10 +132,10 @@ class Verification:
         return entries
 
     def _bring(self, wanted: Mapping[Digest, str]) -> None:
-        store = BlobStore(Home.at(self.home).blobs)
+        store = BlobStore(Home.at(self.settings.home).blobs)
         missing = {digest: what for digest, what in wanted.items() if not store.has(digest)}
-        bring(self.run.id, missing, self.home)
+        bring(self.run.id, missing, self.settings.home)
 
-    def _perform(self, job: Job, settings: WorkerSettings) -> Answer:
+    def _perform(self, job: Job) -> Answer:
         with progress_bar(f"router of {self.run.manifest.name}") as show:
-            return perform(Performer(settings), job, show)
+            return perform(Performer(self.settings), job, show)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dipaco.cli.checkpoints import worker_of
 from dipaco.cli.exits import Exit
 from dipaco.cli.options import home_of, home_option, json_option
 
@@ -55,7 +56,8 @@ def verify(
 
     folder = home_of(home)
     run = named_run(name, folder)
-    verification = Verification(run, record_of(run.id, folder), folder, local_sources)
+    flags = {"run.local_sources": local_sources or None}
+    verification = Verification(run, record_of(run.id, folder), worker_of(folder, flags))
     if labels is not None:
         return _say(run, verification.rescore(labels), as_json=as_json)
     claims = [read_spec(spec)] if spec is not None else verification.adopted()

@@ -80,10 +80,7 @@ class Overview:
             state=self.board.state,
             reason=self.board.reason,
             run=self._run() if self.run else None,
-            offers=tuple(
-                Offer(id=r.run.hex(), name=r.manifest.name, owner=r.manifest.owner)
-                for r in self.catalogue.runs.values()
-            ),
+            offers=tuple(map(self._offer, self.catalogue.runs.values())),
             task=self.board.task,
             network=self._network(),
             peers=tuple(map(self._peer, sorted(self.transport.peers()))),
@@ -148,6 +145,16 @@ class Overview:
 
     def _finished(self, record: RunRecord) -> bool:
         return record.view.finished(lambda round_: self._live_paths(record, round_))
+
+    def _offer(self, record: RunRecord) -> Offer:
+        heard = record.voices(self.me, record.newest())
+        return Offer(
+            id=record.run.hex(),
+            name=record.manifest.name,
+            owner=record.manifest.owner,
+            verified=heard.verified,
+            refuted=heard.refuted,
+        )
 
     def _run(self) -> RunStatus:
         assert self.run is not None

@@ -200,6 +200,7 @@ def worker_settings(config: NodeConfig, home: Home) -> WorkerSettings:
         max_batch=config.compute.max_batch,
         options=options_of(config),
         local_sources=config.run.local_sources,
+        whole_files=config.run.whole_files,
         niceness=config.compute.nice,
     )
 

@@ -113,6 +113,9 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     owner: str
+    verified: int
+    refuted: int
+    """Receipts of others for its router, as `RunStatus` has them."""
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):

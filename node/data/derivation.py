@@ -93,9 +93,15 @@ def fitted(
     everything = recipe.counts == COUNT_DOCUMENTS
     meter = Meter(on_progress, "read", source.documents if everything else recipe.params.sample)
     splits = {Split.TRAINING}
-    for batch in document_batches(
-        dataset, recipe, encoder, splits=splits, heads_only=not everything
-    ):
+    batches = document_batches(
+        dataset,
+        recipe,
+        encoder,
+        splits=splits,
+        heads_only=not everything,
+        due=lambda: source.documents if everything else recipe.params.sample - fit.sampled,
+    )
+    for batch in batches:
         for document in batch:
             if not fit.done:
                 tokens = token_count(document, recipe.params)

@@ -427,10 +427,11 @@ class Schedule:
                 self.grants[token] = replace(grant, gone=now)
 
     def expire(self, now: float) -> tuple[Change, ...]:
-        """End the leases whose time ran out, and give up moments whose maker is gone."""
+        """End the leases whose time ran out, and give up moments that do not come."""
+        upload = STALL_TTLS * self.manifest.schedule.lease_ttl
         lost = (
             change
-            for place in self.debts.overdue(now, RECONNECT_SECONDS)
+            for place in self.debts.overdue(now, away=RECONNECT_SECONDS, upload=upload)
             for change in self.lost(place)
         )
         return (

@@ -105,6 +105,8 @@ class Volunteer:
         self._tasks = 0
         self._moments: dict[int, tuple[ModuleDigest, ...]] = {}
         """Per path those that were handed in last: the scheduler may still be fetching them."""
+        self._last_path: int | None = None
+        """The path that was trained last: most likely the next one, too."""
         self._prepared = False
         """Whether the shards of the first window were made."""
 
@@ -163,6 +165,11 @@ class Volunteer:
         if not self._up_to_date:
             return None
         self._tell(reply)
+        if self._last_path is not None and reply.code == "no-lease":
+            with self._board.timed("ahead"):
+                found = await self._inputs.ahead(self._last_path)
+            if found:
+                return None  # that took a while: there may be work by now
         with trio.move_on_after(reply.retry_after):
             await self._gear.catalogue.changed.wait()
         return None
@@ -415,6 +422,8 @@ class Volunteer:
         if isinstance(reply, Fallen):
             self._board.refused += 1
             raise LeaseLost(reply.reason)
+        if lease.kind == "train":
+            self._last_path = lease.path
         if submission.moments:
             self._moments[lease.path] = submission.moments
         self._failures = 0

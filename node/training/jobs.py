@@ -188,7 +188,7 @@ class Described(Wire, frozen=True, kw_only=True):
     memory: Size
     """Bytes it has in all; for the CPU those of the machine, or of the container."""
     usable: Size
-    """Bytes that training may take: a share of all, and no more than is free."""
+    """Bytes that this worker may hold: a share of all, and no more than it has and is free."""
 
     def __str__(self) -> str:
         driver = f", {self.driver}" if self.driver else ""

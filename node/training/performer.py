@@ -49,6 +49,7 @@ def tools_of(settings: WorkerSettings) -> Tools:
     return Tools(
         blobs=BlobStore(home.blobs),
         local_files=settings.local_sources,
+        whole_files=settings.whole_files,
         downloads=Downloads(home.cache / "sources", settings.cache_bytes),
     )
 

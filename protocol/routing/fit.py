@@ -98,8 +98,7 @@ class RouterFit:
         if self.done or document != self._rows:
             raise ValueError(f"row {document} fed where {self._rows} was due, done: {self.done}")
         self._rows += 1
-        self._source_hash.update(u64(len(text)))
-        self._source_hash.update(text)
+        self._source_hash.update(u64(len(text)) + text)
         split = self._recipe.split(document) if split is None else split
         if split is not Split.TRAINING or (self.full and not self._all):
             return
