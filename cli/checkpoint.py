@@ -129,8 +129,9 @@ def in_words(listed: Listing) -> str:
         used = [str(path) for path in each.paths[:MAX_PATHS_NAMED]]
         more = ", ..." if len(each.paths) > MAX_PATHS_NAMED else ""
         newer = f" (newest {each.newest})" if each.newest > each.version else ""
+        version = f"version {each.version}{newer}"
         lines.append(
-            f"  {each.module:<10} {f'version {each.version}{newer}':<22} {each.bytes / 1e6:8.2f} MB  "
+            f"  {each.module:<10} {version:<23} {each.bytes / 1e6:8.2f} MB  "
             f"{'here' if each.here else 'not here':<8}  paths {', '.join(used)}{more}"
         )
     return "\n".join(lines)
