@@ -185,10 +185,8 @@ def _speak(
         _write(decoder.step(step.token))
     _write(decoder.rest() + "\n")
     seconds = max(time.monotonic() - began, 1e-9)
-    click.echo(
-        f"{count} tokens, {count / seconds:.1f} tokens/s, seed {seed}, ended: {generation.end}",
-        err=True,
-    )
+    tokens = f"{count} token{'s' * (count != 1)}, {count / seconds:.1f} tokens/s"
+    click.echo(f"{tokens}, seed {seed}, ended: {generation.end}", err=True)
 
 
 def _write(text: str) -> None:

@@ -67,7 +67,7 @@ def test_a_file_is_scored_document_by_document(
         assert each["documents"] == 2 == sum(path["documents"] for path in each["paths"])
         assert each["tokens"] == once["tokens"] == sum(path["tokens"] for path in each["paths"])
     table = said(capsys, *asked)
-    assert f"{once['perplexity']:.2f}" in table and "1 documents left out" in table
+    assert f"{once['perplexity']:.2f}" in table and "1 row left out" in table
 
 
 def test_an_exported_bank_is_exported_and_listed_again(

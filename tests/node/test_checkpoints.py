@@ -22,8 +22,10 @@ STOPPING = replace(PLAIN, training=replace(PLAIN.training, early_stopping=True))
 def after_round_one(value: Manifest, home: Path, *, version: int | None = None) -> Checkpoint:
     """Return where a run stands after a round that helped path 0 alone."""
     view = RunView(value)
-    for entry in (ADOPTED, SEEDED, *(updated(module, 1) for module in TOP.modules)):
-        view.apply(entry)
+    view.apply(ADOPTED)
+    view.apply(SEEDED)
+    for module in TOP.modules:
+        view.apply(updated(module, 1))
     for path in range(TOP.paths):
         view.apply(replace(evaluated(path, 0), nll=40.0))
         view.apply(replace(evaluated(path, 1), nll=30.0 if path == 0 else 50.0))
