@@ -1,8 +1,9 @@
 """The inner loop of one model, four ways: a worker process, our loop alone, PyTorch, transformers.
 
 Each function is one sample in a process of its own and returns {"rate": tokens/s over all its
-steps, "peak": bytes}. All take the same steps: the same model in float32 or bf16 products, the
-same batch, gradients clipped to 1, AdamW fused. What they train on differs in its values alone.
+steps, "peak": bytes}; on the CPU most also {"work": tokens per second of CPU time}, which others
+disturb less. All take the same steps: the same model in float32 or with bf16 products, the same
+batch, gradients clipped to 1, AdamW fused. What they train on differs in its values alone.
 """
 
 import time
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from benchmarks.measure import peak_rss
@@ -58,7 +60,7 @@ class Shape:
 
 
 SHAPES = {
-    "1.3M": Shape(blocks=4, d_model=128, heads=4, d_ff=344, context=128, batch=16, steps=20),
+    "1.3M": Shape(blocks=4, d_model=128, heads=4, d_ff=344, context=128, batch=16, steps=40),
     "20M": Shape(blocks=10, d_model=384, heads=6, d_ff=1088, context=256, batch=2, steps=4),
     "tiny": Shape(blocks=2, d_model=32, heads=2, d_ff=64, context=48, batch=4, steps=3),
     # The paper's path (its table 1) with a vocabulary of its size.
@@ -131,13 +133,16 @@ def prepare(name: str, folder: str) -> None:
     (Path(folder) / "spec.cbor").write_bytes(encode(spec))
 
 
+def read_spec(folder: str) -> RouterSpec:
+    """Return the router that `prepare` left."""
+    return decode((Path(folder) / "spec.cbor").read_bytes(), RouterSpec, limit=MAX_SPEC)
+
+
 def worker(name: str, folder: str) -> Sample:
-    """Have a worker process do a seed lease; `job` is the rate with all that is around it."""
+    """Have a worker process do a seed lease; `job` and `work` count all that is around it too."""
     import trio
 
-    run = run_of(name)
-    spec = decode((Path(folder) / "spec.cbor").read_bytes(), RouterSpec, limit=MAX_SPEC)
-    return trio.run(_worker, run, spec, Path(folder))
+    return trio.run(_worker, run_of(name), read_spec(folder), Path(folder))
 
 
 async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
@@ -158,14 +163,17 @@ async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
     made = Worker(WorkerSettings(home=home, device="cpu", threads=1, niceness=0), print)
     try:
         await made.run(Describe(), quiet)  # torch is there after that
-        began = time.perf_counter()
-        trained = await made.run(Train(manifest=run, spec=spec, lease=lease), quiet)
-        seconds = time.perf_counter() - began
-        assert isinstance(trained, Trained), trained
         assert made.pid is not None
+        process = psutil.Process(made.pid)
+        before, began = process.cpu_times(), time.perf_counter()
+        trained = await made.run(Train(manifest=run, spec=spec, lease=lease), quiet)
+        seconds, after = time.perf_counter() - began, process.cpu_times()
+        assert isinstance(trained, Trained), trained
+        used = after.user + after.system - before.user - before.system
         return {
             "rate": trained.tokens / trained.seconds,
             "job": trained.tokens / seconds,
+            "work": trained.tokens / used,
             "peak": peak_rss(made.pid),
         }
     finally:
@@ -265,8 +273,8 @@ def _loop(run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]) ->
         model.parameters(), lr=training.inner.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
 
-    def take(count: int) -> float:
-        began = time.perf_counter()
+    def take(count: int) -> tuple[float, float]:
+        began, cpu = time.perf_counter(), time.process_time()
         for step in range(count):
             rows = drawn.roll(-step * training.batch, 0)[: training.batch].to(device)
             value = loss(rows)
@@ -277,12 +285,13 @@ def _loop(run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]) ->
             optimizer.zero_grad()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - cpu
 
     if device != "cpu":
         take(2)
     tokens = steps * training.batch * run.model.context
-    return {"rate": tokens / take(steps), "peak": _peak(device)}
+    seconds, used = take(steps)
+    return {"rate": tokens / seconds, "work": tokens / used, "peak": _peak(device)}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def in_words(status: Status) -> str:
         ("done", _totals(status)),
         ("memory", f"{_mb(status.memory.daemon)}, worker {_mb(status.memory.worker)}"),
     ]
+    rows += [("refuted", line) for line in _refuted(status)]
     rows += [("path", line) for line in _swarm(status)]
     return "\n".join(f"{name:<8} {text}" for name, text in rows if text)
 
@@ -63,6 +64,16 @@ def _run(status: Status) -> str:
         f"{run.name}  id {run.id[:8]}  round {run.round} of {run.rounds}"
         f"{', finished' if run.finished else ''}  router {run.verdict}{where}{spec}{others}"
     )
+
+
+def _refuted(status: Status) -> list[str]:
+    """Name the other runs whose router peers refute."""
+    mine = status.run.id if status.run else ""
+    return [
+        f"router of {offer.name} ({offer.id[:8]}), by {offer.refuted} peers"
+        for offer in status.offers
+        if offer.refuted and offer.id != mine
+    ]
 
 
 def _task(status: Status) -> str:

@@ -80,6 +80,8 @@ class RunSection(Section, frozen=True, kw_only=True):
     (`warn`), or train if Q others say that they verified it and none refutes it (`receipts:Q`)."""
     local_sources: bool = False
     """Whether a manifest may name files of this machine."""
+    whole_files: bool = False
+    """Fetch files of the hub whole and hash them before use, in the place of streaming them."""
 
 
 class ComputeSection(Section, frozen=True, kw_only=True):

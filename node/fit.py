@@ -18,6 +18,7 @@ from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.topology import topology
 
 PATIENCE_SECONDS = 5.0  # of one micro-batch: a larger one gains nothing and takes for ever
+AS_FAST = 0.95  # of the fastest: what is measured on a busy machine is no closer
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +55,11 @@ class FitReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def chosen(self) -> Try | None:
-        """The largest micro-batch that fits; None: not one sequence does."""
+        """The largest micro-batch that fits and is about as fast as any; None: no sequence fits."""
         fitting = [each for each in self.tries if each.fits]
-        return fitting[-1] if fitting else None
+        fastest = max(map(self.rate, fitting), default=0.0)
+        fast = [each for each in fitting if self.rate(each) >= AS_FAST * fastest]
+        return fast[-1] if fast else None
 
     @property
     def tokens_per_second(self) -> float:

@@ -39,11 +39,26 @@ def tagged(tag: str, *parts: bytes | bytearray | memoryview) -> Digest:
     The lengths keep apart what concatenation would confuse; the tag keeps apart what is hashed
     for different ends.
     """
-    running = hashlib.sha256()
-    for part in (tag.encode("ascii"), *parts):
+    running = hashlib.sha256(_framed(tag.encode("ascii")))
+    for part in parts:
         running.update(u32(len(part)))
         running.update(part)
     return Digest(running.digest())
+
+
+class TaggedU64:
+    """H(tag, part, u64 n) for many n: what they begin with is put together once."""
+
+    def __init__(self, tag: str, part: bytes) -> None:
+        self._begin = _framed(tag.encode("ascii")) + _framed(part) + u32(8)
+
+    def __call__(self, value: int) -> Digest:
+        """Return the digest for one n."""
+        return Digest(hashlib.sha256(self._begin + u64(value)).digest())
+
+
+def _framed(part: bytes) -> bytes:
+    return u32(len(part)) + part
 
 
 def short(digest: bytes) -> str:

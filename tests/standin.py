@@ -51,6 +51,8 @@ class StandIn:
     """Whether the commit is gone."""
     asked: list[str] = field(default_factory=list)
     """Method, path and range of every request."""
+    lies: dict[str, bytes] = field(default_factory=dict)
+    """What it serves in the place of files; what it says of them stays what `files` gives."""
     endpoint: str = ""
     cdn: str = ""
     """Another host, as the client sees it: it takes the facts of a file from the redirect."""
@@ -186,6 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, span: str) -> None:
         data = self.state.files[name]
         headers = {"ETag": f'"{digest_of(data)}"', "Accept-Ranges": "bytes"}
+        data = self.state.lies.get(name, data)
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", span)
         status = 200
         if found and self.state.ranged:

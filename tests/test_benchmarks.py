@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, loops
+from benchmarks import gpu, loops, round
 from benchmarks.__main__ import NAMES
 from benchmarks.measure import Result, in_new_process, passed, versus
 
@@ -50,3 +50,34 @@ def test_the_gpu_benchmarks_model_is_the_papers_path() -> None:
     assert gpu.flops_per_token(gpu.SHAPE) == 6 * loops.parameters(run) + attention
     assert gpu._peak_of("NVIDIA H100 PCIe") < gpu._peak_of("NVIDIA H100 80GB HBM3")
     assert gpu._peak_of("an unknown card") == 0
+
+
+def test_a_round_is_cut_from_the_logs_and_its_parts_add_up() -> None:
+    volunteer = [
+        (10.0, "stage fetch seconds=2.000"),
+        (75.0, "stage train seconds=64.500"),
+        (76.0, "stage submit seconds=1.000"),
+        (76.0, "task 3 train path=0 round=2 seconds=62.0 tokens/s=100 loss=3.000 accepted"),
+        (77.0, "stage ahead seconds=0.500"),
+        (77.1, "stage fetch seconds=0.100"),
+        (79.1, "stage evaluate seconds=2.000"),
+        (79.2, "stage submit seconds=0.100"),
+        (83.0, "stage fetch seconds=1.000"),
+        (150.0, "stage train seconds=65.000"),
+        (151.0, "stage submit seconds=1.000"),
+        (151.0, "task 5 train path=0 round=3 seconds=62.0 tokens/s=100 loss=3.000 accepted"),
+    ]
+    scheduler = [
+        (76.0, "accepted path=0 round=2 of=abc"),
+        (78.0, "accepted path=1 round=2 of=def"),
+        (80.0, "stepped module=stem version=2"),
+        (81.5, "stepped module=L1.E0 version=2"),
+    ]
+    (found,) = round._rounds([volunteer], scheduler)
+    assert (found.number, found.seconds) == (2, 74.0)
+    assert found.stages == pytest.approx(
+        {"fetch": 2.0, "around": 2.5, "inner": 62.0, "submit": 1.0}
+        | {"others": 2.0, "outer": 3.5, "rest": 0.5}
+    )
+    assert found.evaluating == pytest.approx(2.2)
+    assert sum(found.stages.values()) == pytest.approx(found.seconds, abs=1.0)

@@ -7,7 +7,7 @@ tokenised, and cut to `max_tokens`. Batches are bounded by bytes, so that memory
 the corpus, nor on how large its documents are. Source: docs/method.md, 2.4 and 4.3.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from dipaco.node.data.sources import SourceRow
@@ -19,6 +19,9 @@ from dipaco.protocol.routing.seeds import Split
 
 BATCH_BYTES = 128 << 10  # of text tokenised at once; a batch has at least one document
 BATCH_DOCUMENTS = 256
+HEADS_BYTES = 2 << 20  # of text at once of which the heads alone are tokenised
+HEADS_DOCUMENTS = 1024
+FEWEST_DOCUMENTS = 32  # of a batch, however few are due: most may be too short to take part
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,20 @@ def document_batches(
     *,
     splits: Collection[Split],
     heads_only: bool = False,
+    due: Callable[[], int] = lambda: HEADS_DOCUMENTS,
 ) -> Iterator[list[Document]]:
     """Yield every row in order as a document, a batch at a time.
 
     rows         as `sources.rows` gives them.
     splits       documents of these splits get a head, and tokens if they are eligible.
     heads_only   nobody needs the tokens: they are not made.
+    due          asked before each batch: how many more documents may be wanted, so that few are
+                 tokenised for nothing.
     """
+    most_bytes, most_documents = (
+        (HEADS_BYTES, HEADS_DOCUMENTS) if heads_only else (BATCH_BYTES, BATCH_DOCUMENTS)
+    )
+    size = _batch_size(most_documents, due())
     batch: list[_Row] = []
     waiting = 0
     for row in rows:
@@ -66,11 +76,16 @@ def document_batches(
         text = row["text"].encode("utf-8")
         batch.append(_Row(index, recipe.split(index), text))
         waiting += len(text)
-        if waiting >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
+        if waiting >= most_bytes or len(batch) == size:
             yield _tokenised(batch, recipe.params, encoder, splits, heads_only)
+            size = _batch_size(most_documents, due())
             batch, waiting = [], 0
     if batch:
         yield _tokenised(batch, recipe.params, encoder, splits, heads_only)
+
+
+def _batch_size(most: int, due: int) -> int:
+    return min(most, max(due, FEWEST_DOCUMENTS))
 
 
 def token_count(document: Document, params: RouterParams) -> int | None:

@@ -43,6 +43,7 @@ def _byte_letters() -> dict[int, str]:
 
 
 _LETTERS = _byte_letters()
+_SPACE_LETTER = _LETTERS[ord(" ")]
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
@@ -67,34 +68,50 @@ def merges_words(tokenizer: "tokenizers.Tokenizer") -> bool:
     return all(stated.get(name) == value for name, value in expected.items())
 
 
+class _Words(dict[str, tuple[int, ...]]):
+    """The ids of words: one that is not known yet is merged when it is asked for."""
+
+    def __init__(self, model: "tokenizers.models.Model") -> None:
+        super().__init__()
+        self._merge = model.tokenize
+        self._long: list[str] = []
+        """Known now, and not to be kept."""
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        if word.isascii() and word.isprintable():  # a space at most is not its own letter
+            letters = word.replace(" ", _SPACE_LETTER)
+        else:
+            letters = word.encode().decode("latin-1").translate(_LETTERS)
+        ids = self[word] = tuple([token.id for token in self._merge(letters)])
+        if len(word) > _KEPT_LENGTH:
+            self._long.append(word)
+        return ids
+
+    def forget(self) -> None:
+        """Keep the memory bounded, whatever the words are."""
+        for word in self._long:
+            del self[word]
+        self._long.clear()
+        if len(self) > _KEPT_WORDS:
+            self.clear()
+
+
 class WordEncoder:
     """Gives the ids that a tokenizer gives, a batch of texts at a time."""
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer", encode: Encode) -> None:
         """tokenizer: one for which `merges_words` holds; encode: its own way."""
-        self._model = tokenizer.model
         self._encode = encode
-        self._known: dict[str, list[int]] = {}
+        self._known = _Words(tokenizer.model)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
-        settled = [_SETTLED.fullmatch(text) is not None for text in texts]
-        words = [_WORDS.findall(text) for text, fits in zip(texts, settled, strict=True) if fits]
-        new = set(chain.from_iterable(words)).difference(self._known)
-        self._known.update((word, self._merged(word)) for word in new)
-        found = iter([list(chain.from_iterable(map(self._known.__getitem__, w))) for w in words])
+        settled = [text.isascii() or _SETTLED.fullmatch(text) is not None for text in texts]
         others = iter(self._encode([t for t, fits in zip(texts, settled, strict=True) if not fits]))
-        self._forget(new)
-        return [next(found if fits else others) for fits in settled]
-
-    def _merged(self, word: str) -> list[int]:
-        letters = word.encode().decode("latin-1").translate(_LETTERS)
-        return [token.id for token in self._model.tokenize(letters)]
-
-    def _forget(self, new: set[str]) -> None:
-        """Keep the memory bounded, whatever the words are."""
-        for word in new:
-            if len(word) > _KEPT_LENGTH:
-                del self._known[word]
-        if len(self._known) > _KEPT_WORDS:
-            self._known.clear()
+        ids_of = self._known.__getitem__
+        found = [
+            list(chain.from_iterable(map(ids_of, _WORDS.findall(text)))) if fits else next(others)
+            for text, fits in zip(texts, settled, strict=True)
+        ]
+        self._known.forget()
+        return found

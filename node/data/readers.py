@@ -24,11 +24,15 @@ from typing import Any, BinaryIO
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from dipaco.node.data.pages import BadPage, Heavy, PageGuard
 from dipaco.protocol.errors import Refusal, Unavailable
 
 MAX_ROW_BYTES = 1 << 28  # of one row: it is hashed whole, so it is held whole
 _BATCH_BYTES = 1 << 20  # of parquet rows decoded at once, about
 _BATCH_ROWS = 256
+_FEWER = 16  # times fewer rows at once, where these unpack to too much
+_PAGE_BYTES = MAX_ROW_BYTES + (16 << 20)  # a page ends with the row that makes it long enough
+_PAGES_BYTES = 2 * MAX_ROW_BYTES  # that the parquet pages of one batch may unpack to
 _READ_BYTES = 1 << 20  # of one read of a parquet file
 _BOM = b"\xef\xbb\xbf"
 
@@ -111,7 +115,9 @@ def _bad_row(content: Content, row: int, fault: str) -> Refusal:
 
 
 def _read_parquet(content: Content, field: str, skip: int) -> Rows:
-    with _opened(content) as stream, _parquet(stream) as file:
+    with _opened(content) as stream, ExitStack() as stack:
+        guard = PageGuard(stream, page=_PAGE_BYTES, batch=_PAGES_BYTES)
+        file = stack.enter_context(_parquet(guard))
         column = _text_column(content, file, field)
         row = 0
         for group in range(file.num_row_groups):
@@ -119,7 +125,7 @@ def _read_parquet(content: Content, field: str, skip: int) -> Rows:
             if row + rows <= skip:  # none of the group is wanted: not read at all
                 row += rows
                 continue
-            for value in _group_values(file, group, field, column):
+            for value in _group_values(content, file, guard, group, column):
                 if row >= skip:
                     yield row, _text_of(content, row, value)
                 row += 1
@@ -130,7 +136,7 @@ def _count_parquet(content: Content) -> int:
         return int(file.metadata.num_rows)
 
 
-def _parquet(stream: BinaryIO) -> Any:
+def _parquet(stream: BinaryIO | PageGuard) -> Any:
     return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BYTES)
 
 
@@ -147,12 +153,42 @@ def _text_column(content: Content, file: Any, field: str) -> int:
     return names.index(field)
 
 
-def _group_values(file: Any, group: int, field: str, column: int) -> Iterator[Any]:
+def _group_values(
+    content: Content, file: Any, guard: PageGuard, group: int, column: int
+) -> Iterator[Any]:
+    """The values of one row group, in smaller and smaller batches where the pages are heavy."""
     chunk = file.metadata.row_group(group).column(column)
     mean = chunk.total_uncompressed_size // max(chunk.num_values, 1)
     rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(mean, 1)))
-    for batch in file.iter_batches(rows, row_groups=[group], columns=[field], use_threads=False):
-        yield from batch.column(0)
+    done = 0
+    while True:
+        try:
+            for batch in _batches(file, guard, group, chunk, rows, done):
+                yield from batch
+                done += len(batch)
+            return
+        except Heavy:
+            rows = max(1, rows // _FEWER)
+        except BadPage as error:
+            raise Refusal(f"source.files: {content.name}: {error}") from error
+
+
+def _batches(
+    file: Any, guard: PageGuard, group: int, chunk: Any, rows: int, done: int
+) -> Iterator[Any]:
+    """Yield the values from `done` on, by so many rows; raises Heavy, BadPage."""
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
+        start = chunk.dictionary_page_offset
+    guard.watch(start, start + chunk.total_compressed_size, rows)
+    batches = file.iter_batches(
+        rows, row_groups=[group], columns=[chunk.path_in_schema], use_threads=False
+    )
+    for batch in batches:
+        if done < len(batch):
+            yield batch.column(0)[done:]
+        done = max(0, done - len(batch))
+        guard.allow()
 
 
 def _text_of(content: Content, row: int, value: Any) -> str:

@@ -26,6 +26,8 @@ class Debt:
     """Who has them; None: they are lost, unless it comes back in time."""
     gone: float = math.inf
     """When its connection broke."""
+    seen: float = math.inf
+    """When `overdue` was first asked about it."""
 
 
 class Debts:
@@ -77,10 +79,16 @@ class Debts:
         """Note that a peer was heard of."""
         self._set_gone(peer, math.inf)
 
-    def overdue(self, now: float, patience: float) -> Iterator[Place]:
-        """Yield what nobody can be expected to bring: its maker is away for `patience` seconds."""
+    def overdue(self, now: float, *, away: float, upload: float) -> Iterator[Place]:
+        """Yield what nobody can be expected to bring.
+
+        Its maker is gone for `away` seconds, or had `upload` seconds and did not hand it over.
+        """
         for place, debt in tuple(self._debts.items()):
-            if debt.maker is not None and debt.gone + patience <= now:
+            if debt.maker is None:
+                continue
+            self._debts[place] = replace(debt, seen=min(debt.seen, now))
+            if debt.gone + away <= now or debt.seen + upload <= now:
                 yield place
 
     def _set_gone(self, peer: PeerId, gone: float) -> None:

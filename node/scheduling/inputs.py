@@ -7,6 +7,7 @@ the lease is the proof either way.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -78,13 +79,27 @@ class Inputs:
         done = 0
         for module, digest in states:
             on_bytes(done, total)
-            if not self.blobs.has(digest) and not await self._made(lease, module, digest):
-                await self._get(digest, top.state_bytes(module))
+            await self._bring(module, version_of(lease), digest)
             done += top.state_bytes(module)
         for digest, length in moments:
             on_bytes(done, total)
             await self._get(digest, length)
             done += length
+
+    async def ahead(self, path: int) -> bool:
+        """Bring a new state of one of `path`'s modules, while its lease waits for the others.
+
+        Returns whether there was one. What goes wrong here goes wrong again, and is told, when a
+        lease needs it.
+        """
+        view = self.record.view
+        for module in view.topology.path_modules[path]:
+            version = view.version(module)
+            if version > 0 and not self.blobs.has(view.states[module][version]):
+                with suppress(Unavailable):
+                    await self._bring(module, version, view.states[module][version])
+                    return True
+        return False
 
     async def _catch_up(self, lease: Lease) -> None:
         """Wait a little until our copy of the ledger tells of the lease's versions."""
@@ -95,9 +110,13 @@ class Inputs:
             while any(view.version(ModuleId(each.module)) < version for each in lease.modules):
                 await self.catalogue.changed.wait()
 
-    async def _made(self, lease: Lease, module: ModuleId, digest: Digest) -> bool:
+    async def _bring(self, module: ModuleId, version: int, digest: Digest) -> None:
+        if not self.blobs.has(digest) and not await self._made(module, version, digest):
+            await self._get(digest, self.record.view.topology.state_bytes(module))
+
+    async def _made(self, module: ModuleId, version: int, digest: Digest) -> bool:
         """Make a state from an earlier one; returns whether that is possible and came out right."""
-        view, version = self.record.view, version_of(lease)
+        view = self.record.view
         if version < 1 or view.version(module) < version:
             return False
         way = way_to(view, module, version, self.blobs.has)
@@ -127,4 +146,4 @@ class Inputs:
 
 def version_of(lease: Lease) -> int:
     """Return the version of the states that `lease` starts from; -1 of a seed lease."""
-    return lease.round if lease.kind == "evaluate" else lease.round - 1
+    return lease.round if lease.kind in ("evaluate", "score") else lease.round - 1

@@ -60,7 +60,10 @@ def _need_cuda(wish: str, number: int) -> None:
 
 
 def describe(device: torch.device) -> Described:
-    """Return name, driver and memory of a device that is there."""
+    """Return name, driver and memory of a device that is there.
+
+    What this process holds already counts as usable by it.
+    """
     if device.type == "cuda":
         index = device.index or 0
         free, total = torch.cuda.mem_get_info(index)
@@ -70,13 +73,14 @@ def describe(device: torch.device) -> Described:
             torch.cuda.get_device_name(index),
             f"ROCm {hip}" if hip else f"CUDA {torch.version.cuda}",
             total,
-            free,
+            free + torch.cuda.memory_reserved(index),
         )
     if device.type == "mps":
         most = int(torch.mps.recommended_max_memory())
         return _words("mps", platform.processor() or "Apple GPU", "Metal", most, most)
     machine = psutil.virtual_memory()
-    return _words("cpu", cpu_name(), "", *_contained(machine.total, machine.available))
+    total, free = _contained(machine.total, machine.available)
+    return _words("cpu", cpu_name(), "", total, free + (_status("VmRSS") or 0))
 
 
 def _words(device: str, name: str, driver: str, total: int, free: int) -> Described:
@@ -133,10 +137,19 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def bounded(device: torch.device, usable: int) -> Iterator[None]:
-    """Have the CPU's allocations fail in this block beyond `usable` bytes of this process.
+    """Have allocations on the device fail in this block beyond `usable` bytes of this process.
 
-    Otherwise the kernel kills a process for want of memory, and not always the one that took it.
+    On a GPU the rest is for what else runs there. On the CPU the kernel would otherwise kill a
+    process for want of memory, and not always the one that took it; Linux alone can be told.
     """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, usable / total), device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        return
     held, resident = _status("VmData"), _status("VmRSS")
     if device.type != "cpu" or held is None or resident is None:
         yield

@@ -52,6 +52,8 @@ class WorkerSettings:
     """Added to the process's nice value: training yields to whatever else the volunteer does."""
     local_sources: bool = False
     """Whether a manifest may name local files."""
+    whole_files: bool = False
+    """Whether files of the hub are fetched whole and hashed before use."""
 
     def command(self) -> list[str]:
         """Return the command line of the process."""
@@ -69,7 +71,11 @@ class WorkerSettings:
         command = [sys.executable, "-m", MODULE]
         for name, value in options.items():
             command += [name, str(value)]
-        flags = {"--local-sources": self.local_sources, "--compile": self.options.compile}
+        flags = {
+            "--local-sources": self.local_sources,
+            "--whole-files": self.whole_files,
+            "--compile": self.options.compile,
+        }
         return [*command, *(name for name, given in flags.items() if given)]
 
     def environment(self) -> dict[str, str]:

@@ -64,6 +64,7 @@ def parse(arguments: list[str]) -> WorkerSettings:
     parser.add_argument("--cache-bytes", type=int, default=1 << 30)
     parser.add_argument("--niceness", type=int, default=10)
     parser.add_argument("--local-sources", action="store_true")
+    parser.add_argument("--whole-files", action="store_true")
     given = vars(parser.parse_args(arguments))
     options = Options(**{name: given.pop(name) for name in Options.__slots__})
     return WorkerSettings(options=options, **given)

@@ -17,11 +17,14 @@ from dipaco.protocol.routing.integers import (
     isqrt,
     isqrt_array,
     rdiv_array,
+    rdiv_float64,
 )
 
 BAG_SIGN: Final = "bag-sign-v1"
 
-_BLOCK = 1024  # prefixes whose signs are held at once: 16 MiB at most
+Int16 = npt.NDArray[np.int16]
+
+_BLOCK = 256  # prefixes worked on at once: what is held of them stays in a processor's cache
 _MEMO_ROWS = 1 << 16  # sign rows remembered, about 8 MiB
 
 
@@ -31,12 +34,12 @@ def sign_bits(feat_seed: bytes, token: int) -> bytes:
     return tagged("dipaco/1/sign", feat_seed, u32(token))
 
 
-def sign_rows(feat_seed: bytes, tokens: npt.NDArray[np.integer], dimension: int) -> Int32:
+def sign_rows(feat_seed: bytes, tokens: npt.NDArray[np.integer], dimension: int) -> Int16:
     """Return the signs, -1 or +1, of k token ids: (k, D)."""
     packed = b"".join(sign_bits(feat_seed, token) for token in tokens.tolist())
     rows = np.frombuffer(packed, dtype=np.uint8).reshape(len(tokens), 32)
     bits = np.unpackbits(rows[:, : dimension // 8], axis=1, bitorder="little")
-    return 2 * bits.astype(np.int32) - 1
+    return 2 * bits.astype(np.int16) - 1
 
 
 def raw_features(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int32:
@@ -51,26 +54,29 @@ def raw_features(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension:
     return out
 
 
-def _project(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int32:
+def _project(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int16:
+    """16 F is at most 2^14: every partial sum has room in 16 bits."""
     ordered = np.sort(prefixes, axis=1)
     weights = _first_weights(ordered)
     tokens, index = np.unique(ordered, return_inverse=True)
     signs = sign_rows(feat_seed, tokens, dimension)
     index = index.reshape(ordered.shape)
-    out = np.zeros((len(prefixes), dimension), dtype=np.int32)
+    out = np.zeros((len(prefixes), dimension), dtype=np.int16)
     for column in range(ordered.shape[1]):
-        out += weights[:, column, None] * signs[index[:, column]]
+        part = signs[index[:, column]]
+        part *= weights[:, column, None]
+        out += part
     return out
 
 
-def _first_weights(ordered: npt.NDArray[np.integer]) -> Int32:
+def _first_weights(ordered: npt.NDArray[np.integer]) -> Int16:
     """Per row of sorted tokens: the weight of each token where it occurs first, else 0."""
     first = np.ones(ordered.shape, dtype=bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     starts = np.flatnonzero(first)  # every row begins a run, so no run crosses rows
     counts = np.diff(np.append(starts, first.size))
-    table = np.array([isqrt(256 * m) for m in range(ordered.shape[1] + 1)], dtype=np.int32)
-    weights = np.zeros(ordered.shape, dtype=np.int32)
+    table = np.array([isqrt(256 * m) for m in range(ordered.shape[1] + 1)], dtype=np.int16)
+    weights = np.zeros(ordered.shape, dtype=np.int16)
     weights.flat[starts] = table[counts]
     return weights
 
@@ -88,7 +94,7 @@ def normalise(y: Int32, mean: Int32, norm_bits: int) -> Int32:
     u = y.astype(np.int64) - mean
     length = isqrt_array(np.einsum("nd,nd->n", u, u))
     length[length == 0] = 1  # then u is zero, and so is x
-    return rdiv_array(u << norm_bits, length[:, None]).astype(np.int32)
+    return rdiv_float64(u << norm_bits, length[:, None]).astype(np.int32)
 
 
 def normalise_in_place(y: Int32, mean: Int32, norm_bits: int) -> None:

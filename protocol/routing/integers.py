@@ -32,6 +32,22 @@ def rdiv_array(a: Int64, b: Int64 | int) -> Int64:
     return quotient
 
 
+def rdiv_float64(a: Int64, b: Int64) -> npt.NDArray[np.float64]:
+    """Return `rdiv` of each element, whole numbers in float64, several times as fast.
+
+    Raises ValueError unless b > 0 and 2|a| + b stays below 2^52. Then the floor of the rounded
+    quotient is that of the exact one: a quotient that is not whole lies at least 1/(2b) below the
+    next whole number, and rounding moves it by less.
+    """
+    numerator, divisor = 2 * a + b, 2 * b
+    if numerator.size:
+        reach = max(int(numerator.max()), -int(numerator.min()))
+        if int(divisor.min()) <= 0 or reach >= 1 << 52 or int(divisor.max()) >= 1 << 52:
+            raise ValueError("rdiv_float64 takes 2|a| + b below 2^52, and b > 0")
+    quotient: npt.NDArray[np.float64] = np.floor(np.true_divide(numerator, divisor))
+    return quotient
+
+
 def isqrt(value: int) -> int:
     """Return the exact floor of the square root."""
     return math.isqrt(value)

@@ -11,8 +11,16 @@ import numpy as np
 
 from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.routing.integers import Draw, Int32, Int64, rdiv, rdiv_array
-from dipaco.protocol.routing.scores import Product, blocks, lowest, squared_norms
+from dipaco.protocol.routing.scores import (
+    Product,
+    Whole,
+    blocks,
+    float64_product,
+    lowest,
+    squared_norms,
+)
 
+_READY_SIZE = 1 << 21  # features of a sample that may be held in float64 too: 16 MiB
 _CAPACITY_STEPS = 64
 _CAPACITY_SHIFT = 4  # a step moves a bias by a sixteenth of the mean distance
 _CAPACITY_COOLING = 8  # steps after which the step size halves, then thirds, ...
@@ -22,8 +30,8 @@ _CAPACITY_COOLING = 8  # steps after which the step size halves, then thirds, ..
 class Points:
     """n points to cluster, with what every step needs of them."""
 
-    x: Int32
-    """(n, D), each within -X to X."""
+    x: Whole
+    """(n, D), each within -X to X; in float64 if that is multiplied and takes little memory."""
     norms: Int64
     """(n,), the squared lengths."""
     scale: int
@@ -33,7 +41,13 @@ class Points:
     @classmethod
     def of(cls, x: Int32, *, scale: int, product: Product) -> "Points":
         """Return the points x, (n, D)."""
-        return cls(x=x, norms=squared_norms(x), scale=scale, product=product)
+        ready = product is float64_product and x.size <= _READY_SIZE
+        return cls(
+            x=x.astype(np.float64) if ready else x,
+            norms=squared_norms(x),
+            scale=scale,
+            product=product,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,31 +103,49 @@ def fill_empty_clusters(assigned: Int64, distances: Int64, paths: int) -> None:
         distances[moved] = 0
 
 
-def updated_centroids(points: Points, assigned: Int64, paths: int) -> Int32:
-    """Return the rounded means of the clusters, (P, D); no cluster may be empty."""
-    counts = np.bincount(assigned, minlength=paths)
-    sums = np.zeros((paths, points.x.shape[1]), dtype=np.int64)
-    for block in blocks(len(assigned)):
-        members = (assigned[block] == np.arange(paths)[:, None]).astype(np.int32)
-        sums += points.product(members, points.x[block].T)  # exact: 4.8 (b)
-    return rdiv_array(points.scale * sums, counts[:, None]).astype(np.int32)
+class ClusterSums:
+    """The sums of the members of P clusters, kept up to date by the points that move.
+
+    Integers: what is added and taken away again leaves nothing behind.
+    """
+
+    def __init__(self, points: Points, paths: int) -> None:
+        self._points = points
+        self._sums = np.zeros((paths, points.x.shape[1]), dtype=np.int64)
+        self._assigned = np.full(len(points.x), -1, dtype=np.int64)
+
+    def move(self, assigned: Int64) -> bool:
+        """Take the clusters of all points, (n,); return whether any point moved."""
+        moved = np.flatnonzero(assigned != self._assigned)
+        clusters = np.arange(len(self._sums))[:, None]
+        for block in blocks(len(moved)):
+            rows = moved[block]
+            joined, left = assigned[rows] == clusters, self._assigned[rows] == clusters
+            change = joined.astype(np.int32) - left
+            self._sums += self._points.product(change, self._points.x[rows].T)  # 4.8 (b)
+        self._assigned = assigned
+        return len(moved) > 0
+
+    def centroids(self) -> Int32:
+        """Return the rounded means of the clusters times S, (P, D); none may be empty."""
+        counts = np.bincount(self._assigned, minlength=len(self._sums))
+        return rdiv_array(self._points.scale * self._sums, counts[:, None]).astype(np.int32)
 
 
 def run_once(points: Points, paths: int, seed: bytes, *, max_updates: int) -> Clustering:
     """Run k-means from one seed until the assignment repeats or after `max_updates`."""
     centres = seed_centres(points, paths, Draw(seed))
     centroids = (points.scale * points.x[centres]).astype(np.int32)
-    previous: Int64 | None = None
+    sums = ClusterSums(points, paths)
     updates = 0
     while True:
         assigned, distances = _assign(points, centroids)
         inertia = _big_sum(distances)
         fill_empty_clusters(assigned, distances, paths)
-        repeated = previous is not None and np.array_equal(assigned, previous)
-        if repeated or updates == max_updates:
+        if updates == max_updates or not sums.move(assigned):
             return Clustering(centroids, restart=0, updates=updates, inertia=inertia)
-        centroids = updated_centroids(points, assigned, paths)
-        previous, updates = assigned, updates + 1
+        centroids = sums.centroids()
+        updates += 1
 
 
 def run_restarts(
@@ -127,6 +159,11 @@ def run_restarts(
             best = Clustering(found.centroids, restart, found.updates, found.inertia)
     assert best is not None
     return best
+
+
+def inertia_of(points: Points, centroids: Int32) -> int:
+    """Return the sum of squared distances to the nearest centroid, times S^2."""
+    return _big_sum(_assign(points, centroids)[1])
 
 
 def capacity_bias(

@@ -10,23 +10,28 @@ from collections.abc import Callable, Iterator
 from operator import mul
 
 import numpy as np
+import numpy.typing as npt
 
 from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.routing.integers import Int32, Int64
 
-Product = Callable[[Int32, Int32], Int64]
+Whole = Int32 | npt.NDArray[np.float64]
+"""Integers, in float64 where they were made ready to be multiplied."""
+
+Product = Callable[[Whole, Whole], Int64]
 """(n, D) and (k, D) to their inner products, (n, k)."""
 
 _BLOCK = 2048  # rows worked on at once: 16 MiB of scores at most
 _CHECKED_ROWS = 64
 
 
-def float64_product(x: Int32, c: Int32) -> Int64:
+def float64_product(x: Whole, c: Whole) -> Int64:
     """Multiply in float64 (BLAS)."""
-    return (x.astype(np.float64) @ c.astype(np.float64).T).astype(np.int64)
+    product = x.astype(np.float64, copy=False) @ c.astype(np.float64, copy=False).T
+    return product.astype(np.int64)
 
 
-def int64_product(x: Int32, c: Int32) -> Int64:
+def int64_product(x: Whole, c: Whole) -> Int64:
     """Multiply in int64: slower, and exact wherever integers are."""
     return x.astype(np.int64) @ c.astype(np.int64).T
 
@@ -60,7 +65,7 @@ def blocks(rows: int) -> Iterator[slice]:
 
 
 def lowest(
-    x: Int32, centroids: Int32, bias: Int64, *, scale: int, top: int, product: Product
+    x: Whole, centroids: Int32, bias: Int64, *, scale: int, top: int, product: Product
 ) -> tuple[Int64, Int64]:
     """Return the `top` best paths of each row and the best score: (n, top), (n,).
 

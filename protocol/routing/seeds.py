@@ -6,8 +6,9 @@ shard comes out as he wants it. Source: docs/method.md, 2.4 and 4.2.
 
 import enum
 from collections.abc import Iterable
+from functools import lru_cache
 
-from dipaco.protocol.digest import Digest, tagged, u32, u64
+from dipaco.protocol.digest import Digest, TaggedU64, tagged, u32, u64
 from dipaco.protocol.routing.exactness import BASIS_POINTS
 from dipaco.protocol.routing.params import RouterParams
 
@@ -45,8 +46,13 @@ def kmeans_seed(root: Digest, epoch: int, restart: int) -> Digest:
 
 def split_residue(source: Digest, document: int) -> int:
     """Return the document's place in 0 to 9,999, which decides its split."""
-    word = tagged("dipaco/1/split", source, u64(document))[:8]
+    word = _split_hash(source)(document)[:8]
     return int.from_bytes(word, "little") % BASIS_POINTS
+
+
+@lru_cache(maxsize=16)
+def _split_hash(source: Digest) -> TaggedU64:
+    return TaggedU64("dipaco/1/split", source)
 
 
 def split_of(source: Digest, document: int, *, validation_bp: int, router_bp: int) -> Split:

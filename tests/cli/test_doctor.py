@@ -37,16 +37,17 @@ def said(
 def test_a_path_is_measured_before_anything_is_leased(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--device", "cpu", "--max-batch", "2", "--json")
+    flags = ("--device", "cpu", "--max-batch", "1", "--json")
     code, out = said(capsys, home, TINY, *flags)
     found = json.loads(out)
     assert code == Exit.OK
     verdicts = {check["name"]: check["verdict"] for check in found["checks"]}
     assert verdicts["device"] == verdicts["source"] == verdicts["port"] == "ok"
     fit = found["fit"]
-    assert fit["fits"] and [t["micro_batch"] for t in fit["tries"]] == [1, 2]
+    assert fit["fits"] and [t["micro_batch"] for t in fit["tries"]] == [1]
     assert fit["chosen"] == fit["tries"][-1] and not fit["chosen"]["checkpointing"]
     assert fit["down"] == fit["up"] == 4 * fit["parameters"]
+    assert fit["settings"] == {"compute.max_batch": 1}
     assert fit["tokens_per_s"] > 0 and fit["lease_seconds"] > 0
     assert sorted(path.name for path in home.iterdir()) == ["config.toml", "my.toml"]
 

@@ -10,25 +10,19 @@ from pathlib import Path
 import trio
 from msgspec.structs import replace
 
-from dipaco.cli.local_run import local_keys, local_run
-from dipaco.cli.swarm import LOG_NAME, LocalNode, LocalSwarm
+from dipaco.cli.local_run import local_run
+from dipaco.cli.swarm import LocalNode, LocalSwarm
 from dipaco.node.catalogue import Catalogue
-from dipaco.node.keys import save_key
-from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.runs import RunFile, write_run
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Derive, Derived
-from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.digest import sha256
-from dipaco.protocol.identity import PeerId, peer_id, short_peer
-from dipaco.protocol.ledger import SpecAdopted
-from dipaco.protocol.signed import sign
+from dipaco.protocol.identity import short_peer
 from dipaco.protocol.spec import RouterSpec, int32_bytes, spec_digest
 from dipaco.protocol.verdict import Outcome
-from tests.e2e.tiny import LOOPBACK, TIMEOUT, TINY, dipaco_node
+from tests.e2e.tampered import derived, peer_of, prepare_home, said, tiny_run
+from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
 ENVIRONMENT = {"DIPACO_COMPUTE_THREADS": "1"}
 Tamper = Callable[[RouterSpec], RouterSpec]
@@ -75,46 +69,13 @@ CASES: dict[str, tuple[Tamper, str, int]] = {  # name: what was done, the stage,
 }
 
 
-def tiny_run(folder: Path, name: str) -> RunFile:
-    """Return a run that differs from the others in nothing but its name."""
-    path = folder / f"{name}.toml"
-    path.write_text(TINY.replace('"tiny"', f'"{name}"'))
-    return local_run(path, seed=0, rounds=None).run
-
-
-def derived(run: RunFile, folder: Path) -> RouterSpec:
-    performer = Performer(WorkerSettings(home=folder))
-    answer = performer.perform(Derive(manifest=run.manifest), lambda progress: None)
-    assert isinstance(answer, Derived) and answer.spec is not None
-    return answer.spec
-
-
-def prepare_rendezvous(root: Path, specs: list[tuple[RunFile, RouterSpec]]) -> None:
-    """Make the home of a rendezvous node that adopted each of these specs for its run."""
-    key = local_keys(0).rendezvous
-    home = Home.at(root)
-    save_key(home.identity, key)
-    journal = Journal.open(home.journal)
-    catalogue = Catalogue(journal)
-    for run, spec in specs:
-        catalogue.publish("manifest", run.signed)
-        catalogue.publish("spec", sign(spec, key))
-        catalogue.append(run.id, SpecAdopted(epoch=0, spec=spec_digest(spec)), key)
-    journal.close()
-
-
-def said(home: Path) -> list[str]:
-    return (home / LOG_NAME).read_text().splitlines()
-
-
-def peer_of(home: Path) -> PeerId:
-    return peer_id(load_or_create_identity(Home.at(home).identity))
-
-
 async def refuse(
     swarm: LocalSwarm, root: Path, specs: dict[str, tuple[RunFile, RouterSpec]]
 ) -> None:
-    """Start a volunteer for each run; return when those of tampered ones ended, and one trains."""
+    """Start a volunteer for each run; return when those of tampered ones ended, and one trains.
+
+    Whoever is in the honest run goes on, and has heard of the refusals.
+    """
     async with trio.open_nursery() as nursery:
         try:
             first = await swarm.start(nursery, "r", root / "r", ("--rendezvous", *LOOPBACK))
@@ -130,8 +91,22 @@ async def refuse(
                     await node.finished.wait()
             while not any("lease seed" in line for line in said(root / "r")):
                 await trio.sleep(0.1)
+            others = sorted(name for name in specs if name != "honest")
+            while await heard_of(swarm) != {"r": others, "honest": others}:
+                await trio.sleep(0.1)
+            shown = await trio.to_thread.run_sync(dipaco_node, "status", "--home", str(root / "r"))
+            assert shown.stdout.count("refuted  router of ") == len(others), shown.stdout
         finally:
             await swarm.close()
+
+
+async def heard_of(swarm: LocalSwarm) -> dict[str, list[str]]:
+    """Return, per running node that refuses nothing, the runs whose router a peer refutes."""
+    return {
+        node: sorted(offer.name for offer in status.offers if offer.refuted == 1)
+        for node, status in (await swarm.statuses()).items()
+        if status.state != "refused"
+    }
 
 
 async def test_a_node_that_is_served_a_tampered_router_refuses_it_within_one_derivation(
@@ -143,7 +118,7 @@ async def test_a_node_that_is_served_a_tampered_router_refuses_it_within_one_der
     specs = {
         name: (run, CASES[name][0](replace(spec, manifest=run.id))) for name, run in runs.items()
     }
-    prepare_rendezvous(root / "r", list(specs.values()))
+    prepare_home(root / "r", list(specs.values()))
     swarm = LocalSwarm(ENVIRONMENT)
     with trio.fail_after(TIMEOUT):
         await refuse(swarm, root, specs)
@@ -186,7 +161,7 @@ async def knows_the_spec(swarm: LocalSwarm, node: LocalNode) -> bool:
 async def test_a_refusal_shows_in_the_status_and_ends_though_nobody_listens(tiny: Path) -> None:
     root, run = tiny.parent, tiny_run(tiny.parent, "tampered")
     spec = other_mean(derived(run, root / "own"))
-    prepare_rendezvous(root / "r", [(run, spec)])
+    prepare_home(root / "r", [(run, spec)])
     swarm = LocalSwarm(ENVIRONMENT)
     with trio.fail_after(TIMEOUT):
         async with trio.open_nursery() as nursery:

@@ -63,6 +63,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "run.id": "demo",
         "run.verify": "receipts:3",
         "run.local_sources": "true",
+        "run.whole_files": "true",
         "compute.device": "cuda:1",
         "compute.max_batch": "4",
         "compute.checkpointing": "on",

@@ -76,6 +76,20 @@ async def test_a_size_that_cannot_fit_by_the_last_two_is_not_tried() -> None:
     assert report.chosen is not None and report.chosen.micro_batch == 4
 
 
+async def test_a_micro_batch_that_is_clearly_slower_is_not_chosen() -> None:
+    class Slows(MadeUpDevice):
+        """Takes 4 at once as fast as 1 at a time, and 8 no longer."""
+
+        async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+            assert isinstance(job, Fit)
+            self.seconds = 0.1 if job.micro_batch <= 4 else 0.15
+            return await super().run(job, on_progress)
+
+    report = await fit(Slows(model=GB, sequence=GB // 10), batch=8)
+    assert [each.micro_batch for each in report.tries] == [1, 2, 4, 8]
+    assert report.chosen is not None and report.settings == {"compute.max_batch": 4}
+
+
 @pytest.mark.parametrize("kills", [True, False])
 async def test_checkpointing_comes_when_one_sequence_does_not_fit_without(kills: bool) -> None:
     device = MadeUpDevice(model=4 * GB, sequence=5 * GB, kills=kills)

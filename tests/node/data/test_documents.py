@@ -164,3 +164,18 @@ def test_no_more_than_a_batch_is_read_ahead(
 def test_many_short_rows_are_bounded_by_their_number(encoder: TextEncoder) -> None:
     sizes = map(len, document_batches(numbered([""] * 600), recipe(), encoder, splits=ALL))
     assert list(sizes) == [256, 256, 88]
+
+
+def test_heads_are_made_of_no_more_rows_than_are_due_but_a_few_at_a_time(
+    encoder: TextEncoder,
+) -> None:
+    left = iter((100, 40, 3, 3))
+    batches = document_batches(
+        numbered(texts(240)),
+        recipe(),
+        encoder,
+        splits=ALL,
+        heads_only=True,
+        due=lambda: next(left, 3000),
+    )
+    assert [len(batch) for batch in batches] == [100, 40, 32, 32, 36]

@@ -7,16 +7,13 @@ test says so, a split `test` of packed JSON lines; each file is some ranges long
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from dipaco.node.data.downloads import Downloads
-from dipaco.node.data.library import import_datasets
 from dipaco.node.data.pinning import pin_hub
 from dipaco.node.data.sources import Access, is_authenticated, rows
 from dipaco.node.training.jobs import Progress
@@ -24,7 +21,7 @@ from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 from dipaco.protocol.manifest import Source
 from tests.node.data.network import Waits, json_gz, json_lines, noise, parquet
-from tests.standin import COMMIT, LFS_BYTES, StandIn, standin_hub
+from tests.standin import COMMIT, LFS_BYTES, StandIn
 
 FIRST, SECOND, OTHER = noise(700, 1), noise(500, 2), noise(900, 3)
 FILES = {
@@ -37,28 +34,9 @@ PACKED = {"data/test-00000-of-00001.json.gz": json_gz(OTHER)}
 
 
 @pytest.fixture
-def waits() -> Waits:
-    return Waits()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waits: Waits) -> Iterator[StandIn]:
-    """A hub that the library takes for the real one; what the library waits is noted."""
-    datasets = import_datasets(hub=True)
-    from huggingface_hub import close_session, constants  # reads its settings once: not before
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "library"))
-    with standin_hub(StandIn(files=dict(FILES))) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
-        template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", served.endpoint)
-        url = served.endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}"
-        monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", url)
-        fake = SimpleNamespace(sleep=waits.sleep)
-        monkeypatch.setattr("huggingface_hub.utils._http.time", fake)
-        yield served
-        close_session()
+def hub(hub: StandIn) -> StandIn:
+    hub.files = dict(FILES)
+    return hub
 
 
 @pytest.fixture

@@ -103,6 +103,16 @@ def test_a_peer_that_is_heard_of_again_keeps_its_path() -> None:
     assert desk.schedule.expire(now=13.0) == ()
 
 
+def test_a_maker_that_stays_and_does_not_hand_over_its_moments_holds_nobody_up_for_ever() -> None:
+    desk, _ = after_round_1()
+    desk.make(desk.schedule.kept((1, 1)))
+    assert desk.schedule.expire(now=100.0) == ()
+    assert desk.schedule.expire(now=99.0 + 30 * TTL) == ()
+    desk.make(desk.schedule.expire(now=100.0 + 30 * TTL))
+    again = desk.lease(BERT)
+    assert (again.path, again.round) == (0, 1)
+
+
 def test_a_maker_that_hands_back_its_own_path_lets_others_make_the_moments() -> None:
     desk, _ = after_round_1()
     lease = desk.lease(ANNA)

@@ -5,7 +5,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from dipaco.node.scheduling.inputs import Way, way_to
+from dipaco.node.scheduling.inputs import Inputs, Way, way_to
 from dipaco.node.training.jobs import Advance, Train
 from dipaco.protocol.manifest import run_id
 from dipaco.protocol.run_view import RunView
@@ -70,6 +70,28 @@ async def test_an_update_that_nobody_has_any_more_costs_a_whole_state_and_nothin
         2 * view.topology.state_bytes(m) for m in view.topology.modules
     )
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)
+
+
+async def test_states_are_brought_ahead_of_the_lease_one_at_a_time(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, VALUE)
+    scheduler = await swarm.start(SCHEDULER)
+    await swarm.start("anna")
+    await until(lambda: scheduler.overview.ledger().finished)
+    parts = (await swarm.start("bert")).parts
+    await until(lambda: parts.board.reason.code == "run-over")
+    record, worker = parts.catalogue.runs[run_id(VALUE)], scheduler.worker
+    inputs = Inputs(
+        record, parts.catalogue, parts.blobs, parts.exchange, worker, scheduler.parts.me
+    )
+    newest = {m: states[-1] for m, states in record.view.states.items()}
+    own = set(record.view.topology.path_modules[0])
+    for count in range(1, len(own) + 1):
+        assert await inputs.ahead(0)
+        assert sum(parts.blobs.has(digest) for digest in newest.values()) == count
+    assert not await inputs.ahead(0)
+    assert {m for m, digest in newest.items() if parts.blobs.has(digest)} == own
 
 
 def test_the_shortest_way_is_taken() -> None:

@@ -348,6 +348,7 @@ def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
         options=Options(checkpointing="on", compile=True, moment_bits=8),
         niceness=3,
         local_sources=True,
+        whole_files=True,
     )
     for settings in (plain, other):
         assert parse(settings.command()[3:]) == settings

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dipaco.protocol.canonical import decode
-from dipaco.protocol.routing.integers import Int32, Int64
-from dipaco.protocol.routing.scores import Product, float64_product, int64_product
+from dipaco.protocol.routing.integers import Int64
+from dipaco.protocol.routing.scores import Product, Whole, float64_product, int64_product
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.golden import router_vectors
 from tests.protocol.routing import reference
@@ -72,12 +72,12 @@ def test_the_oracle_gives_the_toy_vectors() -> None:
     assert router_vectors.centroids_digest(centroids) == toy["centroids"]
 
 
-def in_small_batches(x: Int32, c: Int32) -> Int64:
+def in_small_batches(x: Whole, c: Whole) -> Int64:
     """Multiply 700 rows at a time: other shapes take other kernels."""
     return np.concatenate([float64_product(x[i : i + 700], c) for i in range(0, len(x), 700)])
 
 
-def in_parts(x: Int32, c: Int32) -> Int64:
+def in_parts(x: Whole, c: Whole) -> Int64:
     """Add the dimensions up in another order: the last ones first."""
     first = float64_product(x[:, 170:], c[:, 170:])
     return first + int64_product(x[:, :170], c[:, :170])
@@ -86,7 +86,7 @@ def in_parts(x: Int32, c: Int32) -> Int64:
 def in_torch(rows: int, threads: int) -> Product:
     """Multiply in torch's float64 on the CPU, so many rows at a time, by so many threads."""
 
-    def product(x: Int32, c: Int32) -> Int64:
+    def product(x: Whole, c: Whole) -> Int64:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         right = torch.from_numpy(c.astype(np.float64)).T

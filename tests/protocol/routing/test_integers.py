@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipaco.protocol.routing.integers import Draw, isqrt, isqrt_array, rdiv, rdiv_array
+from dipaco.protocol.routing.integers import (
+    Draw,
+    isqrt,
+    isqrt_array,
+    rdiv,
+    rdiv_array,
+    rdiv_float64,
+)
 
 DIVIDENDS = st.integers(-(1 << 60), 1 << 60)
 DIVISORS = st.integers(1, 1 << 60)
@@ -26,6 +33,23 @@ def test_rdiv_is_the_nearest_integer_and_halves_go_up(a: int, b: int) -> None:
 @given(st.lists(DIVIDENDS, min_size=1, max_size=5), DIVISORS)
 def test_rdiv_of_arrays_is_rdiv_of_each_element(values: list[int], b: int) -> None:
     assert rdiv_array(np.array(values), b).tolist() == [rdiv(a, b) for a in values]
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(0, (1 << 50) - 1), st.integers(1, 1 << 50), st.integers(-3, 3))
+def test_rdiv_in_float64_is_rdiv_up_to_its_bound(quotient: int, b: int, near: int) -> None:
+    """Near the halves, where a rounded quotient would first go wrong."""
+    most = ((1 << 52) - 1 - b) // 2
+    half = min((2 * quotient + 1) * b // 2, most - 3) + near
+    for a in (half, -half, most, -most):
+        found = rdiv_float64(np.array([a]), np.array([b]))
+        assert found.tolist() == [rdiv(a, b)]
+
+
+def test_rdiv_in_float64_refuses_what_it_cannot_do_exactly() -> None:
+    for a, b in ((1 << 52, 1), (-(1 << 52), 1), (0, 1 << 51), (1, 0), (1, -1)):
+        with pytest.raises(ValueError, match="below 2"):
+            rdiv_float64(np.array([a]), np.array([b]))
 
 
 def test_rdiv_of_arrays_takes_a_divisor_per_row() -> None:

@@ -13,13 +13,13 @@ from dipaco.protocol.routing.exactness import EXACT_FLOAT64
 from dipaco.protocol.routing.integers import Int32
 from dipaco.protocol.routing.kmeans import (
     Clustering,
+    ClusterSums,
     Points,
     capacity_bias,
     fill_empty_clusters,
     has_distinct_rows,
     run_once,
     run_restarts,
-    updated_centroids,
 )
 from dipaco.protocol.routing.scores import PRODUCTS, float64_product
 from tests.protocol.routing import reference
@@ -94,8 +94,24 @@ def test_empty_clusters_take_the_farthest_point_of_those_not_alone_lowest_first(
 
 def test_centroids_round_halves_up() -> None:
     points = points_of([[1], [2], [-1], [-2]], 1)
-    found = updated_centroids(points, np.array([0, 0, 1, 1]), 2)
-    assert found.tolist() == [[2], [-1]]
+    sums = ClusterSums(points, 2)
+    assert sums.move(np.array([0, 0, 1, 1]))
+    assert sums.centroids().tolist() == [[2], [-1]]
+
+
+def test_sums_that_points_moved_through_are_those_of_a_fresh_start() -> None:
+    draw = np.random.default_rng(7)
+    rows = draw.integers(-4096, 4097, (5000, 8)).tolist()
+    for which in range(len(PRODUCTS)):
+        points = points_of(rows, 256, which)
+        moving = ClusterSums(points, 3)
+        for _ in range(6):
+            assigned = draw.integers(0, 3, len(rows))
+            assert moving.move(assigned)
+            fresh = ClusterSums(points, 3)
+            fresh.move(assigned)
+            assert np.array_equal(moving.centroids(), fresh.centroids())
+        assert not moving.move(assigned.copy())
 
 
 def test_distinct_rows_are_counted_up_to_the_number_asked_for() -> None:

@@ -7,6 +7,7 @@ from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.scores import (
     PRODUCTS,
+    Whole,
     checked_product,
     float64_product,
     int64_product,
@@ -19,7 +20,7 @@ from tests.protocol.routing import reference
 X, S, D = 1 << 10, 1 << 8, 256
 
 
-def off_by_one(x: Int32, c: Int32) -> Int64:
+def off_by_one(x: Whole, c: Whole) -> Int64:
     """A matrix product that is wrong in a single element."""
     found = int64_product(x, c)
     found[-1, -1] += 1
@@ -51,7 +52,7 @@ def test_the_largest_score_is_exact(product: object) -> None:
 
 
 def test_float32_would_not_pass_the_self_check() -> None:
-    def float32_product(x: Int32, c: Int32) -> Int64:
+    def float32_product(x: Whole, c: Whole) -> Int64:
         return (x.astype(np.float32) @ c.astype(np.float32).T).astype(np.int64)
 
     x, c = extreme_points()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dipaco.protocol.digest import Digest, sha256
+from dipaco.protocol.digest import Digest, TaggedU64, sha256, tagged, u64
 from dipaco.protocol.routing.seeds import (
     Split,
     featurizer_seed,
@@ -90,3 +90,10 @@ def test_the_split_is_salted_by_the_source() -> None:
     assert [split_residue(SOURCE, i) for i in range(9)] != [
         split_residue(other, i) for i in range(9)
     ]
+
+
+def test_a_tag_with_a_counter_is_the_tag_with_its_parts() -> None:
+    for part in (b"", b"x", bytes(32)):
+        counted = TaggedU64("dipaco/1/split", part)
+        for value in (0, 1, 255, 1 << 40, (1 << 64) - 1):
+            assert counted(value) == tagged("dipaco/1/split", part, u64(value))

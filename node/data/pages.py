@@ -1,0 +1,193 @@
+"""Parquet pages are weighed before they are unpacked: a file may be made to fill the memory.
+
+A page of some bytes can unpack to 2 GiB, a dictionary of one long text can stand for every row, and
+what the file says of its sizes can be false. So what the library reads goes through `PageGuard`,
+which reads along the headers of the pages and stops before one is unpacked that is too large.
+Source: parquet-format, PageHeader, in Thrift's compact protocol.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+HEADER_BYTES: Final = 1 << 20  # of one page's header: statistics may hold two texts
+_PIECE = 4096  # of a header, read at first; then twice as much
+_DEPTH = 8  # of structures in structures
+_DICTIONARY: Final = 2  # PageType.DICTIONARY_PAGE
+
+
+class Heavy(Exception):
+    """The pages of one batch of rows may unpack to more than was allowed: ask for fewer rows."""
+
+
+class BadPage(Exception):
+    """A page is not to be unpacked; the words say why."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    length: int
+    kind: int
+    unpacked: int
+    packed: int
+
+
+class PageGuard:
+    """A file for `pyarrow` whose reads of one column's pages are watched."""
+
+    def __init__(self, stream: BinaryIO, *, page: int, batch: int) -> None:
+        """page, batch: bytes that one page, and the pages of one batch, may unpack to."""
+        self._stream, self._page, self._batch = stream, page, batch
+        self._next = self._stop = 0
+        self._rows = 1
+        self._left = batch
+
+    def watch(self, start: int, stop: int, rows: int) -> None:
+        """Watch the pages in the bytes `start` to `stop` - 1, read by batches of so many rows."""
+        self._next, self._stop, self._rows = start, stop, rows
+        self.allow()
+
+    def allow(self) -> None:
+        """A new batch is asked for."""
+        self._left = self._batch
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return self._stream.closed
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._stream.tell()
+
+    def close(self) -> None:
+        """Leave closing to whoever opened the stream."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Read; raises Heavy or BadPage for what should not be unpacked."""
+        at = self._stream.tell()
+        data = self._stream.read(size)
+        end = at + len(data)
+        if at < self._stop and self._next < end:
+            while self._next < min(end, self._stop):
+                self._weigh(self._header(at, data))
+            if self._stream.tell() != end:
+                self._stream.seek(end)
+        return data
+
+    def _header(self, at: int, data: bytes) -> _Header:
+        """The header at the next page's place, from what was read or, beyond it, the file."""
+        head = b""
+        while True:
+            place, size = self._next + len(head), max(_PIECE, len(head))
+            more = data[place - at : place - at + size] if place >= at else b""
+            if not more:
+                self._stream.seek(place)
+                more = self._stream.read(size)
+            head += more
+            try:
+                return _parsed(head)
+            except IndexError:
+                if not more or len(head) > HEADER_BYTES:
+                    raise BadPage("a page's header has no end") from None
+
+    def _weigh(self, header: _Header) -> None:
+        if header.packed < 0 or header.unpacked < 0:
+            raise BadPage("a page of less than no bytes")
+        if header.unpacked > self._page:
+            raise BadPage(f"a page unpacks to {header.unpacked} bytes, more than {self._page}")
+        self._next += header.length + header.packed
+        # Every row of a batch may be the longest text of the dictionary.
+        times = self._rows if header.kind == _DICTIONARY else 1
+        self._left -= times * header.unpacked
+        if self._left < 0 and self._rows > 1:
+            raise Heavy
+
+
+def _parsed(data: bytes) -> _Header:
+    """Read a PageHeader at the start of `data`; raises IndexError if it goes on beyond."""
+    reader = _Compact(data)
+    found = {1: -1, 2: -1, 3: -1}
+    field = 0
+    while byte := reader.byte():
+        field = field + (byte >> 4) if byte >> 4 else reader.integer()
+        if field in found and byte & 15 == _I32:
+            found[field] = reader.integer()
+        else:
+            reader.skip(byte & 15)
+    return _Header(reader.place, found[1], found[2], found[3])
+
+
+_I32, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 5, 7, 8, 9, 10, 11, 12
+
+
+class _Compact:
+    """Thrift's compact protocol, as far as it takes to read numbers and to skip the rest."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.place = data, 0
+
+    def byte(self) -> int:
+        value = self._data[self.place]
+        self.place += 1
+        return value
+
+    def integer(self) -> int:
+        """A signed number: zigzag in base 128."""
+        value = self._size()
+        return (value >> 1) ^ -(value & 1)
+
+    def skip(self, kind: int, depth: int = 0, *, element: bool = False) -> None:
+        """Go past a value; `element`: of a list, where a truth has a byte of its own."""
+        if depth > _DEPTH:
+            raise BadPage("a page's header is too deep")
+        if kind in (1, 2, 3):
+            self._leap(int(kind == 3 or element))
+        elif kind in (4, 5, 6):
+            self._size()
+        elif kind == _DOUBLE:
+            self._leap(8)
+        elif kind == _BINARY:
+            self._leap(self._size())
+        elif kind in (_LIST, _SET):
+            first = self.byte()
+            count = first >> 4 if first >> 4 < 15 else self._size()
+            self._skip_all(count, (first & 15,), depth)
+        elif kind == _MAP:
+            if count := self._size():
+                kinds = self.byte()
+                self._skip_all(count, (kinds >> 4, kinds & 15), depth)
+        elif kind == _STRUCT:
+            while byte := self.byte():
+                if not byte >> 4:
+                    self._size()
+                self.skip(byte & 15, depth + 1)
+        else:
+            raise BadPage(f"a page's header has a value of kind {kind}")
+
+    def _skip_all(self, count: int, kinds: tuple[int, ...], depth: int) -> None:
+        for _ in range(count):
+            for kind in kinds:
+                self.skip(kind, depth + 1, element=True)
+
+    def _size(self) -> int:
+        value = shift = 0
+        while (byte := self.byte()) & 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if shift > 63:
+                raise BadPage("a page's header has a number without end")
+        return value | byte << shift
+
+    def _leap(self, size: int) -> None:
+        self.place += size
+        if self.place > len(self._data):
+            raise IndexError
