@@ -226,6 +226,8 @@ class Scheduler:
             await self._pull(
                 each.digest, moments_bytes(top.elements(ModuleId(each.module))), holders
             )
+        while next(self.schedule.due_steps(), None) is not None:
+            await self._due.wait()  # for the worker process, which everybody's outer steps need
         wrong = await self._inspect(self.schedule.lease_again(*place), moments=debt.moments)
         now = self.schedule.debts.get(place)
         if now is None or now.moments != debt.moments:
