@@ -1,6 +1,6 @@
 """The checkpoint that a verb works with: found by name, its states brought here if need be."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from dipaco.cli.options import F, home_option
 if TYPE_CHECKING:
     from dipaco.node.checkpoints import Checkpoint, ModuleState
     from dipaco.node.training.worker import WorkerSettings
+    from dipaco.protocol.digest import Digest
 
 FETCH_SECONDS = 60.0  # without a word from the daemon
 MAX_NAMED = 8  # missing modules that a message lists
@@ -70,7 +71,18 @@ def bring_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | No
     wanted = {each.digest: str(each.module) for each in checkpoint.missing(paths)}
     pinned = checkpoint.manifest.tokenizer.sha256
     if embedded_tokenizer_path(pinned) is None and not BlobStore(Home.at(home).blobs).has(pinned):
-        wanted[pinned] = "tokenizer"
+        wanted[pinned] = "the tokenizer"
+    bring(checkpoint.run.id, wanted, home, in_words(checkpoint.missing(paths)))
+
+
+def bring(run: "Digest", wanted: "Mapping[Digest, str]", home: Path, lacking: str = "") -> None:
+    """Have blobs that a run's ledger or manifest names fetched into the home's store.
+
+    wanted    what each is, in words.
+    lacking   what is missing, in words [`wanted`'s].
+
+    Raises Unavailable as `bring_states` does.
+    """
     if not wanted:
         return
     from dipaco.cli.bars import progress_bar
@@ -78,14 +90,14 @@ def bring_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | No
     from dipaco.node.training.jobs import Progress
     from dipaco.protocol.errors import Unavailable
 
-    lacking = in_words(checkpoint.missing(paths)) or "the tokenizer"
+    lacking = lacking or listed(list(wanted.values()))
     with progress_bar("fetching") as show:
         for digest, what in wanted.items():
 
             def on_progress(heard: Fetching, what: str = what) -> None:
                 show(Progress(stage=what, done=heard.received, total=heard.total, unit="bytes"))
 
-            request = FetchRequest(run=checkpoint.run.id.hex(), blob=digest.hex())
+            request = FetchRequest(run=run.hex(), blob=digest.hex())
             try:
                 ask_fetch(home, request, on_progress, timeout=FETCH_SECONDS)
             except NoDaemon:
@@ -99,9 +111,13 @@ def bring_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | No
 
 def in_words(states: "tuple[ModuleState, ...]") -> str:
     """Return a few of the states by name and version."""
-    named = [f"{each.module} v{each.version}" for each in states[:MAX_NAMED]]
-    more = len(states) - len(named)
-    return ", ".join([*named, f"{more} more"] if more else named)
+    return listed([f"{each.module} v{each.version}" for each in states])
+
+
+def listed(names: list[str]) -> str:
+    """Return a few of the names."""
+    more = len(names) - MAX_NAMED
+    return ", ".join([*names[:MAX_NAMED], f"{more} more"] if more > 0 else names)
 
 
 def worker_of(home: Path, flags: dict[str, Any]) -> "WorkerSettings":

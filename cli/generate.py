@@ -112,7 +112,7 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
     from dipaco.node.checkpoints import path_named
     from dipaco.protocol.routing.assign import Router
     from dipaco.protocol.routing.documents import cut, prefix_of_prompt
-    from dipaco.protocol.spec import KMEANS
+    from dipaco.protocol.spec import ROUND_ROBIN
 
     spec = checkpoint.spec
     if path is not None:
@@ -122,7 +122,7 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
     head = encoder.encode([head_text])[0] if head_text else []
     prefix = np.array([prefix_of_prompt(head, spec.prefix, encoder.end_of_text)])
     chosen = int(Router(spec).route(prefix, np.zeros(1, dtype=np.int64))[0, 0])
-    if spec.kind != KMEANS:
+    if spec.kind == ROUND_ROBIN:
         return _say(checkpoint, chosen, "this run's router looks at no text")
     if len(head) >= spec.prefix:
         return _say(checkpoint, chosen, f"routed by the first {spec.prefix} tokens")

@@ -113,8 +113,11 @@ def early_stopped(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> 
     by_path: dict[int, dict[int, EvaluationView]] = {}
     for evaluation in evaluations:
         by_path.setdefault(evaluation.path, {})[evaluation.version] = evaluation
+    epoch = max((manifest.epoch_of(v) for own in by_path.values() for v in own), default=0)
     found = []
     for versions in by_path.values():
+        if manifest.epoch_of(max(versions)) < epoch:
+            continue  # the new router has no documents for it
         known = {v: e.nll / e.tokens for v, e in versions.items() if e.tokens}
         found.append(versions[kept_version(manifest, max(versions), known)])
     return _routed(manifest, None, found)

@@ -53,7 +53,7 @@ def _account(manifest: Manifest, result: ReferenceResult) -> Account:
         )
         for (version, path), found in result.evaluations.items()
     )
-    return account_of(result.spec, result.states, evaluations)
+    return account_of(result.specs, result.states, evaluations)
 
 
 class Shown:

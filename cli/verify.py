@@ -6,23 +6,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dipaco.cli.bars import progress_bar
+from dipaco.cli.checkpoints import worker_of
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import config_of, home_of, home_option, json_option
+from dipaco.cli.options import home_of, home_option, json_option
 
 if TYPE_CHECKING:
-    from dipaco.node.config import RunSection
+    from dipaco.cli.verified import Judged
     from dipaco.node.runs import RunFile
     from dipaco.protocol.spec import RouterSpec
-    from dipaco.protocol.verdict import Derivation, Verdict
+    from dipaco.protocol.verdict import Derivation
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("name", metavar="[RUN]", default="")
-@click.option("--spec", type=FILE, help="The spec to judge [the one the run's ledger adopted].")
-@click.option("--out", type=FILE, help="Write our own spec here.")
+@click.option("--spec", type=FILE, help="The spec to judge [the ones the run's ledger adopted].")
+@click.option("--out", type=FILE, help="Write our own spec here, of several the last.")
+@click.option(
+    "--labels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Do N scores of one sheet of the re-sharding again, drawn at random, and nothing else.",
+)
 @click.option("--local-sources", is_flag=True, help="The run may name local files.")
 @home_option
 @json_option
@@ -30,49 +36,43 @@ def verify(
     name: str,
     spec: Path | None,
     out: Path | None,
+    labels: int | None,
     local_sources: bool,
     home: str | None,
     as_json: bool,
 ) -> int:
     """Derive the router again; RUN is a run file, or an id or name known to this node.
 
-    Ends with 0 if the specs are the same, 4 if they differ, 5 if it cannot be told.
+    Where the ledger adopted another router after re-sharding, both are derived. Ends with 0 if the
+    specs are the same, 4 if they differ, 5 if it cannot be told.
     """
-    from dipaco.cli.runs_known import named_run
+    if labels is not None and (spec or out):
+        raise click.UsageError("--labels excludes --spec and --out")
+    from dipaco.cli.runs_known import named_run, record_of
+    from dipaco.cli.verified import Verification
     from dipaco.node.storage.files import write_file
     from dipaco.protocol.canonical import encode
-    from dipaco.protocol.routing.recipe import recipe_of
-    from dipaco.protocol.verdict import Derived, judge, static_check
+    from dipaco.protocol.verdict import Derived
 
     folder = home_of(home)
     run = named_run(name, folder)
-    recipe = recipe_of(run.manifest)
-    claimed = _claimed(run, spec, folder)
-    verdict = static_check(recipe, claimed) if claimed else None
-    derivation = None
-    if verdict is None or out is not None:
-        config = config_of(home, {"run.local_sources": local_sources or None})
-        derivation = _derive(run, folder, config.run)
-        if out is not None and isinstance(derivation, Derived):
-            write_file(out, encode(derivation.spec))
-    if claimed is not None and verdict is None:
-        assert derivation is not None
-        verdict = judge(recipe, claimed, derivation)
-    return _say(run, claimed, derivation, verdict, as_json=as_json)
+    flags = {"run.local_sources": local_sources or None}
+    verification = Verification(run, record_of(run.id, folder), worker_of(folder, flags))
+    if labels is not None:
+        return _say(run, verification.rescore(labels), as_json=as_json)
+    claims = [read_spec(spec)] if spec is not None else verification.adopted()
+    judged = verification.judge_all(claims, derive=out is not None)
+    if out is not None and isinstance(judged.derivation, Derived):
+        write_file(out, encode(judged.derivation.spec))
+    return _say(run, judged, as_json=as_json)
 
 
-def _say(
-    run: "RunFile",
-    claimed: "RouterSpec | None",
-    derivation: "Derivation | None",
-    verdict: "Verdict | None",
-    *,
-    as_json: bool,
-) -> int:
+def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
     """Print the outcome and return its exit code; without a verdict there was none to judge."""
     from dipaco.protocol.spec import spec_digest
     from dipaco.protocol.verdict import Derived, Outcome
 
+    claimed, derivation, verdict = judged.claimed, judged.derivation, judged.verdict
     own = spec_digest(derivation.spec).hex() if isinstance(derivation, Derived) else ""
     stage: str
     if verdict is not None:
@@ -107,18 +107,6 @@ def _unjudged(derivation: "Derivation | None", own: str) -> str:
     return f"our own spec is {own}; there is none to compare it with: give --spec FILE"
 
 
-def _claimed(run: "RunFile", file: Path | None, home: Path) -> "RouterSpec | None":
-    """Return the spec of `file`, else the one that the run's ledger adopted, as far as known."""
-    from dipaco.cli.runs_known import record_of
-
-    if file is not None:
-        return read_spec(file)
-    record = record_of(run.id, home)
-    if record is None or record.view.spec not in record.specs:
-        return None
-    return record.specs[record.view.spec].spec
-
-
 def read_spec(path: Path) -> "RouterSpec":
     """Read a spec, bare or signed; raises ConfigError if it cannot be read, Refusal if wrong."""
     from dipaco.node.storage.files import read_file
@@ -136,18 +124,3 @@ def read_spec(path: Path) -> "RouterSpec":
         return decode(data, RouterSpec, limit=MAX_BODY)
     except RemoteProtocolError as error:
         raise Refusal(f"{path}: not a router spec: {error}") from error
-
-
-def _derive(run: "RunFile", home: Path, trust: "RunSection") -> "Derivation":
-    from dipaco.node.scheduling.verification import derivation_of
-    from dipaco.node.training.jobs import Derive
-    from dipaco.node.training.performer import Performer
-    from dipaco.node.training.worker import WorkerSettings
-    from dipaco.node.training.worker_process import perform
-
-    settings = WorkerSettings(
-        home=home, local_sources=trust.local_sources, whole_files=trust.whole_files
-    )
-    performer = Performer(settings)
-    with progress_bar(f"router of {run.manifest.name}") as show:
-        return derivation_of(perform(performer, Derive(manifest=run.manifest), show))

@@ -1,8 +1,9 @@
 """The account of a run that was trained in one process: what a ledger would say, unsigned.
 
 A single process has no scheduler whose signature would count, and for another owner's run no key.
-So `reference` keeps in its home, beside the blobs, one file per run: the spec, the digest of every
-module's every version, and the held-out losses. It serves this home alone and is never sent.
+So `reference` keeps in its home, beside the blobs, one file per run: the spec of every epoch, the
+digest of every module's every version, and the held-out losses. It serves this home alone and is
+never sent.
 """
 
 from collections.abc import Iterable
@@ -37,7 +38,8 @@ class ModuleVersions(Wire, frozen=True, kw_only=True):
 class Account(Wire, frozen=True, kw_only=True):
     """What a run came to in this home."""
 
-    spec: RouterSpec
+    specs: Annotated[tuple[RouterSpec, ...], Meta(min_length=1)]
+    """By epoch."""
     modules: tuple[ModuleVersions, ...]
     evaluations: tuple[Evaluated, ...]
 
@@ -50,8 +52,11 @@ def keep_account(home: Path, run: Digest, account: Account) -> None:
     write_file(path, encode(account))
 
 
-def kept_account(home: Path, manifest: Manifest) -> tuple[RouterSpec, RunView] | None:
-    """Return spec and view of a run that `home` has an account of; raises ConfigError."""
+def kept_account(home: Path, manifest: Manifest) -> tuple[tuple[RouterSpec, ...], RunView] | None:
+    """Return specs, by epoch, and view of a run that `home` has an account of.
+
+    Raises ConfigError.
+    """
     path = _path(home, run_id(manifest))
     if not path.exists():
         return None
@@ -63,19 +68,19 @@ def kept_account(home: Path, manifest: Manifest) -> tuple[RouterSpec, RunView] |
     named = {ModuleId(each.module): list(each.states) for each in account.modules}
     if set(named) != set(topology(manifest).modules):
         raise ConfigError(f"{path}: not an account of the run {manifest.name}")
-    view.spec, view.states = spec_digest(account.spec), named
+    view.specs, view.states = [spec_digest(spec) for spec in account.specs], named
     view.evaluations = {(each.version, each.path): each for each in account.evaluations}
-    return account.spec, view
+    return account.specs, view
 
 
 def account_of(
-    spec: RouterSpec,
+    specs: tuple[RouterSpec, ...],
     states: dict[ModuleId, tuple[Digest, ...]],
     evaluations: Iterable[Evaluated],
 ) -> Account:
-    """Return the account of states, by version, and evaluations."""
+    """Return the account of specs, by epoch, states, by version, and evaluations."""
     return Account(
-        spec=spec,
+        specs=specs,
         modules=tuple(ModuleVersions(module=m, states=s) for m, s in states.items()),
         evaluations=tuple(evaluations),
     )

@@ -71,13 +71,26 @@ class RunRecord:
             voices[signer] = receipt.verdict.outcome
         self.receipts += 1
 
-    def voices(self, me: PeerId) -> Voices:
-        """Return what others than `me` and its author say of the adopted spec."""
-        held = self.specs.get(self.view.spec) if self.view.spec else None
-        if held is None or self.view.spec is None:
+    def adopted(self, epoch: int) -> HeldSpec | None:
+        """Return the spec that the ledger adopted for an epoch, as far as it is here."""
+        adopted = self.view.specs
+        return self.specs.get(adopted[epoch]) if epoch < len(adopted) else None
+
+    def routers(self) -> list[RouterSpec]:
+        """Return the specs that the ledger adopted, epoch by epoch; none unless all are here."""
+        held = [self.adopted(epoch) for epoch in range(len(self.view.specs))]
+        return [each.spec for each in held if each] if all(held) else []
+
+    def newest(self) -> HeldSpec | None:
+        """Return the spec of the newest epoch, as far as it is here."""
+        return self.adopted(max(0, self.view.epoch))
+
+    def voices(self, me: PeerId, held: HeldSpec | None) -> Voices:
+        """Return what others than `me` and its author say of a spec."""
+        if held is None:
             return Voices()
         return count_voices(
-            self.said.get(self.view.spec, {}),
+            self.said.get(spec_digest(held.spec), {}),
             apart={me, held.author},
             members=self.manifest.schedule.members,
         )

@@ -5,7 +5,7 @@ blob store of a home, or in a bank that was exported. No torch here, and no netw
 state is at hand is asked of `missing`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -55,6 +55,7 @@ class Checkpoint:
 
     run: RunFile
     spec: RouterSpec
+    """By which documents find their path at this version."""
     paths: tuple[tuple[ModuleState, ...], ...]
     """Per path its modules, in the topology's order, at the version that the path is used with."""
     newest: Mapping[ModuleId, int]
@@ -96,16 +97,25 @@ class Checkpoint:
 
 
 def checkpoint_of(
-    run: RunFile, spec: RouterSpec, view: RunView, states: States, *, version: int | None = None
+    run: RunFile,
+    specs: Sequence[RouterSpec],
+    view: RunView,
+    states: States,
+    *,
+    version: int | None = None,
 ) -> Checkpoint:
     """Return where a run stands by its ledger, or stood when all modules were at `version`.
+
+    specs   of every epoch so far. Documents are routed by the newest, as the next round's are; at
+            `version` by the one that it was trained and evaluated by.
 
     Raises Unavailable before the seed model is trained, and for a version that is yet to come.
     """
     name, top = run.manifest.name, topology(run.manifest)
     if not view.seeded:
         raise Unavailable(f"{name}: the seed model is not trained yet, so there is no checkpoint")
-    chosen = []
+    epoch = view.epoch if version is None else min(run.manifest.epoch_of(version), view.epoch)
+    spec, chosen = specs[epoch], []
     for path in range(top.paths):
         newest = view.path_version(path)
         if version is not None and spec.tokens[path] and version > newest:
@@ -127,14 +137,13 @@ def checkpoint_in(
     Raises Unavailable if there is nothing of it, or not enough.
     """
     blobs = BlobStore(Home.at(home).blobs)
-    if record is not None and record.view.spec in record.specs and record.view.seeded:
-        assert record.view.spec is not None
-        spec = record.specs[record.view.spec].spec
-        return checkpoint_of(run, spec, record.view, blobs, version=version)
+    routers = record.routers() if record is not None else []
+    if record is not None and routers and record.view.seeded:
+        return checkpoint_of(run, routers, record.view, blobs, version=version)
     account = kept_account(home, run.manifest)
     if account is not None:
         return checkpoint_of(run, *account, blobs, version=version)
-    if record is not None and record.view.spec in record.specs:
+    if routers:
         raise Unavailable(f"{run.manifest.name}: the seed model is not trained yet")
     raise Unavailable(
         f"{run.manifest.name}: {home} has no ledger of this run: join it with dipaco-node start, "

@@ -95,7 +95,7 @@ async def _schedule_all(parts: Parts, overview: Overview) -> None:
 
 async def _schedule(parts: Parts, record: RunRecord) -> None:
     """Publish the run's router, then hand out its work until cancelled."""
-    spec = record.specs.get(record.view.spec) if record.view.spec else None
+    spec = record.adopted(0)
     if spec is None:
         derived = await parts.verifier.derived_spec(record)
         await _once_there_is_room(
@@ -121,10 +121,21 @@ async def _schedule(parts: Parts, record: RunRecord) -> None:
     log.info("scheduling run %s for %s", record.manifest.name, short_peer(parts.me))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scheduler.serve)
+        nursery.start_soon(_reshard, parts, record, scheduler, tools)
         while True:
             _say_what_is_scheduled(parts, record, scheduler)
             with trio.move_on_after(LOOK_SECONDS):
                 await tools.changed.wait()
+
+
+async def _reshard(parts: Parts, record: RunRecord, scheduler: Scheduler, tools: Tools) -> None:
+    """Once the scores of the run stand, derive its next router, publish it, go on by it."""
+    while not scheduler.schedule.switch_due:
+        await tools.changed.wait()
+    derived = await parts.verifier.derived_spec(record, epoch=record.view.epoch + 1)
+    signed = sign(derived, parts.key)
+    await _once_there_is_room(parts, partial(parts.catalogue.publish, "spec", signed))
+    await _once_there_is_room(parts, partial(scheduler.adopt, derived))
 
 
 async def _once_there_is_room(parts: Parts, do: Callable[[], T]) -> T:

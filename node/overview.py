@@ -35,6 +35,7 @@ from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.identity import PeerId
+from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.topology import experts_of
 
 
@@ -135,16 +136,18 @@ class Overview:
 
     # ------------------------------------------------------------------ parts
 
-    def _live_paths(self, record: RunRecord) -> tuple[int, ...]:
-        held = record.specs.get(record.view.spec) if record.view.spec else None
+    def _live_paths(self, record: RunRecord, round_: int | None = None) -> tuple[int, ...]:
+        """Paths with training data by the router of a round, as far as known; None: the newest."""
+        known = round_ is not None and record.manifest.epoch_of(round_) <= record.view.epoch
+        held = record.adopted(record.manifest.epoch_of(round_ or 0)) if known else record.newest()
         weights = held.spec.tokens if held else (1,) * record.manifest.paths
         return tuple(path for path, weight in enumerate(weights) if weight)
 
     def _finished(self, record: RunRecord) -> bool:
-        return record.view.finished(self._live_paths(record))
+        return record.view.finished(lambda round_: self._live_paths(record, round_))
 
     def _offer(self, record: RunRecord) -> Offer:
-        heard = record.voices(self.me)
+        heard = record.voices(self.me, record.newest())
         return Offer(
             id=record.run.hex(),
             name=record.manifest.name,
@@ -156,7 +159,7 @@ class Overview:
     def _run(self) -> RunStatus:
         assert self.run is not None
         record, rounds = self.run, self.run.manifest.training.rounds
-        heard = record.voices(self.me)
+        heard = record.voices(self.me, record.newest())
         versions = [record.view.path_version(path) for path in self._live_paths(record)]
         return RunStatus(
             id=record.run.hex(),
@@ -224,13 +227,16 @@ class Overview:
 
 
 def _length_of(record: RunRecord, blob: Digest) -> int | None:
-    """Return the bytes of a state or of the tokenizer's file; None for any other blob."""
+    """Return the bytes of a state, score sheet or the tokenizer's file; None for another blob."""
     view = record.view
     if blob == record.manifest.tokenizer.sha256:
         return record.manifest.tokenizer.size
     for module, states in view.states.items():
         if blob in states:
             return view.topology.state_bytes(module)
+    for entry in view.sheets():
+        if blob == entry.sheet.digest:
+            return SCORE_BYTES * entry.sheet.documents
     return None
 
 

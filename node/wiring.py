@@ -26,6 +26,7 @@ from dipaco.node.network.transport import Transport
 from dipaco.node.overview import Overview
 from dipaco.node.room import Room, free_bytes
 from dipaco.node.scheduling.service import Desk
+from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.scheduling.verification import Verifier
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
@@ -154,6 +155,7 @@ def wire(
             policy=Policy.parse(config.run.verify),
             software=f"{PACKAGE} {VERSION}",
             blame=standing.blame,
+            spot_check=SpotCheck(blobs, exchange, worker, board, standing.blame),
             spread=partial(gossip.spread, within=FAREWELL_SECONDS),
         ),
     )

@@ -14,8 +14,12 @@ def kept_version(manifest: Manifest, newest: int, losses: Mapping[int, float]) -
 
     newest   the version at which all of the path's modules stand.
     losses   of the path on its held-out documents, by version; those not evaluated are missing.
+
+    Where the run re-shards, versions of the first router were evaluated on other documents: only
+    those of the newest's router are compared.
     """
     if not manifest.training.early_stopping:
         return newest
-    found = [version for version in losses if version <= newest]
+    epoch = manifest.epoch_of(newest)
+    found = [v for v in losses if v <= newest and manifest.epoch_of(v) == epoch]
     return min(found, key=lambda version: (losses[version], version), default=newest)

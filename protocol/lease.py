@@ -20,7 +20,7 @@ ModuleName = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-zA-Z
 Token = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 Size = Annotated[int, Meta(ge=0, le=1 << 40)]
 Nats = Annotated[float, Meta(ge=0, le=1e12)]
-LeaseKind = Literal["seed", "train", "evaluate"]
+LeaseKind = Literal["seed", "train", "evaluate", "score"]
 
 
 class ModuleDigest(Wire, frozen=True, kw_only=True):
@@ -45,13 +45,14 @@ class Lease(Wire, frozen=True, kw_only=True):
     token: Token
     """Random, single use: it names the lease and fences its result."""
     kind: LeaseKind
-    """`seed`: k0 dense steps; `train`: tau steps of a path; `evaluate`: its held-out loss."""
+    """`seed`: k0 dense steps; `train`: tau steps of a path; `evaluate`: its held-out loss;
+    `score`: its likelihoods of the router documents."""
     path: Annotated[int, Meta(ge=0, le=1023)]
     """0 for `seed`."""
     round: Annotated[int, Meta(ge=0, le=1 << 20)]
-    """`train`: t, from 1; `evaluate`: the version t of the modules; `seed`: 0."""
+    """`train`: t, from 1; `evaluate`, `score`: the version t of the modules; `seed`: 0."""
     window: Annotated[int, Meta(ge=0, le=1 << 40)]
-    """Of the source; `evaluate` looks at the held-out documents of this window."""
+    """Of the source; `evaluate` and `score` look at the held-out or router documents of it."""
     spec: DigestField
     """The router spec by which documents find their path."""
     modules: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
@@ -73,6 +74,14 @@ class Evaluation(Wire, frozen=True, kw_only=True):
     """Their negative log-likelihood, summed, in nats."""
 
 
+class Sheet(Wire, frozen=True, kw_only=True):
+    """One path's scores of the router documents of one window: a blob of int32 (method.md 5)."""
+
+    digest: DigestField
+    documents: Size
+    """The blob has 4 bytes for each."""
+
+
 class Submission(Wire, frozen=True, kw_only=True):
     """What is handed in for a lease."""
 
@@ -90,6 +99,8 @@ class Submission(Wire, frozen=True, kw_only=True):
     loss_last: Nats
     evaluation: Evaluation | None = None
     """For `evaluate`."""
+    sheet: Sheet | None = None
+    """For `score`."""
 
     def digests(self) -> set[Digest]:
         """Return every blob that is handed in."""

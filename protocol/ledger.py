@@ -14,7 +14,7 @@ from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import Digest, DigestField
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerIdField
-from dipaco.protocol.lease import MAX_MODULES, ModuleDigest, ModuleName, Size
+from dipaco.protocol.lease import MAX_MODULES, ModuleDigest, ModuleName, Sheet, Size
 from dipaco.protocol.manifest import MAX_PATHS
 from dipaco.protocol.signed import Signed, open_signed
 
@@ -23,7 +23,7 @@ NO_RECORD = Digest(bytes(32))
 
 
 class SpecAdopted(Wire, frozen=True, kw_only=True):
-    """From here on documents are routed by this spec."""
+    """From here on documents are routed by this spec: from round 1, or after re-sharding."""
 
     epoch: Annotated[int, Meta(ge=0, le=1 << 20)]
     spec: DigestField
@@ -96,7 +96,20 @@ class Evaluated(Wire, frozen=True, kw_only=True):
     nll: Annotated[float, Meta(ge=0, le=1e12)]
 
 
-Entry = SpecAdopted | Seeded | ModuleUpdated | MomentsReplaced | Evaluated
+class Scored(Wire, frozen=True, kw_only=True):
+    """A peer's scores of the router documents of one window by one path, at the re-sharding.
+
+    Which of several sheets of one path and window stand follows from their contents and order
+    (`labels.standing`).
+    """
+
+    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
+    window: Size
+    peer: PeerIdField
+    sheet: Sheet
+
+
+Entry = SpecAdopted | Seeded | ModuleUpdated | MomentsReplaced | Evaluated | Scored
 
 
 class LedgerRecord(Wire, frozen=True, kw_only=True):

@@ -22,6 +22,8 @@ FORMAT: Final = 1
 MAX_PATHS = 1024  # the paper's largest grid has 256
 MAX_FILES = 4096  # of one source
 MAX_NODES_LISTED = 1024  # schedulers and members named one by one
+MAX_SHEETS = 4096  # of scores: paths times windows; the ledger names each
+MAX_SCORED = 1 << 22  # router documents; the paper's 0.5 % of C4 are 1.8 million
 
 DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 PATH_IN_REPOSITORY: Final = re.compile(r"[^/\x00-\x1f?#@\\]+(/[^/\x00-\x1f?#@\\]+)*")
@@ -186,6 +188,26 @@ class Capacity(Wire, frozen=True, kw_only=True):
             raise ValueError("num: below den, the largest shard would be below the mean")
 
 
+class Reshard(Wire, frozen=True, kw_only=True):
+    """Discriminative re-sharding between two rounds: docs/method.md section 5."""
+
+    after_round: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """The paths score the router documents at this version; later rounds use the new router."""
+    tolerance: Annotated[int, Meta(ge=1, le=1024)] = 4
+    """How far an honest score may be from the true one, in 1/1024 nat."""
+    scorers: Annotated[int, Meta(ge=1, le=3)] = 1
+    """Distinct peers that must agree on the scores of a path in a window."""
+    candidates: Annotated[int, Meta(ge=2, le=64)] = 8
+    """Paths that score one document: the present router's best; all, where there are fewer."""
+    windows: Annotated[int, Meta(ge=1, le=MAX_SHEETS)] = 1
+    """The router documents of the source's first so many windows are scored."""
+
+    @property
+    def margin(self) -> int:
+        """M: a document gets a label if its second best score is worse by more."""
+        return 4 * self.tolerance
+
+
 class Routing(Wire, frozen=True, kw_only=True):
     """How documents find their path: docs/method.md section 4."""
 
@@ -224,6 +246,7 @@ class Routing(Wire, frozen=True, kw_only=True):
     alone, for corpora that are too large for every verifier to read."""
     beacon: Annotated[bytes, Meta(max_length=64)] = b""
     """A public value fixed after the rest of the manifest, or nothing."""
+    reshard: Reshard | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,6 +260,8 @@ class Routing(Wire, frozen=True, kw_only=True):
             raise ValueError("max_bytes: below prefix_bytes")
         if self.validation_bp + self.router_bp >= BASIS_POINTS:
             raise ValueError("validation_bp, router_bp: together they leave no training documents")
+        if self.reshard is not None and (self.kind != "kmeans" or not self.router_bp):
+            raise ValueError("reshard: needs kind kmeans, and a router_bp above 0 to score")
         self._check_exactness()
 
     def _check_exactness(self) -> None:
@@ -344,8 +369,43 @@ class Manifest(Wire, frozen=True, kw_only=True):
             )
         if self.routing.overlap > self.paths:
             raise ValueError(f"routing.overlap: above the number of paths, {self.paths}")
+        if self.routing.reshard is not None:
+            self._check_reshard(self.routing.reshard)
         if self.start:
             self._check_start()
+
+    def _check_reshard(self, reshard: Reshard) -> None:
+        where = "routing.reshard"
+        if self.paths < 2:
+            raise ValueError(f"{where}: one path has nothing to choose from")
+        if reshard.after_round >= self.training.rounds:
+            raise ValueError(f"{where}.after_round: no round of {self.training.rounds} follows it")
+        if reshard.windows > self.source.windows:
+            raise ValueError(f"{where}.windows: the source has {self.source.windows}")
+        if self.paths * reshard.windows > MAX_SHEETS:
+            raise ValueError(
+                f"{where}.windows: {reshard.windows} for {self.paths} paths, together they may "
+                f"make {MAX_SHEETS} sheets"
+            )
+        if self.most_scored * reshard.windows > MAX_SCORED:
+            raise ValueError(
+                f"{where}.windows: with routing.router_bp they may have "
+                f"{self.most_scored * reshard.windows} router documents, more than {MAX_SCORED}"
+            )
+
+    @property
+    def most_scored(self) -> int:
+        """Router documents that a window may have: twice their share, and 256.
+
+        Hashes split them off, so no window comes near; whoever claims more need not be read.
+        """
+        share = self.source.window * self.routing.router_bp // BASIS_POINTS
+        return min(self.source.window, 2 * share + 256)
+
+    def epoch_of(self, round_: int) -> int:
+        """Return by which router round `round_` trains, and version `round_` is evaluated."""
+        reshard = self.routing.reshard
+        return int(reshard is not None and round_ > reshard.after_round)
 
     def _check_start(self) -> None:
         from dipaco.protocol.topology import topology  # which reads a manifest, made by now

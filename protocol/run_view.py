@@ -4,7 +4,7 @@ Owns the rules by which one record may follow another; signatures and the chain 
 (`ledger.append_checked`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
@@ -16,30 +16,45 @@ from dipaco.protocol.ledger import (
     ModuleUpdated,
     MomentsReplaced,
     Quantised,
+    Scored,
     Seeded,
     SpecAdopted,
 )
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.routing.labels import MAX_OPINIONS
 from dipaco.protocol.topology import ModuleId, topology
 
 
 class RunView:
-    """Spec, module versions, moments and evaluations of one run, advanced entry by entry."""
+    """Specs, module versions, moments, evaluations and scores of one run, entry by entry."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.topology = topology(manifest)
-        self.spec: Digest | None = None
+        self.specs: list[Digest] = []
+        """The adopted spec of every epoch so far."""
         self.states: dict[ModuleId, list[Digest]] = {}
         """Per module the digest of every version, 0 first; empty before the seed model."""
         self.momenta: dict[ModuleId, Digest] = {}
         """Per module its outer momentum; none at version 0, where it is zero."""
-        self.quantised: dict[ModuleId, list[Quantised]] = {}
-        """Per module how it came to every version from 1 on; none where updates are not packed."""
+        self.quantised: dict[ModuleId, dict[int, Quantised]] = {}
+        """Per module and version how it came to it; none where it was not by a packed update."""
         self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
         """Per path and module the inner moments after each round; none where they are not kept."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
         """By (version, path)."""
+        self.scored: dict[tuple[int, int], list[Scored]] = {}
+        """By (path, window), in the order in which they were recorded."""
+
+    @property
+    def spec(self) -> Digest | None:
+        """The spec by which the newest rounds are routed."""
+        return self.specs[-1] if self.specs else None
+
+    @property
+    def epoch(self) -> int:
+        """Its number, -1 before the first."""
+        return len(self.specs) - 1
 
     @property
     def seeded(self) -> bool:
@@ -74,7 +89,7 @@ class RunView:
     def residual(self, module: ModuleId) -> Digest | None:
         """Return what the last packed update of `module` left out; None: nothing."""
         steps = self.quantised.get(module)
-        return steps[-1].residual if steps else None
+        return steps[max(steps)].residual if steps else None
 
     def back_from(self, module: ModuleId, version: int) -> Iterator[tuple[Digest, Digest]]:
         """Yield the packed update to `version` and the state before it, then one further back.
@@ -83,10 +98,11 @@ class RunView:
         """
         length = encoded_bytes(self.manifest.training.updates, self.topology.elements(module))
         most = (self.topology.state_bytes(module) - 1) // length
-        steps, states = self.quantised.get(module, []), self.states[module]
-        for before in range(version - 1, max(-1, version - 1 - most), -1):
-            if before < len(steps):
-                yield steps[before].update, states[before]
+        steps, states = self.quantised.get(module, {}), self.states[module]
+        for made in range(version, max(0, version - most), -1):
+            if made not in steps:
+                return
+            yield steps[made].update, states[made - 1]
 
     def kept_version(self, path: int) -> int:
         """Return the version that `path` is used with, its newest or its best; -1 before any."""
@@ -97,22 +113,27 @@ class RunView:
         }
         return kept_version(self.manifest, self.path_version(path), found)
 
-    def finished(self, live_paths: Iterable[int]) -> bool:
-        """Whether every live path stands at the last version and all its versions are evaluated."""
+    def finished(self, live_paths: Callable[[int], Iterable[int]]) -> bool:
+        """Whether every live path stands at the last version and all its versions are evaluated.
+
+        live_paths   the paths that train in a round, or are evaluated at that version.
+        """
         rounds = self.manifest.training.rounds
-        return all(
-            self.path_version(path) == rounds
-            and all((version, path) in self.evaluations for version in range(rounds + 1))
-            for path in live_paths
+        return all(self.path_version(path) == rounds for path in live_paths(rounds)) and all(
+            (version, path) in self.evaluations
+            for version in range(rounds + 1)
+            for path in live_paths(version)
         )
+
+    def sheets(self) -> tuple[Scored, ...]:
+        """Return the scores of all paths and windows, in the ledger's order for each."""
+        return tuple(entry for given in self.scored.values() for entry in given)
 
     def apply(self, entry: Entry) -> None:
         """Advance by one entry; raises RemoteProtocolError if it cannot follow."""
         match entry:
             case SpecAdopted():
-                if self.spec is not None:
-                    raise RemoteProtocolError("the ledger adopts a second spec")
-                self.spec = entry.spec
+                self._adopt(entry)
             case Seeded():
                 self._seed(entry)
             case ModuleUpdated():
@@ -121,6 +142,26 @@ class RunView:
                 self._replace_moments(entry)
             case Evaluated():
                 self._evaluate(entry)
+            case Scored():
+                self._score(entry)
+
+    def _adopt(self, entry: SpecAdopted) -> None:
+        if entry.epoch != len(self.specs):
+            raise RemoteProtocolError("the ledger adopts a spec of another epoch than the next")
+        if entry.epoch:
+            self._carry_over()
+        self.specs.append(entry.spec)
+
+    def _carry_over(self) -> None:
+        """Bring the modules that no live path went through to the version of the others.
+
+        They were not trained, but under the new router their paths may live.
+        """
+        reshard = self.manifest.routing.reshard
+        if reshard is None or not self.seeded:
+            raise RemoteProtocolError("the ledger adopts a second spec out of place")
+        for states in self.states.values():
+            states += states[-1:] * (reshard.after_round + 1 - len(states))
 
     def _seed(self, entry: Seeded) -> None:
         named = tuple(state.module for state in entry.states)
@@ -134,6 +175,8 @@ class RunView:
             raise RemoteProtocolError(f"module {entry.module} cannot take version {entry.version}")
         if entry.version > self.manifest.training.rounds:
             raise RemoteProtocolError(f"module {entry.module} is past the run's last round")
+        if self.manifest.epoch_of(entry.version) != self.epoch:
+            raise RemoteProtocolError(f"module {entry.module} is updated out of its epoch")
         paths = [contribution.path for contribution in entry.contributions]
         through = self.topology.paths_through(module)
         if paths != sorted(set(paths)) or not set(paths) <= set(through):
@@ -145,7 +188,7 @@ class RunView:
             raise RemoteProtocolError(f"module {entry.module} lacks a packed update, or has one")
         self.states[module].append(entry.state)
         if entry.quantised is not None:
-            self.quantised.setdefault(module, []).append(entry.quantised)
+            self.quantised.setdefault(module, {})[entry.version] = entry.quantised
         self.momenta[module] = entry.momentum
         for each in entry.contributions:
             if each.moments is not None:
@@ -168,3 +211,18 @@ class RunView:
         if place in self.evaluations:
             raise RemoteProtocolError(f"evaluation {place} stands in the ledger twice")
         self.evaluations[place] = entry
+
+    def _score(self, entry: Scored) -> None:
+        reshard, where = self.manifest.routing.reshard, (entry.path, entry.window)
+        if reshard is None or self.epoch or entry.window >= reshard.windows:
+            raise RemoteProtocolError(f"scores {where} where the run has none to take")
+        if entry.path >= self.topology.paths:
+            raise RemoteProtocolError(f"scores {where} of a path that does not exist")
+        if self.path_version(entry.path) != reshard.after_round:
+            raise RemoteProtocolError(f"scores {where} of another version than the run's")
+        if entry.sheet.documents > self.manifest.most_scored:
+            raise RemoteProtocolError(f"scores {where} of more documents than a window has")
+        given = self.scored.get(where, [])
+        if any(each.peer == entry.peer for each in given) or len(given) >= MAX_OPINIONS:
+            raise RemoteProtocolError(f"scores {where} by a peer that gave some, or one too many")
+        self.scored[where] = [*given, entry]

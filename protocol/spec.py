@@ -32,6 +32,7 @@ from dipaco.protocol.routing.params import (
 
 SPEC_FORMAT: Final = 1
 KMEANS: Final = "kmeans"
+CLASS_MEANS: Final = "class_means"
 ROUND_ROBIN: Final = "round_robin"
 NO_CAPACITY: Final = "none"
 CAPACITY_BIAS: Final = "bias-v1"
@@ -64,6 +65,8 @@ class Fit(Wire, frozen=True, kw_only=True):
     features: DigestField
     """Of the mean and the features."""
     centroids: DigestField
+    labels: DigestField | None = None
+    """SHA-256 of the label sheet that the centroids are class means of; none at epoch 0."""
 
 
 class RouterSpec(Wire, frozen=True, kw_only=True):
@@ -71,7 +74,7 @@ class RouterSpec(Wire, frozen=True, kw_only=True):
 
     format: Annotated[int, Meta(ge=1, le=65535)] = SPEC_FORMAT
     kind: KindField
-    """`kmeans`, or `round_robin`: path = document index mod P."""
+    """`kmeans`, `class_means`, or `round_robin`: path = document index mod P."""
     featurizer: KindField
     capacity: KindField
     """The capacity rule: `none` or `bias-v1`."""

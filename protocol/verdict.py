@@ -17,6 +17,7 @@ from dipaco.protocol.digest import DigestField
 from dipaco.protocol.routing.assign import unknown_kind
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
 from dipaco.protocol.spec import (
+    CLASS_MEANS,
     COUNT_SAMPLE,
     KMEANS,
     ROUND_ROBIN,
@@ -39,6 +40,7 @@ Stage = Literal[
     "source-bytes",
     "source-differs",
     "tokens",
+    "labels",
     "features",
     "kind",
     "centroids",
@@ -101,7 +103,7 @@ class Derived:
 class SourceFailure:
     """The derivation lacks its inputs, which is nobody's fault."""
 
-    stage: Literal["source", "tokenizer"]
+    stage: Literal["source", "tokenizer", "labels"]
     reason: str
     lasting: bool = False
     """Whether another try comes to the same: what is there cannot be what the manifest says."""
@@ -114,7 +116,14 @@ class LocalFailure:
     reason: str
 
 
-Derivation = Derived | SourceFailure | LocalFailure
+@dataclass(frozen=True, kw_only=True)
+class FalseLabels:
+    """What the ledger names as score sheets makes no labels, whatever the source holds."""
+
+    reason: str
+
+
+Derivation = Derived | SourceFailure | LocalFailure | FalseLabels
 
 
 def judge(recipe: RouterRecipe, claimed: RouterSpec, derivation: Derivation) -> Verdict:
@@ -126,6 +135,8 @@ def judge(recipe: RouterRecipe, claimed: RouterSpec, derivation: Derivation) -> 
         return _unverifiable(derivation.stage, derivation.reason)
     if isinstance(derivation, LocalFailure):  # row 12
         return _unverifiable("local", derivation.reason)
+    if isinstance(derivation, FalseLabels):  # row 9
+        return _refuted("labels", derivation.reason)
     own = static_check(recipe, derivation.spec)
     if own is not None:  # row 12
         return _unverifiable("local", f"our own derivation is malformed: {own.reason}")
@@ -179,6 +190,11 @@ def _static_fault(recipe: RouterRecipe, claimed: RouterSpec) -> str | None:
     fault = misfit(claimed)
     if fault is not None or claimed.fit is None:
         return fault
+    fitted = KMEANS if claimed.epoch == 0 else CLASS_MEANS
+    if claimed.kind not in (fitted, ROUND_ROBIN):
+        return f"kind {claimed.kind} at epoch {claimed.epoch}"
+    if (claimed.fit.labels is None) != (claimed.epoch == 0):
+        return "fit.labels: due at every epoch but the first"
     return _fit_fault(recipe, claimed, claimed.fit)
 
 
@@ -214,7 +230,7 @@ def _compare(claimed: RouterSpec, derived: Derived) -> Verdict:
     same_bytes = ours.fit.source_bytes == theirs.fit.source_bytes
     if not same_bytes and not derived.authenticated:
         few = ours.fit.n_fit < theirs.fit.n_fit  # which is at least P, by row 3
-        if theirs.kind == KMEANS and few:  # row 6
+        if theirs.kind != ROUND_ROBIN and few:  # row 6
             return _unverifiable(
                 "too-few-documents",
                 f"our source gave {ours.fit.n_fit} eligible documents, theirs {theirs.fit.n_fit}",
@@ -233,6 +249,8 @@ def _parting(
     """Rows 9 and 11: the inputs agree, the specs do not. Name the first stage that differs."""
     if (our_fit.n_fit, our_fit.tokens) != (their_fit.n_fit, their_fit.tokens):
         return "tokens", "other documents or token ids were sampled"
+    if our_fit.labels != their_fit.labels:
+        return "labels", "the score sheets that the ledger names give other labels"
     if our_fit.features != their_fit.features:
         return "features", "the features of the same tokens differ"
     if ours.kind != theirs.kind:  # row 11; before centroids, which one of the two lacks
@@ -255,6 +273,21 @@ def _first_difference(ours: RouterSpec, theirs: RouterSpec) -> str:
         if getattr(ours, name) != getattr(theirs, name):
             return name
     return "spec"
+
+
+def contradicted(reason: str) -> Verdict:
+    """Return the verdict on a spec whose labels come of scores that our own contradict."""
+    return _refuted("labels", reason)
+
+
+def labels_hold(reason: str) -> Verdict:
+    """Return the verdict on scores of which a sample was done again."""
+    return Verdict(outcome=Outcome.VERIFIED, stage="labels", reason=one_line(reason, MAX_REASON))
+
+
+def labels_untold(reason: str) -> Verdict:
+    """Return the verdict on scores that cannot be done again here."""
+    return _unverifiable("labels", reason)
 
 
 def _verified(reason: str) -> Verdict:

@@ -53,6 +53,8 @@ def check_comparable(manifest: Manifest) -> None:
         raise ConfigError(f"grid.levels: {manifest.paths} paths, a comparison takes {MAX_PATHS}")
     if manifest.routing.kind != "kmeans":
         raise ConfigError("routing.kind: a comparison needs kmeans; round_robin is one of its rows")
+    if manifest.routing.reshard is not None:
+        raise ConfigError("routing.reshard: a comparison trains by one router throughout")
     if not manifest.routing.validation_bp:
         raise ConfigError("routing.validation_bp: 0 holds no document out; nothing to compare by")
 

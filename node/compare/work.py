@@ -26,7 +26,7 @@ from dipaco.node.compare.variants import (
 from dipaco.node.data.shards import HeldOut, Shards, TokenShard
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Answer, Job, Progress, Train
+from dipaco.node.training.jobs import Answer, Derive, Job, Progress, Train
 from dipaco.node.training.performer import Performer, shards_of, tools_of
 from dipaco.node.training.reference import Performs, ReferenceRun, derive_spec
 from dipaco.node.training.worker import WorkerSettings
@@ -61,9 +61,9 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     """
     manifest, count = folder.manifest, _Steps(on_work)
     performer = Performer(settings_of(folder.root, device))
-    spec = derive_spec(manifest, performer, count)
+    spec = derive_spec(Derive(manifest=manifest), performer, count)
     ground = Ground(manifest, spec, _shards(folder))
-    run = ReferenceRun(manifest, spec, ground.performer_for("dense", performer), count)
+    run = ReferenceRun(manifest, [spec], ground.performer_for("dense", performer), count)
     run.seed()
     losses = _losses(run, 0, ground, performer, count)
     first = topology(manifest).path_modules[0]
@@ -96,7 +96,7 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
     ground = Ground.of(folder, start)
     manifest = METHODS[method].manifest(folder.manifest)
     performer, count = ground.performer_for(METHODS[method].stream, own), _Steps(on_work)
-    run = ReferenceRun(manifest, ground.spec_for(manifest), performer, count)
+    run = ReferenceRun(manifest, [ground.spec_for(manifest)], performer, count)
     run.states = _beginning(folder, start, method, manifest)
     points = [start.point]
     for round_ in range(1, manifest.training.rounds + 1):
@@ -105,7 +105,7 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
             Point(
                 steps=start.point.steps + round_ * manifest.training.inner_steps,
                 tokens=start.point.tokens
-                + len(run.live_paths)
+                + len(run.live_paths(round_))
                 * round_
                 * manifest.training.inner_steps
                 * _step_tokens(manifest),

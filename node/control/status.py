@@ -33,6 +33,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "no-run": ("choosing", "{peers} peers, none offers a run"),
     "several-runs": ("choosing", "{offers}: name one with --run"),
     "deriving": ("verifying", "router of {run}: {stage} {done} of {total}{left}"),
+    "spot-check": ("verifying", "{count} scores of path {path} once more"),
     "no-spec": ("verifying", "the scheduler has not published the router of {run} yet"),
     "source-away": ("verifying", "source: {problem}, next try in {wait:.0f} s"),
     "own-failure": ("verifying", "no router derived here: {problem}, next try in {wait:.0f} s"),
@@ -48,6 +49,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "seed": ("training", "seed model, step {done} of {total}"),
     "task": ("training", "path {path} round {round}, step {done} of {total}"),
     "evaluating": ("training", "held-out loss of path {path} at version {round}"),
+    "scoring": ("training", "router documents by path {path}: {done} of {total}"),
     "submitting": ("training", "hands in path {path} round {round}"),
     "outer-step": ("training", "outer step of {module}, round {round}"),
     "no-lease": ("waiting", "{why}, asks again in {wait:.0f} s"),
@@ -119,7 +121,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The work in hand."""
 
-    kind: Literal["derive", "seed", "train", "evaluate", "outer-step"]
+    kind: Literal["derive", "seed", "train", "evaluate", "score", "outer-step"]
     path: int
     round: int
     stage: str

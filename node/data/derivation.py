@@ -4,6 +4,7 @@ Streams rows to the fit, all of the run's or until the sample is full; holds the
 and one batch of text. What stands in the way is said as a stage: the verdict is made elsewhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,10 +15,11 @@ from dipaco.node.data.sources import Access, is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derived
-from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
+from dipaco.protocol.errors import ConfigError, DipacoError, Refusal, Unavailable
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.fit import RouterFit
 from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of, unfitted_spec
+from dipaco.protocol.routing.relabel import Relabelled
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import COUNT_DOCUMENTS, RouterSpec
 
@@ -44,38 +46,50 @@ class Tools:
 
 
 def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived:
-    """Return the spec that `manifest` and its source imply, or which of the two was away.
+    """Return the spec of epoch 0 that `manifest` and its source imply, or which of the two was
+    away.
 
     Raises Refusal if the source was read and cannot be what the manifest says of it.
     """
     recipe = recipe_of(manifest)
     if recipe.kind == "round_robin":  # asked for by the manifest: no document decides it
         return Derived(spec=unfitted_spec(recipe), authenticated=True)
+    return derived_by(
+        manifest, tools, lambda encoder: fitted(manifest, recipe, encoder, tools, on_progress)
+    )
+
+
+def derived_by(
+    manifest: Manifest, tools: Tools, fit: Callable[[TextEncoder], RouterSpec]
+) -> Derived:
+    """Return what `fit` makes with the run's tokenizer, or what of its inputs was away."""
     try:
         encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
     except (Unavailable, ConfigError) as error:
-        return _failed("tokenizer", error)
+        return failed("tokenizer", error)
     try:
-        spec = _fitted(manifest, recipe, encoder, tools, on_progress)
+        spec = fit(encoder)
     except ConfigError as error:
-        return _failed("denied", error)
+        return failed("denied", error)
     except Unavailable as error:
-        return _failed("source", error)
+        return failed("source", error)
     return Derived(spec=spec, authenticated=is_authenticated(manifest.source, tools.access))
 
 
-def _fitted(
+def fitted(
     manifest: Manifest,
     recipe: RouterRecipe,
     encoder: TextEncoder,
     tools: Tools,
     on_progress: OnProgress,
+    relabelled: Relabelled | None = None,
 ) -> RouterSpec:
+    """Read the source and fit the router; `relabelled`: by the means of what was labelled."""
     source = manifest.source
     dataset = rows(
         source, start=0, stop=source.documents, access=tools.access, on_progress=on_progress
     )
-    fit = RouterFit(recipe)
+    fit = RouterFit(recipe, relabelled=relabelled)
     everything = recipe.counts == COUNT_DOCUMENTS
     meter = Meter(on_progress, "read", source.documents if everything else recipe.params.sample)
     splits = {Split.TRAINING}
@@ -104,8 +118,9 @@ def _fitted(
     return fit.finish()
 
 
-def _failed(
-    stage: Literal["source", "tokenizer", "denied"], error: Unavailable | ConfigError
+def failed(
+    stage: Literal["source", "tokenizer", "denied", "sheets", "labels"], error: DipacoError
 ) -> Derived:
+    """Return a derivation that came to nothing at `stage`."""
     reason = str(error)[:MAX_REASON]
     return Derived(spec=None, authenticated=False, failed=stage, reason=reason)

@@ -9,10 +9,13 @@ Parts of a group, token ids little-endian in the width that the vocabulary needs
     train.{path}     training documents in stream order, an end of text after each
     train.dense      the same of all paths together: what the seed phase trains on
     heldout.{path}   validation documents, at most `context` ids each; lengths.{path}: theirs, u32
+    router           where they are scored, router documents, at most `context` ids each;
+                     router.lengths: theirs, u32; router.paths: their candidates, u16, best first
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
@@ -80,6 +83,7 @@ class HeldOut(Sequence[Ids]):
 
     def __init__(self, stream: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
         self._stream = stream
+        self.lengths = lengths
         self._ends = np.cumsum(lengths, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -98,6 +102,21 @@ class HeldOut(Sequence[Ids]):
             raise IndexError(f"document {index} of {len(self)}")
         start = int(self._ends[index - 1]) if index else 0
         return self._stream[start : int(self._ends[index])].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class RouterDocuments:
+    """The router documents of one window, in stream order."""
+
+    documents: HeldOut
+    """Ids, (n,) each, n at most the context."""
+    candidates: NDArray[np.integer]
+    """(documents, c): the paths that score each."""
+
+    def scored_by(self, path: int, prefix: int) -> NDArray[np.intp]:
+        """Return the rows that a path scores: those with a token beyond the prefix."""
+        rows = np.flatnonzero((self.candidates == path).any(axis=1))
+        return rows[self.documents.lengths[rows] > prefix]
 
 
 class Shards:
@@ -167,6 +186,22 @@ class Shards:
             self.materialise(manifest, spec, window, on_progress)
             return self.validation_shard(digest, window, path)
 
+    def router_documents(
+        self, manifest: Manifest, spec: RouterSpec, window: int, on_progress: OnProgress
+    ) -> RouterDocuments:
+        """Return what is scored of a window; made if it is missing or damaged.
+
+        spec    of epoch 0: its best paths are a document's candidates.
+        """
+        if not _is_scored(manifest, spec, window):
+            raise LocalProtocolError(f"window {window} is not scored by this spec")
+        digest = spec_digest(spec)
+        try:
+            return self._router_documents(digest, window, candidates_of(manifest))
+        except ShardMissing:
+            self.materialise(manifest, spec, window, on_progress)
+            return self._router_documents(digest, window, candidates_of(manifest))
+
     def training_shard(self, spec: Digest, window: int, path: int) -> TokenShard:
         """Return a training shard that is in the cache; raises ShardMissing."""
         key = (spec, window, path)
@@ -184,15 +219,24 @@ class Shards:
 
     def validation_shard(self, spec: Digest, window: int, path: int) -> HeldOut:
         """Return held-out documents that are in the cache; raises ShardMissing."""
+        with self._reading(spec, window) as group:
+            return _held_out(group, f"heldout.{path}", f"lengths.{path}")
+
+    def _router_documents(self, spec: Digest, window: int, candidates: int) -> RouterDocuments:
+        with self._reading(spec, window) as group:
+            documents = _held_out(group, "router", "router.lengths")
+            paths = group.array("router.paths", "<u2").reshape(-1, candidates)
+        return RouterDocuments(documents, paths)
+
+    @contextmanager
+    def _reading(self, spec: Digest, window: int) -> Iterator[ShardGroup]:
         group = self._group(spec, window)
         try:
-            stream = group.array(f"heldout.{path}", _dtype(group.facts.token_bytes))
-            lengths = group.array(f"lengths.{path}", "<u4")
+            yield group
         except DamagedGroup as error:
             raise ShardMissing(str(error)) from error
         finally:
             group.close()
-        return HeldOut(stream, lengths)
 
     def _group(self, spec: Digest, window: int) -> ShardGroup:
         group = self._cache.open(spec, window)
@@ -216,21 +260,32 @@ class _Pass:
     end_of_text: int
     context: int
     token_bytes: int
+    candidates: int
+    """Paths that score a router document; 0: the window's are not scored."""
     documents: int = 0
     tokens: int = 0
 
     def take(self, batch: list[Document]) -> None:
         """Route a batch and write it out."""
-        for split, top in ((Split.TRAINING, self.recipe.params.overlap), (Split.VALIDATION, 1)):
+        tops = {
+            Split.TRAINING: self.recipe.params.overlap,
+            Split.VALIDATION: 1,
+            Split.ROUTER: self.candidates,
+        }
+        for split, top in tops.items():
             chosen = [each for each in batch if each.eligible and each.split is split]
-            if not chosen:
+            if not chosen or not top:
                 continue
             for document, paths in zip(chosen, self._route(chosen, top), strict=True):
                 assert document.tokens is not None
                 if split is Split.TRAINING:
                     self._train(document.tokens, paths)
+                elif split is Split.VALIDATION:
+                    kept = f"heldout.{paths[0]}", f"lengths.{paths[0]}"
+                    self._hold_out(document.tokens, *kept)
                 else:
-                    self._hold_out(document.tokens, paths[0])
+                    self._hold_out(document.tokens, "router", "router.lengths")
+                    self.writer.append("router.paths", np.array(paths, dtype="<u2").tobytes())
             self.documents += len(chosen)
 
     def _route(self, documents: list[Document], top: int) -> list[list[int]]:
@@ -246,10 +301,10 @@ class _Pass:
         for path in (*paths, DENSE):
             self.writer.append(_train_part(path), data)
 
-    def _hold_out(self, tokens: list[int], path: int) -> None:
+    def _hold_out(self, tokens: list[int], part: str, lengths: str) -> None:
         kept = tokens[: self.context]
-        self.writer.append(f"heldout.{path}", self._bytes(kept))
-        self.writer.append(f"lengths.{path}", len(kept).to_bytes(4, "little"))
+        self.writer.append(part, self._bytes(kept))
+        self.writer.append(lengths, len(kept).to_bytes(4, "little"))
 
     def _bytes(self, tokens: list[int]) -> bytes:
         return np.array(tokens, dtype=_dtype(self.token_bytes)).tobytes()
@@ -278,12 +333,13 @@ def write_window(
         end_of_text=encoder.end_of_text,
         context=manifest.model.context,
         token_bytes=2 if encoder.vocabulary <= 1 << 16 else 4,
+        candidates=candidates_of(manifest) if _is_scored(manifest, spec, window) else 0,
     )
     start = window * source.window
     stop = min(start + source.window, source.documents)
     dataset = rows(source, start=start, stop=stop, access=tools.access, on_progress=on_progress)
     meter = Meter(on_progress, "route", stop - start)
-    wanted = {Split.TRAINING, Split.VALIDATION}
+    wanted = {Split.TRAINING, Split.VALIDATION} | ({Split.ROUTER} if state.candidates else set())
     for batch in document_batches(dataset, recipe, encoder, splits=wanted):
         state.take(batch)
         meter.at(batch[-1].index + 1 - start)
@@ -295,6 +351,22 @@ def write_window(
             tokens=state.tokens,
         )
     )
+
+
+def candidates_of(manifest: Manifest) -> int:
+    """Return how many paths score a router document; 0 where none is scored."""
+    reshard = manifest.routing.reshard
+    return 0 if reshard is None else min(reshard.candidates, manifest.paths)
+
+
+def _is_scored(manifest: Manifest, spec: RouterSpec, window: int) -> bool:
+    reshard = manifest.routing.reshard
+    return reshard is not None and spec.epoch == 0 and window < reshard.windows
+
+
+def _held_out(group: ShardGroup, part: str, lengths: str) -> HeldOut:
+    stream = group.array(part, _dtype(group.facts.token_bytes))
+    return HeldOut(stream, group.array(lengths, "<u4"))
 
 
 def _train_part(path: int) -> str:

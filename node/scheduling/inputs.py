@@ -146,4 +146,4 @@ class Inputs:
 
 def version_of(lease: Lease) -> int:
     """Return the version of the states that `lease` starts from; -1 of a seed lease."""
-    return lease.round if lease.kind == "evaluate" else lease.round - 1
+    return lease.round if lease.kind in ("evaluate", "score") else lease.round - 1

@@ -7,14 +7,17 @@ restart resumes at the exact state and never denies what a peer has seen.
 
 Rounds are synchronous per module (docs/method.md section 2): path p's lease for round t is ready
 as soon as all its modules stand at version t - 1; a module's outer step for round t is due as soon
-as every live path through it has an accepted submission. There is no global barrier.
+as every live path through it has an accepted submission. There is no global barrier but one: where
+the manifest re-shards, later rounds begin when the new router is adopted (`scoring.py`).
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dipaco.node.scheduling.debts import Debt, Debts, Place
+from dipaco.node.scheduling.scoring import Scoring
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.lease import (
@@ -33,6 +36,7 @@ from dipaco.protocol.ledger import (
     ModuleUpdated,
     MomentsReplaced,
     Quantised,
+    Scored,
     Seeded,
     SpecAdopted,
 )
@@ -143,17 +147,24 @@ class _Work:
     kind: LeaseKind
     path: int
     round: int
+    window: int = 0
+    """Of `score`; what else is leased has no choice of it."""
+    places: int = field(default=1, compare=False)
+    """Peers that may do it at once."""
 
 
 class Schedule:
     """All that the scheduler knows of one run."""
 
     def __init__(self, manifest: Manifest, run: Digest, weights: tuple[int, ...]) -> None:
-        """weights: n_p per path, tokens as the router spec counts them; 0 is never leased."""
+        """weights: n_p per path, tokens as the first router spec counts them; 0: never leased."""
         self.manifest = manifest
         self.run = run
-        self.weights = weights
+        self.weights = [weights]
+        """Of every epoch that is known; whoever adopts a router adds its own first."""
         self.view = RunView(manifest)
+        reshard = manifest.routing.reshard
+        self.scoring = None if reshard is None else Scoring(reshard, self.view)
         self.grants: dict[bytes, Grant] = {}
         self.accepted: dict[tuple[int, int], TrainingAccepted] = {}
         """By (path, round), until the path's modules have taken it in."""
@@ -165,13 +176,36 @@ class Schedule:
 
     @property
     def live_paths(self) -> tuple[int, ...]:
-        """Paths that have training data."""
-        return tuple(p for p, weight in enumerate(self.weights) if weight)
+        """Paths that have training data by the newest router."""
+        return _live(self.weights[max(0, self.view.epoch)])
+
+    def weights_at(self, round_: int) -> tuple[int, ...]:
+        """Return n_p per path in a round; before its router is known, the present ones."""
+        return self.weights[min(self.manifest.epoch_of(round_), len(self.weights) - 1)]
+
+    def live_at(self, round_: int) -> tuple[int, ...]:
+        """Return the paths that train in a round, and are evaluated at that version."""
+        return _live(self.weights_at(round_))
+
+    @property
+    def scores(self) -> Scoring | None:
+        """The scoring phase while it lasts: no training goes on meanwhile."""
+        reshard = self.manifest.routing.reshard
+        if reshard is None or self.view.epoch != 0:
+            return None
+        if any(self.view.path_version(path) < reshard.after_round for path in self.live_paths):
+            return None
+        return self.scoring
+
+    @property
+    def switch_due(self) -> bool:
+        """Whether the scores of all live paths stand: the next router can be derived."""
+        return self.scores is not None and self.scores.complete(self.live_paths)
 
     @property
     def finished(self) -> bool:
         """Whether every live path stands at the last version and every version is evaluated."""
-        return self.view.finished(self.live_paths)
+        return self.view.finished(self.live_at)
 
     def grant_of(self, peer: PeerId, token: bytes) -> Grant | None:
         """Return the lease that `peer` holds under `token`, if it stands."""
@@ -184,7 +218,8 @@ class Schedule:
             version = self.view.version(module) + 1
             if not 1 <= version <= self.manifest.training.rounds:
                 continue
-            live = [p for p in self.view.topology.paths_through(module) if self.weights[p]]
+            weights = self.weights_at(version)
+            live = [p for p in self.view.topology.paths_through(module) if weights[p]]
             arrived = [self.accepted.get((p, version)) for p in live]
             if live and all(arrived):
                 yield DueStep(
@@ -220,7 +255,16 @@ class Schedule:
             needed |= {each.digest for each in (*lease.modules, *lease.moments)}
         for work in self._evaluations(behind=0):
             needed |= {digest for _, digest in self.view.path_states(work.path, work.round)}
-        return needed
+        return needed | self._evidence()
+
+    def _evidence(self) -> set[Digest]:
+        """Return what anybody needs to derive the next router, or to score again, at any time."""
+        reshard = self.manifest.routing.reshard
+        if reshard is None:
+            return set()
+        sheets = {each.sheet.digest for each in self.view.sheets()}
+        at = reshard.after_round
+        return sheets | {states[at] for states in self.view.states.values() if len(states) > at}
 
     def _updates_needed(self, module: ModuleId) -> set[Digest]:
         """Those that lead to the newest version, and what the last of them left out."""
@@ -241,6 +285,11 @@ class Schedule:
         """Adopt the router spec, once."""
         return (Recorded(SpecAdopted(epoch=0, spec=spec)),) if self.view.spec is None else ()
 
+    def switch(self, spec: Digest) -> tuple[Change, ...]:
+        """Adopt the next epoch's router spec, if that is due."""
+        epoch = self.view.epoch + 1
+        return (Recorded(SpecAdopted(epoch=epoch, spec=spec)),) if self.switch_due else ()
+
     def ask(
         self, peer: PeerId, spec: Digest, *, token: bytes, now: float
     ) -> tuple[tuple[Change, ...], Granted | NoLease]:
@@ -255,11 +304,12 @@ class Schedule:
             for held in self.grants.values()
             if held.peer == peer
         )
-        taken = [g for g in self.grants.values() if g.peer != peer]
-        work = self._next_work(peer, {(g.lease.kind, g.lease.path, g.lease.round) for g in taken})
+        work = self._next_work(
+            peer, Counter(_work_of(g.lease) for g in self.grants.values() if g.peer != peer)
+        )
         if work is None:
             return ended, self._nothing_to_do()
-        grant = Grant(self._lease(work, spec, token), peer, now)
+        grant = Grant(self._lease(work, token), peer, now)
         return (*ended, grant), Granted(lease=grant.lease)
 
     def heartbeat(self, peer: PeerId, token: bytes, *, done: int, now: float) -> Stands | Fallen:
@@ -301,11 +351,7 @@ class Schedule:
             return self._made_again(lease, peer, submission), Stands()
         if lease.kind == "train":
             return (TrainingAccepted(lease.path, lease.round, peer, submission),), Stands()
-        entry = (
-            self._seeded(peer, submission)
-            if lease.kind == "seed"
-            else self._evaluated(lease, peer, submission.evaluation)
-        )
+        entry = self._entry(lease, peer, submission)
         return (LeaseEnded(lease.token, "done"), Recorded(entry)), Stands()
 
     def is_again(self, lease: Lease) -> bool:
@@ -314,8 +360,7 @@ class Schedule:
 
     def lease_again(self, path: int, round_: int) -> Lease:
         """Return the lease, but for its token, under which `path` was trained in `round_`."""
-        assert self.view.spec is not None
-        return self._lease(_Work("train", path, round_), self.view.spec, bytes(TOKEN_BYTES))
+        return self._lease(_Work("train", path, round_), bytes(TOKEN_BYTES))
 
     def kept(self, place: Place) -> tuple[Change, ...]:
         """Note that the moments owed for `place` are here; nobody need make them again."""
@@ -428,6 +473,10 @@ class Schedule:
                     for each in change.entry.contributions:
                         self.trained_by[each.path] = each.peer
                     self.forget_taken_in()
+                elif isinstance(change.entry, SpecAdopted):
+                    for path, round_ in self.debts:
+                        if not self.weights[-1][path]:  # nobody goes on from them
+                            self.debts.forget(path, round_)
 
     def forget_taken_in(self) -> None:
         """Drop what no round needs: accepted submissions that all modules of their path took in."""
@@ -453,26 +502,37 @@ class Schedule:
             )
         return None
 
-    def _next_work(self, peer: PeerId, taken: set[tuple[LeaseKind, int, int]]) -> _Work | None:
-        """Pick the first piece of work that nobody holds."""
+    def _next_work(self, peer: PeerId, taken: Counter[_Work]) -> _Work | None:
+        """Pick the first piece of work that has a place left."""
         if not self.view.seeded:
-            return None if ("seed", 0, 0) in taken else _Work("seed", 0, 0)
+            seed = _Work("seed", 0, 0)
+            return None if taken[seed] else seed
         for work in (
             # An evaluation that lags behind keeps old states alive: it goes first.
             *self._evaluations(behind=2),
             *sorted(self._trainings(), key=lambda work: self._preference(peer, work)),
+            *sorted(self._scorings(peer), key=lambda work: self._preference(peer, work)),
             *self._evaluations(behind=0),
         ):
             barred = work.kind == "train" and self.debts.bars(peer, work.path, work.round)
-            if not barred and (work.kind, work.path, work.round) not in taken:
+            if not barred and taken[work] < work.places:
                 return work
         return None
+
+    def _scorings(self, peer: PeerId) -> Iterator[_Work]:
+        scores = self.scores
+        for each in scores.vacancies(self.live_paths) if scores else ():
+            if scores and not scores.gave(peer, each):
+                round_ = self.view.path_version(each.path)
+                yield _Work("score", each.path, round_, each.window, each.places)
 
     def _trainings(self) -> Iterator[_Work]:
         for path in self.live_paths:
             version = self.view.path_version(path)
             round_ = self.debts.lost(path, version) or version + 1
-            if round_ <= self.manifest.training.rounds and (path, round_) not in self.accepted:
+            if round_ > self.manifest.training.rounds or (path, round_) in self.accepted:
+                continue
+            if self.manifest.epoch_of(round_) <= self.view.epoch:
                 yield _Work("train", path, round_)
 
     def _preference(self, peer: PeerId, work: _Work) -> tuple[int, bool, bool, int]:
@@ -484,7 +544,7 @@ class Schedule:
         """Evaluations to do of versions at least `behind` the newest of their path."""
         rounds = self.manifest.training.rounds
         for version in range(rounds + 1):
-            for path in self.live_paths:
+            for path in self.live_at(version):
                 newest = self.view.path_version(path)
                 missing = (version, path) not in self.view.evaluations
                 if missing and version <= newest - behind:
@@ -500,16 +560,23 @@ class Schedule:
             f"{g.lease.kind} of path {g.lease.path} round {g.lease.round}"
             for g in list(self.grants.values())[:4]
         )
-        if held:
-            why = f"all work is leased ({held})"
-        elif owed := next(iter(self.debts), None):
-            why = f"the moments of path {owed[0]} round {owed[1]} are still with their maker"
-        else:
-            why = "an outer step is being taken"
-        return NoLease(code="no-lease", reason=why, retry_after=RETRY_SECONDS)
+        return NoLease(code="no-lease", reason=self._why_idle(held), retry_after=RETRY_SECONDS)
 
-    def _lease(self, work: _Work, spec: Digest, token: bytes) -> Lease:
-        version = work.round if work.kind == "evaluate" else work.round - 1
+    def _why_idle(self, held: str) -> str:
+        """Say what is waited for. held: some leases, in words."""
+        if held:
+            return f"all work is leased ({held})"
+        if owed := next(iter(self.debts), None):
+            return f"the moments of path {owed[0]} round {owed[1]} are still with their maker"
+        if not self.scores:
+            return "an outer step is being taken"
+        wanted = next(self.scores.vacancies(self.live_paths), None)
+        if wanted is None:
+            return "the next router is being derived"
+        return f"path {wanted.path} is to be scored by {wanted.places} more peers"
+
+    def _lease(self, work: _Work, token: bytes) -> Lease:
+        version = work.round if work.kind in ("evaluate", "score") else work.round - 1
         modules = (
             self.manifest.start
             if work.kind == "seed"
@@ -526,8 +593,8 @@ class Schedule:
             kind=work.kind,
             path=work.path,
             round=work.round,
-            window=(work.round - 1) % windows if work.kind == "train" else 0,
-            spec=spec,
+            window=(work.round - 1) % windows if work.kind == "train" else work.window,
+            spec=self.view.specs[self.manifest.epoch_of(work.round)],
             modules=modules,
             moments=tuple(ModuleDigest(module=m, digest=d) for m, d in moments),
             ttl=self.manifest.schedule.lease_ttl,
@@ -536,7 +603,7 @@ class Schedule:
     def misfit(self, lease: Lease, submission: Submission) -> str:
         """Say what is wrong with the shape of a submission; empty if nothing."""
         expected: tuple[ModuleId, ...] = ()
-        if lease.kind != "evaluate":
+        if lease.kind in ("seed", "train"):
             expected = self.view.topology.path_modules[lease.path]
         if tuple(blob.module for blob in submission.blobs) != expected:
             return "the submission names other modules than the lease"
@@ -545,7 +612,21 @@ class Schedule:
             return "the submission lacks moments, or has some that were not asked for"
         if (submission.evaluation is not None) != (lease.kind == "evaluate"):
             return "the submission lacks an evaluation, or has one that was not asked for"
+        if (submission.sheet is not None) != (lease.kind == "score"):
+            return "the submission lacks a score sheet, or has one that was not asked for"
+        if submission.sheet and submission.sheet.documents > self.manifest.most_scored:
+            return "the score sheet is of more documents than a window has"
+        if lease.kind == "score" and not self.scores:
+            return "the scores are no longer asked for"
         return ""
+
+    def _entry(self, lease: Lease, peer: PeerId, submission: Submission) -> Entry:
+        if lease.kind == "seed":
+            return self._seeded(peer, submission)
+        if lease.kind == "evaluate":
+            return self._evaluated(lease, peer, submission.evaluation)
+        assert submission.sheet is not None  # _misfit refused it before
+        return Scored(path=lease.path, window=lease.window, peer=peer, sheet=submission.sheet)
 
     def _made_again(self, lease: Lease, peer: PeerId, submission: Submission) -> tuple[Change, ...]:
         place, ended = (lease.path, lease.round), LeaseEnded(lease.token, "done")
@@ -586,6 +667,15 @@ class Schedule:
             path=accepted.path,
             peer=accepted.peer,
             delta=digest_of(module, submission.blobs),
-            weight=self.weights[accepted.path],
+            weight=self.weights_at(accepted.round)[accepted.path],
             moments=digest_of(module, submission.moments) if submission.moments else None,
         )
+
+
+def _live(weights: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(path for path, weight in enumerate(weights) if weight)
+
+
+def _work_of(lease: Lease) -> _Work:
+    window = lease.window if lease.kind == "score" else 0
+    return _Work(lease.kind, lease.path, lease.round, window)

@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.bell import Bell
 from dipaco.node.catalogue import Catalogue
+from dipaco.node.data.sheets import sheets_agree
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.scheduling.debts import Debt, Place
 from dipaco.node.scheduling.schedule import (
@@ -35,17 +37,18 @@ from dipaco.node.scheduling.schedule import (
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedLease, SavedSubmission
-from dipaco.node.training.jobs import Failed, Inspect, Inspected, OuterStep, Stepped
+from dipaco.node.training.jobs import Failed, Inspect, Inspected, InspectSheet, OuterStep, Stepped
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Submission
-from dipaco.protocol.ledger import ModuleUpdated
+from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Sheet, Submission
+from dipaco.protocol.ledger import ModuleUpdated, SpecAdopted
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.moments import moments_bytes
+from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.words import one_line
@@ -90,7 +93,8 @@ class Scheduler:
     ) -> None:
         self.run_id = run
         self._tools = tools
-        self._spec = spec_digest(spec)
+        self._spec = spec
+        """Of epoch 0."""
         self._manifest = manifest
         self.schedule = Schedule(manifest, run, spec.tokens)
         self.beats: dict[bytes, Heartbeat] = {}
@@ -139,17 +143,57 @@ class Scheduler:
         grant = self.schedule.grant_of(peer, submission.token)
         if grant is None or grant.lease.kind == "evaluate":
             return self._count(peer, submission)
+        if grant.lease.kind == "score":
+            return await self._submit_sheet(peer, grant.lease, submission)
         if self.schedule.misfit(grant.lease, submission) or self.schedule.is_again(grant.lease):
             return self._count(peer, submission)  # which says what is wrong with it, or pulls none
         for digest, length in self._lengths(grant.lease, submission.blobs):
             await self._pull(digest, length, (peer,))
-        wrong = await self._inspect(grant.lease, blobs=submission.blobs)
-        if wrong:
-            log.warning("submission of %s refused: %s", short_peer(peer), wrong)
-            self._make(self.schedule.hand_back(peer, submission.token, wrong))
-            await self._tools.blame(peer, wrong)
-            return Fallen(reason=one_line(wrong))
-        return self._count(peer, submission)
+        wrong = await self._inspect(
+            Inspect(manifest=self._manifest, lease=grant.lease, blobs=submission.blobs)
+        )
+        return await self._refuse(peer, submission, wrong) or self._count(peer, submission)
+
+    async def _submit_sheet(
+        self, peer: PeerId, lease: Lease, submission: Submission
+    ) -> Stands | Fallen:
+        """Pull a score sheet, hold it against the source and against those that others gave."""
+        sheet, scoring = submission.sheet, self.schedule.scoring
+        if sheet is None or scoring is None or self.schedule.misfit(lease, submission):
+            return self._count(peer, submission)  # which says what is wrong with it
+        await self._pull(sheet.digest, SCORE_BYTES * sheet.documents, (peer,))
+        wrong = await self._inspect(
+            InspectSheet(manifest=self._manifest, spec=self._spec, lease=lease, sheet=sheet)
+        )
+        refused = await self._refuse(peer, submission, wrong)
+        if refused:
+            return refused
+        for other in scoring.given(lease.path, lease.window):
+            self._compare(sheet, other.sheet)
+        known = scoring.refuted(lease.path, lease.window)
+        reply = self._count(peer, submission)
+        for each in scoring.refuted(lease.path, lease.window):
+            if each in known:
+                continue
+            reason = f"scores path {lease.path} of window {lease.window} as nobody else does"
+            log.warning("score sheet of %s refuted: %s", short_peer(each.peer), reason)
+            await self._tools.blame(each.peer, reason)
+        return reply
+
+    def _compare(self, ours: Sheet, theirs: Sheet) -> None:
+        reshard, scoring = self._manifest.routing.reshard, self.schedule.scoring
+        assert reshard is not None and scoring is not None
+        with suppress(Unavailable):  # one that is lost agrees with none: another peer is asked
+            if sheets_agree(self._tools.blobs, ours, theirs, reshard.tolerance):
+                scoring.note_alike(ours.digest, theirs.digest)
+
+    async def _refuse(self, peer: PeerId, submission: Submission, wrong: str) -> Fallen | None:
+        if not wrong:
+            return None
+        log.warning("submission of %s refused: %s", short_peer(peer), wrong)
+        self._make(self.schedule.hand_back(peer, submission.token, wrong))
+        await self._tools.blame(peer, wrong)
+        return Fallen(reason=one_line(wrong))
 
     async def _pull(self, blob: Digest, length: int, holders: tuple[PeerId, ...]) -> None:
         try:
@@ -175,14 +219,7 @@ class Scheduler:
         for blob in blobs:
             yield blob.digest, encoded_bytes(encoding, top.elements(ModuleId(blob.module)))
 
-    async def _inspect(
-        self,
-        lease: Lease,
-        *,
-        blobs: tuple[ModuleDigest, ...] = (),
-        moments: tuple[ModuleDigest, ...] = (),
-    ) -> str:
-        job = Inspect(manifest=self._manifest, lease=lease, blobs=blobs, moments=moments)
+    async def _inspect(self, job: Inspect | InspectSheet) -> str:
         match await self._tools.worker.run(job, lambda progress: None):
             case Inspected(wrong=wrong):
                 return wrong
@@ -190,6 +227,11 @@ class Scheduler:
                 raise Unavailable(f"the submission cannot be checked now: {reason}")
             case answer:
                 raise LocalProtocolError(f"an inspection is answered by {type(answer).__name__}")
+
+    def adopt(self, spec: RouterSpec) -> None:
+        """Go on by the router of the next epoch; raises DiskFull, and then nothing has happened."""
+        self.schedule.weights[1:] = [spec.tokens]
+        self._make(self.schedule.switch(spec_digest(spec)))
 
     # ------------------------------------------------------------------ the run's own work
 
@@ -228,7 +270,10 @@ class Scheduler:
             )
         while next(self.schedule.due_steps(), None) is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need
-        wrong = await self._inspect(self.schedule.lease_again(*place), moments=debt.moments)
+        lease = self.schedule.lease_again(*place)
+        wrong = await self._inspect(
+            Inspect(manifest=self._manifest, lease=lease, blobs=(), moments=debt.moments)
+        )
         now = self.schedule.debts.get(place)
         if now is None or now.moments != debt.moments:
             return True  # others are owed now, or none: the caller looks again
@@ -385,8 +430,14 @@ class Scheduler:
     def _restore(self, now: float) -> None:
         """Resume where the journal ends; leases in hand are renewed, their holders may return."""
         journal = self._tools.journal
+        specs = self._tools.catalogue.runs[self.run_id].specs
         for entry in self._tools.catalogue.entries(self.run_id):
+            if isinstance(entry, SpecAdopted) and entry.epoch:  # published before it was adopted
+                self.schedule.weights.append(specs[entry.spec].spec.tokens)
             self.schedule.apply(Recorded(entry))
+        for given in self.schedule.view.scored.values():
+            for ours, theirs in combinations(given, 2):
+                self._compare(ours.sheet, theirs.sheet)
         for saved in journal.leases(self.run_id):
             lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)
             self.schedule.apply(Grant(lease, saved.peer, now))
@@ -399,8 +450,8 @@ class Scheduler:
         for owed in self.schedule.restored(now):
             self.schedule.apply(owed)
         self._held_blobs = self.schedule.blobs_needed()
-        self._make(self.schedule.adopt(self._spec))
-        if self.schedule.view.spec != self._spec:
+        self._make(self.schedule.adopt(spec_digest(self._spec)))
+        if self.schedule.view.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")
 
 

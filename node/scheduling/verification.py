@@ -9,7 +9,7 @@ back-off, for ever. Source: docs/method.md, 4.10; docs/data.md.
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +19,7 @@ from dipaco.node.catalogue import Catalogue, HeldSpec, RunRecord
 from dipaco.node.control.status import TaskStatus
 from dipaco.node.data.embedded import embedded_tokenizer_path
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Answer, Derive, Failed, Progress
 from dipaco.node.training.jobs import Derived as DerivedJob
@@ -30,17 +31,20 @@ from dipaco.protocol.errors import Refusal, Unavailable, Unverifiable
 from dipaco.protocol.identity import PeerId, peer_id, short_peer
 from dipaco.protocol.messages import Item
 from dipaco.protocol.policy import Policy
+from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.verdict import (
     Derivation,
     Derived,
+    FalseLabels,
     LocalFailure,
     Outcome,
     Receipt,
     SourceFailure,
     Verdict,
+    contradicted,
     judge,
     static_check,
 )
@@ -67,25 +71,28 @@ class Verifier:
     """Name and version, for receipts."""
     blame: Callable[[PeerId, str], Awaitable[None]]
     """Lowers a peer's standing, and hangs up."""
+    spot_check: SpotCheck
     spread: Callable[[Item, int], Awaitable[int]]
     """Tells all peers of an item of so many bytes, in bounded time; returns how many hold it."""
 
-    async def verified_spec(self, record: RunRecord) -> RouterSpec:
-        """Return the run's adopted spec once it may be trained by.
+    async def verified_spec(self, record: RunRecord, epoch: int = 0) -> RouterSpec:
+        """Return the spec that the run adopted for an epoch, once it may be trained by.
 
         Waits for the spec, and with back-off for whatever may pass: a source that is away, a
         worker that was killed, receipts that the policy asks for. Raises Refusal when the spec is
         REFUTED, Unverifiable when it cannot be told and no waiting helps.
         """
         wait = FIRST_RETRY_SECONDS
-        while (found := await self._found(record, wait)) is None:
+        while (found := await self._found(record, epoch, wait)) is None:
             wait = min(2 * wait, MAX_RETRY_SECONDS)
+        if epoch and found.train and self._remembered(record, found.held) is None:
+            found = found.after(await self.spot_check.contradiction(record))
         return await self._conclude(record, found)
 
-    async def derived_spec(self, record: RunRecord) -> RouterSpec:
+    async def derived_spec(self, record: RunRecord, epoch: int = 0) -> RouterSpec:
         """Return our own spec of a run, for its scheduler to publish; waits for the source."""
         wait = FIRST_RETRY_SECONDS
-        while not isinstance(derivation := await self._derivation(record), Derived):
+        while not isinstance(derivation := await self._derivation(record, epoch), Derived):
             if not may_pass(derivation):
                 raise Unverifiable(
                     f"run {record.manifest.name}: no router can be derived: {derivation.reason}"
@@ -97,11 +104,11 @@ class Verifier:
 
     # ------------------------------------------------------------------ the claimed spec
 
-    async def _found(self, record: RunRecord, wait: float) -> "_Finding | None":
+    async def _found(self, record: RunRecord, epoch: int, wait: float) -> "_Finding | None":
         """Return what to do about the adopted spec, or None when it is time to derive again."""
-        known = self._known(record)
-        derivation = None if known else await self._derivation_unless_known(record)
-        known = known or self._known(record)
+        known = self._known(record, epoch)
+        derivation = None if known else await self._derivation_unless_known(record, epoch)
+        known = known or self._known(record, epoch)
         passing = derivation is not None and may_pass(derivation)
         if passing:
             assert derivation is not None
@@ -109,7 +116,7 @@ class Verifier:
         # Nothing but waiting happens in this scope: a verdict that falls in it is not cut off.
         with trio.move_on_after(wait if passing else math.inf):
             while True:
-                finding = self._judged(record, known, derivation, passing=passing)
+                finding = self._judged(record, epoch, known, derivation, passing=passing)
                 if finding is not None and finding.course is not Course.WAIT:
                     return finding
                 if not passing:
@@ -117,37 +124,37 @@ class Verifier:
                 await self.catalogue.changed.wait()
         return None
 
-    def _known(self, record: RunRecord) -> Verdict | None:
+    def _known(self, record: RunRecord, epoch: int) -> Verdict | None:
         """Return the verdict that needs no document: an earlier start's, or the manifest's own."""
-        held = self._adopted(record)
+        held = record.adopted(epoch)
         if held is None:
             return None
+        remembered = self._remembered(record, held)
+        return remembered or static_check(recipe_of(record.manifest, epoch=epoch), held.spec)
+
+    def _remembered(self, record: RunRecord, held: HeldSpec) -> Verdict | None:
         data = self.journal.verdict(record.run, spec_digest(held.spec))
-        if data:
-            return decode(data, Verdict, limit=MAX_VERDICT_BYTES)
-        return static_check(recipe_of(record.manifest), held.spec)
+        return decode(data, Verdict, limit=MAX_VERDICT_BYTES) if data else None
 
     def _judged(
         self,
         record: RunRecord,
+        epoch: int,
         known: Verdict | None,
         derivation: Derivation | None,
         *,
         passing: bool,
     ) -> "_Finding | None":
-        held = self._adopted(record)
+        held = record.adopted(epoch)
         if held is None:
             return None
         if known is None:
             assert derivation is not None
-            known = judge(recipe_of(record.manifest), held.spec, derivation)
+            known = judge(recipe_of(record.manifest, epoch=epoch), held.spec, derivation)
         # The manifest alone may have decided meanwhile; then nothing passes.
-        passing = passing and known.stage in ("source", "tokenizer", "local")
-        heard = record.voices(self.me)
+        passing = passing and known.stage in ("source", "tokenizer", "labels", "local")
+        heard = record.voices(self.me, held)
         return _Finding(held, known, heard, course(known, self.policy, heard, passing=passing))
-
-    def _adopted(self, record: RunRecord) -> HeldSpec | None:
-        return record.specs.get(record.view.spec) if record.view.spec else None
 
     def _say_what_is_lacking(self, record: RunRecord, finding: "_Finding | None") -> None:
         if finding is None:
@@ -167,27 +174,48 @@ class Verifier:
         """This node."""
         return peer_id(self.key)
 
-    async def _derivation_unless_known(self, record: RunRecord) -> Derivation | None:
+    async def _derivation_unless_known(self, record: RunRecord, epoch: int) -> Derivation | None:
         """Derive the spec, once; None if one is adopted meanwhile that needs no document."""
         derivation = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cancel_once_known, record, nursery.cancel_scope)
-            derivation = await self._derivation(record)
+            nursery.start_soon(self._cancel_once_known, record, epoch, nursery.cancel_scope)
+            derivation = await self._derivation(record, epoch)
             nursery.cancel_scope.cancel()
         return derivation
 
-    async def _cancel_once_known(self, record: RunRecord, scope: trio.CancelScope) -> None:
-        while self._known(record) is None:
+    async def _cancel_once_known(
+        self, record: RunRecord, epoch: int, scope: trio.CancelScope
+    ) -> None:
+        while self._known(record, epoch) is None:
             await self.catalogue.changed.wait()
         scope.cancel()
 
-    async def _derivation(self, record: RunRecord) -> Derivation:
-        """Derive the spec, once."""
+    async def _derivation(self, record: RunRecord, epoch: int) -> Derivation:
+        """Derive the spec of an epoch, once."""
         try:
             await self._obtain_tokenizer(record)
         except Unavailable as away:
             return SourceFailure(stage="tokenizer", reason=str(away))
-        return await self._derive(record)
+        if epoch == 0:
+            return await self._derive(record, Derive(manifest=record.manifest))
+        try:
+            return await self._derive(record, await self._relabelling(record, epoch))
+        except Unavailable as away:
+            return SourceFailure(stage="labels", reason=str(away))
+
+    async def _relabelling(self, record: RunRecord, epoch: int) -> Derive:
+        """Bring the score sheets that the ledger names into the store."""
+        previous = record.adopted(epoch - 1)
+        if previous is None:
+            raise Unavailable("the spec of the epoch before is not here")
+        sheets = record.view.sheets()
+        for each in sheets:
+            await self.exchange.fetch(
+                each.sheet.digest,
+                length=SCORE_BYTES * each.sheet.documents,
+                holders=record.manifest.schedule.schedulers,
+            )
+        return Derive(manifest=record.manifest, previous=previous.spec, sheets=sheets)
 
     def _say_what_is_away(self, derivation: Derivation, wait: float) -> None:
         assert not isinstance(derivation, Derived)
@@ -204,7 +232,7 @@ class Verifier:
         if embedded_tokenizer_path(pinned.sha256) is None:
             await self.exchange.fetch(pinned.sha256, length=pinned.size)
 
-    async def _derive(self, record: RunRecord) -> Derivation:
+    async def _derive(self, record: RunRecord, job: Derive) -> Derivation:
         name = record.manifest.name
 
         def on_progress(progress: Progress) -> None:
@@ -230,7 +258,7 @@ class Verifier:
         self.board.say("deriving", run=name, stage="read", done=0, total=0, left="")
         try:
             with self.board.timed("derive"):
-                answer = await self.worker.run(Derive(manifest=record.manifest), on_progress)
+                answer = await self.worker.run(job, on_progress)
         finally:
             self.board.task = None
         return derivation_of(answer)
@@ -302,6 +330,13 @@ class _Finding:
     def train(self) -> bool:
         return self.course is Course.TRAIN
 
+    def after(self, contradiction: str) -> "_Finding":
+        """Return what it becomes when scores that were done again contradict, if not empty."""
+        if not contradiction:
+            return self
+        verdict = contradicted(contradiction)
+        return replace(self, verdict=verdict, course=Course.STOP)
+
 
 def derivation_of(answer: Answer) -> Derivation:
     """Return what a `Derive` job's answer means for a verdict."""
@@ -310,6 +345,10 @@ def derivation_of(answer: Answer) -> Derivation:
             return Derived(spec=spec, authenticated=authenticated)
         case DerivedJob(failed="tokenizer", reason=reason):
             return SourceFailure(stage="tokenizer", reason=reason)
+        case DerivedJob(failed="sheets", reason=reason):
+            return SourceFailure(stage="labels", reason=reason)
+        case DerivedJob(failed="labels", reason=reason):
+            return FalseLabels(reason=reason)
         case DerivedJob(failed="local", reason=reason) | Failed(kind="local", reason=reason):
             return LocalFailure(reason=reason)
         case DerivedJob(failed="denied", reason=reason) | Failed(kind="refused", reason=reason):

@@ -1,9 +1,9 @@
 """The volunteer of one run: verify, then lease, fetch, train, submit, again and again.
 
 Nothing is trained before the run's router spec was derived here from the public source and its
-digest compared. REFUTED ends the volunteer with a Refusal that no retry loop catches on its way
-up. What is merely away (a source, the scheduler, a holder of blobs) is waited for, with a word on
-the board that says so.
+digest compared, and nothing of the next epoch before the same was done with its spec. REFUTED ends
+the volunteer with a Refusal that no retry loop catches on its way up. What is merely away (a
+source, the scheduler, a holder of blobs) is waited for, with a word on the board that says so.
 """
 
 import logging
@@ -30,6 +30,8 @@ from dipaco.node.training.jobs import (
     Failed,
     Materialise,
     Progress,
+    Score,
+    Scored,
     Train,
     Trained,
 )
@@ -94,6 +96,8 @@ class Volunteer:
         self._gear = gear
         self._board = gear.board
         self._scheduler: PeerId = record.manifest.schedule.schedulers[0]
+        self._specs: list[RouterSpec] = []
+        """Verified, of every epoch so far."""
         self._inputs = Inputs(
             record, gear.catalogue, gear.blobs, gear.exchange, gear.worker, self._scheduler
         )
@@ -108,14 +112,14 @@ class Volunteer:
 
     async def run(self) -> None:
         """Verify the router, then work; raises Refusal, and otherwise runs until cancelled."""
-        spec = await self._verified_spec()
         wait = RETRY_SECONDS
         while True:
             try:
+                await self._verify()
                 await self._gear.room.wait()
-                lease = await self._ask(spec)
+                lease = await self._ask()
                 if lease is not None:
-                    await self._work(spec, lease)
+                    await self._work(lease)
                 wait = RETRY_SECONDS
             except LeaseLost as lost:
                 log.info("task %d lost: %s", self._tasks, lost)
@@ -127,26 +131,38 @@ class Volunteer:
                     await self._gear.catalogue.changed.wait()
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
 
-    async def _verified_spec(self) -> RouterSpec:
-        while True:
-            try:
-                return await self._gear.verifier.verified_spec(self._record)
-            except DiskFull as full:
-                await self._gear.room.after(full)
+    async def _verify(self) -> None:
+        """Verify the specs that were adopted since; the first, if there is none yet."""
+        while not self._specs or not self._up_to_date:
+            epoch = len(self._specs)
+            self._specs.append(await self._gear.verifier.verified_spec(self._record, epoch))
+
+    @property
+    def _up_to_date(self) -> bool:
+        return len(self._specs) > self._record.view.epoch
+
+    def _spec(self, lease: Lease) -> RouterSpec:
+        """Return the verified spec that routes a lease; raises RemoteProtocolError."""
+        epoch = self._record.manifest.epoch_of(lease.round)
+        if epoch >= len(self._specs):
+            raise RemoteProtocolError("the lease is of an epoch whose router was not verified")
+        return self._specs[epoch]
 
     # ------------------------------------------------------------------ asking
 
-    async def _ask(self, spec: RouterSpec) -> Lease | None:
+    async def _ask(self) -> Lease | None:
         """Return a lease, or None after having waited as the scheduler said."""
-        request = AskLease(run=self._record.run, spec=spec_digest(spec))
+        request = AskLease(run=self._record.run, spec=spec_digest(self._specs[-1]))
         reply = await self._gear.rpc.call(
             self._scheduler, request, Granted, NoLease, timeout=CALL_SECONDS
         )
         if isinstance(reply, Granted):
-            self._check(reply.lease, spec)
+            self._check(reply.lease)
             return reply.lease
         if reply.code == "no-lease" and not self._prepared:
-            await self._prepare(spec)
+            await self._prepare()
+            return None
+        if not self._up_to_date:
             return None
         self._tell(reply)
         if self._last_path is not None and reply.code == "no-lease":
@@ -158,7 +174,7 @@ class Volunteer:
             await self._gear.catalogue.changed.wait()
         return None
 
-    async def _prepare(self, spec: RouterSpec) -> None:
+    async def _prepare(self) -> None:
         """Use the first idle time to make the shards of the first window: round 1 begins with it.
 
         What goes wrong here goes wrong again, and is told, when a lease needs the shard.
@@ -170,7 +186,7 @@ class Volunteer:
                 "preparing", done=progress.done, total=progress.total, left=left(progress)
             )
 
-        job = Materialise(manifest=self._record.manifest, spec=spec, window=0)
+        job = Materialise(manifest=self._record.manifest, spec=self._specs[0], window=0)
         with self._board.timed("materialise"):
             await self._gear.worker.run(job, on_progress)
 
@@ -184,10 +200,10 @@ class Volunteer:
             case _:
                 self._board.say("no-lease", why=reply.reason, wait=reply.retry_after)
 
-    def _check(self, lease: Lease, spec: RouterSpec) -> None:
+    def _check(self, lease: Lease) -> None:
         """Hold a lease against manifest, spec and ledger; raises RemoteProtocolError."""
         manifest, view = self._record.manifest, self._record.view
-        if (lease.run, lease.spec) != (self._record.run, spec_digest(spec)):
+        if (lease.run, lease.spec) != (self._record.run, spec_digest(self._spec(lease))):
             raise RemoteProtocolError("the lease is for another run or another spec")
         if lease.path >= manifest.paths or lease.window >= manifest.source.windows:
             raise RemoteProtocolError("the lease is for a path or window that does not exist")
@@ -200,6 +216,8 @@ class Volunteer:
         expected = view.topology.path_modules[lease.path]
         if named != expected or lease.round > manifest.training.rounds:
             raise RemoteProtocolError("the lease names modules or a round that the path lacks")
+        if lease.kind == "score" and not self._is_scored(lease):
+            raise RemoteProtocolError("the lease is to score what the run does not score")
         version = version_of(lease)
         for state in lease.modules:
             states = view.states.get(ModuleId(state.module), [])
@@ -209,13 +227,25 @@ class Volunteer:
                     f"the lease's state of {state.module} is not the ledger's version {version}"
                 )
 
+    def _is_scored(self, lease: Lease) -> bool:
+        reshard = self._record.manifest.routing.reshard
+        return (
+            reshard is not None
+            and lease.round == reshard.after_round
+            and lease.window < reshard.windows
+        )
+
     def _check_moments(self, lease: Lease) -> None:
         """Hold a lease's moments against manifest and ledger, as `_check` does its states."""
-        training, view = self._record.manifest.training, self._record.view
+        manifest, view = self._record.manifest, self._record.view
+        training = manifest.training
         expected: tuple[ModuleId, ...] = ()
         if lease.kind == "train" and lease.round > 1 and training.inner_state == "carry":
             expected = view.topology.path_modules[lease.path]
-        if tuple(ModuleId(each.module) for each in lease.moments) != expected:
+        named = tuple(ModuleId(each.module) for each in lease.moments)
+        # A path that had no documents before its router was replaced begins anew.
+        begins = manifest.epoch_of(lease.round) != manifest.epoch_of(lease.round - 1)
+        if named != expected and (named or not begins):
             raise RemoteProtocolError("the lease lacks moments of its path, or has unasked ones")
         if view.path_version(lease.path) < lease.round - 1:
             return  # our copy of the ledger is a little behind the lease
@@ -225,7 +255,7 @@ class Volunteer:
 
     # ------------------------------------------------------------------ working
 
-    async def _work(self, spec: RouterSpec, lease: Lease) -> None:
+    async def _work(self, lease: Lease) -> None:
         """Do one lease to its end, whatever that is; raises LeaseLost, Unavailable, Refusal."""
         self._tasks += 1
         beat = _Beat(lease, self._gear, self._scheduler)
@@ -236,7 +266,7 @@ class Volunteer:
                 nursery.start_soon(beat.run, nursery.cancel_scope)
                 try:
                     await self._fetch(lease)
-                    await self._hand_in(lease, await self._do(spec, lease, beat))
+                    await self._hand_in(lease, await self._do(lease, beat))
                 except DipacoError as error:  # bare here, a group outside
                     failure = error
                 nursery.cancel_scope.cancel()
@@ -258,12 +288,14 @@ class Volunteer:
         with self._board.timed("fetch"):
             await self._inputs.fetch(lease, on_bytes)
 
-    async def _do(self, spec: RouterSpec, lease: Lease, beat: "_Beat") -> Answer:
-        manifest = self._record.manifest
-        job: Train | Evaluate
+    async def _do(self, lease: Lease, beat: "_Beat") -> Answer:
+        manifest, spec = self._record.manifest, self._spec(lease)
+        job: Train | Evaluate | Score
         if lease.kind == "evaluate":
             job = Evaluate(manifest=manifest, spec=spec, lease=lease)
             self._board.say("evaluating", path=lease.path, round=lease.round)
+        elif lease.kind == "score":
+            job = Score(manifest=manifest, spec=spec, lease=lease)
         else:
             job = Train(manifest=manifest, spec=spec, lease=lease)
 
@@ -285,7 +317,9 @@ class Volunteer:
             tokens_per_s=progress.rate if progress.unit == "tokens" else 0.0,
             loss=progress.loss,
         )
-        if progress.stage != "train":
+        if progress.stage == "score":
+            self._board.say("scoring", path=lease.path, done=progress.done, total=progress.total)
+        elif progress.stage != "train":
             if lease.kind != "evaluate":
                 self._board.say(
                     "shard",
@@ -333,6 +367,19 @@ class Volunteer:
                         loss_first=0.0,
                         loss_last=0.0,
                         evaluation=evaluation,
+                    ),
+                )
+            case Scored(sheet=sheet):
+                await self._submit(
+                    lease,
+                    Submission(
+                        token=lease.token,
+                        blobs=(),
+                        tokens=0,
+                        seconds=0.0,
+                        loss_first=0.0,
+                        loss_last=0.0,
+                        sheet=sheet,
                     ),
                 )
             case Failed(kind="refused", reason=reason):
@@ -386,7 +433,15 @@ class Volunteer:
         self._report(lease, submission)
 
     def _report(self, lease: Lease, submission: Submission) -> None:
-        if submission.evaluation is None:
+        if submission.sheet is not None:
+            log.info(
+                "task %d score path=%d window=%d documents=%d accepted",
+                self._tasks,
+                lease.path,
+                lease.window,
+                submission.sheet.documents,
+            )
+        elif submission.evaluation is None:
             speed = submission.tokens / submission.seconds if submission.seconds else math.nan
             log.info(
                 "task %d %s path=%d round=%d seconds=%.1f tokens/s=%.0f loss=%.3f accepted",
@@ -451,7 +506,8 @@ class _Beat:
                 work.cancel()
 
     def _message(self) -> Heartbeat:
-        now = self.progress if self.progress and self.progress.stage == "train" else None
+        counted = self.progress is not None and self.progress.stage in ("train", "score")
+        now = self.progress if counted else None
         return Heartbeat(
             run=self._lease.run,
             token=self._lease.token,

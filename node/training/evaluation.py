@@ -40,16 +40,22 @@ def evaluate(
     max_batch: int,
     on_batch: Callable[[int], None],
 ) -> Evaluation:
-    """Score the tokens from `prefix` to the end of each document.
+    """Score the tokens from `prefix` to the end of each document, and add up.
 
     documents   token ids, (n,) each, n at most the context; those of at most `prefix` tokens have
                 nothing to score and are left out.
+    max_batch   documents at once; 0: as many as are usual.
     on_batch    gets the number of documents done.
     """
-    passages = [Passage(each, ((prefix, len(each)),)) for each in documents if len(each) > prefix]
-    nll = score(model, passages, max_batch=max_batch, on_batch=on_batch)
+    passages = [whole(each, prefix) for each in documents if len(each) > prefix]
+    nlls = score(model, passages, max_batch=max_batch, on_batch=on_batch)
     tokens = sum(len(each.tokens) - prefix for each in passages)
-    return Evaluation(documents=len(passages), tokens=tokens, nll=nll)
+    return Evaluation(documents=len(passages), tokens=tokens, nll=sum(nlls))
+
+
+def whole(document: Ids, prefix: int) -> Passage:
+    """Return a document, (n,), n above `prefix`, of which all tokens after the prefix count."""
+    return Passage(document, ((prefix, len(document)),))
 
 
 def score(
@@ -58,28 +64,29 @@ def score(
     *,
     max_batch: int,
     on_batch: Callable[[int], None],
-) -> float:
-    """Return the summed negative log-likelihood, in nats, of all tokens that count.
+) -> list[float]:
+    """Return the negative log-likelihood of each passage's tokens that count, nats, summed.
 
     on_batch    gets the number of passages done.
     """
     size = min(BATCH, max_batch or BATCH)
-    by_length = sorted(passages, key=lambda each: len(each.tokens))  # stable: little padding
-    nll, done = 0.0, 0
-    while done < len(by_length):
+    order = sorted(range(len(passages)), key=lambda i: len(passages[i].tokens))  # little padding
+    nlls, done = [0.0] * len(passages), 0
+    while done < len(order):
 
-        def batch_nll(size: int, done: int = done) -> float:
-            return _batch_nll(model, by_length[done : done + size])
+        def batch_nlls(size: int, done: int = done) -> list[float]:
+            return _batch_nlls(model, [passages[i] for i in order[done : done + size]])
 
-        found, size = do_what_fits(batch_nll, size, device=model.device, shrink=halve)
-        nll += found
-        done = min(done + size, len(by_length))
+        found, size = do_what_fits(batch_nlls, size, device=model.device, shrink=halve)
+        for place, nll in zip(order[done : done + size], found, strict=True):
+            nlls[place] = nll
+        done = min(done + size, len(order))
         on_batch(done)
-    return nll
+    return nlls
 
 
-def _batch_nll(model: PathModel, batch: list[Passage]) -> float:
-    """Sum the losses of one batch, padded on the right: no token looks to its right."""
+def _batch_nlls(model: PathModel, batch: list[Passage]) -> list[float]:
+    """Sum the losses of each passage, padded on the right: no token looks to its right."""
     longest = max(len(passage.tokens) for passage in batch)
     padded = np.zeros((len(batch), longest), dtype=np.int64)
     counts = np.zeros((len(batch), longest), dtype=bool)
@@ -91,6 +98,7 @@ def _batch_nll(model: PathModel, batch: list[Passage]) -> float:
     scored = torch.from_numpy(counts).to(model.device)[:, 1:]
     with torch.inference_mode():
         features = model(rows[:, :-1])[scored]
-        return (
-            token_losses(features, model.head, rows[:, 1:][scored]).sum(dtype=torch.float64).item()
-        )
+        losses = token_losses(features, model.head, rows[:, 1:][scored])
+        parts = torch.split(losses, counts.sum(axis=1).tolist())
+        sums: list[float] = torch.stack([p.sum(dtype=torch.float64) for p in parts]).tolist()
+    return sums

@@ -15,7 +15,7 @@ from dipaco.node.storage.files import new_folder, write_file
 from dipaco.node.training.bank import named_tensors, save_tensors
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.spec import KMEANS, spec_digest
+from dipaco.protocol.spec import ROUND_ROBIN, spec_digest
 from dipaco.protocol.topology import experts_of
 from dipaco.protocol.words import one_line
 
@@ -181,7 +181,7 @@ def plain_tokenizer(data: bytes) -> bytes:
 def model_card(checkpoint: Checkpoint, path: int, tokenizer: bytes) -> str:
     """Return the README of an export."""
     manifest, spec = checkpoint.manifest, checkpoint.spec
-    routing = ROUTED if spec.kind == KMEANS else UNROUTED
+    routing = UNROUTED if spec.kind == ROUND_ROBIN else ROUTED
     source = manifest.source
     origin = [source.kind, source.dataset, source.config, source.split, source.revision]
     facts = {"paths": manifest.paths, "prefix": spec.prefix}

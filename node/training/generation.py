@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from dipaco.node.training.model import Attention, Block, PathModel, rotate
 from dipaco.protocol.routing.assign import Router
-from dipaco.protocol.spec import KMEANS
+from dipaco.protocol.spec import ROUND_ROBIN
 
 
 class Reader:
@@ -143,7 +143,8 @@ class Generation:
         """Why it ended."""
         self._path, self._models = first_path, models
         # A round_robin router looks at no text.
-        self._router = router if router is not None and router.spec.kind == KMEANS else None
+        blind = router is None or router.spec.kind == ROUND_ROBIN
+        self._router = None if blind else router
         self._reroute, self._choose = reroute, sampling.chooser()
         self._max_tokens, self._end_of_text = max_tokens, end_of_text
         self._start = 0  # of what is in the context

@@ -11,8 +11,9 @@ from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import DigestField
-from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, ModuleName, Nats, Size
+from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, ModuleName, Nats, Sheet, Size
 from dipaco.protocol.ledger import Contribution, Quantised
+from dipaco.protocol.ledger import Scored as SheetEntry
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.spec import RouterSpec
 
@@ -21,9 +22,13 @@ Stage = Annotated[str, Meta(max_length=32)]
 
 
 class Derive(Wire, frozen=True, kw_only=True):
-    """Derive the router spec of `manifest` from its source."""
+    """Derive the router spec of `manifest` from its source; the next epoch's from scores too."""
 
     manifest: Manifest
+    previous: RouterSpec | None = None
+    """The verified spec of the epoch before, if there is one."""
+    sheets: tuple[SheetEntry, ...] = ()
+    """The ledger's, in its order; the blobs are in the store as far as they can be had."""
 
 
 class Derived(Wire, frozen=True, kw_only=True):
@@ -32,8 +37,9 @@ class Derived(Wire, frozen=True, kw_only=True):
     spec: RouterSpec | None
     authenticated: bool
     """Whether every file was read to its end and had the manifest's SHA-256."""
-    failed: Literal["", "source", "tokenizer", "denied", "local"] = ""
-    """`denied`: this node's own settings keep it from reading the source."""
+    failed: Literal["", "source", "tokenizer", "denied", "local", "sheets", "labels"] = ""
+    """`denied`: this node's own settings keep it from reading the source; `sheets`: one is away;
+    `labels`: they make none."""
     reason: Annotated[str, Meta(max_length=1024)] = ""
 
 
@@ -86,6 +92,22 @@ class Evaluated(Wire, frozen=True, kw_only=True):
     evaluation: Evaluation
 
 
+class Score(Wire, frozen=True, kw_only=True):
+    """Do a `score` lease; or score some rows of its sheet again."""
+
+    manifest: Manifest
+    spec: RouterSpec
+    lease: Lease
+    rows: tuple[Size, ...] | None = None
+    """The router documents of the window to look at, from 0; None: all."""
+
+
+class Scored(Wire, frozen=True, kw_only=True):
+    """The sheet, left in the store: of all router documents, or of the rows in their order."""
+
+    sheet: Sheet
+
+
 class Inspect(Wire, frozen=True, kw_only=True):
     """Check what was submitted for a `seed` or `train` lease; NumPy alone, no torch."""
 
@@ -94,6 +116,16 @@ class Inspect(Wire, frozen=True, kw_only=True):
     blobs: tuple[ModuleDigest, ...]
     moments: tuple[ModuleDigest, ...] = ()
     """Both in the store, of the right lengths."""
+
+
+class InspectSheet(Wire, frozen=True, kw_only=True):
+    """Check what was submitted for a `score` lease: that it scores the documents it is to score."""
+
+    manifest: Manifest
+    spec: RouterSpec
+    lease: Lease
+    sheet: Sheet
+    """In the store, of the right length."""
 
 
 class Inspected(Wire, frozen=True, kw_only=True):
@@ -192,7 +224,7 @@ class Progress(Wire, frozen=True, kw_only=True):
     """Sent while a job runs, at most a few times a second."""
 
     stage: Stage
-    """`read`, `route`, `train`, `evaluate`, ..."""
+    """`read`, `route`, `train`, `evaluate`, `score`, ..."""
     done: Size
     total: Size
     """0: not known."""
@@ -211,12 +243,25 @@ class Failed(Wire, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=4096)]
 
 
-Job = Derive | Materialise | Train | Evaluate | Inspect | OuterStep | Advance | Describe | Fit
+Job = (
+    Derive
+    | Materialise
+    | Train
+    | Evaluate
+    | Score
+    | Inspect
+    | InspectSheet
+    | OuterStep
+    | Advance
+    | Describe
+    | Fit
+)
 Answer = (
     Derived
     | Materialised
     | Trained
     | Evaluated
+    | Scored
     | Inspected
     | Stepped
     | Advanced

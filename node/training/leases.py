@@ -10,10 +10,11 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
+from dipaco.node.data.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
 from dipaco.node.training.devices import bounded, choose_device, describe, ran_out
-from dipaco.node.training.evaluation import evaluate
+from dipaco.node.training.evaluation import evaluate, score, whole
 from dipaco.node.training.fitting import measure
 from dipaco.node.training.inner_loop import (
     PathState,
@@ -30,6 +31,8 @@ from dipaco.node.training.jobs import (
     Fit,
     Fitted,
     Progress,
+    Score,
+    Scored,
     Train,
     Trained,
 )
@@ -41,16 +44,17 @@ from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
 from dipaco.protocol.delta import encode_delta
 from dipaco.protocol.errors import NoDevice, Refusal
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import Lease, ModuleDigest
+from dipaco.protocol.lease import Lease, ModuleDigest, Sheet
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.moments import Moments, encode_moments
+from dipaco.protocol.routing.labels import NOT_SCORED, quantised, sheet_bytes
 from dipaco.protocol.topology import ModuleId, topology
 
 OnProgress = Callable[[Progress], None]
 
 
 class Trainer:
-    """Does `Train` and `Evaluate` jobs on one device."""
+    """Does `Train`, `Evaluate` and `Score` jobs on one device."""
 
     def __init__(
         self,
@@ -156,6 +160,30 @@ class Trainer:
                 on_batch=on_batch,
             )
         return Evaluated(evaluation=evaluation)
+
+    def score(self, job: Score, documents: RouterDocuments, on_progress: OnProgress) -> Scored:
+        """Score the lease's router documents, or some rows of them, and leave the sheet."""
+        manifest, lease, prefix = job.manifest, job.lease, job.manifest.routing.prefix
+        asked = range(len(documents.documents)) if job.rows is None else job.rows
+        if any(row >= len(documents.documents) for row in asked):
+            raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
+        due = set(documents.scored_by(lease.path, prefix).tolist()).intersection(asked)
+        rows = sorted(due)
+        passages = [whole(documents.documents[row], prefix) for row in rows]
+
+        def on_batch(done: int) -> None:
+            on_progress(Progress(stage="score", done=done, total=len(passages)))
+
+        with self._within_memory():
+            model = self._model(manifest)
+            load(model, manifest, self._weights(manifest, lease))
+            nlls = score(model, passages, max_batch=self._micro_batches.most, on_batch=on_batch)
+        scores = {
+            row: quantised(nll, len(passage.tokens) - prefix)
+            for row, nll, passage in zip(rows, nlls, passages, strict=True)
+        }
+        sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])
+        return Scored(sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)))
 
     def _model(self, manifest: Manifest) -> PathModel:
         model = PathModel(manifest, self._device)

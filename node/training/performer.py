@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
+from dipaco.node.data.relabelling import inspect_sheet, rederive
 from dipaco.node.data.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
@@ -24,9 +25,11 @@ from dipaco.node.training.jobs import (
     Evaluate,
     Fit,
     Inspect,
+    InspectSheet,
     Job,
     Materialise,
     OuterStep,
+    Score,
     Train,
 )
 from dipaco.node.training.outer import advance_state, inspect, take_outer_step
@@ -71,6 +74,8 @@ class Performer:
         """Do `job`; raises what the functions raise that do it (DipacoError, or a bug's error)."""
         match job:
             case Derive():
+                if job.previous is not None:
+                    return rederive(job, job.previous, self._tools, on_progress)
                 return derive(job.manifest, self._tools, on_progress)
             case Materialise():
                 return self._shards.materialise(job.manifest, job.spec, job.window, on_progress)
@@ -83,6 +88,12 @@ class Performer:
                     manifest, spec, lease.window, lease.path, on_progress
                 )
                 return self.trainer().evaluate(job, documents, on_progress)
+            case Score(manifest=manifest, spec=spec, lease=lease):
+                scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
+                return self.trainer().score(job, scored, on_progress)
+            case InspectSheet(manifest=manifest, spec=spec, lease=lease):
+                scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
+                return inspect_sheet(self._blobs, job, scored)
             case Inspect():
                 return inspect(self._blobs, job)
             case OuterStep():

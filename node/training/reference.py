@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
@@ -19,6 +21,8 @@ from dipaco.node.training.jobs import (
     Job,
     OuterStep,
     Progress,
+    Score,
+    Scored,
     Stepped,
     Train,
     Trained,
@@ -33,10 +37,12 @@ from dipaco.protocol.lease import (
     Lease,
     LeaseKind,
     ModuleDigest,
+    Sheet,
     digest_of,
 )
 from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.ledger import Scored as SheetEntry
+from dipaco.protocol.manifest import Manifest, Reshard, run_id
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId, topology
 
@@ -56,7 +62,8 @@ class ReferenceResult:
     """What a run came to."""
 
     run: Digest
-    spec: RouterSpec
+    specs: tuple[RouterSpec, ...]
+    """The router spec of every epoch."""
     states: dict[ModuleId, tuple[Digest, ...]]
     """Per module the digest of every version, 0 first; one alone where no live path passes."""
     momenta: dict[ModuleId, Digest]
@@ -84,21 +91,22 @@ def run_reference(
     Raises what a worker's jobs would fail with: Refusal, Unavailable, or another DipacoError.
     """
     performer = Performer(settings)
-    spec = derive_spec(manifest, performer, on_progress)
-    run = ReferenceRun(manifest, spec, performer, on_progress)
+    first = derive_spec(Derive(manifest=manifest), performer, on_progress)
+    run = ReferenceRun(manifest, [first], performer, on_progress)
     run.seed()
     run.evaluate(0)
+    reshard = manifest.routing.reshard
     for round_ in range(1, manifest.training.rounds + 1):
         run.round(round_)
         run.evaluate(round_)
+        if reshard is not None and round_ == reshard.after_round:
+            run.reshard(reshard)
     return run.result()
 
 
-def derive_spec(manifest: Manifest, performer: Performs, on_progress: OnProgress) -> RouterSpec:
-    """Return the run's router; raises Refusal or Unavailable where there is none."""
-    derived = performer.perform(
-        Derive(manifest=manifest), lambda progress: on_progress("router", progress)
-    )
+def derive_spec(job: Derive, performer: Performs, on_progress: OnProgress) -> RouterSpec:
+    """Return the router that `job` derives; raises Refusal or Unavailable where there is none."""
+    derived = performer.perform(job, lambda progress: on_progress("router", progress))
     assert isinstance(derived, Derived)
     if derived.spec is None:
         kind = Unavailable if derived.failed == "source" else Refusal
@@ -114,7 +122,8 @@ class ReferenceRun:
     """
 
     manifest: Manifest
-    spec: RouterSpec
+    specs: list[RouterSpec]
+    """Of every epoch so far."""
     performer: Performs
     on_progress: OnProgress
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
@@ -125,10 +134,9 @@ class ReferenceRun:
     """Per path what its last round left of AdamW's; nothing where they begin anew."""
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
 
-    @property
-    def live_paths(self) -> list[int]:
-        """Paths that have training data."""
-        return [path for path, tokens in enumerate(self.spec.tokens) if tokens]
+    def live_paths(self, round_: int) -> list[int]:
+        """Paths that have training data in a round."""
+        return [path for path, tokens in enumerate(self._spec(round_).tokens) if tokens]
 
     def seed(self) -> None:
         """Train one path densely and copy it into every module (line 1)."""
@@ -140,7 +148,7 @@ class ReferenceRun:
     def round(self, round_: int) -> None:
         """Train every live path, then take every module's outer step (lines 4 to 17)."""
         done: dict[int, Trained] = {}
-        for path in self.live_paths:
+        for path in self.live_paths(round_):
             lease = self._lease("train", path, round_)
             done[path] = self._train(lease, f"round {round_}, path {path}")
         top = topology(self.manifest)
@@ -152,7 +160,7 @@ class ReferenceRun:
 
     def evaluate(self, version: int) -> None:
         """Look at the held-out loss of every live path at `version` (line 19)."""
-        for path in self.live_paths:
+        for path in self.live_paths(version):
             job = self.evaluation(version, path)
             answer = self._perform(job, f"evaluation {version}, path {path}")
             assert isinstance(answer, Evaluated)
@@ -161,20 +169,48 @@ class ReferenceRun:
     def evaluation(self, version: int, path: int) -> Evaluate:
         """Return the job that looks at the held-out loss of `path` at `version`."""
         lease = self._lease("evaluate", path, version)
-        return Evaluate(manifest=self.manifest, spec=self.spec, lease=lease)
+        return Evaluate(manifest=self.manifest, spec=self._spec(version), lease=lease)
+
+    def reshard(self, reshard: Reshard) -> None:
+        """Score the router documents, and go on by a router that is fitted to the scores (5)."""
+        sheets = [
+            SheetEntry(
+                path=path,
+                window=window,
+                peer=self.manifest.owner,
+                sheet=self._score(path, window, reshard.after_round),
+            )
+            for path in self.live_paths(reshard.after_round)
+            for window in range(reshard.windows)
+        ]
+        job = Derive(manifest=self.manifest, previous=self.specs[-1], sheets=tuple(sheets))
+        self.specs.append(derive_spec(job, self.performer, self.on_progress))
+        for states in self.states.values():  # of modules that no live path went through
+            states += states[-1:] * (reshard.after_round + 1 - len(states))
+
+    def _score(self, path: int, window: int, version: int) -> Sheet:
+        lease = msgspec.structs.replace(self._lease("score", path, version), window=window)
+        job = Score(manifest=self.manifest, spec=self._spec(version), lease=lease)
+        answer = self._perform(job, f"scores of window {window}, path {path}")
+        assert isinstance(answer, Scored)
+        return answer.sheet
+
+    def _spec(self, round_: int) -> RouterSpec:
+        return self.specs[self.manifest.epoch_of(round_)]
 
     def result(self) -> ReferenceResult:
         """Return all that came out."""
         return ReferenceResult(
             run=run_id(self.manifest),
-            spec=self.spec,
+            specs=tuple(self.specs),
             states={module: tuple(digests) for module, digests in self.states.items()},
             momenta=self.momenta,
             evaluations=self.evaluations,
         )
 
     def _train(self, lease: Lease, what: str) -> Trained:
-        answer = self._perform(Train(manifest=self.manifest, spec=self.spec, lease=lease), what)
+        job = Train(manifest=self.manifest, spec=self._spec(lease.round), lease=lease)
+        answer = self._perform(job, what)
         assert isinstance(answer, Trained)
         return answer
 
@@ -190,7 +226,7 @@ class ReferenceRun:
                     path=path,
                     peer=self.manifest.owner,
                     delta=digest_of(module, trained.blobs),
-                    weight=self.spec.tokens[path],
+                    weight=self._spec(round_).tokens[path],
                     moments=digest_of(module, trained.moments) if trained.moments else None,
                 )
                 for path, trained in sorted(done.items())
@@ -205,7 +241,7 @@ class ReferenceRun:
 
     def _lease(self, kind: LeaseKind, path: int, round_: int) -> Lease:
         """The lease that a scheduler would grant; nobody else is there to be fenced off."""
-        version = round_ if kind == "evaluate" else round_ - 1
+        version = round_ if kind in ("evaluate", "score") else round_ - 1
         modules = self.manifest.start
         if kind != "seed":
             names = topology(self.manifest).path_modules[path]
@@ -218,7 +254,7 @@ class ReferenceRun:
             path=path,
             round=round_,
             window=(round_ - 1) % windows if kind == "train" else 0,
-            spec=spec_digest(self.spec),
+            spec=spec_digest(self._spec(round_)),
             modules=modules,
             moments=self.moments.get(path, ()) if kind == "train" else (),
             ttl=self.manifest.schedule.lease_ttl,

@@ -17,7 +17,7 @@ from dipaco.node.training.evaluation import Ids, Passage, score
 from dipaco.node.training.model import PathModel
 from dipaco.protocol.lease import Evaluation
 from dipaco.protocol.routing.assign import Router
-from dipaco.protocol.spec import KMEANS
+from dipaco.protocol.spec import ROUND_ROBIN
 
 ROUTED_AT_ONCE = 4096  # chunks
 
@@ -56,7 +56,7 @@ def evaluate_rerouted(
 
         nll = 0.0
         if passages[path]:
-            nll = score(model_of(path), passages[path], max_batch=max_batch, on_batch=report)
+            nll = sum(score(model_of(path), passages[path], max_batch=max_batch, on_batch=report))
         done += len(passages[path])
         found[path] = Evaluation(
             documents=sum(len(each) > prefix for each in held_out.get(path, ())),
@@ -71,7 +71,7 @@ def route_chunks(
 ) -> dict[int, list[Passage]]:
     """Return per path what it has to score, in the order of `held_out`."""
     prefix = router.spec.prefix
-    if router.spec.kind != KMEANS:  # it looks at no text: a document stays where it is
+    if router.spec.kind == ROUND_ROBIN:  # it looks at no text: a document stays where it is
         window = None
     work: dict[int, list[Passage]] = {path: [] for path in held_out}
     for first_path, documents in held_out.items():

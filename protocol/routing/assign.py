@@ -13,6 +13,7 @@ from dipaco.protocol.routing.integers import Int64, rdiv_array
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
 from dipaco.protocol.spec import (
     CAPACITY_BIAS,
+    CLASS_MEANS,
     COUNT_DOCUMENTS,
     COUNT_SAMPLE,
     KMEANS,
@@ -28,7 +29,7 @@ def unknown_kind(spec: RouterSpec) -> str | None:
     """Return which kind in the spec this software does not know, or None."""
     known: dict[str, tuple[object, ...]] = {
         "format": (SPEC_FORMAT,),
-        "kind": (KMEANS, ROUND_ROBIN),
+        "kind": (KMEANS, CLASS_MEANS, ROUND_ROBIN),
         "featurizer": (BAG_SIGN,),
         "capacity": (NO_CAPACITY, CAPACITY_BIAS),
         "counts": (COUNT_DOCUMENTS, COUNT_SAMPLE),
@@ -51,7 +52,7 @@ class Router:
         if fault is not None:
             raise Refusal(f"cannot route by a malformed spec: {fault}")
         self.spec = spec
-        if spec.kind == KMEANS:
+        if spec.kind != ROUND_ROBIN:
             self._mean, self._bias = spec.mean_array(), spec.bias_array()
             self._centroids = spec.centroid_array()
             rows = rdiv_array(self._centroids.astype(np.int64), 1 << spec.scale_bits)

@@ -19,6 +19,7 @@ from dipaco.protocol.routing.counts import PathCounts
 from dipaco.protocol.routing.documents import is_eligible, prefix_of
 from dipaco.protocol.routing.integers import Int64
 from dipaco.protocol.routing.recipe import RouterRecipe
+from dipaco.protocol.routing.relabel import Relabelled
 from dipaco.protocol.routing.sample import Fitted, Sample
 from dipaco.protocol.routing.scores import PRODUCTS, Product
 from dipaco.protocol.routing.seeds import Split
@@ -30,13 +31,21 @@ _BATCH = 1024  # prefixes featurised at once
 class RouterFit:
     """The derivation of one router: `feed` every row until `done` or the end, then `finish`."""
 
-    def __init__(self, recipe: RouterRecipe, *, products: tuple[Product, ...] = PRODUCTS) -> None:
+    def __init__(
+        self,
+        recipe: RouterRecipe,
+        *,
+        relabelled: Relabelled | None = None,
+        products: tuple[Product, ...] = PRODUCTS,
+    ) -> None:
+        """relabelled: what the labels came to; None at epoch 0, whose centroids are k-means'."""
         self._recipe = recipe
+        self._least_rows = 0 if relabelled is None else relabelled.rows
         self._products = products
         self._all = recipe.counts == COUNT_DOCUMENTS
         self._source_hash = hashlib.sha256()
         self._rows = self._sampled = 0
-        self._sample: Sample | None = Sample(recipe)
+        self._sample: Sample | None = Sample(recipe, relabelled)
         self._sample_sizes: list[int] = []
         self._router: tuple[RouterSpec, Router] | None = None
         self._counts = PathCounts(recipe.params.paths)
@@ -53,7 +62,7 @@ class RouterFit:
     @property
     def done(self) -> bool:
         """Whether no further row decides anything, nor may be fed."""
-        return self.full and not self._all
+        return self.full and not self._all and self._rows >= self._least_rows
 
     @property
     def sampled(self) -> int:
@@ -91,7 +100,7 @@ class RouterFit:
         self._rows += 1
         self._source_hash.update(u64(len(text)) + text)
         split = self._recipe.split(document) if split is None else split
-        if split is not Split.TRAINING:
+        if split is not Split.TRAINING or (self.full and not self._all):
             return
         if head is None:
             raise ValueError(f"training document {document} was fed without tokens")

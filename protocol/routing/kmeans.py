@@ -161,6 +161,11 @@ def run_restarts(
     return best
 
 
+def inertia_of(points: Points, centroids: Int32) -> int:
+    """Return the sum of squared distances to the nearest centroid, times S^2."""
+    return _big_sum(_assign(points, centroids)[1])
+
+
 def capacity_bias(
     points: Points, found: Clustering, capacity: tuple[int, int], *, max_bias: int
 ) -> list[int]:

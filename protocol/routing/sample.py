@@ -1,4 +1,4 @@
-"""The sample that a router is fitted on: its features, and the k-means over them.
+"""The sample that a router is fitted on: its features, and the clustering over them.
 
 Holds at most N x D int32, never a text. Source: docs/method.md, 4.3 to 4.9.
 """
@@ -14,14 +14,18 @@ from dipaco.protocol.routing.assign import round_robin
 from dipaco.protocol.routing.features import mean_of, normalise_in_place, raw_features
 from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.kmeans import (
+    Clustering,
     Points,
     capacity_bias,
     has_distinct_rows,
+    inertia_of,
     run_restarts,
 )
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
+from dipaco.protocol.routing.relabel import Relabelled
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
 from dipaco.protocol.spec import (
+    CLASS_MEANS,
     INERTIA_BYTES,
     KMEANS,
     Fit,
@@ -46,9 +50,11 @@ class Fitted:
 class Sample:
     """The sampled documents so far: `add` them in batches, in order, then `fitted`, once."""
 
-    def __init__(self, recipe: RouterRecipe) -> None:
+    def __init__(self, recipe: RouterRecipe, relabelled: Relabelled | None = None) -> None:
+        """relabelled: whose centroids take the place of k-means."""
         params = recipe.params
         self._recipe = recipe
+        self._relabelled = relabelled
         self._feat_seed = recipe.feat_seed
         self._hash = hashlib.sha256()
         self._y: Int32 = np.empty((params.sample, params.dimension), dtype=np.int32)
@@ -70,18 +76,18 @@ class Sample:
         mean = mean_of(x)
         normalise_in_place(x, mean, self._recipe.params.norm_bits)
         if has_distinct_rows(x, self._recipe.params.paths):
-            return self._kmeans(x, mean, products)
+            return self._clustered(x, mean, products)
         params = self._recipe.params
         documents = self._documents[: self._size]
         paths = round_robin(documents, paths=params.paths, top=params.overlap)
         fit = self._fit(x, mean, centroids=b"")
         return Fitted(msgspec.structs.replace(unfitted_spec(self._recipe), fit=fit), paths)
 
-    def _kmeans(self, x: Int32, mean: Int32, products: tuple[Product, ...]) -> Fitted:
-        params, seeds = self._recipe.params, self._recipe.restart_seeds
+    def _clustered(self, x: Int32, mean: Int32, products: tuple[Product, ...]) -> Fitted:
+        params = self._recipe.params
         product = checked_product(x, params.scale * x[: params.paths], products)
         points = Points.of(x, scale=params.scale, product=product)
-        found = run_restarts(points, params.paths, seeds, max_updates=params.max_updates)
+        kind, found = self._centres(points)
         bias = [0] * params.paths
         if params.capacity is not None:
             bias = capacity_bias(points, found, params.capacity, max_bias=params.max_bias)
@@ -101,13 +107,22 @@ class Sample:
         )
         spec = msgspec.structs.replace(
             unfitted_spec(self._recipe),
-            kind=KMEANS,
+            kind=kind,
             mean=int32_bytes(mean),
             centroids=int32_bytes(found.centroids),
             bias=int64_bytes(bias),
             fit=fit,
         )
         return Fitted(spec, paths)
+
+    def _centres(self, points: Points) -> tuple[str, Clustering]:
+        """Return the kind of router and its centroids: by k-means, or the labelled means."""
+        params, given = self._recipe.params, self._relabelled
+        if given is not None:
+            inertia = inertia_of(points, given.centroids)
+            return CLASS_MEANS, Clustering(given.centroids, restart=0, updates=0, inertia=inertia)
+        seeds = self._recipe.restart_seeds
+        return KMEANS, run_restarts(points, params.paths, seeds, max_updates=params.max_updates)
 
     def _fit(self, x: Int32, mean: Int32, *, centroids: bytes) -> Fit:
         paths, dimension = self._recipe.params.paths, self._recipe.params.dimension
@@ -120,6 +135,7 @@ class Sample:
             tokens=tagged("dipaco/1/tokens", u64(self._size), self._hash.digest()),
             features=features_digest(x, mean),
             centroids=tagged("dipaco/1/centroids", u32(paths), u32(dimension), centroids),
+            labels=None if self._relabelled is None else self._relabelled.labels,
         )
 
 

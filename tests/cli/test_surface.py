@@ -22,7 +22,7 @@ SURFACE = {
     "run show": "NAME --home",
     "run list": "--home --json",
     "doctor": "--device --fit --home --json --max-batch",
-    "verify": "NAME --home --json --local-sources --out --spec",
+    "verify": "NAME --home --json --labels --local-sources --out --spec",
     "testnet": "FILE --home --kill --nodes --report --rounds --seed",
     "reference": "NAME --compare --device --home --report --rounds --seed",
     "eval": "NAME --at --data --device --home --json --local-sources --max-batch --reroute "

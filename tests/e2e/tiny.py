@@ -24,6 +24,8 @@ overlap = 2
 sample = 80
 dimension = 16
 validation_bp = 1500
+router_bp = 2000
+reshard = { after_round = 1, tolerance = 1 }
 [training]
 seed_steps = 4
 rounds = 2

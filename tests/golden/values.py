@@ -15,7 +15,7 @@ import numpy as np
 
 import dipaco.protocol
 from dipaco.protocol.canonical import Wire, encode
-from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Submission
+from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Sheet, Submission
 from dipaco.protocol.ledger import (
     NO_RECORD,
     Contribution,
@@ -25,6 +25,7 @@ from dipaco.protocol.ledger import (
     ModuleUpdated,
     MomentsReplaced,
     Quantised,
+    Scored,
     Seeded,
     SpecAdopted,
 )
@@ -36,6 +37,7 @@ from dipaco.protocol.manifest import (
     Manifest,
     Model,
     Nesterov,
+    Reshard,
     Routing,
     Scheduling,
     Source,
@@ -190,6 +192,8 @@ def _manifests() -> tuple[Wire, ...]:
             capacity=Capacity(num=5, den=4),
             overlap=2,
             beacon=bytes(range(16)),
+            router_bp=50,
+            reshard=Reshard(after_round=1, tolerance=6, scorers=2, candidates=4, windows=3),
         ),
         schedule=Scheduling(
             schedulers=(peer("scheduler"), peer("second")), members=(peer("volunteer"),)
@@ -235,6 +239,13 @@ def _specs() -> tuple[Wire, ...]:
         documents=(32, 40, 30, 26),
         tokens=(3200, 4000, 3000, 2600),
     )
+    assert fitted.fit is not None
+    relabelled = msgspec.structs.replace(
+        fitted,
+        kind="class_means",
+        epoch=1,
+        fit=msgspec.structs.replace(fitted.fit, restart=0, updates=0, labels=digest("labels")),
+    )
     nothing = {"mean": b"", "centroids": b"", "bias": b"", "fit": None}
     unfitted = msgspec.structs.replace(
         fitted,
@@ -253,6 +264,7 @@ def _specs() -> tuple[Wire, ...]:
     )
     return (
         fitted,
+        relabelled,
         unfitted,
         sign(fitted, key("scheduler")),
         sign(receipt, key("volunteer")),
@@ -282,16 +294,23 @@ SUBMISSION = Submission(
 )
 
 
+SHEET = Sheet(digest=digest("sheet"), documents=125)
+
+
 def _leases() -> tuple[Wire, ...]:
     evaluation = Evaluation(documents=20, tokens=1234, nll=4321.0625)
     evaluated = msgspec.structs.replace(SUBMISSION, blobs=(), evaluation=evaluation)
     seed = msgspec.structs.replace(LEASE, kind="seed", path=0, round=0, modules=())
+    score = msgspec.structs.replace(LEASE, kind="score", round=1)
+    scored = msgspec.structs.replace(SUBMISSION, blobs=(), sheet=SHEET)
     carried = tuple(ModuleDigest(module=m.module, digest=digest("moments")) for m in MODULES)
     return (
         LEASE,
         seed,
         SUBMISSION,
         evaluated,
+        score,
+        scored,
         msgspec.structs.replace(LEASE, moments=carried),
         msgspec.structs.replace(SUBMISSION, moments=carried),
     )
@@ -328,6 +347,7 @@ def _entries() -> tuple[Wire, ...]:
             momentum=digest("momentum"),
             quantised=Quantised(update=digest("update"), residual=digest("residual")),
         ),
+        Scored(path=1, window=0, peer=peer("b"), sheet=SHEET),
         MomentsReplaced(path=0, round=2, peer=peer("c"), moments=MODULES),
     )
     chain, previous = [], NO_RECORD

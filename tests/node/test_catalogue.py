@@ -182,10 +182,10 @@ def test_who_both_verified_and_refuted_a_spec_counts_as_refuting_it(
     catalogue.offer("receipt", receipt("bert"))
     catalogue.offer("spec", signed(SPEC, "scheduler"))
     record = catalogue.runs[RUN]
-    assert record.voices(peer("me")) == Voices()  # nothing is adopted yet
+    assert record.voices(peer("me"), record.newest()) == Voices()  # nothing is adopted yet
     catalogue.append(RUN, SpecAdopted(epoch=0, spec=spec_digest(SPEC)), key("scheduler"))
-    assert record.voices(peer("me")) == Voices(verified=1, refuted=1)
-    assert record.voices(peer("bert")) == Voices(verified=0, refuted=1)
+    assert record.voices(peer("me"), record.newest()) == Voices(verified=1, refuted=1)
+    assert record.voices(peer("bert"), record.newest()) == Voices(verified=0, refuted=1)
     assert Catalogue(journal).runs[RUN].said == record.said
 
 

@@ -38,11 +38,11 @@ def _changes(given: Any) -> Iterator[tuple[str, Any]]:
         for where, changed in mutations(given):
             yield f".{where}", changed
     elif given is None:
-        return  # the donor's business
+        yield "", bytes(32)  # a digest, where one may stand; else the donor's business
     elif isinstance(given, int):
         yield from (("", changed) for changed in (given - 1, given + 1, given - 8, given + 8))
     elif isinstance(given, str):
-        known = ("kmeans", "round_robin", "none", "documents", "sample")
+        known = ("kmeans", "class_means", "round_robin", "none", "documents", "sample")
         yield from (("", changed) for changed in (given + "2", *known))
     elif isinstance(given, bytes):
         yield from (("", changed) for changed in _changed_bytes(given))

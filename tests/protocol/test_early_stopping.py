@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.protocol.early_stopping import kept_version
+from dipaco.protocol.manifest import Reshard
 from dipaco.protocol.run_view import RunView
 from tests.protocol.test_run_view import ADOPTED, SEEDED, TOP, evaluated, updated
 from tests.values import manifest
@@ -28,6 +29,14 @@ def test_the_lowest_loss_counts_under_early_stopping_alone(
 ) -> None:
     assert kept_version(STOPPING, 2, losses) == kept
     assert kept_version(PLAIN, 2, losses) == 2
+
+
+def test_versions_of_an_earlier_router_are_not_compared_with_later_ones() -> None:
+    routing = replace(PLAIN.routing, router_bp=500, reshard=Reshard(after_round=1))
+    run = replace(STOPPING, routing=routing, training=replace(STOPPING.training, rounds=4))
+    assert kept_version(run, 1, {0: 3.0, 1: 4.0}) == 0
+    assert kept_version(run, 3, {0: 3.0, 1: 4.0, 2: 4.5, 3: 5.0}) == 2
+    assert kept_version(run, 2, {0: 3.0, 1: 4.0}) == 2
 
 
 def test_a_run_tells_the_version_of_every_path() -> None:

@@ -18,9 +18,11 @@ from dipaco.protocol.manifest import (
     Grid,
     Level,
     Manifest,
+    Reshard,
     SourceFile,
     run_id,
 )
+from dipaco.protocol.routing.seeds import Split, split_of
 from dipaco.protocol.signed import MAX_BODY
 from tests.values import digest, manifest, peer
 
@@ -39,6 +41,20 @@ PLAIN = manifest()
 def with_parts(**parts: dict[str, Any]) -> Manifest:
     """Return the plain manifest with fields of its parts replaced."""
     return replace(PLAIN, **{name: replace(getattr(PLAIN, name), **f) for name, f in parts.items()})
+
+
+def large(documents: int, window: int) -> Manifest:
+    return with_parts(source={"documents": documents, "window": window})
+
+
+def resharding(plain: Manifest | None = None, **changes: Any) -> Manifest:
+    """Return a run of two windows that re-shards after round 1; `changes` of it or its router."""
+    plain = plain or large(400, 200)
+    own = {k: v for k, v in changes.items() if k in Reshard.__struct_fields__}
+    reshard = Reshard(**{"after_round": 1, "windows": 2} | own)
+    others = {k: v for k, v in changes.items() if k not in own}
+    routing = replace(plain.routing, **{"router_bp": 500, "reshard": reshard} | others)
+    return replace(plain, routing=routing)
 
 
 def levels(*experts: int, blocks: int = 1) -> Grid:
@@ -118,6 +134,26 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         ),
         (lambda: with_parts(routing={"sample": 3}), "sample: below the number of paths, 4"),
         (lambda: with_parts(routing={"overlap": 5}), "overlap: above the number of paths, 4"),
+        (lambda: resharding(kind="round_robin"), "reshard: needs kind kmeans, and a router_bp"),
+        (lambda: resharding(router_bp=0), "reshard: needs kind kmeans, and a router_bp above 0"),
+        (lambda: resharding(after_round=2), "routing.reshard.after_round: no round of 2 follows"),
+        (lambda: resharding(after_round=0), "after_round"),
+        (lambda: resharding(windows=3), "routing.reshard.windows: the source has 2"),
+        (lambda: resharding(candidates=1), "candidates"),
+        (lambda: resharding(scorers=4), "scorers"),
+        (lambda: resharding(tolerance=0), "tolerance"),
+        (
+            lambda: resharding(replace(PLAIN, grid=levels(1, 1)), windows=1),
+            "routing.reshard: one path has nothing to choose from",
+        ),
+        (
+            lambda: resharding(large(1 << 27, 1 << 24), router_bp=5000),
+            "routing.reshard.windows: with routing.router_bp they may have",
+        ),
+        (
+            lambda: resharding(large(1 << 20, 16), windows=1025),
+            "routing.reshard.windows: 1025 for 4 paths, together they may make 4096 sheets",
+        ),
         (lambda: with_parts(routing={"dimension": 60}), "multiple of 8"),
         (lambda: with_parts(routing={"dimension": 264}), "dimension"),
         (lambda: with_parts(routing={"validation_bp": 5001}), "validation_bp"),
@@ -184,6 +220,20 @@ def test_the_largest_manifest_fits_its_envelope() -> None:
         schedule={"members": (peer("a"),) * MAX_NODES_LISTED},
     )
     assert len(encode(largest)) < MAX_BODY // 4
+
+
+def test_a_run_is_routed_anew_from_the_round_after_the_re_sharding() -> None:
+    assert [resharding().epoch_of(round_) for round_ in range(3)] == [0, 0, 1]
+    assert [PLAIN.epoch_of(round_) for round_ in range(3)] == [0, 0, 0]
+    assert Reshard(after_round=1, tolerance=6).margin == 24
+
+
+def test_a_window_has_far_fewer_router_documents_than_it_may_have() -> None:
+    plain = resharding(large(1 << 16, 1 << 15))
+    assert plain.most_scored == 2 * ((1 << 15) // 20) + 256
+    splits = [split_of(digest("s"), d, validation_bp=0, router_bp=500) for d in range(1 << 15)]
+    assert 2 * splits.count(Split.ROUTER) < plain.most_scored + 256
+    assert resharding().most_scored == 200  # all that a small window has
 
 
 def test_a_split_of_the_hub_is_a_source() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.lease import ModuleDigest
+from dipaco.protocol.lease import ModuleDigest, Sheet
 from dipaco.protocol.ledger import (
     Contribution,
     Entry,
@@ -17,9 +17,12 @@ from dipaco.protocol.ledger import (
     ModuleUpdated,
     MomentsReplaced,
     Quantised,
+    Scored,
     Seeded,
     SpecAdopted,
 )
+from dipaco.protocol.manifest import Manifest, Reshard
+from dipaco.protocol.routing.labels import MAX_OPINIONS
 from dipaco.protocol.run_view import RunView
 from dipaco.protocol.topology import ModuleId, topology
 from tests.values import digest, manifest, peer
@@ -89,7 +92,7 @@ def test_before_the_seed_there_is_nothing() -> None:
     empty = view([ADOPTED])
     assert empty.spec == digest("spec") and not empty.seeded
     assert empty.version(ModuleId("stem")) == empty.path_version(3) == -1
-    assert not empty.finished(range(4))
+    assert not empty.finished(lambda version: range(4))
 
 
 def test_the_seed_makes_version_0_of_every_module() -> None:
@@ -132,16 +135,99 @@ def test_where_every_round_begins_anew_no_contribution_has_moments() -> None:
 
 def test_a_run_is_finished_when_all_versions_of_all_live_paths_are_evaluated() -> None:
     entries = list(whole_run())
-    assert view(entries).finished(range(4))
-    assert not view(entries[:-1]).finished(range(4))
-    assert view(entries[:-1]).finished(range(3))  # path 3 has no data
+    assert view(entries).finished(lambda version: range(4))
+    assert not view(entries[:-1]).finished(lambda version: range(4))
+    assert view(entries[:-1]).finished(lambda version: range(3))  # path 3 has no data
+
+
+# ---------------------------------------------------------------------- re-sharding
+
+
+def resharding() -> Manifest:
+    routing = replace(MANIFEST.routing, router_bp=1000, reshard=Reshard(after_round=1))
+    return replace(MANIFEST, routing=routing)
+
+
+def scored(path: int, window: int = 0, documents: int = 9, who: str = "a") -> Scored:
+    sheet = Sheet(digest=digest(f"sheet {path} {who}"), documents=documents)
+    return Scored(path=path, window=window, peer=peer(who), sheet=sheet)
+
+
+NEXT = SpecAdopted(epoch=1, spec=digest("next"))
+FIRST_ROUND: list[Entry] = [ADOPTED, SEEDED, *(updated(module, 1) for module in TOP.modules)]
+SCORED: list[Entry] = [*FIRST_ROUND, *map(scored, range(4))]
+
+
+def resharded(entries: Iterable[Entry]) -> RunView:
+    told = RunView(resharding())
+    for entry in entries:
+        told.apply(entry)
+    return told
+
+
+def test_sheets_are_told_path_by_path_and_the_switch_opens_the_next_round() -> None:
+    told = resharded([*SCORED, scored(2, who="b")])
+    assert [each.path for each in told.sheets()] == [0, 1, 2, 2, 3]
+    with pytest.raises(RemoteProtocolError, match="out of its epoch"):
+        told.apply(updated("stem", 2))
+    told.apply(NEXT)
+    assert (told.epoch, told.spec, told.specs[0]) == (1, digest("next"), digest("spec"))
+    told.apply(updated("stem", 2))
+
+
+def test_a_module_that_nobody_trained_stands_with_the_others_after_the_switch() -> None:
+    trained = [entry for entry in FIRST_ROUND if entry != updated("L2.E1", 1)]
+    told = resharded([*trained, scored(0), scored(2), NEXT])
+    states = told.states[ModuleId("L2.E1")]
+    assert states == [digest("L2.E1 0")] * 2 and told.path_version(1) == 1
+    assert told.path_moments(1, 2) == ()  # it begins anew
+    told.apply(updated("L2.E1", 2))
+
+
+MISPLACED = [
+    (len(SCORED), replace(NEXT, epoch=2), "another epoch than the next"),
+    (len(SCORED), replace(NEXT, epoch=0), "another epoch than the next"),
+    (1, NEXT, "out of place"),
+    (len(FIRST_ROUND) - 1, scored(3), "of another version"),
+    (len(FIRST_ROUND), scored(4), "a path that does not exist"),
+    (len(FIRST_ROUND), scored(0, window=1), "none to take"),
+    (len(FIRST_ROUND), scored(0, documents=resharding().most_scored + 1), "more documents"),
+    (len(SCORED), scored(0), "a peer that gave some"),
+]
+
+
+@pytest.mark.parametrize(("after", "entry", "words"), MISPLACED)
+def test_scores_and_switches_out_of_place_are_refused_and_change_nothing(
+    after: int, entry: Entry, words: str
+) -> None:
+    told = resharded(SCORED[:after])
+    before = (facts(told), told.sheets(), list(told.specs))
+    with pytest.raises(RemoteProtocolError, match=words):
+        told.apply(entry)
+    assert (facts(told), told.sheets(), list(told.specs)) == before
+
+
+def test_one_sheet_too_many_is_refused_and_so_is_any_after_the_switch() -> None:
+    told = resharded(FIRST_ROUND)
+    for number in range(MAX_OPINIONS):
+        told.apply(scored(0, who=f"v{number}"))
+    with pytest.raises(RemoteProtocolError, match="one too many"):
+        told.apply(scored(0, who="one more"))
+    with pytest.raises(RemoteProtocolError, match="none to take"):
+        resharded([*SCORED, NEXT]).apply(scored(0, who="late"))
+
+
+def test_a_run_that_does_not_re_shard_has_neither_scores_nor_a_second_spec() -> None:
+    for entry in (NEXT, scored(0)):
+        with pytest.raises(RemoteProtocolError):
+            view(FIRST_ROUND).apply(entry)
 
 
 OUT_OF_PLACE = [
     (0, SEEDED, "seed model is out of place"),
     (0, updated("stem", 1), "cannot take version 1"),
     (0, evaluated(0, 0), "does not exist"),
-    (1, ADOPTED, "second spec"),
+    (1, ADOPTED, "another epoch than the next"),
     (1, replace(SEEDED, states=SEEDED.states[1:]), "incomplete"),
     (1, replace(SEEDED, states=SEEDED.states[::-1]), "incomplete"),
     (1, replace(SEEDED, states=SEEDED.states[:1] * 5), "incomplete"),
@@ -184,7 +270,7 @@ def test_modules_and_evaluations_may_come_in_any_order(
             *(evaluated(path, version) for path in paths for version in (2, 0, 1)),
         ]
     )
-    assert told.finished(range(4))
+    assert told.finished(lambda version: range(4))
     assert facts(told) == facts(view(whole_run()))
 
 

@@ -12,16 +12,19 @@ from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.policy import Policy
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
+from dipaco.protocol.routing.relabel import Relabelled
 from dipaco.protocol.signed import open_signed, sign
 from dipaco.protocol.spec import RouterSpec, int32_bytes, int64_bytes, spec_digest
 from dipaco.protocol.verdict import (
     MAX_REASON,
     Derived,
+    FalseLabels,
     LocalFailure,
     Outcome,
     Receipt,
     SourceFailure,
     Verdict,
+    contradicted,
     judge,
     static_check,
 )
@@ -39,6 +42,11 @@ PINNED = Derived(spec=CLAIMED, authenticated=True)
 UNPINNED = Derived(spec=CLAIMED, authenticated=False)
 ROUND_ROBIN = recipe("round_robin")
 WARN = Policy.parse("warn")
+
+LATER = recipe(capacity=(11, 10), epoch=1)
+MOVED = Relabelled(sha256(b"labels"), CLAIMED.centroid_array() // 2, rows=0)
+SECOND = fitted(LATER, HONEST, relabelled=MOVED)[0]
+SECOND_FALLBACK = fitted(LATER, SCARCE, relabelled=MOVED)[0]
 
 V, R, U = Outcome.VERIFIED, Outcome.REFUTED, Outcome.UNVERIFIABLE
 
@@ -256,6 +264,8 @@ CASES = {
     "kmeans": (RECIPE, CLAIMED, FALLBACK),
     "fallback": (RECIPE, FALLBACK, CLAIMED),
     "bare": (ROUND_ROBIN, unfitted_spec(ROUND_ROBIN), CLAIMED),
+    "labelled": (LATER, SECOND, SECOND_FALLBACK),
+    "labelled fallback": (LATER, SECOND_FALLBACK, SECOND),
 }
 
 
@@ -292,6 +302,46 @@ def test_a_field_that_no_stage_names_is_refuted_all_the_same() -> None:
     fields = {name: getattr(CLAIMED, name) for name in CLAIMED.__struct_fields__}
     found = judge(RECIPE, NextSpec(**fields, note="x"), PINNED)
     assert (found.outcome, found.stage) == (R, "spec")
+
+
+# Of a later epoch
+
+
+@pytest.mark.parametrize("authenticated", [True, False])
+@pytest.mark.parametrize(
+    ("claimed", "stage"),
+    [
+        (refit(SECOND, labels=sha256(b"other"), features=sha256(b"x")), "labels"),
+        (refit(SECOND, labels=sha256(b"other"), tokens=sha256(b"x")), "tokens"),
+        (replace(SECOND, centroids=int32_bytes(SECOND.centroid_array() ^ 1)), "centroids"),
+        (replace(SECOND, bias=int64_bytes([0, 1, 2, 3])), "bias"),
+        (replace(SECOND, tokens=(1, 1, 1, 1)), "counts"),
+        (refit(SECOND, labels=None), "static"),
+        (replace(SECOND, kind="kmeans"), "static"),
+        (replace(SECOND, epoch=2), "static"),
+        (replace(CLAIMED, epoch=1), "static"),
+        (CLAIMED, "static"),
+    ],
+)
+def test_a_relabelled_spec_is_refuted_at_the_first_stage_that_differs(
+    claimed: RouterSpec, stage: str, authenticated: bool
+) -> None:
+    found = judge(LATER, claimed, Derived(spec=SECOND, authenticated=authenticated))
+    assert (found.outcome, found.stage) == (R, stage)
+
+
+def test_a_first_spec_that_claims_labels_is_refuted_without_streaming() -> None:
+    for claimed in (SECOND, replace(SECOND, epoch=0), refit(CLAIMED, labels=sha256(b"labels"))):
+        found = static_check(RECIPE, claimed)
+        assert found is not None and (found.outcome, found.stage) == (R, "static")
+
+
+def test_score_sheets_that_are_away_refute_nobody_and_false_ones_do() -> None:
+    away = judge(LATER, SECOND, SourceFailure(stage="labels", reason="blob is away"))
+    assert (away.outcome, away.stage, away.final) == (U, "labels", False)
+    false = judge(LATER, SECOND, FalseLabels(reason="no sheet"))
+    assert (false.outcome, false.stage, false.final) == (R, "labels", True)
+    assert contradicted("no sheet") == false
 
 
 def test_unverifiable_alone_is_not_final() -> None:

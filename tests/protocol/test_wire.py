@@ -287,6 +287,7 @@ BEYOND_CDDL = {
     "Routing.dimension": "a multiple of 8",
     "Routing.max_tokens": "at least min_tokens",
     "Routing.min_tokens": "at least prefix + 8, at most prefix_bytes",
+    "Routing.router_bp": "above 0 where there is re-sharding",
     "Source.config": "of a source of kind hub alone",
     "Source.dataset": "owner/name, of a source of kind hub alone",
     "Source.documents": "at least window, at most the rows of the files",

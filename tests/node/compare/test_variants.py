@@ -16,7 +16,16 @@ from dipaco.node.compare.variants import (
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.lease import ModuleDigest
-from dipaco.protocol.manifest import Capacity, Grid, Level, Manifest, Model, Routing, run_id
+from dipaco.protocol.manifest import (
+    Capacity,
+    Grid,
+    Level,
+    Manifest,
+    Model,
+    Reshard,
+    Routing,
+    run_id,
+)
 from dipaco.protocol.outer_step import outer_step
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.topology import ModuleId, topology
@@ -178,6 +187,10 @@ def one_path() -> Grid:
         ("grid.levels: one path", {"grid": one_path(), "routing": Routing(sample=128)}),
         ("routing.kind", {"routing": Routing(kind="round_robin", sample=128)}),
         ("routing.validation_bp", {"routing": Routing(sample=128, validation_bp=0)}),
+        (
+            "routing.reshard",
+            {"routing": Routing(sample=128, router_bp=500, reshard=Reshard(after_round=1))},
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_by_its_field(

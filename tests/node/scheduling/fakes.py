@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import trio
 
+from dipaco.node.data.documents import Document
+from dipaco.node.data.relabelling import LabelledMeans, LedgerSheets
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import (
     Advance,
@@ -22,11 +24,14 @@ from dipaco.node.training.jobs import (
     Fitted,
     Inspect,
     Inspected,
+    InspectSheet,
     Job,
     Materialise,
     Materialised,
     OuterStep,
     Progress,
+    Score,
+    Scored,
     Stepped,
     Train,
     Trained,
@@ -34,30 +39,71 @@ from dipaco.node.training.jobs import (
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
-from dipaco.protocol.lease import Evaluation, ModuleDigest
+from dipaco.protocol.lease import Evaluation, ModuleDigest, Sheet
 from dipaco.protocol.ledger import Quantised
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.routing.fit import RouterFit
+from dipaco.protocol.routing.labels import sheet_bytes
 from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.relabel import Relabelled
+from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import RouterSpec
 from dipaco.protocol.topology import ModuleId, topology
 
 TRAIN_SECONDS = 60.0
 DERIVE_SECONDS = 4.0
+SCORE_SECONDS = 5.0
 STEPS = 6
 
 
-def derived(manifest: Manifest, *, shift: int = 0) -> RouterSpec:
+def tokens_of(document: int, shift: int = 0) -> list[int]:
+    topic = document % 5 * 100 + shift
+    return [topic + (document * 7 + i * i) % 60 for i in range(48)]
+
+
+def derived(
+    manifest: Manifest, *, shift: int = 0, relabelled: Relabelled | None = None
+) -> RouterSpec:
     """Fit the router on made-up documents: topical, and other ones for another `shift`."""
-    fit = RouterFit(recipe_of(manifest))
+    recipe = recipe_of(manifest, epoch=0 if relabelled is None else 1)
+    fit = RouterFit(recipe, relabelled=relabelled)
     for document in range(manifest.source.documents):
         if fit.done:
             break
-        topic = document % 5 * 100 + shift
-        tokens = [topic + (document * 7 + i * i) % 60 for i in range(48)]
+        tokens = tokens_of(document, shift)
         fit.feed(document, f"document {document} of {shift}".encode(), tokens, len(tokens))
     return fit.finish()
+
+
+def rederived(blobs: BlobStore, job: Derive, previous: RouterSpec, *, shift: int = 0) -> RouterSpec:
+    """Fit the next router on the same, by the very sheets that the job names."""
+    manifest, reshard = job.manifest, job.manifest.routing.reshard
+    assert reshard is not None
+    live = [path for path, tokens in enumerate(previous.tokens) if tokens]
+    sheets = LedgerSheets(blobs, reshard, job.sheets)
+    labels = [sheets.labels(live, window) for window in range(reshard.windows)]
+    means = LabelledMeans(manifest.source.window, manifest.routing.prefix, labels, previous)
+    stop = min(reshard.windows * manifest.source.window, manifest.source.documents)
+    means.take([router_document(manifest, document, shift) for document in range(stop)])
+    return derived(manifest, shift=shift, relabelled=means.finish(blobs, stop))
+
+
+def router_document(manifest: Manifest, document: int, shift: int = 0) -> Document:
+    tokens = tokens_of(document, shift)
+    split = recipe_of(manifest).split(document)
+    return Document(document, split, b"", head=tokens, tokens=tokens, eligible=True)
+
+
+def scored(manifest: Manifest, path: int, window: int) -> list[int]:
+    """Return honest scores: a topic is best with the path of its number, the fifth with none."""
+    size = manifest.source.window
+    documents = [
+        d
+        for d in range(window * size, min((window + 1) * size, manifest.source.documents))
+        if recipe_of(manifest).split(d) is Split.ROUTER
+    ]
+    return [3000 + (0 if d % 5 in (path, 4) else 200) for d in documents]
 
 
 @dataclass
@@ -72,6 +118,8 @@ class FakeWorker:
     """Answers to give to the next training jobs instead of doing them."""
     wrong: str = ""
     """What an inspection finds."""
+    bias: dict[int, int] = field(default_factory=dict)
+    """Added to its scores of a path: within the tolerance a machine's own, beyond it a lie."""
     forgetful: bool = False
     """Packed updates that it makes are gone at once."""
     done: list[Job] = field(default_factory=list)
@@ -90,7 +138,10 @@ class FakeWorker:
             case Derive():
                 on_progress(Progress(stage="read", done=1, total=2))
                 await trio.sleep(DERIVE_SECONDS)
-                spec = derived(job.manifest, shift=self.shift)
+                if job.previous is not None:
+                    spec = rederived(self.blobs, job, job.previous, shift=self.shift)
+                else:
+                    spec = derived(job.manifest, shift=self.shift)
                 return Derived(spec=spec, authenticated=self.authenticated)
             case Materialise():
                 return Materialised(documents=1, tokens=1)
@@ -100,7 +151,9 @@ class FakeWorker:
                 await trio.sleep(1.0)
                 nll = 100.0 / (1 + job.lease.round) + job.lease.path
                 return Evaluated(evaluation=Evaluation(documents=2, tokens=50, nll=nll))
-            case Inspect():
+            case Score():
+                return await self._score(job, on_progress)
+            case Inspect() | InspectSheet():
                 return Inspected(wrong=self.wrong)
             case OuterStep():
                 return self._step(job)
@@ -152,6 +205,15 @@ class FakeWorker:
             loss_first=4.0,
             loss_last=3.0,
         )
+
+    async def _score(self, job: Score, on_progress: Callable[[Progress], None]) -> Scored:
+        await trio.sleep(SCORE_SECONDS)
+        scores = scored(job.manifest, job.lease.path, job.lease.window)
+        on_progress(Progress(stage="score", done=len(scores), total=len(scores)))
+        bias = self.bias.get(job.lease.path, 0)
+        rows = range(len(scores)) if job.rows is None else job.rows
+        sheet = sheet_bytes([scores[row] + bias for row in rows])
+        return Scored(sheet=Sheet(digest=self.blobs.write(sheet), documents=len(rows)))
 
     def _step(self, job: OuterStep) -> Stepped:
         length = topology(job.manifest).state_bytes(ModuleId(job.module))

@@ -15,7 +15,7 @@ from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Train
 from dipaco.protocol.canonical import decode
 from dipaco.protocol.lease import Lease
-from dipaco.protocol.manifest import Grid, Level, run_id
+from dipaco.protocol.manifest import Grid, Level, Reshard, run_id
 from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.values import manifest
@@ -25,8 +25,9 @@ VALUE = manifest(
         levels=(Level(experts=2, blocks=1), Level(experts=1, blocks=1)), path_specific_blocks=()
     ),
     training=replace(manifest().training, updates="int4"),
+    routing=replace(manifest().routing, router_bp=2500, reshard=Reshard(after_round=1)),
 )
-"""Two paths: so few that every step can be gone through."""
+"""Two paths: so few that every step can be gone through, scores and the second router's too."""
 
 
 class Killer:

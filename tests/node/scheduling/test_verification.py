@@ -393,7 +393,9 @@ def mutations() -> list[tuple[str, RouterSpec]]:
     ] + [(n, SPEC.fit) for n in SPEC.fit.__struct_fields__]:
         value = getattr(owner, name)
         other: Any
-        if isinstance(value, bytes):
+        if value is None:
+            other = bytes(32)
+        elif isinstance(value, bytes):
             other = bytes([value[0] ^ 1]) + value[1:]
         elif isinstance(value, tuple):
             other = (value[0] + 1, value[1] - 1, *value[2:])

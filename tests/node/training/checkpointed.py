@@ -12,6 +12,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.run_view import RunView
+from dipaco.protocol.spec import spec_digest
 from dipaco.protocol.topology import topology
 from tests.node.training.small import any_spec, small_manifest
 from tests.values import key
@@ -27,8 +28,9 @@ def checkpointed(blobs: Path, value: Manifest | None = None) -> Checkpoint:
         start = initial_module(replace(value, seed=place), module)
         noise = chance.normal(size=(VERSIONS, len(start))).astype(np.float32) / 8
         view.states[module] = [store.write_array(start + each) for each in noise]
+    view.specs = [spec_digest(any_spec(value))]
     run = sign_manifest(value, key("owner"))
-    return checkpoint_of(run, any_spec(value), view, store)
+    return checkpoint_of(run, [any_spec(value)], view, store)
 
 
 def tokenizer() -> bytes:

@@ -16,11 +16,13 @@ from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.manifest import (
     Adam,
+    Capacity,
     Grid,
     Level,
     Manifest,
     Model,
     Nesterov,
+    Reshard,
     Routing,
     Source,
     Training,
@@ -136,6 +138,50 @@ def test_diloco_is_a_grid_whose_paths_share_every_module(tmp_path: Path) -> None
     result = run(value, tmp_path)
     assert list(result.states) == ["stem", "L2.E0"]
     assert len({result.evaluations[1, path].nll for path in range(4)}) == 4
+
+
+def resharding(**changes: object) -> Manifest:
+    """Return a run of two windows that re-shards after round 1, its paths far apart."""
+    routing = Routing(
+        sample=64,
+        dimension=64,
+        validation_bp=1500,
+        router_bp=3000,
+        reshard=Reshard(after_round=1, windows=2, tolerance=1),
+    )
+    return tiny(
+        source=Source(kind="synthetic", revision="1", files=(), documents=240, window=120),
+        routing=msgspec.structs.replace(routing, **changes),
+        grid=Grid(levels=LEVELS, path_specific_blocks=(0, 1), path_specific_stem=True),
+        training=msgspec.structs.replace(TRAINING, inner_steps=12, inner=Adam(lr=0.05, warmup=1)),
+    )
+
+
+@pytest.mark.parametrize("overlap", [1, 2])
+def test_a_run_that_re_shards_goes_on_by_a_router_of_its_own_paths_scores(
+    tmp_path: Path, overlap: int
+) -> None:
+    value = resharding(overlap=overlap)
+    result = run(value, tmp_path)
+    first, second = result.specs
+    assert (first.kind, second.kind) == ("kmeans", "class_means")
+    assert first.centroids != second.centroids and second.fit and second.fit.labels
+    data = BlobStore(Home.at(tmp_path).blobs).read(second.fit.labels, 1 << 16)
+    assert len(set(np.frombuffer(data, "<u2").tolist()) & {0, 1, 2, 3}) == 4
+    assert sum(first.documents) == sum(second.documents) and sum(first.documents) % overlap == 0
+    documents = {v: [result.evaluations[v, p].documents for p in range(4)] for v in (0, 1, 2)}
+    assert documents[0] == documents[1] != documents[2]  # version 1 is of the first router
+    assert len({sum(each) for each in documents.values()}) == 1
+
+
+def test_re_sharding_comes_to_the_same_in_another_home_with_a_smaller_cache(
+    tmp_path: Path,
+) -> None:
+    value = resharding(capacity=Capacity(num=3, den=2))
+    training = msgspec.structs.replace(value.training, inner_steps=2)
+    value = msgspec.structs.replace(value, training=training)
+    first = run(value, tmp_path / "a")
+    assert run(value, tmp_path / "b", max_shards=1) == first
 
 
 def test_progress_names_each_piece_of_work(tmp_path: Path) -> None:

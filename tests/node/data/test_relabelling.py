@@ -1,0 +1,255 @@
+"""Rules of this file: real documents, score sheets by hand; the router of epoch 1 is derived by its
+author, then by a verifier before whom one thing is false or away."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from dipaco.node.data.derivation import Tools, derive
+from dipaco.node.data.relabelling import inspect_sheet, rederive
+from dipaco.node.data.shards import RouterDocuments, Shards
+from dipaco.node.scheduling.verification import derivation_of
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.shard_cache import ShardCache
+from dipaco.node.training.jobs import Derive, Derived, InspectSheet
+from dipaco.protocol.errors import LocalProtocolError
+from dipaco.protocol.lease import Lease, Sheet
+from dipaco.protocol.ledger import Scored
+from dipaco.protocol.manifest import Manifest, Reshard, Routing, run_id
+from dipaco.protocol.routing.labels import NO_LABEL, NOT_SCORED, read_sheet, sheet_bytes
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.spec import CLASS_MEANS, RouterSpec, spec_digest
+from dipaco.protocol.verdict import Outcome, judge
+from tests.node.data.corpora import no_progress, small_manifest, synthetic
+from tests.values import digest, peer
+
+DOCUMENTS, WINDOW = 240, 120
+RESHARD = Reshard(after_round=1, windows=2)
+Sheets = tuple[Scored, ...]
+
+
+@dataclass(frozen=True)
+class Resharded:
+    """A run whose router documents are scored."""
+
+    manifest: Manifest
+    first: RouterSpec
+    sheets: Sheets
+    tools: Tools
+    scored: list[RouterDocuments]
+    """By window."""
+
+    def derive(self, sheets: Sheets | None = None, tools: Tools | None = None) -> Derived:
+        job = Derive(
+            manifest=self.manifest,
+            previous=self.first,
+            sheets=self.sheets if sheets is None else sheets,
+        )
+        return rederive(job, self.first, tools or self.tools, no_progress)
+
+    def written(self, place: int, change: Callable[[list[int]], list[int]]) -> Sheets:
+        """Return the ledger's sheets, one of them with other scores."""
+        entry, blobs = self.sheets[place], self.tools.blobs
+        data = blobs.read(entry.sheet.digest, 4 * entry.sheet.documents)
+        scores = change(read_sheet(data, entry.sheet.documents).tolist())
+        sheet = Sheet(digest=blobs.write(sheet_bytes(scores)), documents=len(scores))
+        return (*self.sheets[:place], replace(entry, sheet=sheet), *self.sheets[place + 1 :])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Resharded:
+    root = tmp_path_factory.mktemp("resharded")
+    tools = Tools(blobs=BlobStore(root / "blobs"))
+    routing = Routing(sample=64, dimension=64, router_bp=3000, reshard=RESHARD)
+    manifest = small_manifest(
+        synthetic(DOCUMENTS, WINDOW),
+        routing=routing,
+        training=replace(small_manifest(synthetic(8)).training, rounds=2),
+    )
+    first = derive(manifest, tools, no_progress).spec
+    assert first is not None
+    shards = Shards(ShardCache(root / "cache", 1 << 24), tools, max_shards=4)
+    scored = [shards.router_documents(manifest, first, w, no_progress) for w in range(2)]
+    sheets = []
+    for path in range(4):
+        for window, documents in enumerate(scored):
+            own = [  # a document is best with the path two after the router's, with some with none
+                1000 if (int(best[0]) + 2) % 4 == path or row % 7 == 0 else 1200
+                for row, best in enumerate(documents.candidates)
+            ]
+            blob = tools.blobs.write(sheet_bytes(own))
+            sheet = Sheet(digest=blob, documents=len(own))
+            sheets.append(Scored(path=path, window=window, peer=peer("a"), sheet=sheet))
+    return Resharded(manifest, first, tuple(sheets), tools, scored)
+
+
+def verdict(run: Resharded, claimed: RouterSpec, derived: Derived) -> tuple[Outcome, str]:
+    found = judge(recipe_of(run.manifest, epoch=1), claimed, derivation_of(derived))
+    return found.outcome, found.stage
+
+
+@pytest.fixture(scope="module")
+def second(run: Resharded) -> RouterSpec:
+    found = run.derive().spec
+    assert found is not None
+    return found
+
+
+def test_the_next_router_sends_documents_where_they_scored_best(
+    run: Resharded, second: RouterSpec
+) -> None:
+    assert second.kind == CLASS_MEANS and second.epoch == 1 and second.fit and run.first.fit
+    assert second.fit.tokens == run.first.fit.tokens
+    labels = np.frombuffer(run.tools.blobs.read(second.fit.labels or digest(""), 1 << 16), "<u2")
+    best = np.concatenate([each.candidates[:, 0] for each in run.scored])
+    rows = np.concatenate([np.arange(len(each.candidates)) for each in run.scored])
+    assert (labels == np.where(rows % 7 == 0, NO_LABEL, (best + 2) % 4)).all()
+    old, new = run.first.centroid_array(), second.centroid_array()
+    nearest = [int(np.abs(old - row).sum(axis=1).argmin()) for row in new]
+    assert nearest == [2, 3, 0, 1]
+
+
+def test_router_documents_are_the_window_s_with_all_paths_as_candidates(run: Resharded) -> None:
+    recipe = recipe_of(run.manifest)
+    for window, found in enumerate(run.scored):
+        indices = range(window * WINDOW, (window + 1) * WINDOW)
+        due = sum(recipe.split(index).name == "ROUTER" for index in indices)
+        assert len(found.documents) == len(found.candidates) == due > 20
+        assert (np.sort(found.candidates, axis=1) == np.arange(4)).all()
+
+
+def test_whoever_derives_it_again_comes_to_the_same(run: Resharded, second: RouterSpec) -> None:
+    assert run.derive().spec == second
+    assert verdict(run, second, run.derive()) == (Outcome.VERIFIED, "spec")
+    shuffled = run.derive(run.sheets[::-1])
+    assert verdict(run, second, shuffled) == (Outcome.VERIFIED, "spec")
+
+
+def claiming(entry: Scored, *, documents: int) -> Scored:
+    """Return the entry with a length that its blob does not have."""
+    return replace(entry, sheet=replace(entry.sheet, documents=documents))
+
+
+def other_labels(scores: list[int]) -> list[int]:
+    return [scores[0], 900, *scores[2:]] if scores[1] > 1000 else [scores[0], 1500, *scores[2:]]
+
+
+@pytest.mark.parametrize("place", [0, 7])
+def test_a_router_of_other_scores_than_the_ledger_s_is_refuted(
+    run: Resharded, second: RouterSpec, place: int
+) -> None:
+    """The author fitted it to a tampered sheet, or the ledger names one: labels differ."""
+    tampered = run.derive(run.written(place, other_labels))
+    assert tampered.spec is not None
+    assert verdict(run, tampered.spec, run.derive()) == (Outcome.REFUTED, "labels")
+    assert verdict(run, second, tampered) == (Outcome.REFUTED, "labels")
+
+
+def test_scores_that_move_no_label_give_the_same_router(run: Resharded, second: RouterSpec) -> None:
+    within = run.written(3, lambda scores: [score + 4 for score in scores])
+    assert run.derive(within).spec == second
+
+
+@pytest.mark.parametrize(
+    ("sheets", "words"),
+    [
+        (lambda run: run.sheets[1:], "path 0 has no 1 sheets of window 0"),
+        (lambda run: run.written(2, lambda scores: scores[:-1]), "differ in length"),
+        (lambda run: run.written(2, lambda scores: [*scores, 5]), "differ in length"),
+        (lambda run: run.written(2, lambda scores: [-2, *scores[1:]]), "a score is not in"),
+        (lambda run: run.written(2, lambda scores: [1 << 25, *scores[1:]]), "a score is not in"),
+        (lambda run: (claiming(run.sheets[0], documents=3), *run.sheets[1:]), "bytes"),
+    ],
+)
+def test_sheets_that_make_no_labels_refute_whoever_goes_on_from_them(
+    run: Resharded, second: RouterSpec, sheets: Callable[[Resharded], Sheets], words: str
+) -> None:
+    derived = run.derive(sheets(run))
+    assert derived.spec is None and words in derived.reason
+    assert verdict(run, second, derived) == (Outcome.REFUTED, "labels")
+
+
+def test_a_sheet_that_is_away_refutes_nobody(
+    run: Resharded, second: RouterSpec, tmp_path: Path
+) -> None:
+    derived = run.derive(tools=Tools(blobs=BlobStore(tmp_path)))
+    assert derived.failed == "sheets"
+    assert verdict(run, second, derived) == (Outcome.UNVERIFIABLE, "labels")
+
+
+def test_labels_of_another_window_than_the_source_has_count_for_nothing(run: Resharded) -> None:
+    """A sheet with one document too many for its window, in every path: nobody's label holds."""
+    sheets = run.sheets
+    for place in range(0, 8, 2):
+        sheets = tuple(
+            new if i == place else old
+            for i, (old, new) in enumerate(
+                zip(sheets, run.written(place, lambda scores: [*scores, 7]), strict=True)
+            )
+        )
+    found = run.derive(sheets).spec
+    assert found is not None and found.fit and found.fit.labels
+    labels = np.frombuffer(run.tools.blobs.read(found.fit.labels, 1 << 16), "<u2")
+    first = len(run.scored[0].documents)
+    assert (labels[:first] == NO_LABEL).all() and (labels[first:] != NO_LABEL).any()
+
+
+# ---------------------------------------------------------------------- a submitted sheet
+
+
+def inspected(run: Resharded, change: Callable[[list[int]], list[int]]) -> str:
+    (entry,) = [each for each in run.written(0, change)[:1]]
+    lease = Lease(
+        run=run_id(run.manifest),
+        token=bytes(16),
+        kind="score",
+        path=0,
+        round=1,
+        window=0,
+        spec=spec_digest(run.first),
+        modules=(),
+        ttl=20,
+    )
+    job = InspectSheet(manifest=run.manifest, spec=run.first, lease=lease, sheet=entry.sheet)
+    return inspect_sheet(run.tools.blobs, job, run.scored[0]).wrong
+
+
+def test_a_sheet_is_taken_if_it_scores_what_is_to_be_scored(run: Resharded) -> None:
+    assert inspected(run, lambda scores: scores) == ""
+    assert inspected(run, lambda scores: [0] * len(scores)) == ""  # how high is not looked at
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scores: scores[:-1],
+        lambda scores: [*scores, 5],
+        lambda scores: [NOT_SCORED, *scores[1:]],
+        lambda scores: [-5, *scores[1:]],
+        lambda scores: [],
+    ],
+)
+def test_a_sheet_that_scores_other_documents_is_refused(
+    run: Resharded, change: Callable[[list[int]], list[int]]
+) -> None:
+    assert inspected(run, change).startswith("score sheet: ")
+
+
+def test_windows_that_are_not_scored_have_no_router_documents(
+    run: Resharded, second: RouterSpec, tmp_path: Path
+) -> None:
+    shards = Shards(ShardCache(tmp_path, 1 << 24), run.tools, max_shards=4)
+    for spec, window in ((second, 0), (run.first, 2)):
+        with pytest.raises(LocalProtocolError):
+            shards.router_documents(run.manifest, spec, window, no_progress)
+
+
+def test_a_run_without_re_sharding_has_no_next_epoch(run: Resharded) -> None:
+    routing = replace(run.manifest.routing, reshard=None)
+    job = Derive(manifest=replace(run.manifest, routing=routing), previous=run.first)
+    with pytest.raises(LocalProtocolError):
+        rederive(job, run.first, run.tools, no_progress)
