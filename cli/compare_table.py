@@ -72,11 +72,16 @@ def shard_table(comparison: Comparison) -> list[list[str]]:
     ranks = range(comparison.paths)
     head = ["method", *(f"shard {rank + 1}" for rank in ranks)]
     body = [[row.title, *(f"{loss:.1f}" for loss in row.shards)] for row in comparison.rows]
-    for start in comparison.starts:
-        sizes = {each.shard: each for each in start.shards}
-        ordered = [sizes[shard] for shard in by_size(start)]
-        cells = (f"{each.documents:,} ({_short(each.tokens)})" for each in ordered)
-        body.append([f"seed {start.seed}: documents (tokens)", *cells])
+    routers = {f"seed {start.seed}": start.shards for start in comparison.starts}
+    titles = {row.method: row.title for row in comparison.rows}
+    for each in comparison.results:
+        if each.shards:
+            routers[f"seed {each.seed}, {titles[each.method]}"] = each.shards
+    for name, shards in routers.items():
+        sizes = {shard.shard: shard for shard in shards}
+        ordered = [sizes[number] for number in by_size(shards)]
+        cells = (f"{shard.documents:,} ({_short(shard.tokens)})" for shard in ordered)
+        body.append([f"{name}: documents (tokens)", *cells])
     return [head, *body]
 
 

@@ -84,7 +84,7 @@ def compare_run(
     with TemporaryDirectory() as given:
         blobs = BlobStore(Path(given))
         local = run_named(name, rounds=rounds, data=data, blobs=blobs)
-        check_comparable(local.run.manifest)
+        check_comparable(local.run.manifest, methods)
         manifests = [with_seed(local.run.manifest, seed) for seed in seeds]
         folders = [seed_folder(out.absolute(), manifest) for manifest in manifests]
         for folder in folders:

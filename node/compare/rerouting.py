@@ -28,7 +28,7 @@ def reroute_method(
     start, result, before = folder.start(), folder.result(method), folder.rerouted(method)
     assert start is not None and result is not None
     make_deterministic(1)
-    ground = Ground.of(folder, start)
+    ground = Ground.at_end(folder, start, result)
     held_out = {
         shard: ground.held_out(shard, lambda progress: on_work("documents", 0))
         for shard in range(ground.manifest.paths)

@@ -66,7 +66,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Run id of the manifest with this seed, hex."""
     seed: int
     spec: str
-    """The router spec, canonical, hex."""
+    """SHA-256 of the router spec, canonical, hex."""
     states: dict[str, str]
     """The seed model: module of path 0 to the SHA-256 of its state, hex."""
     shards: tuple[Shard, ...]
@@ -92,6 +92,10 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     """The seed model's first, then one after each round."""
     states: dict[str, str]
     """The last version: module to the SHA-256 of its state, hex."""
+    spec: str = ""
+    """SHA-256 of its own last router spec, canonical, hex; empty where it keeps the start's."""
+    shards: tuple[Shard, ...] = ()
+    """Of that router."""
 
     @property
     def perplexity(self) -> float:
@@ -136,7 +140,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     ratios: dict[int, float]
     """By seed: to dense at equal steps; empty where that was not trained."""
     shards: tuple[float, ...]
-    """Perplexity per shard, mean over the seeds; the seed's largest shard first."""
+    """Perplexity per shard, mean over the seeds; the largest first of the router's that it ends
+    with."""
 
 
 class RerouteRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,9 +213,9 @@ def caption(rows: Sequence[Row]) -> str:
     )
 
 
-def by_size(start: Start) -> list[int]:
-    """Return the shards of a seed, the largest first: numbers mean nothing across seeds."""
-    return [each.shard for each in sorted(start.shards, key=lambda s: (-s.tokens, s.shard))]
+def by_size(shards: Iterable[Shard]) -> list[int]:
+    """Return the numbers of shards, the largest first: across seeds they mean nothing."""
+    return [each.shard for each in sorted(shards, key=lambda s: (-s.tokens, s.shard))]
 
 
 def _row(
@@ -223,7 +228,8 @@ def _row(
     ranked = []
     for each in found:
         losses = {loss.shard: loss.perplexity for loss in each.points[-1].losses}
-        ranked.append([losses[shard] for shard in by_size(starts[each.seed])])
+        shards = each.shards or starts[each.seed].shards
+        ranked.append([losses[shard] for shard in by_size(shards)])
     return Row(
         method=found[0].method,
         title=title,

@@ -5,7 +5,7 @@ at equal compute) steps per path. It differs in what paths share, or in how docu
 Source: docs/method.md, section 9. A further method is one more entry of `METHODS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from dipaco.protocol.digest import u64
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Grid, Level, Manifest, Nesterov
+from dipaco.protocol.manifest import Grid, Level, Manifest, Nesterov, Reshard
 from dipaco.protocol.topology import ModuleId, topology
 
 Float32 = NDArray[np.float32]
 MAX_PATHS: Final = 256  # experts of one level, which DiLoCo's workers are
-Stream = Literal["routed", "round_robin", "dense"]
+Stream = Literal["routed", "round_robin", "dense", "own"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,13 @@ class Method:
     manifest: Callable[[Manifest], Manifest]
     """From the run of a seed, `with_seed`, to the method's own run."""
     stream: Stream
-    """What a path trains on: its shard by the run's router, every P-th document, or all."""
+    """What a path trains on: its shard by the run's router, every P-th document, all documents, or
+    its shard by a router that becomes the method's own."""
 
     @property
     def is_routed(self) -> bool:
         """Whether the router chooses a path by the text: else re-routing changes nothing."""
-        return self.stream == "routed"
+        return self.stream in ("routed", "own")
 
 
 def with_seed(manifest: Manifest, seed: int) -> Manifest:
@@ -45,7 +46,7 @@ def with_seed(manifest: Manifest, seed: int) -> Manifest:
     return msgspec.structs.replace(manifest, seed=seed, routing=routing)
 
 
-def check_comparable(manifest: Manifest) -> None:
+def check_comparable(manifest: Manifest, methods: Iterable[str]) -> None:
     """Refuse, by the field's name, a run that its controls would not differ from."""
     if manifest.paths < 2:
         raise ConfigError("grid.levels: one path is the dense model itself; nothing to compare")
@@ -53,16 +54,19 @@ def check_comparable(manifest: Manifest) -> None:
         raise ConfigError(f"grid.levels: {manifest.paths} paths, a comparison takes {MAX_PATHS}")
     if manifest.routing.kind != "kmeans":
         raise ConfigError("routing.kind: a comparison needs kmeans; round_robin is one of its rows")
-    if manifest.routing.reshard is not None:
-        raise ConfigError("routing.reshard: a comparison trains by one router throughout")
     if not manifest.routing.validation_bp:
         raise ConfigError("routing.validation_bp: 0 holds no document out; nothing to compare by")
+    if "dipaco-em" in methods:
+        if not manifest.routing.router_bp:
+            raise ConfigError("routing.router_bp: 0 keeps no document that dipaco-em could score")
+        if manifest.training.rounds < 2:
+            raise ConfigError("training.rounds: dipaco-em needs one before and one after")
 
 
 def round_robin(manifest: Manifest) -> Manifest:
     """Return the run with every P-th document for a path: shards that are all alike."""
     routing = msgspec.structs.replace(
-        manifest.routing, kind="round_robin", overlap=1, capacity=None
+        manifest.routing, kind="round_robin", overlap=1, capacity=None, reshard=None
     )
     return msgspec.structs.replace(manifest, routing=routing)
 
@@ -124,6 +128,15 @@ def dipaco_reset(manifest: Manifest) -> Manifest:
     return _changed(dipaco(manifest), inner_state="reset")
 
 
+def dipaco_em(manifest: Manifest) -> Manifest:
+    """Return `dipaco` with its re-sharding, after half of the rounds unless the run says when."""
+    plain, reshard = dipaco(manifest), manifest.routing.reshard
+    if reshard is None:
+        reshard = Reshard(after_round=manifest.training.rounds // 2)
+    routing = msgspec.structs.replace(plain.routing, reshard=reshard)
+    return msgspec.structs.replace(plain, routing=routing)
+
+
 METHODS: Final[Mapping[str, Method]] = {
     "dense": Method(title="dense at equal steps", manifest=dense, stream="dense"),
     "dense-compute": Method(title="dense at equal compute", manifest=dense_compute, stream="dense"),
@@ -137,6 +150,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "dipaco-random": Method(
         title="DiPaCo, random shards", manifest=dipaco_random, stream="round_robin"
     ),
+    "dipaco-em": Method(title="DiPaCo, re-sharded", manifest=dipaco_em, stream="own"),
 }
 """By name, in the order of the table."""
 USUAL: Final = ("dense", "dense-compute", "diloco", "flat-moe", "dipaco", "dipaco-ps")
@@ -175,8 +189,10 @@ def recut(
 
 
 def _grid(manifest: Manifest, **changes: Any) -> Manifest:
+    """Return the run with another grid, and one router to its end."""
     grid = msgspec.structs.replace(manifest.grid, **changes)
-    return msgspec.structs.replace(manifest, grid=grid, start=())
+    routing = msgspec.structs.replace(manifest.routing, reshard=None)
+    return msgspec.structs.replace(manifest, grid=grid, routing=routing, start=())
 
 
 def _changed(manifest: Manifest, *, grid: Grid | None = None, **training: Any) -> Manifest:

@@ -62,7 +62,7 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     manifest, count = folder.manifest, _Steps(on_work)
     performer = Performer(settings_of(folder.root, device))
     spec = derive_spec(Derive(manifest=manifest), performer, count)
-    ground = Ground(manifest, spec, _shards(folder))
+    ground = Ground(manifest, spec, _shards(folder.root))
     run = ReferenceRun(manifest, [spec], ground.performer_for("dense", performer), count)
     run.seed()
     losses = _losses(run, 0, ground, performer, count)
@@ -72,12 +72,7 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
         seed=manifest.seed,
         spec=blobs_of(folder.root).write(encode(spec)).hex(),
         states={module: run.states[module][0].hex() for module in first},
-        shards=tuple(
-            Shard(shard=shard, documents=documents, tokens=tokens)
-            for shard, (documents, tokens) in enumerate(
-                zip(spec.documents, spec.tokens, strict=True)
-            )
-        ),
+        shards=_shards_of(spec),
         point=Point(
             steps=manifest.training.seed_steps,
             tokens=manifest.training.seed_steps * _step_tokens(manifest),
@@ -95,23 +90,27 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
     own = Performer(settings_of(folder.work(method), device))
     ground = Ground.of(folder, start)
     manifest = METHODS[method].manifest(folder.manifest)
+    reshard = manifest.routing.reshard
     performer, count = ground.performer_for(METHODS[method].stream, own), _Steps(on_work)
     run = ReferenceRun(manifest, [ground.spec_for(manifest)], performer, count)
     run.states = _beginning(folder, start, method, manifest)
+    if reshard is not None:
+        _lend_tokenizer(folder, method)
     points = [start.point]
     for round_ in range(1, manifest.training.rounds + 1):
         run.round(round_)
+        steps = manifest.training.inner_steps
         points.append(
             Point(
-                steps=start.point.steps + round_ * manifest.training.inner_steps,
-                tokens=start.point.tokens
-                + len(run.live_paths(round_))
-                * round_
-                * manifest.training.inner_steps
-                * _step_tokens(manifest),
+                steps=points[-1].steps + steps,
+                tokens=points[-1].tokens
+                + len(run.live_paths(round_)) * steps * _step_tokens(manifest),
                 losses=_losses(run, round_, ground, own, count),
             )
         )
+        if reshard is not None and round_ == reshard.after_round:
+            run.reshard(reshard)
+            ground = Ground(manifest, run.specs[-1], _shards(folder.work(method)))
     last = {module: digests[-1] for module, digests in run.states.items()}
     _hand_over(folder, method, manifest, last)
     total, of_path = parameters(manifest)
@@ -125,6 +124,8 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
         seconds=monotonic() - began,
         points=tuple(points),
         states={module: digest.hex() for module, digest in last.items()},
+        spec=blobs_of(folder.root).write(encode(run.specs[-1])).hex() if reshard else "",
+        shards=_shards_of(run.specs[-1]) if reshard else (),
     )
     write_result(folder.method_file(method), result)
     folder.clear_work(method)
@@ -142,8 +143,15 @@ class Ground:
     @classmethod
     def of(cls, folder: SeedFolder, start: Start) -> "Ground":
         """Take up what `prepare` left."""
-        spec = blobs_of(folder.root).read(Digest(bytes.fromhex(start.spec)), MAX_SPEC)
-        return cls(folder.manifest, decode(spec, RouterSpec, limit=MAX_SPEC), _shards(folder))
+        return cls(folder.manifest, _read_spec(folder, start.spec), _shards(folder.root))
+
+    @classmethod
+    def at_end(cls, folder: SeedFolder, start: Start, result: MethodResult) -> "Ground":
+        """Take up what a method ended on: that of all, or its own router and held-out documents."""
+        if not result.spec:
+            return cls.of(folder, start)
+        manifest = METHODS[result.method].manifest(folder.manifest)
+        return cls(manifest, _read_spec(folder, result.spec), _shards(folder.root))
 
     def spec_for(self, manifest: Manifest) -> RouterSpec:
         """Return the spec that a variant's own derivation gives: the same router, its run id."""
@@ -153,7 +161,7 @@ class Ground:
 
     def performer_for(self, stream: Stream, own: Performer) -> Performs:
         """Return what does a variant's jobs on `own` blobs, and trains on `stream`."""
-        return _SharedShards(self, stream, own)
+        return own if stream == "own" else _SharedShards(self, stream, own)
 
     def training(self, stream: Stream, lease: Lease, on_progress: OnProgress) -> TokenShard:
         """Return what a lease's path trains on."""
@@ -237,6 +245,13 @@ def _beginning(
     return {module: [own.write_array(state)] for module, state in cut.items()}
 
 
+def _lend_tokenizer(folder: SeedFolder, method: str) -> None:
+    """Give a method that derives a router itself the run's tokenizer, unless it is packaged."""
+    tokenizer, kept = folder.manifest.tokenizer, blobs_of(folder.root)
+    if kept.has(tokenizer.sha256):
+        blobs_of(folder.work(method)).write(kept.read(tokenizer.sha256, tokenizer.size))
+
+
 def _hand_over(
     folder: SeedFolder, method: str, manifest: Manifest, states: dict[ModuleId, Digest]
 ) -> None:
@@ -251,8 +266,20 @@ def blobs_of(home: Path) -> BlobStore:
     return BlobStore(Home.at(home).blobs)
 
 
-def _shards(folder: SeedFolder) -> Shards:
-    settings = settings_of(folder.root, "cpu")
+def _read_spec(folder: SeedFolder, digest: str) -> RouterSpec:
+    data = blobs_of(folder.root).read(Digest(bytes.fromhex(digest)), MAX_SPEC)
+    return decode(data, RouterSpec, limit=MAX_SPEC)
+
+
+def _shards_of(spec: RouterSpec) -> tuple[Shard, ...]:
+    return tuple(
+        Shard(shard=shard, documents=documents, tokens=tokens)
+        for shard, (documents, tokens) in enumerate(zip(spec.documents, spec.tokens, strict=True))
+    )
+
+
+def _shards(home: Path) -> Shards:
+    settings = settings_of(home, "cpu")
     return shards_of(settings, tools_of(settings))
 
 

@@ -49,6 +49,7 @@ levels = [{ experts = 2, blocks = 1 }, { experts = 2, blocks = 1 }]
 sample = 64
 dimension = 64
 validation_bp = 1500
+router_bp = 3000
 [training]
 seed_steps = 2
 rounds = 2

@@ -59,13 +59,22 @@ def test_no_figure_is_shown_without_what_equal_compute_gives() -> None:
 
 
 def test_shards_are_ranked_by_size_because_their_numbers_mean_nothing_across_seeds() -> None:
-    assert by_size(start(0)) == [1, 0]
-    assert by_size(start(0, tokens=(5, 5))) == [0, 1]
+    assert by_size(start(0).shards) == [1, 0]
+    assert by_size(start(0, tokens=(5, 5)).shards) == [0, 1]
     first = replace(result("dipaco", 0), points=(point(2, loss(0, 10.0), loss(1, 20.0)),))
     second = replace(result("dipaco", 1), points=(point(2, loss(0, 40.0), loss(1, 50.0)),))
     starts = [start(0, tokens=(1, 2)), start(1, tokens=(2, 1))]
     (row,) = summarise("x", TITLES, starts, [first, second]).rows
     assert row.shards == pytest.approx(((20.0 + 40.0) / 2, (10.0 + 50.0) / 2))
+
+
+def test_a_method_with_a_router_of_its_own_is_ranked_by_its_own_shards() -> None:
+    own = start(0, tokens=(1, 2)).shards
+    found = replace(
+        result("dipaco", 0), points=(point(2, loss(0, 10.0), loss(1, 20.0)),), shards=own
+    )
+    (row,) = summarise("x", TITLES, [start(0, tokens=(2, 1))], [found]).rows
+    assert row.shards == pytest.approx((20.0, 10.0))
 
 
 def test_rerouting_stands_beside_routing_once_on_the_same_seeds() -> None:

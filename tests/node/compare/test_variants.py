@@ -40,7 +40,14 @@ def the_run(**changes: object) -> Manifest:
     plain = manifest(
         model=Model(d_model=16, heads=2, kv_heads=1, d_ff=24, context=48, tied=False),
         grid=Grid(levels=LEVELS, path_specific_blocks=(1,), path_specific_stem=False),
-        routing=Routing(sample=128, dimension=64, overlap=2, capacity=Capacity(num=5, den=4)),
+        routing=Routing(
+            sample=128,
+            dimension=64,
+            overlap=2,
+            capacity=Capacity(num=5, den=4),
+            router_bp=500,
+            reshard=Reshard(after_round=1),
+        ),
     )
     return replace(plain, **changes)
 
@@ -59,7 +66,7 @@ def differences(first: Manifest, second: Manifest) -> dict[str, tuple[object, ob
     return found
 
 
-ROUND_ROBIN = {"routing.kind", "routing.overlap", "routing.capacity"}
+ROUND_ROBIN = {"routing.kind", "routing.overlap", "routing.capacity", "routing.reshard"}
 DIFFER = {
     "dense": {*ROUND_ROBIN, "grid.levels", "grid.path_specific_blocks", "training.outer"},
     "dense-compute": {
@@ -70,11 +77,12 @@ DIFFER = {
         "training.inner_steps",
     },
     "diloco": {*ROUND_ROBIN, "grid.levels", "grid.path_specific_blocks", "training.outer"},
-    "flat-moe": {"grid.path_specific_blocks", "grid.path_specific_stem"},
-    "dipaco": {"grid.path_specific_blocks"},
-    "dipaco-ps": {"grid.path_specific_stem"},
-    "dipaco-reset": {"grid.path_specific_blocks", "training.inner_state"},
+    "flat-moe": {"grid.path_specific_blocks", "grid.path_specific_stem", "routing.reshard"},
+    "dipaco": {"grid.path_specific_blocks", "routing.reshard"},
+    "dipaco-ps": {"grid.path_specific_stem", "routing.reshard"},
+    "dipaco-reset": {"grid.path_specific_blocks", "routing.reshard", "training.inner_state"},
     "dipaco-random": {*ROUND_ROBIN, "grid.path_specific_blocks"},
+    "dipaco-em": {"grid.path_specific_blocks"},
 }
 
 
@@ -87,6 +95,16 @@ def test_every_method_is_held_here() -> None:
 def test_a_method_differs_in_just_these_fields(method: str) -> None:
     run = the_run()
     assert set(differences(run, METHODS[method].manifest(run))) == DIFFER[method]
+
+
+def test_resharding_is_after_half_of_the_rounds_unless_the_run_says_when() -> None:
+    run = the_run()
+    routing, training = replace(run.routing, reshard=None), replace(run.training, rounds=7)
+    silent = METHODS["dipaco-em"].manifest(replace(run, routing=routing, training=training))
+    assert silent.routing.reshard == Reshard(after_round=3)
+    asked = replace(run.routing, reshard=Reshard(after_round=6, tolerance=9))
+    found = METHODS["dipaco-em"].manifest(replace(run, routing=asked, training=training))
+    assert found.routing.reshard == asked.reshard
 
 
 def test_dense_is_one_path_whose_outer_step_gives_back_the_inner_steps() -> None:
@@ -187,15 +205,26 @@ def one_path() -> Grid:
         ("grid.levels: one path", {"grid": one_path(), "routing": Routing(sample=128)}),
         ("routing.kind", {"routing": Routing(kind="round_robin", sample=128)}),
         ("routing.validation_bp", {"routing": Routing(sample=128, validation_bp=0)}),
-        (
-            "routing.reshard",
-            {"routing": Routing(sample=128, router_bp=500, reshard=Reshard(after_round=1))},
-        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_by_its_field(
     field: str, changes: dict[str, object]
 ) -> None:
-    check_comparable(the_run())
+    check_comparable(the_run(), METHODS)
     with pytest.raises(ConfigError, match=field):
-        check_comparable(the_run(**changes))
+        check_comparable(the_run(**changes), USUAL)
+
+
+def test_resharding_needs_documents_to_score_and_a_round_after_it() -> None:
+    without = the_run(routing=Routing(sample=128))
+    check_comparable(without, USUAL)
+    with pytest.raises(ConfigError, match=r"routing\.router_bp: 0 keeps no document"):
+        check_comparable(without, METHODS)
+    kept = without.routing
+    once = replace(
+        without,
+        routing=replace(kept, router_bp=500),
+        training=replace(without.training, rounds=1),
+    )
+    with pytest.raises(ConfigError, match=r"training\.rounds"):
+        check_comparable(once, ["dipaco-em"])

@@ -20,12 +20,19 @@ from dipaco.node.compare.work import blobs_of, prepare, train_method
 from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.digest import Digest
-from dipaco.protocol.manifest import run_id
+from dipaco.protocol.manifest import Reshard, Routing, run_id
 from dipaco.protocol.topology import ModuleId, topology
 from tests.node.training.test_reference import TRAINING, tiny
 
 PATHS, STEP = 4, 2 * 48  # tokens of one inner step
-RUN = with_seed(tiny(), 3)
+ROUTING = Routing(
+    sample=64,
+    dimension=64,
+    validation_bp=1500,
+    router_bp=3000,
+    reshard=Reshard(after_round=1, tolerance=1),
+)
+RUN = with_seed(tiny(routing=ROUTING), 3)
 
 
 def silent(what: str, steps: int) -> None:
@@ -69,10 +76,10 @@ def scored(point: Point) -> list[tuple[int, int, int]]:
 def test_the_run_itself_among_its_controls_is_the_reference_bit_for_bit(
     folder: SeedFolder, reference: ReferenceResult
 ) -> None:
-    assert run_id(METHODS["dipaco"].manifest(RUN)) == run_id(RUN)
-    dipaco = result(folder, "dipaco")
-    assert dipaco.states == {m: states[-1].hex() for m, states in reference.states.items()}
-    for version, point in enumerate(dipaco.points):
+    assert run_id(METHODS["dipaco-em"].manifest(RUN)) == run_id(RUN)
+    own = result(folder, "dipaco-em")
+    assert own.states == {m: states[-1].hex() for m, states in reference.states.items()}
+    for version, point in enumerate(own.points):
         for loss in point.losses:
             assert loss.nll == reference.evaluations[version, loss.shard].nll
         assert point.perplexity == reference.perplexity(version)
@@ -88,7 +95,20 @@ def test_every_method_begins_from_one_model_and_is_scored_on_the_same_tokens(
     for method in METHODS:
         points = result(folder, method).points
         assert points[0] == start.point
-        assert [scored(point) for point in points] == [same] * (TRAINING.rounds + 1)
+        if method != "dipaco-em":
+            assert [scored(point) for point in points] == [same] * (TRAINING.rounds + 1)
+
+
+def test_after_a_resharding_the_same_documents_are_scored_by_the_new_router(
+    folder: SeedFolder,
+) -> None:
+    resharded, start = result(folder, "dipaco-em"), folder.start()
+    before, after = (scored(point) for point in resharded.points[1:])
+    assert before != after
+    for column in (1, 2):
+        assert sum(each[column] for each in before) == sum(each[column] for each in after)
+    assert start is not None and resharded.shards != start.shards
+    assert not result(folder, "dipaco").spec, "it keeps the start's"
 
 
 def test_every_method_comes_to_something_else(folder: SeedFolder) -> None:
@@ -138,12 +158,13 @@ def test_final_states_stay_and_are_not_the_seed_models(folder: SeedFolder) -> No
             assert not np.array_equal(state, begun[ModuleId(module)])
 
 
+@pytest.mark.parametrize("method", ["dipaco", "dipaco-em"])
 def test_rerouting_scores_the_same_tokens_and_a_wide_window_changes_nothing(
-    again: SeedFolder,
+    method: str, again: SeedFolder
 ) -> None:
-    trained = result(again, "dipaco")
-    reroute_method(again, "dipaco", (4, 48), device="cpu", on_work=silent)
-    found = again.rerouted("dipaco")
+    trained = result(again, method)
+    reroute_method(again, method, (4, 48), device="cpu", on_work=silent)
+    found = again.rerouted(method)
     assert found is not None
     last = trained.points[-1].losses
     for losses in found.windows.values():
@@ -151,7 +172,7 @@ def test_rerouting_scores_the_same_tokens_and_a_wide_window_changes_nothing(
         assert sum(loss.tokens for loss in losses) == sum(loss.tokens for loss in last)
     assert perplexity(found.windows[48]) == pytest.approx(trained.perplexity, rel=1e-6)
     assert perplexity(found.windows[4]) != pytest.approx(trained.perplexity, rel=1e-6)
-    reroute_method(again, "dipaco", (8,), device="cpu", on_work=silent)
-    more = again.rerouted("dipaco")
+    reroute_method(again, method, (8,), device="cpu", on_work=silent)
+    more = again.rerouted(method)
     assert more is not None and set(more.windows) == {4, 8, 48}
     assert more.windows[4] == found.windows[4]
