@@ -79,7 +79,7 @@ def of_file(
     except Refusal as error:
         raise ConfigError(f"--data: {str(error).removeprefix('source.files: ')}") from error
     if not taken:
-        raise ConfigError(f"--data: {file}: no document to score in {rows} rows, all too short")
+        raise ConfigError(f"--data: {file}: none of its rows ({rows}) is long enough to be routed")
     return HeldOutDocuments(dict(sorted(by_path.items())), rows - taken)
 
 
