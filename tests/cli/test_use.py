@@ -103,6 +103,8 @@ def test_what_is_no_run_is_refused_in_one_line(
         (("generate", "bank", "x", "--path", "0", "--reroute", "8"), "exclude each other"),
         (("eval", "bank", "--at", "1"), "--at: a bank holds one version"),
         (("eval", "bank", "--data", "nothing.txt"), "'nothing.txt' does not exist"),
+        (("eval", "bank", "--data", "short.txt"), "none of its rows (1) is long enough"),
+        (("eval", "bank", "--data", "bank/router.spec"), "--data: router.spec: not a"),
         (("ckpt", "export", "bank", "--format", "hf", "--out", "o"), "--path"),
         (("ckpt", "export", "bank", "--format", "safetensors", "--out", "bank"), "exists already"),
     ],
@@ -110,6 +112,7 @@ def test_what_is_no_run_is_refused_in_one_line(
 def test_bad_input_is_refused_in_one_line(
     bank: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
+    Path("short.txt").write_text("short\n")
     assert words in refused(capsys, *arguments)
 
 
