@@ -43,6 +43,7 @@ from tests.values import manifest
 Sample = dict[str, float]
 Precision = Literal["f32", "bf16"]
 MAX_SPEC = 1 << 24  # bytes
+TURN_STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,31 +268,80 @@ def transformers(name: str, device: str, precision: Precision) -> Sample:
 def _loop(run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]) -> Sample:
     import torch
 
-    steps, training = run.training.seed_steps, run.training
-    drawn = torch.from_numpy(_rows(run))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.inner.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
+    step = _plain_step(run, model, device, loss)
 
     def take(count: int) -> tuple[float, float]:
         began, cpu = time.perf_counter(), time.process_time()
-        for step in range(count):
-            rows = drawn.roll(-step * training.batch, 0)[: training.batch].to(device)
-            value = loss(rows)
-            (value / rows[:, 1:].numel()).backward()
-            value.item()  # a loop that shows its loss waits for it
-            torch.nn.utils.clip_grad_norm_(model.parameters(), training.inner.clip)
-            optimizer.step()
-            optimizer.zero_grad()
+        for number in range(count):
+            step(number)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         return time.perf_counter() - began, time.process_time() - cpu
 
     if device != "cpu":
         take(2)
-    tokens = steps * training.batch * run.model.context
+    steps = run.training.seed_steps
+    tokens = steps * run.training.batch * run.model.context
     seconds, used = take(steps)
     return {"rate": tokens / seconds, "work": tokens / used, "peak": _peak(device)}
+
+
+def _plain_step(
+    run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]
+) -> Callable[[int], None]:
+    """Return the step that anybody would write; it takes its number."""
+    import torch
+
+    training, drawn = run.training, torch.from_numpy(_rows(run))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.inner.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+
+    def step(number: int) -> None:
+        rows = drawn.roll(-number * training.batch, 0)[: training.batch].to(device)
+        value = loss(rows)
+        (value / rows[:, 1:].numel()).backward()
+        value.item()  # a loop that shows its loss waits for it
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.inner.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def in_turns(name: str, turns: int) -> dict[str, list[float]]:
+    """Return CPU seconds per step of our loop and of the bare one, in this process, in turns."""
+    import torch
+
+    from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
+    from dipaco.node.training.model import PathModel, load
+    from dipaco.protocol.batches import RowOrder
+
+    run = run_of(name)
+    make_deterministic(1)
+    weights = {m: initial_module(run, m) for m in topology(run).path_modules[0]}
+    model, other = (PathModel(run, torch.device("cpu")) for _ in range(2))
+    load(other, run, weights)
+    rows, step = _Rows(_rows(run)), _plain_step(run, other, "cpu", other.loss)
+    found: dict[str, list[float]] = {"ours": [], "bare": []}
+    for _ in range(turns + 1):
+        ended: list[float] = []
+        run_steps(
+            model,
+            run,
+            PathState(weights=weights),
+            rows,
+            RowOrder(Digest(bytes(32)), rows.rows),
+            Steps(count=TURN_STEPS + 1, first_batch=0, first_rate=0),
+            max_batch=0,
+            on_step=lambda report, ended=ended: ended.append(time.process_time()),  # type: ignore[misc]
+        )
+        found["ours"].append((ended[-1] - ended[0]) / TURN_STEPS)
+        began = time.process_time()
+        for number in range(TURN_STEPS):
+            step(number)
+        found["bare"].append((time.process_time() - began) / TURN_STEPS)
+    return {side: series[1:] for side, series in found.items()}  # the first turn makes ready
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from benchmarks.loops import SHAPES, Sample, parameters, run_of
 from benchmarks.measure import Result, in_new_process, versus
 
 SAMPLES = {"1.3M": 5, "20M": 3}
+TURNS = {"1.3M": 8, "20M": 3}
 PYTORCH_MARK, TRANSFORMERS_MARK = 0.97, 1.0
 
 
@@ -28,7 +29,17 @@ def measure(name: str) -> list[Result]:
             found["worker"].append(in_new_process("loops", "worker", name, folder))
             for other in ("bare", "transformers"):
                 found[other].append(in_new_process("loops", other, name, "cpu", "f32"))
-    return _results(name, found)
+    return [*_results(name, found), _in_turns(name)]
+
+
+def _in_turns(name: str) -> Result:
+    """Compare the loops alone, a few steps each in turns in one process, by its CPU time."""
+    shape, seconds = SHAPES[name], in_new_process("loops", "in_turns", name, TURNS[name])
+    tokens = shape.batch * shape.context
+    ours, bare = ([tokens / each for each in seconds[side]] for side in ("ours", "bare"))
+    line = versus(f"{name}: per CPU second, loop alone / a bare loop", ours, bare, "tokens/s")
+    line["mark"] = PYTORCH_MARK
+    return line
 
 
 def _results(name: str, found: dict[str, list[Sample]]) -> list[Result]:

@@ -2,7 +2,7 @@
 
 Two passes. The first reads the windows whose router documents were scored and sums the features of
 those with a label; the second is the derivation that every epoch has, with the class means in the
-place of k-means. In memory are one window's scores of one path, its labels, and the sample's
+place of k-means. In memory are the sheets of one path and window, all labels, and the sample's
 features. Author and verifier run the same code. Source: docs/method.md, section 5.
 """
 

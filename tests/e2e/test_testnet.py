@@ -65,6 +65,10 @@ def check_reports(tiny: Path, swarm: Report, single: Report) -> None:
     assert differences(swarm, single) == []
     for ours, theirs in zip(swarm.losses, single.losses, strict=True):
         assert ours.perplexity == pytest.approx(theirs.perplexity, rel=1e-6)
+    assert swarm.early_stopped is not None and single.early_stopped is not None
+    assert [p.version for p in swarm.early_stopped.paths] == [
+        p.version for p in single.early_stopped.paths
+    ]
     nodes = {node.name: node for node in swarm.nodes}
     assert sorted(nodes) == ["node-1", "node-2", "rendezvous"]
     assert [node.killed for node in swarm.nodes].count(True) == 1

@@ -1,8 +1,13 @@
 """Golden training trajectories: where a tiny run came to, version by version.
 
 Bits of torch differ between processors and its releases, so losses and norms are compared within a
-tolerance. It is far below what another order of rows, rate, start, weight or precision would change
-(`tests/node/training/test_trajectories.py` holds that).
+tolerance. That of f32 is far below what another order of rows, rate, start, weight or precision
+would change (`tests/node/training/test_trajectories.py` holds that).
+
+It is wide enough: one processor that is kept to older instructions (ATEN_CPU_CAPABILITY=default or
+avx2, ONEDNN_MAX_CPU_ISA=SSE41, AVX2 or AVX512_CORE) comes up to 1.2e-6 away from itself in f32. In
+bf16, whose products keep 8 bits and which other kernels round elsewhere, it is 2.8e-3; so the
+trajectory in bf16 shows that its products are not broken, and that in f32 what the method is.
 """
 
 import json
@@ -33,7 +38,7 @@ from dipaco.protocol.topology import topology
 from tests.values import manifest
 
 FILE: Final = Path(__file__).with_name("trajectories.json")
-TOLERANCE: Final = 2e-4  # of a loss or a norm, relative
+TOLERANCES: Final = {"f32": 2e-5, "bf16": 6e-3}  # by precision; of a loss or a norm, relative
 
 Trajectory = dict[str, list[float]]
 """Per path its held-out loss, and per module the norm of its state, at every version from 0."""

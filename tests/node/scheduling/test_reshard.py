@@ -84,6 +84,11 @@ async def test_a_late_joiner_verifies_both_epochs_from_the_ledger(
     late = await swarm.start("bert")
     await until(lambda: late.parts.board.reason.code == "run-over", seconds=600)
     assert [type(job) for job in late.worker.done] == [Derive, Derive, Score]
+    for entry in scheduler.parts.catalogue.runs[run_id(run)].view.sheets():
+        digest, length = entry.sheet.digest, 4 * entry.sheet.documents
+        late.parts.blobs.remove(digest)  # as `verify --labels` finds it, and asks for it
+        asked = late.overview.fetch(run_id(run).hex(), digest.hex(), lambda done, total: None)
+        assert await asked == length and late.parts.blobs.has(digest)
     said = scheduler.parts.catalogue.runs[run_id(run)].said
     for spec in specs(scheduler, run):
         assert said[spec][late.parts.me] is Outcome.VERIFIED  # type: ignore[index]

@@ -1,0 +1,109 @@
+"""A swarm that trains for real, in this process, comes to the bits of the single-process run.
+
+Whole nodes over the transport in memory, with the jobs done by the worker process's own code. Every
+choice of the manifest that touches training is on in one of the runs; there are more paths than
+volunteers, and one of them is killed on its way.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from dipaco.node.storage.files import Home
+from dipaco.node.training.jobs import Answer, Job, Progress, Train
+from dipaco.node.training.performer import Performer
+from dipaco.node.training.reference import ReferenceResult, run_reference
+from dipaco.node.training.worker import WorkerSettings
+from dipaco.node.training.worker_process import perform
+from dipaco.protocol.early_stopping import kept_version
+from dipaco.protocol.manifest import Adam, Manifest, run_id
+from tests.golden.trajectories import tiny
+from tests.node.scheduling.swarm import SCHEDULER, Swarm, found, until
+
+
+class RealWorker:
+    """Does every job as the worker process does; only training takes time, of the virtual clock."""
+
+    def __init__(self, home: Home, *, max_shards: int = 4) -> None:
+        self._performer = Performer(settings(home.root, max_shards))
+        self.trained: list[tuple[int, int]] = []
+        """Path and round of every lease of a round."""
+        self.pid: int | None = None
+
+    async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        await trio.sleep(60.0 if isinstance(job, Train) else 0.0)
+        answer = perform(self._performer, job, on_progress)
+        if isinstance(job, Train) and job.lease.kind == "train":
+            self.trained.append((job.lease.path, job.lease.round))
+        return answer
+
+    async def close(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def settings(home: Path, max_shards: int = 4) -> WorkerSettings:
+    return WorkerSettings(home=home, device="cpu", threads=1, max_shards=max_shards)
+
+
+def everything() -> Manifest:
+    """Carried moments, early stopping, overlap, path-specific parts, bf16, packed blobs.
+
+    Its rate is so high that some paths are best as the seed model.
+    """
+    return tiny(
+        rounds=2,
+        inner_steps=3,
+        inner=Adam(lr=0.1, warmup=2, clip=0.5),
+        precision="bf16",
+        deltas="int8",
+        updates="int4",
+    )
+
+
+def stateless() -> Manifest:
+    """Nothing carried, nothing packed, float32, windows in turn, every module shared."""
+    value = tiny(rounds=2, inner_steps=3, inner_state="reset", early_stopping=False)
+    return replace(
+        value,
+        source=replace(value.source, window=100),
+        grid=replace(value.grid, path_specific_blocks=(), path_specific_stem=False),
+    )
+
+
+@pytest.mark.parametrize("value", [everything(), stateless()], ids=["everything", "stateless"])
+async def test_a_swarm_with_fewer_volunteers_than_paths_equals_one_process_bit_for_bit(
+    value: Manifest, swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, value)
+    scheduler = await swarm.start(SCHEDULER, worker=RealWorker)
+    anna = await swarm.start("anna", worker=RealWorker)
+    bert = await swarm.start("bert", worker=RealWorker, max_shards=1)
+    await until(lambda: len(anna.worker.trained) == 2)
+    await swarm.kill(anna)
+    await until(lambda: scheduler.overview.ledger().finished)
+    alone = run_reference(value, settings(tmp_path / "alone"), lambda what, progress: None)
+
+    assert set(anna.worker.trained) | set(bert.worker.trained) == {
+        (path, round_) for path in range(4) for round_ in (1, 2)
+    }
+    assert not scheduler.worker.trained and bert.worker.trained
+    view = scheduler.parts.catalogue.runs[run_id(value)].view
+    assert {m: tuple(digests) for m, digests in view.states.items()} == alone.states
+    assert view.momenta == alone.momenta
+    ours = {place: each.nll for place, each in view.evaluations.items()}
+    assert ours == {place: each.nll for place, each in alone.evaluations.items()}
+    kept = [view.kept_version(path) for path in range(4)]
+    assert kept == [kept_alone(value, alone, path) for path in range(4)]
+    assert (min(kept) < value.training.rounds) == value.training.early_stopping
+    for path, version in enumerate(kept):
+        for _, digest in view.path_states(path, version):
+            assert scheduler.parts.blobs.has(digest)
+
+
+def kept_alone(value: Manifest, result: ReferenceResult, path: int) -> int:
+    losses = {v: e.nll / e.tokens for (v, p), e in result.evaluations.items() if p == path}
+    return kept_version(value, value.training.rounds, losses)
