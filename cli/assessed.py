@@ -114,7 +114,8 @@ def print_assessed(report: AssessmentReport, *, as_json: bool) -> None:
     console = console if console.is_terminal else Console(width=FILE_WIDTH)
     console.print(_table(report))
     if report.left_out:
-        console.print(f"{report.left_out} documents left out: too short for the router")
+        rows = f"{report.left_out} row{'s' * (report.left_out != 1)}"
+        console.print(f"{rows} left out: too short for the router")
 
 
 def _table(report: AssessmentReport) -> Table:

@@ -33,6 +33,8 @@ def list_(name: str, home: str | None, as_json: bool) -> None:
 
     folder = home_of(home)
     names = [name] if name else [run.id.hex() for run in known_runs(folder)]
+    if not names:
+        click.echo(f"{folder} knows no run: join one with dipaco-node start", err=True)
     for each in names:
         try:
             listed = listing(open_checkpoint(each, folder, None))
@@ -127,8 +129,9 @@ def in_words(listed: Listing) -> str:
         used = [str(path) for path in each.paths[:MAX_PATHS_NAMED]]
         more = ", ..." if len(each.paths) > MAX_PATHS_NAMED else ""
         newer = f" (newest {each.newest})" if each.newest > each.version else ""
+        version = f"version {each.version}{newer}"
         lines.append(
-            f"  {each.module:<10} version {each.version}{newer}  {each.bytes / 1e6:8.2f} MB  "
+            f"  {each.module:<10} {version:<23} {each.bytes / 1e6:8.2f} MB  "
             f"{'here' if each.here else 'not here':<8}  paths {', '.join(used)}{more}"
         )
     return "\n".join(lines)

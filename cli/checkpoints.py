@@ -30,7 +30,7 @@ def checkpoint_options(command: F) -> F:
 
 def device_option(command: F) -> F:
     """Add `--device D`."""
-    words = "auto, cpu or cuda:N [as configured]."
+    words = "auto, cpu, cuda:N or mps [as configured]."
     return click.option("--device", metavar="D", help=words)(command)
 
 
@@ -48,6 +48,13 @@ def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
     from dipaco.protocol.errors import ConfigError
 
     if not is_bank(Path(name)):
+        if name.endswith(".toml"):
+            raise ConfigError(f"RUN: {name} is no run yet: say what it calls itself, or its .run")
+        if Path(name).is_dir() and (Path(name) / "config.json").is_file():
+            raise ConfigError(
+                f"RUN: {name} is one path for transformers, without its router: name the run, "
+                "or what ckpt export --format safetensors wrote"
+            )
         run = named_run(name, home)
         return checkpoint_in(home, run, record_of(run.id, home), version=at)
     if at is not None:

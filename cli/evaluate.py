@@ -83,7 +83,6 @@ def _documents(
 ) -> "HeldOutDocuments":
     from dipaco.cli.bars import progress_bar
     from dipaco.node.data.held_out import of_file, of_run
-    from dipaco.node.data.readers import file_format
     from dipaco.node.data.tokenizers import load_tokenizer
     from dipaco.node.training.performer import shards_of, tools_of
 
@@ -91,8 +90,6 @@ def _documents(
     with progress_bar("held-out documents") as show:
         if data is None:
             return of_run(manifest, checkpoint.spec, shards_of(settings, tools), show)
-        if field is None:
-            field = "text" if file_format(data.name) == "txt" else manifest.source.text_field
         encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
         return of_file(data, field, manifest, checkpoint.spec, encoder, show)
 

@@ -1,9 +1,11 @@
 """`dipaco-node generate`: route a prompt and go on from it, as text that comes piece by piece."""
 
+import math
 import secrets
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
 SEED_BITS = 32
 
 
+class Temperature(click.FloatRange):
+    """Zero to a hundred; `nan`, which no comparison keeps out, is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; raises BadParameter."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
 @click.command()
 @click.argument("name", metavar="RUN")
 @click.argument("prompt")
@@ -31,7 +46,7 @@ SEED_BITS = 32
 @click.option(
     "--temperature",
     default=0.8,
-    type=click.FloatRange(0, 100),
+    type=Temperature(0, 100),
     metavar="T",
     help="0: always the likeliest token [0.8].",
 )
@@ -158,6 +173,8 @@ def _speak(
     began, count = time.monotonic(), 0
     for step in generation:
         count += 1
+        if sys.stdout.isatty() and (step.path != path or step.slid):
+            _write("\n")  # the text is in mid-line where the notes go
         if step.path != path:
             path = _say(checkpoint, step.path, f"routed anew after {count - 1} tokens")
         if step.slid:
@@ -168,10 +185,8 @@ def _speak(
         _write(decoder.step(step.token))
     _write(decoder.rest() + "\n")
     seconds = max(time.monotonic() - began, 1e-9)
-    click.echo(
-        f"{count} tokens, {count / seconds:.1f} tokens/s, seed {seed}, ended: {generation.end}",
-        err=True,
-    )
+    tokens = f"{count} token{'s' * (count != 1)}, {count / seconds:.1f} tokens/s"
+    click.echo(f"{tokens}, seed {seed}, ended: {generation.end}", err=True)
 
 
 def _write(text: str) -> None:

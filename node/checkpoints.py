@@ -109,9 +109,12 @@ def checkpoint_of(
     specs   of every epoch so far. Documents are routed by the newest, as the next round's are; at
             `version` by the one that it was trained and evaluated by.
 
-    Raises Unavailable before the seed model is trained, and for a version that is yet to come.
+    Raises Unavailable before the seed model is trained, and for a version that is yet to come;
+    ConfigError for one that never comes.
     """
-    name, top = run.manifest.name, topology(run.manifest)
+    name, top, rounds = run.manifest.name, topology(run.manifest), run.manifest.training.rounds
+    if version is not None and version > rounds:
+        raise ConfigError(f"--at: {name} ends at version {rounds}, there is no {version}")
     if not view.seeded:
         raise Unavailable(f"{name}: the seed model is not trained yet, so there is no checkpoint")
     epoch = view.epoch if version is None else min(run.manifest.epoch_of(version), view.epoch)

@@ -148,6 +148,8 @@ class RunView:
     def _adopt(self, entry: SpecAdopted) -> None:
         if entry.epoch != len(self.specs):
             raise RemoteProtocolError("the ledger adopts a spec of another epoch than the next")
+        if entry.epoch > self.manifest.epoch_of(self.manifest.training.rounds):
+            raise RemoteProtocolError("the ledger adopts a spec of an epoch that the run lacks")
         if entry.epoch:
             self._carry_over()
         self.specs.append(entry.spec)
@@ -158,7 +160,9 @@ class RunView:
         They were not trained, but under the new router their paths may live.
         """
         reshard = self.manifest.routing.reshard
-        if reshard is None or not self.seeded:
+        assert reshard is not None
+        newest = max(self.path_version(path) for path in range(self.topology.paths))
+        if newest != reshard.after_round:
             raise RemoteProtocolError("the ledger adopts a second spec out of place")
         for states in self.states.values():
             states += states[-1:] * (reshard.after_round + 1 - len(states))

@@ -11,7 +11,7 @@ import numpy as np
 
 from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
-from dipaco.node.data.readers import count_rows, read_rows
+from dipaco.node.data.readers import count_rows, file_format, read_rows
 from dipaco.node.data.shards import Ids, Shards
 from dipaco.node.data.sources import SourceRow
 from dipaco.node.data.tokenizers import TextEncoder
@@ -49,7 +49,7 @@ def of_run(
 
 def of_file(
     file: Path,
-    field: str,
+    field: str | None,
     manifest: Manifest,
     spec: RouterSpec,
     encoder: TextEncoder,
@@ -57,10 +57,12 @@ def of_file(
 ) -> HeldOutDocuments:
     """Return all rows of a parquet, JSON lines or txt file as documents.
 
-    field   the column or key of the text.
-    Raises ConfigError for a file that cannot be read as such.
+    field   the column or key of the text; None: what the run calls it.
+    Raises ConfigError for a file that cannot be read as such, or has nothing to score.
     """
     try:
+        if field is None:
+            field = "text" if file_format(file.name) == "txt" else manifest.source.text_field
         rows = count_rows(file)
         meter = Meter(on_progress, "read", rows)
         router, recipe = Router(spec), recipe_of(manifest)
@@ -76,6 +78,8 @@ def of_file(
             meter.at(batch[-1].index + 1)
     except Refusal as error:
         raise ConfigError(f"--data: {str(error).removeprefix('source.files: ')}") from error
+    if not taken:
+        raise ConfigError(f"--data: {file}: none of its rows ({rows}) is long enough to be routed")
     return HeldOutDocuments(dict(sorted(by_path.items())), rows - taken)
 
 

@@ -6,27 +6,29 @@ place of k-means. In memory are the sheets of one path and window, all labels, a
 features. Author and verifier run the same code. Source: docs/method.md, section 5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dipaco.node.data.derivation import Tools, derived_by, failed, fitted
 from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
-from dipaco.node.data.shards import RouterDocuments
+from dipaco.node.data.shards import RouterDocuments, candidates_of
 from dipaco.node.data.sheets import read_scores, standing_sheet
-from dipaco.node.data.sources import rows
+from dipaco.node.data.sources import is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derive, Derived, Inspected, InspectSheet
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from dipaco.protocol.lease import Sheet
 from dipaco.protocol.ledger import Scored
-from dipaco.protocol.manifest import Reshard
+from dipaco.protocol.manifest import Manifest, Reshard
+from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.documents import prefix_of
-from dipaco.protocol.routing.labels import NO_LABEL, Labels, label_bytes, labels_of
+from dipaco.protocol.routing.labels import Labels, Scores, label_bytes, labels_of
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.relabel import ClassMeans, Relabelled
 from dipaco.protocol.routing.seeds import Split
@@ -47,7 +49,7 @@ def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnPro
     sheets = LedgerSheets(tools.blobs, reshard, job.sheets)
     live = [path for path, tokens in enumerate(previous.tokens) if tokens]
     try:
-        labels = [sheets.labels(live, window) for window in range(reshard.windows)]
+        windows = [sheets.window(live, window) for window in range(reshard.windows)]
     except Unavailable as error:
         return failed("sheets", error)
     except RemoteProtocolError as error:
@@ -55,21 +57,38 @@ def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnPro
     recipe = recipe_of(manifest, epoch=previous.epoch + 1)
 
     def fit(encoder: TextEncoder) -> RouterSpec:
-        means = LabelledMeans(manifest.source.window, recipe.params.prefix, labels, previous)
+        means = LabelledMeans(manifest, windows, previous)
         stop = min(reshard.windows * manifest.source.window, manifest.source.documents)
         meter = Meter(on_progress, "relabel", stop)
         dataset = rows(
             manifest.source, start=0, stop=stop, access=tools.access, on_progress=on_progress
         )
-        for batch in document_batches(
-            dataset, recipe, encoder, splits={Split.ROUTER}, heads_only=True
-        ):
+        for batch in document_batches(dataset, recipe, encoder, splits={Split.ROUTER}):
             means.take(batch)
             meter.at(batch[-1].index + 1)
         found = means.finish(tools.blobs, stop)
         return fitted(manifest, recipe, encoder, tools, on_progress, found)
 
-    return derived_by(manifest, tools, fit)
+    try:
+        return derived_by(manifest, tools, fit)
+    except FalseSheets as error:  # or our documents are not the manifest's, where nobody can tell
+        authentic = is_authenticated(manifest.source, tools.access)
+        return failed("labels" if authentic else "source", error)
+
+
+class FalseSheets(RemoteProtocolError):
+    """The ledger's sheets score other documents than the source has for them."""
+
+
+@dataclass(frozen=True)
+class ScoredWindow:
+    """What the ledger's sheets say of one window's router documents."""
+
+    labels: Labels
+    paths: tuple[int, ...]
+    """The live ones, ascending."""
+    scored: NDArray[np.bool_]
+    """(paths, documents): whether the path's sheet has a score of the document."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +99,8 @@ class LedgerSheets:
     reshard: Reshard
     entries: tuple[Scored, ...]
 
-    def labels(self, paths: Sequence[int], window: int) -> Labels:
-        """Return one window's labels.
+    def window(self, paths: Sequence[int], window: int) -> ScoredWindow:
+        """Return one window's labels, and who scored what.
 
         paths   all live ones: each must have a sheet that stands.
 
@@ -92,8 +111,16 @@ class LedgerSheets:
         documents = places[0][1].documents
         if any(sheet.documents != documents for _, sheet in places):
             raise RemoteProtocolError(f"the sheets of window {window} differ in length")
-        scores = ((path, read_scores(self.blobs, sheet)) for path, sheet in places)
-        return labels_of(scores, documents, margin=self.reshard.margin)
+        scored = np.zeros((len(places), documents), dtype=np.bool_)
+
+        def scores() -> Iterator[tuple[int, Scores]]:
+            for row, (path, sheet) in enumerate(places):
+                found = read_scores(self.blobs, sheet)
+                scored[row] = found >= 0
+                yield path, found
+
+        labels = labels_of(scores(), documents, margin=self.reshard.margin)
+        return ScoredWindow(labels, tuple(paths), scored)
 
     def _standing(self, path: int, window: int) -> Sheet:
         """Return the sheet of a path and window whose scores count."""
@@ -107,39 +134,60 @@ class LedgerSheets:
 
 
 class LabelledMeans:
-    """The pass over the scored windows: class means, and which labels fit the documents there."""
+    """The pass over the scored windows: class means, and whether the sheets are of these documents.
+
+    Which documents a path scores follows from the source and the router before, so it is checked
+    here, exactly: a sheet of other documents is false, whatever its scores are.
+    """
 
     def __init__(
-        self, window: int, prefix: int, labels: list[Labels], previous: RouterSpec
+        self, manifest: Manifest, windows: Sequence[ScoredWindow], previous: RouterSpec
     ) -> None:
-        """window: documents of one; labels: of every window that was scored."""
-        self._window, self._prefix, self._previous = window, prefix, previous
-        self._labels = labels
-        self._found = [0] * len(labels)
-        self._means = [ClassMeans(previous) for _ in labels]
+        """windows: all that were scored, from the source's first on."""
+        self._window, self._prefix = manifest.source.window, manifest.routing.prefix
+        self._candidates = candidates_of(manifest)
+        self._previous, self._router = previous, Router(previous)
+        self._windows = windows
+        self._found = [0] * len(windows)
+        self._means = ClassMeans(previous)
 
     def take(self, batch: list[Document]) -> None:
-        """Take the next documents of the source."""
+        """Take the next documents of the source; raises FalseSheets."""
         for window, documents in groupby(batch, lambda document: document.index // self._window):
             chosen = [d for d in documents if d.eligible and d.split is Split.ROUTER]
-            first = self._found[window]
-            self._found[window] += len(chosen)
-            labels = self._labels[window][first : self._found[window]]
-            # More documents than labels: these are no labels of this window, so none counts.
-            if chosen and len(labels) == len(chosen) and self._previous.kind != ROUND_ROBIN:
-                prefixes = np.array([prefix_of(d.head or [], self._prefix) for d in chosen])
-                self._means[window].add(prefixes, labels)
+            if not chosen:
+                continue
+            first, told = self._found[window], self._windows[window]
+            last = self._found[window] = first + len(chosen)
+            prefixes = np.array([prefix_of(d.head or [], self._prefix) for d in chosen])
+            if not np.array_equal(told.scored[:, first:last], self._due(told, chosen, prefixes)):
+                raise FalseSheets(
+                    f"the sheets of window {window} score other documents than it has for them"
+                )
+            if self._previous.kind != ROUND_ROBIN:
+                self._means.add(prefixes, told.labels[first:last])
+
+    def _due(
+        self, told: ScoredWindow, chosen: list[Document], prefixes: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Return which of the documents each path is to score, as `RouterDocuments.scored_by`."""
+        indices = np.array([each.index for each in chosen], dtype=np.int64)
+        routed = self._router.route(prefixes, indices, top=self._candidates)
+        long = np.array([len(each.tokens or ()) > self._prefix for each in chosen])
+        return np.stack([(routed == path).any(axis=1) & long for path in told.paths])
 
     def finish(self, blobs: BlobStore, rows_read: int) -> Relabelled:
-        """Return what the labels came to; where they do not fit their window, it has none."""
-        total = ClassMeans(self._previous)
-        sheet = b""
-        for labels, found, means in zip(self._labels, self._found, self._means, strict=True):
-            fits = len(labels) == found
-            if fits:
-                total.absorb(means)
-            sheet += label_bytes(labels if fits else np.full(found, NO_LABEL, dtype=np.uint16))
-        return Relabelled(labels=blobs.write(sheet), centroids=total.centroids(), rows=rows_read)
+        """Return what the labels came to; raises FalseSheets for sheets that go on."""
+        for window, (told, found) in enumerate(zip(self._windows, self._found, strict=True)):
+            if len(told.labels) != found:
+                raise FalseSheets(
+                    f"the sheets of window {window} have {len(told.labels)} scores, and its router "
+                    f"documents are {found}"
+                )
+        sheet = b"".join(label_bytes(each.labels) for each in self._windows)
+        return Relabelled(
+            labels=blobs.write(sheet), centroids=self._means.centroids(), rows=rows_read
+        )
 
 
 def inspect_sheet(blobs: BlobStore, job: InspectSheet, scored: RouterDocuments) -> Inspected:

@@ -268,6 +268,8 @@ class Scheduler:
             await self._pull(
                 each.digest, moments_bytes(top.elements(ModuleId(each.module))), holders
             )
+        while next(self.schedule.due_steps(), None) is not None:
+            await self._due.wait()  # for the worker process, which everybody's outer steps need
         lease = self.schedule.lease_again(*place)
         wrong = await self._inspect(
             Inspect(manifest=self._manifest, lease=lease, blobs=(), moments=debt.moments)

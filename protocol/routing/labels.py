@@ -36,7 +36,9 @@ def quantised(nll: float, tokens: int) -> int:
     """Return the score of `tokens` tokens of that summed negative log-likelihood, in nats."""
     if not tokens:
         return NOT_SCORED
-    return min(MAX_SCORE, int(np.floor(UNITS * (nll / tokens) + 0.5)))
+    if not nll / tokens < MAX_SCORE / UNITS:  # NaN, too: a path that diverged is nobody's best
+        return MAX_SCORE
+    return int(np.floor(UNITS * (nll / tokens) + 0.5))
 
 
 def sheet_bytes(scores: Sequence[int]) -> bytes:

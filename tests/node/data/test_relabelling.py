@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from dipaco.node.data import relabelling
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.relabelling import inspect_sheet, rederive
 from dipaco.node.data.shards import RouterDocuments, Shards
@@ -181,21 +182,38 @@ def test_a_sheet_that_is_away_refutes_nobody(
     assert verdict(run, second, derived) == (Outcome.UNVERIFIABLE, "labels")
 
 
-def test_labels_of_another_window_than_the_source_has_count_for_nothing(run: Resharded) -> None:
-    """A sheet with one document too many for its window, in every path: nobody's label holds."""
-    sheets = run.sheets
+def in_every_path(run: Resharded, change: Callable[[list[int]], list[int]]) -> Sheets:
+    """Return the ledger's sheets with those of window 0 changed alike, so that they agree."""
+    found = list(run.sheets)
     for place in range(0, 8, 2):
-        sheets = tuple(
-            new if i == place else old
-            for i, (old, new) in enumerate(
-                zip(sheets, run.written(place, lambda scores: [*scores, 7]), strict=True)
-            )
-        )
-    found = run.derive(sheets).spec
-    assert found is not None and found.fit and found.fit.labels
-    labels = np.frombuffer(run.tools.blobs.read(found.fit.labels, 1 << 16), "<u2")
-    first = len(run.scored[0].documents)
-    assert (labels[:first] == NO_LABEL).all() and (labels[first:] != NO_LABEL).any()
+        found[place] = run.written(place, change)[place]
+    return tuple(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda scores: scores[:-1], "score other documents"),
+        (lambda scores: [*scores, 7], "and its router documents are"),
+        (lambda scores: [NOT_SCORED] * len(scores), "score other documents"),
+        (lambda scores: [NOT_SCORED, *scores[1:]], "score other documents"),
+    ],
+)
+@pytest.mark.parametrize("authentic", [True, False])
+def test_sheets_of_other_documents_refute_whoever_can_tell_what_the_source_has(
+    run: Resharded,
+    second: RouterSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[list[int]], list[int]],
+    words: str,
+    authentic: bool,
+) -> None:
+    """All sheets of a window agree on a lie that would leave the first router as it is."""
+    monkeypatch.setattr(relabelling, "is_authenticated", lambda source, access: authentic)
+    derived = run.derive(in_every_path(run, change))
+    assert derived.spec is None and words in derived.reason
+    due = (Outcome.REFUTED, "labels") if authentic else (Outcome.UNVERIFIABLE, "source")
+    assert verdict(run, second, derived) == due
 
 
 # ---------------------------------------------------------------------- a submitted sheet

@@ -82,8 +82,8 @@ def rederived(blobs: BlobStore, job: Derive, previous: RouterSpec, *, shift: int
     assert reshard is not None
     live = [path for path, tokens in enumerate(previous.tokens) if tokens]
     sheets = LedgerSheets(blobs, reshard, job.sheets)
-    labels = [sheets.labels(live, window) for window in range(reshard.windows)]
-    means = LabelledMeans(manifest.source.window, manifest.routing.prefix, labels, previous)
+    windows = [sheets.window(live, window) for window in range(reshard.windows)]
+    means = LabelledMeans(manifest, windows, previous)
     stop = min(reshard.windows * manifest.source.window, manifest.source.documents)
     means.take([router_document(manifest, document, shift) for document in range(stop)])
     return derived(manifest, shift=shift, relabelled=means.finish(blobs, stop))

@@ -11,10 +11,13 @@ from dipaco.protocol.manifest import run_id
 from dipaco.protocol.run_view import RunView
 from dipaco.protocol.topology import STEM, topology
 from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
-from tests.node.scheduling.test_interruptions import VALUE
+from tests.node.scheduling.test_interruptions import VALUE as INTERRUPTED
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.protocol.test_run_view import ADOPTED, SEEDED, packed, updated
 from tests.values import digest, manifest
+
+VALUE = replace(INTERRUPTED, routing=manifest().routing)
+"""By one router: whoever verifies a second one scores documents, and fetches states for it."""
 
 
 def advanced(node: Node) -> list[Advance]:

@@ -1,0 +1,121 @@
+"""`eval`, `generate` and `ckpt` in this process, on a bank of made-up states: no run is trained."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dipaco.cli.exits import Exit
+from dipaco.cli.main import run
+from dipaco.node.data.progress import silent
+from dipaco.node.training.bank import write_bank
+from tests.node.training.checkpointed import checkpointed, tokenizer
+
+
+@pytest.fixture
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    before = dict(os.environ)  # the verbs set their process up as a worker's
+    monkeypatch.setenv("DIPACO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DIPACO_COMPUTE_DEVICE", "cpu")
+    monkeypatch.chdir(tmp_path)
+    write_bank(checkpointed(tmp_path / "blobs"), tokenizer(), tmp_path / "bank", silent)
+    yield "bank"
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that succeeds; returns its stdout."""
+    capsys.readouterr()
+    code = run(arguments)
+    found = capsys.readouterr()
+    assert code == Exit.OK, found.err
+    return found.out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that ends with code 2; returns its one line."""
+    capsys.readouterr()
+    assert run(arguments) == Exit.USAGE
+    line = capsys.readouterr().err
+    assert line.startswith("dipaco-node: ") and line.count("\n") == 1, line
+    return line
+
+
+def test_text_goes_on_the_same_for_the_same_seed(
+    bank: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("generate", bank, "The sea", "--max-tokens", "8", "--seed")
+    first = said(capsys, *asked, "1")
+    assert len(first.strip()) > 0 and first.endswith("\n")
+    assert said(capsys, *asked, "1") == first != said(capsys, *asked, "2")
+
+
+def test_a_file_is_scored_document_by_document(
+    bank: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["the sea and the sky " * 20, "short", "a ship that sails " * 20]
+    Path("own.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    asked = ("eval", bank, "--data", "own.jsonl", "--text-field", "body", "--reroute", "8")
+    report = json.loads(said(capsys, *asked, "--json"))
+    once, again = report["passes"]
+    assert (once["reroute"], again["reroute"]) == (None, 8)
+    assert report["left_out"] == 1
+    for each in (once, again):
+        assert each["documents"] == 2 == sum(path["documents"] for path in each["paths"])
+        assert each["tokens"] == once["tokens"] == sum(path["tokens"] for path in each["paths"])
+    table = said(capsys, *asked)
+    assert f"{once['perplexity']:.2f}" in table and "1 row left out" in table
+
+
+def test_an_exported_bank_is_exported_and_listed_again(
+    bank: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "ckpt", "export", bank, "--format", "safetensors", "--out", "copy")
+    listed = said(capsys, "ckpt", "list", "copy", "--json")
+    assert listed == said(capsys, "ckpt", "list", bank, "--json")
+    assert all(module["here"] for module in json.loads(listed)["modules"])
+    names = {path.name for path in Path(bank).iterdir()}
+    assert {path.name for path in Path("copy").iterdir()} == names
+
+
+def test_what_is_no_run_is_refused_in_one_line(
+    bank: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "ckpt", "export", bank, "--format", "hf", "--path", "0,1", "--out", "one")
+    Path("my.toml").write_text("")
+    for name, words in (
+        ("one", "one path for transformers"),
+        ("my.toml", "no run yet"),
+        ("nowhere", "nowhere is not here"),
+        ("nowhere.run", "cannot read nowhere.run"),
+    ):
+        assert words in refused(capsys, "eval", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("generate", "bank", "x", "--temperature", "nan"), "nan is not a number"),
+        (("generate", "bank", "x", "--path", "9"), "--path: 9 is not on the grid"),
+        (("generate", "bank", "x", "--path", "0", "--reroute", "8"), "exclude each other"),
+        (("eval", "bank", "--at", "1"), "--at: a bank holds one version"),
+        (("eval", "bank", "--data", "nothing.txt"), "'nothing.txt' does not exist"),
+        (("eval", "bank", "--data", "short.txt"), "none of its rows (1) is long enough"),
+        (("eval", "bank", "--data", "bank/router.spec"), "--data: router.spec: not a"),
+        (("ckpt", "export", "bank", "--format", "hf", "--out", "o"), "--path"),
+        (("ckpt", "export", "bank", "--format", "safetensors", "--out", "bank"), "exists already"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    bank: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    Path("short.txt").write_text("short\n")
+    assert words in refused(capsys, *arguments)
+
+
+def test_a_home_without_runs_says_so(bank: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ckpt", "list"]) == Exit.OK
+    assert "knows no run" in capsys.readouterr().err
