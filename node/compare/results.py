@@ -207,10 +207,7 @@ def caption(rows: Sequence[Row]) -> str:
     """Return the sentence without which no figure of a comparison is to be shown."""
     compute = next((row for row in rows if row.method == "dense-compute"), None)
     found = f"reaches {compute.mean:.1f}" if compute else "was not trained here"
-    return (
-        f"Dense at equal compute {found}: DiPaCo buys wall clock and memory, not FLOPs. "
-        "Ratios are to dense at equal steps."
-    )
+    return f"Dense at equal compute {found}: DiPaCo buys wall clock and memory, not FLOPs."
 
 
 def by_size(shards: Iterable[Shard]) -> list[int]:
