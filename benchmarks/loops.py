@@ -18,6 +18,7 @@ import psutil
 from numpy.typing import NDArray
 
 from benchmarks.measure import peak_rss
+from benchmarks.rows import Rows
 from benchmarks.runs import derived, quiet, synthetic
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.protocol.canonical import decode, encode
@@ -206,7 +207,7 @@ def ours(name: str, device: str, precision: Precision, options: dict[str, Any]) 
             model,
             run,
             PathState(weights=weights),
-            _Rows(drawn),
+            Rows(drawn),
             RowOrder(Digest(bytes(32)), len(drawn)),
             Steps(count=steps, first_batch=0, first_rate=0),
             max_batch=0,
@@ -322,7 +323,7 @@ def in_turns(name: str, turns: int) -> dict[str, list[float]]:
     weights = {m: initial_module(run, m) for m in topology(run).path_modules[0]}
     model, other = (PathModel(run, torch.device("cpu")) for _ in range(2))
     load(other, run, weights)
-    rows, step = _Rows(_rows(run)), _plain_step(run, other, "cpu", other.loss)
+    rows, step = Rows(_rows(run)), _plain_step(run, other, "cpu", other.loss)
     found: dict[str, list[float]] = {"ours": [], "bare": []}
     for _ in range(turns + 1):
         ended: list[float] = []
@@ -342,19 +343,6 @@ def in_turns(name: str, turns: int) -> dict[str, list[float]]:
             step(number)
         found["bare"].append((time.process_time() - began) / TURN_STEPS)
     return {side: series[1:] for side, series in found.items()}  # the first turn makes ready
-
-
-@dataclass(frozen=True)
-class _Rows:
-    data: NDArray[np.int64]
-
-    @property
-    def rows(self) -> int:
-        return len(self.data)
-
-    def row(self, index: int) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = self.data[index]
-        return found
 
 
 def _rows(run: Manifest) -> NDArray[np.int64]:

@@ -28,10 +28,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import trio
-from numpy.typing import NDArray
 
 from benchmarks.link import HOST, Direction, Link
 from benchmarks.measure import Result, in_new_process
+from benchmarks.rows import Rows
 from dipaco.cli.local_run import local_keys
 from dipaco.cli.swarm import LOG_NAME, LocalSwarm
 from dipaco.node.founding import create_manifest
@@ -93,7 +93,7 @@ def step_seconds(name: str) -> float:
         PathModel(manifest, torch.device("cpu")),
         manifest,
         PathState(weights=weights),
-        _Rows(rows),
+        Rows(rows),
         RowOrder(Digest(bytes(32)), len(rows)),
         Steps(
             count=PROBE_STEPS if name == "20m" else 50 * PROBE_STEPS, first_batch=0, first_rate=0
@@ -102,19 +102,6 @@ def step_seconds(name: str) -> float:
         on_step=lambda report: ended.append(time.perf_counter()),
     )
     return min(later - sooner for sooner, later in pairwise(ended))  # the least disturbed
-
-
-@dataclass(frozen=True)
-class _Rows:
-    data: NDArray[np.int64]
-
-    @property
-    def rows(self) -> int:
-        return len(self.data)
-
-    def row(self, index: int) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = self.data[index]
-        return found
 
 
 # -------------------------------------------------------------------------- the run

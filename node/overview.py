@@ -28,7 +28,7 @@ from dipaco.node.control.status import (
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
-from dipaco.node.scheduling.schedule import Grant
+from dipaco.node.scheduling.changes import Grant
 from dipaco.node.scheduling.service import Scheduler
 from dipaco.node.storage.files import Home
 from dipaco.node.training.worker import JobRunner

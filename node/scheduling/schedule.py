@@ -16,6 +16,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from dipaco.node.scheduling.changes import (
+    RECONNECT_SECONDS,
+    STALL_TTLS,
+    Change,
+    DueStep,
+    Grant,
+    LeaseEnded,
+    MomentsKept,
+    MomentsOwed,
+    Recorded,
+    TrainingAccepted,
+    TrainingDiscarded,
+)
 from dipaco.node.scheduling.debts import Debt, Debts, Place
 from dipaco.node.scheduling.scoring import Scoring
 from dipaco.protocol.digest import Digest
@@ -46,100 +59,6 @@ from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.work import Fallen, Granted, NoLease, Stands
 
 RETRY_SECONDS = 2.0  # a new ledger record wakes waiting volunteers earlier
-RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
-STALL_TTLS = 30  # lease times to live without a step done, heartbeats or not: its worker hangs
-
-
-@dataclass(frozen=True)
-class Grant:
-    """A lease in somebody's hand."""
-
-    lease: Lease
-    peer: PeerId
-    granted: float
-    """When it was granted, on the scheduler's clock. No time is saved: a restart grants anew."""
-    beat: float = -math.inf
-    """When its holder was last heard of."""
-    done: int = 0
-    """Inner steps that its holder has reported."""
-    moved: float = -math.inf
-    """When `done` last grew."""
-    gone: float = math.inf
-    """When its holder's connection broke."""
-
-    @property
-    def deadline(self) -> float:
-        """When the lease ends if nothing more is heard."""
-        ttl = self.lease.ttl
-        silent = max(self.granted, self.beat) + ttl
-        stalled = max(self.granted, self.moved) + STALL_TTLS * ttl
-        return min(silent, stalled, self.gone + RECONNECT_SECONDS)
-
-
-@dataclass(frozen=True)
-class LeaseEnded:
-    """A lease no longer stands."""
-
-    token: bytes
-    reason: str
-
-
-@dataclass(frozen=True)
-class TrainingAccepted:
-    """A path's submission of a round counts; its lease ends with it."""
-
-    path: int
-    round: int
-    peer: PeerId
-    submission: Submission
-
-
-@dataclass(frozen=True)
-class TrainingDiscarded:
-    """An accepted submission does not count after all: the path is trained again."""
-
-    path: int
-    round: int
-
-
-@dataclass(frozen=True)
-class MomentsOwed:
-    """Moments that count are not here yet. Not saved: see `restored`."""
-
-    place: Place
-    debt: Debt
-
-
-@dataclass(frozen=True)
-class MomentsKept:
-    """They are here and were checked. Not saved either."""
-
-    place: Place
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """An entry joins the ledger."""
-
-    entry: Entry
-
-
-Change = (
-    Grant | LeaseEnded | TrainingAccepted | TrainingDiscarded | MomentsOwed | MomentsKept | Recorded
-)
-
-
-@dataclass(frozen=True)
-class DueStep:
-    """An outer step whose contributions are complete."""
-
-    module: ModuleId
-    version: int
-    """The version that it makes."""
-    state: Digest
-    momentum: Digest | None
-    residual: Digest | None
-    contributions: tuple[Contribution, ...]
 
 
 @dataclass(frozen=True)
@@ -233,51 +152,13 @@ class Schedule:
                     ),
                 )
 
-    def blobs_needed(self) -> set[Digest]:
-        """Return the blobs that a next step, a lease, an evaluation or a user of the run reads."""
-        needed = {states[-1] for states in self.view.states.values()}
-        needed |= set(self.view.momenta.values())
-        for module in self.view.states:
-            needed |= self._updates_needed(module)
-        for path in self.live_paths if self.view.seeded else ():
-            kept = self.view.kept_version(path)
-            needed |= {digest for _, digest in self.view.path_states(path, kept)}
-            if self.view.path_version(path) < self.manifest.training.rounds:
-                needed |= self._moments_needed(path)
-        # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
-        needed |= {state.digest for state in self.manifest.start}
-        for accepted in self.accepted.values():
-            needed |= accepted.submission.digests()
-        for grant in self.grants.values():
-            needed |= {each.digest for each in (*grant.lease.modules, *grant.lease.moments)}
-        for path, round_ in self.debts:
-            lease = self.lease_again(path, round_)
-            needed |= {each.digest for each in (*lease.modules, *lease.moments)}
-        for work in self._evaluations(behind=0):
-            needed |= {digest for _, digest in self.view.path_states(work.path, work.round)}
-        return needed | self._evidence()
-
-    def _evidence(self) -> set[Digest]:
-        """Return what anybody needs to derive the next router, or to score again, at any time."""
-        reshard = self.manifest.routing.reshard
-        if reshard is None:
-            return set()
-        sheets = {each.sheet.digest for each in self.view.sheets()}
-        at = reshard.after_round
-        return sheets | {states[at] for states in self.view.states.values() if len(states) > at}
-
-    def _updates_needed(self, module: ModuleId) -> set[Digest]:
-        """Those that lead to the newest version, and what the last of them left out."""
-        residual = self.view.residual(module)
-        newest = self.view.back_from(module, self.view.version(module))
-        return {update for update, _ in newest} | ({residual} if residual else set())
-
-    def _moments_needed(self, path: int) -> set[Digest]:
-        """Of every module the last two: the very last may be of a round that others have ahead."""
-        needed: set[Digest] = set()
-        for module in self.view.topology.path_modules[path]:
-            needed |= set(list(self.view.moments.get((path, module), {}).values())[-2:])
-        return needed
+    def due_evaluations(self, *, behind: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield (version, path) to evaluate, of versions at least `behind` the path's newest."""
+        for version in range(self.manifest.training.rounds + 1):
+            for path in self.live_at(version):
+                missing = (version, path) not in self.view.evaluations
+                if missing and version <= self.view.path_version(path) - behind:
+                    yield version, path
 
     # ------------------------------------------------------------------ events
 
@@ -541,14 +422,8 @@ class Schedule:
         return work.round, last != peer, last is not None, work.path
 
     def _evaluations(self, *, behind: int) -> Iterator[_Work]:
-        """Evaluations to do of versions at least `behind` the newest of their path."""
-        rounds = self.manifest.training.rounds
-        for version in range(rounds + 1):
-            for path in self.live_at(version):
-                newest = self.view.path_version(path)
-                missing = (version, path) not in self.view.evaluations
-                if missing and version <= newest - behind:
-                    yield _Work("evaluate", path, version)
+        for version, path in self.due_evaluations(behind=behind):
+            yield _Work("evaluate", path, version)
 
     def _nothing_to_do(self) -> NoLease:
         if self.finished:

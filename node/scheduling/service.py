@@ -21,8 +21,7 @@ from dipaco.node.bell import Bell
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.data.sheets import sheets_agree
 from dipaco.node.network.exchange import Exchange
-from dipaco.node.scheduling.debts import Debt, Place
-from dipaco.node.scheduling.schedule import (
+from dipaco.node.scheduling.changes import (
     Change,
     DueStep,
     Grant,
@@ -30,10 +29,12 @@ from dipaco.node.scheduling.schedule import (
     MomentsKept,
     MomentsOwed,
     Recorded,
-    Schedule,
     TrainingAccepted,
     TrainingDiscarded,
 )
+from dipaco.node.scheduling.debts import Debt, Place
+from dipaco.node.scheduling.retention import blobs_needed
+from dipaco.node.scheduling.schedule import Schedule
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedLease, SavedSubmission
@@ -343,7 +344,7 @@ class Scheduler:
 
     def _forget_old_blobs(self) -> None:
         """Remove what no module's next step, no lease and no evaluation needs any more."""
-        keep = self.schedule.blobs_needed()
+        keep = blobs_needed(self.schedule)
         for digest in self._held_blobs - keep:
             self._tools.blobs.remove(digest)
         self._held_blobs = keep
@@ -449,7 +450,7 @@ class Scheduler:
         self.schedule.forget_taken_in()
         for owed in self.schedule.restored(now):
             self.schedule.apply(owed)
-        self._held_blobs = self.schedule.blobs_needed()
+        self._held_blobs = blobs_needed(self.schedule)
         self._make(self.schedule.adopt(spec_digest(self._spec)))
         if self.schedule.view.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")

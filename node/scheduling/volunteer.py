@@ -44,7 +44,7 @@ from dipaco.protocol.errors import (
     Unavailable,
 )
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Lease, ModuleDigest, Submission
+from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Sheet, Submission
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.words import one_line
@@ -357,31 +357,9 @@ class Volunteer:
                     ),
                 )
             case Evaluated(evaluation=evaluation):
-                await self._submit(
-                    lease,
-                    Submission(
-                        token=lease.token,
-                        blobs=(),
-                        tokens=0,
-                        seconds=0.0,
-                        loss_first=0.0,
-                        loss_last=0.0,
-                        evaluation=evaluation,
-                    ),
-                )
+                await self._submit(lease, _looked_at(lease, evaluation=evaluation))
             case Scored(sheet=sheet):
-                await self._submit(
-                    lease,
-                    Submission(
-                        token=lease.token,
-                        blobs=(),
-                        tokens=0,
-                        seconds=0.0,
-                        loss_first=0.0,
-                        loss_last=0.0,
-                        sheet=sheet,
-                    ),
-                )
+                await self._submit(lease, _looked_at(lease, sheet=sheet))
             case Failed(kind="refused", reason=reason):
                 raise Refusal(reason)
             case Failed(kind="disk", reason=reason):
@@ -477,6 +455,22 @@ class Volunteer:
         kept = {each.digest for each in (*lease.modules, *lease.moments)}
         kept |= {each.digest for moments in self._moments.values() for each in moments}
         self._gear.blobs.prune(kept, self._gear.store_bytes)
+
+
+def _looked_at(
+    lease: Lease, *, evaluation: Evaluation | None = None, sheet: Sheet | None = None
+) -> Submission:
+    """Return what is handed in where nothing was trained."""
+    return Submission(
+        token=lease.token,
+        blobs=(),
+        tokens=0,
+        seconds=0.0,
+        loss_first=0.0,
+        loss_last=0.0,
+        evaluation=evaluation,
+        sheet=sheet,
+    )
 
 
 class _Beat:

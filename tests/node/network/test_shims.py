@@ -267,7 +267,7 @@ async def test_gossip_keeps_no_bodies() -> None:
     async with two() as (one, other):
         await one.subscribe("news")
         channel = await other.subscribe("news")
-        await until(lambda: other._pubsub.peer_topics.get("news"))
+        await until(lambda: one._pubsub.peer_topics.get("news"))
         await one.publish("news", bytes(1000))
         with trio.fail_after(10):
             await channel.receive()

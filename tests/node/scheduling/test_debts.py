@@ -2,7 +2,9 @@
 
 from msgspec.structs import replace
 
-from dipaco.node.scheduling.schedule import MomentsOwed, Recorded, Schedule
+from dipaco.node.scheduling.changes import MomentsOwed, Recorded
+from dipaco.node.scheduling.retention import blobs_needed
+from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.lease import Lease, ModuleDigest
 from dipaco.protocol.ledger import MomentsReplaced
@@ -58,7 +60,7 @@ def test_a_round_is_done_again_for_its_moments_when_their_maker_is_gone() -> Non
     desk.make(desk.schedule.expire(now=12.0))
     again = desk.lease(BERT)
     assert replace(again, token=first.token) == first
-    assert {each.digest for each in again.modules} <= desk.schedule.blobs_needed()
+    assert {each.digest for each in again.modules} <= blobs_needed(desk.schedule)
     assert desk.submit(BERT, again) == Stands()
     last = desk.lease(BERT)
     assert (last.path, last.round, last.moments) == (0, 2, moments_of(last, 1))

@@ -5,7 +5,9 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.scheduling.schedule import Change, LeaseEnded, Recorded, Schedule
+from dipaco.node.scheduling.changes import Change, LeaseEnded, Recorded
+from dipaco.node.scheduling.retention import blobs_needed
+from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Submission
 from dipaco.protocol.ledger import ModuleUpdated
@@ -335,13 +337,13 @@ def test_a_lease_names_the_moments_that_the_path_handed_in_for_the_round_before(
     for who in (ANNA, BERT, CARA, peer("dora")):
         lease = desk.lease(who)
         assert (lease.round, lease.moments) == (2, moments_of(lease, 1))
-        assert {each.digest for each in lease.moments} <= desk.schedule.blobs_needed()
+        assert {each.digest for each in lease.moments} <= blobs_needed(desk.schedule)
         desk.submit(who, lease)
     desk.step()
     evaluation = desk.lease(ANNA)
     assert (evaluation.kind, evaluation.moments) == ("evaluate", ())
     carried = {d for each in desk.schedule.view.moments.values() for d in each.values()}
-    assert len(carried) == 2 * 12 and not carried & desk.schedule.blobs_needed()  # no round 3
+    assert len(carried) == 2 * 12 and not carried & blobs_needed(desk.schedule)  # no round 3
 
 
 def test_a_path_trained_again_starts_from_the_moments_that_it_had(desk: Desk) -> None:
@@ -358,7 +360,7 @@ def test_a_path_trained_again_starts_from_the_moments_that_it_had(desk: Desk) ->
         lease for lease in (desk.lease(peer(f"v{i}")) for i in range(2)) if lease.path == path
     )
     assert again.moments == moments_of(again, 1)
-    assert {each.digest for each in again.moments} <= desk.schedule.blobs_needed()
+    assert {each.digest for each in again.moments} <= blobs_needed(desk.schedule)
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
@@ -377,7 +379,7 @@ def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> N
     assert desk.schedule.finished
     seeds = {digests[0] for digests in view.states.values()}
     newest = {digests[-1] for digests in view.states.values()}
-    needed = desk.schedule.blobs_needed()
+    needed = blobs_needed(desk.schedule)
     assert newest <= needed
     assert (seeds <= needed) == early_stopping  # every path was best as the seed model
     assert [view.kept_version(p) for p in range(4)] == [0 if early_stopping else 2] * 4

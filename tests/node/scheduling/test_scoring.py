@@ -3,7 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.scheduling.schedule import Change, Recorded, Schedule
+from dipaco.node.scheduling.changes import Change, Recorded
+from dipaco.node.scheduling.retention import blobs_needed
+from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerId
@@ -254,7 +256,7 @@ def test_states_and_sheets_are_kept_as_long_as_anybody_may_look_again() -> None:
     desk.schedule.weights.append(WEIGHTS)
     desk.make(desk.schedule.switch(NEXT))
     desk.rounds(2, NEXT)
-    needed = desk.schedule.blobs_needed()
+    needed = blobs_needed(desk.schedule)
     assert {digest(f"honest {path} 0") for path in range(4)} <= needed
     assert {digest(f"{module} 1") for module in desk.schedule.view.topology.modules} <= needed
 

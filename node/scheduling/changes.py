@@ -1,0 +1,109 @@
+"""What may happen to a schedule: the changes that its events return, and the steps that are due.
+
+Frozen values. The shell saves a change, applies it, and answers then (`service.py`).
+"""
+
+import math
+from dataclasses import dataclass
+
+from dipaco.node.scheduling.debts import Debt, Place
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.lease import Lease, Submission
+from dipaco.protocol.ledger import Contribution, Entry
+from dipaco.protocol.topology import ModuleId
+
+RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
+STALL_TTLS = 30  # lease times to live without a step done, heartbeats or not: its worker hangs
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A lease in somebody's hand."""
+
+    lease: Lease
+    peer: PeerId
+    granted: float
+    """When it was granted, on the scheduler's clock. No time is saved: a restart grants anew."""
+    beat: float = -math.inf
+    """When its holder was last heard of."""
+    done: int = 0
+    """Inner steps that its holder has reported."""
+    moved: float = -math.inf
+    """When `done` last grew."""
+    gone: float = math.inf
+    """When its holder's connection broke."""
+
+    @property
+    def deadline(self) -> float:
+        """When the lease ends if nothing more is heard."""
+        ttl = self.lease.ttl
+        silent = max(self.granted, self.beat) + ttl
+        stalled = max(self.granted, self.moved) + STALL_TTLS * ttl
+        return min(silent, stalled, self.gone + RECONNECT_SECONDS)
+
+
+@dataclass(frozen=True)
+class LeaseEnded:
+    """A lease no longer stands."""
+
+    token: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingAccepted:
+    """A path's submission of a round counts; its lease ends with it."""
+
+    path: int
+    round: int
+    peer: PeerId
+    submission: Submission
+
+
+@dataclass(frozen=True)
+class TrainingDiscarded:
+    """An accepted submission does not count after all: the path is trained again."""
+
+    path: int
+    round: int
+
+
+@dataclass(frozen=True)
+class MomentsOwed:
+    """Moments that count are not here yet. Not saved: see `restored`."""
+
+    place: Place
+    debt: Debt
+
+
+@dataclass(frozen=True)
+class MomentsKept:
+    """They are here and were checked. Not saved either."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An entry joins the ledger."""
+
+    entry: Entry
+
+
+Change = (
+    Grant | LeaseEnded | TrainingAccepted | TrainingDiscarded | MomentsOwed | MomentsKept | Recorded
+)
+
+
+@dataclass(frozen=True)
+class DueStep:
+    """An outer step whose contributions are complete."""
+
+    module: ModuleId
+    version: int
+    """The version that it makes."""
+    state: Digest
+    momentum: Digest | None
+    residual: Digest | None
+    contributions: tuple[Contribution, ...]

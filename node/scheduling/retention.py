@@ -1,0 +1,54 @@
+"""Which blobs a scheduler keeps: what a next step, a lease, an evaluation or a user still reads."""
+
+from dipaco.node.scheduling.schedule import Schedule
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.run_view import RunView
+from dipaco.protocol.topology import ModuleId
+
+
+def blobs_needed(schedule: Schedule) -> set[Digest]:
+    """Return them all; whatever else of the run is in the store can go."""
+    view, manifest = schedule.view, schedule.manifest
+    needed = {states[-1] for states in view.states.values()}
+    needed |= set(view.momenta.values())
+    for module in view.states:
+        needed |= _updates(view, module)
+    for path in schedule.live_paths if view.seeded else ():
+        needed |= {digest for _, digest in view.path_states(path, view.kept_version(path))}
+        if view.path_version(path) < manifest.training.rounds:
+            needed |= _moments(view, path)
+    # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
+    needed |= {state.digest for state in manifest.start}
+    for accepted in schedule.accepted.values():
+        needed |= accepted.submission.digests()
+    again = [schedule.lease_again(path, round_) for path, round_ in schedule.debts]
+    for lease in (*(grant.lease for grant in schedule.grants.values()), *again):
+        needed |= {each.digest for each in (*lease.modules, *lease.moments)}
+    for version, path in schedule.due_evaluations():
+        needed |= {digest for _, digest in view.path_states(path, version)}
+    return needed | _evidence(view)
+
+
+def _updates(view: RunView, module: ModuleId) -> set[Digest]:
+    """Those that lead to the newest version, and what the last of them left out."""
+    residual = view.residual(module)
+    newest = view.back_from(module, view.version(module))
+    return {update for update, _ in newest} | ({residual} if residual else set())
+
+
+def _moments(view: RunView, path: int) -> set[Digest]:
+    """Of every module the last two: the very last may be of a round that others have ahead."""
+    needed: set[Digest] = set()
+    for module in view.topology.path_modules[path]:
+        needed |= set(list(view.moments.get((path, module), {}).values())[-2:])
+    return needed
+
+
+def _evidence(view: RunView) -> set[Digest]:
+    """What anybody needs to derive the next router, or to score again, at any time."""
+    reshard = view.manifest.routing.reshard
+    if reshard is None:
+        return set()
+    sheets = {each.sheet.digest for each in view.sheets()}
+    at = reshard.after_round
+    return sheets | {states[at] for states in view.states.values() if len(states) > at}
