@@ -500,7 +500,7 @@ class Schedule:
             return self._seeded(peer, submission)
         if lease.kind == "evaluate":
             return self._evaluated(lease, peer, submission.evaluation)
-        assert submission.sheet is not None  # _misfit refused it before
+        assert submission.sheet is not None  # misfit refused it before
         return Scored(path=lease.path, window=lease.window, peer=peer, sheet=submission.sheet)
 
     def _made_again(self, lease: Lease, peer: PeerId, submission: Submission) -> tuple[Change, ...]:
