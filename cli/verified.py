@@ -58,6 +58,10 @@ class Verification:
         held = [record.adopted(epoch) for epoch in epochs] if record else []
         return [each.spec for each in held if each is not None]
 
+    def up_to(self, claimed: RouterSpec) -> list[RouterSpec]:
+        """Return the adopted specs that `claimed` builds on, then itself: all are to be judged."""
+        return [*self.adopted()[: claimed.epoch], claimed]
+
     def judge_all(self, claims: list[RouterSpec], *, derive: bool) -> Judged:
         """Judge the specs in turn, up to the first that does not hold; without one, derive ours.
 

@@ -60,7 +60,7 @@ def verify(
     verification = Verification(run, record_of(run.id, folder), worker_of(folder, flags))
     if labels is not None:
         return _say(run, verification.rescore(labels), as_json=as_json)
-    claims = [read_spec(spec)] if spec is not None else verification.adopted()
+    claims = verification.adopted() if spec is None else verification.up_to(read_spec(spec))
     judged = verification.judge_all(claims, derive=out is not None)
     if out is not None and isinstance(judged.derivation, Derived):
         write_file(out, encode(judged.derivation.spec))

@@ -1,6 +1,7 @@
 """Rules of this file: the home after a run that re-sharded, with its ledger as a scheduler signs;
 the command line in this process, no daemon."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from dipaco.node.training.jobs import Score, Scored
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.reference import ReferenceResult
 from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.canonical import encode
 from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Sheet
 from dipaco.protocol.ledger import Contribution, Entry, ModuleUpdated, Seeded, SpecAdopted
 from dipaco.protocol.ledger import Scored as SheetEntry
@@ -125,6 +127,21 @@ def test_both_routers_are_derived_again_and_scores_done_again_agree(
     code, said = verify(home, capsys, "--labels", "5")
     assert (code, said["verdict"], said["stage"]) == (0, "verified", "labels")
     assert said["reason"].startswith("5 scores of path ")
+
+
+def test_a_spec_is_no_better_than_the_one_that_it_was_made_from(
+    made: tuple[Path, ReferenceResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ledger's first router has false counts, of which the second takes over nothing."""
+    home, value, (first, second) = tmp_path / "home", the_run(), made[1].specs
+    shutil.copytree(made[0], home)
+    false = msgspec.structs.replace(first, tokens=(first.tokens[0] + 1, *first.tokens[1:]))
+    told = dataclasses.replace(made[1], specs=(false, second))
+    write_ledger(home, value, told, scores(home, value, made[1]))
+    (tmp_path / "second.spec").write_bytes(encode(second))
+    code, said = verify(home, capsys, "--spec", str(tmp_path / "second.spec"))
+    assert (code, said["verdict"], said["stage"]) == (Exit.REFUSED, "refuted", "counts")
+    assert said["spec"] == spec_digest(false).hex()
 
 
 def test_a_score_that_is_off_is_found_when_it_is_done_again(
