@@ -24,21 +24,12 @@ from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import TOKEN_BYTES, Lease
-from dipaco.protocol.manifest import (
-    Adam,
-    Grid,
-    Level,
-    Manifest,
-    Model,
-    Nesterov,
-    Routing,
-    Tokenizer,
-    Training,
-    run_id,
-)
+from dipaco.protocol.lease import TOKEN_BYTES, SeedLease, SeedResult
+from dipaco.protocol.manifest import Manifest, Routing, run_id
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.source import Tokenizer
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.topology import topology
+from dipaco.protocol.training import Adam, Nesterov, Training
 from tests.values import manifest
 
 Sample = dict[str, float]
@@ -119,7 +110,7 @@ def run_of(name: str, precision: Precision = "f32") -> Manifest:
 
 def parameters(run: Manifest) -> int:
     """Return those of one path."""
-    top = topology(run)
+    top = run.topology
     return sum(map(top.elements, top.path_modules[0]))
 
 
@@ -148,15 +139,12 @@ def worker(name: str, folder: str) -> Sample:
 
 
 async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
-    from dipaco.node.training.jobs import Describe, Train, Trained
+    from dipaco.node.training.jobs import Describe, PerformLease
     from dipaco.node.training.worker import Worker, WorkerSettings
 
-    lease = Lease(
+    lease = SeedLease(
         run=run_id(run),
         token=bytes(TOKEN_BYTES),
-        kind="seed",
-        path=0,
-        round=0,
         window=0,
         spec=spec_digest(spec),
         modules=(),
@@ -168,9 +156,9 @@ async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
         assert made.pid is not None
         process = psutil.Process(made.pid)
         before, began = process.cpu_times(), time.perf_counter()
-        trained = await made.run(Train(manifest=run, spec=spec, lease=lease), quiet)
+        trained = await made.run(PerformLease(manifest=run, spec=spec, lease=lease), quiet)
         seconds, after = time.perf_counter() - began, process.cpu_times()
-        assert isinstance(trained, Trained), trained
+        assert isinstance(trained, SeedResult), trained
         used = after.user + after.system - before.user - before.system
         return {
             "rate": trained.tokens / trained.seconds,
@@ -198,7 +186,7 @@ def ours(name: str, device: str, precision: Precision, options: dict[str, Any]) 
     model.model.checkpointing = wished.checkpointing == "on"
     if wished.compile:
         compile_blocks(model)
-    weights = {m: initial_module(run, m) for m in topology(run).path_modules[0]}
+    weights = {m: initial_module(run, m) for m in run.topology.path_modules[0]}
     drawn = _rows(run)
     ended = [0.0]
 
@@ -230,7 +218,7 @@ def bare(name: str, device: str, precision: Precision) -> Sample:
     run = run_of(name, precision)
     make_deterministic(1)
     model = PathModel(run, torch.device(device))
-    load(model, run, {m: initial_module(run, m) for m in topology(run).path_modules[0]})
+    load(model, run, {m: initial_module(run, m) for m in run.topology.path_modules[0]})
     return _loop(run, model, device, model.loss)
 
 
@@ -320,7 +308,7 @@ def in_turns(name: str, turns: int) -> dict[str, list[float]]:
 
     run = run_of(name)
     make_deterministic(1)
-    weights = {m: initial_module(run, m) for m in topology(run).path_modules[0]}
+    weights = {m: initial_module(run, m) for m in run.topology.path_modules[0]}
     model, other = (PathModel(run, torch.device("cpu")) for _ in range(2))
     load(other, run, weights)
     rows, step = Rows(_rows(run)), _plain_step(run, other, "cpu", other.loss)

@@ -19,7 +19,7 @@ from dipaco.node.data.shards import Shards
 from dipaco.node.data.synthetic import synthetic_text
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.protocol.manifest import Source
+from dipaco.protocol.source import Source
 
 SAMPLES, DOCUMENTS, WINDOW, TIMES = 3, 2000, 1000, 10
 ROW_GROUP = 1000  # rows of a parquet file that are compressed together

@@ -68,12 +68,11 @@ def differences(folder: str) -> dict[str, dict[str, float]]:
     from dipaco.protocol.batches import DENSE, RowOrder
     from dipaco.protocol.digest import Digest
     from dipaco.protocol.initial import initial_module
-    from dipaco.protocol.topology import topology
 
     manifest, settings = run_of(SHAPE), WorkerSettings(home=Path(folder))
     shards = shards_of(settings, tools_of(settings))
     shard = shards.training(manifest, read_spec(folder), 0, DENSE, quiet)
-    start = {m: initial_module(manifest, m) for m in topology(manifest).path_modules[0]}
+    start = {m: initial_module(manifest, m) for m in manifest.topology.path_modules[0]}
     make_deterministic(1)
 
     def weights(

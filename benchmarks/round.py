@@ -41,8 +41,8 @@ from dipaco.node.storage.files import Home
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import peer_id
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.manifest import Grid, Level, Manifest, Model
-from dipaco.protocol.topology import topology
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.model_shape import Grid, Level, Model
 
 RATE, DELAY = 100e6 / 8, 0.01  # bytes per second and seconds, each way
 VOLUNTEERS, SEED_STEPS = 2, 2
@@ -87,7 +87,7 @@ def step_seconds(name: str) -> float:
     make_deterministic(1)
     draw = np.random.default_rng(0)
     rows = draw.integers(0, manifest.tokenizer.vocabulary, (64, manifest.model.context + 1))
-    weights = {m: initial_module(manifest, m) for m in topology(manifest).path_modules[0]}
+    weights = {m: initial_module(manifest, m) for m in manifest.topology.path_modules[0]}
     ended = [time.perf_counter()]
     run_steps(
         PathModel(manifest, torch.device("cpu")),
@@ -322,7 +322,7 @@ def _share(name: str, rounds: Sequence[Round]) -> Result:
 
 
 def _traffic(name: str, manifest: Manifest, links: Sequence[Link]) -> Result:
-    top = topology(manifest)
+    top = manifest.topology
     whole = sum(top.state_bytes(m) for m in top.path_modules[0]) / 1e6
     leases = manifest.training.rounds * manifest.paths / VOLUNTEERS
     up = [link.up.bytes / 1e6 / leases for link in links]

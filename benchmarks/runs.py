@@ -4,7 +4,9 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.data.synthetic import REVISION
 from dipaco.node.training.jobs import Progress
-from dipaco.protocol.manifest import Grid, Level, Manifest, Model, Routing, Source
+from dipaco.protocol.manifest import Manifest, Routing
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.source import Source
 from dipaco.protocol.spec import RouterSpec
 from tests.values import manifest
 

@@ -22,7 +22,7 @@ from dipaco.node.config import nearest
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home, write_file
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.topology import ModuleId, topology
+from dipaco.protocol.modules import ModuleId
 
 MAX_SEEDS = 1000
 MAX_SEED = 1 << 53  # as the manifest has it
@@ -115,7 +115,7 @@ def _make(folder: SeedFolder, tokenizer: bytes | None, given: BlobStore) -> None
             raise ConfigError(
                 f"{manifest.name}: a run file holds no checkpoint; name the TOML file"
             )
-        elements = topology(manifest).elements(ModuleId(state.module))
+        elements = manifest.topology.elements(ModuleId(state.module))
         kept.write_array(given.read_array(state.digest, elements))
 
 

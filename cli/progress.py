@@ -182,7 +182,7 @@ def say_progress(progress: Progress) -> None:
         return
     done = f"{progress.done:,}" + (f" of {progress.total:,}" if progress.total else "")
     line = f"{progress.stage}: {done} {progress.unit}"
-    if progress.rate and progress.total > progress.done:
-        line += f", {clock((progress.total - progress.done) / progress.rate)} to go"
+    if progress.per_second and progress.total > progress.done:
+        line += f", {clock((progress.total - progress.done) / progress.per_second)} to go"
     ends = progress.total and progress.done >= progress.total
     click.echo(f"\r{line:<70}", nl=bool(ends), err=True)

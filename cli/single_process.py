@@ -18,7 +18,7 @@ from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress
 from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
-from dipaco.protocol.ledger import Evaluated
+from dipaco.protocol.lease import Evaluated
 from dipaco.protocol.manifest import Manifest
 
 
@@ -47,9 +47,7 @@ def _account(manifest: Manifest, result: ReferenceResult) -> Account:
             path=path,
             version=version,
             peer=manifest.owner,
-            documents=found.documents,
-            tokens=found.tokens,
-            nll=found.nll,
+            evaluation=found,
         )
         for (version, path), found in result.evaluations.items()
     )
@@ -69,7 +67,9 @@ class Shown:
                 self._status.console.print(Text(what))
             self._what = what
             return
-        speed = f"  {progress.rate:.0f} {progress.unit}/s" if progress.rate else ""
+        rate = progress.tokens_per_second or progress.per_second
+        unit = "tokens" if progress.tokens_per_second else progress.unit
+        speed = f"  {rate:.0f} {unit}/s" if rate else ""
         loss = f"  loss {progress.loss:.3f}" if progress.loss is not None else ""
         step = f"{progress.done} of {progress.total or '?'}"
         self._status.update(Text(f"{what}: {progress.stage} {step}{speed}{loss}"))

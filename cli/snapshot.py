@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from dipaco.node.control.api import LedgerView
 from dipaco.node.control.status import Status
 from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.topology import topology
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def round_of(snapshot: Snapshot) -> int:
 
 def share_done(snapshot: Snapshot, manifest: Manifest) -> float:
     """Return how much of the rounds is done, 0 to 1: outer steps taken of all there are."""
-    total = manifest.training.rounds * len(topology(manifest).modules)
+    total = manifest.training.rounds * len(manifest.topology.modules)
     return sum(snapshot.ledger.versions.values()) / total
 
 

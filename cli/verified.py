@@ -12,13 +12,13 @@ from dipaco.node.scheduling.spot_check import compare, draw_rows, rescoring
 from dipaco.node.scheduling.verification import derivation_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Answer, Derive, Failed, Job, Scored
+from dipaco.node.training.jobs import Answer, Derive, Failed, Job
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.node.training.worker_process import perform
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
-from dipaco.protocol.ledger import Scored as SheetEntry
+from dipaco.protocol.lease import Scored, ScoreResult
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.spec import RouterSpec
 from dipaco.protocol.verdict import (
@@ -112,7 +112,7 @@ class Verification:
             job = rescoring(record, first.spec, sampled)
             self._bring({each.digest: str(each.module) for each in job.lease.modules})
             answer = self._perform(job)
-            if not isinstance(answer, Scored):
+            if not isinstance(answer, ScoreResult):
                 assert isinstance(answer, Failed)
                 raise Unavailable(answer.reason)
             found = compare(record, sampled, read_scores(blobs, answer.sheet))
@@ -129,7 +129,7 @@ class Verification:
             verdict = contradicted(found) if found else labels_hold(words)
         return Judged(newest.spec if newest else None, None, verdict)
 
-    def _sheets(self) -> tuple[SheetEntry, ...]:
+    def _sheets(self) -> tuple[Scored, ...]:
         """Have the ledger's score sheets in the store; raises Unavailable."""
         entries = self.record.view.sheets() if self.record else ()
         self._bring({each.sheet.digest: f"scores of path {each.path}" for each in entries})

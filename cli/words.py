@@ -2,7 +2,6 @@
 
 from dipaco.node.runs import RunFile
 from dipaco.protocol.manifest import Manifest, run_id
-from dipaco.protocol.topology import topology
 
 
 def opening(manifest: Manifest) -> str:
@@ -44,7 +43,7 @@ def _files(m: Manifest) -> list[str]:
 
 
 def _model(m: Manifest) -> str:
-    top = topology(m)
+    top = m.topology
     path = sum(tensor.size for tensor in top.path_tensors(0))
     total = sum(top.elements(module) for module in top.modules)
     return (

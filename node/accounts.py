@@ -16,12 +16,11 @@ from dipaco.node.storage.files import read_file, translated, write_file
 from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.digest import Digest, DigestField
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
-from dipaco.protocol.lease import ModuleName
-from dipaco.protocol.ledger import Evaluated
+from dipaco.protocol.lease import Evaluated
 from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.modules import ModuleId, ModuleName
 from dipaco.protocol.run_view import RunView
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.topology import ModuleId, topology
 
 MAX_ACCOUNT = 256 << 20  # bytes; 1,000 rounds of 64 modules and 256 paths have 30 MB
 FOLDER = "accounts"
@@ -66,7 +65,7 @@ def kept_account(home: Path, manifest: Manifest) -> tuple[tuple[RouterSpec, ...]
         raise ConfigError(f"{path}: not an account of this version: {error}") from error
     view = RunView(manifest)
     named = {ModuleId(each.module): list(each.states) for each in account.modules}
-    if set(named) != set(topology(manifest).modules):
+    if set(named) != set(manifest.topology.modules):
         raise ConfigError(f"{path}: not an account of the run {manifest.name}")
     view.specs, view.states = [spec_digest(spec) for spec in account.specs], named
     view.evaluations = {(each.version, each.path): each for each in account.evaluations}

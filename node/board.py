@@ -27,8 +27,8 @@ _STEPS: Final = frozenset({"fetching", "training"})
 
 def left(progress: Progress) -> str:
     """Return `, 12 s left`, or nothing where it cannot be told."""
-    rest = progress.total - progress.done
-    return f", {rest / progress.rate:.0f} s left" if rest > 0 and progress.rate > 0 else ""
+    rest, per_second = progress.total - progress.done, progress.per_second
+    return f", {rest / per_second:.0f} s left" if rest > 0 and per_second > 0 else ""
 
 
 class Board:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.bell import Bell
 from dipaco.node.storage.journal import Journal, SignedKind
+from dipaco.protocol.authority import scheduler_of_term
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.course import Voices, count_voices
 from dipaco.protocol.digest import Digest, sha256, short
@@ -25,11 +26,12 @@ from dipaco.protocol.errors import (
     Unavailable,
 )
 from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.ledger import NO_RECORD, Entry, LedgerRecord, append_checked
+from dipaco.protocol.ledger import FIRST_TERM, NO_RECORD, Entry, LedgerRecord, append_checked
 from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.messages import MAX_RECORDS, Item
+from dipaco.protocol.rounds import Rounds, Weights
 from dipaco.protocol.run_view import RunView
-from dipaco.protocol.signed import MAX_ENVELOPE, Signed, decode_signed, open_signed, sign
+from dipaco.protocol.signed import MAX_ENVELOPE, Signed, decode_signed, sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.verdict import Outcome, Receipt
 
@@ -56,9 +58,11 @@ class RunRecord:
     def __init__(self, run: Digest, manifest: Manifest) -> None:
         self.run = run
         self.manifest = manifest
-        self.restart()
+        self.view = RunView(manifest)
         self.specs: dict[Digest, HeldSpec] = {}
         """By spec digest."""
+        self.rounds = Rounds(self.view, self._weights)
+        self.restart()
         self.said: dict[Digest, dict[PeerId, Outcome]] = {}
         """By spec digest: what each peer's receipts say of it."""
         self.receipts = 0
@@ -97,15 +101,26 @@ class RunRecord:
 
     def restart(self) -> None:
         """Go back to an empty ledger."""
-        self.view = RunView(self.manifest)
+        self.view.reset()
+        self.term = FIRST_TERM
         self.length = 0
         self.head = NO_RECORD
+
+    @property
+    def scheduler(self) -> PeerId:
+        """Who schedules the run in the ledger's term."""
+        return scheduler_of_term(self.manifest.schedule.schedulers, self.term)
+
+    def _weights(self, spec: Digest) -> Weights | None:
+        held = self.specs.get(spec)
+        return held.spec.tokens if held else None
 
     def check(self, records: Iterable[Signed]) -> list[LedgerRecord]:
         """Return the records as the ledger's next ones; raises RemoteProtocolError."""
         return append_checked(
             records,
             run=self.run,
+            term=self.term,
             seq=self.length,
             previous=self.head,
             schedulers=self.manifest.schedule.schedulers,
@@ -197,11 +212,6 @@ class Catalogue:
         if fresh:
             self.changed.ring()
 
-    def entries(self, run: Digest) -> list[Entry]:
-        """Return all entries of a ledger, oldest first; a scheduler restores itself from them."""
-        envelopes = (decode(r.data, Signed, limit=MAX_ENVELOPE) for r in self._journal.ledger(run))
-        return [open_signed(signed, LedgerRecord).entry for signed in envelopes]
-
     # ------------------------------------------------------------------ what this node adds
 
     def publish(self, kind: SignedKind, signed: Signed) -> Item:
@@ -220,7 +230,9 @@ class Catalogue:
     def append(self, run: Digest, entry: Entry, key: Ed25519PrivateKey) -> None:
         """Sign `entry` as the ledger's next record and save it; the scheduler alone calls this."""
         record = self.runs[run]
-        made = LedgerRecord(run=run, seq=record.length, previous=record.head, entry=entry)
+        made = LedgerRecord(
+            run=run, term=record.term, seq=record.length, previous=record.head, entry=entry
+        )
         data = encode(sign(made, key))
         self.offer_ledger(run, (data,))
         head = Item(kind="ledger", run=run, digest=record.head, seq=record.length)

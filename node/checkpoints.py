@@ -21,9 +21,10 @@ from dipaco.node.storage.files import Home
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.run_view import RunView
 from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.topology import ModuleId, Topology, experts_of, topology
+from dipaco.protocol.topology import Topology, experts_of
 
 Float32 = NDArray[np.float32]
 
@@ -70,7 +71,7 @@ class Checkpoint:
     @property
     def topology(self) -> Topology:
         """The run's topology."""
-        return topology(self.manifest)
+        return self.manifest.topology
 
     def version(self, path: int) -> int:
         """Return the version that `path` is used with."""
@@ -112,7 +113,7 @@ def checkpoint_of(
     Raises Unavailable before the seed model is trained, and for a version that is yet to come;
     ConfigError for one that never comes.
     """
-    name, top, rounds = run.manifest.name, topology(run.manifest), run.manifest.training.rounds
+    name, top, rounds = run.manifest.name, run.manifest.topology, run.manifest.training.rounds
     if version is not None and version > rounds:
         raise ConfigError(f"--at: {name} ends at version {rounds}, there is no {version}")
     if not view.seeded:

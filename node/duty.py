@@ -83,7 +83,7 @@ async def _schedule_all(parts: Parts, overview: Overview) -> None:
     async with trio.open_nursery() as nursery:
         while True:
             for run, record in parts.catalogue.runs.items():
-                if run not in begun and record.manifest.schedule.schedulers[0] == parts.me:
+                if run not in begun and record.scheduler == parts.me:
                     begun.add(run)
                     overview.run = overview.run or record
                     nursery.start_soon(_schedule, parts, record)
@@ -115,7 +115,7 @@ async def _schedule(parts: Parts, record: RunRecord) -> None:
     )
     scheduler = await _once_there_is_room(
         parts,
-        lambda: Scheduler(record.manifest, record.run, derived, tools, trio.current_time()),
+        lambda: Scheduler(record, derived, tools, trio.current_time()),
     )
     parts.desk.schedulers[record.run] = scheduler
     log.info("scheduling run %s for %s", record.manifest.name, short_peer(parts.me))
@@ -147,20 +147,18 @@ async def _once_there_is_room(parts: Parts, do: Callable[[], T]) -> T:
 
 
 def _say_what_is_scheduled(parts: Parts, record: RunRecord, scheduler: Scheduler) -> None:
-    rounds = record.manifest.training.rounds
-    schedule = scheduler.schedule
-    done = min(map(schedule.view.path_version, schedule.live_paths))
+    rounds, schedule = record.rounds.last, scheduler.schedule
     if scheduler.full:
         parts.room.say(scheduler.full)
     elif scheduler.stepping:
         step = scheduler.stepping
         parts.board.say("outer-step", module=step.module, round=step.version)
-    elif schedule.finished:
+    elif record.rounds.finished:
         parts.board.say("run-over", round=rounds, rounds=rounds)
     else:
         parts.board.say(
             "scheduling",
-            round=min(done + 1, rounds),
+            round=min(record.rounds.done + 1, rounds),
             rounds=rounds,
             held=len(schedule.grants),
             paths=record.manifest.paths,

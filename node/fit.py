@@ -15,7 +15,6 @@ from dipaco.node.training.worker import KILLED, JobRunner
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.topology import topology
 
 PATIENCE_SECONDS = 5.0  # of one micro-batch: a larger one gains nothing and takes for ever
 AS_FAST = 0.95  # of the fastest: what is measured on a busy machine is no closer
@@ -139,7 +138,7 @@ async def find_fit(
     """
     batch = manifest.training.batch
     most = min(max_batch or batch, batch)
-    top = topology(manifest)
+    top = manifest.topology
     modules = top.path_modules[0]
     parameters = sum(map(top.elements, modules))
     least = bytes_per_parameter(options) * parameters

@@ -24,7 +24,8 @@ from dipaco.node.storage.files import read_file
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.errors import ConfigError, LocalProtocolError
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.manifest import MAX_FILES, Count, Manifest, Source, Tokenizer
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.source import MAX_FILES, Count, Source, Tokenizer
 
 if TYPE_CHECKING:
     from dipaco.node.training.warm_start import LlamaCheckpoint

@@ -25,10 +25,11 @@ from dipaco.node.control.status import (
     RunStatus,
     Status,
 )
+from dipaco.node.kinds.changes import Grant
+from dipaco.node.kinds.table import EVALUATE, kind_of, work_of
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
-from dipaco.node.scheduling.changes import Grant
 from dipaco.node.scheduling.service import Scheduler
 from dipaco.node.storage.files import Home
 from dipaco.node.training.worker import JobRunner
@@ -111,14 +112,14 @@ class Overview:
                 EvaluationView(
                     path=e.path,
                     version=e.version,
-                    documents=e.documents,
-                    tokens=e.tokens,
-                    nll=e.nll,
+                    documents=e.evaluation.documents,
+                    tokens=e.evaluation.tokens,
+                    nll=e.evaluation.nll,
                     peer=e.peer,
                 )
                 for _, e in sorted(view.evaluations.items())
             ),
-            finished=self._finished(self.run),
+            finished=self.run.rounds.finished,
         )
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
@@ -136,16 +137,6 @@ class Overview:
 
     # ------------------------------------------------------------------ parts
 
-    def _live_paths(self, record: RunRecord, round_: int | None = None) -> tuple[int, ...]:
-        """Paths with training data by the router of a round, as far as known; None: the newest."""
-        known = round_ is not None and record.manifest.epoch_of(round_) <= record.view.epoch
-        held = record.adopted(record.manifest.epoch_of(round_ or 0)) if known else record.newest()
-        weights = held.spec.tokens if held else (1,) * record.manifest.paths
-        return tuple(path for path, weight in enumerate(weights) if weight)
-
-    def _finished(self, record: RunRecord) -> bool:
-        return record.view.finished(lambda round_: self._live_paths(record, round_))
-
     def _offer(self, record: RunRecord) -> Offer:
         heard = record.voices(self.me, record.newest())
         return Offer(
@@ -158,9 +149,8 @@ class Overview:
 
     def _run(self) -> RunStatus:
         assert self.run is not None
-        record, rounds = self.run, self.run.manifest.training.rounds
+        record, rounds = self.run, self.run.rounds
         heard = record.voices(self.me, record.newest())
-        versions = [record.view.path_version(path) for path in self._live_paths(record)]
         return RunStatus(
             id=record.run.hex(),
             name=record.manifest.name,
@@ -170,9 +160,9 @@ class Overview:
             stage=self.board.stage,
             verified=heard.verified,
             refuted=heard.refuted,
-            round=min(min(versions, default=-1) + 1, rounds),
-            rounds=rounds,
-            finished=self._finished(record),
+            round=min(rounds.done + 1, rounds.last),
+            rounds=rounds.last,
+            finished=rounds.finished,
         )
 
     def _network(self) -> NetworkStatus:
@@ -208,7 +198,7 @@ class Overview:
         rounds = record.manifest.training.rounds
         round_ = record.view.path_version(path) + 1
         grant = _training_grant(scheduler, path) if scheduler else None
-        submitted = scheduler is not None and (path, round_) in scheduler.schedule.accepted
+        submitted = scheduler is not None and (path, round_) in scheduler.schedule.state.accepted
         beat = scheduler.beats.get(grant.lease.token) if scheduler and grant else None
         return PathStatus(
             path=path,
@@ -242,7 +232,7 @@ def _length_of(record: RunRecord, blob: Digest) -> int | None:
 
 def _training_grant(scheduler: Scheduler, path: int) -> Grant | None:
     for grant in scheduler.schedule.grants.values():
-        if grant.lease.kind != "evaluate" and grant.lease.path == path:
+        if kind_of(grant.lease) is not EVALUATE and work_of(grant.lease).path == path:
             return grant
     return None
 

@@ -7,7 +7,7 @@ anybody, and nothing is drawn from a library's generator. Source: docs/method.md
 import math
 
 from dipaco.protocol.digest import Digest, tagged, u32
-from dipaco.protocol.manifest import Training
+from dipaco.protocol.training import Training
 
 DENSE = 0xFFFFFFFF
 """In the place of a path: the whole training stream, which the seed phase trains on."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from dipaco.protocol.batches import first_step, learning_rate
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.manifest import Training
 from dipaco.protocol.quantised import Bits, pack, packed_bytes, steps, unpack
+from dipaco.protocol.training import Training
 
 Float32 = NDArray[np.float32]
 Encoding = Literal["f32", "bf16", "int8", "int4"]

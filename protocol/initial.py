@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dipaco.protocol.digest import tagged, u64
 from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.topology import ModuleId, Tensor, topology
+from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.topology import Tensor
 
 Float32 = NDArray[np.float32]
 
@@ -22,7 +23,7 @@ EMBEDDING_EXPONENT = -5  # uniform in +-1/32: standard deviation 0.018, GPT-2's 
 
 def initial_module(manifest: Manifest, module: ModuleId) -> Float32:
     """Return the initial state of `module`, flat, shape (elements,)."""
-    layout = topology(manifest).layouts[module]
+    layout = manifest.topology.layouts[module]
     return np.concatenate([initial_tensor(manifest, tensor) for tensor in layout])
 
 

@@ -1,67 +1,188 @@
-"""Leases: the right to do one piece of work, and what is handed in for it.
+"""The kinds of work: of each its lease, its result, and the entry that it makes in the ledger.
 
-A lease names everything the work depends on by digest, so that whoever does it, and however
-often, gets the same result. `token` is the fence: a submission under a token that no longer
-stands is refused, whatever it holds.
+A lease is the right to do one piece of work. It names everything that the work depends on by
+digest, so whoever does it, and however often, gets the same result. `token` is the fence: a result
+under a token that no longer stands is refused, whatever it holds.
+
+A further kind is a further lease, result and entry here, named in the three unions. What a node
+decides about a kind is in `dipaco.node.kinds`.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import Digest, DigestField
+from dipaco.protocol.identity import PeerIdField
+from dipaco.protocol.model_shape import MAX_PATHS
+from dipaco.protocol.modules import MAX_MODULES, ModuleDigest, ModuleDigests
 
-MAX_MODULES = 64  # of one path: stem, one per level (at most 8), its own; room for finer cuts
+MAX_ROUNDS = 1 << 20
 TOKEN_BYTES = 16
 
-ModuleName = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-zA-Z0-9.]+\Z")]
 Token = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 Size = Annotated[int, Meta(ge=0, le=1 << 40)]
 Nats = Annotated[float, Meta(ge=0, le=1e12)]
-LeaseKind = Literal["seed", "train", "evaluate", "score"]
+Path = Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
+Round = Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
+Version = Annotated[int, Meta(ge=0, le=MAX_ROUNDS)]
 
 
-class ModuleDigest(Wire, frozen=True, kw_only=True):
-    """One module and the blob that stands for it: a state, a pseudo-gradient, or moments."""
-
-    module: ModuleName
-    digest: DigestField
-
-
-def digest_of(module: str, named: Iterable[ModuleDigest]) -> Digest:
-    """Return the blob that stands for `module`; raises LookupError if it is not named."""
-    for each in named:
-        if each.module == module:
-            return each.digest
-    raise LookupError(module)
-
-
-class Lease(Wire, frozen=True, kw_only=True):
-    """One peer's right to do one piece of work."""
+class _Lease(Wire, frozen=True, kw_only=True):
+    """The fields and properties that all leases share."""
 
     run: DigestField
     token: Token
     """Random, single use: it names the lease and fences its result."""
-    kind: LeaseKind
-    """`seed`: k0 dense steps; `train`: tau steps of a path; `evaluate`: its held-out loss;
-    `score`: its likelihoods of the router documents."""
-    path: Annotated[int, Meta(ge=0, le=1023)]
-    """0 for `seed`."""
-    round: Annotated[int, Meta(ge=0, le=1 << 20)]
-    """`train`: t, from 1; `evaluate`, `score`: the version t of the modules; `seed`: 0."""
-    window: Annotated[int, Meta(ge=0, le=1 << 40)]
-    """Of the source; `evaluate` and `score` look at the held-out or router documents of it."""
     spec: DigestField
     """The router spec by which documents find their path."""
-    modules: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
-    """The states to start from, in the topology's order; for `seed` the manifest's `start`."""
-    moments: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)] = ()
-    """`train`: the path's AdamW moments to go on from, of the same modules in the same order;
-    empty: they are zero (docs/method.md 2.3)."""
+    window: Size
+    """The window of the source that the documents are of."""
+    modules: ModuleDigests
+    """The states to start from; for a seed lease the manifest's `start`."""
     ttl: Annotated[int, Meta(ge=1, le=3600)]
     """Seconds without a heartbeat after which the lease ends, on the scheduler's clock."""
+
+    @property
+    def carried(self) -> tuple[ModuleDigest, ...]:
+        """The AdamW moments to start from."""
+        return ()
+
+    @property
+    def inputs(self) -> set[Digest]:
+        """Every blob that the work starts from."""
+        return {each.digest for each in (*self.modules, *self.carried)}
+
+
+class _Result(Wire, frozen=True, kw_only=True):
+    """The fields and properties that all results share."""
+
+    token: Token
+    """The lease's."""
+
+    @property
+    def handed_over_later(self) -> tuple[ModuleDigest, ...]:
+        """Blobs that the scheduler fetches after it has accepted the result."""
+        return ()
+
+    @property
+    def digests(self) -> set[Digest]:
+        """Every blob that is handed in."""
+        return set()
+
+    @property
+    def trained(self) -> tuple[int, float]:
+        """Tokens trained on, and the seconds of the inner steps."""
+        return 0, 0.0
+
+
+class _InnerStepsResult(_Result, frozen=True, kw_only=True):
+    """The figures of inner steps."""
+
+    tokens: Size
+    """Trained on."""
+    seconds: Annotated[float, Meta(ge=0, le=1e9)]
+    """Of the inner steps alone."""
+    loss_first: Nats
+    """Mean training loss of the first step, nats per token."""
+    loss_last: Nats
+
+    @property
+    def trained(self) -> tuple[int, float]:
+        """Tokens trained on, and the seconds of the inner steps."""
+        return self.tokens, self.seconds
+
+
+# --------------------------------------------------------------------------- seed
+
+
+class SeedLease(_Lease, frozen=True, kw_only=True):
+    """Train the seed model: k0 dense steps of path 0's modules."""
+
+    @property
+    def base_version(self) -> int:
+        """No version: the seed model becomes version 0."""
+        return -1
+
+
+class SeedResult(_InnerStepsResult, frozen=True, kw_only=True):
+    """The seed model."""
+
+    states: ModuleDigests
+    """Of path 0's modules."""
+
+    @property
+    def digests(self) -> set[Digest]:
+        """Every blob that is handed in."""
+        return {each.digest for each in self.states}
+
+
+class Seeded(Wire, frozen=True, kw_only=True):
+    """The seed model became version 0 of every module."""
+
+    peer: PeerIdField
+    """Who trained it."""
+    states: Annotated[tuple[ModuleDigest, ...], Meta(max_length=1 << 14)]
+    """Of all modules, in the topology's order."""
+
+
+# --------------------------------------------------------------------------- train
+
+
+class TrainLease(_Lease, frozen=True, kw_only=True):
+    """Train a path: tau inner steps of one round."""
+
+    path: Path
+    round: Round
+    """t: it starts from version t - 1 and contributes to version t."""
+    moments: ModuleDigests
+    """The path's AdamW moments to go on from; empty: they are zero (docs/method.md 2.3)."""
+
+    @property
+    def base_version(self) -> int:
+        """The version of the modules that the work starts from."""
+        return self.round - 1
+
+    @property
+    def carried(self) -> tuple[ModuleDigest, ...]:
+        """The AdamW moments to start from."""
+        return self.moments
+
+
+class TrainResult(_InnerStepsResult, frozen=True, kw_only=True):
+    """A path's pseudo-gradients."""
+
+    deltas: ModuleDigests
+    """The pseudo-gradients of the path's modules."""
+    moments: ModuleDigests
+    """AdamW's moments after the last step, where the manifest carries them; else empty."""
+
+    @property
+    def handed_over_later(self) -> tuple[ModuleDigest, ...]:
+        """Blobs that the scheduler fetches after it has accepted the result."""
+        return self.moments
+
+    @property
+    def digests(self) -> set[Digest]:
+        """Every blob that is handed in."""
+        return {each.digest for each in (*self.deltas, *self.moments)}
+
+
+class MomentsReplaced(Wire, frozen=True, kw_only=True):
+    """A path's moments after a round, made once more, elsewhere: their first maker took them away.
+
+    Where the hardware is alike they are the same, and there is no such entry.
+    """
+
+    path: Path
+    round: Round
+    peer: PeerIdField
+    moments: Annotated[tuple[ModuleDigest, ...], Meta(min_length=1, max_length=MAX_MODULES)]
+    """Of all the path's modules, in the topology's order."""
+
+
+# --------------------------------------------------------------------------- evaluate
 
 
 class Evaluation(Wire, frozen=True, kw_only=True):
@@ -74,6 +195,36 @@ class Evaluation(Wire, frozen=True, kw_only=True):
     """Their negative log-likelihood, summed, in nats."""
 
 
+class EvaluateLease(_Lease, frozen=True, kw_only=True):
+    """Compute the held-out loss of a path at a version."""
+
+    path: Path
+    version: Version
+
+    @property
+    def base_version(self) -> int:
+        """The version of the modules that the work starts from."""
+        return self.version
+
+
+class EvaluateResult(_Result, frozen=True, kw_only=True):
+    """A path's held-out loss."""
+
+    evaluation: Evaluation
+
+
+class Evaluated(Wire, frozen=True, kw_only=True):
+    """The held-out loss of one path at one version, as the peer that computed it reports it."""
+
+    path: Path
+    version: Version
+    peer: PeerIdField
+    evaluation: Evaluation
+
+
+# --------------------------------------------------------------------------- score
+
+
 class Sheet(Wire, frozen=True, kw_only=True):
     """One path's scores of the router documents of one window: a blob of int32 (method.md 5)."""
 
@@ -82,26 +233,43 @@ class Sheet(Wire, frozen=True, kw_only=True):
     """The blob has 4 bytes for each."""
 
 
-class Submission(Wire, frozen=True, kw_only=True):
-    """What is handed in for a lease."""
+class ScoreLease(_Lease, frozen=True, kw_only=True):
+    """Compute a path's likelihoods of the router documents of a window, for a re-sharding."""
 
-    token: Token
-    blobs: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
-    """`seed`: the states of path 0's modules; `train`: the pseudo-gradients; else empty."""
-    moments: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)] = ()
-    """`train`, where the manifest carries them: AdamW's moments after the last step; else empty."""
-    tokens: Size
-    """Trained on."""
-    seconds: Annotated[float, Meta(ge=0, le=1e9)]
-    """Of the inner steps alone."""
-    loss_first: Nats
-    """Mean training loss of the first step, nats per token."""
-    loss_last: Nats
-    evaluation: Evaluation | None = None
-    """For `evaluate`."""
-    sheet: Sheet | None = None
-    """For `score`."""
+    path: Path
+    version: Version
 
+    @property
+    def base_version(self) -> int:
+        """The version of the modules that the work starts from."""
+        return self.version
+
+
+class ScoreResult(_Result, frozen=True, kw_only=True):
+    """A path's score sheet."""
+
+    sheet: Sheet
+
+    @property
     def digests(self) -> set[Digest]:
-        """Return every blob that is handed in."""
-        return {each.digest for each in (*self.blobs, *self.moments)}
+        """Every blob that is handed in."""
+        return {self.sheet.digest}
+
+
+class Scored(Wire, frozen=True, kw_only=True):
+    """A peer's scores of the router documents of one window by one path, at the re-sharding.
+
+    Which of several sheets of one path and window stand follows from their contents and order
+    (`labels.standing`).
+    """
+
+    path: Path
+    window: Size
+    peer: PeerIdField
+    sheet: Sheet
+
+
+Lease = SeedLease | TrainLease | EvaluateLease | ScoreLease
+Result = SeedResult | TrainResult | EvaluateResult | ScoreResult
+WorkEntry = Seeded | MomentsReplaced | Evaluated | Scored
+"""What the ledger tells of leased work."""

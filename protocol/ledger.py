@@ -5,21 +5,25 @@ module stands at, and can redo each outer step from its listed contributions. Re
 small: they name blobs by digest and hold none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from msgspec import Meta
 
+from dipaco.protocol.authority import scheduler_of_term
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import Digest, DigestField
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.identity import PeerIdField
-from dipaco.protocol.lease import MAX_MODULES, ModuleDigest, ModuleName, Sheet, Size
-from dipaco.protocol.manifest import MAX_PATHS
+from dipaco.protocol.identity import PeerId, PeerIdField
+from dipaco.protocol.lease import Path, Round, Size, WorkEntry
+from dipaco.protocol.model_shape import MAX_PATHS
+from dipaco.protocol.modules import ModuleName
 from dipaco.protocol.signed import Signed, open_signed
 
 NO_RECORD = Digest(bytes(32))
 """What the first record calls its predecessor."""
+FIRST_TERM = 0
+MAX_TERMS = 1 << 20
 
 
 class SpecAdopted(Wire, frozen=True, kw_only=True):
@@ -29,19 +33,10 @@ class SpecAdopted(Wire, frozen=True, kw_only=True):
     spec: DigestField
 
 
-class Seeded(Wire, frozen=True, kw_only=True):
-    """The seed model became version 0 of every module."""
-
-    peer: PeerIdField
-    """Who trained it."""
-    states: Annotated[tuple[ModuleDigest, ...], Meta(max_length=1 << 14)]
-    """Of all modules, in the topology's order."""
-
-
 class Contribution(Wire, frozen=True, kw_only=True):
     """One path's part in an outer step."""
 
-    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
+    path: Path
     peer: PeerIdField
     delta: DigestField
     weight: Size
@@ -63,7 +58,7 @@ class ModuleUpdated(Wire, frozen=True, kw_only=True):
     """The outer step of one module."""
 
     module: ModuleName
-    version: Annotated[int, Meta(ge=1, le=1 << 20)]
+    version: Round
     """The version it made: round t makes version t."""
     contributions: Annotated[tuple[Contribution, ...], Meta(min_length=1, max_length=MAX_PATHS)]
     """In ascending order of paths."""
@@ -72,50 +67,15 @@ class ModuleUpdated(Wire, frozen=True, kw_only=True):
     quantised: Quantised | None = None
 
 
-class MomentsReplaced(Wire, frozen=True, kw_only=True):
-    """A path's moments after a round, made once more, elsewhere: their first maker took them away.
-
-    Where the hardware is alike they are the same, and there is no such entry.
-    """
-
-    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
-    round: Annotated[int, Meta(ge=1, le=1 << 20)]
-    peer: PeerIdField
-    moments: Annotated[tuple[ModuleDigest, ...], Meta(min_length=1, max_length=MAX_MODULES)]
-    """Of all the path's modules, in the topology's order."""
-
-
-class Evaluated(Wire, frozen=True, kw_only=True):
-    """The held-out loss of one path at one version, as the peer that looked reports it."""
-
-    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
-    version: Annotated[int, Meta(ge=0, le=1 << 20)]
-    peer: PeerIdField
-    documents: Size
-    tokens: Size
-    nll: Annotated[float, Meta(ge=0, le=1e12)]
-
-
-class Scored(Wire, frozen=True, kw_only=True):
-    """A peer's scores of the router documents of one window by one path, at the re-sharding.
-
-    Which of several sheets of one path and window stand follows from their contents and order
-    (`labels.standing`).
-    """
-
-    path: Annotated[int, Meta(ge=0, lt=MAX_PATHS)]
-    window: Size
-    peer: PeerIdField
-    sheet: Sheet
-
-
-Entry = SpecAdopted | Seeded | ModuleUpdated | MomentsReplaced | Evaluated | Scored
+Entry = SpecAdopted | ModuleUpdated | WorkEntry
 
 
 class LedgerRecord(Wire, frozen=True, kw_only=True):
     """One entry and its place in the chain."""
 
     run: DigestField
+    term: Annotated[int, Meta(ge=0, le=MAX_TERMS)]
+    """Who may sign: each term belongs to one scheduler (`authority.scheduler_of_term`)."""
     seq: Annotated[int, Meta(ge=0, le=1 << 40)]
     """From 0, without gaps."""
     previous: DigestField
@@ -124,22 +84,32 @@ class LedgerRecord(Wire, frozen=True, kw_only=True):
 
 
 def append_checked(
-    records: Iterable[Signed], *, run: Digest, seq: int, previous: Digest, schedulers: Iterable[str]
+    records: Iterable[Signed],
+    *,
+    run: Digest,
+    term: int,
+    seq: int,
+    previous: Digest,
+    schedulers: Sequence[PeerId],
 ) -> list[LedgerRecord]:
     """Return the entries of `records`, which continue a chain of `seq` records.
 
+    term        of the chain so far, 0 at its beginning. A chain stays in its term: no entry that
+                this version knows begins another.
     previous    body digest of the chain's last record, `NO_RECORD` if it is empty.
-    schedulers  PeerIDs whose signature counts.
+    schedulers  PeerIDs of the manifest's schedulers, in its order.
 
     Raises RemoteProtocolError at the first record that is not the chain's next.
     """
-    allowed = frozenset(schedulers)
+    scheduler = scheduler_of_term(schedulers, term)
     opened: list[LedgerRecord] = []
     for signed in records:
         record = open_signed(signed, LedgerRecord)
-        if signed.signer not in allowed:
-            raise RemoteProtocolError(f"{signed.signer} does not keep this ledger")
-        if (record.run, record.seq, record.previous) != (run, seq, previous):
+        if signed.signer != scheduler:
+            raise RemoteProtocolError(f"{signed.signer} does not keep this ledger in term {term}")
+        if (record.run, record.term) != (run, term):
+            raise RemoteProtocolError(f"a record of term {record.term} or of another run")
+        if (record.seq, record.previous) != (seq, previous):
             raise RemoteProtocolError(f"not record {seq} of this ledger, or of another chain")
         opened.append(record)
         seq, previous = seq + 1, signed.body_digest

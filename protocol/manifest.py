@@ -6,174 +6,26 @@ the batches and the initial model. Its identity is the SHA-256 of its canonical 
 *run id*. Terms and defaults: docs/method.md.
 """
 
-import re
-from math import prod
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire, encode
-from dipaco.protocol.digest import Digest, DigestField, sha256
+from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.identity import PeerIdField
-from dipaco.protocol.lease import MAX_MODULES, ModuleDigest
+from dipaco.protocol.model_shape import Grid, Model
+from dipaco.protocol.modules import ModuleDigests
 from dipaco.protocol.routing.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
+from dipaco.protocol.source import Source, Tokenizer
+from dipaco.protocol.topology import Topology, topology
+from dipaco.protocol.training import Training
 
-FORMAT: Final = 1
-MAX_PATHS = 1024  # the paper's largest grid has 256
-MAX_FILES = 4096  # of one source
+FORMAT: Final = 2
 MAX_NODES_LISTED = 1024  # schedulers and members named one by one
 MAX_SHEETS = 4096  # of scores: paths times windows; the ledger names each
 MAX_SCORED = 1 << 22  # router documents; the paper's 0.5 % of C4 are 1.8 million
 
-DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
-PATH_IN_REPOSITORY: Final = re.compile(r"[^/\x00-\x1f?#@\\]+(/[^/\x00-\x1f?#@\\]+)*")
-
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
-Positive = Annotated[float, Meta(gt=0, le=1e3)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
-MAX_DOCUMENTS = 1 << 40  # of one source
-Count = Annotated[int, Meta(ge=1, le=MAX_DOCUMENTS)]
-
-
-class SourceFile(Wire, frozen=True, kw_only=True):
-    """One pinned file of a source."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=512)]
-    """Where a source of this kind finds it; never joined to a path of ours."""
-    size: Annotated[int, Meta(ge=0, le=1 << 50)]
-    """Bytes."""
-    sha256: DigestField
-    rows: Annotated[int, Meta(ge=0, le=1 << 40)]
-    """Its first so many rows belong to the source: where the next file's rows begin is known."""
-
-
-class Source(Wire, frozen=True, kw_only=True):
-    """Where the documents come from, pinned to the byte."""
-
-    kind: Literal["embedded", "files", "hub", "synthetic"]
-    revision: Annotated[str, Meta(min_length=1, max_length=128)]
-    """What a source of this kind calls its version; of `hub` the commit, 40 hexadecimal digits."""
-    dataset: Annotated[str, Meta(max_length=200)] = ""
-    """Of `hub`: owner/name. This and the next two are empty for every other kind."""
-    config: Annotated[str, Meta(max_length=128)] = ""
-    split: Annotated[str, Meta(max_length=128)] = ""
-    files: Annotated[tuple[SourceFile, ...], Meta(max_length=MAX_FILES)]
-    """In the order in which their rows are counted; empty for `synthetic`."""
-    text_field: Annotated[str, Meta(min_length=1, max_length=128)] = "text"
-    documents: Count
-    """Only the first so many rows belong to the run."""
-    window: Count
-    """Documents of one window: a lease's shard is cut from one window."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.kind == "synthetic") != (not self.files):
-            raise ValueError("files: a synthetic source has none, every other at least one")
-        if self.window > self.documents:
-            raise ValueError("window: more documents than the source's `documents`")
-        if self.files and self.documents > sum(file.rows for file in self.files):
-            raise ValueError("documents: more than the rows of the files together")
-        if self.kind == "hub":
-            self._check_hub()
-        elif self.dataset or self.config or self.split:
-            raise ValueError(f"dataset, config, split: a source of kind {self.kind} has none")
-
-    def _check_hub(self) -> None:
-        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            raise ValueError(
-                "revision: not a commit of 40 hexadecimal digits; a branch or tag moves on"
-            )
-        if not DATASET.fullmatch(self.dataset) or ".." in self.dataset:
-            raise ValueError("dataset: not owner/name")
-        if not self.config or not re.fullmatch(r"\w+(\.\w+)*", self.split):
-            raise ValueError("config, split: a source of kind hub names both")
-        for file in self.files:
-            if not PATH_IN_REPOSITORY.fullmatch(file.name) or ".." in file.name.split("/"):
-                raise ValueError(f"files: {file.name!r} is no path in a repository")
-
-    @property
-    def windows(self) -> int:
-        """The number of windows."""
-        return -(-self.documents // self.window)
-
-
-class Tokenizer(Wire, frozen=True, kw_only=True):
-    """A `tokenizers` JSON file, by content."""
-
-    sha256: DigestField
-    size: Annotated[int, Meta(ge=1, le=64 << 20)]
-    """Bytes of the file."""
-    vocabulary: Annotated[int, Meta(ge=2, le=1 << 20)]
-    """Token ids are 0 to vocabulary - 1."""
-    end_of_text: Annotated[int, Meta(ge=0)]
-    """The id appended to every document."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.end_of_text >= self.vocabulary:
-            raise ValueError("end_of_text: not an id of the vocabulary")
-
-
-class Model(Wire, frozen=True, kw_only=True):
-    """One path's transformer: Llama-style (RMSNorm, rotary embedding, SwiGLU, no biases)."""
-
-    d_model: Annotated[int, Meta(ge=8, le=16384)]
-    heads: Annotated[int, Meta(ge=1, le=256)]
-    kv_heads: Annotated[int, Meta(ge=1, le=256)]
-    d_ff: Annotated[int, Meta(ge=8, le=65536)]
-    context: Annotated[int, Meta(ge=8, le=65536)]
-    """Tokens of one training sequence."""
-    rope_theta: Annotated[float, Meta(ge=1, le=1e9)] = 10000.0
-    norm_eps: Annotated[float, Meta(gt=0, le=1e-2)] = 1e-5
-    tied: bool = True
-    """Whether the output head is the embedding."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.d_model % self.heads:
-            raise ValueError(f"heads: {self.heads} do not divide d_model {self.d_model}")
-        if self.d_model // self.heads % 2:
-            raise ValueError("heads: rotary embedding needs an even d_model / heads")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads: {self.kv_heads} do not divide heads {self.heads}")
-
-
-class Level(Wire, frozen=True, kw_only=True):
-    """One level of the grid: a contiguous run of blocks with so many experts."""
-
-    experts: Annotated[int, Meta(ge=1, le=256)]
-    blocks: Annotated[int, Meta(ge=0, le=256)]
-    """0: the level splits the data and no parameters (DiLoCo is such a level and a shared one)."""
-
-
-class Grid(Wire, frozen=True, kw_only=True):
-    """The levels, and which parts every path owns alone (DiPaCo section 2.6.2)."""
-
-    levels: Annotated[tuple[Level, ...], Meta(min_length=1, max_length=8)]
-    path_specific_blocks: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=256)]
-    """Indices over all blocks, ascending."""
-    path_specific_stem: bool = False
-    """Stem: embedding, final norm, and output head if untied."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.blocks < 1:
-            raise ValueError("levels: together they have no block")
-        specific = self.path_specific_blocks
-        if list(specific) != sorted(set(specific)) or any(i >= self.blocks for i in specific):
-            raise ValueError("path_specific_blocks: not ascending indices of blocks")
-        if self.paths > MAX_PATHS:
-            raise ValueError(f"levels: {self.paths} paths, at most {MAX_PATHS}")
-
-    @property
-    def paths(self) -> int:
-        """P, the number of paths."""
-        return prod(level.experts for level in self.levels)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of one path's model."""
-        return sum(level.blocks for level in self.levels)
 
 
 class Capacity(Wire, frozen=True, kw_only=True):
@@ -273,60 +125,6 @@ class Routing(Wire, frozen=True, kw_only=True):
             )
 
 
-class Adam(Wire, frozen=True, kw_only=True):
-    """The inner optimizer: AdamW, warm-up then cosine over the whole run (docs/method.md 2.1)."""
-
-    lr: Positive = 1e-3
-    """The largest learning rate."""
-    floor: Fraction = 0.1
-    """The last learning rate, as a share of `lr`."""
-    warmup: Annotated[int, Meta(ge=0, le=1 << 30)] = 20
-    """Steps."""
-    weight_decay: Fraction = 0.1
-    """Decoupled, on matrices only."""
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    eps: Positive = 1e-8
-    clip: Positive = 1.0
-    """The largest norm of the gradient."""
-
-
-class Nesterov(Wire, frozen=True, kw_only=True):
-    """The outer optimizer of every module."""
-
-    lr: Positive = 0.7
-    momentum: Fraction = 0.9
-    rescale: Literal["sqrt", "none"] = "sqrt"
-    """The outer gradient is the mean over c paths times sqrt(c), or (DiLoCo) the mean itself."""
-    weights: Literal["tokens", "uniform"] = "tokens"
-    """A path counts in the mean by its shard's tokens, or every path alike."""
-
-
-class Training(Wire, frozen=True, kw_only=True):
-    """Rounds and steps."""
-
-    seed_steps: Annotated[int, Meta(ge=0, le=1 << 30)]
-    """k0: dense steps before the grid begins."""
-    rounds: Annotated[int, Meta(ge=1, le=1 << 20)]
-    """T."""
-    inner_steps: Annotated[int, Meta(ge=1, le=1 << 20)]
-    """tau: steps of one path in one round."""
-    batch: Annotated[int, Meta(ge=1, le=65536)]
-    """B: sequences of one step."""
-    inner: Adam
-    outer: Nesterov
-    inner_state: Literal["carry", "reset"] = "carry"
-    """AdamW's moments go on from round to round, or are fresh in every round."""
-    precision: Literal["f32", "bf16"] = "f32"
-    """Of the matrix products of the inner steps; weights, moments and sums are float32 always."""
-    early_stopping: bool = False
-    """Whether a path is kept at the version of its lowest held-out loss, or at the last."""
-    deltas: Literal["f32", "bf16", "int8", "int4"] = "f32"
-    """How pseudo-gradients are encoded on the way to the outer step."""
-    updates: Literal["f32", "int8", "int4"] = "f32"
-    """How a state advances: by the update itself, or by a packed one that travels in its place."""
-
-
 class Scheduling(Wire, frozen=True, kw_only=True):
     """Who hands out the work, to whom, for how long."""
 
@@ -341,7 +139,7 @@ class Scheduling(Wire, frozen=True, kw_only=True):
 class Manifest(Wire, frozen=True, kw_only=True):
     """One run, whole."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     name: Name
     owner: PeerIdField
     source: Source
@@ -353,7 +151,7 @@ class Manifest(Wire, frozen=True, kw_only=True):
     schedule: Scheduling
     seed: Annotated[int, Meta(ge=0, le=1 << 53)]
     """Of the initial model; the router's seeds are derived, nobody chooses them."""
-    start: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)] = ()
+    start: ModuleDigests = ()
     """States of path 0's modules, in the topology's order, that the seed phase starts from;
     empty: the initial model."""
 
@@ -408,15 +206,18 @@ class Manifest(Wire, frozen=True, kw_only=True):
         return int(reshard is not None and round_ > reshard.after_round)
 
     def _check_start(self) -> None:
-        from dipaco.protocol.topology import topology  # which reads a manifest, made by now
-
-        if tuple(each.module for each in self.start) != topology(self).path_modules[0]:
+        if tuple(each.module for each in self.start) != self.topology.path_modules[0]:
             raise ValueError("start: not the modules of path 0, in their order")
 
     @property
     def paths(self) -> int:
         """P, the number of paths."""
         return self.grid.paths
+
+    @property
+    def topology(self) -> Topology:
+        """The paths, modules and layouts that grid, model and vocabulary imply."""
+        return topology(self.grid, self.model, self.tokenizer.vocabulary)
 
 
 def run_id(manifest: Manifest) -> Digest:

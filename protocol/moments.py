@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from dipaco.protocol.batches import first_step
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.manifest import Adam, Training
+from dipaco.protocol.training import Adam, Training
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dipaco.protocol.manifest import Nesterov
 from dipaco.protocol.quantised import Bits, pack, unpack
+from dipaco.protocol.training import Nesterov
 
 Float32 = NDArray[np.float32]
 

@@ -4,25 +4,28 @@ Owns the rules by which one record may follow another; signatures and the chain 
 (`ledger.append_checked`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.early_stopping import kept_version
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.ledger import (
-    Entry,
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.lease import (
     Evaluated,
-    ModuleUpdated,
     MomentsReplaced,
-    Quantised,
     Scored,
     Seeded,
+)
+from dipaco.protocol.ledger import (
+    Entry,
+    ModuleUpdated,
+    Quantised,
     SpecAdopted,
 )
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.routing.labels import MAX_OPINIONS
-from dipaco.protocol.topology import ModuleId, topology
 
 
 class RunView:
@@ -30,7 +33,11 @@ class RunView:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.topology = topology(manifest)
+        self.topology = manifest.topology
+        self.reset()
+
+    def reset(self) -> None:
+        """Go back to before the first entry."""
         self.specs: list[Digest] = []
         """The adopted spec of every epoch so far."""
         self.states: dict[ModuleId, list[Digest]] = {}
@@ -45,6 +52,8 @@ class RunView:
         """By (version, path)."""
         self.scored: dict[tuple[int, int], list[Scored]] = {}
         """By (path, window), in the order in which they were recorded."""
+        self.contributors: dict[int, PeerId] = {}
+        """Per path whose result an outer step took in last."""
 
     @property
     def spec(self) -> Digest | None:
@@ -107,23 +116,11 @@ class RunView:
     def kept_version(self, path: int) -> int:
         """Return the version that `path` is used with, its newest or its best; -1 before any."""
         found = {
-            version: each.nll / each.tokens
+            version: each.evaluation.nll / each.evaluation.tokens
             for (version, evaluated), each in self.evaluations.items()
-            if evaluated == path and each.tokens
+            if evaluated == path and each.evaluation.tokens
         }
         return kept_version(self.manifest, self.path_version(path), found)
-
-    def finished(self, live_paths: Callable[[int], Iterable[int]]) -> bool:
-        """Whether every live path stands at the last version and all its versions are evaluated.
-
-        live_paths   the paths that train in a round, or are evaluated at that version.
-        """
-        rounds = self.manifest.training.rounds
-        return all(self.path_version(path) == rounds for path in live_paths(rounds)) and all(
-            (version, path) in self.evaluations
-            for version in range(rounds + 1)
-            for path in live_paths(version)
-        )
 
     def sheets(self) -> tuple[Scored, ...]:
         """Return the scores of all paths and windows, in the ledger's order for each."""
@@ -195,6 +192,7 @@ class RunView:
             self.quantised.setdefault(module, {})[entry.version] = entry.quantised
         self.momenta[module] = entry.momentum
         for each in entry.contributions:
+            self.contributors[each.path] = each.peer
             if each.moments is not None:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire, encode
 from dipaco.protocol.digest import Digest, DigestField, tagged
-from dipaco.protocol.manifest import MAX_DOCUMENTS, MAX_PATHS
+from dipaco.protocol.model_shape import MAX_PATHS
 from dipaco.protocol.routing.exactness import EXACT_FLOAT64, max_score
 from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.params import (
@@ -29,6 +29,7 @@ from dipaco.protocol.routing.params import (
     MAX_VOCABULARY,
     MIN_PREFIX_BYTES,
 )
+from dipaco.protocol.source import MAX_DOCUMENTS
 
 SPEC_FORMAT: Final = 1
 KMEANS: Final = "kmeans"

@@ -14,11 +14,9 @@ Face's Llama, so an export renames nothing.
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import NewType
 
-from dipaco.protocol.manifest import Grid, Manifest
-
-ModuleId = NewType("ModuleId", str)
+from dipaco.protocol.model_shape import Grid, Model
+from dipaco.protocol.modules import ModuleId
 
 STEM = ModuleId("stem")
 FLOAT_BYTES = 4
@@ -39,7 +37,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Topology:
-    """What a manifest implies about paths and modules; build it with `topology(manifest)`."""
+    """The paths and modules of a run; `Manifest.topology` gives it."""
 
     paths: int
     modules: tuple[ModuleId, ...]
@@ -84,18 +82,20 @@ def experts_of(grid: Grid, path: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=16)
-def topology(manifest: Manifest) -> Topology:
-    """Return the paths, modules and layouts that `manifest` implies."""
-    grid = manifest.grid
+def topology(grid: Grid, model: Model, vocabulary: int) -> Topology:
+    """Return the paths, modules and layouts of a grid of such models.
+
+    vocabulary   token ids are 0 to vocabulary - 1.
+    """
     layouts: dict[ModuleId, tuple[Tensor, ...]] = {}
     if not grid.path_specific_stem:
-        layouts[STEM] = _stem(manifest)
+        layouts[STEM] = _stem(model, vocabulary)
     for level, blocks in _shared_blocks(grid).items():
         for expert in range(grid.levels[level].experts):
             if blocks:
-                layouts[_expert(level, expert)] = _blocks(manifest, blocks)
-    own = _stem(manifest) if grid.path_specific_stem else ()
-    own += _blocks(manifest, grid.path_specific_blocks)
+                layouts[_expert(level, expert)] = _blocks(model, blocks)
+    own = _stem(model, vocabulary) if grid.path_specific_stem else ()
+    own += _blocks(model, grid.path_specific_blocks)
     used = []
     for path in range(grid.paths):
         shared = [_expert(level, e) for level, e in enumerate(experts_of(grid, path))]
@@ -124,21 +124,20 @@ def _shared_blocks(grid: Grid) -> dict[int, tuple[int, ...]]:
     return shared
 
 
-def _stem(manifest: Manifest) -> tuple[Tensor, ...]:
-    table = (manifest.tokenizer.vocabulary, manifest.model.d_model)
+def _stem(model: Model, vocabulary: int) -> tuple[Tensor, ...]:
+    table = (vocabulary, model.d_model)
     stem = (
         Tensor("model.embed_tokens.weight", table),
-        Tensor("model.norm.weight", (manifest.model.d_model,)),
+        Tensor("model.norm.weight", (model.d_model,)),
     )
-    return stem if manifest.model.tied else (*stem, Tensor("lm_head.weight", table))
+    return stem if model.tied else (*stem, Tensor("lm_head.weight", table))
 
 
-def _blocks(manifest: Manifest, indices: tuple[int, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor for index in indices for tensor in _block(manifest, index))
+def _blocks(model: Model, indices: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor for index in indices for tensor in _block(model, index))
 
 
-def _block(manifest: Manifest, index: int) -> tuple[Tensor, ...]:
-    model = manifest.model
+def _block(model: Model, index: int) -> tuple[Tensor, ...]:
     d, kv = model.d_model, model.d_model // model.heads * model.kv_heads
     shapes = {
         "input_layernorm": (d,),

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import DigestField
-from dipaco.protocol.lease import Lease, Nats, Size, Submission, Token
+from dipaco.protocol.lease import Lease, Nats, Result, Size, Token
 from dipaco.protocol.words import Words
 
 Code = Annotated[str, Meta(max_length=32, pattern=r"^[a-z-]+\Z")]
@@ -46,7 +46,7 @@ class Heartbeat(Wire, frozen=True, kw_only=True):
     run: DigestField
     token: Token
     done: Size
-    """Inner steps done."""
+    """Of `total`: inner steps, documents, or what else the work consists of."""
     total: Size
     tokens_per_second: Annotated[float, Meta(ge=0, le=1e12)]
     loss: Nats | None = None
@@ -64,14 +64,14 @@ class Submit(Wire, frozen=True, kw_only=True):
     """The work is done; its blobs can be fetched from the sender until the reply."""
 
     run: DigestField
-    submission: Submission
+    result: Result
 
 
 class Stands(Wire, frozen=True, kw_only=True):
-    """Yes: the lease is renewed, taken back, or the submission counts."""
+    """Yes: the lease is renewed, taken back, or the result counts."""
 
 
 class Fallen(Wire, frozen=True, kw_only=True):
-    """No: the lease is no longer yours, or the submission does not count."""
+    """No: the lease is no longer yours, or the result does not count."""
 
     reason: Words

@@ -7,19 +7,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.identity import PeerId, peer_id
-from dipaco.protocol.manifest import (
-    Adam,
-    Grid,
-    Level,
-    Manifest,
-    Model,
-    Nesterov,
-    Routing,
-    Scheduling,
-    Source,
-    Tokenizer,
-    Training,
-)
+from dipaco.protocol.manifest import Manifest, Routing, Scheduling
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.source import Source, Tokenizer
+from dipaco.protocol.training import Adam, Nesterov, Training
 
 TOKENIZER = b"a tokenizer file of no use" * 40
 

@@ -18,7 +18,6 @@ from dipaco.node.training.model import PathModel, load
 from dipaco.node.training.rerouted import evaluate_rerouted
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.routing.assign import Router
-from dipaco.protocol.topology import topology
 
 
 def reroute_method(
@@ -61,7 +60,7 @@ class FinalModels:
 
     def __call__(self, path: int) -> PathModel:
         """Return the model of `path`, loaded; raises BlobMissing."""
-        top = topology(self._manifest)
+        top = self._manifest.topology
         states = {
             module: self._blobs.read_array(
                 Digest(bytes.fromhex(self._states[module])), top.elements(module)

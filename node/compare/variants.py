@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from dipaco.protocol.digest import u64
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Grid, Level, Manifest, Nesterov, Reshard
-from dipaco.protocol.topology import ModuleId, topology
+from dipaco.protocol.manifest import Manifest, Reshard
+from dipaco.protocol.model_shape import Grid, Level
+from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.training import Nesterov
 
 Float32 = NDArray[np.float32]
 MAX_PATHS: Final = 256  # experts of one level, which DiLoCo's workers are
@@ -158,7 +160,7 @@ USUAL: Final = ("dense", "dense-compute", "diloco", "flat-moe", "dipaco", "dipac
 
 def parameters(manifest: Manifest) -> tuple[int, int]:
     """Return the number of parameters of all modules together, and of one path's model."""
-    top = topology(manifest)
+    top = manifest.topology
     path = sum(top.elements(module) for module in top.path_modules[0])
     return sum(top.elements(module) for module in top.modules), path
 
@@ -178,13 +180,13 @@ def recut(
     """
     tensors: dict[str, Float32] = {}
     for module, state in states.items():
-        layout = topology(manifest).layouts[module]
+        layout = manifest.topology.layouts[module]
         ends = np.cumsum([tensor.size for tensor in layout])
         parts = np.split(state, ends[:-1])
         tensors |= {tensor.name: part for tensor, part in zip(layout, parts, strict=True)}
     return {
         module: np.concatenate([tensors[tensor.name] for tensor in layout])
-        for module, layout in topology(target).layouts.items()
+        for module, layout in target.topology.layouts.items()
     }
 
 

@@ -26,18 +26,18 @@ from dipaco.node.compare.variants import (
 from dipaco.node.data.shards import HeldOut, Shards, TokenShard
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Answer, Derive, Job, Progress, Train
+from dipaco.node.training.jobs import Answer, Derive, Job, PerformLease, Progress
 from dipaco.node.training.performer import Performer, shards_of, tools_of
 from dipaco.node.training.reference import Performs, ReferenceRun, derive_spec
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.batches import DENSE
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import Digest
-from dipaco.protocol.lease import Lease
+from dipaco.protocol.lease import SeedLease, TrainLease
 from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.topology import ModuleId, topology
 
 CACHE_BYTES = 10 * 10**9  # of the shards of one seed
 MAX_SPEC = 64 << 20  # bytes
@@ -66,7 +66,7 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     run = ReferenceRun(manifest, [spec], ground.performer_for("dense", performer), count)
     run.seed()
     losses = _losses(run, 0, ground, performer, count)
-    first = topology(manifest).path_modules[0]
+    first = manifest.topology.path_modules[0]
     start = Start(
         run=run_id(manifest).hex(),
         seed=manifest.seed,
@@ -163,15 +163,17 @@ class Ground:
         """Return what does a variant's jobs on `own` blobs, and trains on `stream`."""
         return own if stream == "own" else _SharedShards(self, stream, own)
 
-    def training(self, stream: Stream, lease: Lease, on_progress: OnProgress) -> TokenShard:
-        """Return what a lease's path trains on."""
-        manifest, spec, path = self.manifest, self.spec, lease.path
+    def training(
+        self, stream: Stream, path: int, window: int, on_progress: OnProgress
+    ) -> TokenShard:
+        """Return the rows that a path trains on in a window."""
+        manifest, spec = self.manifest, self.spec
         if stream == "dense":
             path = DENSE
         elif stream == "round_robin":
             manifest = round_robin(manifest)
             spec = self.spec_for(manifest)
-        return self.shards.training(manifest, spec, lease.window, path, on_progress)
+        return self.shards.training(manifest, spec, window, path, on_progress)
 
     def held_out(self, shard: int, on_progress: OnProgress) -> HeldOut:
         """Return the held-out documents that the router sends to `shard`."""
@@ -188,10 +190,17 @@ class _SharedShards:
 
     def perform(self, job: Job, on_progress: OnProgress) -> Answer:
         """Do `job`; raises what goes wrong with it."""
-        if not isinstance(job, Train):
+        if not isinstance(job, PerformLease):
             return self.own.perform(job, on_progress)
-        shard = self.ground.training(self.stream, job.lease, on_progress)
-        return self.own.trainer().train(job, shard, on_progress)
+        match job.lease:
+            case SeedLease() as lease:
+                shard = self.ground.training(self.stream, 0, lease.window, on_progress)
+                return self.own.trainer().seed(job.manifest, lease, shard, on_progress)
+            case TrainLease() as lease:
+                shard = self.ground.training(self.stream, lease.path, lease.window, on_progress)
+                return self.own.trainer().train(job.manifest, lease, shard, on_progress)
+            case _:
+                return self.own.perform(job, on_progress)
 
 
 class _Steps:
@@ -220,9 +229,9 @@ def _losses(
         def on_progress(progress: Progress, what: str = what) -> None:
             count(what, progress)
 
-        job = run.evaluation(version, shard if run.manifest.paths > 1 else 0)
-        documents = ground.held_out(shard, on_progress)
-        found = performer.trainer().evaluate(job, documents, on_progress).evaluation
+        lease = run.evaluation(version, shard if run.manifest.paths > 1 else 0)
+        documents, trainer = ground.held_out(shard, on_progress), performer.trainer()
+        found = trainer.evaluate(run.manifest, lease, documents, on_progress).evaluation
         losses.append(
             Loss(shard=shard, documents=found.documents, tokens=found.tokens, nll=found.nll)
         )
@@ -233,7 +242,7 @@ def _beginning(
     folder: SeedFolder, start: Start, method: str, manifest: Manifest
 ) -> dict[ModuleId, list[Digest]]:
     """Put the seed model, cut as `manifest` has it, into the method's store; version 0."""
-    top, blobs = topology(folder.manifest), blobs_of(folder.root)
+    top, blobs = folder.manifest.topology, blobs_of(folder.root)
     seed = {
         ModuleId(module): blobs.read_array(
             Digest(bytes.fromhex(digest)), top.elements(ModuleId(module))
@@ -258,7 +267,7 @@ def _hand_over(
     """Copy a method's final states to where they stay."""
     own, kept = blobs_of(folder.work(method)), blobs_of(folder.root)
     for module, digest in states.items():
-        kept.write_array(own.read_array(digest, topology(manifest).elements(module)))
+        kept.write_array(own.read_array(digest, manifest.topology.elements(module)))
 
 
 def blobs_of(home: Path) -> BlobStore:

@@ -46,11 +46,8 @@ REASONS: dict[str, tuple[State, str]] = {
     "modules": ("fetching", "{done:.1f} of {total:.1f} MB of modules for path {path}"),
     "preparing": ("fetching", "text for round 1: {done} of {total} documents{left}"),
     "shard": ("fetching", "text of path {path}: {done} of {total} documents{left}"),
-    "seed": ("training", "seed model, step {done} of {total}"),
-    "task": ("training", "path {path} round {round}, step {done} of {total}"),
-    "evaluating": ("training", "held-out loss of path {path} at version {round}"),
-    "scoring": ("training", "router documents by path {path}: {done} of {total}"),
-    "submitting": ("training", "hands in path {path} round {round}"),
+    "task": ("training", "{work}: {done} of {total} {unit}"),
+    "submitting": ("training", "hands in {work}"),
     "outer-step": ("training", "outer step of {module}, round {round}"),
     "no-lease": ("waiting", "{why}, asks again in {wait:.0f} s"),
     "scheduler-away": ("waiting", "{problem}, next try in {wait:.0f} s"),
@@ -121,7 +118,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The work in hand."""
 
-    kind: Literal["derive", "seed", "train", "evaluate", "score", "outer-step"]
+    kind: str
+    """A kind of work (`seed`, `train`, `evaluate`, `score`), or `derive`."""
     path: int
     round: int
     stage: str

@@ -20,7 +20,7 @@ from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.storage.files import PRIVATE, hash_file, translated
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, Unavailable
-from dipaco.protocol.manifest import SourceFile
+from dipaco.protocol.source import SourceFile
 
 MEGABYTE = 1_000_000
 _PART, _LOCK = ".part", "lock"

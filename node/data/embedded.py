@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.manifest import Source, SourceFile, Tokenizer
+from dipaco.protocol.source import Source, SourceFile, Tokenizer
 
 REVISION = "demo-1"
 DOCUMENTS = 1810

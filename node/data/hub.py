@@ -24,7 +24,7 @@ from dipaco.node.data.ranges import MAX_RANGE, open_ranges
 from dipaco.node.data.readers import Content
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import ConfigError, Unavailable
-from dipaco.protocol.manifest import DATASET, SourceFile
+from dipaco.protocol.source import DATASET, SourceFile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ABSENT = frozenset({401, 403, 404, 410})  # what is private is not there for whoever asks

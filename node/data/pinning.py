@@ -11,7 +11,7 @@ from dipaco.node.data.progress import Meter, OnProgress, silent
 from dipaco.node.data.readers import Content, count_rows, file_format, local_content, read_rows
 from dipaco.node.storage.files import hash_file
 from dipaco.protocol.errors import ConfigError, Refusal
-from dipaco.protocol.manifest import MAX_FILES, Source, SourceFile
+from dipaco.protocol.source import MAX_FILES, Source, SourceFile
 
 FILES_REVISION = "pinned"
 

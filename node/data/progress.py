@@ -37,8 +37,12 @@ class Meter:
         if now - self._told < INTERVAL and done != self._total:
             return
         self._told = now
-        rate = done / (now - self._began) if now > self._began else 0.0
+        per_second = done / (now - self._began) if now > self._began else 0.0
         progress = Progress(
-            stage=self._stage, done=done, total=self._total, rate=rate, unit=self._unit
+            stage=self._stage,
+            done=done,
+            total=self._total,
+            unit=self._unit,
+            per_second=per_second,
         )
         self._tell(progress)

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from dipaco.node.data.derivation import Tools, derived_by, failed, fitted
 from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
-from dipaco.node.data.shards import RouterDocuments, candidates_of
+from dipaco.node.data.shards import candidates_of
 from dipaco.node.data.sheets import read_scores, standing_sheet
 from dipaco.node.data.sources import is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Derive, Derived, Inspected, InspectSheet
+from dipaco.node.training.jobs import Derive, Derived
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
-from dipaco.protocol.lease import Sheet
-from dipaco.protocol.ledger import Scored
+from dipaco.protocol.lease import Scored, Sheet
 from dipaco.protocol.manifest import Manifest, Reshard
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.documents import prefix_of
@@ -33,8 +32,6 @@ from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.relabel import ClassMeans, Relabelled
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import ROUND_ROBIN, RouterSpec
-
-MAX_WRONG = 512  # characters of an `Inspected`
 
 
 def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnProgress) -> Derived:
@@ -188,19 +185,3 @@ class LabelledMeans:
         return Relabelled(
             labels=blobs.write(sheet), centroids=self._means.centroids(), rows=rows_read
         )
-
-
-def inspect_sheet(blobs: BlobStore, job: InspectSheet, scored: RouterDocuments) -> Inspected:
-    """Check that a sheet scores just the documents that it is to score.
-
-    Which these are is exact; how high the scores are is not. Raises Unavailable if the blob is
-    missing: that is not the submitter's fault.
-    """
-    try:
-        scores = read_scores(blobs, job.sheet)
-    except RemoteProtocolError as error:
-        return Inspected(wrong=f"score sheet: {error}"[:MAX_WRONG])
-    due = scored.scored_by(job.lease.path, job.manifest.routing.prefix)
-    if len(scores) != len(scored.documents) or not np.array_equal(np.flatnonzero(scores >= 0), due):
-        return Inspected(wrong="score sheet: scores other documents than the window has for it")
-    return Inspected(wrong="")

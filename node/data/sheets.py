@@ -4,12 +4,18 @@ Source: docs/method.md, section 5.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.lease import Sheet
-from dipaco.protocol.ledger import Scored
-from dipaco.protocol.manifest import Reshard
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.lease import Scored, ScoreLease, Sheet
+from dipaco.protocol.manifest import Manifest, Reshard
 from dipaco.protocol.routing.labels import SCORE_BYTES, Scores, agree, read_sheet, standing
+
+if TYPE_CHECKING:
+    from dipaco.node.data.shards import RouterDocuments
 
 
 def read_scores(blobs: BlobStore, sheet: Sheet) -> Scores:
@@ -37,3 +43,24 @@ def standing_sheet(blobs: BlobStore, reshard: Reshard, given: Sequence[Scored]) 
         scorers=reshard.scorers,
     )
     return None if stand is None else given[stand[0]]
+
+
+def wrong_sheet(
+    blobs: BlobStore, manifest: Manifest, lease: ScoreLease, sheet: Sheet, due: "RouterDocuments"
+) -> str:
+    """Check that a sheet scores just the documents that it is to score.
+
+    due   the router documents of the lease's window.
+
+    Returns what is wrong, in words; empty: nothing. Which documents are scored is exact; how high
+    the scores are is not. Raises Unavailable if the blob is missing: that is not the submitter's
+    fault.
+    """
+    try:
+        scores = read_scores(blobs, sheet)
+    except RemoteProtocolError as error:
+        return f"score sheet: {error}"
+    wanted = due.scored_by(lease.path, manifest.routing.prefix)
+    if len(scores) != len(due.documents) or not np.array_equal(np.flatnonzero(scores >= 0), wanted):
+        return "score sheet: scores other documents than the window has for it"
+    return ""

@@ -27,7 +27,7 @@ from dipaco.node.data.synthetic import synthetic_text
 from dipaco.node.storage.files import hash_file
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
-from dipaco.protocol.manifest import MAX_FILES, Source, SourceFile
+from dipaco.protocol.source import MAX_FILES, Source, SourceFile
 
 MAX_REMEMBERED = MAX_FILES  # files whose digest is known
 

@@ -16,7 +16,7 @@ from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.digest import sha256, short, u32
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
-from dipaco.protocol.manifest import Tokenizer
+from dipaco.protocol.source import Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers

@@ -22,9 +22,9 @@ from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.lease import Lease
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.run_view import RunView
-from dipaco.protocol.topology import ModuleId
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +73,13 @@ class Inputs:
         states = [(ModuleId(each.module), each.digest) for each in lease.modules]
         moments = [
             (each.digest, moments_bytes(top.elements(ModuleId(each.module))))
-            for each in lease.moments
+            for each in lease.carried
         ]
         total = sum(top.state_bytes(m) for m, _ in states) + sum(length for _, length in moments)
         done = 0
         for module, digest in states:
             on_bytes(done, total)
-            await self._bring(module, version_of(lease), digest)
+            await self._bring(module, lease.base_version, digest)
             done += top.state_bytes(module)
         for digest, length in moments:
             on_bytes(done, total)
@@ -105,7 +105,7 @@ class Inputs:
         """Wait a little until our copy of the ledger tells of the lease's versions."""
         if self.record.manifest.training.updates == "f32":
             return
-        view, version = self.record.view, version_of(lease)
+        view, version = self.record.view, lease.base_version
         with trio.move_on_after(LEDGER_SECONDS):
             while any(view.version(ModuleId(each.module)) < version for each in lease.modules):
                 await self.catalogue.changed.wait()
@@ -142,8 +142,3 @@ class Inputs:
 
     async def _get(self, digest: Digest, length: int) -> None:
         await self.exchange.fetch(digest, length=length, holders=(self.holder,))
-
-
-def version_of(lease: Lease) -> int:
-    """Return the version of the states that `lease` starts from; -1 of a seed lease."""
-    return lease.round if lease.kind in ("evaluate", "score") else lease.round - 1

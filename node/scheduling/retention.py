@@ -2,29 +2,30 @@
 
 from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.digest import Digest
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.run_view import RunView
-from dipaco.protocol.topology import ModuleId
 
 
 def blobs_needed(schedule: Schedule) -> set[Digest]:
     """Return them all; whatever else of the run is in the store can go."""
-    view, manifest = schedule.view, schedule.manifest
+    view, rounds = schedule.ledger, schedule.rounds
     needed = {states[-1] for states in view.states.values()}
     needed |= set(view.momenta.values())
     for module in view.states:
         needed |= _updates(view, module)
-    for path in schedule.live_paths if view.seeded else ():
+    for path in rounds.live_paths if view.seeded else ():
         needed |= {digest for _, digest in view.path_states(path, view.kept_version(path))}
-        if view.path_version(path) < manifest.training.rounds:
+        if view.path_version(path) < rounds.last:
             needed |= _moments(view, path)
     # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
-    needed |= {state.digest for state in manifest.start}
-    for accepted in schedule.accepted.values():
-        needed |= accepted.submission.digests()
-    again = [schedule.lease_again(path, round_) for path, round_ in schedule.debts]
-    for lease in (*(grant.lease for grant in schedule.grants.values()), *again):
-        needed |= {each.digest for each in (*lease.modules, *lease.moments)}
-    for version, path in schedule.due_evaluations():
+    needed |= {state.digest for state in view.manifest.start}
+    for accepted in schedule.state.accepted.values():
+        needed |= accepted.result.digests
+    for grant in schedule.grants.values():
+        needed |= grant.lease.inputs
+    for place in schedule.state.pending:
+        needed |= schedule.lease_again(place).inputs
+    for version, path in rounds.due_evaluations():
         needed |= {digest for _, digest in view.path_states(path, version)}
     return needed | _evidence(view)
 

@@ -1,15 +1,15 @@
 """The scheduler of one run: the shell round `Schedule`.
 
 Save, then send: every change is in the journal before anybody hears of it, and nothing is awaited
-between a decision and its saving, so no lock is needed. Blobs of a submission are pulled over the
-submitter's own connection and checked before the submission counts: a volunteer may vanish
-afterwards. Moments follow in the background (`debts`). Outer steps are jobs of this node's worker
-process.
+between a decision and its saving, so no lock is needed. Blobs of a result are pulled over the
+submitter's own connection and inspected before the result counts: a volunteer may vanish
+afterwards. Moments follow in the background (`pending_moments`). Outer steps are
+jobs of this node's worker process.
 """
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,40 +18,53 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.bell import Bell
-from dipaco.node.catalogue import Catalogue
+from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.data.sheets import sheets_agree
-from dipaco.node.network.exchange import Exchange
-from dipaco.node.scheduling.changes import (
+from dipaco.node.kinds.changes import (
     Change,
     DueStep,
     Grant,
     LeaseEnded,
-    MomentsKept,
-    MomentsOwed,
+    MomentsArrived,
+    MomentsPending,
     Recorded,
     TrainingAccepted,
     TrainingDiscarded,
 )
-from dipaco.node.scheduling.debts import Debt, Place
+from dipaco.node.kinds.pending_moments import Pending, Place
+from dipaco.node.kinds.state import SchedulingState
+from dipaco.node.kinds.table import kind_of
+from dipaco.node.network.exchange import Exchange
 from dipaco.node.scheduling.retention import blobs_needed
 from dipaco.node.scheduling.schedule import Schedule
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.storage.journal import Journal, SavedLease, SavedSubmission
-from dipaco.node.training.jobs import Failed, Inspect, Inspected, InspectSheet, OuterStep, Stepped
+from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
+from dipaco.node.training.jobs import (
+    Failed,
+    Inspected,
+    InspectMoments,
+    InspectResult,
+    OuterStep,
+    Stepped,
+)
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
-from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Sheet, Submission
-from dipaco.protocol.ledger import ModuleUpdated, SpecAdopted
-from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.lease import (
+    TOKEN_BYTES,
+    Lease,
+    Result,
+    Sheet,
+    TrainLease,
+    TrainResult,
+)
+from dipaco.protocol.ledger import ModuleUpdated
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.moments import moments_bytes
-from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.words import one_line
 from dipaco.protocol.work import (
     AskLease,
@@ -89,15 +102,16 @@ class Tools:
 class Scheduler:
     """Hands out the work of one run and takes in its results."""
 
-    def __init__(
-        self, manifest: Manifest, run: Digest, spec: RouterSpec, tools: Tools, now: float
-    ) -> None:
-        self.run_id = run
+    def __init__(self, record: RunRecord, spec: RouterSpec, tools: Tools, now: float) -> None:
+        """Take up the run where its ledger and the journal end.
+
+        spec   of epoch 0, derived here and published.
+        """
+        self.run_id = record.run
         self._tools = tools
         self._spec = spec
-        """Of epoch 0."""
-        self._manifest = manifest
-        self.schedule = Schedule(manifest, run, spec.tokens)
+        self._manifest = record.manifest
+        self.schedule = Schedule(SchedulingState(record.run, record.rounds, record.view))
         self.beats: dict[bytes, Heartbeat] = {}
         """The last word from every lease's holder, by token."""
         self.stepping: DueStep | None = None
@@ -132,67 +146,56 @@ class Scheduler:
         """Take back a lease; nothing happens if it no longer stands."""
         grant = self.schedule.grant_of(peer, request.token)
         self._make(self.schedule.hand_back(peer, request.token, request.reason))
-        if grant and not all(self._tools.blobs.has(each.digest) for each in grant.lease.moments):
-            self._make(self.schedule.lost((grant.lease.path, grant.lease.round - 1)))
+        if grant and isinstance(grant.lease, TrainLease):
+            has = self._tools.blobs.has
+            if not all(has(each.digest) for each in grant.lease.moments):
+                place = (grant.lease.path, grant.lease.round - 1)
+                self._make(self.schedule.moments_lost(place))
         return Stands()
 
-    async def submit(self, peer: PeerId, submission: Submission) -> Stands | Fallen:
-        """Pull and check the blobs of a submission, then count it if its lease still stands.
+    async def submit(self, peer: PeerId, result: Result) -> Stands | Fallen:
+        """Pull and inspect the blobs of a result, then count it if its lease still stands.
 
-        Raises Unavailable when a blob cannot be had or checked now: the volunteer asks again.
+        Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
-        grant = self.schedule.grant_of(peer, submission.token)
-        if grant is None or grant.lease.kind == "evaluate":
-            return self._count(peer, submission)
-        if grant.lease.kind == "score":
-            return await self._submit_sheet(peer, grant.lease, submission)
-        if self.schedule.misfit(grant.lease, submission) or self.schedule.is_again(grant.lease):
-            return self._count(peer, submission)  # which says what is wrong with it, or pulls none
-        for digest, length in self._lengths(grant.lease, submission.blobs):
+        grant = self.schedule.grant_of(peer, result.token)
+        if grant is None or self.schedule.misfit(grant.lease, result):
+            return self._count(peer, result)  # which says what is wrong
+        lease, state = grant.lease, self.schedule.state
+        kind = kind_of(lease)
+        blobs = kind.to_inspect(state, lease, result)
+        for digest, length in blobs:
             await self._pull(digest, length, (peer,))
-        wrong = await self._inspect(
-            Inspect(manifest=self._manifest, lease=grant.lease, blobs=submission.blobs)
-        )
-        return await self._refuse(peer, submission, wrong) or self._count(peer, submission)
-
-    async def _submit_sheet(
-        self, peer: PeerId, lease: Lease, submission: Submission
-    ) -> Stands | Fallen:
-        """Pull a score sheet, hold it against the source and against those that others gave."""
-        sheet, scoring = submission.sheet, self.schedule.scoring
-        if sheet is None or scoring is None or self.schedule.misfit(lease, submission):
-            return self._count(peer, submission)  # which says what is wrong with it
-        await self._pull(sheet.digest, SCORE_BYTES * sheet.documents, (peer,))
-        wrong = await self._inspect(
-            InspectSheet(manifest=self._manifest, spec=self._spec, lease=lease, sheet=sheet)
-        )
-        refused = await self._refuse(peer, submission, wrong)
-        if refused:
-            return refused
-        for other in scoring.given(lease.path, lease.window):
-            self._compare(sheet, other.sheet)
-        known = scoring.refuted(lease.path, lease.window)
-        reply = self._count(peer, submission)
-        for each in scoring.refuted(lease.path, lease.window):
-            if each in known:
-                continue
-            reason = f"scores path {lease.path} of window {lease.window} as nobody else does"
-            log.warning("score sheet of %s refuted: %s", short_peer(each.peer), reason)
-            await self._tools.blame(each.peer, reason)
+        if blobs:
+            job = InspectResult(
+                manifest=self._manifest, spec=self._spec, lease=lease, result=result
+            )
+            refused = await self._refuse(peer, result, await self._inspect(job))
+            if refused:
+                return refused
+        kind.compare(state, lease, result, self._agree)
+        known = kind.refuted(state, lease)
+        reply = self._count(peer, result)
+        for other, reason in kind.refuted(state, lease):
+            if (other, reason) not in known:
+                log.warning("result of %s refuted: %s", short_peer(other), reason)
+                await self._tools.blame(other, reason)
         return reply
 
-    def _compare(self, ours: Sheet, theirs: Sheet) -> None:
-        reshard, scoring = self._manifest.routing.reshard, self.schedule.scoring
-        assert reshard is not None and scoring is not None
-        with suppress(Unavailable):  # one that is lost agrees with none: another peer is asked
-            if sheets_agree(self._tools.blobs, ours, theirs, reshard.tolerance):
-                scoring.note_alike(ours.digest, theirs.digest)
+    def _agree(self, ours: Sheet, theirs: Sheet) -> bool:
+        """Whether two score sheets agree; one that is lost agrees with none: others are asked."""
+        reshard = self._manifest.routing.reshard
+        assert reshard is not None
+        try:
+            return sheets_agree(self._tools.blobs, ours, theirs, reshard.tolerance)
+        except Unavailable:
+            return False
 
-    async def _refuse(self, peer: PeerId, submission: Submission, wrong: str) -> Fallen | None:
+    async def _refuse(self, peer: PeerId, result: Result, wrong: str) -> Fallen | None:
         if not wrong:
             return None
-        log.warning("submission of %s refused: %s", short_peer(peer), wrong)
-        self._make(self.schedule.hand_back(peer, submission.token, wrong))
+        log.warning("result of %s refused: %s", short_peer(peer), wrong)
+        self._make(self.schedule.hand_back(peer, result.token, wrong))
         await self._tools.blame(peer, wrong)
         return Fallen(reason=one_line(wrong))
 
@@ -206,32 +209,25 @@ class Scheduler:
         """Note that a peer's connection broke."""
         self.schedule.gone(peer, now)
 
-    def _count(self, peer: PeerId, submission: Submission) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(peer, submission)
+    def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
+        changes, reply = self.schedule.submit(peer, result)
         self._make(changes)
         return reply
 
-    def _lengths(
-        self, lease: Lease, blobs: tuple[ModuleDigest, ...]
-    ) -> Iterator[tuple[Digest, int]]:
-        """Yield what is submitted, and the only valid length of each."""
-        top = self.schedule.view.topology
-        encoding = "f32" if lease.kind == "seed" else self._manifest.training.deltas
-        for blob in blobs:
-            yield blob.digest, encoded_bytes(encoding, top.elements(ModuleId(blob.module)))
-
-    async def _inspect(self, job: Inspect | InspectSheet) -> str:
+    async def _inspect(self, job: InspectResult | InspectMoments) -> str:
         match await self._tools.worker.run(job, lambda progress: None):
             case Inspected(wrong=wrong):
                 return wrong
             case Failed(reason=reason):
-                raise Unavailable(f"the submission cannot be checked now: {reason}")
+                raise Unavailable(f"the result cannot be inspected now: {reason}")
             case answer:
                 raise LocalProtocolError(f"an inspection is answered by {type(answer).__name__}")
 
     def adopt(self, spec: RouterSpec) -> None:
-        """Go on by the router of the next epoch; raises DiskFull, and then nothing has happened."""
-        self.schedule.weights[1:] = [spec.tokens]
+        """Go on by the router of the next epoch, which is published already.
+
+        Raises DiskFull, and then nothing has happened.
+        """
         self._make(self.schedule.switch(spec_digest(spec)))
 
     # ------------------------------------------------------------------ the run's own work
@@ -242,50 +238,52 @@ class Scheduler:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._take_steps)
             while True:
-                for place in self.schedule.debts:
+                for place in self.schedule.state.pending:
                     if place not in self._collecting:
                         self._collecting.add(place)
                         nursery.start_soon(self._collect, place)
                 await self._due.wait()
 
     async def _collect(self, place: Place) -> None:
-        """Bring the moments owed for a path and round here, from whoever has them, and check."""
-        refused: Debt | None = None
-        while (debt := self.schedule.debts.get(place)) is not None:
-            if refused is None or debt.moments != refused.moments:
+        """Fetch the pending moments of a path and round from whoever has them, and inspect them."""
+        refused: Pending | None = None
+        while (pending := self.schedule.state.pending.get(place)) is not None:
+            if refused is None or pending.moments != refused.moments:
                 try:
-                    refused = None if await self._brought(place, debt) else debt
+                    refused = None if await self._brought(place, pending) else pending
                 except (Unavailable, DiskFull) as away:
                     log.debug("moments of path=%d round=%d: %s", *place, away)
             with trio.move_on_after(STEP_RETRY_SECONDS):
                 await self._due.wait()
         self._collecting.discard(place)
 
-    async def _brought(self, place: Place, debt: Debt) -> bool:
+    async def _brought(self, place: Place, pending: Pending) -> bool:
         """Return whether the moments are here and right; raises Unavailable, DiskFull."""
-        top = self.schedule.view.topology
-        holders = (debt.maker,) if debt.maker else ()
-        for each in debt.moments:
+        top = self.schedule.ledger.topology
+        holders = (pending.maker,) if pending.maker else ()
+        for each in pending.moments:
             await self._pull(
                 each.digest, moments_bytes(top.elements(ModuleId(each.module))), holders
             )
         while next(self.schedule.due_steps(), None) is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need
-        lease = self.schedule.lease_again(*place)
-        wrong = await self._inspect(
-            Inspect(manifest=self._manifest, lease=lease, blobs=(), moments=debt.moments)
+        job = InspectMoments(
+            manifest=self._manifest,
+            lease=self.schedule.lease_again(place),
+            moments=pending.moments,
         )
-        now = self.schedule.debts.get(place)
-        if now is None or now.moments != debt.moments:
-            return True  # others are owed now, or none: the caller looks again
+        wrong = await self._inspect(job)
+        now = self.schedule.state.pending.get(place)
+        if now is None or now.moments != pending.moments:
+            return True  # others are pending now, or none: the caller looks again
         if wrong:
             log.warning("moments of path=%d round=%d refused: %s", *place, wrong)
-            self._make(self.schedule.lost(place))
-            if debt.maker:
-                await self._tools.blame(debt.maker, wrong)
+            self._make(self.schedule.moments_lost(place))
+            if pending.maker:
+                await self._tools.blame(pending.maker, wrong)
             return False
-        self._held_blobs |= {each.digest for each in debt.moments}
-        self._make(self.schedule.kept(place))
+        self._held_blobs |= {each.digest for each in pending.moments}
+        self._make(self.schedule.moments_arrived(place))
         self._forget_old_blobs()
         return True
 
@@ -385,14 +383,12 @@ class Scheduler:
                 journal.save_lease(SavedLease(run, lease.token, peer, encode(lease)))
             case LeaseEnded(token=token):
                 journal.drop_lease(token)
-            case TrainingAccepted(path=path, round=round_, peer=peer, submission=submission):
-                journal.save_submission(
-                    SavedSubmission(run, "train", round_, path, peer, encode(submission))
-                )
-                journal.drop_lease(submission.token)
+            case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
+                journal.save_result(SavedResult(run, round_, path, peer, encode(result)))
+                journal.drop_lease(result.token)
             case TrainingDiscarded(path=path, round=round_):
-                journal.drop_submission(run, "train", round_, path)
-            case MomentsOwed() | MomentsKept():
+                journal.drop_result(run, round_, path)
+            case MomentsPending() | MomentsArrived():
                 pass  # a restart looks at what is here
             case Recorded(entry=entry):
                 self._tools.catalogue.append(run, entry, self._tools.key)
@@ -401,58 +397,49 @@ class Scheduler:
         """Keep the side tables in step with a change, and log it."""
         match change:
             case Grant(lease=lease, peer=peer):
-                log.info(
-                    "lease %s path=%d round=%d to=%s",
-                    lease.kind,
-                    lease.path,
-                    lease.round,
-                    short_peer(peer),
-                )
+                kind = kind_of(lease)
+                log.info("lease %s (%s) to=%s", kind.name, kind.text(lease), short_peer(peer))
             case LeaseEnded(token=token, reason=reason):
                 self.beats.pop(token, None)
                 log.info("lease ended token=%s: %s", short(token), reason)
-            case TrainingAccepted(path=path, round=round_, peer=peer, submission=submission):
-                self.beats.pop(submission.token, None)
-                self._held_blobs |= submission.digests()
+            case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
+                self.beats.pop(result.token, None)
+                self._held_blobs |= result.digests
                 log.info("accepted path=%d round=%d of=%s", path, round_, short_peer(peer))
             case TrainingDiscarded(path=path, round=round_):
                 log.warning("discarded path=%d round=%d: its blobs are lost", path, round_)
-            case MomentsOwed(place=(path, round_), debt=Debt(maker=None)):
+            case MomentsPending(place=(path, round_), pending=Pending(maker=None)):
                 log.warning("moments of path=%d round=%d are lost: made again", path, round_)
-            case MomentsKept(place=(path, round_)):
+            case MomentsArrived(place=(path, round_)):
                 log.info("moments of path=%d round=%d are here", path, round_)
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):
                     log.debug("stepped module=%s version=%d", entry.module, entry.version)
-                    oldest = min(map(self.schedule.view.path_version, self.schedule.live_paths))
-                    self._tools.journal.drop_submissions(self.run_id, before_round=oldest + 1)
+                    done = self.schedule.rounds.done
+                    self._tools.journal.drop_results(self.run_id, before_round=done + 1)
 
     def _restore(self, now: float) -> None:
         """Resume where the journal ends; leases in hand are renewed, their holders may return."""
-        journal = self._tools.journal
-        specs = self._tools.catalogue.runs[self.run_id].specs
-        for entry in self._tools.catalogue.entries(self.run_id):
-            if isinstance(entry, SpecAdopted) and entry.epoch:  # published before it was adopted
-                self.schedule.weights.append(specs[entry.spec].spec.tokens)
-            self.schedule.apply(Recorded(entry))
-        for given in self.schedule.view.scored.values():
+        journal, scored = self._tools.journal, self.schedule.ledger.scored
+        for given in scored.values():
             for ours, theirs in combinations(given, 2):
-                self._compare(ours.sheet, theirs.sheet)
+                if self.schedule.state.scoring and self._agree(ours.sheet, theirs.sheet):
+                    self.schedule.state.scoring.note_alike(ours.sheet.digest, theirs.sheet.digest)
         for saved in journal.leases(self.run_id):
-            lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)
+            lease: Lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)  # type: ignore[arg-type]
             self.schedule.apply(Grant(lease, saved.peer, now))
-        for accepted in journal.submissions(self.run_id):
-            submission = decode(accepted.data, Submission, limit=MAX_LEASE_BYTES)
+        for accepted in journal.results(self.run_id):
+            result = decode(accepted.data, TrainResult, limit=MAX_LEASE_BYTES)
             self.schedule.apply(
-                TrainingAccepted(accepted.path, accepted.round, accepted.peer, submission)
+                TrainingAccepted(accepted.path, accepted.round, accepted.peer, result)
             )
         self.schedule.forget_taken_in()
-        for owed in self.schedule.restored(now):
-            self.schedule.apply(owed)
+        for pending in self.schedule.restored(now):
+            self.schedule.apply(pending)
         self._held_blobs = blobs_needed(self.schedule)
         self._make(self.schedule.adopt(spec_digest(self._spec)))
-        if self.schedule.view.specs[0] != spec_digest(self._spec):
+        if self.schedule.ledger.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")
 
 
@@ -480,7 +467,7 @@ class Desk:
 
     async def submit(self, peer: PeerId, request: Submit) -> Stands | Fallen:
         """Answer `Submit`."""
-        return await self._of(request.run).submit(peer, request.submission)
+        return await self._of(request.run).submit(peer, request.result)
 
     def gone(self, peer: PeerId) -> None:
         """Note that a peer's connection broke."""

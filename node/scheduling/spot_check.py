@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from dipaco.node.board import Board
 from dipaco.node.catalogue import RunRecord
 from dipaco.node.data.sheets import read_scores, standing_sheet
+from dipaco.node.kinds.base import Work
+from dipaco.node.kinds.state import LedgerSource
+from dipaco.node.kinds.table import SCORE
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Score, Scored
+from dipaco.node.training.jobs import Rescore
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest
-from dipaco.protocol.ledger import Scored as SheetEntry
+from dipaco.protocol.lease import TOKEN_BYTES, Scored, ScoreResult
 from dipaco.protocol.routing.labels import Scores, contradictions
-from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.spec import RouterSpec
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ Below = Callable[[int], int]
 class Sampled:
     """Some rows of one sheet."""
 
-    entry: SheetEntry
+    entry: Scored
     rows: tuple[int, ...]
     scores: Scores
     """What the sheet says of them, (rows,)."""
@@ -59,24 +61,15 @@ def draw_rows(
     return Sampled(entry, rows, scores[list(rows)])
 
 
-def rescoring(record: RunRecord, spec: RouterSpec, sampled: Sampled) -> Score:
+def rescoring(record: RunRecord, spec: RouterSpec, sampled: Sampled) -> Rescore:
     """Return the job that scores the sample again. spec: of epoch 0."""
     reshard, entry = record.manifest.routing.reshard, sampled.entry
     if reshard is None:
         raise LocalProtocolError("a run without re-sharding has no scores")
-    states = record.view.path_states(entry.path, reshard.after_round)
-    lease = Lease(
-        run=record.run,
-        token=bytes(TOKEN_BYTES),  # nobody's: there is no lease
-        kind="score",
-        path=entry.path,
-        round=reshard.after_round,
-        window=entry.window,
-        spec=spec_digest(spec),
-        modules=tuple(ModuleDigest(module=m, digest=digest) for m, digest in states),
-        ttl=record.manifest.schedule.lease_ttl,
-    )
-    return Score(manifest=record.manifest, spec=spec, lease=lease, rows=sampled.rows)
+    work = Work(SCORE, entry.path, reshard.after_round, entry.window)
+    nobodys = bytes(TOKEN_BYTES)
+    lease = SCORE.lease(LedgerSource(record.run, record.view), work, nobodys)
+    return Rescore(manifest=record.manifest, spec=spec, lease=lease, rows=sampled.rows)
 
 
 def compare(record: RunRecord, sampled: Sampled, ours: Scores) -> str:
@@ -124,7 +117,7 @@ class SpotCheck:
             await self.blame(sampled.entry.peer, f"gave scores that are refuted: {found}")
         return found
 
-    async def _scores(self, record: RunRecord, job: Score) -> Scores:
+    async def _scores(self, record: RunRecord, job: Rescore) -> Scores:
         top = record.view.topology
         for state, module in zip(job.lease.modules, top.path_modules[job.lease.path], strict=True):
             await self.exchange.fetch(
@@ -132,12 +125,12 @@ class SpotCheck:
                 length=top.state_bytes(module),
                 holders=record.manifest.schedule.schedulers,
             )
-        self.board.say("spot-check", count=len(job.rows or ()), path=job.lease.path)
+        self.board.say("spot-check", count=len(job.rows), path=job.lease.path)
         with self.board.timed("spot-check"):
             answer = await self.worker.run(job, lambda progress: None)
-        if not isinstance(answer, Scored):
+        if not isinstance(answer, ScoreResult):
             raise Unavailable(f"the scores cannot be done again here: {answer}")
         ours = read_scores(self.blobs, answer.sheet)
-        if len(ours) != len(job.rows or ()):
+        if len(ours) != len(job.rows):
             raise LocalProtocolError("a spot check is answered by another number of scores")
         return ours

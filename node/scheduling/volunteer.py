@@ -7,7 +7,6 @@ source, the scheduler, a holder of blobs) is waited for, with a word on the boar
 """
 
 import logging
-import math
 from dataclasses import dataclass
 
 import trio
@@ -16,25 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.control.status import TaskStatus
+from dipaco.node.kinds.table import kind_of, work_of
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.room import Room
-from dipaco.node.scheduling.inputs import Inputs, version_of
+from dipaco.node.scheduling.inputs import Inputs
 from dipaco.node.scheduling.verification import Verifier
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.training.jobs import (
-    Answer,
-    Evaluate,
-    Evaluated,
-    Failed,
-    Materialise,
-    Progress,
-    Score,
-    Scored,
-    Train,
-    Trained,
-)
+from dipaco.node.training.jobs import Answer, Failed, Materialise, PerformLease, Progress
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.errors import (
     DipacoError,
@@ -44,9 +33,9 @@ from dipaco.protocol.errors import (
     Unavailable,
 )
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Sheet, Submission
+from dipaco.protocol.lease import Lease, Result, TrainLease
+from dipaco.protocol.modules import ModuleDigest
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.words import one_line
 from dipaco.protocol.work import (
     AskLease,
@@ -95,7 +84,7 @@ class Volunteer:
         self._record = record
         self._gear = gear
         self._board = gear.board
-        self._scheduler: PeerId = record.manifest.schedule.schedulers[0]
+        self._scheduler: PeerId = record.scheduler
         self._specs: list[RouterSpec] = []
         """Verified, of every epoch so far."""
         self._inputs = Inputs(
@@ -143,7 +132,7 @@ class Volunteer:
 
     def _spec(self, lease: Lease) -> RouterSpec:
         """Return the verified spec that routes a lease; raises RemoteProtocolError."""
-        epoch = self._record.manifest.epoch_of(lease.round)
+        epoch = self._record.manifest.epoch_of(work_of(lease).round)
         if epoch >= len(self._specs):
             raise RemoteProtocolError("the lease is of an epoch whose router was not verified")
         return self._specs[epoch]
@@ -205,53 +194,9 @@ class Volunteer:
         manifest, view = self._record.manifest, self._record.view
         if (lease.run, lease.spec) != (self._record.run, spec_digest(self._spec(lease))):
             raise RemoteProtocolError("the lease is for another run or another spec")
-        if lease.path >= manifest.paths or lease.window >= manifest.source.windows:
-            raise RemoteProtocolError("the lease is for a path or window that does not exist")
-        self._check_moments(lease)
-        if lease.kind == "seed":
-            if lease.modules != manifest.start:
-                raise RemoteProtocolError("the lease starts the seed phase from other states")
-            return
-        named = tuple(ModuleId(state.module) for state in lease.modules)
-        expected = view.topology.path_modules[lease.path]
-        if named != expected or lease.round > manifest.training.rounds:
-            raise RemoteProtocolError("the lease names modules or a round that the path lacks")
-        if lease.kind == "score" and not self._is_scored(lease):
-            raise RemoteProtocolError("the lease is to score what the run does not score")
-        version = version_of(lease)
-        for state in lease.modules:
-            states = view.states.get(ModuleId(state.module), [])
-            # Our copy of the ledger may be a little behind the lease, but never differs.
-            if version < len(states) and states[version] != state.digest:
-                raise RemoteProtocolError(
-                    f"the lease's state of {state.module} is not the ledger's version {version}"
-                )
-
-    def _is_scored(self, lease: Lease) -> bool:
-        reshard = self._record.manifest.routing.reshard
-        return (
-            reshard is not None
-            and lease.round == reshard.after_round
-            and lease.window < reshard.windows
-        )
-
-    def _check_moments(self, lease: Lease) -> None:
-        """Hold a lease's moments against manifest and ledger, as `_check` does its states."""
-        manifest, view = self._record.manifest, self._record.view
-        training = manifest.training
-        expected: tuple[ModuleId, ...] = ()
-        if lease.kind == "train" and lease.round > 1 and training.inner_state == "carry":
-            expected = view.topology.path_modules[lease.path]
-        named = tuple(ModuleId(each.module) for each in lease.moments)
-        # A path that had no documents before its router was replaced begins anew.
-        begins = manifest.epoch_of(lease.round) != manifest.epoch_of(lease.round - 1)
-        if named != expected and (named or not begins):
-            raise RemoteProtocolError("the lease lacks moments of its path, or has unasked ones")
-        if view.path_version(lease.path) < lease.round - 1:
-            return  # our copy of the ledger is a little behind the lease
-        told = view.path_moments(lease.path, lease.round)
-        if expected and lease.moments != tuple(ModuleDigest(module=m, digest=d) for m, d in told):
-            raise RemoteProtocolError("the lease's moments are not the ledger's")
+        if lease.window >= manifest.source.windows:
+            raise RemoteProtocolError("the lease is for a window that does not exist")
+        kind_of(lease).check(view, lease)
 
     # ------------------------------------------------------------------ working
 
@@ -266,7 +211,7 @@ class Volunteer:
                 nursery.start_soon(beat.run, nursery.cancel_scope)
                 try:
                     await self._fetch(lease)
-                    await self._hand_in(lease, await self._do(lease, beat))
+                    await self._hand_in(lease, await self._perform(lease, beat))
                 except DipacoError as error:  # bare here, a group outside
                     failure = error
                 nursery.cancel_scope.cancel()
@@ -283,83 +228,44 @@ class Volunteer:
 
     async def _fetch(self, lease: Lease) -> None:
         def on_bytes(done: int, total: int) -> None:
-            self._board.say("modules", done=done / 1e6, total=total / 1e6, path=lease.path)
+            path = work_of(lease).path
+            self._board.say("modules", done=done / 1e6, total=total / 1e6, path=path)
 
         with self._board.timed("fetch"):
             await self._inputs.fetch(lease, on_bytes)
 
-    async def _do(self, lease: Lease, beat: "_Beat") -> Answer:
-        manifest, spec = self._record.manifest, self._spec(lease)
-        job: Train | Evaluate | Score
-        if lease.kind == "evaluate":
-            job = Evaluate(manifest=manifest, spec=spec, lease=lease)
-            self._board.say("evaluating", path=lease.path, round=lease.round)
-        elif lease.kind == "score":
-            job = Score(manifest=manifest, spec=spec, lease=lease)
-        else:
-            job = Train(manifest=manifest, spec=spec, lease=lease)
+    async def _perform(self, lease: Lease, beat: "_Beat") -> Answer:
+        job = PerformLease(manifest=self._record.manifest, spec=self._spec(lease), lease=lease)
 
         def on_progress(progress: Progress) -> None:
             beat.progress = progress
             self._show(lease, progress)
 
-        with self._board.timed(lease.kind):
+        with self._board.timed(kind_of(lease).name):
             return await self._gear.worker.run(job, on_progress)
 
     def _show(self, lease: Lease, progress: Progress) -> None:
+        kind, work = kind_of(lease), work_of(lease)
         self._board.task = TaskStatus(
-            kind=lease.kind,
-            path=lease.path,
-            round=lease.round,
+            kind=kind.name,
+            path=work.path,
+            round=work.round,
             stage=progress.stage,
             done=progress.done,
             total=progress.total,
-            tokens_per_s=progress.rate if progress.unit == "tokens" else 0.0,
+            tokens_per_s=progress.tokens_per_second,
             loss=progress.loss,
         )
-        if progress.stage == "score":
-            self._board.say("scoring", path=lease.path, done=progress.done, total=progress.total)
-        elif progress.stage != "train":
-            if lease.kind != "evaluate":
-                self._board.say(
-                    "shard",
-                    path=lease.path,
-                    done=progress.done,
-                    total=progress.total,
-                    left=left(progress),
-                )
-        elif lease.kind == "seed":
-            self._board.say("seed", done=progress.done, total=progress.total)
+        facts = {"done": progress.done, "total": progress.total}
+        if progress.stage == kind.stage:
+            self._board.say("task", work=kind.text(lease), unit=progress.unit, **facts)
         else:
-            self._board.say(
-                "task",
-                path=lease.path,
-                round=lease.round,
-                done=progress.done,
-                total=progress.total,
-            )
+            self._board.say("shard", path=work.path, left=left(progress), **facts)
 
     # ------------------------------------------------------------------ results
 
     async def _hand_in(self, lease: Lease, answer: Answer) -> None:
         match answer:
-            case Trained():
-                await self._submit(
-                    lease,
-                    Submission(
-                        token=lease.token,
-                        blobs=answer.blobs,
-                        moments=answer.moments,
-                        tokens=answer.tokens,
-                        seconds=answer.seconds,
-                        loss_first=answer.loss_first,
-                        loss_last=answer.loss_last,
-                    ),
-                )
-            case Evaluated(evaluation=evaluation):
-                await self._submit(lease, _looked_at(lease, evaluation=evaluation))
-            case Scored(sheet=sheet):
-                await self._submit(lease, _looked_at(lease, sheet=sheet))
             case Failed(kind="refused", reason=reason):
                 raise Refusal(reason)
             case Failed(kind="disk", reason=reason):
@@ -367,79 +273,50 @@ class Volunteer:
             case Failed(reason=reason):
                 await self._failed(lease, reason)
             case _:
-                raise AssertionError(f"a worker answered {lease.kind} by {type(answer).__name__}")
+                assert isinstance(answer, Result), f"a lease is answered by {type(answer).__name__}"
+                await self._submit(lease, answer)
 
     async def _failed(self, lease: Lease, reason: str) -> None:
         """Give the lease back at once; after some failures in a row, pause."""
         self._failures += 1
-        log.error("task %d path=%d failed: %s", self._tasks, lease.path, reason)
+        log.error("task %d (%s) failed: %s", self._tasks, kind_of(lease).text(lease), reason)
         await self._hand_back(lease, reason)
         wait = FAILURE_PAUSE_SECONDS if self._failures >= FAILURES else RETRY_SECONDS
         self._board.say("failures", count=self._failures, problem=reason, wait=wait)
         await trio.sleep(wait)
 
-    async def _submit(self, lease: Lease, submission: Submission) -> None:
+    async def _submit(self, lease: Lease, result: Result) -> None:
         """Hand in a result; a scheduler that is away is asked until it answers."""
-        self._board.say("submitting", path=lease.path, round=lease.round)
+        self._board.say("submitting", work=kind_of(lease).text(lease))
         wait = RETRY_SECONDS
         with self._board.timed("submit"):
             while True:
                 try:
                     reply = await self._gear.rpc.call(
                         self._scheduler,
-                        Submit(run=self._record.run, submission=submission),
+                        Submit(run=self._record.run, result=result),
                         Stands,
                         Fallen,
                         timeout=SUBMIT_SECONDS,
                     )
                     break
                 except Unavailable as away:
-                    log.info("submission waits: %s", away)
+                    log.info("result waits: %s", away)
                     await trio.sleep(wait)
                     wait = min(2 * wait, MAX_RETRY_SECONDS)
         if isinstance(reply, Fallen):
             self._board.refused += 1
             raise LeaseLost(reply.reason)
-        if lease.kind == "train":
+        if isinstance(lease, TrainLease):
             self._last_path = lease.path
-        if submission.moments:
-            self._moments[lease.path] = submission.moments
+        if result.handed_over_later:
+            self._moments[work_of(lease).path] = result.handed_over_later
         self._failures = 0
         self._board.accepted += 1
-        self._board.tokens += submission.tokens
-        self._board.train_seconds += submission.seconds
-        self._report(lease, submission)
-
-    def _report(self, lease: Lease, submission: Submission) -> None:
-        if submission.sheet is not None:
-            log.info(
-                "task %d score path=%d window=%d documents=%d accepted",
-                self._tasks,
-                lease.path,
-                lease.window,
-                submission.sheet.documents,
-            )
-        elif submission.evaluation is None:
-            speed = submission.tokens / submission.seconds if submission.seconds else math.nan
-            log.info(
-                "task %d %s path=%d round=%d seconds=%.1f tokens/s=%.0f loss=%.3f accepted",
-                self._tasks,
-                lease.kind,
-                lease.path,
-                lease.round,
-                submission.seconds,
-                speed,
-                submission.loss_last,
-            )
-        elif submission.evaluation.tokens:
-            loss = submission.evaluation.nll / submission.evaluation.tokens
-            log.info(
-                "task %d evaluate path=%d version=%d loss=%.3f accepted",
-                self._tasks,
-                lease.path,
-                lease.round,
-                loss,
-            )
+        tokens, seconds = result.trained
+        self._board.tokens += tokens
+        self._board.train_seconds += seconds
+        log.info("task %d %s accepted", self._tasks, kind_of(lease).summary(lease, result))
 
     async def _hand_back(self, lease: Lease, reason: str = "cannot go on") -> None:
         """Say that somebody else may have the work; best effort, also on the way out."""
@@ -452,25 +329,9 @@ class Volunteer:
 
     def _make_room(self, lease: Lease) -> None:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
-        kept = {each.digest for each in (*lease.modules, *lease.moments)}
+        kept = set(lease.inputs)
         kept |= {each.digest for moments in self._moments.values() for each in moments}
         self._gear.blobs.prune(kept, self._gear.store_bytes)
-
-
-def _looked_at(
-    lease: Lease, *, evaluation: Evaluation | None = None, sheet: Sheet | None = None
-) -> Submission:
-    """Return what is handed in where nothing was trained."""
-    return Submission(
-        token=lease.token,
-        blobs=(),
-        tokens=0,
-        seconds=0.0,
-        loss_first=0.0,
-        loss_last=0.0,
-        evaluation=evaluation,
-        sheet=sheet,
-    )
 
 
 class _Beat:
@@ -500,13 +361,13 @@ class _Beat:
                 work.cancel()
 
     def _message(self) -> Heartbeat:
-        counted = self.progress is not None and self.progress.stage in ("train", "score")
-        now = self.progress if counted else None
+        begun = self.progress is not None and self.progress.stage == kind_of(self._lease).stage
+        now = self.progress if begun else None
         return Heartbeat(
             run=self._lease.run,
             token=self._lease.token,
             done=now.done if now else 0,
             total=now.total if now else 0,
-            tokens_per_second=now.rate if now else 0.0,
+            tokens_per_second=now.tokens_per_second if now else 0.0,
             loss=now.loss if now else None,
         )

@@ -4,7 +4,7 @@ Write-ahead log, synchronous=FULL: what `saving()` has saved survives a power cu
 *save, then send*: a change is in the journal, whole, before any peer hears of it.
 
     with journal.saving():
-        journal.save_submission(...)
+        journal.save_result(...)
         journal.drop_lease(token)
     # only now answer
 
@@ -25,15 +25,15 @@ from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import LeaseKind
 
 MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
 BUSY_SECONDS = 5.0  # a reader of another process (a client verb) may hold the file for so long
 
 SignedKind = Literal["manifest", "spec", "receipt"]
 
-# Newest on top; entry i of n brings a file of version n - 1 - i to the next one. Never edit one
-# that was released: put a new one on top.
+FIRST_VERSION = 2  # of a journal that can be brought to this version; version 1 held other values
+# Newest on top: the last entry makes a new file of FIRST_VERSION, each above it leads one version
+# further. Never edit one that was released: put a new one on top.
 MIGRATIONS = (
     """
     CREATE TABLE signed (
@@ -51,12 +51,15 @@ MIGRATIONS = (
     CREATE TABLE leases (
         token BLOB PRIMARY KEY, run BLOB NOT NULL, peer TEXT NOT NULL, data BLOB NOT NULL
     ) WITHOUT ROWID;
-    CREATE TABLE submissions (
-        run BLOB NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, path INTEGER NOT NULL,
-        peer TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, kind, round, path)
+    CREATE TABLE results (
+        run BLOB NOT NULL, round INTEGER NOT NULL, path INTEGER NOT NULL, peer TEXT NOT NULL,
+        data BLOB NOT NULL, PRIMARY KEY (run, round, path)
     ) WITHOUT ROWID;
     """,
 )
+
+
+VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +96,15 @@ class SavedLease:
 
 
 @dataclass(frozen=True, slots=True)
-class SavedSubmission:
-    """What was accepted for one piece of work."""
+class SavedResult:
+    """What was accepted for one path and round."""
 
     run: Digest
-    kind: LeaseKind
     round: int
     path: int
     peer: PeerId
     data: bytes
-    """The encoded submission."""
+    """The encoded result."""
 
 
 class Journal:
@@ -239,41 +241,31 @@ class Journal:
         )
         return [SavedLease(*row) for row in rows]
 
-    def save_submission(self, submission: SavedSubmission) -> bool:
-        """Keep an accepted submission; returns False, changing nothing, if the work has one."""
+    def save_result(self, result: SavedResult) -> bool:
+        """Keep an accepted result; returns False, changing nothing, if the work has one."""
         new = self._change(
-            "INSERT OR IGNORE INTO submissions (run, kind, round, path, peer, data) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                submission.run,
-                submission.kind,
-                submission.round,
-                submission.path,
-                submission.peer,
-                submission.data,
-            ),
+            "INSERT OR IGNORE INTO results (run, round, path, peer, data) VALUES (?, ?, ?, ?, ?)",
+            (result.run, result.round, result.path, result.peer, result.data),
         )
         return bool(new)
 
-    def submissions(self, run: Digest) -> list[SavedSubmission]:
-        """Return the accepted submissions of a run, by round, kind and path."""
+    def results(self, run: Digest) -> list[SavedResult]:
+        """Return the accepted results of a run, by round and path."""
         rows = self._rows(
-            "SELECT run, kind, round, path, peer, data FROM submissions WHERE run = ? "
-            "ORDER BY round, kind, path",
+            "SELECT run, round, path, peer, data FROM results WHERE run = ? ORDER BY round, path",
             (run,),
         )
-        return [SavedSubmission(*row) for row in rows]
+        return [SavedResult(*row) for row in rows]
 
-    def drop_submission(self, run: Digest, kind: LeaseKind, round_: int, path: int) -> None:
-        """Forget one accepted submission: its work is to be done again."""
+    def drop_result(self, run: Digest, round_: int, path: int) -> None:
+        """Forget one accepted result: its work is to be done again."""
         self._change(
-            "DELETE FROM submissions WHERE run = ? AND kind = ? AND round = ? AND path = ?",
-            (run, kind, round_, path),
+            "DELETE FROM results WHERE run = ? AND round = ? AND path = ?", (run, round_, path)
         )
 
-    def drop_submissions(self, run: Digest, *, before_round: int) -> None:
-        """Forget the submissions of rounds that are over."""
-        self._change("DELETE FROM submissions WHERE run = ? AND round < ?", (run, before_round))
+    def drop_results(self, run: Digest, *, before_round: int) -> None:
+        """Forget the results of rounds that are over."""
+        self._change("DELETE FROM results WHERE run = ? AND round < ?", (run, before_round))
 
     # Inside
 
@@ -282,15 +274,26 @@ class Journal:
             self._db.execute(f"PRAGMA {pragma}")
         with self.saving():  # two openers at once: the second waits, then finds nothing to do
             ((version,),) = self._rows("PRAGMA user_version", ())
-            if version > len(MIGRATIONS):
-                raise ConfigError(
-                    f"{self._path} is of version {version}, written by a newer dipaco-node "
-                    f"(this one knows {len(MIGRATIONS)}): update, or choose another --home"
-                )
-            for number in range(version, len(MIGRATIONS)):
+            self._check_version(version)
+            done = version - FIRST_VERSION + 1 if version else 0
+            for number in range(done, len(MIGRATIONS)):
                 for statement in MIGRATIONS[len(MIGRATIONS) - 1 - number].split(";"):
                     self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _check_version(self, version: int) -> None:
+        """Raise ConfigError for a file of another version than can be used here; 0: a new file."""
+        if version > VERSION:
+            raise ConfigError(
+                f"{self._path} was made by a newer version of dipaco-node (journal version "
+                f"{version}, this one knows {VERSION}): update, or choose another --home"
+            )
+        if 0 < version < FIRST_VERSION:
+            raise ConfigError(
+                f"{self._path} was made by another version of dipaco-node (journal version "
+                f"{version}, this one reads {FIRST_VERSION} and later): choose another --home, or "
+                "move the file away; its runs are joined or created anew"
+            )
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> int:
         """Execute one statement, saved at once unless in `saving()`; returns rows changed."""

@@ -39,9 +39,10 @@ from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import Digest, sha256, short
 from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.signed import MAX_BODY
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.topology import ModuleId, experts_of, topology
+from dipaco.protocol.topology import experts_of
 
 INDEX, MANIFEST, SPEC, TOKENIZER = "index.json", "manifest.run", "router.spec", "tokenizer.json"
 MAX_INDEX = 64 << 20  # bytes; 1,024 paths of 10 modules have 300 KB
@@ -172,7 +173,7 @@ def _write_module(checkpoint: Checkpoint, state: ModuleState, folder: Path) -> H
 def named_tensors(manifest: Manifest, module: ModuleId, flat: Float32) -> dict[str, Float32]:
     """Return the tensors of a module's flat state by name: views, nothing is copied."""
     found, offset = {}, 0
-    for tensor in topology(manifest).layouts[module]:
+    for tensor in manifest.topology.layouts[module]:
         found[tensor.name] = flat[offset : offset + tensor.size].reshape(tensor.shape)
         offset += tensor.size
     return found
@@ -215,7 +216,7 @@ class Bank:
             flat = np.concatenate(
                 [
                     _tensor(path, file, tensor.name, tensor.shape).reshape(-1)
-                    for tensor in topology(self._manifest).layouts[state.module]
+                    for tensor in self._manifest.topology.layouts[state.module]
                 ]
             )
         if len(flat) != elements or sha256(flat.astype("<f4").view(np.uint8).data) != digest:
@@ -258,7 +259,7 @@ def open_bank(folder: Path) -> tuple[Checkpoint, bytes]:
 def _states(
     folder: Path, index: Index, manifest: Manifest
 ) -> dict[tuple[ModuleId, int], ModuleState]:
-    known = topology(manifest).layouts
+    known = manifest.topology.layouts
     found = {}
     for each in index.modules:
         module = ModuleId(each.module)
@@ -279,7 +280,7 @@ def _paths(
     states: dict[tuple[ModuleId, int], ModuleState],
 ) -> tuple[tuple[ModuleState, ...], ...]:
     """Return what every path is made of; raises Refusal where that is not the run's grid."""
-    grid = topology(manifest).path_modules
+    grid = manifest.topology.path_modules
     if len(index.paths) != len(grid):
         raise Refusal(f"{folder}: {INDEX} has {len(index.paths)} paths, the run {len(grid)}")
     found = []

@@ -24,8 +24,8 @@ from dipaco.node.training.options import MomentBits
 from dipaco.protocol.batches import RowOrder, learning_rate
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.moments import Moments
-from dipaco.protocol.topology import ModuleId
 
 
 class Rows(Protocol):
@@ -62,8 +62,10 @@ class StepReport:
     """Steps, this one included."""
     loss: float
     """Mean over the batch before the step, nats per token."""
+    per_second: float
+    """Steps, since the first one."""
     tokens_per_second: float
-    """Since the first step."""
+    """The same in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,11 @@ class InnerResult:
     seconds: float
     loss_first: float
     loss_last: float
+
+    @classmethod
+    def nothing(cls, start: PathState) -> "InnerResult":
+        """Return the result of no step at all."""
+        return cls(end=start, tokens=0, seconds=0.0, loss_first=0.0, loss_last=0.0)
 
 
 def make_deterministic(threads: int) -> None:
@@ -139,8 +146,12 @@ def run_steps(
             )
         optimizer.step(learning_rate(training, steps.first_rate + step))
         losses.append(loss)
-        rate = per_step * len(losses) / (time.perf_counter() - began)
-        on_step(StepReport(done=len(losses), loss=loss, tokens_per_second=rate))
+        rate = len(losses) / (time.perf_counter() - began)
+        on_step(
+            StepReport(
+                done=len(losses), loss=loss, per_second=rate, tokens_per_second=per_step * rate
+            )
+        )
     return InnerResult(
         end=PathState(
             weights={module: store(model, manifest, module) for module in start.weights},

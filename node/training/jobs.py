@@ -11,11 +11,13 @@ from msgspec import Meta
 
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import DigestField
-from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, ModuleName, Nats, Sheet, Size
+from dipaco.protocol.lease import Lease, Nats, Result, Scored, ScoreLease, Size, TrainLease
 from dipaco.protocol.ledger import Contribution, Quantised
-from dipaco.protocol.ledger import Scored as SheetEntry
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleDigests, ModuleName
 from dipaco.protocol.spec import RouterSpec
+
+MAX_WRONG = 512  # characters of an `Inspected`
 
 FailureKind = Literal["refused", "disk", "unavailable", "device", "local"]
 Stage = Annotated[str, Meta(max_length=32)]
@@ -27,7 +29,7 @@ class Derive(Wire, frozen=True, kw_only=True):
     manifest: Manifest
     previous: RouterSpec | None = None
     """The verified spec of the epoch before, if there is one."""
-    sheets: tuple[SheetEntry, ...] = ()
+    sheets: tuple[Scored, ...] = ()
     """The ledger's, in its order; the blobs are in the store as far as they can be had."""
 
 
@@ -58,80 +60,51 @@ class Materialised(Wire, frozen=True, kw_only=True):
     tokens: Size
 
 
-class Train(Wire, frozen=True, kw_only=True):
-    """Do a `seed` or `train` lease; the shard is taken from the cache, or made."""
+class PerformLease(Wire, frozen=True, kw_only=True):
+    """Do the work of a lease; answered by the result that is handed in for it.
+
+    Shards are taken from the cache, or made.
+    """
 
     manifest: Manifest
     spec: RouterSpec
     lease: Lease
 
 
-class Trained(Wire, frozen=True, kw_only=True):
-    """States (seed) or pseudo-gradients (train), left in the store."""
+class Rescore(Wire, frozen=True, kw_only=True):
+    """Score some rows of a sheet again; answered by a `ScoreResult` of these rows alone."""
 
-    blobs: tuple[ModuleDigest, ...]
-    moments: tuple[ModuleDigest, ...] = ()
-    """AdamW's, as a `Submission` hands them in."""
-    tokens: Size
-    seconds: Annotated[float, Meta(ge=0, le=1e9)]
-    loss_first: Nats
-    loss_last: Nats
+    manifest: Manifest
+    spec: RouterSpec
+    lease: ScoreLease
+    """Of the sheet; nobody holds it."""
+    rows: tuple[Size, ...]
+    """The router documents of the window to score, from 0."""
 
 
-class Evaluate(Wire, frozen=True, kw_only=True):
-    """Do an `evaluate` lease."""
+class InspectResult(Wire, frozen=True, kw_only=True):
+    """Check what was handed in for a lease."""
 
     manifest: Manifest
     spec: RouterSpec
     lease: Lease
+    result: Result
+    """Its blobs are in the store, of the right lengths."""
 
 
-class Evaluated(Wire, frozen=True, kw_only=True):
-    """The held-out loss."""
-
-    evaluation: Evaluation
-
-
-class Score(Wire, frozen=True, kw_only=True):
-    """Do a `score` lease; or score some rows of its sheet again."""
+class InspectMoments(Wire, frozen=True, kw_only=True):
+    """Check moments that follow a result; NumPy alone, no torch."""
 
     manifest: Manifest
-    spec: RouterSpec
-    lease: Lease
-    rows: tuple[Size, ...] | None = None
-    """The router documents of the window to look at, from 0; None: all."""
-
-
-class Scored(Wire, frozen=True, kw_only=True):
-    """The sheet, left in the store: of all router documents, or of the rows in their order."""
-
-    sheet: Sheet
-
-
-class Inspect(Wire, frozen=True, kw_only=True):
-    """Check what was submitted for a `seed` or `train` lease; NumPy alone, no torch."""
-
-    manifest: Manifest
-    lease: Lease
-    blobs: tuple[ModuleDigest, ...]
-    moments: tuple[ModuleDigest, ...] = ()
-    """Both in the store, of the right lengths."""
-
-
-class InspectSheet(Wire, frozen=True, kw_only=True):
-    """Check what was submitted for a `score` lease: that it scores the documents it is to score."""
-
-    manifest: Manifest
-    spec: RouterSpec
-    lease: Lease
-    sheet: Sheet
-    """In the store, of the right length."""
+    lease: TrainLease
+    moments: ModuleDigests
+    """In the store, of the right lengths."""
 
 
 class Inspected(Wire, frozen=True, kw_only=True):
-    """Whether the submission can be used."""
+    """Whether what was handed in can be used."""
 
-    wrong: Annotated[str, Meta(max_length=512)]
+    wrong: Annotated[str, Meta(max_length=MAX_WRONG)]
     """Empty: nothing."""
 
 
@@ -228,9 +201,12 @@ class Progress(Wire, frozen=True, kw_only=True):
     done: Size
     total: Size
     """0: not known."""
-    rate: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
-    """Of `unit` per second."""
     unit: Annotated[str, Meta(max_length=16)] = ""
+    """Of `done` and `total`: `documents`, `steps`, `bytes`."""
+    per_second: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    """Of `unit`; 0: not known."""
+    tokens_per_second: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    """Of training; 0 for other work."""
     loss: Nats | None = None
 
 
@@ -246,26 +222,15 @@ class Failed(Wire, frozen=True, kw_only=True):
 Job = (
     Derive
     | Materialise
-    | Train
-    | Evaluate
-    | Score
-    | Inspect
-    | InspectSheet
+    | PerformLease
+    | Rescore
+    | InspectResult
+    | InspectMoments
     | OuterStep
     | Advance
     | Describe
     | Fit
 )
 Answer = (
-    Derived
-    | Materialised
-    | Trained
-    | Evaluated
-    | Scored
-    | Inspected
-    | Stepped
-    | Advanced
-    | Described
-    | Fitted
-    | Failed
+    Derived | Materialised | Result | Inspected | Stepped | Advanced | Described | Fitted | Failed
 )

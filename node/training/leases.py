@@ -1,4 +1,4 @@
-"""Leases done: from module states in the blob store to deltas, or to a held-out loss.
+"""The work of leases: from module states in the blob store to results.
 
 Runs in worker processes and in the single-process reference, never in the daemon: this is where
 torch comes in.
@@ -6,10 +6,12 @@ torch comes in.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dipaco.node.aggregation.outer import read_moments
 from dipaco.node.data.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
@@ -17,6 +19,7 @@ from dipaco.node.training.devices import bounded, choose_device, describe, ran_o
 from dipaco.node.training.evaluation import evaluate, score, whole
 from dipaco.node.training.fitting import measure
 from dipaco.node.training.inner_loop import (
+    InnerResult,
     PathState,
     Rows,
     StepReport,
@@ -24,37 +27,37 @@ from dipaco.node.training.inner_loop import (
     make_deterministic,
     run_steps,
 )
-from dipaco.node.training.jobs import (
-    Described,
-    Evaluate,
-    Evaluated,
-    Fit,
-    Fitted,
-    Progress,
-    Score,
-    Scored,
-    Train,
-    Trained,
-)
+from dipaco.node.training.jobs import Described, Fit, Fitted, Progress
 from dipaco.node.training.micro_batches import MicroBatches
 from dipaco.node.training.model import Float32, PathModel, load
 from dipaco.node.training.options import PLAIN, Options, check_moment_bits
-from dipaco.node.training.outer import read_moments
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
 from dipaco.protocol.delta import encode_delta
+from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import NoDevice, Refusal
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import Lease, ModuleDigest, Sheet
+from dipaco.protocol.lease import (
+    EvaluateLease,
+    EvaluateResult,
+    Lease,
+    ScoreLease,
+    ScoreResult,
+    SeedLease,
+    SeedResult,
+    Sheet,
+    TrainLease,
+    TrainResult,
+)
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.moments import Moments, encode_moments
 from dipaco.protocol.routing.labels import NOT_SCORED, quantised, sheet_bytes
-from dipaco.protocol.topology import ModuleId, topology
 
 OnProgress = Callable[[Progress], None]
 
 
 class Trainer:
-    """Does `Train`, `Evaluate` and `Score` jobs on one device."""
+    """Trains, evaluates and scores on one device."""
 
     def __init__(
         self,
@@ -87,67 +90,101 @@ class Trainer:
         """Measure one micro-batch."""
         return measure(job, self._device, self._options)
 
-    def train(self, job: Train, shard: Rows, on_progress: OnProgress) -> Trained:
-        """Take the lease's inner steps; leaves states (seed) or pseudo-gradients in the store.
+    def seed(
+        self, manifest: Manifest, lease: SeedLease, shard: Rows, on_progress: OnProgress
+    ) -> SeedResult:
+        """Take the dense steps of the seed phase and leave the states in the store.
 
-        shard   of the lease's path and window; for a seed lease the dense training stream.
-        A path to which the window gives no document learns nothing: its pseudo-gradients are zero.
-        Raises Refusal for a seed lease without a row, DipacoError if the loss is not finite.
+        shard   the dense training stream of the window.
+        Raises Refusal if it has no row, DipacoError if the loss is not finite.
         """
-        manifest, lease = job.manifest, job.lease
-        check_moment_bits(self._options.moment_bits, manifest)
+        if shard.rows < 1:
+            raise Refusal(f"window {lease.window} has no training document for the seed model")
+        steps = Steps(count=manifest.training.seed_steps, first_batch=0, first_rate=0)
+        start = PathState(weights=self._seed_weights(manifest, lease), moments=None)
+        order = RowOrder(batch_seed(lease.run, DENSE), shard.rows)
+        result = self._inner_steps(manifest, start, shard, order, steps, on_progress)
+        states = {m: self._blobs.write_array(w) for m, w in result.end.weights.items()}
+        return SeedResult(token=lease.token, states=_named(states), **_figures(result))
+
+    def train(
+        self, manifest: Manifest, lease: TrainLease, shard: Rows, on_progress: OnProgress
+    ) -> TrainResult:
+        """Take the inner steps of a path and leave pseudo-gradients and moments in the store.
+
+        shard   of the lease's path and window.
+        A path to which the window gives no document learns nothing: its pseudo-gradients are zero.
+        Raises DipacoError if the loss is not finite.
+        """
         start = PathState(
             weights=self._weights(manifest, lease), moments=self._moments(manifest, lease)
         )
         if shard.rows < 1:
-            return self._nothing_learnt(manifest, lease, start)
-        path = DENSE if lease.kind == "seed" else lease.path
+            return self._train_result(manifest, lease, start, InnerResult.nothing(start))
+        order = RowOrder(batch_seed(lease.run, lease.path), shard.rows)
+        steps = steps_of(manifest, lease)
+        result = self._inner_steps(manifest, start, shard, order, steps, on_progress)
+        return self._train_result(manifest, lease, start, result)
+
+    def _inner_steps(
+        self,
+        manifest: Manifest,
+        start: PathState,
+        shard: Rows,
+        order: RowOrder,
+        steps: Steps,
+        on_progress: OnProgress,
+    ) -> InnerResult:
+        check_moment_bits(self._options.moment_bits, manifest)
         compiling = compiling_in_words if self._options.compile else nullcontext
         with self._within_memory(), compiling():
             model = self._model(manifest)
             if self._options.compile:
                 compile_blocks(model)
-            result = run_steps(
+            return run_steps(
                 model,
                 manifest,
                 start,
                 shard,
-                RowOrder(batch_seed(lease.run, path), shard.rows),
-                steps_of(manifest, lease),
+                order,
+                steps,
                 max_batch=self._micro_batches.most,
-                on_step=self._step_reporter(steps_of(manifest, lease).count, on_progress),
+                on_step=self._step_reporter(steps.count, on_progress),
                 shrink=self._micro_batches.shrink(model, manifest.training.batch),
                 moment_bits=self._options.moment_bits,
             )
-        return Trained(
-            blobs=tuple(self._keep(manifest, lease, start, result.end)),
-            moments=tuple(self._keep_moments(manifest, lease, result.end)),
-            tokens=result.tokens,
-            seconds=result.seconds,
-            loss_first=result.loss_first,
-            loss_last=result.loss_last,
-        )
 
-    def _nothing_learnt(self, manifest: Manifest, lease: Lease, start: PathState) -> Trained:
-        if lease.kind == "seed":
-            raise Refusal(f"window {lease.window} has no training document for the seed model")
-        return Trained(
-            blobs=tuple(self._keep(manifest, lease, start, start)),
-            moments=tuple(self._keep_moments(manifest, lease, start)),
-            tokens=0,
-            seconds=0.0,
-            loss_first=0.0,
-            loss_last=0.0,
+    def _train_result(
+        self, manifest: Manifest, lease: TrainLease, start: PathState, result: InnerResult
+    ) -> TrainResult:
+        """Leave what came out in the store.
+
+        Whoever takes the next round, this node too, reads the moments back. So staying and moving
+        give the same bits, though 8 bits do not hold all of a moment.
+        """
+        training, deltas, moments = manifest.training, {}, {}
+        for module, weights in result.end.weights.items():
+            delta = start.weights[module] - weights  # pseudo-gradient = global - local
+            deltas[module] = self._blobs.write(encode_delta(delta, training.deltas))
+        next_step = first_step(training, lease.round + 1)
+        for module, each in (result.end.moments or {}).items():
+            moments[module] = self._blobs.write(encode_moments(each, training.inner, next_step))
+        return TrainResult(
+            token=lease.token, deltas=_named(deltas), moments=_named(moments), **_figures(result)
         )
 
     def evaluate(
-        self, job: Evaluate, documents: Sequence[NDArray[np.integer]], on_progress: OnProgress
-    ) -> Evaluated:
-        """Score the held-out documents that the router sends to the lease's path."""
-        manifest, lease = job.manifest, job.lease
+        self,
+        manifest: Manifest,
+        lease: EvaluateLease,
+        documents: Sequence[NDArray[np.integer]],
+        on_progress: OnProgress,
+    ) -> EvaluateResult:
+        """Compute the loss on the held-out documents that the router sends to the lease's path."""
+        total = len(documents)
 
         def on_batch(done: int) -> None:
-            on_progress(Progress(stage="evaluate", done=done, total=len(documents)))
+            on_progress(Progress(stage="evaluate", done=done, total=total, unit="documents"))
 
         with self._within_memory():
             model = self._model(manifest)
@@ -159,20 +196,30 @@ class Trainer:
                 max_batch=self._micro_batches.most,
                 on_batch=on_batch,
             )
-        return Evaluated(evaluation=evaluation)
+        return EvaluateResult(token=lease.token, evaluation=evaluation)
 
-    def score(self, job: Score, documents: RouterDocuments, on_progress: OnProgress) -> Scored:
-        """Score the lease's router documents, or some rows of them, and leave the sheet."""
-        manifest, lease, prefix = job.manifest, job.lease, job.manifest.routing.prefix
-        asked = range(len(documents.documents)) if job.rows is None else job.rows
+    def score(
+        self,
+        manifest: Manifest,
+        lease: ScoreLease,
+        documents: RouterDocuments,
+        on_progress: OnProgress,
+        *,
+        rows: Sequence[int] | None = None,
+    ) -> ScoreResult:
+        """Score the lease's router documents and leave the sheet in the store.
+
+        rows   of the documents to score, from 0; None: all.
+        """
+        prefix = manifest.routing.prefix
+        asked = range(len(documents.documents)) if rows is None else rows
         if any(row >= len(documents.documents) for row in asked):
             raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
-        due = set(documents.scored_by(lease.path, prefix).tolist()).intersection(asked)
-        rows = sorted(due)
-        passages = [whole(documents.documents[row], prefix) for row in rows]
+        due = sorted(set(documents.scored_by(lease.path, prefix).tolist()).intersection(asked))
+        passages = [whole(documents.documents[row], prefix) for row in due]
 
         def on_batch(done: int) -> None:
-            on_progress(Progress(stage="score", done=done, total=len(passages)))
+            on_progress(Progress(stage="score", done=done, total=len(passages), unit="documents"))
 
         with self._within_memory():
             model = self._model(manifest)
@@ -180,21 +227,29 @@ class Trainer:
             nlls = score(model, passages, max_batch=self._micro_batches.most, on_batch=on_batch)
         scores = {
             row: quantised(nll, len(passage.tokens) - prefix)
-            for row, nll, passage in zip(rows, nlls, passages, strict=True)
+            for row, nll, passage in zip(due, nlls, passages, strict=True)
         }
         sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])
-        return Scored(sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)))
+        return ScoreResult(
+            token=lease.token,
+            sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)),
+        )
 
     def _model(self, manifest: Manifest) -> PathModel:
         model = PathModel(manifest, self._device)
         model.model.checkpointing = self._micro_batches.checkpointing
         return model
 
+    def _seed_weights(self, manifest: Manifest, lease: SeedLease) -> dict[ModuleId, Float32]:
+        """The states that the seed phase starts from: the manifest's, or the initial model."""
+        if lease.modules:
+            return self._weights(manifest, lease)
+        first = manifest.topology.path_modules[0]
+        return {module: initial_module(manifest, module) for module in first}
+
     def _weights(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
-        """The states that the lease starts from: the named blobs, or the initial model."""
-        top = topology(manifest)
-        if lease.kind == "seed" and not lease.modules:
-            return {module: initial_module(manifest, module) for module in top.path_modules[0]}
+        """The states that the lease names."""
+        top = manifest.topology
         return {
             ModuleId(each.module): self._blobs.read_array(
                 each.digest, top.elements(ModuleId(each.module))
@@ -202,11 +257,11 @@ class Trainer:
             for each in lease.modules
         }
 
-    def _moments(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Moments] | None:
+    def _moments(self, manifest: Manifest, lease: TrainLease) -> dict[ModuleId, Moments] | None:
         """AdamW's moments that the lease starts from; None where none are carried."""
-        if lease.kind != "train" or manifest.training.inner_state == "reset":
+        if manifest.training.inner_state == "reset":
             return None
-        top = topology(manifest)
+        top = manifest.topology
         if not lease.moments:
             return {m: Moments.zeros(top.elements(m)) for m in top.path_modules[lease.path]}
         return {
@@ -216,32 +271,9 @@ class Trainer:
             for each in lease.moments
         }
 
-    def _keep(
-        self, manifest: Manifest, lease: Lease, start: PathState, end: PathState
-    ) -> Iterator[ModuleDigest]:
-        for module, weights in end.weights.items():
-            if lease.kind == "seed":
-                digest = self._blobs.write_array(weights)
-            else:  # pseudo-gradient = global - local
-                delta = start.weights[module] - weights
-                digest = self._blobs.write(encode_delta(delta, manifest.training.deltas))
-            yield ModuleDigest(module=module, digest=digest)
-
-    def _keep_moments(
-        self, manifest: Manifest, lease: Lease, end: PathState
-    ) -> Iterator[ModuleDigest]:
-        """Leave the moments for the next round; whoever takes it, this node too, reads them back.
-
-        So staying and moving give the same bits, though 8 bits do not hold all of a moment.
-        """
-        training = manifest.training
-        for module, moments in (end.moments or {}).items():
-            data = encode_moments(moments, training.inner, first_step(training, lease.round + 1))
-            yield ModuleDigest(module=module, digest=self._blobs.write(data))
-
     @contextmanager
     def _within_memory(self) -> Iterator[None]:
-        """Have want of memory be an error that says so, on the CPU too."""
+        """Turn a lack of memory into an error that says so, on the CPU too."""
         try:
             with bounded(self._device, describe(self._device).usable):
                 yield
@@ -261,8 +293,9 @@ class Trainer:
                     stage="train",
                     done=step.done,
                     total=total,
-                    rate=step.tokens_per_second,
-                    unit="tokens",
+                    unit="steps",
+                    per_second=step.per_second,
+                    tokens_per_second=step.tokens_per_second,
                     loss=step.loss,
                 )
             )
@@ -270,11 +303,9 @@ class Trainer:
         return report
 
 
-def steps_of(manifest: Manifest, lease: Lease) -> Steps:
-    """Return the steps that a `seed` or `train` lease stands for."""
+def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
+    """Return the inner steps that a lease stands for."""
     training = manifest.training
-    if lease.kind == "seed":
-        return Steps(count=training.seed_steps, first_batch=0, first_rate=0)
     first = first_step(training, lease.round)
     return Steps(
         count=training.inner_steps,
@@ -282,3 +313,18 @@ def steps_of(manifest: Manifest, lease: Lease) -> Steps:
         first_rate=training.seed_steps + first,
         behind=first if lease.moments else 0,
     )
+
+
+def _figures(result: InnerResult) -> dict[str, Any]:
+    """Return the figures of inner steps as results have them."""
+    return {
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "loss_first": result.loss_first,
+        "loss_last": result.loss_last,
+    }
+
+
+def _named(blobs: dict[ModuleId, Digest]) -> tuple[ModuleDigest, ...]:
+    """Return modules and their blobs as the wire has them."""
+    return tuple(ModuleDigest(module=m, digest=digest) for m, digest in blobs.items())

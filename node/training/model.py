@@ -18,8 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dipaco.node.training.cross_entropy import head_loss
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.manifest import Manifest, Model
-from dipaco.protocol.topology import ModuleId, topology
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.model_shape import Model
+from dipaco.protocol.modules import ModuleId
 
 Float32 = NDArray[np.float32]
 
@@ -213,7 +214,7 @@ def scatter(
     Raises LocalProtocolError if together they are not exactly those tensors.
     """
     left = dict(tensors)
-    layouts = topology(manifest).layouts
+    layouts = manifest.topology.layouts
     with torch.no_grad():
         for module, array in arrays.items():
             offset = 0
@@ -234,5 +235,5 @@ def store(model: PathModel, manifest: Manifest, module: ModuleId) -> Float32:
 
 def gather(tensors: Mapping[str, Tensor], manifest: Manifest, module: ModuleId) -> Float32:
     """Return the array of `module`, flat in its layout, from `tensors` by name."""
-    layout = topology(manifest).layouts[module]
+    layout = manifest.topology.layouts[module]
     return np.concatenate([tensors[t.name].detach().cpu().numpy().reshape(-1) for t in layout])

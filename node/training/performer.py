@@ -10,30 +10,32 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from dipaco.node.aggregation.inspection import wrong_moments
+from dipaco.node.aggregation.outer import advance_state, take_outer_step
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
-from dipaco.node.data.relabelling import inspect_sheet, rederive
+from dipaco.node.data.relabelling import rederive
 from dipaco.node.data.shards import Shards
+from dipaco.node.kinds.table import kind_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import (
+    MAX_WRONG,
     Advance,
     Answer,
     Derive,
     Describe,
-    Evaluate,
     Fit,
-    Inspect,
-    InspectSheet,
+    Inspected,
+    InspectMoments,
+    InspectResult,
     Job,
     Materialise,
     OuterStep,
-    Score,
-    Train,
+    PerformLease,
+    Rescore,
 )
-from dipaco.node.training.outer import advance_state, inspect, take_outer_step
-from dipaco.protocol.batches import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from dipaco.node.training.jobs import Progress
     from dipaco.node.training.leases import Trainer
     from dipaco.node.training.worker import WorkerSettings
+    from dipaco.protocol.lease import Result
 
 
 def tools_of(settings: WorkerSettings) -> Tools:
@@ -66,40 +69,44 @@ class Performer:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._tools = tools_of(settings)
-        self._blobs = self._tools.blobs
         self._shards = shards_of(settings, self._tools)
         self._made_trainer: Trainer | None = None
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The blob store that daemon and worker share."""
+        return self._tools.blobs
+
+    @property
+    def shards(self) -> Shards:
+        """The shards of the home, made where they are missing."""
+        return self._shards
 
     def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
         """Do `job`; raises what the functions raise that do it (DipacoError, or a bug's error)."""
         match job:
+            case PerformLease(lease=lease):
+                result: Result = kind_of(lease).perform(job, lease, self, on_progress)
+                return result
+            case InspectResult(lease=lease):
+                wrong = kind_of(lease).inspect(job, lease, job.result, self)
+                return Inspected(wrong=wrong[:MAX_WRONG])
+            case InspectMoments():
+                wrong = wrong_moments(self.blobs, job.manifest, job.lease, job.moments)
+                return Inspected(wrong=wrong[:MAX_WRONG])
+            case Rescore(manifest=manifest, spec=spec, lease=lease, rows=rows):
+                scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
+                return self.trainer().score(manifest, lease, scored, on_progress, rows=rows)
             case Derive():
                 if job.previous is not None:
                     return rederive(job, job.previous, self._tools, on_progress)
                 return derive(job.manifest, self._tools, on_progress)
             case Materialise():
                 return self._shards.materialise(job.manifest, job.spec, job.window, on_progress)
-            case Train(manifest=manifest, spec=spec, lease=lease):
-                path = DENSE if lease.kind == "seed" else lease.path
-                shard = self._shards.training(manifest, spec, lease.window, path, on_progress)
-                return self.trainer().train(job, shard, on_progress)
-            case Evaluate(manifest=manifest, spec=spec, lease=lease):
-                documents = self._shards.validation(
-                    manifest, spec, lease.window, lease.path, on_progress
-                )
-                return self.trainer().evaluate(job, documents, on_progress)
-            case Score(manifest=manifest, spec=spec, lease=lease):
-                scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
-                return self.trainer().score(job, scored, on_progress)
-            case InspectSheet(manifest=manifest, spec=spec, lease=lease):
-                scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
-                return inspect_sheet(self._blobs, job, scored)
-            case Inspect():
-                return inspect(self._blobs, job)
             case OuterStep():
-                return take_outer_step(self._blobs, job)
+                return take_outer_step(self.blobs, job)
             case Advance():
-                return advance_state(self._blobs, job)
+                return advance_state(self.blobs, job)
             case Describe():
                 return self.trainer().describe()
             case Fit():
@@ -111,7 +118,7 @@ class Performer:
             from dipaco.node.training.leases import Trainer
 
             self._made_trainer = Trainer(
-                self._blobs,
+                self.blobs,
                 device=self._settings.device,
                 threads=self._settings.threads,
                 max_batch=self._settings.max_batch,

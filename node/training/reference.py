@@ -1,8 +1,9 @@
 """The single-process run of a manifest: what a swarm must equal, bit for bit.
 
-A plain reading of docs/method.md section 2, and no user of `Schedule`: the two check each other.
-It does the jobs of a run one after the other with the functions that worker processes use, on a
-blob store and a shard cache of the same format; only order and place differ.
+A plain reading of docs/method.md section 2 with a loop of its own, and no user of `Schedule` or of
+the ledger's fold: they check each other. How a lease is made, and how its work is done, it shares
+with them (`dipaco.node.kinds`). It does the jobs of a run one after the other, on a blob store and
+a shard cache of the same format; only order and place differ.
 """
 
 import math
@@ -10,22 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-
+from dipaco.node.kinds.base import Work
+from dipaco.node.kinds.table import EVALUATE, SCORE, SEED, TRAIN
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
     Derived,
-    Evaluate,
-    Evaluated,
     Job,
     OuterStep,
+    PerformLease,
     Progress,
-    Score,
-    Scored,
     Stepped,
-    Train,
-    Trained,
 )
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import WorkerSettings
@@ -33,20 +29,24 @@ from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal, Unavailable
 from dipaco.protocol.lease import (
     TOKEN_BYTES,
+    EvaluateLease,
+    EvaluateResult,
     Evaluation,
-    Lease,
-    LeaseKind,
-    ModuleDigest,
+    Result,
+    Scored,
+    ScoreResult,
+    SeedResult,
     Sheet,
-    digest_of,
+    TrainResult,
 )
 from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.ledger import Scored as SheetEntry
 from dipaco.protocol.manifest import Manifest, Reshard, run_id
+from dipaco.protocol.modules import ModuleDigest, ModuleId, digest_of
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.topology import ModuleId, topology
 
 OnProgress = Callable[[str, Progress], None]
+
+NO_TOKEN = bytes(TOKEN_BYTES)  # nobody else is there to be fenced off
 
 
 class Performs(Protocol):
@@ -140,18 +140,21 @@ class ReferenceRun:
 
     def seed(self) -> None:
         """Train one path densely and copy it into every module (line 1)."""
-        trained = self._train(self._lease("seed", 0, 0), "seed model")
-        seeds = {ModuleId(blob.module): blob.digest for blob in trained.blobs}
-        top = topology(self.manifest)
+        seed = self._perform_lease(Work(SEED), "seed model")
+        assert isinstance(seed, SeedResult)
+        seeds = {ModuleId(state.module): state.digest for state in seed.states}
+        top = self.manifest.topology
         self.states = {module: [seeds[top.counterpart(module)]] for module in top.modules}
 
     def round(self, round_: int) -> None:
         """Train every live path, then take every module's outer step (lines 4 to 17)."""
-        done: dict[int, Trained] = {}
+        done: dict[int, TrainResult] = {}
         for path in self.live_paths(round_):
-            lease = self._lease("train", path, round_)
-            done[path] = self._train(lease, f"round {round_}, path {path}")
-        top = topology(self.manifest)
+            work, what = Work(TRAIN, path, round_), f"round {round_}, path {path}"
+            trained = self._perform_lease(work, what)
+            assert isinstance(trained, TrainResult)
+            done[path] = trained
+        top = self.manifest.topology
         for module in top.modules:
             paths = [path for path in top.paths_through(module) if path in done]
             if paths:
@@ -161,20 +164,19 @@ class ReferenceRun:
     def evaluate(self, version: int) -> None:
         """Look at the held-out loss of every live path at `version` (line 19)."""
         for path in self.live_paths(version):
-            job = self.evaluation(version, path)
-            answer = self._perform(job, f"evaluation {version}, path {path}")
-            assert isinstance(answer, Evaluated)
-            self.evaluations[version, path] = answer.evaluation
+            work, what = Work(EVALUATE, path, version), f"evaluation {version}, path {path}"
+            found = self._perform_lease(work, what)
+            assert isinstance(found, EvaluateResult)
+            self.evaluations[version, path] = found.evaluation
 
-    def evaluation(self, version: int, path: int) -> Evaluate:
-        """Return the job that looks at the held-out loss of `path` at `version`."""
-        lease = self._lease("evaluate", path, version)
-        return Evaluate(manifest=self.manifest, spec=self._spec(version), lease=lease)
+    def evaluation(self, version: int, path: int) -> EvaluateLease:
+        """Return the lease to compute the held-out loss of `path` at `version`."""
+        return EVALUATE.lease(self, Work(EVALUATE, path, version), NO_TOKEN)
 
     def reshard(self, reshard: Reshard) -> None:
         """Score the router documents, and go on by a router that is fitted to the scores (5)."""
         sheets = [
-            SheetEntry(
+            Scored(
                 path=path,
                 window=window,
                 peer=self.manifest.owner,
@@ -189,11 +191,10 @@ class ReferenceRun:
             states += states[-1:] * (reshard.after_round + 1 - len(states))
 
     def _score(self, path: int, window: int, version: int) -> Sheet:
-        lease = msgspec.structs.replace(self._lease("score", path, version), window=window)
-        job = Score(manifest=self.manifest, spec=self._spec(version), lease=lease)
-        answer = self._perform(job, f"scores of window {window}, path {path}")
-        assert isinstance(answer, Scored)
-        return answer.sheet
+        work, what = Work(SCORE, path, version, window), f"scores of window {window}, path {path}"
+        scored = self._perform_lease(work, what)
+        assert isinstance(scored, ScoreResult)
+        return scored.sheet
 
     def _spec(self, round_: int) -> RouterSpec:
         return self.specs[self.manifest.epoch_of(round_)]
@@ -201,20 +202,14 @@ class ReferenceRun:
     def result(self) -> ReferenceResult:
         """Return all that came out."""
         return ReferenceResult(
-            run=run_id(self.manifest),
+            run=self.run,
             specs=tuple(self.specs),
             states={module: tuple(digests) for module, digests in self.states.items()},
             momenta=self.momenta,
             evaluations=self.evaluations,
         )
 
-    def _train(self, lease: Lease, what: str) -> Trained:
-        job = Train(manifest=self.manifest, spec=self._spec(lease.round), lease=lease)
-        answer = self._perform(job, what)
-        assert isinstance(answer, Trained)
-        return answer
-
-    def _step(self, module: ModuleId, done: dict[int, Trained], round_: int) -> None:
+    def _step(self, module: ModuleId, done: dict[int, TrainResult], round_: int) -> None:
         job = OuterStep(
             manifest=self.manifest,
             module=module,
@@ -225,7 +220,7 @@ class ReferenceRun:
                 Contribution(
                     path=path,
                     peer=self.manifest.owner,
-                    delta=digest_of(module, trained.blobs),
+                    delta=digest_of(module, trained.deltas),
                     weight=self._spec(round_).tokens[path],
                     moments=digest_of(module, trained.moments) if trained.moments else None,
                 )
@@ -239,26 +234,35 @@ class ReferenceRun:
         if answer.quantised:
             self.residuals[module] = answer.quantised.residual
 
-    def _lease(self, kind: LeaseKind, path: int, round_: int) -> Lease:
-        """The lease that a scheduler would grant; nobody else is there to be fenced off."""
-        version = round_ if kind in ("evaluate", "score") else round_ - 1
-        modules = self.manifest.start
-        if kind != "seed":
-            names = topology(self.manifest).path_modules[path]
-            modules = tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in names)
-        windows = self.manifest.source.windows
-        return Lease(
-            run=run_id(self.manifest),
-            token=bytes(TOKEN_BYTES),
-            kind=kind,
-            path=path,
-            round=round_,
-            window=(round_ - 1) % windows if kind == "train" else 0,
-            spec=spec_digest(self._spec(round_)),
-            modules=modules,
-            moments=self.moments.get(path, ()) if kind == "train" else (),
-            ttl=self.manifest.schedule.lease_ttl,
+    # ------------------------------------------------------------------ leases (`LeaseSource`)
+
+    @property
+    def run(self) -> Digest:
+        """The run id."""
+        return run_id(self.manifest)
+
+    def spec_at(self, round_: int) -> Digest:
+        """Return the router spec of a round."""
+        return spec_digest(self._spec(round_))
+
+    def states_at(self, path: int, version: int) -> tuple[ModuleDigest, ...]:
+        """Return the states of a path's modules at a version, in the topology's order."""
+        names = self.manifest.topology.path_modules[path]
+        return tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in names)
+
+    def moments_before(self, path: int, round_: int) -> tuple[ModuleDigest, ...]:
+        """Return the moments that the path's last round left; none where it begins anew."""
+        return self.moments.get(path, ())
+
+    def _perform_lease(self, work: Work, what: str) -> Result:
+        job = PerformLease(
+            manifest=self.manifest,
+            spec=self._spec(work.round),
+            lease=work.kind.lease(self, work, NO_TOKEN),
         )
+        answer = self._perform(job, what)
+        assert isinstance(answer, Result)
+        return answer
 
     def _perform(self, job: Job, what: str) -> Answer:
         return self.performer.perform(job, lambda progress: self.on_progress(what, progress))

@@ -20,9 +20,9 @@ from dipaco.node.storage.blobs import BlobStore, Float32
 from dipaco.node.storage.files import read_file
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.lease import ModuleDigest
 from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.topology import Tensor, topology
+from dipaco.protocol.modules import ModuleDigest
+from dipaco.protocol.topology import Tensor
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -109,7 +109,7 @@ def keep_start(
 
     Raises ConfigError for a tensor that is missing, too many, of another shape, or not finite.
     """
-    top = topology(manifest)
+    top = manifest.topology
     modules = top.path_modules[0]
     kept = []
     with _tensors(checkpoint.folder) as tensors:

@@ -10,11 +10,10 @@ from dipaco.cli.progress import LiveView, PlainView, clock, view
 from dipaco.cli.snapshot import Snapshot, remaining, round_of, share_done, victims
 from dipaco.node.control.status import Status, TaskStatus
 from dipaco.protocol.identity import peer_id
-from dipaco.protocol.topology import topology
 from tests.node.control.fake_node import PEER, ledger, status, task
 
 MANIFEST = local_run(None, seed=0, rounds=2).run.manifest
-MODULES = topology(MANIFEST).modules
+MODULES = MANIFEST.topology.modules
 
 
 def snapshot(

@@ -21,14 +21,19 @@ from dipaco.node.training.performer import Performer
 from dipaco.node.training.reference import ReferenceResult
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.canonical import encode
-from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Sheet
-from dipaco.protocol.ledger import Contribution, Entry, ModuleUpdated, Seeded, SpecAdopted
-from dipaco.protocol.ledger import Scored as SheetEntry
+from dipaco.protocol.lease import TOKEN_BYTES, Lease, Seeded, Sheet
+from dipaco.protocol.lease import Scored as SheetEntry
+from dipaco.protocol.ledger import (
+    Contribution,
+    Entry,
+    ModuleUpdated,
+    SpecAdopted,
+)
 from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.modules import ModuleDigest
 from dipaco.protocol.routing.labels import read_sheet, sheet_bytes
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import spec_digest
-from dipaco.protocol.topology import topology
 from tests.node.training.test_reference import resharding, run
 from tests.values import digest, key, peer
 
@@ -42,7 +47,7 @@ def the_run() -> Manifest:
 def scores(home: Path, value: Manifest, result: ReferenceResult) -> list[SheetEntry]:
     """Do every score lease of the run; leaves the sheets in the home's store."""
     performer, found = Performer(WorkerSettings(home=home, device="cpu")), []
-    for path, names in enumerate(topology(value).path_modules):
+    for path, names in enumerate(value.topology.path_modules):
         for window in range(2):
             lease = Lease(
                 run=run_id(value),
@@ -70,7 +75,7 @@ def write_ledger(
     """Put the run and its ledger, up to the switch, into the home."""
     keep_run(home, sign_manifest(value, key("owner")))
     journal = Journal.open(Home.at(home).journal)
-    catalogue, top, scheduler = Catalogue(journal), topology(value), key("scheduler")
+    catalogue, top, scheduler = Catalogue(journal), value.topology, key("scheduler")
     catalogue.publish("manifest", sign(value, key("owner")))
     for spec in result.specs:
         catalogue.publish("spec", sign(spec, scheduler))

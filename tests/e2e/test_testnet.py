@@ -19,7 +19,6 @@ from dipaco.cli.report import Report, differences, read_report
 from dipaco.cli.swarm import LocalSwarm
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.identity import peer_id
-from dipaco.protocol.topology import topology
 from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
 
@@ -57,7 +56,7 @@ def check_reports(tiny: Path, swarm: Report, single: Report) -> None:
     versions = set(range(manifest.training.rounds + 1))
     for report in (swarm, single):
         assert report.completed and report.manifest == encode(manifest).hex()
-        assert report.states.keys() == set(topology(manifest).modules)
+        assert report.states.keys() == set(manifest.topology.modules)
         assert all(states.keys() == versions for states in report.states.values())
         assert [loss.version for loss in report.losses] == sorted(versions)
         assert all(len(loss.paths) == manifest.paths for loss in report.losses)

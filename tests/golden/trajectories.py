@@ -23,18 +23,10 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.reference import run_reference
 from dipaco.node.training.worker import WorkerSettings
-from dipaco.protocol.manifest import (
-    Adam,
-    Grid,
-    Level,
-    Manifest,
-    Model,
-    Nesterov,
-    Routing,
-    Source,
-    Training,
-)
-from dipaco.protocol.topology import topology
+from dipaco.protocol.manifest import Manifest, Routing
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.source import Source
+from dipaco.protocol.training import Adam, Nesterov, Training
 from tests.values import manifest
 
 FILE: Final = Path(__file__).with_name("trajectories.json")
@@ -85,7 +77,7 @@ def trajectory(value: Manifest) -> Trajectory:
         for (_, path), each in sorted(result.evaluations.items()):
             found.setdefault(f"path {path}", []).append(each.nll / each.tokens)
         for module, digests in result.states.items():
-            size = topology(value).elements(module)
+            size = value.topology.elements(module)
             states = (blobs.read_array(digest, size) for digest in digests)
             found[f"module {module}"] = [
                 float(np.linalg.norm(state.astype(np.float64))) for state in states

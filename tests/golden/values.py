@@ -15,35 +15,38 @@ import numpy as np
 
 import dipaco.protocol
 from dipaco.protocol.canonical import Wire, encode
-from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Sheet, Submission
+from dipaco.protocol.lease import (
+    Evaluated,
+    EvaluateLease,
+    EvaluateResult,
+    Evaluation,
+    MomentsReplaced,
+    Scored,
+    ScoreLease,
+    ScoreResult,
+    Seeded,
+    SeedLease,
+    SeedResult,
+    Sheet,
+    TrainLease,
+    TrainResult,
+)
 from dipaco.protocol.ledger import (
+    FIRST_TERM,
     NO_RECORD,
     Contribution,
     Entry,
-    Evaluated,
     LedgerRecord,
     ModuleUpdated,
-    MomentsReplaced,
     Quantised,
-    Scored,
-    Seeded,
     SpecAdopted,
 )
 from dipaco.protocol.manifest import (
-    Adam,
     Capacity,
-    Grid,
-    Level,
     Manifest,
-    Model,
-    Nesterov,
     Reshard,
     Routing,
     Scheduling,
-    Source,
-    SourceFile,
-    Tokenizer,
-    Training,
     run_id,
 )
 from dipaco.protocol.messages import (
@@ -72,9 +75,13 @@ from dipaco.protocol.messages import (
     Request,
     Value,
 )
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.modules import ModuleDigest
 from dipaco.protocol.routing.integers import Int32
 from dipaco.protocol.signed import sign
+from dipaco.protocol.source import Source, SourceFile, Tokenizer
 from dipaco.protocol.spec import Fit, RouterSpec, int32_bytes, int64_bytes, spec_digest
+from dipaco.protocol.training import Adam, Nesterov, Training
 from dipaco.protocol.verdict import (
     Outcome,
     Receipt,
@@ -98,7 +105,11 @@ def wire_types() -> tuple[type[Wire], ...]:
     """Return every type of value that peers exchange, by name."""
     for module in pkgutil.walk_packages(dipaco.protocol.__path__, "dipaco.protocol."):
         importlib.import_module(module.name)
-    found = {kind for kind in _below(Wire) if kind.__module__.startswith("dipaco.protocol.")}
+    found = {
+        kind
+        for kind in _below(Wire)
+        if kind.__module__.startswith("dipaco.protocol.") and not kind.__name__.startswith("_")
+    }
     return tuple(sorted(found, key=lambda kind: kind.__name__))
 
 
@@ -278,41 +289,34 @@ def _ramp(length: int, step: int) -> Int32:
 
 MODULES = tuple(ModuleDigest(module=m, digest=digest(m)) for m in ("stem", "L1.E0", "L2.E1"))
 TOKEN = bytes(range(16))
-LEASE = Lease(
-    run=digest("run"),
-    token=TOKEN,
-    kind="train",
-    path=1,
-    round=2,
-    window=0,
-    spec=digest("spec"),
-    modules=MODULES,
-    ttl=20,
-)
-SUBMISSION = Submission(
-    token=TOKEN, blobs=MODULES, tokens=61440, seconds=31.25, loss_first=7.5, loss_last=3.412
-)
-
-
+SHARED = {
+    "run": digest("run"),
+    "token": TOKEN,
+    "window": 0,
+    "spec": digest("spec"),
+    "modules": MODULES,
+    "ttl": 20,
+}
+LEASE = TrainLease(**SHARED, path=1, round=2, moments=())
 SHEET = Sheet(digest=digest("sheet"), documents=125)
+EVALUATION = Evaluation(documents=20, tokens=1234, nll=4321.0625)
+FIGURES = {"tokens": 61440, "seconds": 31.25, "loss_first": 7.5, "loss_last": 3.412}
+RESULT = TrainResult(token=TOKEN, deltas=MODULES, moments=(), **FIGURES)
 
 
 def _leases() -> tuple[Wire, ...]:
-    evaluation = Evaluation(documents=20, tokens=1234, nll=4321.0625)
-    evaluated = msgspec.structs.replace(SUBMISSION, blobs=(), evaluation=evaluation)
-    seed = msgspec.structs.replace(LEASE, kind="seed", path=0, round=0, modules=())
-    score = msgspec.structs.replace(LEASE, kind="score", round=1)
-    scored = msgspec.structs.replace(SUBMISSION, blobs=(), sheet=SHEET)
     carried = tuple(ModuleDigest(module=m.module, digest=digest("moments")) for m in MODULES)
     return (
+        SeedLease(**{**SHARED, "modules": ()}),
+        SeedResult(token=TOKEN, states=MODULES, **FIGURES),
         LEASE,
-        seed,
-        SUBMISSION,
-        evaluated,
-        score,
-        scored,
+        RESULT,
         msgspec.structs.replace(LEASE, moments=carried),
-        msgspec.structs.replace(SUBMISSION, moments=carried),
+        msgspec.structs.replace(RESULT, moments=carried),
+        EvaluateLease(**SHARED, path=1, version=2),
+        EvaluateResult(token=TOKEN, evaluation=EVALUATION),
+        ScoreLease(**SHARED, path=1, version=1),
+        ScoreResult(token=TOKEN, sheet=SHEET),
     )
 
 
@@ -330,7 +334,7 @@ def _entries() -> tuple[Wire, ...]:
             state=digest("state"),
             momentum=digest("momentum"),
         ),
-        Evaluated(path=1, version=1, peer=peer("b"), documents=20, tokens=1234, nll=4321.0625),
+        Evaluated(path=1, version=1, peer=peer("b"), evaluation=EVALUATION),
         ModuleUpdated(
             module="L1.E0",
             version=2,
@@ -352,7 +356,9 @@ def _entries() -> tuple[Wire, ...]:
     )
     chain, previous = [], NO_RECORD
     for seq, entry in enumerate(entries):
-        record = LedgerRecord(run=digest("run"), seq=seq, previous=previous, entry=entry)
+        record = LedgerRecord(
+            run=digest("run"), term=FIRST_TERM, seq=seq, previous=previous, entry=entry
+        )
         signed = sign(record, key("scheduler"))
         chain += [record, signed]
         previous = signed.body_digest
@@ -369,7 +375,7 @@ def _work() -> tuple[Wire, ...]:
         beat,
         msgspec.structs.replace(beat, loss=3.412),
         HandBack(run=run, token=TOKEN, reason="paused by you"),
-        Submit(run=run, submission=SUBMISSION),
+        Submit(run=run, result=RESULT),
         Stands(),
         Fallen(reason="the lease no longer stands"),
     )

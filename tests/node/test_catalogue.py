@@ -13,14 +13,14 @@ from dipaco.node.storage.journal import Journal
 from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.course import Voices
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
-from dipaco.protocol.lease import ModuleDigest
-from dipaco.protocol.ledger import NO_RECORD, Evaluated, LedgerRecord, Seeded, SpecAdopted
+from dipaco.protocol.lease import Evaluated, Seeded
+from dipaco.protocol.ledger import NO_RECORD, LedgerRecord, SpecAdopted
 from dipaco.protocol.manifest import run_id
 from dipaco.protocol.messages import Item
+from dipaco.protocol.modules import ModuleDigest
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.signed import Signed, sign
 from dipaco.protocol.spec import spec_digest
-from dipaco.protocol.topology import topology
 from dipaco.protocol.verdict import Outcome, Receipt, Verdict
 from tests.values import digest, key, manifest, peer
 
@@ -54,7 +54,7 @@ def receipt(name: str, outcome: Outcome = Outcome.VERIFIED) -> bytes:
 
 
 def seeded() -> Seeded:
-    modules = topology(manifest()).modules
+    modules = manifest().topology.modules
     return Seeded(
         peer=peer("anna"),
         states=tuple(ModuleDigest(module=m, digest=digest(m)) for m in modules),

@@ -22,7 +22,7 @@ from dipaco.node.doctor import (
 )
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Described, Failed
-from dipaco.protocol.manifest import Source, SourceFile
+from dipaco.protocol.source import Source, SourceFile
 from tests.node.training.small import small_manifest
 from tests.values import digest
 

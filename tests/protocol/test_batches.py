@@ -14,7 +14,7 @@ from dipaco.protocol.batches import (
     learning_rate,
     order_of_pass,
 )
-from dipaco.protocol.manifest import Adam, Nesterov, Training
+from dipaco.protocol.training import Adam, Nesterov, Training
 from tests.values import digest
 
 RUN = digest("run")

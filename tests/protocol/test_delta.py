@@ -21,7 +21,7 @@ from dipaco.protocol.delta import (
     rounding,
 )
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.manifest import Adam, Nesterov, Training
+from dipaco.protocol.training import Adam, Nesterov, Training
 
 FLOATS: list[Encoding] = ["f32", "bf16"]
 ENCODINGS: list[Encoding] = [*FLOATS, "int8", "int4"]

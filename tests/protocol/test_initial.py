@@ -11,8 +11,10 @@ import pytest
 
 from dipaco.protocol.digest import sha256, tagged, u64
 from dipaco.protocol.initial import initial_module, initial_tensor
-from dipaco.protocol.manifest import Grid, Level, Manifest
-from dipaco.protocol.topology import STEM, ModuleId, Tensor, topology
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.model_shape import Grid, Level
+from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.topology import STEM, Tensor
 from tests.values import manifest
 
 LEVELS = (Level(experts=2, blocks=1), Level(experts=2, blocks=1))
@@ -27,7 +29,7 @@ GOLDEN = {
 
 def all_tensors(value: Manifest, path: int) -> dict[str, bytes]:
     """Return the bytes of every tensor of one path's initial model, by name."""
-    top, found = topology(value), {}
+    top, found = value.topology, {}
     for module in top.path_modules[path]:
         state, offset = initial_module(value, module), 0
         for tensor in top.layouts[module]:
@@ -39,7 +41,7 @@ def all_tensors(value: Manifest, path: int) -> dict[str, bytes]:
 def test_the_initial_modules_have_the_golden_digests() -> None:
     found = {
         m: sha256(initial_module(manifest(), m).tobytes()).hex()
-        for m in topology(manifest()).modules
+        for m in manifest().topology.modules
     }
     assert found == GOLDEN
 

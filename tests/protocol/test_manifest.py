@@ -11,19 +11,16 @@ from msgspec.structs import replace
 from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.manifest import (
-    MAX_FILES,
     MAX_NODES_LISTED,
-    MAX_PATHS,
     Capacity,
-    Grid,
-    Level,
     Manifest,
     Reshard,
-    SourceFile,
     run_id,
 )
+from dipaco.protocol.model_shape import MAX_PATHS, Grid, Level
 from dipaco.protocol.routing.seeds import Split, split_of
 from dipaco.protocol.signed import MAX_BODY
+from dipaco.protocol.source import MAX_FILES, SourceFile
 from tests.values import digest, manifest, peer
 
 FILE = SourceFile(name="a.parquet", size=10, sha256=digest("a"), rows=400)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from dipaco.protocol.delta import largest_update
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.manifest import Adam, Nesterov, Training
 from dipaco.protocol.moments import (
     GROUP,
     Moments,
@@ -20,6 +19,7 @@ from dipaco.protocol.moments import (
     largest_ratio,
     moments_bytes,
 )
+from dipaco.protocol.training import Adam, Nesterov, Training
 
 ADAM = Adam()
 FREE = Adam(beta1=0.9, beta2=0.5)  # no bound between the two moments

@@ -6,9 +6,9 @@ import struct
 import numpy as np
 import pytest
 
-from dipaco.protocol.manifest import Nesterov
 from dipaco.protocol.outer_step import Float32, advance, outer_step, outer_update, quantise
 from dipaco.protocol.quantised import Bits, packed_bytes, unpack
+from dipaco.protocol.training import Nesterov
 
 OUTER = Nesterov()
 

@@ -9,26 +9,28 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.lease import ModuleDigest, Sheet
+from dipaco.protocol.lease import (
+    Evaluated,
+    MomentsReplaced,
+    Scored,
+    Seeded,
+    Sheet,
+)
 from dipaco.protocol.ledger import (
     Contribution,
     Entry,
-    Evaluated,
     ModuleUpdated,
-    MomentsReplaced,
     Quantised,
-    Scored,
-    Seeded,
     SpecAdopted,
 )
 from dipaco.protocol.manifest import Manifest, Reshard
+from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.routing.labels import MAX_OPINIONS
 from dipaco.protocol.run_view import RunView
-from dipaco.protocol.topology import ModuleId, topology
 from tests.values import digest, manifest, peer
 
 MANIFEST = manifest()
-TOP = topology(MANIFEST)
+TOP = MANIFEST.topology
 ADOPTED = SpecAdopted(epoch=0, spec=digest("spec"))
 SEEDED = Seeded(
     peer=peer("a"),

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import tagged
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.manifest import MAX_PATHS
+from dipaco.protocol.model_shape import MAX_PATHS
 from dipaco.protocol.routing.params import MAX_DIMENSION
 from dipaco.protocol.routing.recipe import unfitted_spec
 from dipaco.protocol.signed import MAX_BODY

@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dipaco.protocol.manifest import Grid, Level
-from dipaco.protocol.topology import FLOAT_BYTES, STEM, ModuleId, experts_of, topology
+from dipaco.protocol.model_shape import Grid, Level
+from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.topology import (
+    FLOAT_BYTES,
+    STEM,
+    experts_of,
+    topology,
+)
 from tests.values import manifest
 
 
@@ -48,7 +54,7 @@ def test_a_path_off_the_grid_has_no_experts(path: int) -> None:
 
 
 def test_two_by_two_shares_its_stem_and_every_expert() -> None:
-    top = topology(manifest())
+    top = manifest().topology
     assert top.modules == ("stem", "L1.E0", "L1.E1", "L2.E0", "L2.E1")
     assert top.path_modules == (
         ("stem", "L1.E0", "L2.E0"),
@@ -72,13 +78,13 @@ def test_a_path_specific_stem_and_block_make_a_module_of_each_path() -> None:
 
 
 def test_dense_is_a_grid_of_one() -> None:
-    top = topology(manifest(grid=grid(1)))
+    top = manifest(grid=grid(1)).topology
     assert top.modules == ("stem", "L1.E0") and top.paths == 1
 
 
 def test_layouts_follow_from_the_model() -> None:
     """d_model 16, 2 heads of 8, 2 of them for keys, d_ff 32, 4096 words."""
-    top = topology(manifest())
+    top = manifest().topology
     assert [(t.name.removeprefix("model.layers.1."), t.shape) for t in top.layouts["L2.E0"]] == [  # type: ignore[index]
         ("input_layernorm.weight", (16,)),
         ("self_attn.q_proj.weight", (16, 16)),
@@ -96,7 +102,7 @@ def test_layouts_follow_from_the_model() -> None:
 
 def test_shared_keys_and_an_untied_head_change_their_tensors_alone() -> None:
     model = replace(manifest().model, kv_heads=1, tied=False)
-    top = topology(manifest(model=model))
+    top = manifest(model=model).topology
     shapes = {tensor.name: tensor.shape for tensor in top.path_tensors(0)}
     assert shapes["model.layers.0.self_attn.k_proj.weight"] == (8, 16)
     assert shapes["model.layers.0.self_attn.v_proj.weight"] == (8, 16)
@@ -106,8 +112,8 @@ def test_shared_keys_and_an_untied_head_change_their_tensors_alone() -> None:
 @given(GRIDS)
 def test_every_path_is_one_whole_model(given_grid: Grid) -> None:
     """Whatever is shared: each path has every tensor of the model, once."""
-    top = topology(manifest(grid=given_grid, routing=replace(manifest().routing, overlap=1)))
-    dense = topology(manifest(grid=grid(1, blocks=given_grid.blocks)))
+    top = manifest(grid=given_grid, routing=replace(manifest().routing, overlap=1)).topology
+    dense = manifest(grid=grid(1, blocks=given_grid.blocks)).topology
     whole = sorted(dense.path_tensors(0), key=lambda tensor: tensor.name)
     for path in range(top.paths):
         mine = sorted(top.path_tensors(path), key=lambda tensor: tensor.name)
@@ -116,7 +122,7 @@ def test_every_path_is_one_whole_model(given_grid: Grid) -> None:
 
 @given(GRIDS)
 def test_paths_and_modules_name_each_other(given_grid: Grid) -> None:
-    top = topology(manifest(grid=given_grid))
+    top = manifest(grid=given_grid).topology
     assert top.paths == prod(level.experts for level in given_grid.levels)
     assert len({experts_of(given_grid, path) for path in range(top.paths)}) == top.paths
     for module in top.modules:

@@ -15,20 +15,17 @@ from dipaco.node.compare.variants import (
 )
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import ModuleDigest
 from dipaco.protocol.manifest import (
     Capacity,
-    Grid,
-    Level,
     Manifest,
-    Model,
     Reshard,
     Routing,
     run_id,
 )
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.outer_step import outer_step
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
-from dipaco.protocol.topology import ModuleId, topology
 from tests.values import digest, manifest
 
 LEVELS = (Level(experts=2, blocks=2), Level(experts=3, blocks=1))
@@ -131,7 +128,7 @@ def test_equal_compute_is_the_steps_of_all_paths_with_the_schedule_stretched() -
 
 def test_diloco_shares_every_module_among_as_many_workers_and_takes_a_plain_mean() -> None:
     diloco = METHODS["diloco"].manifest(the_run())
-    top = topology(diloco)
+    top = diloco.topology
     assert diloco.paths == P
     assert all(len(top.paths_through(module)) == P for module in top.modules)
     assert diloco.training.outer.rescale == "none"
@@ -140,7 +137,7 @@ def test_diloco_shares_every_module_among_as_many_workers_and_takes_a_plain_mean
 
 def test_a_flat_mixture_shares_nothing() -> None:
     flat = METHODS["flat-moe"].manifest(the_run())
-    top = topology(flat)
+    top = flat.topology
     assert all(len(top.paths_through(module)) == 1 for module in top.modules)
     assert parameters(flat)[0] == P * parameters(flat)[1]
 
@@ -152,7 +149,7 @@ def test_every_method_has_the_path_model_of_the_run() -> None:
 
 def test_a_warm_start_is_cut_anew_for_every_method() -> None:
     run = the_run()
-    modules = topology(run).path_modules[0]
+    modules = run.topology.path_modules[0]
     start = tuple(ModuleDigest(module=module, digest=digest(module)) for module in modules)
     for seed in (0, 1):
         warm = with_seed(replace(run, start=start), seed)
@@ -165,7 +162,7 @@ def test_a_seed_changes_the_initial_model_and_the_router() -> None:
     assert run_id(first) != run_id(second)
     seeds = {unfitted_spec(recipe_of(each)).feat_seed for each in (first, second)}
     assert len(seeds) == 2
-    module = topology(first).modules[0]
+    module = first.topology.modules[0]
     assert not np.array_equal(initial_module(first, module), initial_module(second, module))
 
 
@@ -173,11 +170,11 @@ def test_a_seed_changes_the_initial_model_and_the_router() -> None:
 def test_recutting_the_seed_model_gives_every_path_just_that_model(method: str) -> None:
     run = the_run()
     target = METHODS[method].manifest(run)
-    states = {module: initial_module(run, module) for module in topology(run).path_modules[0]}
+    states = {module: initial_module(run, module) for module in run.topology.path_modules[0]}
     cut = recut(states, run, target)
     seed = by_tensor(states, run)
-    assert set(cut) == set(topology(target).modules)
-    for modules in topology(target).path_modules:
+    assert set(cut) == set(target.topology.modules)
+    for modules in target.topology.path_modules:
         found = by_tensor({module: cut[module] for module in modules}, target)
         assert found.keys() == seed.keys()
         assert all(found[name].tobytes() == seed[name].tobytes() for name in seed)
@@ -188,7 +185,7 @@ def by_tensor(states: dict[ModuleId, np.ndarray], value: Manifest) -> dict[str, 
     tensors = {}
     for module, state in states.items():
         first = 0
-        for tensor in topology(value).layouts[module]:
+        for tensor in value.topology.layouts[module]:
             tensors[tensor.name] = state[first : first + tensor.size]
             first += tensor.size
         assert first == len(state)

@@ -21,7 +21,7 @@ from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.manifest import Reshard, Routing, run_id
-from dipaco.protocol.topology import ModuleId, topology
+from dipaco.protocol.modules import ModuleId
 from tests.node.training.test_reference import TRAINING, tiny
 
 PATHS, STEP = 4, 2 * 48  # tokens of one inner step
@@ -143,7 +143,7 @@ def test_what_a_killed_training_left_changes_nothing(again: SeedFolder) -> None:
 def test_final_states_stay_and_are_not_the_seed_models(folder: SeedFolder) -> None:
     start = folder.start()
     assert start is not None
-    blobs, top = blobs_of(folder.root), topology(RUN)
+    blobs, top = blobs_of(folder.root), RUN.topology
     seed = {
         ModuleId(m): blobs.read_array(Digest(bytes.fromhex(d)), top.elements(ModuleId(m)))
         for m, d in start.states.items()
@@ -151,9 +151,9 @@ def test_final_states_stay_and_are_not_the_seed_models(folder: SeedFolder) -> No
     for method in METHODS:
         target = METHODS[method].manifest(RUN)
         begun, ended = recut(seed, RUN, target), result(folder, method).states
-        assert set(ended) == set(topology(target).modules)
+        assert set(ended) == set(target.topology.modules)
         for module, digest in ended.items():
-            size = topology(target).elements(ModuleId(module))
+            size = target.topology.elements(ModuleId(module))
             state = blobs.read_array(Digest(bytes.fromhex(digest)), size)
             assert not np.array_equal(state, begun[ModuleId(module)])
 

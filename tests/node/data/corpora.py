@@ -10,7 +10,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.data.synthetic import REVISION, synthetic_text
 from dipaco.node.training.jobs import Progress
-from dipaco.protocol.manifest import Manifest, Model, Routing, Source
+from dipaco.protocol.manifest import Manifest, Routing
+from dipaco.protocol.model_shape import Model
+from dipaco.protocol.source import Source
 from tests.values import manifest
 
 

@@ -19,10 +19,11 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import Refusal
-from dipaco.protocol.manifest import Manifest, Routing, Source
+from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.source import Source
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.node.data.corpora import (
     no_progress,

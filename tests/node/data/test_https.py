@@ -18,7 +18,7 @@ from dipaco.node.data.sources import Access, is_authenticated, rows
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
-from dipaco.protocol.manifest import Source
+from dipaco.protocol.source import Source
 from tests.node.data.corpora import no_progress
 from tests.node.data.network import Waits, certificate, json_gz, noise, parquet
 from tests.standin import StandIn, standin_hub

@@ -18,8 +18,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.training.jobs import Derive, Derived, InspectSheet
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.lease import Lease, Sheet
-from dipaco.protocol.ledger import Scored
+from dipaco.protocol.lease import Lease, Scored, Sheet
 from dipaco.protocol.manifest import Manifest, Reshard, Routing, run_id
 from dipaco.protocol.routing.labels import NO_LABEL, NOT_SCORED, read_sheet, sheet_bytes
 from dipaco.protocol.routing.recipe import recipe_of

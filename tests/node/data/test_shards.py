@@ -30,11 +30,12 @@ from dipaco.protocol.batches import DENSE, RowOrder, batch_seed
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
-from dipaco.protocol.manifest import Manifest, Source, run_id
+from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.routing import fit
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.source import Source
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.node.data.corpora import no_progress, small_manifest, synthetic, texts, write_jsonl
 

@@ -15,7 +15,7 @@ from dipaco.node.data.sources import Access, rows
 from dipaco.node.data.synthetic import TOPICS, synthetic_text, topic_of
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
-from dipaco.protocol.manifest import Source
+from dipaco.protocol.source import Source
 from tests.node.data.corpora import synthetic, texts, write_jsonl, write_parquet
 
 LOCAL = Access(local_files=True)

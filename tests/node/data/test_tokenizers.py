@@ -25,7 +25,7 @@ from dipaco.node.data.tokenizers import (
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
-from dipaco.protocol.manifest import Tokenizer
+from dipaco.protocol.source import Tokenizer
 
 EMBEDDED = [670, 2110, 12, 266, 2110, 14]
 

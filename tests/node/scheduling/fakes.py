@@ -39,9 +39,10 @@ from dipaco.node.training.jobs import (
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
-from dipaco.protocol.lease import Evaluation, ModuleDigest, Sheet
+from dipaco.protocol.lease import Evaluation, Sheet
 from dipaco.protocol.ledger import Quantised
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.moments import moments_bytes
 from dipaco.protocol.routing.fit import RouterFit
 from dipaco.protocol.routing.labels import sheet_bytes
@@ -49,7 +50,6 @@ from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.relabel import Relabelled
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.topology import ModuleId, topology
 
 TRAIN_SECONDS = 60.0
 DERIVE_SECONDS = 4.0
@@ -176,7 +176,7 @@ class FakeWorker:
                     stage="train", done=step + 1, total=STEPS, rate=64.0, unit="tokens", loss=3.0
                 )
             )
-        lease, top = job.lease, topology(job.manifest)
+        lease, top = job.lease, job.manifest.topology
         inputs = [encode(each) for each in (*lease.modules, *lease.moments)]
         for each in (*lease.modules, *lease.moments):
             assert self.blobs.has(each.digest)
@@ -216,7 +216,7 @@ class FakeWorker:
         return Scored(sheet=Sheet(digest=self.blobs.write(sheet), documents=len(rows)))
 
     def _step(self, job: OuterStep) -> Stepped:
-        length = topology(job.manifest).state_bytes(ModuleId(job.module))
+        length = job.manifest.topology.state_bytes(ModuleId(job.module))
         for contribution in job.contributions:
             assert self.blobs.has(contribution.delta)
         inputs = [c.delta for c in job.contributions]
@@ -225,7 +225,7 @@ class FakeWorker:
         if encoding == "f32":
             state = self._made(length, b"state", job.state, *inputs)
             return Stepped(state=state, momentum=momentum)
-        packed = encoded_bytes(encoding, topology(job.manifest).elements(ModuleId(job.module)))
+        packed = encoded_bytes(encoding, job.manifest.topology.elements(ModuleId(job.module)))
         update = self._made(packed, b"update", job.residual or b"", *inputs)
         if self.forgetful:
             self.blobs.remove(update)
@@ -238,7 +238,7 @@ class FakeWorker:
         )
 
     def _advance(self, job: Advance) -> Advanced:
-        length, state = topology(job.manifest).state_bytes(ModuleId(job.module)), job.state
+        length, state = job.manifest.topology.state_bytes(ModuleId(job.module)), job.state
         for update in job.updates:
             assert self.blobs.has(update) and self.blobs.has(state)
             state = self._made(length, b"state", state, update)

@@ -2,12 +2,12 @@
 
 from msgspec.structs import replace
 
-from dipaco.node.scheduling.changes import MomentsOwed, Recorded
+from dipaco.node.kinds.changes import MomentsOwed, Recorded
 from dipaco.node.scheduling.retention import blobs_needed
 from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Lease, ModuleDigest
-from dipaco.protocol.ledger import MomentsReplaced
+from dipaco.protocol.lease import Lease, MomentsReplaced
+from dipaco.protocol.modules import ModuleDigest
 from dipaco.protocol.work import Fallen, NoLease, Stands
 from tests.node.scheduling.test_schedule import ANNA, BERT, RUN, TTL, Desk, moments_of
 from tests.values import digest, manifest

@@ -9,7 +9,7 @@ from dipaco.node.scheduling.inputs import Inputs, Way, way_to
 from dipaco.node.training.jobs import Advance, Train
 from dipaco.protocol.manifest import run_id
 from dipaco.protocol.run_view import RunView
-from dipaco.protocol.topology import STEM, topology
+from dipaco.protocol.topology import STEM
 from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
 from tests.node.scheduling.test_interruptions import VALUE as INTERRUPTED
 from tests.node.scheduling.test_swarm import states, undisturbed
@@ -31,7 +31,7 @@ async def test_who_holds_the_version_before_fetches_the_update_alone(
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
     await until(lambda: scheduler.overview.ledger().finished)
-    modules = len(topology(VALUE).modules)
+    modules = len(VALUE.topology.modules)
     made = [(job.module, job.state) for job in advanced(anna)]
     assert len(made) == len(set(made)) == 2 * modules  # every module once a version, from 0 on
     assert all(len(job.updates) == 1 for job in advanced(anna))

@@ -15,7 +15,8 @@ from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Train
 from dipaco.protocol.canonical import decode
 from dipaco.protocol.lease import Lease
-from dipaco.protocol.manifest import Grid, Level, Reshard, run_id
+from dipaco.protocol.manifest import Reshard, run_id
+from dipaco.protocol.model_shape import Grid, Level
 from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.values import manifest

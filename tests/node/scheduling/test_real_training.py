@@ -20,7 +20,8 @@ from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.node.training.worker_process import perform
 from dipaco.protocol.early_stopping import kept_version
-from dipaco.protocol.manifest import Adam, Manifest, run_id
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.training import Adam
 from tests.golden.trajectories import tiny
 from tests.node.scheduling.swarm import SCHEDULER, Swarm, found, until
 

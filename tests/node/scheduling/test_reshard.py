@@ -9,9 +9,16 @@ from trio.testing import MockClock
 
 from dipaco.node.training.jobs import Derive, Evaluate, Score, Train
 from dipaco.protocol.errors import Refusal
-from dipaco.protocol.ledger import ModuleUpdated, Scored, SpecAdopted
-from dipaco.protocol.manifest import Manifest, Reshard, Routing, Source, run_id
+from dipaco.protocol.lease import Scored
+from dipaco.protocol.ledger import ModuleUpdated, SpecAdopted
+from dipaco.protocol.manifest import (
+    Manifest,
+    Reshard,
+    Routing,
+    run_id,
+)
 from dipaco.protocol.routing.labels import read_sheet
+from dipaco.protocol.source import Source
 from dipaco.protocol.spec import CLASS_MEANS, spec_digest
 from dipaco.protocol.verdict import Outcome
 from tests.node.scheduling.fakes import scored

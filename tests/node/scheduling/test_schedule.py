@@ -5,15 +5,15 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.scheduling.changes import Change, LeaseEnded, Recorded
+from dipaco.node.kinds.changes import Change, LeaseEnded, Recorded
 from dipaco.node.scheduling.retention import blobs_needed
 from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Submission
+from dipaco.protocol.lease import Evaluation, Lease, Result
 from dipaco.protocol.ledger import ModuleUpdated
 from dipaco.protocol.manifest import Scheduling
+from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.run_view import RunView
-from dipaco.protocol.topology import ModuleId
 from dipaco.protocol.work import Fallen, Granted, NoLease, Stands
 from tests.values import digest, manifest, peer
 
@@ -54,10 +54,10 @@ class Desk:
         self.make(changes)
         return reply
 
-    def result(self, lease: Lease) -> Submission:
+    def result(self, lease: Lease) -> Result:
         names = self.schedule.view.topology.path_modules[lease.path]
         place = f"{lease.kind} {lease.path} {lease.round}"
-        return Submission(
+        return Result(
             token=lease.token,
             blobs=()
             if lease.kind == "evaluate"
@@ -186,9 +186,7 @@ def test_a_lease_is_nobody_elses_to_renew_to_return_or_to_submit(desk: Desk) -> 
 
 def test_a_submission_that_names_other_modules_ends_the_lease(desk: Desk) -> None:
     seed = desk.lease(ANNA)
-    wrong = Submission(
-        token=seed.token, blobs=(), tokens=1, seconds=0.0, loss_first=1.0, loss_last=1.0
-    )
+    wrong = Result(token=seed.token, blobs=(), tokens=1, seconds=0.0, loss_first=1.0, loss_last=1.0)
     changes, reply = desk.schedule.submit(ANNA, wrong)
     assert isinstance(reply, Fallen) and "other modules" in reply.reason
     desk.make(changes)

@@ -3,15 +3,22 @@
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.scheduling.changes import Change, Recorded
+from dipaco.node.kinds.changes import Change, Recorded
 from dipaco.node.scheduling.retention import blobs_needed
 from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Evaluation, Lease, ModuleDigest, Sheet, Submission
-from dipaco.protocol.ledger import Scored, SpecAdopted
+from dipaco.protocol.lease import (
+    Evaluation,
+    Lease,
+    Result,
+    Scored,
+    Sheet,
+)
+from dipaco.protocol.ledger import SpecAdopted
 from dipaco.protocol.manifest import Manifest, Reshard
+from dipaco.protocol.modules import ModuleDigest
 from dipaco.protocol.routing.labels import MAX_OPINIONS
 from dipaco.protocol.work import Fallen, Granted, NoLease, Stands
 from tests.values import digest, manifest, peer
@@ -86,7 +93,7 @@ class Desk:
         place = f"{lease.kind} {lease.path} {lease.round}"
         blobs = [ModuleDigest(module=m, digest=digest(f"{place} {m}")) for m in names if trained]
         scores = Sheet(digest=digest(f"{sheet} {lease.path} {lease.window}"), documents=documents)
-        submission = Submission(
+        submission = Result(
             token=lease.token,
             blobs=tuple(blobs),
             moments=tuple(blobs) if lease.kind == "train" else (),

@@ -9,9 +9,8 @@ from trio.testing import MockClock
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Derive, Failed, Train
-from dipaco.protocol.lease import ModuleDigest
 from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.topology import topology
+from dipaco.protocol.modules import ModuleDigest
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Node, Swarm, found, until
 from tests.values import manifest
 
@@ -65,7 +64,7 @@ async def test_a_warm_start_comes_from_the_founder_and_stays_with_it(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     plain = manifest()
-    top, blobs = topology(plain), BlobStore(Home.at(tmp_path / SCHEDULER).blobs)
+    top, blobs = plain.topology, BlobStore(Home.at(tmp_path / SCHEDULER).blobs)
     start = tuple(
         ModuleDigest(module=m, digest=blobs.write(bytes(top.state_bytes(m))))
         for m in top.path_modules[0]

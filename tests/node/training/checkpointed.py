@@ -13,7 +13,6 @@ from dipaco.protocol.initial import initial_module
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.run_view import RunView
 from dipaco.protocol.spec import spec_digest
-from dipaco.protocol.topology import topology
 from tests.node.training.small import any_spec, small_manifest
 from tests.values import key
 
@@ -24,7 +23,7 @@ def checkpointed(blobs: Path, value: Manifest | None = None) -> Checkpoint:
     """Return where a run of `small_manifest` and the embedded tokenizer stands, at version 2."""
     value = value or small_manifest(tokenizer=embedded_tokenizer())
     store, view, chance = BlobStore(blobs), RunView(value), np.random.default_rng(0)
-    for place, module in enumerate(topology(value).modules):
+    for place, module in enumerate(value.topology.modules):
         start = initial_module(replace(value, seed=place), module)
         noise = chance.normal(size=(VERSIONS, len(start))).astype(np.float32) / 8
         view.states[module] = [store.write_array(start + each) for each in noise]

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import Lease, LeaseKind, ModuleDigest
-from dipaco.protocol.manifest import Adam, Grid, Manifest, Model, Nesterov, Tokenizer, Training
+from dipaco.protocol.lease import Lease, LeaseKind
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.model_shape import Grid, Model
+from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
+from dipaco.protocol.source import Tokenizer
 from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.topology import ModuleId, topology
+from dipaco.protocol.training import Adam, Nesterov, Training
 from tests.values import digest, manifest
 
 VOCABULARY = 64
@@ -41,7 +44,7 @@ def small_manifest(**changes: object) -> Manifest:
 
 def one_block() -> Grid:
     """Return a grid of one path with one block."""
-    from dipaco.protocol.manifest import Level
+    from dipaco.protocol.model_shape import Level
 
     return Grid(levels=(Level(experts=1, blocks=1),), path_specific_blocks=())
 
@@ -74,14 +77,14 @@ def shard(seed: int, rows: int = 12) -> ArrayShard:
 
 def initial_states(value: Manifest, path: int = 0) -> dict[ModuleId, NDArray[np.float32]]:
     """Return the states in which a path begins without a seed phase."""
-    return {m: initial_module(value, m) for m in topology(value).path_modules[path]}
+    return {m: initial_module(value, m) for m in value.topology.path_modules[path]}
 
 
 def lease(
     value: Manifest, kind: LeaseKind, path: int, round_: int, states: dict[ModuleId, Digest]
 ) -> Lease:
     """Return a lease of `path` that starts from `states`."""
-    modules = () if kind == "seed" else topology(value).path_modules[path]
+    modules = () if kind == "seed" else value.topology.path_modules[path]
     return Lease(
         run=digest("run"),
         token=bytes(16),

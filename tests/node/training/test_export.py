@@ -17,7 +17,7 @@ from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.training.export import export_path, plain_tokenizer
 from dipaco.node.training.path_models import PathModels
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Model
+from dipaco.protocol.model_shape import Model
 from tests.node.data.test_tokenizers import embedded, word_level
 from tests.node.training.checkpointed import checkpointed, tokenizer
 from tests.node.training.small import small_manifest

@@ -5,7 +5,7 @@ import torch
 from dipaco.node.training.fitting import made_up_rows, measure
 from dipaco.node.training.jobs import Fit
 from dipaco.node.training.options import Options
-from dipaco.protocol.manifest import Model
+from dipaco.protocol.model_shape import Model
 from tests.node.training.small import CONTEXT, VOCABULARY, small_manifest
 
 CPU = torch.device("cpu")

@@ -12,20 +12,20 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from dipaco.node.aggregation.outer import read_delta, read_moments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_steps
 from dipaco.node.training.jobs import Evaluate, Train, Trained
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import Float32, PathModel, load, store
-from dipaco.node.training.outer import read_delta, read_moments
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, learning_rate
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import DipacoError, Refusal
-from dipaco.protocol.lease import ModuleDigest
-from dipaco.protocol.manifest import Adam, Manifest, Nesterov, Training
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.moments import Moments, decode_moments, encode_moments, moments_bytes
-from dipaco.protocol.topology import ModuleId, topology
+from dipaco.protocol.training import Adam, Nesterov, Training
 from tests.node.training.small import (
     CONTEXT,
     ArrayShard,
@@ -73,7 +73,7 @@ def seed_of(trainer: Trainer, value: Manifest) -> Trained:
 
 def version_zero(trainer: Trainer, value: Manifest) -> dict[ModuleId, Digest]:
     seeds = {ModuleId(b.module): b.digest for b in seed_of(trainer, value).blobs}
-    top = topology(value)
+    top = value.topology
     return {m: seeds[top.counterpart(m)] for m in top.modules}
 
 
@@ -168,7 +168,7 @@ def test_a_delta_is_where_the_path_started_minus_where_it_came_to(
     value = small_manifest()
     zero = version_zero(trainer, value)
     trained = train(trainer, value, zero, 1, round_=2)
-    top = topology(value)
+    top = value.topology
     starts = {m: blobs.read_array(zero[m], top.elements(m)) for m in top.path_modules[1]}
     result = run_steps(
         PathModel(value, CPU),
@@ -241,7 +241,7 @@ def test_a_round_goes_on_from_the_moments_of_the_round_before(
     value = small_manifest()
     zero = version_zero(trainer, value)
     first = train(trainer, value, zero, 1)
-    top = topology(value)
+    top = value.topology
     assert [each.module for each in first.moments] == list(top.path_modules[1])
     for each in first.moments:
         size = moments_bytes(top.elements(ModuleId(each.module)))
@@ -415,7 +415,7 @@ def test_a_path_without_a_row_in_this_window_learns_nothing(
     states = {m: blobs.write_array(s) for m, s in initial_states(value).items()}
     job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "train", 0, 1, states))
     trained = trainer.train(job, NO_ROWS, Reports())
-    assert trained.tokens == 0 and len(trained.blobs) == len(topology(value).path_modules[0])
+    assert trained.tokens == 0 and len(trained.blobs) == len(value.topology.path_modules[0])
     for blob in trained.blobs:
         assert not any(blobs.read(blob.digest, 1 << 20))
     for module, found in read_all_moments(blobs, value, trained.moments):

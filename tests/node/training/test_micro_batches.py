@@ -22,8 +22,9 @@ from dipaco.node.training.micro_batches import MicroBatches, Shrink, halve
 from dipaco.node.training.model import Float32, PathModel
 from dipaco.protocol.batches import RowOrder
 from dipaco.protocol.errors import NoDevice
-from dipaco.protocol.manifest import Manifest, Model
-from dipaco.protocol.topology import ModuleId
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.model_shape import Model
+from dipaco.protocol.modules import ModuleId
 from tests.node.training.small import (
     VOCABULARY,
     ArrayShard,

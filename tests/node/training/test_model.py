@@ -9,8 +9,9 @@ from torch.nn import functional
 from dipaco.node.training.cross_entropy import block_rows, head_loss, token_losses
 from dipaco.node.training.model import PathModel, load, store
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.manifest import Grid, Level, Manifest, Model
-from dipaco.protocol.topology import STEM, topology
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.topology import STEM
 from tests.node.training.small import VOCABULARY, initial_states, small_manifest
 
 Array = NDArray[np.float64]
@@ -101,7 +102,7 @@ def test_no_token_sees_what_follows_it() -> None:
 def test_parameters_are_exactly_the_tensors_of_a_path(shape: Model) -> None:
     value = small_manifest(model=shape)
     found = {n: tuple(p.shape) for n, p in PathModel(value, CPU).named_parameters()}
-    assert found == {t.name: t.shape for t in topology(value).path_tensors(3)}
+    assert found == {t.name: t.shape for t in value.topology.path_tensors(3)}
 
 
 def test_states_go_in_and_come_out_unchanged() -> None:

@@ -17,7 +17,8 @@ from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import PathModel, load
 from dipaco.node.training.options import Options, check_moment_bits
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Adam, Manifest
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.training import Adam
 from tests.node.training.small import (
     Reports,
     any_spec,

@@ -6,21 +6,23 @@ import msgspec
 import numpy as np
 import pytest
 
+from dipaco.node.aggregation.outer import advance_state, inspect, take_outer_step
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.training.jobs import Advance, Inspect, OuterStep
-from dipaco.node.training.outer import advance_state, inspect, take_outer_step
 from dipaco.protocol.batches import learning_rate
 from dipaco.protocol.delta import Encoding, decode_delta, encode_delta, largest_update
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import LeaseKind, ModuleDigest
+from dipaco.protocol.lease import LeaseKind
 from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.manifest import Adam, Manifest
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleDigest
 from dipaco.protocol.moments import Moments, encode_moments, moments_bytes
 from dipaco.protocol.outer_step import advance, outer_step, outer_update, quantise
 from dipaco.protocol.quantised import Bits
-from dipaco.protocol.topology import STEM, topology
+from dipaco.protocol.topology import STEM
+from dipaco.protocol.training import Adam
 from tests.node.training.small import lease, small_manifest
 from tests.values import digest, peer
 
@@ -39,7 +41,7 @@ def inspection(
 ) -> str:
     """Return what is wrong with `blob` as the stem's part of a submission for path 0."""
     state = blobs.write_array(STATE)
-    states = dict.fromkeys(topology(value).path_modules[0], state)
+    states = dict.fromkeys(value.topology.path_modules[0], state)
     job = Inspect(
         manifest=value,
         lease=lease(value, kind, 0, 1 if kind == "train" else 0, states),
@@ -183,7 +185,7 @@ def test_an_outer_step_takes_no_delta_that_is_not_finite(blobs: BlobStore) -> No
 
 def moments_inspection(blobs: BlobStore, data: bytes, round_: int = 1) -> str:
     """Return what is wrong with `data` as the moments of path 0's stem."""
-    states = dict.fromkeys(topology(VALUE).path_modules[0], blobs.write_array(STATE))
+    states = dict.fromkeys(VALUE.topology.path_modules[0], blobs.write_array(STATE))
     job = Inspect(
         manifest=VALUE,
         lease=lease(VALUE, "train", 0, round_, states),

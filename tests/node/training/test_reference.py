@@ -6,28 +6,23 @@ import msgspec
 import numpy as np
 import pytest
 
+from dipaco.node.aggregation.outer import read_delta
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress
-from dipaco.node.training.outer import read_delta
 from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.manifest import (
-    Adam,
     Capacity,
-    Grid,
-    Level,
     Manifest,
-    Model,
-    Nesterov,
     Reshard,
     Routing,
-    Source,
-    Training,
 )
-from dipaco.protocol.topology import topology
+from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.source import Source
+from dipaco.protocol.training import Adam, Nesterov, Training
 from tests.values import manifest
 
 LEVELS = (Level(experts=2, blocks=1), Level(experts=2, blocks=1))
@@ -94,7 +89,7 @@ def test_every_module_takes_one_step_per_round_and_every_path_is_evaluated(tmp_p
     value = tiny()
     result = run(value, tmp_path)
     assert {len(digests) for digests in result.states.values()} == {3}
-    assert set(result.states) == set(result.momenta) == set(topology(value).modules)
+    assert set(result.states) == set(result.momenta) == set(value.topology.modules)
     assert set(result.evaluations) == {(v, p) for v in (0, 1, 2) for p in range(4)}
     first, last = result.perplexity(0), result.perplexity(2)
     assert first is not None and last is not None and last < first < 4500
@@ -107,7 +102,7 @@ def test_a_flat_mixture_of_experts_is_a_grid_that_shares_nothing(tmp_path: Path)
     assert list(result.states) == ["p0", "p1", "p2", "p3"]
     blobs = BlobStore(Home.at(tmp_path).blobs)
     for module, (before, after) in result.states.items():  # one contributor: alpha = 1, factor 1
-        size = topology(value).elements(module)
+        size = value.topology.elements(module)
         delta = read_delta(blobs, value, module, result.momenta[module])  # b = g = the delta
         start = blobs.read_array(before, size)
         expected = start - np.float32(0.7) * (delta + np.float32(0.9) * delta)
@@ -123,7 +118,7 @@ def test_a_dense_model_is_a_grid_of_one_path(tmp_path: Path) -> None:
     assert list(result.states) == ["stem", "L1.E0"]
     blobs = BlobStore(Home.at(tmp_path).blobs)
     for module, (before, after) in result.states.items():
-        size = topology(value).elements(module)
+        size = value.topology.elements(module)
         delta = read_delta(blobs, value, module, result.momenta[module])
         trained = blobs.read_array(before, size) - delta
         assert blobs.read_array(after, size).tobytes() == trained.tobytes()
@@ -134,7 +129,7 @@ def test_diloco_is_a_grid_whose_paths_share_every_module(tmp_path: Path) -> None
         levels=(Level(experts=4, blocks=0), Level(experts=1, blocks=2)), path_specific_blocks=()
     )
     value = tiny(grid=shared, training=msgspec.structs.replace(TRAINING, rounds=1))
-    assert all(used == ("stem", "L2.E0") for used in topology(value).path_modules)
+    assert all(used == ("stem", "L2.E0") for used in value.topology.path_modules)
     result = run(value, tmp_path)
     assert list(result.states) == ["stem", "L2.E0"]
     assert len({result.evaluations[1, path].nll for path in range(4)}) == 4

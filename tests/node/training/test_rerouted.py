@@ -15,7 +15,6 @@ from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.spec import RouterSpec, int32_bytes, int64_bytes
-from dipaco.protocol.topology import topology
 from tests.node.training.small import CONTEXT, VOCABULARY, initial_states, small_manifest
 
 PREFIX = 8
@@ -66,7 +65,7 @@ class Models:
         for path in range(PATHS):
             model = PathModel(value, torch.device("cpu"))
             states = initial_states(replace(value, seed=path), 0)
-            names = zip(topology(value).path_modules[path], states.values(), strict=True)
+            names = zip(value.topology.path_modules[path], states.values(), strict=True)
             load(model, value, dict(names))
             self._models[path] = model
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import trio
 
+from dipaco.node.aggregation.outer import take_outer_step
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull, Home
 from dipaco.node.training.frames import MAX_FRAME, body_length, pack, read_job, read_report
@@ -31,7 +32,6 @@ from dipaco.node.training.jobs import (
     Trained,
 )
 from dipaco.node.training.options import Options
-from dipaco.node.training.outer import take_outer_step
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker import Worker, WorkerSettings, describe_death
 from dipaco.node.training.worker_process import Throttle, parse, perform
@@ -44,7 +44,7 @@ from dipaco.protocol.errors import (
 )
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.manifest import Source, SourceFile
+from dipaco.protocol.source import Source, SourceFile
 from dipaco.protocol.topology import STEM
 from tests.node.training.small import Reports, any_spec, lease, small_manifest
 from tests.node.training.test_reference import TRAINING, tiny

@@ -6,12 +6,12 @@ Frozen values. The shell saves a change, applies it, and answers then (`service.
 import math
 from dataclasses import dataclass
 
-from dipaco.node.scheduling.debts import Debt, Place
+from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Lease, Submission
+from dipaco.protocol.lease import Lease, TrainResult
 from dipaco.protocol.ledger import Contribution, Entry
-from dipaco.protocol.topology import ModuleId
+from dipaco.protocol.modules import ModuleId
 
 RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
 STALL_TTLS = 30  # lease times to live without a step done, heartbeats or not: its worker hangs
@@ -28,7 +28,7 @@ class Grant:
     beat: float = -math.inf
     """When its holder was last heard of."""
     done: int = 0
-    """Inner steps that its holder has reported."""
+    """How much of the work its holder has reported: inner steps, documents."""
     moved: float = -math.inf
     """When `done` last grew."""
     gone: float = math.inf
@@ -53,32 +53,32 @@ class LeaseEnded:
 
 @dataclass(frozen=True)
 class TrainingAccepted:
-    """A path's submission of a round counts; its lease ends with it."""
+    """A path's result of a round counts; its lease ends with it."""
 
     path: int
     round: int
     peer: PeerId
-    submission: Submission
+    result: TrainResult
 
 
 @dataclass(frozen=True)
 class TrainingDiscarded:
-    """An accepted submission does not count after all: the path is trained again."""
+    """An accepted result does not count after all: the path is trained again."""
 
     path: int
     round: int
 
 
 @dataclass(frozen=True)
-class MomentsOwed:
-    """Moments that count are not here yet. Not saved: see `restored`."""
+class MomentsPending:
+    """Moments that count are not here yet. Not saved: see `Schedule.restored`."""
 
     place: Place
-    debt: Debt
+    pending: Pending
 
 
 @dataclass(frozen=True)
-class MomentsKept:
+class MomentsArrived:
     """They are here and were checked. Not saved either."""
 
     place: Place
@@ -92,7 +92,13 @@ class Recorded:
 
 
 Change = (
-    Grant | LeaseEnded | TrainingAccepted | TrainingDiscarded | MomentsOwed | MomentsKept | Recorded
+    Grant
+    | LeaseEnded
+    | TrainingAccepted
+    | TrainingDiscarded
+    | MomentsPending
+    | MomentsArrived
+    | Recorded
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.ledger import Scored
+from dipaco.protocol.lease import Scored
 from dipaco.protocol.manifest import Reshard
 from dipaco.protocol.routing.labels import MAX_OPINIONS, standing
 from dipaco.protocol.run_view import RunView

@@ -1,0 +1,73 @@
+"""The checks of what a volunteer hands in, before it counts. NumPy alone, no torch.
+
+Each returns what is wrong with it, in words; empty: nothing. A blob that is missing is Unavailable:
+that is not the submitter's fault.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dipaco.node.aggregation.outer import encoded_delta, read_moments
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.delta import check_bound, decode_delta, rounding
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.lease import TrainLease
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleDigest, ModuleId, digest_of
+from dipaco.protocol.moments import check_moments
+
+
+def wrong_states(blobs: BlobStore, manifest: Manifest, states: Sequence[ModuleDigest]) -> str:
+    """Check that states are finite."""
+
+    def check(module: ModuleId, digest: Digest) -> None:
+        state = blobs.read_array(digest, manifest.topology.elements(module))
+        if not np.isfinite(state).all():
+            raise RemoteProtocolError("the state holds NaN or infinity")
+
+    return _first_fault("module", states, check)
+
+
+def wrong_deltas(
+    blobs: BlobStore, manifest: Manifest, lease: TrainLease, deltas: Sequence[ModuleDigest]
+) -> str:
+    """Check that honest training can have made the pseudo-gradients (docs/method.md 6(e))."""
+    training = manifest.training
+
+    def check(module: ModuleId, digest: Digest) -> None:
+        elements = manifest.topology.elements(module)
+        data = encoded_delta(blobs, manifest, module, digest)
+        check_bound(
+            decode_delta(data, training.deltas, elements),
+            blobs.read_array(digest_of(module, lease.modules), elements),
+            training,
+            lease.round,
+            rounded=rounding(data, training.deltas, elements),
+        )
+
+    return _first_fault("module", deltas, check)
+
+
+def wrong_moments(
+    blobs: BlobStore, manifest: Manifest, lease: TrainLease, moments: Sequence[ModuleDigest]
+) -> str:
+    """Check that honest training can have left the moments."""
+
+    def check(module: ModuleId, digest: Digest) -> None:
+        found = read_moments(blobs, manifest, module, digest)
+        check_moments(found, manifest.training, lease.round)
+
+    return _first_fault("moments of module", moments, check)
+
+
+def _first_fault(
+    what: str, named: Sequence[ModuleDigest], check: Callable[[ModuleId, Digest], None]
+) -> str:
+    for each in named:
+        try:
+            check(ModuleId(each.module), each.digest)
+        except RemoteProtocolError as error:
+            return f"{what} {each.module}: {error}"
+    return ""

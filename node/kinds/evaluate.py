@@ -1,0 +1,81 @@
+"""Evaluate: the held-out loss of one path at one version (docs/method.md 2.5)."""
+
+from collections.abc import Callable, Iterator
+
+from dipaco.node.kinds.base import Kind, LeaseSource, Work, WorkerTools, check_states
+from dipaco.node.kinds.changes import Change, LeaseEnded, Recorded
+from dipaco.node.kinds.state import SchedulingState
+from dipaco.node.training.jobs import PerformLease, Progress
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.lease import Evaluated, EvaluateLease, EvaluateResult, Token
+from dipaco.protocol.run_view import RunView
+
+OVERDUE = 2  # versions behind the path's newest
+
+
+class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
+    """A path's evaluation at one version."""
+
+    name = "evaluate"
+    stage = "evaluate"
+    lease_type = EvaluateLease
+    result_type = EvaluateResult
+
+    def overdue(self, state: SchedulingState) -> Iterator[Work]:
+        """Yield evaluations that lag behind: they keep old states alive."""
+        for version, path in state.rounds.due_evaluations(behind=OVERDUE):
+            yield Work(self, path, version)
+
+    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
+        """Yield every version of every live path that is not evaluated, oldest first."""
+        for version, path in state.rounds.due_evaluations():
+            yield Work(self, path, version)
+
+    def work_of(self, lease: EvaluateLease) -> Work:
+        """Return the work that a lease is for."""
+        return Work(self, lease.path, lease.version)
+
+    def lease(self, source: LeaseSource, work: Work, token: Token) -> EvaluateLease:
+        """Return the lease of a path and version."""
+        shared = self.shared(source, token, work, source.states_at(work.path, work.round))
+        return EvaluateLease(**shared, path=work.path, version=work.round, window=0)
+
+    def misfit(self, state: SchedulingState, lease: EvaluateLease, result: EvaluateResult) -> str:
+        """Say what is wrong with the shape of a result: an evaluation has no shape to miss."""
+        return ""
+
+    def accept(
+        self, state: SchedulingState, lease: EvaluateLease, peer: PeerId, result: EvaluateResult
+    ) -> tuple[Change, ...]:
+        """Record the loss."""
+        entry = Evaluated(
+            path=lease.path, version=lease.version, peer=peer, evaluation=result.evaluation
+        )
+        return LeaseEnded(lease.token, "done"), Recorded(entry)
+
+    def check(self, ledger: RunView, lease: EvaluateLease) -> None:
+        """Hold a lease against manifest and ledger; raises RemoteProtocolError."""
+        check_states(ledger, lease, lease.path)
+
+    def text(self, lease: EvaluateLease) -> str:
+        """Say what the work is."""
+        return f"held-out loss of path {lease.path} at version {lease.version}"
+
+    def summary(self, lease: EvaluateLease, result: EvaluateResult) -> str:
+        """Return path, version and mean loss."""
+        found = result.evaluation
+        loss = f" loss={found.nll / found.tokens:.3f}" if found.tokens else ""
+        return f"evaluate path={lease.path} version={lease.version}{loss}"
+
+    def perform(
+        self,
+        job: PerformLease,
+        lease: EvaluateLease,
+        tools: WorkerTools,
+        on_progress: Callable[[Progress], None],
+    ) -> EvaluateResult:
+        """Compute the loss on the held-out documents that the router sends to the path."""
+        documents = tools.shards.validation(
+            job.manifest, job.spec, lease.window, lease.path, on_progress
+        )
+        return tools.trainer().evaluate(job.manifest, lease, documents, on_progress)

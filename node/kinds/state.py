@@ -1,0 +1,79 @@
+"""What the scheduler of one run decides from: the ledger's fold, and what is not in it yet."""
+
+from dataclasses import dataclass
+
+from dipaco.node.kinds.changes import TrainingAccepted
+from dipaco.node.kinds.pending_moments import PendingMoments, Place
+from dipaco.node.kinds.scoring import Scoring
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.modules import ModuleDigest, ModuleId
+from dipaco.protocol.rounds import Rounds
+from dipaco.protocol.run_view import RunView
+
+
+@dataclass(frozen=True)
+class LedgerSource:
+    """What the leases of a run name, as its ledger tells it (`base.LeaseSource`)."""
+
+    run: Digest
+    ledger: RunView
+
+    @property
+    def manifest(self) -> Manifest:
+        """The run's manifest."""
+        return self.ledger.manifest
+
+    def spec_at(self, round_: int) -> Digest:
+        """Return the router spec of a round."""
+        return self.ledger.specs[self.manifest.epoch_of(round_)]
+
+    def states_at(self, path: int, version: int) -> tuple[ModuleDigest, ...]:
+        """Return the states of a path's modules at a version, in the topology's order."""
+        return named(self.ledger.path_states(path, version))
+
+    def moments_before(self, path: int, round_: int) -> tuple[ModuleDigest, ...]:
+        """Return the moments that a path goes on from in a round; none where it begins anew."""
+        return named(self.ledger.path_moments(path, round_))
+
+
+class SchedulingState(LedgerSource):
+    """The state of one run's schedule; `Schedule` alone changes it."""
+
+    def __init__(self, run: Digest, rounds: Rounds, ledger: RunView) -> None:
+        super().__init__(run, ledger)
+        self.rounds = rounds
+        reshard = ledger.manifest.routing.reshard
+        self.scoring = None if reshard is None else Scoring(reshard, ledger)
+        self.accepted: dict[Place, TrainingAccepted] = {}
+        """By (path, round), until the path's modules have taken it in."""
+        self.pending = PendingMoments()
+        self.granted_to: dict[int, PeerId] = {}
+        """Who was granted a path last."""
+
+    @property
+    def scores(self) -> Scoring | None:
+        """The scoring phase while it lasts: no training goes on meanwhile."""
+        reshard = self.manifest.routing.reshard
+        if reshard is None or self.ledger.epoch != 0 or self.rounds.done < reshard.after_round:
+            return None
+        return self.scoring
+
+    def last_at(self, path: int) -> PeerId | None:
+        """Return who worked on a path last: it has its shard, states and moments at hand."""
+        return self.granted_to.get(path, self.ledger.contributors.get(path))
+
+    def preference(self, peer: PeerId, path: int, round_: int) -> tuple[int, bool, bool, int]:
+        """Return the key by which `peer`'s work is sorted.
+
+        The oldest round goes first; in it a path that `peer` has at hand, then one that nobody
+        else has at hand.
+        """
+        last = self.last_at(path)
+        return round_, last != peer, last is not None, path
+
+
+def named(pairs: tuple[tuple[ModuleId, Digest], ...]) -> tuple[ModuleDigest, ...]:
+    """Return modules and their blobs as the wire has them."""
+    return tuple(ModuleDigest(module=module, digest=digest) for module, digest in pairs)
