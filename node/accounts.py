@@ -8,12 +8,12 @@ never sent.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
 from dipaco.node.storage.files import read_file, translated, write_file
-from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.canonical import Wire, decode, encode, field_of
 from dipaco.protocol.digest import Digest, DigestField
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
 from dipaco.protocol.lease import Evaluated
@@ -24,6 +24,7 @@ from dipaco.protocol.spec import RouterSpec, spec_digest
 
 MAX_ACCOUNT = 256 << 20  # bytes; 1,000 rounds of 64 modules and 256 paths have 30 MB
 FOLDER = "accounts"
+ACCOUNT_FORMAT: Final = 2
 
 
 class ModuleVersions(Wire, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class ModuleVersions(Wire, frozen=True, kw_only=True):
 class Account(Wire, frozen=True, kw_only=True):
     """What a run came to in this home."""
 
+    format: Literal[2] = ACCOUNT_FORMAT
     specs: Annotated[tuple[RouterSpec, ...], Meta(min_length=1)]
     """By epoch."""
     modules: tuple[ModuleVersions, ...]
@@ -59,10 +61,17 @@ def kept_account(home: Path, manifest: Manifest) -> tuple[tuple[RouterSpec, ...]
     path = _path(home, run_id(manifest))
     if not path.exists():
         return None
+    data = read_file(path, limit=MAX_ACCOUNT)
     try:
-        account = decode(read_file(path, limit=MAX_ACCOUNT), Account, limit=MAX_ACCOUNT)
+        account = decode(data, Account, limit=MAX_ACCOUNT)
     except RemoteProtocolError as error:
-        raise ConfigError(f"{path}: not an account of this version: {error}") from error
+        found = field_of(data, "format")
+        if found != ACCOUNT_FORMAT and field_of(data, "type") == Account.__name__:
+            raise ConfigError(
+                f"{path}: made by another version of dipaco-node (account format {found or 1}, "
+                f"this one reads {ACCOUNT_FORMAT}): move it away and run `dipaco-node reference` again"
+            ) from error
+        raise ConfigError(f"{path}: not the account of a run: {error}") from error
     view = RunView(manifest)
     named = {ModuleId(each.module): list(each.states) for each in account.modules}
     if set(named) != set(manifest.topology.modules):

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.config import nearest
 from dipaco.node.storage.files import read_file, write_file
-from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.canonical import decode, encode, field_of
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
 from dipaco.protocol.identity import PeerId, peer_id, public_key_of
-from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.manifest import FORMAT, Manifest, run_id
 from dipaco.protocol.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
 
 SUFFIX = ".run"
@@ -47,6 +47,7 @@ def open_run(data: bytes, origin: str) -> RunFile:
     try:
         signed, manifest = decode_signed(data, Manifest)
     except RemoteProtocolError as error:
+        _refuse_other_format(field_of(data, "body"), origin)
         raise Refusal(f"{origin}: not a run file: {error}") from error
     if signed.signer != manifest.owner:
         raise Refusal(f"{origin}: signed by {signed.signer}, not by its owner {manifest.owner}")
@@ -87,10 +88,22 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 def read_manifest(path: Path) -> Manifest:
     """Read an unsigned manifest; raises ConfigError if it cannot be read, Refusal if wrong."""
+    data = read_file(path, limit=MAX_BODY)
     try:
-        return decode(read_file(path, limit=MAX_BODY), Manifest, limit=MAX_BODY)
+        return decode(data, Manifest, limit=MAX_BODY)
     except RemoteProtocolError as error:
+        _refuse_other_format(data, str(path))
         raise Refusal(f"{path}: not an unsigned manifest: {error}") from error
+
+
+def _refuse_other_format(body: object, origin: str) -> None:
+    """Raise Refusal for the bytes of a manifest of another format than this version's."""
+    found = field_of(body, "format") if isinstance(body, bytes) else None
+    if isinstance(found, int) and found != FORMAT:
+        raise Refusal(
+            f"{origin}: made by another version of dipaco-node (manifest format {found}, this one "
+            f"reads {FORMAT}): make the run anew with `dipaco-node run create`, or use that version"
+        )
 
 
 def peer_named(text: str, field: str) -> PeerId:

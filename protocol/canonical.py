@@ -6,13 +6,14 @@ are refused. Text keys alone are used in maps, for which cbor2's order is RFC 89
 """
 
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import cbor2
 import msgspec
 
 from dipaco.protocol.errors import RemoteProtocolError
 
+PROTOCOL_VERSION: Final = 2  # in the name of every stream, and in the domain of every signature
 MAX_DEPTH = 16  # nested arrays and maps; the deepest value of ours has 6
 
 
@@ -57,17 +58,32 @@ def decode(data: bytes, kind: type[W], *, limit: int) -> W:
         raise RemoteProtocolError(f"{len(data)} bytes where {limit} are allowed")
     name = getattr(kind, "__name__", str(kind))
     try:
-        plain = cbor2.loads(
-            data,
-            max_depth=MAX_DEPTH,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        )
-        value = msgspec.convert(plain, kind, builtin_types=(bytes,))
+        value = msgspec.convert(_plain(data), kind, builtin_types=(bytes,))
     except (cbor2.CBORError, msgspec.ValidationError) as error:
         raise RemoteProtocolError(f"malformed {name}: {error}") from error
     assert isinstance(value, Wire)
     if encode(value) != data:  # trailing bytes, other key orders, long forms of numbers
         raise RemoteProtocolError(f"{name} is not in its canonical encoding")
     return value
+
+
+def field_of(data: bytes, name: str) -> object:
+    """Return one field of an encoded map, whatever its type and version; None if there is none.
+
+    For messages about a value that `decode` refused, and for nothing else.
+    """
+    try:
+        plain = _plain(data)
+    except cbor2.CBORError:
+        return None
+    return plain.get(name) if isinstance(plain, dict) else None
+
+
+def _plain(data: bytes) -> Any:
+    return cbor2.loads(
+        data,
+        max_depth=MAX_DEPTH,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        strict_hashable_types=True,
+    )

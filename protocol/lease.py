@@ -12,13 +12,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from dipaco.protocol.canonical import Wire
+from dipaco.protocol.canonical import Wire, decode
 from dipaco.protocol.digest import Digest, DigestField
 from dipaco.protocol.identity import PeerIdField
 from dipaco.protocol.model_shape import MAX_PATHS
 from dipaco.protocol.modules import MAX_MODULES, ModuleDigest, ModuleDigests
 
 MAX_ROUNDS = 1 << 20
+MAX_LEASE_BYTES = 64 << 10  # encoded; 64 modules have 4 KB
 TOKEN_BYTES = 16
 
 Token = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
@@ -273,3 +274,8 @@ Lease = SeedLease | TrainLease | EvaluateLease | ScoreLease
 Result = SeedResult | TrainResult | EvaluateResult | ScoreResult
 WorkEntry = Seeded | MomentsReplaced | Evaluated | Scored
 """What the ledger tells of leased work."""
+
+
+def decode_lease(data: bytes) -> Lease:
+    """Read a lease of any kind; raises RemoteProtocolError."""
+    return decode(data, Lease, limit=MAX_LEASE_BYTES)  # type: ignore[arg-type]

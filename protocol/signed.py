@@ -11,7 +11,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.canonical import PROTOCOL_VERSION, Wire, decode, encode
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerId, peer_id_of
@@ -44,7 +44,7 @@ class Signed(Wire, frozen=True, kw_only=True):
 
 
 def _domain(kind: type[Wire]) -> bytes:
-    return f"dipaco/1/signed/{kind.__name__}".encode("ascii") + b"\0"
+    return f"dipaco/{PROTOCOL_VERSION}/signed/{kind.__name__}".encode("ascii") + b"\0"
 
 
 def sign(value: Wire, key: Ed25519PrivateKey) -> Signed:

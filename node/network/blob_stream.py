@@ -14,13 +14,13 @@ import trio
 
 from dipaco.node.network.framing import frame, receive_exactly, receive_frame
 from dipaco.node.network.transport import Stream
-from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.canonical import PROTOCOL_VERSION, decode, encode
 from dipaco.protocol.digest import Digest, sha256, short
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.identity import short_peer
 from dipaco.protocol.messages import Absent, AskChunk, AskOutline, Outline
 
-BLOB = "/dipaco/blob/1"
+BLOB = f"/dipaco/blob/{PROTOCOL_VERSION}"
 ASK_LIMIT = 256  # bytes of a question
 OUTLINE_LIMIT = (1 << 20) + 256  # bytes; 30,000 chunk digests of 34 bytes
 SMALL_BLOB = 16 << 20  # bytes up to which chunks are small: more holders, finer progress

@@ -19,7 +19,7 @@ import trio
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
-from dipaco.protocol.canonical import decode, encode
+from dipaco.protocol.canonical import PROTOCOL_VERSION, decode, encode
 from dipaco.protocol.digest import Digest, tagged
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
@@ -45,8 +45,10 @@ log = logging.getLogger(__name__)
 
 Pull = Callable[..., Awaitable[None]]
 
-TOPIC = "/dipaco/announce/1"
-SYNC = "/dipaco/sync/1"  # apart from control: a spec of 1 MB must not delay a ping
+TOPIC = f"/dipaco/announce/{PROTOCOL_VERSION}"
+SYNC = (
+    f"/dipaco/sync/{PROTOCOL_VERSION}"  # apart from control: a spec of 1 MB must not delay a ping
+)
 SYNC_LIMIT = MAX_ENVELOPE + 1024  # bytes of a frame: the largest signed value
 KINDS = ("manifest", "spec", "receipt", "ledger")  # in the order in which they build on each other
 LEDGER = "ledger"

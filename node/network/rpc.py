@@ -21,7 +21,7 @@ import trio
 from dipaco.node.network.framing import frame, receive_frame
 from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import PeerCallback, Stream, Transport
-from dipaco.protocol.canonical import Wire, decode, encode
+from dipaco.protocol.canonical import PROTOCOL_VERSION, Wire, decode, encode
 from dipaco.protocol.errors import (
     LocalProtocolError,
     Refusal,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONTROL = "/dipaco/control/1"
+CONTROL = f"/dipaco/control/{PROTOCOL_VERSION}"
 CONTROL_LIMIT = 1 << 20  # bytes of a frame; the largest, a listing of 50 records, has 150 KB
 IN_FLIGHT = 16  # requests that we leave unanswered at one peer; more wait their turn
 SERVED = 32  # requests of one peer that we work on; an honest one keeps to IN_FLIGHT

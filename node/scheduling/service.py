@@ -54,12 +54,13 @@ from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.lease import (
+    MAX_LEASE_BYTES,
     TOKEN_BYTES,
-    Lease,
     Result,
     Sheet,
     TrainLease,
     TrainResult,
+    decode_lease,
 )
 from dipaco.protocol.ledger import ModuleUpdated
 from dipaco.protocol.modules import ModuleId
@@ -81,7 +82,6 @@ log = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
 STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
-MAX_LEASE_BYTES = 64 << 10  # encoded; 64 modules have 4 KB
 
 
 @dataclass(frozen=True)
@@ -427,8 +427,7 @@ class Scheduler:
                 if self.schedule.state.scoring and self._agree(ours.sheet, theirs.sheet):
                     self.schedule.state.scoring.note_alike(ours.sheet.digest, theirs.sheet.digest)
         for saved in journal.leases(self.run_id):
-            lease: Lease = decode(saved.data, Lease, limit=MAX_LEASE_BYTES)  # type: ignore[arg-type]
-            self.schedule.apply(Grant(lease, saved.peer, now))
+            self.schedule.apply(Grant(decode_lease(saved.data), saved.peer, now))
         for accepted in journal.results(self.run_id):
             result = decode(accepted.data, TrainResult, limit=MAX_LEASE_BYTES)
             self.schedule.apply(

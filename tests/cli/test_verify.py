@@ -16,13 +16,12 @@ from dipaco.node.runs import keep_run, sign_manifest
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Score, Scored
+from dipaco.node.training.jobs import PerformLease
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.reference import ReferenceResult
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.canonical import encode
-from dipaco.protocol.lease import TOKEN_BYTES, Lease, Seeded, Sheet
-from dipaco.protocol.lease import Scored as SheetEntry
+from dipaco.protocol.lease import TOKEN_BYTES, Scored, ScoreLease, ScoreResult, Seeded, Sheet
 from dipaco.protocol.ledger import (
     Contribution,
     Entry,
@@ -44,33 +43,30 @@ def the_run() -> Manifest:
     return msgspec.structs.replace(value, training=training)
 
 
-def scores(home: Path, value: Manifest, result: ReferenceResult) -> list[SheetEntry]:
+def scores(home: Path, value: Manifest, result: ReferenceResult) -> list[Scored]:
     """Do every score lease of the run; leaves the sheets in the home's store."""
     performer, found = Performer(WorkerSettings(home=home, device="cpu")), []
     for path, names in enumerate(value.topology.path_modules):
         for window in range(2):
-            lease = Lease(
+            lease = ScoreLease(
                 run=run_id(value),
                 token=bytes(TOKEN_BYTES),
-                kind="score",
                 path=path,
-                round=1,
+                version=1,
                 window=window,
                 spec=spec_digest(result.specs[0]),
                 modules=tuple(ModuleDigest(module=m, digest=result.states[m][1]) for m in names),
                 ttl=20,
             )
-            job = Score(manifest=value, spec=result.specs[0], lease=lease)
+            job = PerformLease(manifest=value, spec=result.specs[0], lease=lease)
             answer = performer.perform(job, lambda progress: None)
-            assert isinstance(answer, Scored)
-            found.append(
-                SheetEntry(path=path, window=window, peer=peer("anna"), sheet=answer.sheet)
-            )
+            assert isinstance(answer, ScoreResult)
+            found.append(Scored(path=path, window=window, peer=peer("anna"), sheet=answer.sheet))
     return found
 
 
 def write_ledger(
-    home: Path, value: Manifest, result: ReferenceResult, sheets: list[SheetEntry]
+    home: Path, value: Manifest, result: ReferenceResult, sheets: list[Scored]
 ) -> None:
     """Put the run and its ledger, up to the switch, into the home."""
     keep_run(home, sign_manifest(value, key("owner")))

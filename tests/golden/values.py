@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -289,7 +290,7 @@ def _ramp(length: int, step: int) -> Int32:
 
 MODULES = tuple(ModuleDigest(module=m, digest=digest(m)) for m in ("stem", "L1.E0", "L2.E1"))
 TOKEN = bytes(range(16))
-SHARED = {
+SHARED: dict[str, Any] = {
     "run": digest("run"),
     "token": TOKEN,
     "window": 0,
@@ -300,7 +301,7 @@ SHARED = {
 LEASE = TrainLease(**SHARED, path=1, round=2, moments=())
 SHEET = Sheet(digest=digest("sheet"), documents=125)
 EVALUATION = Evaluation(documents=20, tokens=1234, nll=4321.0625)
-FIGURES = {"tokens": 61440, "seconds": 31.25, "loss_first": 7.5, "loss_last": 3.412}
+FIGURES: dict[str, Any] = {"tokens": 61440, "seconds": 31.25, "loss_first": 7.5, "loss_last": 3.412}
 RESULT = TrainResult(token=TOKEN, deltas=MODULES, moments=(), **FIGURES)
 
 

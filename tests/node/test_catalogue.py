@@ -13,8 +13,8 @@ from dipaco.node.storage.journal import Journal
 from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.course import Voices
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
-from dipaco.protocol.lease import Evaluated, Seeded
-from dipaco.protocol.ledger import NO_RECORD, LedgerRecord, SpecAdopted
+from dipaco.protocol.lease import Evaluated, Evaluation, Seeded
+from dipaco.protocol.ledger import FIRST_TERM, NO_RECORD, LedgerRecord, SpecAdopted
 from dipaco.protocol.manifest import run_id
 from dipaco.protocol.messages import Item
 from dipaco.protocol.modules import ModuleDigest
@@ -22,6 +22,7 @@ from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.signed import Signed, sign
 from dipaco.protocol.spec import spec_digest
 from dipaco.protocol.verdict import Outcome, Receipt, Verdict
+from tests.ledgers import entries_of
 from tests.values import digest, key, manifest, peer
 
 RUN = run_id(manifest())
@@ -116,10 +117,16 @@ def test_one_spec_too_many_is_refused_without_blame(catalogue: Catalogue) -> Non
         catalogue.offer("spec", signed(msgspec.structs.replace(SPEC, epoch=8), "scheduler"))
 
 
+def evaluated(version: int) -> Evaluated:
+    found = Evaluation(documents=1, tokens=2, nll=3.0)
+    return Evaluated(path=0, version=version, peer=peer("anna"), evaluation=found)
+
+
 def chain(*entries: SpecAdopted | Seeded | Evaluated, by: str = "scheduler") -> list[bytes]:
     records, previous = [], NO_RECORD
     for seq, entry in enumerate(entries):
-        made = sign(LedgerRecord(run=RUN, seq=seq, previous=previous, entry=entry), key(by))
+        record = LedgerRecord(run=RUN, term=FIRST_TERM, seq=seq, previous=previous, entry=entry)
+        made = sign(record, key(by))
         records.append(encode(made))
         previous = made.body_digest
     return records
@@ -151,7 +158,7 @@ def test_a_batch_with_an_entry_that_cannot_follow_leaves_nothing_behind(
     catalogue: Catalogue, journal: Journal
 ) -> None:
     adopted = SpecAdopted(epoch=0, spec=spec_digest(SPEC))
-    absurd = Evaluated(path=0, version=5, peer=peer("anna"), documents=1, tokens=1, nll=1.0)
+    absurd = evaluated(5)
     with pytest.raises(RemoteProtocolError, match="does not exist"):
         catalogue.offer_ledger(RUN, tuple(chain(adopted, seeded(), absurd)))
     assert catalogue.runs[RUN].length == 0 == journal.ledger_length(RUN)
@@ -197,10 +204,10 @@ def test_a_restart_finds_everything_as_it_was(catalogue: Catalogue, journal: Jou
     again = Catalogue(journal)
     assert again.inventory() == catalogue.inventory()
     assert again.runs[RUN].view.states == catalogue.runs[RUN].view.states
-    assert again.entries(RUN) == [SpecAdopted(epoch=0, spec=spec_digest(SPEC)), seeded()]
+    assert entries_of(again, RUN) == [SpecAdopted(epoch=0, spec=spec_digest(SPEC)), seeded()]
     again.append(
         RUN,
-        Evaluated(path=0, version=0, peer=peer("anna"), documents=1, tokens=2, nll=3.0),
+        evaluated(0),
         key("scheduler"),
     )
     assert again.runs[RUN].length == 3

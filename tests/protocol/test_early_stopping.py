@@ -50,6 +50,8 @@ def test_a_run_tells_the_version_of_every_path() -> None:
             told.apply(updated(module, version))
     nll = {(0, 0): 50.0, (0, 1): 40.0, (0, 2): 45.0, (1, 1): 60.0, (1, 2): 30.0}
     for (path, version), value in nll.items():
-        told.apply(replace(evaluated(path, version), nll=value))
+        plain = evaluated(path, version)
+        found = replace(plain.evaluation, nll=value)
+        told.apply(replace(plain, evaluation=found))
     told.apply(replace(evaluated(2, 0), tokens=0, nll=0.0))
     assert [told.kept_version(path) for path in range(4)] == [1, 2, 2, 2]

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.lease import (
     Evaluated,
+    Evaluation,
     MomentsReplaced,
     Scored,
     Seeded,
@@ -25,6 +26,7 @@ from dipaco.protocol.ledger import (
 )
 from dipaco.protocol.manifest import Manifest, Reshard
 from dipaco.protocol.modules import ModuleDigest, ModuleId
+from dipaco.protocol.rounds import Rounds, Weights
 from dipaco.protocol.routing.labels import MAX_OPINIONS
 from dipaco.protocol.run_view import RunView
 from tests.values import digest, manifest, peer
@@ -65,7 +67,10 @@ def without_moments(entry: ModuleUpdated) -> ModuleUpdated:
 
 def evaluated(path: int, version: int) -> Evaluated:
     return Evaluated(
-        path=path, version=version, peer=peer("a"), documents=2, tokens=20, nll=50.0 + version
+        path=path,
+        version=version,
+        peer=peer("a"),
+        evaluation=Evaluation(documents=2, tokens=20, nll=50.0 + version),
     )
 
 
@@ -90,11 +95,15 @@ def facts(told: RunView) -> tuple[object, ...]:
     return told.spec, states, dict(told.momenta), moments, dict(told.evaluations)
 
 
+def rounds(told: RunView, weights: Weights = (1, 1, 1, 1)) -> Rounds:
+    return Rounds(told, lambda spec: weights)
+
+
 def test_before_the_seed_there_is_nothing() -> None:
     empty = view([ADOPTED])
     assert empty.spec == digest("spec") and not empty.seeded
     assert empty.version(ModuleId("stem")) == empty.path_version(3) == -1
-    assert not empty.finished(lambda version: range(4))
+    assert not rounds(empty).finished
 
 
 def test_the_seed_makes_version_0_of_every_module() -> None:
@@ -137,9 +146,9 @@ def test_where_every_round_begins_anew_no_contribution_has_moments() -> None:
 
 def test_a_run_is_finished_when_all_versions_of_all_live_paths_are_evaluated() -> None:
     entries = list(whole_run())
-    assert view(entries).finished(lambda version: range(4))
-    assert not view(entries[:-1]).finished(lambda version: range(4))
-    assert view(entries[:-1]).finished(lambda version: range(3))  # path 3 has no data
+    assert rounds(view(entries)).finished
+    assert not rounds(view(entries[:-1])).finished
+    assert rounds(view(entries[:-1]), (1, 1, 1, 0)).finished  # path 3 has no data
 
 
 # ---------------------------------------------------------------------- re-sharding
@@ -272,7 +281,7 @@ def test_modules_and_evaluations_may_come_in_any_order(
             *(evaluated(path, version) for path in paths for version in (2, 0, 1)),
         ]
     )
-    assert told.finished(lambda version: range(4))
+    assert rounds(told).finished
     assert facts(told) == facts(view(whole_run()))
 
 

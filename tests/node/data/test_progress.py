@@ -12,4 +12,4 @@ def test_reports_are_a_quarter_second_apart_and_the_end_is_always_told() -> None
         now += 0.01
         meter.at(done)
     assert [report.done for report in told] == [*range(25, 1000, 25), 1000]
-    assert {round(report.rate, 6) for report in told} == {100.0}
+    assert {round(report.per_second, 6) for report in told} == {100.0}

@@ -11,14 +11,15 @@ from msgspec.structs import replace
 
 from dipaco.node.data import relabelling
 from dipaco.node.data.derivation import Tools, derive
-from dipaco.node.data.relabelling import inspect_sheet, rederive
+from dipaco.node.data.relabelling import rederive
 from dipaco.node.data.shards import RouterDocuments, Shards
+from dipaco.node.data.sheets import wrong_sheet
 from dipaco.node.scheduling.verification import derivation_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.node.training.jobs import Derive, Derived, InspectSheet
+from dipaco.node.training.jobs import Derive, Derived
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.lease import Lease, Scored, Sheet
+from dipaco.protocol.lease import Scored, ScoreLease, Sheet
 from dipaco.protocol.manifest import Manifest, Reshard, Routing, run_id
 from dipaco.protocol.routing.labels import NO_LABEL, NOT_SCORED, read_sheet, sheet_bytes
 from dipaco.protocol.routing.recipe import recipe_of
@@ -220,19 +221,17 @@ def test_sheets_of_other_documents_refute_whoever_can_tell_what_the_source_has(
 
 def inspected(run: Resharded, change: Callable[[list[int]], list[int]]) -> str:
     (entry,) = [each for each in run.written(0, change)[:1]]
-    lease = Lease(
+    lease = ScoreLease(
         run=run_id(run.manifest),
         token=bytes(16),
-        kind="score",
         path=0,
-        round=1,
+        version=1,
         window=0,
         spec=spec_digest(run.first),
         modules=(),
         ttl=20,
     )
-    job = InspectSheet(manifest=run.manifest, spec=run.first, lease=lease, sheet=entry.sheet)
-    return inspect_sheet(run.tools.blobs, job, run.scored[0]).wrong
+    return wrong_sheet(run.tools.blobs, run.manifest, lease, entry.sheet, run.scored[0])
 
 
 def test_a_sheet_is_taken_if_it_scores_what_is_to_be_scored(run: Resharded) -> None:

@@ -1,13 +1,15 @@
 """A worker that does jobs in virtual time: real blobs, made-up numbers, the same for all nodes."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
 from dipaco.node.data.documents import Document
 from dipaco.node.data.relabelling import LabelledMeans, LedgerSheets
+from dipaco.node.kinds.table import kind_of, work_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import (
     Advance,
@@ -17,29 +19,36 @@ from dipaco.node.training.jobs import (
     Derived,
     Describe,
     Described,
-    Evaluate,
-    Evaluated,
     Failed,
     Fit,
     Fitted,
-    Inspect,
     Inspected,
-    InspectSheet,
+    InspectMoments,
+    InspectResult,
     Job,
     Materialise,
     Materialised,
     OuterStep,
+    PerformLease,
     Progress,
-    Score,
-    Scored,
+    Rescore,
     Stepped,
-    Train,
-    Trained,
 )
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.digest import Digest
-from dipaco.protocol.lease import Evaluation, Sheet
+from dipaco.protocol.lease import (
+    EvaluateLease,
+    EvaluateResult,
+    Evaluation,
+    ScoreLease,
+    ScoreResult,
+    SeedLease,
+    SeedResult,
+    Sheet,
+    TrainLease,
+    TrainResult,
+)
 from dipaco.protocol.ledger import Quantised
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.modules import ModuleDigest, ModuleId
@@ -55,6 +64,20 @@ TRAIN_SECONDS = 60.0
 DERIVE_SECONDS = 4.0
 SCORE_SECONDS = 5.0
 STEPS = 6
+
+
+def trains(job: Job) -> bool:
+    """Return whether a job takes inner steps."""
+    return isinstance(job, PerformLease) and isinstance(job.lease, SeedLease | TrainLease)
+
+
+def train_leases(jobs: Iterable[Job]) -> list[TrainLease]:
+    """Return the leases of paths among jobs that were done."""
+    return [
+        job.lease
+        for job in jobs
+        if isinstance(job, PerformLease) and isinstance(job.lease, TrainLease)
+    ]
 
 
 def tokens_of(document: int, shift: int = 0) -> list[int]:
@@ -145,15 +168,18 @@ class FakeWorker:
                 return Derived(spec=spec, authenticated=self.authenticated)
             case Materialise():
                 return Materialised(documents=1, tokens=1)
-            case Train():
-                return await self._train(job, on_progress)
-            case Evaluate():
+            case PerformLease(lease=SeedLease() | TrainLease() as lease):
+                return await self._train(job.manifest, lease, on_progress)
+            case PerformLease(lease=EvaluateLease() as lease):
                 await trio.sleep(1.0)
-                nll = 100.0 / (1 + job.lease.round) + job.lease.path
-                return Evaluated(evaluation=Evaluation(documents=2, tokens=50, nll=nll))
-            case Score():
-                return await self._score(job, on_progress)
-            case Inspect() | InspectSheet():
+                nll = 100.0 / (1 + lease.version) + lease.path
+                found = Evaluation(documents=2, tokens=50, nll=nll)
+                return EvaluateResult(token=lease.token, evaluation=found)
+            case PerformLease(lease=ScoreLease() as lease):
+                return await self._score(job.manifest, lease, None, on_progress)
+            case Rescore():
+                return await self._score(job.manifest, job.lease, job.rows, on_progress)
+            case InspectResult() | InspectMoments():
                 return Inspected(wrong=self.wrong)
             case OuterStep():
                 return self._step(job)
@@ -165,55 +191,73 @@ class FakeWorker:
                 )
             case Fit():
                 return Fitted(fits=True)
+            case _:
+                raise AssertionError(f"no such job: {job}")
 
-    async def _train(self, job: Train, on_progress: Callable[[Progress], None]) -> Answer:
+    async def _train(
+        self,
+        manifest: Manifest,
+        lease: SeedLease | TrainLease,
+        on_progress: Callable[[Progress], None],
+    ) -> Answer:
         if self.fail:
             return self.fail.pop(0)
         for step in range(STEPS):
             await trio.sleep(TRAIN_SECONDS / STEPS)
             on_progress(
                 Progress(
-                    stage="train", done=step + 1, total=STEPS, rate=64.0, unit="tokens", loss=3.0
+                    stage="train",
+                    done=step + 1,
+                    total=STEPS,
+                    unit="steps",
+                    tokens_per_second=64.0,
+                    loss=3.0,
                 )
             )
-        lease, top = job.lease, job.manifest.topology
-        inputs = [encode(each) for each in (*lease.modules, *lease.moments)]
-        for each in (*lease.modules, *lease.moments):
-            assert self.blobs.has(each.digest)
-        place = f"{lease.kind} {lease.path} {lease.round}".encode()
-        blobs = tuple(
-            ModuleDigest(
-                module=m, digest=self._made(top.state_bytes(m), m.encode(), place, *inputs)
-            )
-            for m in top.path_modules[lease.path]
+        for blob in lease.inputs:
+            assert self.blobs.has(blob)
+        figures: dict[str, Any] = {
+            "tokens": 384,
+            "seconds": 60.0,
+            "loss_first": 4.0,
+            "loss_last": 3.0,
+        }
+        top, work = manifest.topology, work_of(lease)
+        names = top.path_modules[work.path]
+        inputs = [
+            f"{kind_of(lease).name} {work.path} {work.round}".encode(),
+            *(encode(each) for each in (*lease.modules, *lease.carried)),
+        ]
+        states = tuple(
+            ModuleDigest(module=m, digest=self._made(top.state_bytes(m), m.encode(), *inputs))
+            for m in names
         )
+        if isinstance(lease, SeedLease):
+            return SeedResult(token=lease.token, states=states, **figures)
         moments = tuple(
             ModuleDigest(
                 module=m,
-                digest=self._made(
-                    moments_bytes(top.elements(m)), b"moments", m.encode(), place, *inputs
-                ),
+                digest=self._made(moments_bytes(top.elements(m)), b"moments", m.encode(), *inputs),
             )
-            for m in top.path_modules[lease.path]
-            if lease.kind == "train" and job.manifest.training.inner_state == "carry"
+            for m in names
+            if manifest.training.inner_state == "carry"
         )
-        return Trained(
-            blobs=blobs,
-            moments=moments,
-            tokens=384,
-            seconds=60.0,
-            loss_first=4.0,
-            loss_last=3.0,
-        )
+        return TrainResult(token=lease.token, deltas=states, moments=moments, **figures)
 
-    async def _score(self, job: Score, on_progress: Callable[[Progress], None]) -> Scored:
+    async def _score(
+        self,
+        manifest: Manifest,
+        lease: ScoreLease,
+        rows: tuple[int, ...] | None,
+        on_progress: Callable[[Progress], None],
+    ) -> ScoreResult:
         await trio.sleep(SCORE_SECONDS)
-        scores = scored(job.manifest, job.lease.path, job.lease.window)
+        scores = scored(manifest, lease.path, lease.window)
         on_progress(Progress(stage="score", done=len(scores), total=len(scores)))
-        bias = self.bias.get(job.lease.path, 0)
-        rows = range(len(scores)) if job.rows is None else job.rows
-        sheet = sheet_bytes([scores[row] + bias for row in rows])
-        return Scored(sheet=Sheet(digest=self.blobs.write(sheet), documents=len(rows)))
+        bias = self.bias.get(lease.path, 0)
+        asked = range(len(scores)) if rows is None else rows
+        sheet = self.blobs.write(sheet_bytes([scores[row] + bias for row in asked]))
+        return ScoreResult(token=lease.token, sheet=Sheet(digest=sheet, documents=len(asked)))
 
     def _step(self, job: OuterStep) -> Stepped:
         length = job.manifest.topology.state_bytes(ModuleId(job.module))

@@ -12,7 +12,8 @@ from trio.testing import MockClock
 
 from dipaco.node import wiring
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Failed, Train
+from dipaco.node.training.jobs import Failed
+from tests.node.scheduling.fakes import train_leases, trains
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, found, until
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.values import manifest
@@ -47,7 +48,7 @@ async def test_a_node_with_less_than_min_free_begins_no_work(
     assert "0.4 GB free, storage.min_free is 0.5 GB" in anna.parts.board.reason.text
     await trio.sleep(600.0)
     assert not scheduler.overview.ledger().versions.get("stem")
-    assert not any(isinstance(job, Train) for job in anna.worker.done)
+    assert not any(trains(job) for job in anna.worker.done)
     free = 600 * 10**6
     await until(lambda: scheduler.overview.ledger().finished)
 
@@ -60,9 +61,9 @@ async def test_a_scheduler_without_room_loses_nothing_and_goes_on_by_itself(
     scheduler = await swarm.start(SCHEDULER)
     volunteers = [await swarm.start(name) for name in ("anna", "bert")]
     board, schedulers = scheduler.parts.board, scheduler.parts.desk.schedulers
-    await until(lambda: RUN in schedulers and schedulers[RUN].schedule.view.seeded)
+    await until(lambda: RUN in schedulers and schedulers[RUN].schedule.ledger.seeded)
     if when == "stepping":
-        await until(lambda: bool(schedulers[RUN].schedule.accepted))
+        await until(lambda: bool(schedulers[RUN].schedule.state.accepted))
     limit = fill(scheduler.parts.journal)
     await until(lambda: board.reason.code == "disk")
     assert board.state == "paused" and "no space left on the disk" in board.reason.text
@@ -72,7 +73,7 @@ async def test_a_scheduler_without_room_loses_nothing_and_goes_on_by_itself(
     await until(lambda: scheduler.overview.ledger().finished)
     assert not any(each.ended.is_set() for each in volunteers)
     assert states(scheduler) == await undisturbed(tmp_path)
-    trained = [job.lease for v in volunteers for job in v.worker.done if isinstance(job, Train)]
+    trained = train_leases(job for v in volunteers for job in v.worker.done)
     assert len(trained) == 1 + 2 * 4  # no result was asked for twice
 
 

@@ -6,10 +6,11 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from dipaco.node.scheduling.inputs import Inputs, Way, way_to
-from dipaco.node.training.jobs import Advance, Train
+from dipaco.node.training.jobs import Advance
 from dipaco.protocol.manifest import run_id
 from dipaco.protocol.run_view import RunView
 from dipaco.protocol.topology import STEM
+from tests.node.scheduling.fakes import train_leases
 from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
 from tests.node.scheduling.test_interruptions import VALUE as INTERRUPTED
 from tests.node.scheduling.test_swarm import states, undisturbed
@@ -49,13 +50,13 @@ async def test_the_result_does_not_depend_on_whether_states_come_whole(
     schedulers = scheduler.parts.desk.schedulers
     await swarm.start("anna")
     await until(
-        lambda: run_id(VALUE) in schedulers and schedulers[run_id(VALUE)].schedule.view.seeded
+        lambda: run_id(VALUE) in schedulers and schedulers[run_id(VALUE)].schedule.ledger.seeded
     )
-    view = schedulers[run_id(VALUE)].schedule.view
+    view = schedulers[run_id(VALUE)].schedule.ledger
     await until(lambda: view.version(STEM) == 1)
     late = await swarm.start("bert")  # holds nothing of version 0
     await until(lambda: scheduler.overview.ledger().finished)
-    trained = [job.lease.round for job in late.worker.done if isinstance(job, Train)]
+    trained = [lease.round for lease in train_leases(late.worker.done)]
     assert trained and min(trained) == 2
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)
 

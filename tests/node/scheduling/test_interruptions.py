@@ -11,12 +11,12 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from dipaco.node.kinds.table import work_of
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Train
-from dipaco.protocol.canonical import decode
-from dipaco.protocol.lease import Lease
+from dipaco.protocol.lease import decode_lease
 from dipaco.protocol.manifest import Reshard, run_id
 from dipaco.protocol.model_shape import Grid, Level
+from tests.node.scheduling.fakes import train_leases
 from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.values import manifest
@@ -42,13 +42,11 @@ class Killer:
     def __call__(self, name: str, journal: Journal) -> bool:
         if name != self._victim:
             return False
-        leases = (decode(each.data, Lease, limit=1 << 16) for each in journal.leases(run_id(VALUE)))
+        leases = (decode_lease(each.data) for each in journal.leases(run_id(VALUE)))
         state = (
             journal.ledger_length(run_id(VALUE)),
-            frozenset(
-                (each.kind, each.round, each.path) for each in journal.submissions(run_id(VALUE))
-            ),
-            frozenset((each.kind, each.round, each.path) for each in leases),
+            frozenset((each.round, each.path) for each in journal.results(run_id(VALUE))),
+            frozenset(map(work_of, leases)),
             len(journal.signed("spec")),
             len(journal.signed("receipt")),
         )
@@ -96,7 +94,7 @@ async def test_moments_that_nobody_has_any_more_are_made_again_and_nothing_else(
 
     def kill_anna(name: str, journal: Journal) -> bool:
         if name == SCHEDULER and not taken:
-            taken.update((each.path, each.round) for each in journal.submissions(run_id(VALUE)))
+            taken.update((each.path, each.round) for each in journal.results(run_id(VALUE)))
             if taken:
                 swarm.network.kill(anna.parts.me)
                 anna.scope.cancel()
@@ -106,7 +104,7 @@ async def test_moments_that_nobody_has_any_more_are_made_again_and_nothing_else(
     await anna.ended.wait()
     bert = await swarm.start("bert")
     await until(lambda: scheduler.overview.ledger().finished)
-    trained = [job.lease for job in bert.worker.done if isinstance(job, Train)]
+    trained = train_leases(bert.worker.done)
     assert sorted((lease.path, lease.round) for lease in trained) == [
         (path, round_) for path in (0, 1) for round_ in (1, 2)
     ]  # anna's path once more, and what she had not done
@@ -123,12 +121,12 @@ async def test_moments_that_the_scheduler_lost_come_from_their_maker_or_are_made
     schedulers = scheduler.parts.desk.schedulers
     await until(lambda: run_id(VALUE) in schedulers)
     schedule = schedulers[run_id(VALUE)].schedule
-    await until(lambda: bool(schedule.accepted) and not list(schedule.debts))
-    (accepted,) = schedule.accepted.values()
-    scheduler.parts.blobs.remove(accepted.submission.moments[-1].digest)
+    await until(lambda: bool(schedule.state.accepted) and not list(schedule.state.pending))
+    (accepted,) = schedule.state.accepted.values()
+    scheduler.parts.blobs.remove(accepted.result.moments[-1].digest)
     await swarm.kill(anna)
     bert = await swarm.start("bert")
     await until(lambda: scheduler.overview.ledger().finished)
-    trained = [job.lease for job in bert.worker.done if isinstance(job, Train)]
+    trained = train_leases(bert.worker.done)
     assert sum((each.path, each.round) == (accepted.path, 1) for each in trained) == 1
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)

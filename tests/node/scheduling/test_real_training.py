@@ -14,15 +14,17 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Answer, Job, Progress, Train
+from dipaco.node.training.jobs import Answer, Job, PerformLease, Progress
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.node.training.worker import WorkerSettings
 from dipaco.node.training.worker_process import perform
 from dipaco.protocol.early_stopping import kept_version
+from dipaco.protocol.lease import TrainLease
 from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.training import Adam
 from tests.golden.trajectories import tiny
+from tests.node.scheduling.fakes import trains
 from tests.node.scheduling.swarm import SCHEDULER, Swarm, found, until
 
 
@@ -36,9 +38,9 @@ class RealWorker:
         self.pid: int | None = None
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        await trio.sleep(60.0 if isinstance(job, Train) else 0.0)
+        await trio.sleep(60.0 if trains(job) else 0.0)
         answer = perform(self._performer, job, on_progress)
-        if isinstance(job, Train) and job.lease.kind == "train":
+        if isinstance(job, PerformLease) and isinstance(job.lease, TrainLease):
             self.trained.append((job.lease.path, job.lease.round))
         return answer
 
@@ -95,7 +97,7 @@ async def test_a_swarm_with_fewer_volunteers_than_paths_equals_one_process_bit_f
     view = scheduler.parts.catalogue.runs[run_id(value)].view
     assert {m: tuple(digests) for m, digests in view.states.items()} == alone.states
     assert view.momenta == alone.momenta
-    ours = {place: each.nll for place, each in view.evaluations.items()}
+    ours = {place: each.evaluation.nll for place, each in view.evaluations.items()}
     assert ours == {place: each.nll for place, each in alone.evaluations.items()}
     kept = [view.kept_version(path) for path in range(4)]
     assert kept == [kept_alone(value, alone, path) for path in range(4)]

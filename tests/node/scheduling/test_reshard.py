@@ -7,7 +7,8 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
-from dipaco.node.training.jobs import Derive, Evaluate, Score, Train
+from dipaco.node.kinds.table import work_of
+from dipaco.node.training.jobs import Derive, PerformLease, Rescore
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.lease import Scored
 from dipaco.protocol.ledger import ModuleUpdated, SpecAdopted
@@ -21,7 +22,8 @@ from dipaco.protocol.routing.labels import read_sheet
 from dipaco.protocol.source import Source
 from dipaco.protocol.spec import CLASS_MEANS, spec_digest
 from dipaco.protocol.verdict import Outcome
-from tests.node.scheduling.fakes import scored
+from tests.ledgers import entries_of
+from tests.node.scheduling.fakes import scored, trains
 from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
 from tests.values import manifest
 
@@ -55,7 +57,7 @@ async def test_a_run_re_shards_between_two_rounds_and_every_node_verifies_it(
     scheduler = await begin(swarm, tmp_path, run)
     volunteers = [await swarm.start(name) for name in ("anna", "bert", "cara")]
     await until(lambda: scheduler.overview.ledger().finished)
-    entries = scheduler.parts.catalogue.entries(run_id(run))
+    entries = entries_of(scheduler.parts.catalogue, run_id(run))
     adopted = [i for i, e in enumerate(entries) if isinstance(e, SpecAdopted)]
     versions = {e.version: i for i, e in enumerate(entries) if isinstance(e, ModuleUpdated)}
     sheets = [(e.path, e.window) for e in entries if isinstance(e, Scored)]
@@ -74,11 +76,11 @@ async def test_a_run_re_shards_between_two_rounds_and_every_node_verifies_it(
         jobs = each.worker.done
         assert sum(isinstance(job, Derive) for job in jobs) == 2
         for job in jobs:
-            if isinstance(job, Train | Evaluate):
-                assert job.spec.epoch == run.epoch_of(job.lease.round)
+            if isinstance(job, PerformLease):
+                assert job.spec.epoch == run.epoch_of(work_of(job.lease).round)
                 assert job.lease.spec == spec_digest(job.spec)
         derived = next(i for i, j in enumerate(jobs) if isinstance(j, Derive) and j.previous)
-        assert isinstance(jobs[derived + 1], Score) and jobs[derived + 1].rows  # the spot check
+        assert isinstance(jobs[derived + 1], Rescore) and jobs[derived + 1].rows  # the spot check
 
 
 async def test_a_late_joiner_verifies_both_epochs_from_the_ledger(
@@ -90,7 +92,7 @@ async def test_a_late_joiner_verifies_both_epochs_from_the_ledger(
     await until(lambda: scheduler.overview.ledger().finished)
     late = await swarm.start("bert")
     await until(lambda: late.parts.board.reason.code == "run-over", seconds=600)
-    assert [type(job) for job in late.worker.done] == [Derive, Derive, Score]
+    assert [type(job) for job in late.worker.done] == [Derive, Derive, Rescore]
     for entry in scheduler.parts.catalogue.runs[run_id(run)].view.sheets():
         digest, length = entry.sheet.digest, 4 * entry.sheet.documents
         late.parts.blobs.remove(digest)  # as `verify --labels` finds it, and asks for it
@@ -114,7 +116,7 @@ async def test_a_scheduler_that_restarts_knows_again_which_sheets_agree(
     await trio.sleep(5.0)
     scheduler = await swarm.start(SCHEDULER)
     await until(lambda: scheduler.overview.ledger().finished)
-    entries = scheduler.parts.catalogue.entries(run_id(run))
+    entries = entries_of(scheduler.parts.catalogue, run_id(run))
     assert sum(isinstance(e, Scored) for e in entries) == 8  # no third one was asked
 
 
@@ -142,11 +144,11 @@ async def test_a_lying_scorer_is_out_voted_and_blamed(
     honest = [await swarm.start(name) for name in ("bert", "cara")]
     await until(lambda: scheduler.overview.ledger().finished)
     schedule = scheduler.parts.desk.schedulers[run_id(run)].schedule
-    assert schedule.scoring is not None
+    assert schedule.state.scoring is not None
     lied = 0
-    for (path, window), given in schedule.view.scored.items():
-        stand = schedule.scoring.standing(path, window)
-        refuted = {each.peer for each in schedule.scoring.refuted(path, window)}
+    for (path, window), given in schedule.ledger.scored.items():
+        stand = schedule.state.scoring.standing(path, window)
+        refuted = {each.peer for each in schedule.state.scoring.refuted(path, window)}
         assert stand is not None and len(given) == 2 + len(refuted)
         assert refuted <= {liar.parts.me}
         sheet = stand[0].sheet
@@ -187,7 +189,7 @@ async def test_a_lie_that_nobody_out_voted_is_caught_by_the_spot_check(
         await node.ended.wait()
         assert isinstance(node.error, Refusal)
         assert "window 0: path 0 is said to score" in str(node.error)
-        assert not any(isinstance(job, Train) for job in node.worker.done)
+        assert not any(trains(job) for job in node.worker.done)
         said = scheduler.parts.catalogue.runs[run_id(run)].said
         assert said[view.specs[1]][node.parts.me] is Outcome.REFUTED
         assert node.parts.standing.strikes(view.scored[0, 0][0].peer) >= 1

@@ -5,125 +5,60 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.kinds.changes import Change, LeaseEnded, Recorded
+from dipaco.node.kinds.changes import LeaseEnded, Recorded
+from dipaco.node.kinds.train import is_again
 from dipaco.node.scheduling.retention import blobs_needed
-from dipaco.node.scheduling.schedule import Schedule
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Evaluation, Lease, Result
+from dipaco.protocol.lease import EvaluateLease, Lease, SeedLease, SeedResult, TrainLease
 from dipaco.protocol.ledger import ModuleUpdated
 from dipaco.protocol.manifest import Scheduling
-from dipaco.protocol.modules import ModuleDigest, ModuleId
+from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.run_view import RunView
-from dipaco.protocol.work import Fallen, Granted, NoLease, Stands
+from dipaco.protocol.work import Fallen, NoLease, Stands
+from tests.node.scheduling.desk import (
+    ANNA,
+    BERT,
+    CARA,
+    FIGURES,
+    Desk,
+    evaluation,
+    moments_of,
+    train_result,
+)
 from tests.values import digest, manifest, peer
 
-SPEC = digest("spec")
-RUN = digest("run")
-TTL = 20.0
-ANNA, BERT, CARA = peer("anna"), peer("bert"), peer("cara")
-
-
-class Desk:
-    """A schedule with the shell's order of things: changes first, then the reply."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.tokens = 0
-        self.log: list[Change] = []
-        self.make(schedule.adopt(SPEC))
-
-    def make(self, changes: tuple[Change, ...]) -> None:
-        for change in changes:
-            self.schedule.apply(change)
-            self.log.append(change)
-
-    def ask(self, who: PeerId, now: float = 0.0) -> Lease | NoLease:
-        self.tokens += 1
-        token = self.tokens.to_bytes(16, "big")
-        changes, reply = self.schedule.ask(who, SPEC, token=token, now=now)
-        self.make(changes)
-        return reply.lease if isinstance(reply, Granted) else reply
-
-    def lease(self, who: PeerId, now: float = 0.0) -> Lease:
-        lease = self.ask(who, now)
-        assert isinstance(lease, Lease)
-        return lease
-
-    def submit(self, who: PeerId, lease: Lease) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(who, self.result(lease))
-        self.make(changes)
-        return reply
-
-    def result(self, lease: Lease) -> Result:
-        names = self.schedule.view.topology.path_modules[lease.path]
-        place = f"{lease.kind} {lease.path} {lease.round}"
-        return Result(
-            token=lease.token,
-            blobs=()
-            if lease.kind == "evaluate"
-            else tuple(ModuleDigest(module=m, digest=digest(f"{place} {m}")) for m in names),
-            moments=tuple(
-                ModuleDigest(module=m, digest=digest(f"moments {place} {m}")) for m in names
-            )
-            if lease.kind == "train"
-            else (),
-            tokens=100,
-            seconds=1.0,
-            loss_first=3.0,
-            loss_last=2.0,
-            evaluation=Evaluation(documents=1, tokens=10, nll=30.0)
-            if lease.kind == "evaluate"
-            else None,
-        )
-
-    def beat(self, who: PeerId, lease: Lease, *, now: float, done: int = 0) -> Stands | Fallen:
-        return self.schedule.heartbeat(who, lease.token, done=done, now=now)
-
-    def step(self) -> int:
-        due = list(self.schedule.due_steps())
-        for each in due:
-            paths = "".join(str(c.path) for c in each.contributions)
-            state = digest(f"{each.module} {each.version} from {paths}")
-            self.make(self.schedule.stepped(each, state=state, momentum=digest("momentum")))
-        return len(due)
-
-    def arrive(self) -> None:
-        """All moments that are owed are here."""
-        for place in self.schedule.debts:
-            self.make(self.schedule.kept(place))
-
-    def seed(self, who: PeerId = ANNA) -> None:
-        assert self.submit(who, self.lease(who)) == Stands()
+WEIGHTS = (40, 30, 20, 10)
 
 
 @pytest.fixture
 def desk() -> Desk:
-    return Desk(Schedule(manifest(), RUN, (40, 30, 20, 10)))
+    return Desk(manifest(), WEIGHTS)
 
 
 def test_the_seed_model_comes_first_and_becomes_version_zero_of_every_module(desk: Desk) -> None:
     seed = desk.lease(ANNA)
-    assert seed.kind == "seed"
+    assert isinstance(seed, SeedLease)
     waiting = desk.ask(BERT)
     assert isinstance(waiting, NoLease) and "seed" in waiting.reason
     assert desk.submit(ANNA, seed) == Stands()
-    states = desk.schedule.view.states
+    states = desk.ledger.states
     assert list(states) == ["stem", "L1.E0", "L1.E1", "L2.E0", "L2.E1"]
     assert states[ModuleId("L1.E0")] == states[ModuleId("L1.E1")] == [digest("seed 0 0 L1.E0")]
 
 
 def test_every_path_is_leased_once_and_to_one_peer(desk: Desk) -> None:
     desk.seed()
-    paths = [desk.lease(peer(f"v{i}")).path for i in range(4)]
+    paths = [desk.train_lease(peer(f"v{i}")).path for i in range(4)]
     assert sorted(paths) == [0, 1, 2, 3]
     fifth = desk.lease(peer("v4"))
-    assert fifth.kind == "evaluate"  # nothing to train: look at the seed model
+    assert isinstance(fifth, EvaluateLease)  # nothing to train: look at the seed model
 
 
 def test_a_module_steps_when_all_paths_through_it_arrived_and_not_before(desk: Desk) -> None:
     desk.seed()
-    leases = {lease.path: lease for lease in (desk.lease(peer(f"v{i}")) for i in range(4))}
-    holders = {g.lease.path: g.peer for g in desk.schedule.grants.values()}
+    held = {peer(f"v{i}"): desk.train_lease(peer(f"v{i}")) for i in range(4)}
+    leases = {lease.path: lease for lease in held.values()}
+    holders = {lease.path: who for who, lease in held.items()}
     for path in (3, 1):  # both go through L2.E1, nothing else is complete
         assert desk.submit(holders[path], leases[path]) == Stands()
     (due,) = desk.schedule.due_steps()
@@ -136,7 +71,7 @@ def test_a_module_steps_when_all_paths_through_it_arrived_and_not_before(desk: D
 def test_whoever_asks_again_gives_up_what_it_held(desk: Desk) -> None:
     first = desk.lease(ANNA)
     second = desk.lease(ANNA)
-    assert second.kind == "seed" and second.token != first.token
+    assert isinstance(second, SeedLease) and second.token != first.token
     reply = desk.submit(ANNA, first)
     assert isinstance(reply, Fallen) and "no longer stands" in reply.reason
 
@@ -184,53 +119,61 @@ def test_a_lease_is_nobody_elses_to_renew_to_return_or_to_submit(desk: Desk) -> 
     assert desk.submit(ANNA, seed) == Stands()
 
 
-def test_a_submission_that_names_other_modules_ends_the_lease(desk: Desk) -> None:
+def test_a_result_that_names_other_modules_ends_the_lease(desk: Desk) -> None:
     seed = desk.lease(ANNA)
-    wrong = Result(token=seed.token, blobs=(), tokens=1, seconds=0.0, loss_first=1.0, loss_last=1.0)
-    changes, reply = desk.schedule.submit(ANNA, wrong)
+    wrong = SeedResult(token=seed.token, states=(), **FIGURES)
+    reply = desk.hand_in(ANNA, wrong)
     assert isinstance(reply, Fallen) and "other modules" in reply.reason
-    desk.make(changes)
-    assert desk.lease(BERT).kind == "seed"
+    assert isinstance(desk.lease(BERT), SeedLease)
+
+
+def test_a_result_of_another_kind_of_work_ends_the_lease(desk: Desk) -> None:
+    desk.seed()
+    training = desk.train_lease(ANNA)
+    wrong = SeedResult(token=training.token, states=training.modules, **FIGURES)
+    reply = desk.hand_in(ANNA, wrong)
+    assert isinstance(reply, Fallen) and "other work than the lease, which is to train" in (
+        reply.reason
+    )
+    assert desk.train_lease(ANNA).path == training.path
 
 
 def test_a_peer_gets_its_path_again_and_leaves_the_others_theirs(desk: Desk) -> None:
     desk.seed()
     before = {}
     for who in (ANNA, BERT, CARA, peer("dora")):
-        lease = desk.lease(who)
+        lease = desk.train_lease(who)
         before[who] = lease.path
         assert desk.submit(who, lease) == Stands()
     desk.step()
     for who in (CARA, BERT, ANNA):
-        assert desk.lease(who).path == before[who]
+        assert desk.train_lease(who).path == before[who]
 
 
 def test_an_old_version_not_yet_evaluated_goes_before_training(desk: Desk) -> None:
     desk.seed()
     for _ in range(2):
         for _ in range(4):
-            lease = desk.lease(ANNA)
-            assert lease.kind == "train"
-            desk.submit(ANNA, lease)
+            desk.submit(ANNA, desk.train_lease(ANNA))
         desk.step()
-        if desk.schedule.view.path_version(0) < 2:
-            assert desk.schedule.view.path_version(0) == 1
+        if desk.ledger.path_version(0) < 2:
+            assert desk.ledger.path_version(0) == 1
     lease = desk.lease(ANNA)
-    assert (lease.kind, lease.round) == ("evaluate", 0)
+    assert isinstance(lease, EvaluateLease) and lease.version == 0
 
 
 def test_a_path_without_documents_is_never_leased_and_nobody_waits_for_it() -> None:
-    desk = Desk(Schedule(manifest(), RUN, (40, 30, 20, 0)))
+    desk = Desk(manifest(), (40, 30, 20, 0))
     seen = run_to_end(desk, [ANNA, BERT], random.Random(1))
     assert {lease.path for lease in seen} == {0, 1, 2}
 
 
 def test_listed_members_alone_get_work() -> None:
     listed = manifest(schedule=Scheduling(schedulers=(peer("scheduler"),), members=(ANNA,)))
-    desk = Desk(Schedule(listed, RUN, (1, 1, 1, 1)))
+    desk = Desk(listed, (1, 1, 1, 1))
     refused = desk.ask(BERT)
     assert isinstance(refused, NoLease) and refused.code == "not-admitted"
-    assert desk.lease(ANNA).kind == "seed"
+    assert isinstance(desk.lease(ANNA), SeedLease)
 
 
 def test_whoever_verified_another_spec_gets_no_work(desk: Desk) -> None:
@@ -238,22 +181,25 @@ def test_whoever_verified_another_spec_gets_no_work(desk: Desk) -> None:
     assert changes == () and isinstance(reply, NoLease) and reply.code == "other-spec"
 
 
-def run_to_end(desk: Desk, peers: list[PeerId], chance: random.Random) -> list[Lease]:
+def run_to_end(desk: Desk, peers: list[PeerId], chance: random.Random) -> list[TrainLease]:
     """Work until the run is over, in a random order, with losses; return what was trained."""
-    trained, held, now = [], {}, 0.0
-    while not desk.schedule.finished:
+    trained: list[TrainLease] = []
+    held: dict[PeerId, Lease] = {}
+    now = 0.0
+    while not desk.schedule.rounds.finished:
         now += 1.0
         who = chance.choice(peers)
         if who not in held:
             reply = desk.ask(who, now)
-            if isinstance(reply, Lease):
+            if not isinstance(reply, NoLease):
                 held[who] = reply
         elif chance.random() < 0.2:
             desk.make(desk.schedule.hand_back(who, held.pop(who).token, "paused"))
         else:
             lease = held.pop(who)
-            again = desk.schedule.is_again(lease)
-            if desk.submit(who, lease) == Stands() and lease.kind == "train" and not again:
+            new = isinstance(lease, TrainLease) and not is_again(desk.schedule.state, lease)
+            if desk.submit(who, lease) == Stands() and new:
+                assert isinstance(lease, TrainLease)
                 trained.append(lease)
         if chance.random() < 0.3:
             desk.arrive()
@@ -268,15 +214,15 @@ def run_to_end(desk: Desk, peers: list[PeerId], chance: random.Random) -> list[L
 
 @pytest.mark.parametrize("chance", range(20))
 def test_the_run_ends_with_the_same_states_whatever_the_order_of_arrivals(chance: int) -> None:
-    desk = Desk(Schedule(manifest(), RUN, (40, 30, 20, 10)))
+    desk = Desk(manifest(), WEIGHTS)
     trained = run_to_end(desk, [ANNA, BERT, CARA], random.Random(chance))
     assert sorted((lease.path, lease.round) for lease in trained) == [
         (path, round_) for path in range(4) for round_ in (1, 2)
     ]
-    states = desk.schedule.view.states
+    states = desk.ledger.states
     assert states[ModuleId("stem")][2] == digest("stem 2 from 0123")
     assert states[ModuleId("L1.E1")][2] == digest("L1.E1 2 from 23")
-    assert isinstance(desk.ask(ANNA), NoLease) and not desk.schedule.accepted
+    assert isinstance(desk.ask(ANNA), NoLease) and not desk.schedule.state.accepted
 
     followed = RunView(manifest())
     for change in desk.log:
@@ -292,31 +238,22 @@ def test_a_restored_schedule_goes_on_where_the_saved_changes_end(desk: Desk) -> 
     desk.seed()
     lease = desk.lease(BERT)
     desk.submit(BERT, desk.lease(CARA))
-    restored = Schedule(manifest(), RUN, (40, 30, 20, 10))
+    before = desk.schedule
+    desk.restart()
     for change in desk.log:
-        restored.apply(change)
-    assert restored.grants == desk.schedule.grants
-    assert restored.accepted == desk.schedule.accepted
-    assert restored.grant_of(BERT, lease.token) is not None
+        desk.schedule.apply(change)
+    assert desk.schedule.grants == before.grants
+    assert desk.schedule.state.accepted == before.state.accepted
+    assert desk.schedule.grant_of(BERT, lease.token) is not None
 
 
-def test_a_submission_whose_blobs_are_lost_is_trained_again(desk: Desk) -> None:
+def test_a_result_whose_blobs_are_lost_is_trained_again(desk: Desk) -> None:
     desk.seed()
-    lease = desk.lease(ANNA)
+    lease = desk.train_lease(ANNA)
     desk.submit(ANNA, lease)
     desk.make(desk.schedule.discard(lease.path, lease.round))
-    again = desk.lease(ANNA)
+    again = desk.train_lease(ANNA)
     assert (again.path, again.round) == (lease.path, lease.round)
-
-
-def moments_of(lease: Lease, round_: int) -> tuple[ModuleDigest, ...]:
-    """Return what `Desk.result` hands in as the moments of a lease's path after a round."""
-    return tuple(
-        ModuleDigest(
-            module=m.module, digest=digest(f"moments train {lease.path} {round_} {m.module}")
-        )
-        for m in lease.modules
-    )
 
 
 def one_round(desk: Desk) -> None:
@@ -330,22 +267,21 @@ def test_a_lease_names_the_moments_that_the_path_handed_in_for_the_round_before(
     desk: Desk,
 ) -> None:
     desk.seed()
-    assert desk.lease(ANNA).moments == ()
+    assert desk.train_lease(ANNA).moments == ()
     one_round(desk)
     for who in (ANNA, BERT, CARA, peer("dora")):
-        lease = desk.lease(who)
+        lease = desk.train_lease(who)
         assert (lease.round, lease.moments) == (2, moments_of(lease, 1))
         assert {each.digest for each in lease.moments} <= blobs_needed(desk.schedule)
         desk.submit(who, lease)
     desk.step()
-    evaluation = desk.lease(ANNA)
-    assert (evaluation.kind, evaluation.moments) == ("evaluate", ())
-    carried = {d for each in desk.schedule.view.moments.values() for d in each.values()}
+    assert isinstance(desk.lease(ANNA), EvaluateLease)
+    carried = {d for each in desk.ledger.moments.values() for d in each.values()}
     assert len(carried) == 2 * 12 and not carried & blobs_needed(desk.schedule)  # no round 3
 
 
 def test_a_path_trained_again_starts_from_the_moments_that_it_had(desk: Desk) -> None:
-    """One module has stepped already when the submission is lost."""
+    """One module has stepped already when the result is lost."""
     desk.seed()
     one_round(desk)
     for who in (ANNA, BERT, CARA):
@@ -355,7 +291,7 @@ def test_a_path_trained_again_starts_from_the_moments_that_it_had(desk: Desk) ->
     path = next(c.path for c in step.contributions)
     desk.make(desk.schedule.discard(path, 2))
     again = next(
-        lease for lease in (desk.lease(peer(f"v{i}")) for i in range(2)) if lease.path == path
+        lease for lease in (desk.train_lease(peer(f"v{i}")) for i in range(2)) if lease.path == path
     )
     assert again.moments == moments_of(again, 1)
     assert {each.digest for each in again.moments} <= blobs_needed(desk.schedule)
@@ -365,16 +301,14 @@ def test_a_path_trained_again_starts_from_the_moments_that_it_had(desk: Desk) ->
 def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> None:
     plain = manifest()
     training = replace(plain.training, early_stopping=early_stopping)
-    desk = Desk(Schedule(replace(plain, training=training), RUN, (40, 30, 20, 10)))
+    desk = Desk(replace(plain, training=training), WEIGHTS)
     desk.seed()
     for _ in range(plain.training.rounds):
         one_round(desk)
-    while isinstance(lease := desk.ask(ANNA), Lease):
-        worse = Evaluation(documents=1, tokens=10, nll=30.0 + lease.round)
-        changes, _ = desk.schedule.submit(ANNA, replace(desk.result(lease), evaluation=worse))
-        desk.make(changes)
-    view = desk.schedule.view
-    assert desk.schedule.finished
+    while isinstance(lease := desk.ask(ANNA), EvaluateLease):
+        assert desk.hand_in(ANNA, evaluation(lease, 30.0 + lease.version)) == Stands()
+    view = desk.ledger
+    assert desk.schedule.rounds.finished
     seeds = {digests[0] for digests in view.states.values()}
     newest = {digests[-1] for digests in view.states.values()}
     needed = blobs_needed(desk.schedule)
@@ -387,17 +321,12 @@ def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> N
 def test_moments_are_handed_in_exactly_where_the_manifest_carries_them(inner_state: str) -> None:
     plain = manifest()
     training = replace(plain.training, inner_state=inner_state)
-    desk = Desk(Schedule(replace(plain, training=training), RUN, (40, 30, 20, 10)))
-    lease = desk.lease(ANNA)
-    named = tuple(ModuleDigest(module=m, digest=digest("m")) for m in ("stem", "L1.E0", "L2.E0"))
-    unasked = replace(desk.result(lease), moments=named)
-    _, reply = desk.schedule.submit(ANNA, unasked)
-    assert isinstance(reply, Fallen) and "moments" in reply.reason  # of the seed phase
-    desk.submit(ANNA, lease)
-    lease = desk.lease(ANNA)
-    right = desk.result(lease)
+    desk = Desk(replace(plain, training=training), WEIGHTS)
+    desk.seed()
+    lease = desk.train_lease(ANNA)
+    right = train_result(lease)
     for moments in ((), right.moments, right.moments[:-1], right.moments[::-1]):
-        submission = replace(right, moments=moments)
-        _, reply = desk.schedule.submit(ANNA, submission)
+        _, reply = desk.schedule.submit(ANNA, replace(right, moments=moments))
         due = right.moments if inner_state == "carry" else ()
         assert isinstance(reply, Stands) == (moments == due)
+        assert isinstance(reply, Stands) or "moments" in reply.reason

@@ -3,29 +3,21 @@
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.kinds.changes import Change, Recorded
+from dipaco.node.kinds.changes import Recorded
 from dipaco.node.scheduling.retention import blobs_needed
-from dipaco.node.scheduling.schedule import Schedule
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import (
-    Evaluation,
-    Lease,
-    Result,
-    Scored,
-    Sheet,
-)
+from dipaco.protocol.lease import EvaluateLease, Lease, Scored, ScoreLease, Sheet, TrainLease
 from dipaco.protocol.ledger import SpecAdopted
 from dipaco.protocol.manifest import Manifest, Reshard
-from dipaco.protocol.modules import ModuleDigest
+from dipaco.protocol.rounds import Weights
 from dipaco.protocol.routing.labels import MAX_OPINIONS
-from dipaco.protocol.work import Fallen, Granted, NoLease, Stands
+from dipaco.protocol.work import Fallen, NoLease, Stands
+from tests.node.scheduling import desk as shared
+from tests.node.scheduling.desk import ANNA, BERT, CARA, NEXT, SPEC, result
 from tests.values import digest, manifest, peer
 
-RUN, SPEC, NEXT = digest("run"), digest("spec"), digest("next")
 WEIGHTS = (40, 30, 20, 10)
-ANNA, BERT, CARA = peer("anna"), peer("bert"), peer("cara")
 
 
 def resharding(*, scorers: int = 1, windows: int = 1) -> Manifest:
@@ -38,95 +30,47 @@ def resharding(*, scorers: int = 1, windows: int = 1) -> Manifest:
     )
 
 
-class Desk:
-    """A schedule that has come to the scoring, all shells' order kept: changes, then the reply."""
+class Desk(shared.Desk):
+    """A schedule that has come to the scoring."""
 
-    def __init__(
-        self, run: Manifest, weights: tuple[int, ...] = WEIGHTS, *, rounds: int = 1
-    ) -> None:
-        self.schedule = Schedule(run, RUN, weights)
-        self.tokens = 0
-        self.make(self.schedule.adopt(SPEC))
-        self.do(ANNA, self.lease(ANNA))
+    def __init__(self, run: Manifest, weights: Weights = WEIGHTS, *, rounds: int = 1) -> None:
+        super().__init__(run, weights)
+        self.seed()
         self.rounds(rounds)
 
-    def make(self, changes: tuple[Change, ...]) -> None:
-        for change in changes:
-            self.schedule.apply(change)
-
-    def ask(self, who: PeerId, spec: Digest = SPEC, now: float = 0.0) -> Lease | NoLease:
-        self.tokens += 1
-        token = self.tokens.to_bytes(16, "big")
-        changes, reply = self.schedule.ask(who, spec, token=token, now=now)
-        self.make(changes)
-        return reply.lease if isinstance(reply, Granted) else reply
-
-    def lease(self, who: PeerId, spec: Digest = SPEC, now: float = 0.0) -> Lease:
-        found = self.ask(who, spec, now)
-        assert isinstance(found, Lease), found
-        return found
-
-    def rounds(self, version: int, spec: Digest = SPEC) -> None:
+    def rounds(self, version: int) -> None:
         """Train until all live paths stand at `version`, and evaluate what is due before."""
-        view = self.schedule.view
-        while min(map(view.path_version, self.schedule.live_paths)) < version:
-            self.do(ANNA, self.lease(ANNA, spec))
+        while self.schedule.rounds.done < version:
+            self.do(ANNA, self.lease(ANNA))
             self.step()
 
-    def step(self) -> None:
-        for due in list(self.schedule.due_steps()):
-            state = digest(f"{due.module} {due.version}")
-            self.make(self.schedule.stepped(due, state=state, momentum=digest("momentum")))
-
-    def do(
-        self,
-        who: PeerId,
-        lease: Lease,
-        sheet: str = "honest",
-        *,
-        documents: int = 20,
-        collect: bool = True,
-    ) -> object:
-        """Hand in what a lease asks for; collect: moments come at once."""
-        names = self.schedule.view.topology.path_modules[lease.path]
-        trained = lease.kind in ("seed", "train")
-        place = f"{lease.kind} {lease.path} {lease.round}"
-        blobs = [ModuleDigest(module=m, digest=digest(f"{place} {m}")) for m in names if trained]
-        scores = Sheet(digest=digest(f"{sheet} {lease.path} {lease.window}"), documents=documents)
-        submission = Result(
-            token=lease.token,
-            blobs=tuple(blobs),
-            moments=tuple(blobs) if lease.kind == "train" else (),
-            tokens=1,
-            seconds=1.0,
-            loss_first=1.0,
-            loss_last=1.0,
-            evaluation=Evaluation(documents=1, tokens=9, nll=30.0)
-            if lease.kind == "evaluate"
-            else None,
-            sheet=scores if lease.kind == "score" else None,
-        )
-        changes, reply = self.schedule.submit(who, submission)
-        self.make(changes)
-        if collect and lease.kind == "train":
-            self.make(self.schedule.kept((lease.path, lease.round)))
+    def do(self, who: PeerId, lease: Lease, sheet: str = "honest", documents: int = 20) -> object:
+        """Hand in what a lease asks for; moments come at once."""
+        reply = self.hand_in(who, result(lease, sheet, documents))
+        if isinstance(lease, TrainLease):
+            self.make(self.schedule.moments_arrived((lease.path, lease.round)))
         return reply
 
-    def of_path(self, path: int, spec: Digest = SPEC, now: float = 0.0) -> tuple[PeerId, Lease]:
+    def adopt(self, weights: Weights) -> None:
+        """Publish the next router, and adopt it."""
+        self.weights[NEXT] = weights
+        self.make(self.schedule.switch(NEXT))
+
+    def of_path(self, path: int, now: float = 0.0) -> tuple[PeerId, TrainLease | ScoreLease]:
         """Have one peer after the other ask, until one is given that path."""
         for number in range(4):
-            lease = self.lease(peer(f"v{number}"), spec, now)
-            if lease.path == path:
+            lease = self.lease(peer(f"v{number}"), now)
+            if isinstance(lease, TrainLease | ScoreLease) and lease.path == path:
                 return peer(f"v{number}"), lease
         raise AssertionError(f"nobody is given path {path}")
 
     def score_all(self, who: PeerId, sheet: str = "honest") -> list[tuple[int, int]]:
         """Have a peer score all that it is given; returns (path, window) of each."""
         given = []
-        while isinstance(lease := self.ask(who), Lease) and lease.kind == "score":
+        while isinstance(lease := self.ask(who), ScoreLease):
             assert self.do(who, lease, sheet) == Stands()
             given.append((lease.path, lease.window))
-        if isinstance(lease, Lease):
+        if not isinstance(lease, NoLease):
             self.make(self.schedule.hand_back(who, lease.token, "scores were asked for"))
         return given
 
@@ -137,25 +81,26 @@ def test_no_round_goes_on_before_every_path_is_scored_in_every_window() -> None:
     given = desk.score_all(ANNA)
     assert sorted(given) == [(path, window) for path in range(4) for window in range(2)]
     assert desk.schedule.switch_due
-    assert desk.lease(BERT).kind == "evaluate"
+    assert isinstance(desk.lease(BERT), EvaluateLease)
 
 
 def test_a_score_lease_names_version_spec_window_and_no_moments() -> None:
-    lease = Desk(resharding()).lease(BERT)
-    assert (lease.kind, lease.round, lease.window, lease.spec) == ("score", 1, 0, SPEC)
-    states = [digest(f"{each.module} 1") for each in lease.modules]
-    assert [each.digest for each in lease.modules] == states and lease.moments == ()
+    desk = Desk(resharding())
+    lease = desk.score_lease(BERT)
+    assert (lease.version, lease.window, lease.spec) == (1, 0, SPEC)
+    states = [desk.ledger.states[m][1] for m in desk.ledger.topology.path_modules[lease.path]]
+    assert [each.digest for each in lease.modules] == states and lease.carried == ()
 
 
 def test_a_lost_score_lease_is_leased_again_and_its_late_sheet_refused() -> None:
     desk = Desk(resharding())
-    first = desk.lease(ANNA, now=100.0)
+    first = desk.score_lease(ANNA, now=100.0)
     desk.make(desk.schedule.expire(now=100.0 + 100 * desk.schedule.manifest.schedule.lease_ttl))
     other, second = desk.of_path(first.path, now=5000.0)
-    assert (second.kind, second.window) == ("score", first.window)
+    assert isinstance(second, ScoreLease) and second.window == first.window
     assert isinstance(desk.do(ANNA, first), Fallen)
     assert desk.do(other, second) == Stands()
-    assert [each.peer for each in desk.schedule.view.scored[first.path, first.window]] == [other]
+    assert [each.peer for each in desk.ledger.scored[first.path, first.window]] == [other]
 
 
 def test_each_of_several_scorers_is_another_peer_and_all_may_work_at_once() -> None:
@@ -163,9 +108,9 @@ def test_each_of_several_scorers_is_another_peer_and_all_may_work_at_once() -> N
     assert len(desk.score_all(ANNA)) == 4 and desk.score_all(ANNA) == []
     assert not desk.schedule.switch_due
     waiting = desk.ask(ANNA)
-    assert isinstance(waiting, Lease) and waiting.kind == "evaluate"
-    first, second = desk.lease(BERT), desk.lease(CARA)
-    assert first.kind == second.kind == "score" and first.path != second.path
+    assert isinstance(waiting, EvaluateLease)
+    first, second = desk.score_lease(BERT), desk.score_lease(CARA)
+    assert first.path != second.path
     desk.make(desk.schedule.hand_back(CARA, second.token, "done"))
     assert desk.do(BERT, first) == Stands()
     assert len(desk.score_all(BERT)) == 3 and desk.schedule.switch_due
@@ -173,7 +118,7 @@ def test_each_of_several_scorers_is_another_peer_and_all_may_work_at_once() -> N
 
 def test_sheets_that_do_not_agree_bring_in_a_third_who_decides() -> None:
     desk = Desk(resharding(scorers=2))
-    scoring = desk.schedule.scoring
+    scoring = desk.schedule.state.scoring
     assert scoring is not None
     desk.score_all(ANNA, "lie")
     desk.score_all(BERT)
@@ -194,53 +139,52 @@ def test_opinions_on_one_sheet_are_bounded() -> None:
 
 def test_a_sheet_of_more_documents_than_a_window_may_have_is_refused_unread() -> None:
     desk = Desk(resharding())
-    lease = desk.lease(ANNA)
+    lease = desk.score_lease(ANNA)
     reply = desk.do(ANNA, lease, documents=desk.schedule.manifest.most_scored + 1)
     assert isinstance(reply, Fallen) and "more documents" in reply.reason
-    assert desk.of_path(lease.path)[1].kind == "score"
+    assert isinstance(desk.of_path(lease.path)[1], ScoreLease)
 
 
 def test_the_switch_is_one_record_and_the_next_round_is_by_the_new_router() -> None:
     desk = Desk(resharding())
     assert desk.schedule.switch(NEXT) == ()  # not yet
     desk.score_all(ANNA)
-    desk.schedule.weights.append((10, 0, 20, 30))
+    desk.weights[NEXT] = (10, 0, 20, 30)
     changes = desk.schedule.switch(NEXT)
     assert changes == (Recorded(SpecAdopted(epoch=1, spec=NEXT)),)
     desk.make(changes)
     assert desk.schedule.switch(NEXT) == ()
-    refused = desk.ask(BERT, SPEC)
+    refused = desk.ask(BERT, spec=SPEC)
     assert isinstance(refused, NoLease) and refused.code == "other-spec"
-    leases = [desk.lease(peer(f"v{i}"), NEXT) for i in range(3)]
+    leases = [desk.train_lease(peer(f"v{i}")) for i in range(3)]
     assert sorted(lease.path for lease in leases) == [0, 2, 3]
-    assert {(lease.kind, lease.round, lease.spec) for lease in leases} == {("train", 2, NEXT)}
+    assert {(lease.round, lease.spec) for lease in leases} == {(2, NEXT)}
     for number, lease in enumerate(leases):
         assert desk.do(peer(f"v{number}"), lease) == Stands()
     desk.step()
-    late = desk.lease(BERT, NEXT)
-    assert late.kind == "evaluate" and late.spec == (SPEC if late.round < 2 else NEXT)
+    late = desk.lease(BERT)
+    assert isinstance(late, EvaluateLease)
+    assert late.spec == (SPEC if late.version < 2 else NEXT)
 
 
 def test_moments_that_the_new_router_has_no_use_for_are_waited_for_no_longer() -> None:
     desk = Desk(resharding(), rounds=0)
-    while desk.schedule.view.path_version(3) < 1:
-        desk.do(ANNA, desk.lease(ANNA), collect=False)
+    while desk.ledger.path_version(3) < 1:
+        desk.submit(ANNA, desk.lease(ANNA))
         desk.step()
     desk.score_all(ANNA)
-    desk.schedule.weights.append((10, 0, 20, 30))
-    assert {path for path, _ in desk.schedule.debts} == {0, 1, 2, 3}
-    desk.make(desk.schedule.switch(NEXT))
-    assert {path for path, _ in desk.schedule.debts} == {0, 2, 3}
+    assert {path for path, _ in desk.schedule.state.pending} == {0, 1, 2, 3}
+    desk.adopt((10, 0, 20, 30))
+    assert {path for path, _ in desk.schedule.state.pending} == {0, 2, 3}
 
 
 def test_a_round_whose_moments_were_lost_is_made_again_by_its_own_router() -> None:
     desk = Desk(resharding())
     desk.score_all(ANNA)
-    desk.schedule.weights.append(WEIGHTS)
-    desk.make(desk.schedule.switch(NEXT))
-    desk.make(desk.schedule.lost((2, 1)))
-    _, lease = desk.of_path(2, NEXT)
-    assert (lease.kind, lease.round, lease.spec) == ("train", 1, SPEC)
+    desk.adopt(WEIGHTS)
+    desk.make(desk.schedule.moments_lost((2, 1)))
+    _, lease = desk.of_path(2)
+    assert isinstance(lease, TrainLease) and (lease.round, lease.spec) == (1, SPEC)
     assert [each.digest for each in lease.modules] == [
         digest(f"seed 0 0 {each.module}".replace("E1", "E0")) for each in lease.modules
     ]
@@ -248,24 +192,22 @@ def test_a_round_whose_moments_were_lost_is_made_again_by_its_own_router() -> No
 
 def test_a_path_without_documents_before_goes_on_with_its_modules_where_all_stand() -> None:
     desk = Desk(resharding(), weights=(40, 0, 20, 0))  # no live path goes through L2.E1
-    view = desk.schedule.view
+    view = desk.ledger
     assert sorted(desk.score_all(ANNA)) == [(0, 0), (2, 0)]
-    desk.schedule.weights.append((10, 10, 10, 10))
-    desk.make(desk.schedule.switch(NEXT))
+    desk.adopt((10, 10, 10, 10))
     assert [view.path_version(path) for path in range(4)] == [1, 1, 1, 1]
-    _, lease = desk.of_path(1, NEXT)
-    assert (lease.kind, lease.round, lease.moments) == ("train", 2, ())
+    _, lease = desk.of_path(1)
+    assert isinstance(lease, TrainLease) and (lease.round, lease.moments) == (2, ())
 
 
 def test_states_and_sheets_are_kept_as_long_as_anybody_may_look_again() -> None:
     desk = Desk(resharding())
     desk.score_all(ANNA)
-    desk.schedule.weights.append(WEIGHTS)
-    desk.make(desk.schedule.switch(NEXT))
-    desk.rounds(2, NEXT)
+    desk.adopt(WEIGHTS)
+    desk.rounds(2)
     needed = blobs_needed(desk.schedule)
     assert {digest(f"honest {path} 0") for path in range(4)} <= needed
-    assert {digest(f"{module} 1") for module in desk.schedule.view.topology.modules} <= needed
+    assert {states[1] for states in desk.ledger.states.values()} <= needed
 
 
 @pytest.mark.parametrize("place", [(0, 1), (4, 0), (1023, 0)])
@@ -276,4 +218,4 @@ def test_scores_of_nothing_that_is_asked_for_cannot_stand_in_a_ledger(
     path, window = place
     sheet = Sheet(digest=digest("x"), documents=1)
     with pytest.raises(RemoteProtocolError, match="scores"):
-        desk.schedule.view.apply(Scored(path=path, window=window, peer=ANNA, sheet=sheet))
+        desk.ledger.apply(Scored(path=path, window=window, peer=ANNA, sheet=sheet))

@@ -8,9 +8,10 @@ from trio.testing import MockClock
 
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Derive, Failed, Train
+from dipaco.node.training.jobs import Derive, Failed
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.modules import ModuleDigest
+from tests.node.scheduling.fakes import trains
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Node, Swarm, found, until
 from tests.values import manifest
 
@@ -56,7 +57,7 @@ async def test_a_run_goes_from_the_seed_to_the_last_evaluation(
         assert each.overview.status().run.verdict == "verified"  # type: ignore[union-attr]
         assert isinstance(each.worker.done[0], Derive)  # verified before anything else
         await until(lambda: each.parts.board.reason.code == "run-over", seconds=60)  # noqa: B023
-    trained = sum(isinstance(job, Train) for v in volunteers for job in v.worker.done)
+    trained = sum(trains(job) for v in volunteers for job in v.worker.done)
     assert trained == 1 + 2 * 4  # the seed, and every path once a round
 
 
@@ -102,7 +103,7 @@ async def test_a_frozen_volunteer_loses_its_lease_and_stops_nobody(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     frozen = await swarm.start("anna")
-    await until(lambda: frozen.parts.board.reason.code == "seed")
+    await until(lambda: frozen.parts.board.reason.code == "task")
     swarm.network.freeze(frozen.parts.me)
     before = trio.current_time()
     other = await swarm.start("bert")
@@ -129,7 +130,7 @@ async def test_a_scheduler_that_restarts_goes_on_where_it_was(
     await until(lambda: scheduler.overview.ledger().finished)
     assert states(scheduler) == await undisturbed(tmp_path)
     assert not any(isinstance(job, Derive) for job in scheduler.worker.done)  # it is remembered
-    trained = [job for v in (anna, bert) for job in v.worker.done if isinstance(job, Train)]
+    trained = [job for v in (anna, bert) for job in v.worker.done if trains(job)]
     assert len(trained) == 1 + 2 * 4  # leases in hand went on, none was done twice
 
 
@@ -154,7 +155,7 @@ async def test_a_node_that_is_stopped_hands_its_lease_back(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.reason.code == "seed")
+    await until(lambda: anna.parts.board.reason.code == "task")
     grants = scheduler.parts.desk.schedulers[RUN].schedule.grants
     assert len(grants) == 1
     before = trio.current_time()

@@ -17,7 +17,7 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer_path
 from dipaco.node.data.pinning import pin_files
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Derive, Materialise, Train
+from dipaco.node.training.jobs import Derive, Materialise
 from dipaco.node.wiring import FAREWELL_SECONDS
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import Refusal, Unverifiable
@@ -26,7 +26,7 @@ from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.verdict import Outcome, Receipt, Verdict
 from tests.node.data.corpora import no_progress, small_manifest, texts, write_jsonl
-from tests.node.scheduling.fakes import derived
+from tests.node.scheduling.fakes import derived, trains
 from tests.node.scheduling.swarm import (
     RUN,
     SCHEDULER,
@@ -49,7 +49,7 @@ async def test_a_node_refuses_a_spec_that_another_source_gives_and_tells_its_pee
     assert isinstance(anna.error, Refusal) and not isinstance(anna.error, Unverifiable)
     assert "source-bytes" in str(anna.error)
     assert anna.parts.board.state == "refused"
-    assert not any(isinstance(job, Train) for job in anna.worker.done)
+    assert not any(trains(job) for job in anna.worker.done)
     assert anna.parts.standing.strikes(scheduler.parts.me) == 1
 
 
@@ -418,7 +418,7 @@ async def test_a_spec_with_any_one_field_changed_is_never_trained(
     anna = await swarm.start("anna")
     await anna.ended.wait()
     assert isinstance(anna.error, Refusal)
-    assert not any(isinstance(job, Train) for job in anna.worker.done)
+    assert not any(trains(job) for job in anna.worker.done)
     assert anna.parts.board.verdict in ("refuted", "unverifiable")
     assert [type(job) for job in anna.worker.done] in ([], [Derive])  # and no lease was asked for
     refuted = anna.parts.board.verdict == "refuted"

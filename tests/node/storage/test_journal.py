@@ -15,7 +15,7 @@ from dipaco.node.storage.journal import (
     MIGRATIONS,
     Journal,
     SavedLease,
-    SavedSubmission,
+    SavedResult,
 )
 from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
@@ -55,10 +55,8 @@ def got(journal: Journal, key: str) -> str | None:
     return data.decode() if data is not None else None
 
 
-def submission(round_: int, path: int, *, peer: PeerId = ANNA) -> SavedSubmission:
-    return SavedSubmission(
-        run=RUN, kind="train", round=round_, path=path, peer=peer, data=b"submission"
-    )
+def accepted(round_: int, path: int, *, peer: PeerId = ANNA) -> SavedResult:
+    return SavedResult(run=RUN, round=round_, path=path, peer=peer, data=b"result")
 
 
 def test_what_is_saved_outlives_the_process_that_saved_it(path: Path) -> None:
@@ -87,10 +85,10 @@ def test_every_commit_is_synced(journal: Journal) -> None:
 def test_a_block_is_saved_whole_or_not_at_all(journal: Journal) -> None:
     journal.save_lease(lease(b"t"))
     with pytest.raises(RuntimeError), journal.saving():
-        journal.save_submission(submission(1, 0))
+        journal.save_result(accepted(1, 0))
         journal.drop_lease(b"t")
         raise RuntimeError
-    assert journal.submissions(RUN) == []
+    assert journal.results(RUN) == []
     assert journal.leases(RUN) == [lease(b"t")]
 
 
@@ -174,18 +172,18 @@ def test_a_lease_is_replaced_and_dropped(journal: Journal) -> None:
     assert journal.leases(OTHER) == []
 
 
-def test_the_first_accepted_submission_of_a_piece_of_work_stays(journal: Journal) -> None:
-    assert journal.save_submission(submission(1, 1))
-    assert not journal.save_submission(submission(1, 1, peer=BOB))
-    assert journal.save_submission(submission(1, 0, peer=BOB))
-    assert journal.save_submission(submission(2, 0))
-    assert journal.submissions(RUN) == [
-        submission(1, 0, peer=BOB),
-        submission(1, 1),
-        submission(2, 0),
+def test_the_first_accepted_result_of_a_piece_of_work_stays(journal: Journal) -> None:
+    assert journal.save_result(accepted(1, 1))
+    assert not journal.save_result(accepted(1, 1, peer=BOB))
+    assert journal.save_result(accepted(1, 0, peer=BOB))
+    assert journal.save_result(accepted(2, 0))
+    assert journal.results(RUN) == [
+        accepted(1, 0, peer=BOB),
+        accepted(1, 1),
+        accepted(2, 0),
     ]
-    journal.drop_submissions(RUN, before_round=2)
-    assert journal.submissions(RUN) == [submission(2, 0)]
+    journal.drop_results(RUN, before_round=2)
+    assert journal.results(RUN) == [accepted(2, 0)]
 
 
 def test_a_journal_opens_again_and_is_migrated_once(path: Path) -> None:

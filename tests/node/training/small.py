@@ -1,15 +1,16 @@
 """A small run whose shards are made up on the spot: what the tests of this folder train."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dipaco.node.training.jobs import Progress
+from dipaco.node.training.jobs import PerformLease, Progress
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import Lease, LeaseKind
+from dipaco.protocol.lease import EvaluateLease, Lease, SeedLease, TrainLease
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.model_shape import Grid, Model
 from dipaco.protocol.modules import ModuleDigest, ModuleId
@@ -80,22 +81,41 @@ def initial_states(value: Manifest, path: int = 0) -> dict[ModuleId, NDArray[np.
     return {m: initial_module(value, m) for m in value.topology.path_modules[path]}
 
 
-def lease(
-    value: Manifest, kind: LeaseKind, path: int, round_: int, states: dict[ModuleId, Digest]
-) -> Lease:
-    """Return a lease of `path` that starts from `states`."""
-    modules = () if kind == "seed" else value.topology.path_modules[path]
-    return Lease(
-        run=digest("run"),
-        token=bytes(16),
-        kind=kind,
-        path=path,
-        round=round_,
-        window=0,
-        spec=digest("spec"),
-        modules=tuple(ModuleDigest(module=m, digest=states[m]) for m in modules),
-        ttl=20,
-    )
+def _shared(modules: tuple[ModuleId, ...], states: dict[ModuleId, Digest]) -> dict[str, Any]:
+    return {
+        "run": digest("run"),
+        "token": bytes(16),
+        "window": 0,
+        "spec": digest("spec"),
+        "modules": tuple(ModuleDigest(module=m, digest=states[m]) for m in modules),
+        "ttl": 20,
+    }
+
+
+def seed_lease() -> SeedLease:
+    """Return a lease of the seed model that starts from the initial model."""
+    return SeedLease(**_shared((), {}))
+
+
+def train_lease(
+    value: Manifest, path: int, round_: int, states: dict[ModuleId, Digest]
+) -> TrainLease:
+    """Return a lease of `path` that starts from `states` and zero moments."""
+    shared = _shared(value.topology.path_modules[path], states)
+    return TrainLease(**shared, path=path, round=round_, moments=())
+
+
+def evaluate_lease(
+    value: Manifest, path: int, version: int, states: dict[ModuleId, Digest]
+) -> EvaluateLease:
+    """Return a lease to evaluate `path` at `states`."""
+    shared = _shared(value.topology.path_modules[path], states)
+    return EvaluateLease(**shared, path=path, version=version)
+
+
+def job_of(value: Manifest, lease: Lease, spec: RouterSpec | None = None) -> PerformLease:
+    """Return the job of a lease; without `spec`, with one that nobody looks into."""
+    return PerformLease(manifest=value, spec=spec or any_spec(value), lease=lease)
 
 
 class Reports:

@@ -16,12 +16,12 @@ from dipaco.node.aggregation.outer import read_delta, read_moments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_steps
-from dipaco.node.training.jobs import Evaluate, Train, Trained
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import Float32, PathModel, load, store
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, learning_rate
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import DipacoError, Refusal
+from dipaco.protocol.lease import SeedResult, TrainResult
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.modules import ModuleDigest, ModuleId
 from dipaco.protocol.moments import Moments, decode_moments, encode_moments, moments_bytes
@@ -30,11 +30,12 @@ from tests.node.training.small import (
     CONTEXT,
     ArrayShard,
     Reports,
-    any_spec,
+    evaluate_lease,
     initial_states,
-    lease,
+    seed_lease,
     shard,
     small_manifest,
+    train_lease,
 )
 from tests.values import digest
 
@@ -66,13 +67,12 @@ def trainer(blobs: BlobStore) -> Trainer:
     return Trainer(blobs, device="cpu", threads=1, max_batch=0)
 
 
-def seed_of(trainer: Trainer, value: Manifest) -> Trained:
-    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
-    return trainer.train(job, SEED_SHARD, Reports())
+def seed_of(trainer: Trainer, value: Manifest) -> SeedResult:
+    return trainer.seed(value, seed_lease(), SEED_SHARD, Reports())
 
 
 def version_zero(trainer: Trainer, value: Manifest) -> dict[ModuleId, Digest]:
-    seeds = {ModuleId(b.module): b.digest for b in seed_of(trainer, value).blobs}
+    seeds = {ModuleId(b.module): b.digest for b in seed_of(trainer, value).states}
     top = value.topology
     return {m: seeds[top.counterpart(m)] for m in top.modules}
 
@@ -84,10 +84,9 @@ def train(
     path: int,
     round_: int = 1,
     moments: tuple[ModuleDigest, ...] = (),
-) -> Trained:
-    granted = replace(lease(value, "train", path, round_, states), moments=moments)
-    job = Train(manifest=value, spec=any_spec(value), lease=granted)
-    return trainer.train(job, shard(path), Reports())
+) -> TrainResult:
+    granted = replace(train_lease(value, path, round_, states), moments=moments)
+    return trainer.train(value, granted, shard(path), Reports())
 
 
 def run(
@@ -119,12 +118,12 @@ def test_the_same_lease_gives_the_same_digests_in_any_order_and_by_anybody(
 ) -> None:
     value = small_manifest()
     states = version_zero(trainer, value)
-    first = {path: train(trainer, value, states, path).blobs for path in (0, 1, 2, 3)}
-    again = {path: train(trainer, value, states, path).blobs for path in (3, 1, 0, 2)}
+    first = {path: train(trainer, value, states, path).deltas for path in (0, 1, 2, 3)}
+    again = {path: train(trainer, value, states, path).deltas for path in (3, 1, 0, 2)}
     assert first == again
     elsewhere = Trainer(BlobStore(tmp_path / "b"), device="cpu", threads=1, max_batch=0)
     assert version_zero(elsewhere, value) == states
-    assert train(elsewhere, value, states, 2).blobs == first[2]
+    assert train(elsewhere, value, states, 2).deltas == first[2]
     assert len({blobs for blobs in first.values()}) == 4
 
 
@@ -144,8 +143,8 @@ def test_a_seed_lease_starts_from_the_initial_model_and_leaves_path_0s_states(
         max_batch=0,
         on_step=lambda report: None,
     )
-    assert [b.module for b in trained.blobs] == ["stem", "L1.E0", "L2.E0"]
-    for blob in trained.blobs:
+    assert [b.module for b in trained.states] == ["stem", "L1.E0", "L2.E0"]
+    for blob in trained.states:
         state = result.end.weights[ModuleId(blob.module)]
         assert blobs.read_array(blob.digest, state.size).tobytes() == state.tobytes()
     assert trained.tokens == 3 * value.training.batch * CONTEXT
@@ -158,7 +157,7 @@ def test_without_a_seed_phase_the_seed_is_the_initial_model(
     value = small_manifest(training=replace(plain.training, seed_steps=0))
     trained = seed_of(trainer, value)
     assert (trained.tokens, trained.loss_first, trained.loss_last) == (0, 0.0, 0.0)
-    for blob, state in zip(trained.blobs, initial_states(value).values(), strict=True):
+    for blob, state in zip(trained.states, initial_states(value).values(), strict=True):
         assert blobs.read_array(blob.digest, state.size).tobytes() == state.tobytes()
 
 
@@ -180,7 +179,7 @@ def test_a_delta_is_where_the_path_started_minus_where_it_came_to(
         max_batch=0,
         on_step=lambda report: None,
     )
-    for blob in trained.blobs:
+    for blob in trained.deltas:
         module = ModuleId(blob.module)
         delta = starts[module] - result.end.weights[module]
         assert read_delta(blobs, value, module, blob.digest).tobytes() == delta.tobytes()
@@ -194,7 +193,7 @@ def test_bf16_deltas_are_half_as_long_and_the_nearest_values(
     half = small_manifest(training=replace(full.training, deltas="bf16"))
     states = version_zero(trainer, full)
     for wide, narrow in zip(
-        train(trainer, full, states, 0).blobs, train(trainer, half, states, 0).blobs, strict=True
+        train(trainer, full, states, 0).deltas, train(trainer, half, states, 0).deltas, strict=True
     ):
         module = ModuleId(wide.module)
         exact = read_delta(blobs, full, module, wide.digest)
@@ -265,7 +264,7 @@ def test_a_round_goes_on_from_the_moments_of_the_round_before(
         on_step=lambda report: None,
     )
     assert result.end.moments is not None
-    for blob, carried in zip(second.blobs, second.moments, strict=True):
+    for blob, carried in zip(second.deltas, second.moments, strict=True):
         module = ModuleId(blob.module)
         delta = starts[module] - result.end.weights[module]
         assert read_delta(blobs, value, module, blob.digest).tobytes() == delta.tobytes()
@@ -276,7 +275,7 @@ def test_a_round_goes_on_from_the_moments_of_the_round_before(
     for digest_ in (*zero.values(), *(m.digest for m in first.moments)):
         other.write(blobs.read(digest_, 1 << 20))
     elsewhere = Trainer(other, device="cpu", threads=1, max_batch=0)
-    assert train(elsewhere, value, zero, 1, 2, first.moments).blobs == second.blobs
+    assert train(elsewhere, value, zero, 1, 2, first.moments).deltas == second.deltas
 
 
 def test_carried_moments_are_near_those_of_one_adamw_over_both_rounds() -> None:
@@ -320,7 +319,6 @@ def distance(one: PathState, other: PathState) -> float:
 def test_reset_hands_on_no_moments(trainer: Trainer) -> None:
     value = fresh(small_manifest())
     assert train(trainer, value, version_zero(trainer, value), 1).moments == ()
-    assert seed_of(trainer, small_manifest()).moments == ()  # nor does the seed phase
 
 
 def test_without_moments_every_lease_begins_at_zero() -> None:
@@ -403,9 +401,8 @@ NO_ROWS = ArrayShard(np.zeros((0, CONTEXT + 1), dtype=np.int64))
 
 def test_a_seed_without_a_row_is_refused(trainer: Trainer) -> None:
     value = small_manifest()
-    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
     with pytest.raises(Refusal, match="window 0 has no training document"):
-        trainer.train(job, NO_ROWS, Reports())
+        trainer.seed(value, seed_lease(), NO_ROWS, Reports())
 
 
 def test_a_path_without_a_row_in_this_window_learns_nothing(
@@ -413,10 +410,9 @@ def test_a_path_without_a_row_in_this_window_learns_nothing(
 ) -> None:
     value = small_manifest()
     states = {m: blobs.write_array(s) for m, s in initial_states(value).items()}
-    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "train", 0, 1, states))
-    trained = trainer.train(job, NO_ROWS, Reports())
-    assert trained.tokens == 0 and len(trained.blobs) == len(value.topology.path_modules[0])
-    for blob in trained.blobs:
+    trained = trainer.train(value, train_lease(value, 0, 1, states), NO_ROWS, Reports())
+    assert trained.tokens == 0 and len(trained.deltas) == len(value.topology.path_modules[0])
+    for blob in trained.deltas:
         assert not any(blobs.read(blob.digest, 1 << 20))
     for module, found in read_all_moments(blobs, value, trained.moments):
         assert not found.first.any() and not found.second.any(), module
@@ -428,9 +424,8 @@ def test_a_path_without_a_row_in_this_window_hands_on_the_moments_it_was_given(
     value = small_manifest()
     states = version_zero(trainer, value)
     moments = train(trainer, value, states, 1).moments
-    granted = replace(lease(value, "train", 1, 2, states), moments=moments)
-    job = Train(manifest=value, spec=any_spec(value), lease=granted)
-    assert trainer.train(job, NO_ROWS, Reports()).moments == moments
+    granted = replace(train_lease(value, 1, 2, states), moments=moments)
+    assert trainer.train(value, granted, NO_ROWS, Reports()).moments == moments
 
 
 def read_all_moments(
@@ -444,13 +439,15 @@ def read_all_moments(
 
 def test_progress_counts_steps_with_loss_and_rate(trainer: Trainer) -> None:
     value, reports = small_manifest(), Reports()
-    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
-    trained = trainer.train(job, SEED_SHARD, reports)
+    trained = trainer.seed(value, seed_lease(), SEED_SHARD, reports)
     assert [(p.stage, p.done, p.total, p.unit) for p in reports.all] == [
-        ("train", done, 3, "tokens") for done in (1, 2, 3)
+        ("train", done, 3, "steps") for done in (1, 2, 3)
     ]
     assert [reports.all[0].loss, reports.all[-1].loss] == [trained.loss_first, trained.loss_last]
-    assert all(p.rate > 0 for p in reports.all)
+    tokens_per_step = value.training.batch * value.model.context
+    for each in reports.all:
+        assert each.per_second > 0
+        assert each.tokens_per_second == pytest.approx(tokens_per_step * each.per_second)
 
 
 def test_training_lowers_the_held_out_loss(blobs: BlobStore, trainer: Trainer) -> None:
@@ -461,12 +458,8 @@ def test_training_lowers_the_held_out_loss(blobs: BlobStore, trainer: Trainer) -
     losses = []
     for manifest in (plain, value):
         states = version_zero(trainer, manifest)
-        job = Evaluate(
-            manifest=manifest,
-            spec=any_spec(manifest),
-            lease=lease(manifest, "evaluate", 3, 0, states),
-        )
-        found = trainer.evaluate(job, documents, Reports()).evaluation
+        granted = evaluate_lease(manifest, 3, 0, states)
+        found = trainer.evaluate(manifest, granted, documents, Reports()).evaluation
         assert (found.documents, found.tokens) == (5, 5 * (40 - 32))
         losses.append(found.nll / found.tokens)
     assert losses[1] < 0.5 * losses[0]

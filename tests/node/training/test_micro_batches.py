@@ -16,7 +16,6 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training import leases
 from dipaco.node.training.devices import STATUS, bounded
 from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
-from dipaco.node.training.jobs import Train, Trained
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.micro_batches import MicroBatches, Shrink, halve
 from dipaco.node.training.model import Float32, PathModel
@@ -29,9 +28,8 @@ from tests.node.training.small import (
     VOCABULARY,
     ArrayShard,
     Reports,
-    any_spec,
     initial_states,
-    lease,
+    seed_lease,
     shard,
     small_manifest,
 )
@@ -204,6 +202,4 @@ def test_a_lease_that_does_not_fit_at_all_names_the_doctor(
 
 def seed(trainer: Trainer) -> tuple[object, ...]:
     value = small_manifest()
-    job = Train(manifest=value, spec=any_spec(value), lease=lease(value, "seed", 0, 0, {}))
-    found: Trained = trainer.train(job, shard(0, 40), Reports())
-    return found.blobs
+    return trainer.seed(value, seed_lease(), shard(0, 40), Reports()).states

@@ -12,7 +12,6 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training import options
 from dipaco.node.training.adamw import AdamW
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
-from dipaco.node.training.jobs import Train
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import PathModel, load
 from dipaco.node.training.options import Options, check_moment_bits
@@ -21,9 +20,8 @@ from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.training import Adam
 from tests.node.training.small import (
     Reports,
-    any_spec,
     initial_states,
-    lease,
+    seed_lease,
     shard,
     small_manifest,
 )
@@ -85,10 +83,8 @@ def test_8_bits_are_refused_where_moments_are_carried_and_without_the_library(
     with pytest.raises(ConfigError, match=r"moment_bits = 8 does not suit run .* \(inner_state\)"):
         check_moment_bits(8, carrying)
     trainer = Trainer(BlobStore(tmp_path), device="cpu", threads=1, max_batch=0, options=EIGHT)
-    first = lease(carrying, "seed", 0, 0, {})
-    job = Train(manifest=carrying, spec=any_spec(carrying), lease=first)
     with pytest.raises(ConfigError, match="does not suit"):
-        trainer.train(job, shard(0), Reports())
+        trainer.seed(carrying, seed_lease(), shard(0), Reports())
     monkeypatch.setattr(options, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'dipaco-node\[8bit\]'"):
         check_moment_bits(8, resetting())

@@ -1,20 +1,21 @@
 """Outer steps and inspections on a real blob store: what is taken, and what is turned away."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from dipaco.node.aggregation.outer import advance_state, inspect, take_outer_step
+from dipaco.node.aggregation.inspection import wrong_deltas, wrong_moments, wrong_states
+from dipaco.node.aggregation.outer import advance_state, take_outer_step
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
-from dipaco.node.training.jobs import Advance, Inspect, OuterStep
+from dipaco.node.training.jobs import Advance, OuterStep
 from dipaco.protocol.batches import learning_rate
 from dipaco.protocol.delta import Encoding, decode_delta, encode_delta, largest_update
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import LeaseKind
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.modules import ModuleDigest
@@ -23,7 +24,7 @@ from dipaco.protocol.outer_step import advance, outer_step, outer_update, quanti
 from dipaco.protocol.quantised import Bits
 from dipaco.protocol.topology import STEM
 from dipaco.protocol.training import Adam
-from tests.node.training.small import lease, small_manifest
+from tests.node.training.small import small_manifest, train_lease
 from tests.values import digest, peer
 
 VALUE = small_manifest()
@@ -36,18 +37,17 @@ def blobs(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path)
 
 
-def inspection(
-    blobs: BlobStore, blob: Digest, kind: LeaseKind = "train", value: Manifest = VALUE
-) -> str:
-    """Return what is wrong with `blob` as the stem's part of a submission for path 0."""
+def delta_fault(blobs: BlobStore, blob: Digest, value: Manifest = VALUE) -> str:
+    """Return what is wrong with `blob` as the pseudo-gradient of path 0's stem."""
     state = blobs.write_array(STATE)
     states = dict.fromkeys(value.topology.path_modules[0], state)
-    job = Inspect(
-        manifest=value,
-        lease=lease(value, kind, 0, 1 if kind == "train" else 0, states),
-        blobs=(ModuleDigest(module=STEM, digest=blob),),
-    )
-    return inspect(blobs, job).wrong
+    deltas = (ModuleDigest(module=STEM, digest=blob),)
+    return wrong_deltas(blobs, value, train_lease(value, 0, 1, states), deltas)
+
+
+def state_fault(blobs: BlobStore, blob: Digest) -> str:
+    """Return what is wrong with `blob` as the seed model's stem."""
+    return wrong_states(blobs, VALUE, (ModuleDigest(module=STEM, digest=blob),))
 
 
 @pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4"])
@@ -127,11 +127,11 @@ def test_packed_updates_lead_whoever_holds_an_earlier_version_to_the_same_bytes(
 
 
 def test_an_honest_delta_passes(blobs: BlobStore) -> None:
-    assert inspection(blobs, blobs.write_array(np.full_like(STATE, 0.5 * LIMIT))) == ""
+    assert delta_fault(blobs, blobs.write_array(np.full_like(STATE, 0.5 * LIMIT))) == ""
 
 
 def test_a_delta_beyond_what_adamw_can_do_is_named(blobs: BlobStore) -> None:
-    wrong = inspection(blobs, blobs.write_array(np.full_like(STATE, 3 * LIMIT)))
+    wrong = delta_fault(blobs, blobs.write_array(np.full_like(STATE, 3 * LIMIT)))
     assert wrong.startswith("module stem: element ") and wrong.endswith("in round 1")
 
 
@@ -145,27 +145,27 @@ def test_an_honest_delta_that_was_rounded_beyond_the_bound_passes(blobs: BlobSto
     reach = sum(learning_rate(training, 3 + step) for step in range(4))
     delta = np.full_like(STATE, 1.05 * reach * largest_update(0.9, 0.95))
     data = encode_delta(delta, "int4")
-    assert inspection(blobs, blobs.write_array(delta), value=plain) == ""
-    assert inspection(blobs, blobs.write(data), value=packed) == ""
+    assert delta_fault(blobs, blobs.write_array(delta), value=plain) == ""
+    assert delta_fault(blobs, blobs.write(data), value=packed) == ""
     near = decode_delta(data, "int4", delta.size)
-    assert "AdamW can move it by" in inspection(blobs, blobs.write_array(near), value=plain)
+    assert "AdamW can move it by" in delta_fault(blobs, blobs.write_array(near), value=plain)
 
 
-@pytest.mark.parametrize("kind", ["train", "seed"])
+@pytest.mark.parametrize("fault", [delta_fault, state_fault])
 def test_what_is_not_finite_or_has_another_length_is_named(
-    blobs: BlobStore, kind: LeaseKind
+    blobs: BlobStore, fault: Callable[[BlobStore, Digest], str]
 ) -> None:
     bad = STATE * 0
-    assert inspection(blobs, blobs.write_array(bad), kind) == ""
+    assert fault(blobs, blobs.write_array(bad)) == ""
     bad[7] = np.nan
-    assert "holds NaN or infinity" in inspection(blobs, blobs.write_array(bad), kind)
-    assert "bytes" in inspection(blobs, blobs.write_array(STATE[:-1]), kind)
-    assert "bytes" in inspection(blobs, blobs.write(bytes(STATE.nbytes + 1)), kind)
+    assert "holds NaN or infinity" in fault(blobs, blobs.write_array(bad))
+    assert "bytes" in fault(blobs, blobs.write_array(STATE[:-1]))
+    assert "bytes" in fault(blobs, blobs.write(bytes(STATE.nbytes + 1)))
 
 
 def test_a_missing_blob_is_nobodys_fault(blobs: BlobStore) -> None:
     with pytest.raises(BlobMissing):
-        inspection(blobs, digest("nowhere"))
+        delta_fault(blobs, digest("nowhere"))
 
 
 def test_an_outer_step_takes_no_delta_that_is_not_finite(blobs: BlobStore) -> None:
@@ -183,28 +183,23 @@ def test_an_outer_step_takes_no_delta_that_is_not_finite(blobs: BlobStore) -> No
         take_outer_step(blobs, job)
 
 
-def moments_inspection(blobs: BlobStore, data: bytes, round_: int = 1) -> str:
+def moments_fault(blobs: BlobStore, data: bytes, round_: int = 1) -> str:
     """Return what is wrong with `data` as the moments of path 0's stem."""
     states = dict.fromkeys(VALUE.topology.path_modules[0], blobs.write_array(STATE))
-    job = Inspect(
-        manifest=VALUE,
-        lease=lease(VALUE, "train", 0, round_, states),
-        blobs=(ModuleDigest(module=STEM, digest=blobs.write_array(STATE * 0)),),
-        moments=(ModuleDigest(module=STEM, digest=blobs.write(data)),),
-    )
-    return inspect(blobs, job).wrong
+    moments = (ModuleDigest(module=STEM, digest=blobs.write(data)),)
+    return wrong_moments(blobs, VALUE, train_lease(VALUE, 0, round_, states), moments)
 
 
 def test_moments_are_inspected_beside_the_deltas(blobs: BlobStore) -> None:
     adam = VALUE.training.inner
     first, second = np.full_like(STATE, 1e-3), np.full_like(STATE, 1e-6)
-    assert moments_inspection(blobs, encode_moments(Moments(first, second), adam, 4)) == ""
+    assert moments_fault(blobs, encode_moments(Moments(first, second), adam, 4)) == ""
     loose = msgspec.structs.replace(adam, beta2=0.5)  # bounds nothing, so nothing is drawn down
-    wrong = moments_inspection(blobs, encode_moments(Moments(first * 2, second), loose, 4))
+    wrong = moments_fault(blobs, encode_moments(Moments(first * 2, second), loose, 4))
     assert wrong.startswith("moments of module stem: element 0 of the first moment is 0.00")
-    wrong = moments_inspection(blobs, encode_moments(Moments(first, second * 2e6), adam, 4))
+    wrong = moments_fault(blobs, encode_moments(Moments(first, second * 2e6), adam, 4))
     assert "the second moment is 2" in wrong
-    assert "bytes" in moments_inspection(blobs, b"short")
+    assert "bytes" in moments_fault(blobs, b"short")
     longer = bytes(moments_bytes(STATE.size) + 1)
-    assert "bytes" in moments_inspection(blobs, longer)
-    assert moments_inspection(blobs, longer[:-1]) == ""  # zeros
+    assert "bytes" in moments_fault(blobs, longer)
+    assert moments_fault(blobs, longer[:-1]) == ""  # zeros

@@ -22,14 +22,12 @@ from dipaco.node.training.jobs import (
     Derive,
     Derived,
     Failed,
-    Inspect,
     Inspected,
     Job,
     OuterStep,
+    PerformLease,
     Progress,
     Stepped,
-    Train,
-    Trained,
 )
 from dipaco.node.training.options import Options
 from dipaco.node.training.performer import Performer
@@ -43,10 +41,11 @@ from dipaco.protocol.errors import (
     Unavailable,
 )
 from dipaco.protocol.initial import initial_module
+from dipaco.protocol.lease import SeedResult
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.source import Source, SourceFile
 from dipaco.protocol.topology import STEM
-from tests.node.training.small import Reports, any_spec, lease, small_manifest
+from tests.node.training.small import Reports, job_of, seed_lease, small_manifest
 from tests.node.training.test_reference import TRAINING, tiny
 from tests.values import digest, peer
 
@@ -80,11 +79,10 @@ def step_job(home: Path) -> OuterStep:
     )
 
 
-def endless_job() -> Train:
+def endless_job() -> PerformLease:
     """Return a seed phase that ends in days."""
     value = tiny(training=msgspec.structs.replace(TRAINING, seed_steps=1 << 30))
-    seed = lease(value, "seed", 0, 0, {})
-    return Train(manifest=value, spec=any_spec(value), lease=seed)
+    return job_of(value, seed_lease())
 
 
 def ignore(progress: Progress) -> None:
@@ -111,13 +109,13 @@ async def test_a_run_in_the_child_equals_a_run_in_this_process(tmp_path: Path) -
         derived = await made.run(Derive(manifest=value), ignore)
         assert isinstance(derived, Derived) and derived.spec is not None
         assert derived == own.perform(Derive(manifest=value), ignore)
-        job = Train(manifest=value, spec=derived.spec, lease=lease(value, "seed", 0, 0, {}))
+        job = job_of(value, seed_lease(), derived.spec)
         trained = await made.run(job, reports)
         again = own.perform(job, ignore)
-        assert isinstance(trained, Trained) and isinstance(again, Trained)
-        assert trained.blobs == again.blobs
+        assert isinstance(trained, SeedResult) and isinstance(again, SeedResult)
+        assert trained.states == again.states
         assert (trained.loss_first, trained.loss_last) == (again.loss_first, again.loss_last)
-        states = {blob.module: blob.digest for blob in trained.blobs}
+        states = {blob.module: blob.digest for blob in trained.states}
         assert len(states) == 3
     assert reports.all[-1].done == reports.all[-1].total == TRAINING.seed_steps
 
@@ -126,11 +124,7 @@ async def test_what_goes_wrong_for_a_reason_comes_back_as_failed(tmp_path: Path)
     job = step_job(tmp_path)
     lost = msgspec.structs.replace(job, state=digest("nowhere"))
     there = Source(kind="files", revision="local", files=(CORPUS,), documents=120, window=120)
-    hidden = Train(
-        manifest=(value := tiny(source=there)),
-        spec=any_spec(value),
-        lease=lease(value, "seed", 0, 0, {}),
-    )
+    hidden = job_of(tiny(source=there), seed_lease())
     async with worker(tmp_path) as made:
         answer = await made.run(lost, ignore)
         assert isinstance(answer, Failed)
@@ -160,7 +154,11 @@ async def test_cancelling_kills_the_child_in_mid_job_and_the_next_job_gets_a_new
             await made.run(endless_job(), stop_at_the_second)
         assert scope.cancelled_caught
         assert made.pid is None
-        assert seen[1].done > seen[0].done and seen[1].rate > 0 and seen[1].loss is not None
+        assert (
+            seen[1].done > seen[0].done
+            and seen[1].tokens_per_second > 0
+            and seen[1].loss is not None
+        )
         assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
 
 
@@ -399,7 +397,7 @@ def test_frames_hold_what_was_packed_and_bugs_are_ours() -> None:
     report: Answer = Inspected(wrong="")
     assert read_report(pack(report)[4:]) == report
     value = small_manifest()
-    job = Inspect(manifest=value, lease=lease(value, "seed", 0, 0, {}), blobs=())
+    job = job_of(value, seed_lease())
     assert read_job(pack(job)[4:]) == job
     with pytest.raises(LocalProtocolError, match="not a worker's answer"):
         read_report(pack(job)[4:])
