@@ -69,7 +69,7 @@ def kept_account(home: Path, manifest: Manifest) -> tuple[tuple[RouterSpec, ...]
         if found != ACCOUNT_FORMAT and field_of(data, "type") == Account.__name__:
             raise ConfigError(
                 f"{path}: made by another version of dipaco-node (account format {found or 1}, "
-                f"this one reads {ACCOUNT_FORMAT}): move it away and run `dipaco-node reference` again"
+                f"this one reads {ACCOUNT_FORMAT}): move it away, then run the reference again"
             ) from error
         raise ConfigError(f"{path}: not the account of a run: {error}") from error
     view = RunView(manifest)
