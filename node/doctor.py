@@ -20,7 +20,7 @@ import msgspec
 import psutil
 
 from dipaco.node.config import NodeConfig
-from dipaco.node.room import free_bytes
+from dipaco.node.limits.disk import free_bytes
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Described, Failed
 from dipaco.protocol.manifest import Manifest

@@ -123,10 +123,16 @@ class FakeWorker:
     forgetful: bool = False
     """Packed updates that it makes are gone at once."""
     done: list[Job] = field(default_factory=list)
+    busy: Job | None = None
+    """The job in work."""
     pid: int | None = None
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        answer = await self._answer(job, on_progress)
+        self.busy = job
+        try:
+            answer = await self._answer(job, on_progress)
+        finally:
+            self.busy = None
         self.done.append(job)
         return answer
 
@@ -207,8 +213,9 @@ class FakeWorker:
         )
 
     async def _score(self, job: Score, on_progress: Callable[[Progress], None]) -> Scored:
-        await trio.sleep(SCORE_SECONDS)
         scores = scored(job.manifest, job.lease.path, job.lease.window)
+        on_progress(Progress(stage="score", done=0, total=len(scores)))
+        await trio.sleep(SCORE_SECONDS)
         on_progress(Progress(stage="score", done=len(scores), total=len(scores)))
         bias = self.bias.get(job.lease.path, 0)
         rows = range(len(scores)) if job.rows is None else job.rows
