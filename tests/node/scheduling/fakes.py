@@ -123,20 +123,22 @@ class FakeWorker:
     forgetful: bool = False
     """Packed updates that it makes are gone at once."""
     done: list[Job] = field(default_factory=list)
-    busy: Job | None = None
-    """The job in work."""
+    process: bool = False
+    """Whether a worker process would exist: from the first job until `close` or a cancelled job."""
     pid: int | None = None
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        self.busy = job
+        self.process, ended = True, False
         try:
             answer = await self._answer(job, on_progress)
+            ended = True
         finally:
-            self.busy = None
+            self.process = ended
         self.done.append(job)
         return answer
 
     async def close(self) -> None:
+        self.process = False
         await trio.lowlevel.checkpoint()
 
     async def _answer(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:

@@ -52,7 +52,7 @@ async def test_closing_hands_the_lease_back_for_another_and_opening_goes_on(
 
     free["anna"] = 400 * 10**6
     await until(lambda: anna.parts.board.reason.code == "disk", seconds=LOOK)
-    await until(lambda: anna.worker.busy is None and token not in grants, seconds=1.0)
+    await until(lambda: not anna.worker.process and token not in grants, seconds=1.0)
     status = anna.overview.status()
     assert (status.state, status.task) == ("paused", None)
     assert (
@@ -90,6 +90,10 @@ async def test_a_gate_that_closes_in_whatever_a_volunteer_does_changes_no_digest
             await pause(free, anna, scheduler)
         await trio.sleep(0.25)
     assert not closing and anna.error is None
+    await until(lambda: anna.parts.board.reason.code == "run-over")
+    await trio.sleep(60.0)
+    assert anna.worker.process  # idle
+    await pause(free, anna, scheduler)
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)
 
 
@@ -99,7 +103,7 @@ async def pause(free: dict[str, int], node: Node, scheduler: Node) -> None:
     node.parts.gate.changed.ring()
     await trio.sleep(1.0)
     for _ in range(60):
-        assert node.parts.board.reason.code == "disk" and node.worker.busy is None
+        assert node.parts.board.reason.code == "disk" and not node.worker.process
         assert not places(scheduler, node)
         await trio.sleep(1.0)
     del free[node.parts.home.root.name]
