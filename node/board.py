@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from msgspec.structs import replace
+
 from dipaco.node.control.status import (
     Reason,
     StageTime,
@@ -35,6 +37,8 @@ class Board:
     """State and reason, the task in hand, the verdict, and sums since the start."""
 
     def __init__(self) -> None:
+        self.state: State = "starting"
+        """The state that the reason belongs to."""
         self.reason: Reason = reason("starting", time.time())
         self.task: TaskStatus | None = None
         self.verdict: Verdict = "unverified"
@@ -46,23 +50,24 @@ class Board:
         self.train_seconds = 0.0
         self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
 
-    @property
-    def state(self) -> State:
-        """The state that the reason belongs to."""
-        return state_of(self.reason.code)
-
     def say(self, code: str, **values: object) -> None:
         """Enter the state of `code`; its words are logged once per change of code.
 
         At INFO only what a person would ask about: steps of a task have the task's own line.
         """
-        new = reason(code, time.time(), **values)
+        self._enter(state_of(code), reason(code, time.time(), **values))
+
+    def pause(self, code: str, text: str) -> None:
+        """Enter the state `paused` for a limit's reason (`limits/gate.py`)."""
+        self._enter("paused", Reason(code=code, text=text, since=time.time()))
+
+    def _enter(self, state: State, new: Reason) -> None:
         if new.code == self.reason.code:
-            new = reason(code, self.reason.since, **values)
+            new = replace(new, since=self.reason.since)
         else:
-            level = logging.DEBUG if state_of(code) in _STEPS else logging.INFO
+            level = logging.DEBUG if state in _STEPS else logging.INFO
             log.log(level, "state %s: %s", new.code, new.text)
-        self.reason = new
+        self.state, self.reason = state, new
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

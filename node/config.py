@@ -111,7 +111,7 @@ class StorageSection(Section, frozen=True, kw_only=True):
     cache_max: Annotated[int, Meta(ge=0)] = 10 * 10**9
     """Bytes of the shard cache, written with a unit; blobs that work needs are beside it."""
     min_free: Annotated[int, Meta(ge=0)] = 500 * 10**6
-    """Bytes, written with a unit: with less room on the disk the node begins no work."""
+    """Bytes, written with a unit: with less free on the disk the node does no work."""
     max_shards: Annotated[int, Meta(ge=1, le=1024)] = 4
     """Shards in the cache at once."""
 

@@ -15,11 +15,11 @@ import trio
 
 from dipaco.node.config import NodeConfig
 from dipaco.node.control.server import serve_api
-from dipaco.node.duty import work
 from dipaco.node.network.addresses import scope_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.overview import Overview
+from dipaco.node.roles.run import run_roles
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.worker import Worker
@@ -80,7 +80,7 @@ async def run_node(
         serving.start_soon(_announce, parts)
         ready()
         async with trio.open_nursery() as working:
-            working.start_soon(work, parts, overview)
+            working.start_soon(run_roles, parts, overview)
             await stop.wait()
             parts.board.say("stopping")
             working.cancel_scope.cancel()

@@ -20,7 +20,7 @@ import msgspec
 import psutil
 
 from dipaco.node.config import NodeConfig
-from dipaco.node.room import free_bytes
+from dipaco.node.limits.disk import free_bytes
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Described, Failed
 from dipaco.protocol.manifest import Manifest
@@ -123,7 +123,7 @@ def disk(free: int, least: int, cache: int) -> Check:
     """Compare the room on the home's disk with what the configuration asks for."""
     words = f"{free / 1e9:.1f} GB free"
     if free < least:
-        cure = f"make room, or lower storage.min_free ({least / 1e9:.1f} GB): no work is begun"
+        cure = f"make room, or lower storage.min_free ({least / 1e9:.1f} GB): no work runs"
         return Check(name="disk", verdict="fail", words=words, cure=cure)
     if free < least + cache:
         cure = f"lower storage.cache_max ({cache / 1e9:.1f} GB), or it will run into min_free"

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.board import Board
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.config import NodeConfig
+from dipaco.node.limits.disk import DiskLimit, free_bytes
+from dipaco.node.limits.gate import Gate, Limit
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
@@ -24,7 +26,6 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
 from dipaco.node.overview import Overview
-from dipaco.node.room import Room, free_bytes
 from dipaco.node.scheduling.service import Desk
 from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.scheduling.verification import Verifier
@@ -70,7 +71,9 @@ class Parts:
     directory: Directory | None
     desk: Desk
     verifier: Verifier
-    room: Room
+    disk: DiskLimit
+    gate: Gate
+    """Of the volunteer's work."""
 
     @property
     def me(self) -> PeerId:
@@ -105,7 +108,7 @@ def wire(
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
     board, catalogue, desk = Board(), Catalogue(journal), Desk()
-    room = Room(board, free=partial(free_bytes, home.root), least=config.storage.min_free)
+    disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     standing = Standing(transport)
     rpc = Rpc(transport, standing)
     directory = (
@@ -144,7 +147,8 @@ def wire(
         ),
         directory=directory,
         desk=desk,
-        room=room,
+        disk=disk,
+        gate=Gate(board, limits_of(disk)),
         verifier=Verifier(
             key=key,
             catalogue=catalogue,
@@ -159,6 +163,11 @@ def wire(
             spread=partial(gossip.spread, within=FAREWELL_SECONDS),
         ),
     )
+
+
+def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:
+    """Return the limits on a volunteer's work, in the order in which they are asked."""
+    return (disk,)
 
 
 def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:

@@ -29,6 +29,7 @@ Verdict = Literal["unverified", "verified", "refuted", "unverifiable"]
 
 REASONS: dict[str, tuple[State, str]] = {
     "starting": ("starting", "reading the home folder"),
+    "resuming": ("starting", "goes on after a pause"),
     "no-peer": ("connecting", "{trouble}"),
     "no-run": ("choosing", "{peers} peers, none offers a run"),
     "several-runs": ("choosing", "{offers}: name one with --run"),
@@ -53,20 +54,19 @@ REASONS: dict[str, tuple[State, str]] = {
     "scheduler-away": ("waiting", "{problem}, next try in {wait:.0f} s"),
     "not-admitted": ("waiting", "the run takes listed peers only"),
     "run-over": ("waiting", "round {round} of {rounds} done"),
-    "disk": ("paused", "{free:.1f} GB free, {problem}"),
     "failures": ("paused", "{count} in a row ({problem}), next try in {wait:.0f} s"),
     "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths} paths held"),
     "directory": ("serving", "peer directory of {peers} peers, no run to schedule"),
     "stopping": ("stopping", "handing back the lease"),
 }
-"""Reason code: the state it belongs to, and its words."""
+"""Reason code: the state it belongs to, and its words. Limits (node/limits/) have their own."""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
     """Why the node is in its state."""
 
     code: str
-    """A key of `REASONS`."""
+    """A key of `REASONS`, or the code of a limit."""
     text: str
     since: float
     """Unix time, seconds."""

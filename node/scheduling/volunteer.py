@@ -16,9 +16,9 @@ from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.control.status import TaskStatus
 from dipaco.node.kinds.table import kind_of, work_of
+from dipaco.node.limits.gate import Gate
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.room import Room
 from dipaco.node.scheduling.inputs import Inputs
 from dipaco.node.scheduling.verification import Verifier
 from dipaco.node.storage.blobs import BlobStore
@@ -71,7 +71,8 @@ class Gear:
     worker: JobRunner
     board: Board
     verifier: Verifier
-    room: Room
+    gate: Gate
+    """Under which the volunteer works: why it was cancelled."""
     heartbeat_seconds: float
     store_bytes: int
     """How large the blob store may grow."""
@@ -100,20 +101,22 @@ class Volunteer:
         """Whether the shards of the first window were made."""
 
     async def run(self) -> None:
-        """Verify the router, then work; raises Refusal, and otherwise runs until cancelled."""
+        """Verify the router, then work until cancelled; may be run again, and then goes on.
+
+        Raises Refusal, and DiskFull once the lease is handed back.
+        """
         wait = RETRY_SECONDS
         while True:
             try:
                 await self._verify()
-                await self._gear.room.wait()
                 lease = await self._ask()
                 if lease is not None:
                     await self._work(lease)
                 wait = RETRY_SECONDS
             except LeaseLost as lost:
                 log.info("task %d lost: %s", self._tasks, lost)
-            except DiskFull as full:
-                await self._gear.room.after(full)
+            except DiskFull:
+                raise  # Unavailable, too, but no matter of a scheduler that is away
             except (Unavailable, RemoteProtocolError) as away:
                 self._board.say("scheduler-away", problem=str(away), wait=wait)
                 with trio.move_on_after(wait):
@@ -219,7 +222,11 @@ class Volunteer:
         finally:
             self._board.task = None
             if not ended:
-                await self._hand_back(lease, str(failure or beat.lost or "stopped"))
+                reason = str(failure or beat.lost or self._gear.gate.closed or "stopped")
+                if not (failure or beat.lost):
+                    what = kind_of(lease).text(lease)
+                    log.info("task %d (%s) handed back: %s", self._tasks, what, reason)
+                await self._hand_back(lease, reason)
         if beat.lost:
             raise LeaseLost(beat.lost)
         if failure:

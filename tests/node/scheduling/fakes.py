@@ -146,14 +146,22 @@ class FakeWorker:
     forgetful: bool = False
     """Packed updates that it makes are gone at once."""
     done: list[Job] = field(default_factory=list)
+    process: bool = False
+    """Whether a worker process would exist: from the first job until `close` or a cancelled job."""
     pid: int | None = None
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        answer = await self._answer(job, on_progress)
+        self.process, ended = True, False
+        try:
+            answer = await self._answer(job, on_progress)
+            ended = True
+        finally:
+            self.process = ended
         self.done.append(job)
         return answer
 
     async def close(self) -> None:
+        self.process = False
         await trio.lowlevel.checkpoint()
 
     async def _answer(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
@@ -171,6 +179,7 @@ class FakeWorker:
             case PerformLease(lease=SeedLease() | TrainLease() as lease):
                 return await self._train(job.manifest, lease, on_progress)
             case PerformLease(lease=EvaluateLease() as lease):
+                on_progress(Progress(stage="evaluate", done=0, total=2, unit="documents"))
                 await trio.sleep(1.0)
                 nll = 100.0 / (1 + lease.version) + lease.path
                 found = Evaluation(documents=2, tokens=50, nll=nll)
@@ -251,8 +260,9 @@ class FakeWorker:
         rows: tuple[int, ...] | None,
         on_progress: Callable[[Progress], None],
     ) -> ScoreResult:
-        await trio.sleep(SCORE_SECONDS)
         scores = scored(manifest, lease.path, lease.window)
+        on_progress(Progress(stage="score", done=0, total=len(scores)))
+        await trio.sleep(SCORE_SECONDS)
         on_progress(Progress(stage="score", done=len(scores), total=len(scores)))
         bias = self.bias.get(lease.path, 0)
         asked = range(len(scores)) if rows is None else rows

@@ -11,12 +11,15 @@ import trio
 from trio.testing import MockClock
 
 from dipaco.node import wiring
+from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Failed
+from dipaco.protocol.manifest import run_id
 from tests.node.scheduling.fakes import train_leases, trains
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, found, until
+from tests.node.scheduling.test_interruptions import VALUE as RESHARDED
 from tests.node.scheduling.test_swarm import states, undisturbed
-from tests.values import manifest
+from tests.values import digest, manifest
 
 
 async def test_a_worker_without_room_pauses_its_node_which_goes_on_by_itself(
@@ -75,6 +78,32 @@ async def test_a_scheduler_without_room_loses_nothing_and_goes_on_by_itself(
     assert states(scheduler) == await undisturbed(tmp_path)
     trained = train_leases(job for v in volunteers for job in v.worker.done)
     assert len(trained) == 1 + 2 * 4  # no result was asked for twice
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+async def test_a_scheduler_without_room_for_a_router_waits_and_then_publishes_it(
+    epoch: int, swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, RESHARDED)
+    scheduler = await swarm.start(SCHEDULER)
+    await swarm.start("anna")
+    board, schedulers = scheduler.parts.board, scheduler.parts.desk.schedulers
+    record = scheduler.parts.catalogue.runs[run_id(RESHARDED)]
+    if epoch:
+        await until(lambda: record.run in schedulers and schedulers[record.run].schedule.switch_due)
+    limit = fill(scheduler.parts.journal)
+    with pytest.raises(DiskFull):
+        for number in range(100):  # what is left of the pages that there are
+            name = digest(f"receipt {number}")
+            scheduler.parts.journal.save_signed("receipt", record.run, name, bytes(100))
+    await until(lambda: board.reason.code == "disk")
+    for _ in range(100):
+        assert board.state == "paused" and "no space left on the disk" in board.reason.text
+        await trio.sleep(1.0)
+    assert len(record.specs) == epoch and not scheduler.ended.is_set()
+    limit(1 << 20)
+    await until(lambda: scheduler.overview.ledger().finished)
+    assert states(scheduler) == await undisturbed(tmp_path, RESHARDED)
 
 
 def fill(journal: Journal) -> Callable[[int], None]:

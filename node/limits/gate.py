@@ -1,0 +1,102 @@
+"""The gate: whether a role may work now, and if not, why and until when.
+
+A gate asks its limits in order; the first that gives a `Closed` closes it. Under a closed gate no
+work of the role runs: `Gate.run` cancels it, and the way out of the work hands its lease back.
+
+A new limit is one module in this folder with one class (see `disk.py`), and one line in
+`wiring.limits_of`. Its code and its words stand in that class alone; the state is always `paused`.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+import trio
+
+from dipaco.node.bell import Bell
+from dipaco.node.board import Board
+
+LOOK_SECONDS = 5.0  # between two looks at the limits; `Gate.changed` causes one at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """Why a limit forbids work."""
+
+    code: str
+    """For programs: one per limit, listed in docs/operation.md."""
+    why: str
+    opens: str
+    """What would open the gate, in words."""
+
+    def __str__(self) -> str:
+        """Return the words for a person, or for a scheduler that gets its lease back."""
+        return f"{self.why}; {self.opens}"
+
+
+class Limit(Protocol):
+    """One thing that may forbid work: a full disk, later hours, a battery, heat."""
+
+    def closed(self, now: float) -> Closed | None:
+        """Return why no work may run `now`, or None.
+
+        now   seconds on trio's clock. A limit that needs another measure (free bytes, the time of
+              day) gets a function for it when it is made.
+        """
+        ...
+
+
+def closed(limits: Iterable[Limit], now: float) -> Closed | None:
+    """Return the reason of the first limit that forbids work `now`, or None."""
+    return next(filter(None, (limit.closed(now) for limit in limits)), None)
+
+
+class Gate:
+    """Watches the limits of one role and tells the board why the role is paused."""
+
+    def __init__(self, board: Board, limits: tuple[Limit, ...]) -> None:
+        self._board = board
+        self._limits = limits
+        self.closed: Closed | None = None
+        """Why the gate is closed, as of the last look."""
+        self.changed = Bell()
+        """To be rung when a limit may have changed: the gate then looks at once."""
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> NoReturn:
+        """Run `work` whenever the gate is open; cancel it as soon as the gate is closed.
+
+        `work` starts again when the gate opens, and also when it returns by itself. Whatever it
+        raises is raised here.
+        """
+        while True:
+            if await self.wait_open():
+                self._board.say("resuming")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_once_closed, nursery.cancel_scope)
+                await work()
+                nursery.cancel_scope.cancel()
+
+    async def wait_open(self) -> bool:
+        """Return once the gate is open; whether it was closed before."""
+        await trio.lowlevel.checkpoint()
+        waited = self.closed is not None
+        while not self._look():
+            waited = True
+            await self._until_next_look()
+        return waited
+
+    async def _cancel_once_closed(self, scope: trio.CancelScope) -> None:
+        while self._look():
+            await self._until_next_look()
+        scope.cancel()
+
+    def _look(self) -> bool:
+        """Ask the limits; return whether the gate is open, and tell the board if it is not."""
+        self.closed = closed(self._limits, trio.current_time())
+        if self.closed is not None:
+            self._board.pause(self.closed.code, str(self.closed))
+        return self.closed is None
+
+    async def _until_next_look(self) -> None:
+        with trio.move_on_after(LOOK_SECONDS):
+            await self.changed.wait()

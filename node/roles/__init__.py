@@ -1,0 +1,1 @@
+"""The roles of a node: what it does besides being there."""

@@ -1,0 +1,19 @@
+"""What a role is: one kind of work that a node does for as long as it runs."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from dipaco.node.config import NodeConfig
+from dipaco.node.overview import Overview
+from dipaco.node.wiring import Parts
+
+
+@dataclass(frozen=True)
+class Role:
+    """One kind of work, and which nodes do it."""
+
+    wanted: Callable[[NodeConfig], bool]
+    """Whether a node of this configuration has the role."""
+    run: Callable[[Parts, Overview], Awaitable[None]]
+    """Works until cancelled; an error that it raises ends the node. Limits that forbid the work
+    for now are the role's own matter: it asks a gate."""
