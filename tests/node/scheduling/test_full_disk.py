@@ -15,7 +15,7 @@ from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Failed
 from dipaco.protocol.manifest import run_id
-from tests.node.scheduling.fakes import train_leases, trains
+from tests.node.scheduling.fakes import trains
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, found, until
 from tests.node.scheduling.test_interruptions import VALUE as RESHARDED
 from tests.node.scheduling.test_swarm import states, undisturbed
@@ -76,8 +76,8 @@ async def test_a_scheduler_without_room_loses_nothing_and_goes_on_by_itself(
     await until(lambda: scheduler.overview.ledger().finished)
     assert not any(each.ended.is_set() for each in volunteers)
     assert states(scheduler) == await undisturbed(tmp_path)
-    trained = train_leases(job for v in volunteers for job in v.worker.done)
-    assert len(trained) == 1 + 2 * 4  # no result was asked for twice
+    trained = sum(trains(job) for v in volunteers for job in v.worker.done)
+    assert trained == 1 + 2 * 4  # no result was asked for twice
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
