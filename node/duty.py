@@ -51,7 +51,7 @@ async def _train(parts: Parts, overview: Overview) -> None:
         verifier=parts.verifier,
         room=parts.room,
         heartbeat_seconds=parts.config.lease.heartbeat_s,
-        store_bytes=parts.config.storage.cache_max,
+        cache_max=parts.config.storage.cache_max,
     )
     await Volunteer(record, gear).run()
 

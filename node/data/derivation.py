@@ -5,11 +5,10 @@ and one batch of text. What stands in the way is said as a stage: the verdict is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dipaco.node.data.documents import document_batches, token_count
-from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.sources import Access, is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
@@ -32,17 +31,8 @@ class Tools:
 
     blobs: BlobStore
     """Holds tokenizer files that are not the embedded one."""
-    local_files: bool = False
-    """Whether the operator allows a run to name files of this machine."""
-    downloads: Downloads | None = None
-    """Where files of a source are kept that are fetched whole."""
-    whole_files: bool = False
-    """Whether files of the hub are fetched whole and hashed before use, not streamed."""
-
-    @property
-    def access(self) -> Access:
-        """What a source may ask of this node."""
-        return Access(self.local_files, self.downloads, self.whole_files)
+    access: Access = field(default_factory=Access)
+    """What a source may ask of this node."""
 
 
 def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived:

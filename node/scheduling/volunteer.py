@@ -84,7 +84,7 @@ class Gear:
     verifier: Verifier
     room: Room
     heartbeat_seconds: float
-    store_bytes: int
+    cache_max: int
     """How large the blob store may grow."""
 
 
@@ -454,7 +454,7 @@ class Volunteer:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
         kept = {each.digest for each in (*lease.modules, *lease.moments)}
         kept |= {each.digest for moments in self._moments.values() for each in moments}
-        self._gear.blobs.prune(kept, self._gear.store_bytes)
+        self._gear.blobs.prune(kept, self._gear.cache_max)
 
 
 def _looked_at(

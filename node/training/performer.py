@@ -14,6 +14,7 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.relabelling import inspect_sheet, rederive
 from dipaco.node.data.shards import Shards
+from dipaco.node.data.sources import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
@@ -38,26 +39,27 @@ from dipaco.protocol.batches import DENSE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dipaco.node.jobs.settings import WorkerSettings
     from dipaco.node.training.jobs import Progress
     from dipaco.node.training.leases import Trainer
-    from dipaco.node.training.worker import WorkerSettings
 
 
 def tools_of(settings: WorkerSettings) -> Tools:
     """Return what a pass over a source needs of the home that `settings` name."""
-    home = Home.at(settings.home)
-    return Tools(
-        blobs=BlobStore(home.blobs),
-        local_files=settings.local_sources,
-        whole_files=settings.whole_files,
-        downloads=Downloads(home.cache / "sources", settings.cache_bytes),
+    home = Home.at(settings.folder)
+    access = Access(
+        local_sources=settings.run.local_sources,
+        whole_files=settings.run.whole_files,
+        downloads=Downloads(home.cache / "sources", settings.storage.cache_max),
     )
+    return Tools(BlobStore(home.blobs), access)
 
 
 def shards_of(settings: WorkerSettings, tools: Tools) -> Shards:
     """Return the shards of that home, made with `tools` where they are missing."""
-    cache = ShardCache(Home.at(settings.home).cache / "shards", settings.cache_bytes)
-    return Shards(cache, tools, max_shards=settings.max_shards)
+    storage = settings.storage
+    cache = ShardCache(Home.at(settings.folder).cache / "shards", storage.cache_max)
+    return Shards(cache, tools, max_shards=storage.max_shards)
 
 
 class Performer:
@@ -112,10 +114,7 @@ class Performer:
 
             self._made_trainer = Trainer(
                 self._blobs,
-                device=self._settings.device,
-                threads=self._settings.threads,
-                max_batch=self._settings.max_batch,
-                options=self._settings.options,
+                self._settings.compute,
                 tell=partial(print, file=sys.stderr, flush=True),
             )
         return self._made_trainer

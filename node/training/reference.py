@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from dipaco.node.jobs.settings import WorkerSettings
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
@@ -28,7 +29,6 @@ from dipaco.node.training.jobs import (
     Trained,
 )
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal, Unavailable
 from dipaco.protocol.lease import (

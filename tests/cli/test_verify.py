@@ -19,7 +19,6 @@ from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Score, Scored
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.reference import ReferenceResult
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.lease import TOKEN_BYTES, Lease, ModuleDigest, Sheet
 from dipaco.protocol.ledger import Contribution, Entry, ModuleUpdated, Seeded, SpecAdopted
@@ -30,6 +29,7 @@ from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import spec_digest
 from dipaco.protocol.topology import topology
 from tests.node.training.test_reference import resharding, run
+from tests.settings import settings
 from tests.values import digest, key, peer
 
 
@@ -41,7 +41,7 @@ def the_run() -> Manifest:
 
 def scores(home: Path, value: Manifest, result: ReferenceResult) -> list[SheetEntry]:
     """Do every score lease of the run; leaves the sheets in the home's store."""
-    performer, found = Performer(WorkerSettings(home=home, device="cpu")), []
+    performer, found = Performer(settings(home)), []
     for path, names in enumerate(topology(value).path_modules):
         for window in range(2):
             lease = Lease(

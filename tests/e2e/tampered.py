@@ -14,12 +14,12 @@ from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Derive, Derived
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.identity import PeerId, peer_id
 from dipaco.protocol.ledger import SpecAdopted
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.e2e.tiny import TINY
+from tests.settings import settings
 
 
 def tiny_run(folder: Path, name: str) -> RunFile:
@@ -31,7 +31,7 @@ def tiny_run(folder: Path, name: str) -> RunFile:
 
 def derived(run: RunFile, folder: Path) -> RouterSpec:
     """Return the router that a run's source gives."""
-    performer = Performer(WorkerSettings(home=folder))
+    performer = Performer(settings(folder))
     answer = performer.perform(Derive(manifest=run.manifest), lambda progress: None)
     assert isinstance(answer, Derived) and answer.spec is not None
     return answer.spec

@@ -22,7 +22,6 @@ from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.reference import run_reference
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.manifest import (
     Adam,
     Grid,
@@ -35,6 +34,7 @@ from dipaco.protocol.manifest import (
     Training,
 )
 from dipaco.protocol.topology import topology
+from tests.settings import settings
 from tests.values import manifest
 
 FILE: Final = Path(__file__).with_name("trajectories.json")
@@ -78,8 +78,7 @@ def trajectory(value: Manifest) -> Trajectory:
     """Train the run in one process; returns where it came to."""
     with tempfile.TemporaryDirectory(prefix="dipaco-golden-") as folder:
         home = Path(folder)
-        settings = WorkerSettings(home=home, device="cpu", threads=1)
-        result = run_reference(value, settings, lambda what, progress: None)
+        result = run_reference(value, settings(home), lambda what, progress: None)
         blobs = BlobStore(Home.at(home).blobs)
         found: Trajectory = {}
         for (_, path), each in sorted(result.evaluations.items()):

@@ -14,6 +14,7 @@ from dipaco.node.data import documents
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_source
 from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.sources import Access
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Progress
@@ -40,7 +41,7 @@ COUNTED = {"documents": (338, 365, 597, 423), "sample": (53, 69, 109, 69)}
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Tools:
-    return Tools(BlobStore(tmp_path / "blobs"), local_files=True)
+    return Tools(BlobStore(tmp_path / "blobs"), Access(local_sources=True))
 
 
 def spec_of(manifest: Manifest, tools: Tools) -> RouterSpec:
@@ -155,7 +156,7 @@ def test_a_manifest_that_asks_for_round_robin_needs_no_source(tools: Tools) -> N
 def test_a_source_that_is_away_is_said_and_nobody_blamed(tools: Tools, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", texts(100))
     manifest = small_manifest(pin_files([path]))
-    denied = derive(manifest, Tools(tools.blobs, local_files=False), no_progress)
+    denied = derive(manifest, Tools(tools.blobs, Access(local_sources=False)), no_progress)
     assert (denied.spec, denied.failed) == (None, "denied")
     assert "run.local_sources" in denied.reason
     path.write_text(path.read_text().replace("a", "e", 1))

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.pinning import pin_hub
+from dipaco.node.data.sources import Access
 from dipaco.node.scheduling.verification import derivation_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.manifest import Manifest
@@ -82,7 +83,8 @@ def test_files_fetched_whole_are_never_other_bytes_so_a_false_claim_is_refuted(
     run: Manifest, hub: StandIn, tmp_path: Path
 ) -> None:
     tools = Tools(
-        BlobStore(tmp_path), downloads=Downloads(tmp_path / "sources", 10**7), whole_files=True
+        BlobStore(tmp_path),
+        Access(downloads=Downloads(tmp_path / "sources", 10**7), whole_files=True),
     )
     spec = claimed(run, tools)
     assert spec.fit is not None

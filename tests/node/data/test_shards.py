@@ -21,6 +21,7 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.data.pinning import pin_files
 from dipaco.node.data.shards import WAITING, HeldOut, ShardMissing, Shards, TokenShard
+from dipaco.node.data.sources import Access
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage import shard_cache
 from dipaco.node.storage.blobs import BlobStore
@@ -44,7 +45,7 @@ LARGE = 1 << 30
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
-    return Tools(BlobStore(tmp_path_factory.mktemp("blobs")), local_files=True)
+    return Tools(BlobStore(tmp_path_factory.mktemp("blobs")), Access(local_sources=True))
 
 
 def derived(manifest: Manifest, tools: Tools) -> RouterSpec:

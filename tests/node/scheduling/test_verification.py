@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer_path
 from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.sources import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derive, Materialise, Train
 from dipaco.node.wiring import FAREWELL_SECONDS
@@ -207,7 +208,7 @@ def pinned(folder: Path, count: int = 200) -> tuple[Path, Manifest]:
 
 
 def honest(run: Manifest, folder: Path) -> RouterSpec:
-    found = derive(run, Tools(BlobStore(folder / "own"), local_files=True), no_progress)
+    found = derive(run, Tools(BlobStore(folder / "own"), Access(local_sources=True)), no_progress)
     assert found.spec is not None
     return found.spec
 
