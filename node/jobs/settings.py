@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from dipaco.node.config import ComputeSection, NodeConfig, RunSection, StorageSection
 from dipaco.protocol.canonical import Wire
+from dipaco.protocol.errors import ConfigError
 
 
 class WorkerSettings(Wire, frozen=True, kw_only=True):
@@ -29,9 +30,14 @@ class WorkerSettings(Wire, frozen=True, kw_only=True):
 
 
 def settings_of(config: NodeConfig) -> WorkerSettings:
-    """Return the worker's part of a node's configuration."""
+    """Return the worker's part of a node's configuration; raises ConfigError."""
+    home = str(config.home.absolute())
+    try:
+        home.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"home: {home!r} is not UTF-8: choose another --home") from None
     return WorkerSettings(
-        home=str(config.home.absolute()),
+        home=home,
         run=config.run,
         compute=config.compute,
         storage=config.storage,

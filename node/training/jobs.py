@@ -16,6 +16,7 @@ from dipaco.protocol.ledger import Contribution, Quantised
 from dipaco.protocol.ledger import Scored as SheetEntry
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.verdict import Derivation
 
 FailureKind = Literal["refused", "disk", "unavailable", "device", "local"]
 Stage = Annotated[str, Meta(max_length=32)]
@@ -31,16 +32,10 @@ class Derive(Wire, frozen=True, kw_only=True):
     """The ledger's, in its order; the blobs are in the store as far as they can be had."""
 
 
-class Derived(Wire, frozen=True, kw_only=True):
+class DerivedAnswer(Wire, frozen=True, kw_only=True):
     """Our own spec, or why there is none."""
 
-    spec: RouterSpec | None
-    authenticated: bool
-    """Whether every file was read to its end and had the manifest's SHA-256."""
-    failed: Literal["", "source", "tokenizer", "denied", "local", "sheets", "labels"] = ""
-    """`denied`: this node's own settings keep it from reading the source; `sheets`: one is away;
-    `labels`: they make none."""
-    reason: Annotated[str, Meta(max_length=1024)] = ""
+    derivation: Derivation
 
 
 class Materialise(Wire, frozen=True, kw_only=True):
@@ -257,7 +252,7 @@ Job = (
     | Fit
 )
 Answer = (
-    Derived
+    DerivedAnswer
     | Materialised
     | Trained
     | Evaluated

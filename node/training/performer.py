@@ -22,6 +22,7 @@ from dipaco.node.training.jobs import (
     Advance,
     Answer,
     Derive,
+    DerivedAnswer,
     Describe,
     Evaluate,
     Fit,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from dipaco.node.jobs.settings import WorkerSettings
     from dipaco.node.training.jobs import Progress
     from dipaco.node.training.leases import Trainer
+    from dipaco.protocol.verdict import Derivation
 
 
 def tools_of(settings: WorkerSettings) -> Tools:
@@ -76,9 +78,7 @@ class Performer:
         """Do `job`; raises what the functions raise that do it (DipacoError, or a bug's error)."""
         match job:
             case Derive():
-                if job.previous is not None:
-                    return rederive(job, job.previous, self._tools, on_progress)
-                return derive(job.manifest, self._tools, on_progress)
+                return DerivedAnswer(derivation=self._derive(job, on_progress))
             case Materialise():
                 return self._shards.materialise(job.manifest, job.spec, job.window, on_progress)
             case Train(manifest=manifest, spec=spec, lease=lease):
@@ -106,6 +106,11 @@ class Performer:
                 return self.trainer().describe()
             case Fit():
                 return self.trainer().fit(job)
+
+    def _derive(self, job: Derive, on_progress: Callable[[Progress], None]) -> Derivation:
+        if job.previous is None:
+            return derive(job.manifest, self._tools, on_progress)
+        return rederive(job, job.previous, self._tools, on_progress)
 
     def trainer(self) -> Trainer:
         """Return what trains and evaluates; made, and torch imported, with the first call."""

@@ -37,7 +37,14 @@ from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from tests.node.data.corpora import no_progress, small_manifest, synthetic, texts, write_jsonl
+from tests.node.data.corpora import (
+    no_progress,
+    small_manifest,
+    spec_in,
+    synthetic,
+    texts,
+    write_jsonl,
+)
 
 DOCUMENTS, WINDOW = 260, 100
 LARGE = 1 << 30
@@ -49,9 +56,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
 
 
 def derived(manifest: Manifest, tools: Tools) -> RouterSpec:
-    spec = derive(manifest, tools, no_progress).spec
-    assert spec is not None
-    return spec
+    return spec_in(derive(manifest, tools, no_progress))
 
 
 @pytest.fixture(scope="module")

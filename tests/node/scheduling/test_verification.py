@@ -26,7 +26,7 @@ from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.verdict import Outcome, Receipt, Verdict
-from tests.node.data.corpora import no_progress, small_manifest, texts, write_jsonl
+from tests.node.data.corpora import no_progress, small_manifest, spec_in, texts, write_jsonl
 from tests.node.scheduling.fakes import derived
 from tests.node.scheduling.swarm import (
     RUN,
@@ -209,8 +209,7 @@ def pinned(folder: Path, count: int = 200) -> tuple[Path, Manifest]:
 
 def honest(run: Manifest, folder: Path) -> RouterSpec:
     found = derive(run, Tools(BlobStore(folder / "own"), Access(local_sources=True)), no_progress)
-    assert found.spec is not None
-    return found.spec
+    return spec_in(found)
 
 
 def shrinks(path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import psutil
@@ -17,6 +17,7 @@ import trio
 
 from dipaco.node.config import ComputeSection, RunSection, StorageSection
 from dipaco.node.jobs.settings import environment
+from dipaco.node.scheduling.verification import derivation_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull, Home
 from dipaco.node.training.frames import (
@@ -30,8 +31,9 @@ from dipaco.node.training.frames import (
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
-    Derived,
+    DerivedAnswer,
     Failed,
+    FailureKind,
     Inspect,
     Inspected,
     Job,
@@ -56,6 +58,7 @@ from dipaco.protocol.initial import initial_module
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.manifest import Source, SourceFile
 from dipaco.protocol.topology import STEM
+from dipaco.protocol.verdict import Derivation, Derived, FalseLabels, LocalFailure, SourceFailure
 from tests.node.training.small import Reports, any_spec, lease, small_manifest
 from tests.node.training.test_reference import TRAINING, tiny
 from tests.settings import settings
@@ -118,10 +121,12 @@ async def test_a_run_in_the_child_equals_a_run_in_this_process(tmp_path: Path) -
     value, reports = tiny(), Reports()
     own = Performer(settings(tmp_path / "own"))
     async with worker(tmp_path / "child") as made:
-        derived = await made.run(Derive(manifest=value), ignore)
-        assert isinstance(derived, Derived) and derived.spec is not None
-        assert derived == own.perform(Derive(manifest=value), ignore)
-        job = Train(manifest=value, spec=derived.spec, lease=lease(value, "seed", 0, 0, {}))
+        answer = await made.run(Derive(manifest=value), ignore)
+        assert isinstance(answer, DerivedAnswer) and isinstance(answer.derivation, Derived)
+        assert answer == own.perform(Derive(manifest=value), ignore)
+        job = Train(
+            manifest=value, spec=answer.derivation.spec, lease=lease(value, "seed", 0, 0, {})
+        )
         trained = await made.run(job, reports)
         again = own.perform(job, ignore)
         assert isinstance(trained, Trained) and isinstance(again, Trained)
@@ -379,11 +384,13 @@ def test_settings_out_of_their_bounds_end_the_child_with_a_line(
     assert said in err.decode() and err.count(b"\n") == 1
 
 
-def test_the_home_of_a_worker_is_an_absolute_path() -> None:
+def test_the_home_of_a_worker_is_an_absolute_path_in_utf_8() -> None:
     plain = settings(Path("here"))
     assert Path(plain.home) == Path.cwd() / "here"
     with pytest.raises(ValueError, match="home"):
         msgspec.structs.replace(plain, home="here")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        settings(Path(os.fsdecode(b"/srv/\xff")))
 
 
 async def test_the_child_stands_in_its_home_and_imports_nothing_from_there(tmp_path: Path) -> None:
@@ -430,6 +437,28 @@ def test_a_death_is_described_for_a_person() -> None:
     assert describe_death(-11, "") == "the worker process was ended by signal SIGSEGV"
     assert describe_death(1, "boom").endswith("exited with code 1; its last words: boom")
     assert "had to be killed" in describe_death(None, "")
+
+
+@pytest.mark.parametrize(
+    "derivation",
+    [
+        Derived(spec=any_spec(small_manifest()), authenticated=True),
+        SourceFailure(stage="tokenizer", reason="nobody has it"),
+        SourceFailure(stage="source", reason="no text column", lasting=True),
+        LocalFailure(reason="out of memory"),
+        FalseLabels(reason="no sheet"),
+    ],
+)
+def test_what_a_derivation_came_to_is_told_as_it_is(derivation: Derivation) -> None:
+    answer = DerivedAnswer(derivation=derivation)
+    assert read_report(pack(answer)[4:]) == answer
+    assert derivation_of(answer) is derivation
+
+
+def test_a_worker_that_cannot_derive_is_a_failure_of_this_machine() -> None:
+    for kind in get_args(FailureKind):
+        failed = Failed(kind=kind, reason="killed")
+        assert derivation_of(failed) == LocalFailure(reason="killed")
 
 
 def test_frames_hold_what_was_packed_and_bugs_are_ours() -> None:
