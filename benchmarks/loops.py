@@ -116,11 +116,11 @@ def parameters(run: Manifest) -> int:
 
 def prepare(name: str, folder: str) -> None:
     """Leave router and shards of the run in `folder`, so that the worker finds them."""
+    from dipaco.node.jobs.settings import reproducible_settings
     from dipaco.node.training.jobs import Materialise
     from dipaco.node.training.performer import Performer, tools_of
-    from dipaco.node.training.worker import WorkerSettings
 
-    run, settings = run_of(name), WorkerSettings(home=Path(folder))
+    run, settings = run_of(name), reproducible_settings(Path(folder), "cpu")
     spec = derived(run, tools_of(settings))
     Performer(settings).perform(Materialise(manifest=run, spec=spec, window=0), quiet)
     (Path(folder) / "spec.cbor").write_bytes(encode(spec))
@@ -139,8 +139,10 @@ def worker(name: str, folder: str) -> Sample:
 
 
 async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
+    from dipaco.node.config import ComputeSection, NodeConfig
+    from dipaco.node.jobs.settings import settings_of
     from dipaco.node.training.jobs import Describe, PerformLease
-    from dipaco.node.training.worker import Worker, WorkerSettings
+    from dipaco.node.training.worker import Worker
 
     lease = SeedLease(
         run=run_id(run),
@@ -150,7 +152,8 @@ async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
         modules=(),
         ttl=60,
     )
-    made = Worker(WorkerSettings(home=home, device="cpu", threads=1, niceness=0), print)
+    compute = ComputeSection(device="cpu", threads=1, nice=0)
+    made = Worker(settings_of(NodeConfig(home=home, compute=compute)), print)
     try:
         await made.run(Describe(), quiet)  # torch is there after that
         assert made.pid is not None
@@ -174,13 +177,13 @@ def ours(name: str, device: str, precision: Precision, options: dict[str, Any]) 
     """Run the worker's own loop in this process: for a device, or for options, of any kind."""
     import torch
 
+    from dipaco.node.config import ComputeSection
     from dipaco.node.training.compiled import compile_blocks
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel
-    from dipaco.node.training.options import Options
     from dipaco.protocol.batches import RowOrder
 
-    run, wished = run_of(name, precision), msgspec.convert(options, Options)
+    run, wished = run_of(name, precision), msgspec.convert(options, ComputeSection)
     make_deterministic(1)
     model = PathModel(run, torch.device(device))
     model.model.checkpointing = wished.checkpointing == "on"

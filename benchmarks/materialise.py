@@ -19,6 +19,7 @@ from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_pat
 from dipaco.node.data.library import import_datasets
 from dipaco.node.data.pinning import pin_files
 from dipaco.node.data.shards import Shards
+from dipaco.node.data.sources import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.protocol.manifest import Manifest
@@ -52,7 +53,7 @@ def sample(side: str) -> tuple[float, int]:
     """Return the seconds of one pass of `side`, and the tokens it saw if it is not ours."""
     files = corpus_files()[:FILES]
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
-        tools = Tools(BlobStore(Path(folder) / "blobs"), local_files=True)
+        tools = Tools(BlobStore(Path(folder) / "blobs"), Access(local_sources=True))
         manifest = sixteen_paths(pin_files(files), sample=SAMPLE)
         if side == "ours":
             return _ours(manifest, tools, Path(folder) / "cache"), 0

@@ -16,6 +16,7 @@ from benchmarks.runs import derived, quiet, sixteen_paths, synthetic
 from dipaco.node.data.derivation import Tools
 from dipaco.node.data.pinning import pin_files
 from dipaco.node.data.shards import Shards
+from dipaco.node.data.sources import Access
 from dipaco.node.data.synthetic import synthetic_text
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
@@ -65,7 +66,7 @@ def sample(kind: str, folder: str, times: int) -> int:
     """Return the peak of a process that derives, counts and materialises, bytes."""
     source = _source(kind, Path(folder), times)
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
-        tools = Tools(BlobStore(Path(home) / "blobs"), local_files=True)
+        tools = Tools(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
         manifest = sixteen_paths(source, sample=500)
         spec = derived(manifest, tools)
         shards = Shards(ShardCache(Path(home) / "cache", 1 << 33), tools, max_shards=4)

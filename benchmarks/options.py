@@ -60,16 +60,16 @@ def differences(folder: str) -> dict[str, dict[str, float]]:
     import numpy as np
     import torch
 
+    from dipaco.node.jobs.settings import reproducible_settings
     from dipaco.node.training.compiled import compile_blocks
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel
     from dipaco.node.training.performer import shards_of, tools_of
-    from dipaco.node.training.worker import WorkerSettings
     from dipaco.protocol.batches import DENSE, RowOrder
     from dipaco.protocol.digest import Digest
     from dipaco.protocol.initial import initial_module
 
-    manifest, settings = run_of(SHAPE), WorkerSettings(home=Path(folder))
+    manifest, settings = run_of(SHAPE), reproducible_settings(Path(folder), "cpu")
     shards = shards_of(settings, tools_of(settings))
     shard = shards.training(manifest, read_spec(folder), 0, DENSE, quiet)
     start = {m: initial_module(manifest, m) for m in manifest.topology.path_modules[0]}

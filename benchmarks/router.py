@@ -23,6 +23,7 @@ from benchmarks.measure import Result, in_new_process, versus
 from benchmarks.runs import derived, sixteen_paths
 from dipaco.node.data.derivation import Tools
 from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.sources import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.manifest import Manifest, Routing
 
@@ -58,7 +59,7 @@ def run() -> list[Result]:
 def our_rates(restarts: int) -> list[float]:
     """Return documents per second of a derivation, and per second of processor time."""
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
-        tools = Tools(BlobStore(Path(home) / "blobs"), local_files=True)
+        tools = Tools(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
         run = _manifest(restarts)
         return _second_time(partial(derived, run, tools))
 

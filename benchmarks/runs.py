@@ -8,6 +8,7 @@ from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.model_shape import Grid, Level, Model
 from dipaco.protocol.source import Source
 from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.verdict import Derived
 from tests.values import manifest
 
 
@@ -36,7 +37,7 @@ def synthetic(documents: int, window: int) -> Source:
 
 def derived(run: Manifest, tools: Tools) -> RouterSpec:
     """Return the router of a run whose source is here."""
-    answer = derive(run, tools, quiet)
-    if answer.spec is None:
-        raise SystemExit(f"no router: {answer.reason}")
-    return answer.spec
+    found = derive(run, tools, quiet)
+    if not isinstance(found, Derived):
+        raise SystemExit(f"no router: {found.reason}")
+    return found.spec

@@ -10,7 +10,7 @@ from dipaco.cli.options import F, home_option
 
 if TYPE_CHECKING:
     from dipaco.node.checkpoints import Checkpoint, ModuleState
-    from dipaco.node.training.worker import WorkerSettings
+    from dipaco.node.jobs.settings import WorkerSettings
     from dipaco.protocol.digest import Digest
 
 FETCH_SECONDS = 60.0  # without a word from the daemon
@@ -135,9 +135,8 @@ def worker_of(home: Path, flags: dict[str, Any]) -> "WorkerSettings":
     import os
 
     from dipaco.cli.options import config_of
-    from dipaco.node.storage.files import Home
-    from dipaco.node.wiring import worker_settings
+    from dipaco.node.jobs.settings import environment, settings_of
 
-    settings = worker_settings(config_of(str(home), flags), Home.at(home))
-    os.environ.update(settings.environment())
+    settings = settings_of(config_of(str(home), flags))
+    os.environ.update(environment(settings.compute.torch_threads))
     return settings

@@ -75,7 +75,7 @@ def _examine(
     for check in checks(config, daemon=_daemon(config.home)):
         note(check)
     if manifest is not None:
-        note(source(manifest, local_files=config.run.local_sources))
+        note(source(manifest, local_sources=config.run.local_sources))
     device, fit = _measure(config, manifest)
     note(device)
     return found, fit
@@ -94,20 +94,19 @@ def _daemon(home: Path) -> int | None:
 def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check, FitReport | None]":
     """Have a worker process in a home of its own look at the device and measure the path."""
     import tempfile
-    from dataclasses import replace
 
     import trio
+    from msgspec.structs import replace
 
     from dipaco.node.doctor import device
     from dipaco.node.fit import find_fit
-    from dipaco.node.storage.files import Home
+    from dipaco.node.jobs.settings import settings_of
     from dipaco.node.training.jobs import Describe, Described
     from dipaco.node.training.worker import Worker
-    from dipaco.node.wiring import worker_settings
 
     async def ask(folder: Path) -> "tuple[Check, FitReport | None]":
-        settings = replace(worker_settings(config, Home(folder)), niceness=0)
-        worker = Worker(settings, lambda line: None)
+        own = replace(config, home=folder, compute=replace(config.compute, nice=0))
+        worker = Worker(settings_of(own), lambda line: None)
         try:
             answer = await worker.run(Describe(), lambda progress: None)
             check = device(answer, config.compute.device)
@@ -118,8 +117,7 @@ def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check,
                     manifest,
                     worker,
                     answer,
-                    max_batch=config.compute.max_batch,
-                    options=settings.options,
+                    compute=config.compute,
                     on_try=show,
                 )
             return check, fit

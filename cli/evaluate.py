@@ -17,8 +17,8 @@ from dipaco.cli.options import home_of, json_option
 if TYPE_CHECKING:
     from dipaco.node.checkpoints import Checkpoint
     from dipaco.node.data.held_out import HeldOutDocuments
+    from dipaco.node.jobs.settings import WorkerSettings
     from dipaco.node.training.assessment import Assessment
-    from dipaco.node.training.worker import WorkerSettings
 
 
 @click.command(name="eval")
@@ -107,13 +107,15 @@ def _assessed(
 
     if not documents.by_path:
         raise Unavailable(f"{checkpoint.manifest.name}: no document to score")
-    models = PathModels(checkpoint, device=settings.device, threads=settings.threads)
+    models = PathModels(
+        checkpoint, device=settings.compute.device, threads=settings.compute.torch_threads
+    )
     with progress_bar("scoring, routed") as show:
         return assess(
             checkpoint,
             documents.by_path,
             (None, *windows),
             models,
-            max_batch=settings.max_batch,
+            max_batch=settings.compute.max_batch,
             on_progress=show,
         )

@@ -101,7 +101,9 @@ def generate(
     generation = Generation(
         encoder.encode([prompt])[0] if prompt else [],
         chosen,
-        PathModels(checkpoint, device=settings.device, threads=settings.threads),
+        PathModels(
+            checkpoint, device=settings.compute.device, threads=settings.compute.torch_threads
+        ),
         router=Router(checkpoint.spec),
         reroute=reroute,
         sampling=Sampling(temperature=temperature, top_k=top_k, seed=seed),

@@ -12,12 +12,12 @@ from dipaco.cli.local_run import run_named
 from dipaco.cli.report import Report, build
 from dipaco.node.accounts import Account, account_of, keep_account
 from dipaco.node.control.api import EvaluationView
+from dipaco.node.jobs.settings import environment, reproducible_settings
 from dipaco.node.runs import keep_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress
 from dipaco.node.training.reference import ReferenceResult, run_reference
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.lease import Evaluated
 from dipaco.protocol.manifest import Manifest
 
@@ -31,8 +31,8 @@ def run_single(name: str, *, seed: int, rounds: int | None, home: Path, device: 
     local = run_named(name, seed=seed, rounds=rounds, blobs=blobs)
     if local.tokenizer is not None:
         blobs.write(local.tokenizer)
-    settings = WorkerSettings(home=home, device=device, threads=1, local_sources=True)
-    os.environ.update(settings.environment())
+    settings = reproducible_settings(home, device)
+    os.environ.update(environment(settings.compute.torch_threads))
     manifest, began = local.run.manifest, time.monotonic()
     with Console(stderr=True).status("router") as status:
         result = run_reference(manifest, settings, Shown(status))

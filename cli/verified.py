@@ -7,6 +7,7 @@ from dipaco.cli.bars import progress_bar
 from dipaco.cli.checkpoints import bring
 from dipaco.node.catalogue import RunRecord
 from dipaco.node.data.sheets import read_scores
+from dipaco.node.jobs.settings import WorkerSettings
 from dipaco.node.runs import RunFile
 from dipaco.node.scheduling.spot_check import compare, draw_rows, rescoring
 from dipaco.node.scheduling.verification import derivation_of
@@ -14,7 +15,6 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Derive, Failed, Job
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.node.training.worker_process import perform
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
@@ -107,7 +107,7 @@ class Verification:
             if record is None or first is None:
                 raise Unavailable("this node knows no ledger of the run with a router")
             self._sheets()
-            blobs = BlobStore(Home.at(self.settings.home).blobs)
+            blobs = BlobStore(Home.at(self.settings.folder).blobs)
             sampled = draw_rows(record, blobs, count=count)
             job = rescoring(record, first.spec, sampled)
             self._bring({each.digest: str(each.module) for each in job.lease.modules})
@@ -136,9 +136,9 @@ class Verification:
         return entries
 
     def _bring(self, wanted: Mapping[Digest, str]) -> None:
-        store = BlobStore(Home.at(self.settings.home).blobs)
+        store = BlobStore(Home.at(self.settings.folder).blobs)
         missing = {digest: what for digest, what in wanted.items() if not store.has(digest)}
-        bring(self.run.id, missing, self.settings.home)
+        bring(self.run.id, missing, self.settings.folder)
 
     def _perform(self, job: Job) -> Answer:
         with progress_bar(f"router of {self.run.manifest.name}") as show:

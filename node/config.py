@@ -8,6 +8,7 @@ Lists in the environment are separated by commas. Every key here is honoured by 
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
-from dipaco.node.training.options import Checkpointing, MomentBits
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.policy import POLICY_PATTERN
 
@@ -41,6 +41,8 @@ PeerAddress = Annotated[str, Meta(max_length=512, pattern=rf"^{_HOST}{_PEER}\Z")
 
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)\Z")]
 Trust = Annotated[str, Meta(max_length=16, pattern=POLICY_PATTERN)]
+Checkpointing = Literal["auto", "on", "off"]
+MomentBits = Literal[32, 8]
 RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*\Z")]
 
 _LIKE = {  # the pattern's meaning in words, for whom a regular expression tells nothing
@@ -53,7 +55,7 @@ _LIKE = {  # the pattern's meaning in words, for whom a regular expression tells
 }
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True):
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base of the tables of `config.toml`."""
 
 
@@ -103,6 +105,11 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     """0: cores - 1, at least 1."""
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
     """Added to the worker's niceness: other programs go first."""
+
+    @property
+    def torch_threads(self) -> int:
+        """Threads of torch on the CPU; more than one may change the last bits of a result."""
+        return self.threads or max(1, (os.cpu_count() or 1) - 1)
 
 
 class StorageSection(Section, frozen=True, kw_only=True):

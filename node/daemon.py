@@ -15,6 +15,7 @@ import trio
 
 from dipaco.node.config import NodeConfig
 from dipaco.node.control.server import serve_api
+from dipaco.node.jobs.settings import settings_of
 from dipaco.node.network.addresses import scope_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_create_identity
@@ -23,7 +24,7 @@ from dipaco.node.roles.run import run_roles
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.worker import Worker
-from dipaco.node.wiring import PACKAGE, VERSION, Parts, overview_of, wire, worker_settings
+from dipaco.node.wiring import PACKAGE, VERSION, Parts, overview_of, wire
 from dipaco.protocol.identity import peer_id
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
         key = load_or_create_identity(home.identity)
         say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
         journal = Journal.open(home.journal)
-        worker = Worker(worker_settings(config, home), partial(log.info, "worker: %s"))
+        worker = Worker(settings_of(config), partial(log.info, "worker: %s"))
         try:
             async with open_host(
                 key, listen=config.node.listen, announce=config.node.announce

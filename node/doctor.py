@@ -192,7 +192,7 @@ def bootstrap(config: NodeConfig) -> Check:
     return Check(name="peers", verdict="warn", words="nobody to dial", cure=cure)
 
 
-def source(manifest: Manifest, *, local_files: bool) -> Check:
+def source(manifest: Manifest, *, local_sources: bool) -> Check:
     """Look whether a run's documents can be read, as far as that can be told without a network."""
     kind, files = manifest.source.kind, manifest.source.files
     if kind == "hub":
@@ -200,7 +200,7 @@ def source(manifest: Manifest, *, local_files: bool) -> Check:
         return Check(name="source", verdict="ok", words=words)
     if kind != "files":
         return Check(name="source", verdict="ok", words=f"{kind}: part of this program")
-    if not local_files:
+    if not local_sources:
         cure = "set run.local_sources if you trust the run's owner to name files of yours"
         words = "files of this machine, which this node may not read"
         return Check(name="source", verdict="fail", words=words, cure=cure)

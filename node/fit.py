@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from dipaco.node.config import Checkpointing, ComputeSection, MomentBits
 from dipaco.node.training.jobs import Described, Failed, Fit, Fitted
-from dipaco.node.training.options import Checkpointing, Options
 from dipaco.node.training.worker import KILLED, JobRunner
 from dipaco.protocol.delta import encoded_bytes
 from dipaco.protocol.errors import DipacoError
@@ -116,9 +116,9 @@ def next_try(
     return size, last.checkpointing
 
 
-def bytes_per_parameter(options: Options) -> int:
+def bytes_per_parameter(moment_bits: MomentBits) -> int:
     """Return what is held whatever the micro-batch: float32 weight and gradient, two moments."""
-    return 4 + 4 + 2 * options.moment_bits // 8
+    return 4 + 4 + 2 * moment_bits // 8
 
 
 async def find_fit(
@@ -126,24 +126,22 @@ async def find_fit(
     worker: JobRunner,
     device: Described,
     *,
-    max_batch: int,
-    options: Options,
+    compute: ComputeSection,
     on_try: Callable[[Try], None],
 ) -> FitReport:
     """Measure `manifest` on the worker's device, size by size.
 
-    max_batch   the operator's limit on a micro-batch, 0 for none.
-    options     the worker's.
+    compute   the worker's; a micro-batch has `max_batch` sequences at most, 0 for no limit.
     Raises DipacoError when a measurement fails otherwise than for want of memory.
     """
     batch = manifest.training.batch
-    most = min(max_batch or batch, batch)
+    most = min(compute.max_batch or batch, batch)
     top = manifest.topology
     modules = top.path_modules[0]
     parameters = sum(map(top.elements, modules))
-    least = bytes_per_parameter(options) * parameters
+    least = bytes_per_parameter(compute.moment_bits) * parameters
     tries: list[Try] = []
-    usable, checkpointing = device.usable, options.checkpointing
+    usable, checkpointing = device.usable, compute.checkpointing
     while least <= usable and (
         chosen := next_try(tries, most=most, usable=usable, checkpointing=checkpointing)
     ):

@@ -4,7 +4,7 @@ A run file is a `Signed` manifest in its canonical encoding. The home keeps the 
 offers in `runs/`, each under its run id. How a manifest comes about is `founding.py`'s.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.config import nearest
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.canonical import decode, encode, field_of
-from dipaco.protocol.digest import Digest
+from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
 from dipaco.protocol.identity import PeerId, peer_id, public_key_of
 from dipaco.protocol.manifest import FORMAT, Manifest, run_id
 from dipaco.protocol.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
 
 SUFFIX = ".run"
+MAX_OFFERS = 8  # runs that are named to a person
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,36 @@ def peer_named(text: str, field: str) -> PeerId:
     return PeerId(text)
 
 
-def find_run(runs: Sequence[RunFile], text: str) -> RunFile:
-    """Return the one run of that id, beginning of an id, or name; raises ConfigError.
+@dataclass(frozen=True)
+class RunChoice:
+    """Which of some runs a text means."""
 
-    An empty text means the only one.
+    found: tuple[Digest, ...]
+    """One run; or none; or several, and the text does not say which."""
+    offers: str
+    """The runs to choose from, in words: those found, or all where none is."""
+
+
+def choose_run(text: str, names: Mapping[Digest, str]) -> RunChoice:
+    """Find the run that `text` means: an id or a name, else the beginning of an id.
+
+    names   of the runs on offer, by run id. An empty text means the only one of them.
     """
-    named = [run for run in runs if text in (run.manifest.name, run.id.hex())]
-    found = named or [run for run in runs if run.id.hex().startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    offered = ", ".join(f"{run.manifest.name} ({run.id.hex()[:8]})" for run in runs) or "none"
-    if not found:
-        hint = nearest(text, [run.manifest.name for run in runs])
-        raise ConfigError(f"run: {text or 'any'} is not here{hint}; here: {offered}")
-    raise ConfigError(f"run: {text or 'which one'}? here: {offered}")
+    exact = tuple(run for run, name in names.items() if text in (name, run.hex()))
+    found = exact or tuple(run for run in names if run.hex().startswith(text))
+    words = [f"{names[run]} ({short(run)})" for run in found or names]
+    more = len(words) - MAX_OFFERS
+    shown = [*words[:MAX_OFFERS], f"{more} more"] if more > 0 else words
+    return RunChoice(found, ", ".join(shown) or "none")
+
+
+def find_run(runs: Sequence[RunFile], text: str) -> RunFile:
+    """Return the one run that `text` means, as `choose_run` has it; raises ConfigError."""
+    by_id = {run.id: run for run in runs}
+    choice = choose_run(text, {run.id: run.manifest.name for run in runs})
+    if len(choice.found) == 1:
+        return by_id[choice.found[0]]
+    if choice.found:
+        raise ConfigError(f"run: {text or 'which one'}? here: {choice.offers}")
+    hint = nearest(text, [run.manifest.name for run in runs])
+    raise ConfigError(f"run: {text or 'any'} is not here{hint}; here: {choice.offers}")

@@ -1,6 +1,5 @@
 """Who knows whom: every part of a node is made here, and nothing else is done here."""
 
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -33,8 +32,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.roster import Roster
-from dipaco.node.training.options import Options
-from dipaco.node.training.worker import JobRunner, WorkerSettings
+from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.identity import PeerId, peer_id
 from dipaco.protocol.policy import Policy
 from dipaco.protocol.signed import Signed
@@ -186,31 +184,6 @@ def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:
         schedulers=parts.desk.schedulers,
         leave=leave,
         started=time.time(),
-    )
-
-
-def options_of(config: NodeConfig) -> Options:
-    """Return how this node trains a path."""
-    return Options(
-        checkpointing=config.compute.checkpointing,
-        compile=config.compute.compile,
-        moment_bits=config.compute.moment_bits,
-    )
-
-
-def worker_settings(config: NodeConfig, home: Home) -> WorkerSettings:
-    """Return how this node's worker process runs."""
-    return WorkerSettings(
-        home=home.root,
-        device=config.compute.device,
-        threads=config.compute.threads or max(1, (os.cpu_count() or 1) - 1),
-        max_shards=config.storage.max_shards,
-        cache_bytes=config.storage.cache_max,
-        max_batch=config.compute.max_batch,
-        options=options_of(config),
-        local_sources=config.run.local_sources,
-        whole_files=config.run.whole_files,
-        niceness=config.compute.nice,
     )
 
 

@@ -7,10 +7,9 @@ Source: docs/method.md, 4.10, whose rows the comments name.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.digest import DigestField
@@ -89,8 +88,11 @@ class Receipt(Wire, frozen=True, kw_only=True):
     """Name and version of the program that judged."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Derived:
+class _Derivation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """The base of what a derivation comes to: a worker tells its node, and no peer hears it."""
+
+
+class Derived(_Derivation, frozen=True, kw_only=True):
     """Our own derivation came to an end."""
 
     spec: RouterSpec
@@ -99,8 +101,7 @@ class Derived:
     before the sample was full, every file of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceFailure:
+class SourceFailure(_Derivation, frozen=True, kw_only=True):
     """The derivation lacks its inputs, which is nobody's fault."""
 
     stage: Literal["source", "tokenizer", "labels"]
@@ -109,15 +110,13 @@ class SourceFailure:
     """Whether another try comes to the same: what is there cannot be what the manifest says."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalFailure:
+class LocalFailure(_Derivation, frozen=True, kw_only=True):
     """The derivation broke on this machine: our bug, or no memory; nobody else is blamed."""
 
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class FalseLabels:
+class FalseLabels(_Derivation, frozen=True, kw_only=True):
     """What the ledger names as score sheets makes no labels, whatever the source holds."""
 
     reason: str

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from time import monotonic
 from typing import Any, TypeAlias
 
 from dipaco.node.compare.folder import SeedFolder
-from dipaco.node.training.worker import WorkerSettings, describe_death
+from dipaco.node.config import ComputeSection
+from dipaco.node.jobs.settings import environment
+from dipaco.node.training.worker import describe_death
 from dipaco.protocol.errors import DipacoError
 
 REPORT_SECONDS = 0.2  # between reports of one piece of work
@@ -124,8 +125,8 @@ def _receive(pipe: Pipe, process: SpawnProcess) -> Report | None:
 @contextmanager
 def _lanes(count: int) -> Iterator[dict[Pipe, SpawnProcess]]:
     """Start `count` processes; by their pipes. When the block ends, so do they."""
-    context, settings = get_context("spawn"), WorkerSettings(home=Path(os.devnull))
-    os.environ.update(settings.environment())  # inherited; torch reads it when it is imported
+    context = get_context("spawn")
+    os.environ.update(environment(threads=1))  # inherited; torch reads it when it is imported
     lanes: dict[Pipe, SpawnProcess] = {}
     try:
         for _ in range(count):
@@ -145,7 +146,7 @@ def _lanes(count: int) -> Iterator[dict[Pipe, SpawnProcess]]:
 def _work(pipe: Pipe) -> None:
     """Do one task after the other: the whole life of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us ends us
-    os.nice(WorkerSettings(home=Path(os.devnull)).niceness)
+    os.nice(ComputeSection().nice)
     try:
         while True:
             task = pipe.recv()

@@ -24,12 +24,12 @@ from dipaco.node.compare.variants import (
     steps_after_seed,
 )
 from dipaco.node.data.shards import HeldOut, Shards, TokenShard
+from dipaco.node.jobs.settings import reproducible_settings
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Derive, Job, PerformLease, Progress
 from dipaco.node.training.performer import Performer, shards_of, tools_of
 from dipaco.node.training.reference import Performs, ReferenceRun, derive_spec
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.batches import DENSE
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import Digest
@@ -39,18 +39,10 @@ from dipaco.protocol.modules import ModuleId
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.spec import RouterSpec
 
-CACHE_BYTES = 10 * 10**9  # of the shards of one seed
 MAX_SPEC = 64 << 20  # bytes
 OnWork = Callable[[str, int], None]
 """Gets what is being done, and how many inner steps have been taken."""
 OnProgress = Callable[[Progress], None]
-
-
-def settings_of(home: Path, device: str) -> WorkerSettings:
-    """Return how a process of a comparison works: one thread, local files allowed."""
-    return WorkerSettings(
-        home=home, device=device, threads=1, local_sources=True, cache_bytes=CACHE_BYTES
-    )
 
 
 def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
@@ -60,7 +52,7 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     Raises what a run's jobs raise: Refusal, Unavailable, or another DipacoError.
     """
     manifest, count = folder.manifest, _Steps(on_work)
-    performer = Performer(settings_of(folder.root, device))
+    performer = Performer(reproducible_settings(folder.root, device))
     spec = derive_spec(Derive(manifest=manifest), performer, count)
     ground = Ground(manifest, spec, _shards(folder.root))
     run = ReferenceRun(manifest, [spec], ground.performer_for("dense", performer), count)
@@ -87,7 +79,7 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
     start, began = folder.start(), monotonic()
     assert start is not None
     folder.clear_work(method)
-    own = Performer(settings_of(folder.work(method), device))
+    own = Performer(reproducible_settings(folder.work(method), device))
     ground = Ground.of(folder, start)
     manifest = METHODS[method].manifest(folder.manifest)
     reshard = manifest.routing.reshard
@@ -288,7 +280,7 @@ def _shards_of(spec: RouterSpec) -> tuple[Shard, ...]:
 
 
 def _shards(home: Path) -> Shards:
-    settings = settings_of(home, "cpu")
+    settings = reproducible_settings(home, "cpu")
     return shards_of(settings, tools_of(settings))
 
 

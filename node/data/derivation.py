@@ -5,16 +5,13 @@ and one batch of text. What stands in the way is said as a stage: the verdict is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from dipaco.node.data.documents import document_batches, token_count
-from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.sources import Access, is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Derived
 from dipaco.protocol.errors import ConfigError, DipacoError, Refusal, Unavailable
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.fit import RouterFit
@@ -22,8 +19,9 @@ from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of, unfitted_spe
 from dipaco.protocol.routing.relabel import Relabelled
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import COUNT_DOCUMENTS, RouterSpec
+from dipaco.protocol.verdict import Derivation, Derived, SourceFailure
 
-MAX_REASON = 1024  # characters, as the answer has it
+MAX_REASON = 1024  # characters; a verdict has fewer
 
 
 @dataclass(frozen=True)
@@ -32,25 +30,12 @@ class Tools:
 
     blobs: BlobStore
     """Holds tokenizer files that are not the embedded one."""
-    local_files: bool = False
-    """Whether the operator allows a run to name files of this machine."""
-    downloads: Downloads | None = None
-    """Where files of a source are kept that are fetched whole."""
-    whole_files: bool = False
-    """Whether files of the hub are fetched whole and hashed before use, not streamed."""
-
-    @property
-    def access(self) -> Access:
-        """What a source may ask of this node."""
-        return Access(self.local_files, self.downloads, self.whole_files)
+    access: Access = field(default_factory=Access)
+    """What a source may ask of this node."""
 
 
-def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived:
-    """Return the spec of epoch 0 that `manifest` and its source imply, or which of the two was
-    away.
-
-    Raises Refusal if the source was read and cannot be what the manifest says of it.
-    """
+def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derivation:
+    """Return the spec of epoch 0 that `manifest` and its source imply, or why there is none."""
     recipe = recipe_of(manifest)
     if recipe.kind == "round_robin":  # asked for by the manifest: no document decides it
         return Derived(spec=unfitted_spec(recipe), authenticated=True)
@@ -61,18 +46,24 @@ def derive(manifest: Manifest, tools: Tools, on_progress: OnProgress) -> Derived
 
 def derived_by(
     manifest: Manifest, tools: Tools, fit: Callable[[TextEncoder], RouterSpec]
-) -> Derived:
-    """Return what `fit` makes with the run's tokenizer, or what of its inputs was away."""
+) -> Derivation:
+    """Return what `fit` makes with the run's tokenizer, or what of its inputs was away.
+
+    A later try may find what is away; but not what this node's settings forbid, nor a source that
+    was read and cannot be what the manifest says of it.
+    """
     try:
         encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
+    except Refusal as error:
+        return SourceFailure(stage="source", reason=reason_of(error), lasting=True)
     except (Unavailable, ConfigError) as error:
-        return failed("tokenizer", error)
+        return SourceFailure(stage="tokenizer", reason=reason_of(error))
     try:
         spec = fit(encoder)
-    except ConfigError as error:
-        return failed("denied", error)
+    except (ConfigError, Refusal) as error:
+        return SourceFailure(stage="source", reason=reason_of(error), lasting=True)
     except Unavailable as error:
-        return failed("source", error)
+        return SourceFailure(stage="source", reason=reason_of(error))
     return Derived(spec=spec, authenticated=is_authenticated(manifest.source, tools.access))
 
 
@@ -118,9 +109,6 @@ def fitted(
     return fit.finish()
 
 
-def failed(
-    stage: Literal["source", "tokenizer", "denied", "sheets", "labels"], error: DipacoError
-) -> Derived:
-    """Return a derivation that came to nothing at `stage`."""
-    reason = str(error)[:MAX_REASON]
-    return Derived(spec=None, authenticated=False, failed=stage, reason=reason)
+def reason_of(error: DipacoError) -> str:
+    """Return the words of an error, as a failed derivation has them."""
+    return str(error)[:MAX_REASON]

@@ -34,7 +34,7 @@ class Downloads:
     """The folder of one home."""
 
     folder: Path
-    limit: int
+    cache_max: int
     """Bytes of all its files together."""
     patience: Patience = field(default_factory=Patience)
 
@@ -44,10 +44,10 @@ class Downloads:
         Raises Unavailable if it cannot be had or is another one, ConfigError if it is larger than
         the folder may be, DiskFull.
         """
-        if file.size > self.limit:
+        if file.size > self.cache_max:
             raise ConfigError(
                 f"storage.cache_max: {file.name} of the source has {file.size} bytes, "
-                f"{self.limit} are allowed"
+                f"{self.cache_max} are allowed"
             )
         path = self.folder / file.sha256.hex()
         with self._locked():
@@ -71,7 +71,7 @@ class Downloads:
                 with part.open("xb") as out:
                     meter = Meter(on_progress, "download", 0, unit="MB")
                     self.patience.retry(
-                        lambda: _append(out, name, self.limit, fetch, meter),
+                        lambda: _append(out, name, self.cache_max, fetch, meter),
                         f"source.files: {name}",
                     )
                     size = out.tell()
@@ -110,7 +110,7 @@ class Downloads:
             marks = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in others)
             used = sum(each for _, each, _ in marks)
             for _, each, path in marks:
-                if used + size <= self.limit:
+                if used + size <= self.cache_max:
                     return
                 path.unlink()
                 used -= each

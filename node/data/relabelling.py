@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from dipaco.node.data.derivation import Tools, derived_by, failed, fitted
+from dipaco.node.data.derivation import Tools, derived_by, fitted, reason_of
 from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.shards import candidates_of
@@ -21,7 +21,7 @@ from dipaco.node.data.sheets import read_scores, standing_sheet
 from dipaco.node.data.sources import is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Derive, Derived
+from dipaco.node.training.jobs import Derive
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from dipaco.protocol.lease import Scored, Sheet
 from dipaco.protocol.manifest import Manifest, Reshard
@@ -32,12 +32,15 @@ from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.relabel import ClassMeans, Relabelled
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import ROUND_ROBIN, RouterSpec
+from dipaco.protocol.verdict import Derivation, FalseLabels, SourceFailure
 
 
-def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnProgress) -> Derived:
-    """Return the spec of the epoch after `previous`, or what stood in the way.
+def rederive(
+    job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnProgress
+) -> Derivation:
+    """Return the spec of the epoch after `previous`, or why there is none.
 
-    Leaves the label sheet in the store. Raises Refusal as `derive` does.
+    Leaves the label sheet in the store.
     """
     manifest = job.manifest
     reshard = manifest.routing.reshard
@@ -48,9 +51,9 @@ def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnPro
     try:
         windows = [sheets.window(live, window) for window in range(reshard.windows)]
     except Unavailable as error:
-        return failed("sheets", error)
+        return SourceFailure(stage="labels", reason=reason_of(error))
     except RemoteProtocolError as error:
-        return failed("labels", error)
+        return FalseLabels(reason=reason_of(error))
     recipe = recipe_of(manifest, epoch=previous.epoch + 1)
 
     def fit(encoder: TextEncoder) -> RouterSpec:
@@ -69,8 +72,9 @@ def rederive(job: Derive, previous: RouterSpec, tools: Tools, on_progress: OnPro
     try:
         return derived_by(manifest, tools, fit)
     except FalseSheets as error:  # or our documents are not the manifest's, where nobody can tell
-        authentic = is_authenticated(manifest.source, tools.access)
-        return failed("labels" if authentic else "source", error)
+        if is_authenticated(manifest.source, tools.access):
+            return FalseLabels(reason=reason_of(error))
+        return SourceFailure(stage="source", reason=reason_of(error))
 
 
 class FalseSheets(RemoteProtocolError):

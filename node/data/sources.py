@@ -44,11 +44,11 @@ class SourceRow(TypedDict):
 class Access:
     """What this node allows a run's source, and where it keeps what it fetched."""
 
-    local_files: bool = False
+    local_sources: bool = False
     """Whether a run may name files and addresses of this machine and its network."""
     downloads: Downloads | None = None
     """Where files fetched whole are kept; without it none can be fetched."""
-    whole: bool = False
+    whole_files: bool = False
     """Whether files of the hub are fetched whole and hashed before use, not streamed."""
     patience: Patience = field(default_factory=Patience)
     """With what is streamed."""
@@ -56,7 +56,7 @@ class Access:
 
 def is_authenticated(source: Source, access: Access) -> bool:
     """Return whether every row that `rows` gives comes from bytes of the manifest's SHA-256."""
-    return source.kind != "hub" or access.whole
+    return source.kind != "hub" or access.whole_files
 
 
 def rows(
@@ -129,7 +129,7 @@ def _hub_contents(
     source: Source, access: Access, on_progress: OnProgress
 ) -> list[tuple[SourceFile, _OpenContent]]:
     hub = Hub(source.dataset, source.revision, access.patience)
-    if not access.whole:
+    if not access.whole_files:
         return [(file, partial(hub.content, file)) for file in source.files]
     return [
         (file, partial(_fetched, file, partial(hub.pieces, file), access, on_progress))
@@ -140,9 +140,9 @@ def _hub_contents(
 def _named_content(file: SourceFile, access: Access, on_progress: OnProgress) -> _OpenContent:
     """A file of kind `files`: an address, or a file of this machine."""
     if file.name.startswith(PREFIX):
-        remote = HttpsFile(file.name, private=access.local_files, size=file.size)
+        remote = HttpsFile(file.name, private=access.local_sources, size=file.size)
         return partial(_fetched, file, remote.pieces, access, on_progress)
-    if not access.local_files:
+    if not access.local_sources:
         raise ConfigError(
             "run.local_sources: this run names files of this machine; allow that only for runs "
             "of your own"

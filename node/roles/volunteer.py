@@ -8,6 +8,7 @@ import trio
 from dipaco.node.catalogue import RunRecord
 from dipaco.node.overview import Overview
 from dipaco.node.roles.role import Role
+from dipaco.node.runs import choose_run
 from dipaco.node.scheduling.volunteer import Gear, Volunteer
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.options import check_moment_bits
@@ -35,7 +36,7 @@ async def train(parts: Parts, overview: Overview) -> None:
         verifier=parts.verifier,
         gate=parts.gate,
         heartbeat_seconds=parts.config.lease.heartbeat_s,
-        store_bytes=parts.config.storage.cache_max,
+        cache_max=parts.config.storage.cache_max,
     )
     await parts.gate.run(partial(_work, parts, Volunteer(record, gear)))
 
@@ -55,17 +56,15 @@ async def _choose(parts: Parts) -> RunRecord:
     """Wait for the run that is wanted: the one named, else the only one on offer."""
     wanted = parts.config.run.id
     while True:
-        runs = list(parts.catalogue.runs.values())
-        found = [r for r in runs if wanted in (r.manifest.name, r.run.hex())]
-        found = found or [r for r in runs if r.run.hex().startswith(wanted)]
-        if len(found) == 1:
-            return found[0]
+        runs = parts.catalogue.runs
+        choice = choose_run(wanted, {run: each.manifest.name for run, each in runs.items()})
+        if len(choice.found) == 1:
+            return runs[choice.found[0]]
         trouble = parts.dialer.reason()
         if trouble:
             parts.board.say("no-peer", trouble=trouble)
-        elif found:
-            names = ", ".join(f"{r.manifest.name} {short(r.run)}" for r in found[:8])
-            parts.board.say("several-runs", offers=names)
+        elif choice.found:
+            parts.board.say("several-runs", offers=choice.offers)
         else:
             parts.board.say("no-run", peers=len(parts.transport.peers()))
         with trio.move_on_after(LOOK_SECONDS):

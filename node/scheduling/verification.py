@@ -21,8 +21,7 @@ from dipaco.node.data.embedded import embedded_tokenizer_path
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Answer, Derive, Failed, Progress
-from dipaco.node.training.jobs import Derived as DerivedJob
+from dipaco.node.training.jobs import Answer, Derive, DerivedAnswer, Failed, Progress
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.course import Course, Voices, course, may_pass
@@ -38,7 +37,6 @@ from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.verdict import (
     Derivation,
     Derived,
-    FalseLabels,
     LocalFailure,
     Outcome,
     Receipt,
@@ -339,21 +337,11 @@ class _Finding:
 
 
 def derivation_of(answer: Answer) -> Derivation:
-    """Return what a `Derive` job's answer means for a verdict."""
+    """Return what a `Derive` job came to; that a worker could not do it is this machine's fault."""
     match answer:
-        case DerivedJob(spec=RouterSpec() as spec, authenticated=authenticated):
-            return Derived(spec=spec, authenticated=authenticated)
-        case DerivedJob(failed="tokenizer", reason=reason):
-            return SourceFailure(stage="tokenizer", reason=reason)
-        case DerivedJob(failed="sheets", reason=reason):
-            return SourceFailure(stage="labels", reason=reason)
-        case DerivedJob(failed="labels", reason=reason):
-            return FalseLabels(reason=reason)
-        case DerivedJob(failed="local", reason=reason) | Failed(kind="local", reason=reason):
+        case DerivedAnswer(derivation=derivation):
+            return derivation
+        case Failed(reason=reason):
             return LocalFailure(reason=reason)
-        case DerivedJob(failed="denied", reason=reason) | Failed(kind="refused", reason=reason):
-            return SourceFailure(stage="source", reason=reason, lasting=True)
-        case DerivedJob(reason=reason) | Failed(reason=reason):
-            return SourceFailure(stage="source", reason=reason)
         case _:
             return LocalFailure(reason=f"a derivation is answered by {type(answer).__name__}")

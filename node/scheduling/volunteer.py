@@ -74,7 +74,7 @@ class Gear:
     gate: Gate
     """Under which the volunteer works: why it was cancelled."""
     heartbeat_seconds: float
-    store_bytes: int
+    cache_max: int
     """How large the blob store may grow."""
 
 
@@ -338,7 +338,7 @@ class Volunteer:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
         kept = set(lease.inputs)
         kept |= {each.digest for moments in self._moments.values() for each in moments}
-        self._gear.blobs.prune(kept, self._gear.store_bytes)
+        self._gear.blobs.prune(kept, self._gear.cache_max)
 
 
 class _Beat:

@@ -156,9 +156,9 @@ class GroupWriter:
 class ShardCache:
     """All groups of one node."""
 
-    def __init__(self, root: Path, max_bytes: int) -> None:
-        """max_bytes: that all groups may take together."""
-        self._root, self._max_bytes = root, max_bytes
+    def __init__(self, root: Path, cache_max: int) -> None:
+        """cache_max: that all groups may take together."""
+        self._root, self._cache_max = root, cache_max
         with translated(root, "use the cache"):
             root.mkdir(parents=True, exist_ok=True)
             self._clear_away()
@@ -222,14 +222,14 @@ class ShardCache:
         sizes = {folder: _bytes_of(folder) for folder in others}
         total += sum(sizes.values())
         for folder in sorted(others, key=_last_use):
-            if total <= self._max_bytes:
+            if total <= self._cache_max:
                 return
             if not folder.name.startswith(".") and self._remove(folder):
                 total -= sizes[folder]
-        if total > self._max_bytes:
+        if total > self._cache_max:
             raise ConfigError(
                 f"storage.cache_max: the shards of one window need more than its "
-                f"{self._max_bytes} bytes; raise it to train this run"
+                f"{self._cache_max} bytes; raise it to train this run"
             )
 
     def drop(self, folder: Path) -> None:

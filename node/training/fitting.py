@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dipaco.node.config import ComputeSection
 from dipaco.node.training.adamw import AdamW
 from dipaco.node.training.adamw8 import AdamW8bit
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
 from dipaco.node.training.devices import bounded, peak_memory, ran_out, wait_for
 from dipaco.node.training.jobs import Fit, Fitted
 from dipaco.node.training.model import PathModel
-from dipaco.node.training.options import Options
 from dipaco.protocol.manifest import Manifest
 
 REPEATS = 3
@@ -25,12 +25,12 @@ SECONDS = 2.0  # no further repeat after that
 SPREAD = 0.02  # of made-up parameters: losses and gradients are of an ordinary size
 
 
-def measure(job: Fit, device: torch.device, options: Options) -> Fitted:
+def measure(job: Fit, device: torch.device, compute: ComputeSection) -> Fitted:
     """Take steps at the job's micro-batch; what does not fit is an answer, not an error."""
-    compiling = compiling_in_words if options.compile else nullcontext
+    compiling = compiling_in_words if compute.compile else nullcontext
     try:
         with bounded(device, job.usable), compiling():
-            micro, step = _seconds(job, device, options)
+            micro, step = _seconds(job, device, compute)
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
@@ -40,7 +40,9 @@ def measure(job: Fit, device: torch.device, options: Options) -> Fitted:
     )
 
 
-def _seconds(job: Fit, device: torch.device, options: Options) -> tuple[list[float], list[float]]:
+def _seconds(
+    job: Fit, device: torch.device, compute: ComputeSection
+) -> tuple[list[float], list[float]]:
     """Return the seconds of each timed micro-batch, and of each optimizer step."""
     training = job.manifest.training
     model = PathModel(job.manifest, device)
@@ -48,9 +50,9 @@ def _seconds(job: Fit, device: torch.device, options: Options) -> tuple[list[flo
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.uniform_(-SPREAD, SPREAD)
-    if options.compile:
+    if compute.compile:
         compile_blocks(model)
-    make = AdamW8bit if options.moment_bits == 8 else AdamW
+    make = AdamW8bit if compute.moment_bits == 8 else AdamW
     optimizer = make(dict(model.named_parameters()), training.inner)
     rows = made_up_rows(job.manifest, job.micro_batch, device)
     # A second micro-batch of a step finds the gradients of the first in memory.

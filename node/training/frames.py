@@ -1,11 +1,14 @@
 """Frames on the pipes between the daemon and its worker process: u32 length, canonical CBOR.
 
+The first frame to the worker holds its settings, every other one a job.
+
 Both ends are ours, so a bad frame is a bug (LocalProtocolError). Lengths are still bounded before
 anything is read: a stray write into a pipe must not make the other end allocate gigabytes.
 """
 
 import struct
 
+from dipaco.node.jobs.settings import WorkerSettings
 from dipaco.node.training.jobs import Answer, Job, Progress
 from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -28,6 +31,14 @@ def body_length(header: bytes | bytearray) -> int:
     if length > MAX_FRAME:
         raise LocalProtocolError(f"a frame of {length} bytes where {MAX_FRAME} are allowed")
     return length
+
+
+def read_settings(body: bytes) -> WorkerSettings:
+    """Return the worker's settings in a frame's body; raises LocalProtocolError."""
+    try:
+        return decode(body, WorkerSettings, limit=MAX_FRAME)
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(f"not a worker's settings: {error}") from error
 
 
 def read_job(body: bytes) -> Job:

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import deterministic
 
+from dipaco.node.config import MomentBits
 from dipaco.node.training.adamw import AdamW
 from dipaco.node.training.adamw8 import AdamW8bit
 from dipaco.node.training.micro_batches import Shrink, do_what_fits, halve
 from dipaco.node.training.model import Float32, PathModel, gather, load, scatter, store
-from dipaco.node.training.options import MomentBits
 from dipaco.protocol.batches import RowOrder, learning_rate
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.manifest import Manifest

@@ -16,6 +16,7 @@ from dipaco.protocol.ledger import Contribution, Quantised
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.modules import ModuleDigests, ModuleName
 from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.verdict import Derivation
 
 MAX_WRONG = 512  # characters of an `Inspected`
 
@@ -33,16 +34,10 @@ class Derive(Wire, frozen=True, kw_only=True):
     """The ledger's, in its order; the blobs are in the store as far as they can be had."""
 
 
-class Derived(Wire, frozen=True, kw_only=True):
+class DerivedAnswer(Wire, frozen=True, kw_only=True):
     """Our own spec, or why there is none."""
 
-    spec: RouterSpec | None
-    authenticated: bool
-    """Whether every file was read to its end and had the manifest's SHA-256."""
-    failed: Literal["", "source", "tokenizer", "denied", "local", "sheets", "labels"] = ""
-    """`denied`: this node's own settings keep it from reading the source; `sheets`: one is away;
-    `labels`: they make none."""
-    reason: Annotated[str, Meta(max_length=1024)] = ""
+    derivation: Derivation
 
 
 class Materialise(Wire, frozen=True, kw_only=True):
@@ -232,5 +227,13 @@ Job = (
     | Fit
 )
 Answer = (
-    Derived | Materialised | Result | Inspected | Stepped | Advanced | Described | Fitted | Failed
+    DerivedAnswer
+    | Materialised
+    | Result
+    | Inspected
+    | Stepped
+    | Advanced
+    | Described
+    | Fitted
+    | Failed
 )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipaco.node.aggregation.outer import read_moments
+from dipaco.node.config import ComputeSection
 from dipaco.node.data.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
@@ -30,7 +31,7 @@ from dipaco.node.training.inner_loop import (
 from dipaco.node.training.jobs import Described, Fit, Fitted, Progress
 from dipaco.node.training.micro_batches import MicroBatches
 from dipaco.node.training.model import Float32, PathModel, load
-from dipaco.node.training.options import PLAIN, Options, check_moment_bits
+from dipaco.node.training.options import check_moment_bits
 from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, first_step
 from dipaco.protocol.delta import encode_delta
 from dipaco.protocol.digest import Digest
@@ -62,24 +63,19 @@ class Trainer:
     def __init__(
         self,
         blobs: BlobStore,
+        compute: ComputeSection,
         *,
-        device: str,
-        threads: int,
-        max_batch: int,
-        options: Options = PLAIN,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Choose the device; raises NoDevice.
 
-        max_batch   sequences per micro-batch, 0 for the whole batch at once.
-        tell        gets what the operator should know, a line.
+        tell   gets what the operator should know, a line.
         """
-        make_deterministic(threads)
-        self._blobs = blobs
-        self._device = choose_device(device)
-        self._options = options
+        make_deterministic(compute.torch_threads)
+        self._blobs, self._compute = blobs, compute
+        self._device = choose_device(compute.device)
         self._micro_batches = MicroBatches(
-            most=max_batch, checkpointing=options.checkpointing, tell=tell
+            most=compute.max_batch, checkpointing=compute.checkpointing, tell=tell
         )
 
     def describe(self) -> Described:
@@ -88,7 +84,7 @@ class Trainer:
 
     def fit(self, job: Fit) -> Fitted:
         """Measure one micro-batch."""
-        return measure(job, self._device, self._options)
+        return measure(job, self._device, self._compute)
 
     def seed(
         self, manifest: Manifest, lease: SeedLease, shard: Rows, on_progress: OnProgress
@@ -135,11 +131,11 @@ class Trainer:
         steps: Steps,
         on_progress: OnProgress,
     ) -> InnerResult:
-        check_moment_bits(self._options.moment_bits, manifest)
-        compiling = compiling_in_words if self._options.compile else nullcontext
+        check_moment_bits(self._compute.moment_bits, manifest)
+        compiling = compiling_in_words if self._compute.compile else nullcontext
         with self._within_memory(), compiling():
             model = self._model(manifest)
-            if self._options.compile:
+            if self._compute.compile:
                 compile_blocks(model)
             return run_steps(
                 model,
@@ -151,7 +147,7 @@ class Trainer:
                 max_batch=self._micro_batches.most,
                 on_step=self._step_reporter(steps.count, on_progress),
                 shrink=self._micro_batches.shrink(model, manifest.training.batch),
-                moment_bits=self._options.moment_bits,
+                moment_bits=self._compute.moment_bits,
             )
 
     def _train_result(

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import torch
 
+from dipaco.node.config import Checkpointing
 from dipaco.node.training.devices import ran_out, release_memory
 from dipaco.node.training.model import PathModel
-from dipaco.node.training.options import Checkpointing
 from dipaco.protocol.errors import NoDevice
 
 T = TypeVar("T")

@@ -1,32 +1,13 @@
-"""How the operator wants a path to be trained, and which runs that suits. No torch here.
+"""Which runs the operator's choice of moments suits. No torch here.
 
-None of it is the run's business: docs/fit.md says what each changes, and within which tolerance.
+The choices are `ComputeSection`'s; docs/fit.md says what each changes, and by how much.
 """
 
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final, Literal
 
+from dipaco.node.config import MomentBits
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.manifest import Manifest
-
-Checkpointing = Literal["auto", "on", "off"]
-MomentBits = Literal[32, 8]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """The choices, the defaults being those that change no bit on the CPU."""
-
-    checkpointing: Checkpointing = "auto"
-    """Whether backward makes activations again; `auto`: when one sequence does not fit without."""
-    compile: bool = False
-    """Whether torch compiles the blocks before the first step."""
-    moment_bits: MomentBits = 32
-    """In which AdamW keeps its two moments."""
-
-
-PLAIN: Final = Options()
 
 
 def check_moment_bits(bits: MomentBits, manifest: Manifest) -> None:

@@ -16,6 +16,7 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.relabelling import rederive
 from dipaco.node.data.shards import Shards
+from dipaco.node.data.sources import Access
 from dipaco.node.kinds.table import kind_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
@@ -25,6 +26,7 @@ from dipaco.node.training.jobs import (
     Advance,
     Answer,
     Derive,
+    DerivedAnswer,
     Describe,
     Fit,
     Inspected,
@@ -40,27 +42,29 @@ from dipaco.node.training.jobs import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dipaco.node.jobs.settings import WorkerSettings
     from dipaco.node.training.jobs import Progress
     from dipaco.node.training.leases import Trainer
-    from dipaco.node.training.worker import WorkerSettings
     from dipaco.protocol.lease import Result
+    from dipaco.protocol.verdict import Derivation
 
 
 def tools_of(settings: WorkerSettings) -> Tools:
     """Return what a pass over a source needs of the home that `settings` name."""
-    home = Home.at(settings.home)
-    return Tools(
-        blobs=BlobStore(home.blobs),
-        local_files=settings.local_sources,
-        whole_files=settings.whole_files,
-        downloads=Downloads(home.cache / "sources", settings.cache_bytes),
+    home = Home.at(settings.folder)
+    access = Access(
+        local_sources=settings.run.local_sources,
+        whole_files=settings.run.whole_files,
+        downloads=Downloads(home.cache / "sources", settings.storage.cache_max),
     )
+    return Tools(BlobStore(home.blobs), access)
 
 
 def shards_of(settings: WorkerSettings, tools: Tools) -> Shards:
     """Return the shards of that home, made with `tools` where they are missing."""
-    cache = ShardCache(Home.at(settings.home).cache / "shards", settings.cache_bytes)
-    return Shards(cache, tools, max_shards=settings.max_shards)
+    storage = settings.storage
+    cache = ShardCache(Home.at(settings.folder).cache / "shards", storage.cache_max)
+    return Shards(cache, tools, max_shards=storage.max_shards)
 
 
 class Performer:
@@ -98,9 +102,7 @@ class Performer:
                 scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
                 return self.trainer().score(manifest, lease, scored, on_progress, rows=rows)
             case Derive():
-                if job.previous is not None:
-                    return rederive(job, job.previous, self._tools, on_progress)
-                return derive(job.manifest, self._tools, on_progress)
+                return DerivedAnswer(derivation=self._derive(job, on_progress))
             case Materialise():
                 return self._shards.materialise(job.manifest, job.spec, job.window, on_progress)
             case OuterStep():
@@ -112,6 +114,11 @@ class Performer:
             case Fit():
                 return self.trainer().fit(job)
 
+    def _derive(self, job: Derive, on_progress: Callable[[Progress], None]) -> Derivation:
+        if job.previous is None:
+            return derive(job.manifest, self._tools, on_progress)
+        return rederive(job, job.previous, self._tools, on_progress)
+
     def trainer(self) -> Trainer:
         """Return what trains and evaluates; made, and torch imported, with the first call."""
         if self._made_trainer is None:
@@ -119,10 +126,7 @@ class Performer:
 
             self._made_trainer = Trainer(
                 self.blobs,
-                device=self._settings.device,
-                threads=self._settings.threads,
-                max_batch=self._settings.max_batch,
-                options=self._settings.options,
+                self._settings.compute,
                 tell=partial(print, file=sys.stderr, flush=True),
             )
         return self._made_trainer

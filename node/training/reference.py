@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dipaco.node.jobs.settings import WorkerSettings
 from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.table import EVALUATE, SCORE, SEED, TRAIN
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
-    Derived,
+    DerivedAnswer,
     Job,
     OuterStep,
     PerformLease,
@@ -24,7 +25,7 @@ from dipaco.node.training.jobs import (
     Stepped,
 )
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
+from dipaco.protocol.course import may_pass
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal, Unavailable
 from dipaco.protocol.lease import (
@@ -43,6 +44,7 @@ from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.manifest import Manifest, Reshard, run_id
 from dipaco.protocol.modules import ModuleDigest, ModuleId, digest_of
 from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.verdict import Derived
 
 OnProgress = Callable[[str, Progress], None]
 
@@ -106,12 +108,12 @@ def run_reference(
 
 def derive_spec(job: Derive, performer: Performs, on_progress: OnProgress) -> RouterSpec:
     """Return the router that `job` derives; raises Refusal or Unavailable where there is none."""
-    derived = performer.perform(job, lambda progress: on_progress("router", progress))
-    assert isinstance(derived, Derived)
-    if derived.spec is None:
-        kind = Unavailable if derived.failed == "source" else Refusal
-        raise kind(f"no router can be derived ({derived.failed}): {derived.reason}")
-    return derived.spec
+    answer = performer.perform(job, lambda progress: on_progress("router", progress))
+    assert isinstance(answer, DerivedAnswer)
+    found = answer.derivation
+    if isinstance(found, Derived):
+        return found.spec
+    raise (Unavailable if may_pass(found) else Refusal)(f"no router can be derived: {found.reason}")
 
 
 @dataclass

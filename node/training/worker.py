@@ -10,90 +10,25 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
 
+from dipaco.node.jobs.settings import WorkerSettings, environment
+from dipaco.node.storage.files import Home
 from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_report
 from dipaco.node.training.jobs import Answer, Failed, Job, Progress
-from dipaco.node.training.options import PLAIN, Options
 from dipaco.protocol.errors import LocalProtocolError
 
 MODULE = "dipaco.node.training.worker_process"
+COMMAND = (sys.executable, "-P", "-m", MODULE)
+"""-P: nothing is imported from the folder that the process stands in."""
 READ_BYTES = 1 << 16
 MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
 EXIT_SECONDS = 2.0  # between the end of its output and its exit
 MAX_REASON = 1024  # characters of its last words
 KILLED = "was killed by the kernel: out of memory"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerSettings:
-    """How this volunteer's worker process runs; all of it is the volunteer's own business."""
-
-    home: Path
-    """The node's folder: blob store and shard cache lie in it."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
-    threads: int = 1
-    """Of torch on the CPU. More than one may change the last bits of a result."""
-    max_shards: int = 4
-    """Shards that the cache keeps."""
-    cache_bytes: int = 1 << 30
-    """That the shard cache may take on disk."""
-    max_batch: int = 0
-    """Sequences per micro-batch; 0: the whole batch at once. It changes the last bits."""
-    options: Options = PLAIN
-    """How a path is trained."""
-    niceness: int = 10
-    """Added to the process's nice value: training yields to whatever else the volunteer does."""
-    local_sources: bool = False
-    """Whether a manifest may name local files."""
-    whole_files: bool = False
-    """Whether files of the hub are fetched whole and hashed before use."""
-
-    def command(self) -> list[str]:
-        """Return the command line of the process."""
-        options = {
-            "--home": self.home,
-            "--device": self.device,
-            "--threads": self.threads,
-            "--max-shards": self.max_shards,
-            "--max-batch": self.max_batch,
-            "--checkpointing": self.options.checkpointing,
-            "--moment-bits": self.options.moment_bits,
-            "--cache-bytes": self.cache_bytes,
-            "--niceness": self.niceness,
-        }
-        command = [sys.executable, "-m", MODULE]
-        for name, value in options.items():
-            command += [name, str(value)]
-        flags = {
-            "--local-sources": self.local_sources,
-            "--whole-files": self.whole_files,
-            "--compile": self.options.compile,
-        }
-        return [*command, *(name for name, given in flags.items() if given)]
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment of the process: ours, and calm threads.
-
-        Active spinning of OpenMP's threads was measured to cost a shared machine a factor of 8.
-        cuBLAS is deterministic only with a fixed workspace.
-        """
-        threads = str(self.threads)
-        return os.environ | {
-            "OMP_WAIT_POLICY": "passive",
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "RAYON_NUM_THREADS": threads,
-            "TOKENIZERS_PARALLELISM": "false",
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        }
 
 
 class JobRunner(Protocol):
@@ -116,9 +51,15 @@ class JobRunner(Protocol):
 class Worker:
     """One worker process, started when needed, that does one job at a time."""
 
-    def __init__(self, settings: WorkerSettings, on_log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        on_log: Callable[[str], None],
+        *,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         """`on_log` gets what the process writes on stderr, line by line."""
-        self._settings = settings
+        self._settings, self._command = settings, command
         self._log = _LineLog(on_log)
         self._turn = trio.Lock()
         self._process: trio.Process | None = None
@@ -138,7 +79,8 @@ class Worker:
         async with self._turn:
             finished = False
             try:
-                answer = await self._run(await self._started(), job, on_progress)
+                process, frames = await self._started(pack(job))
+                answer = await self._run(process, frames, on_progress)
                 finished = True
                 return answer
             finally:
@@ -156,21 +98,24 @@ class Worker:
         async with self._turn:  # only the turn's holder may close the pipes
             await self._kill()
 
-    async def _started(self) -> trio.Process:
+    async def _started(self, job: bytes) -> tuple[trio.Process, bytes]:
+        """Return the process, and the frames to send it: before its first job, its settings."""
         if self._process is not None and self._process.poll() is not None:
             await self._kill()  # it died in its sleep
-        if self._process is None:
-            self._process = await trio.lowlevel.open_process(
-                self._settings.command(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=self._settings.environment(),
-            )
-        return self._process
+        if self._process is not None:
+            return self._process, job
+        self._process = await trio.lowlevel.open_process(
+            list(self._command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(self._settings.compute.torch_threads),
+            cwd=Home.at(self._settings.folder).root,
+        )
+        return self._process, pack(self._settings) + job
 
     async def _run(
-        self, process: trio.Process, job: Job, on_progress: Callable[[Progress], None]
+        self, process: trio.Process, frames: bytes, on_progress: Callable[[Progress], None]
     ) -> Answer:
         assert process.stdin is not None and process.stderr is not None
         answer: Answer | None = None
@@ -178,7 +123,7 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._log.copy, process.stderr)
             try:
-                await process.stdin.send_all(pack(job))
+                await process.stdin.send_all(frames)
                 answer = await _read_answer(process, on_progress)
             except trio.BrokenResourceError:
                 pass  # it died before it had read the job

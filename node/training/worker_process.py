@@ -1,13 +1,13 @@
-"""The worker process: jobs in on stdin, progress and one answer each out on stdout.
+"""The worker process: settings and jobs in on stdin, progress and one answer each out on stdout.
 
-    python -m dipaco.node.training.worker_process --home DIR [options]
+    python -P -m dipaco.node.training.worker_process
 
-It is started by `worker.Worker` and leaves when its stdin ends, in mid-job too, so a daemon that
-is killed leaves no orphan. Errors raised on purpose become a `Failed`; a bug ends the process with
-its traceback on stderr, which the daemon logs and reports.
+It is started by `worker.Worker`, which sends its settings in the first frame. It leaves when its
+stdin ends, in mid-job too, so a daemon that is killed leaves no orphan. Errors raised on purpose
+become a `Failed`; a bug ends the process with its traceback on stderr, which the daemon logs and
+reports.
 """
 
-import argparse
 import os
 import queue
 import signal
@@ -15,15 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_job
+from dipaco.node.training.frames import HEADER_BYTES, body_length, pack, read_job, read_settings
 from dipaco.node.training.jobs import Answer, Failed, FailureKind, Job, Progress
-from dipaco.node.training.options import Options
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.errors import (
     DipacoError,
     LocalProtocolError,
@@ -35,39 +32,21 @@ from dipaco.protocol.errors import (
 MAX_REASON = 4096  # characters of a `Failed`
 REPORT_SECONDS = 0.25  # between two progress reports of one stage
 
+T = TypeVar("T")
+
 
 def main() -> None:
     """Serve jobs until stdin ends."""
-    settings = parse(sys.argv[1:])
-    answers = protect_stdout()
+    answers, pipe = protect_stdout(), sys.stdin.fileno()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
-    os.nice(settings.niceness)
+    settings = receive(pipe, read_settings)
+    os.nice(settings.compute.nice)
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    threading.Thread(target=read_jobs, args=(sys.stdin.fileno(), jobs), daemon=True).start()
+    threading.Thread(target=read_jobs, args=(pipe, jobs), daemon=True).start()
     performer = Performer(settings)
     while True:
         answer = perform(performer, jobs.get(), Throttle(send_to(answers), time.monotonic))
         send_to(answers)(answer)
-
-
-def parse(arguments: list[str]) -> WorkerSettings:
-    """Read the command line; `WorkerSettings.command` writes it."""
-    parser = argparse.ArgumentParser(prog="worker_process")
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-shards", type=int, default=4)
-    parser.add_argument("--max-batch", type=int, default=0)
-    parser.add_argument("--checkpointing", default="auto")
-    parser.add_argument("--moment-bits", type=int, default=32)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--cache-bytes", type=int, default=1 << 30)
-    parser.add_argument("--niceness", type=int, default=10)
-    parser.add_argument("--local-sources", action="store_true")
-    parser.add_argument("--whole-files", action="store_true")
-    given = vars(parser.parse_args(arguments))
-    options = Options(**{name: given.pop(name) for name in Options.__slots__})
-    return WorkerSettings(options=options, **given)
 
 
 def protect_stdout() -> BinaryIO:
@@ -81,11 +60,16 @@ def protect_stdout() -> BinaryIO:
 
 
 def read_jobs(pipe: int, jobs: "queue.SimpleQueue[Job]") -> None:
-    """Queue every job from the descriptor `pipe`; ends the process with it, or at garbage on it."""
+    """Queue every job from the descriptor `pipe`, until `receive` ends the process."""
+    while True:
+        jobs.put(receive(pipe, read_job))
+
+
+def receive(pipe: int, read: Callable[[bytes], T]) -> T:
+    """Return what `read` makes of the next frame; ends the process with `pipe`, or at garbage."""
     try:
-        while True:
-            header = _read(pipe, HEADER_BYTES)
-            jobs.put(read_job(_read(pipe, body_length(header))))
+        header = _read(pipe, HEADER_BYTES)
+        return read(_read(pipe, body_length(header)))
     except EOFError:
         os._exit(0)
     except LocalProtocolError as error:

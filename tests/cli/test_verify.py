@@ -19,7 +19,6 @@ from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import PerformLease
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.reference import ReferenceResult
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.lease import TOKEN_BYTES, Scored, ScoreLease, ScoreResult, Seeded, Sheet
 from dipaco.protocol.ledger import (
@@ -34,6 +33,7 @@ from dipaco.protocol.routing.labels import read_sheet, sheet_bytes
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import spec_digest
 from tests.node.training.test_reference import resharding, run
+from tests.settings import settings
 from tests.values import digest, key, peer
 
 
@@ -45,7 +45,7 @@ def the_run() -> Manifest:
 
 def scores(home: Path, value: Manifest, result: ReferenceResult) -> list[Scored]:
     """Do every score lease of the run; leaves the sheets in the home's store."""
-    performer, found = Performer(WorkerSettings(home=home, device="cpu")), []
+    performer, found = Performer(settings(home)), []
     for path, names in enumerate(value.topology.path_modules):
         for window in range(2):
             lease = ScoreLease(

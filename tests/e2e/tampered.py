@@ -12,14 +12,15 @@ from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.runs import RunFile
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Derive, Derived
+from dipaco.node.training.jobs import Derive, DerivedAnswer
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.identity import PeerId, peer_id
 from dipaco.protocol.ledger import SpecAdopted
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.verdict import Derived
 from tests.e2e.tiny import TINY
+from tests.settings import settings
 
 
 def tiny_run(folder: Path, name: str) -> RunFile:
@@ -31,10 +32,10 @@ def tiny_run(folder: Path, name: str) -> RunFile:
 
 def derived(run: RunFile, folder: Path) -> RouterSpec:
     """Return the router that a run's source gives."""
-    performer = Performer(WorkerSettings(home=folder))
+    performer = Performer(settings(folder))
     answer = performer.perform(Derive(manifest=run.manifest), lambda progress: None)
-    assert isinstance(answer, Derived) and answer.spec is not None
-    return answer.spec
+    assert isinstance(answer, DerivedAnswer) and isinstance(answer.derivation, Derived)
+    return answer.derivation.spec
 
 
 def prepare_home(

@@ -22,11 +22,11 @@ from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.reference import run_reference
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.model_shape import Grid, Level, Model
 from dipaco.protocol.source import Source
 from dipaco.protocol.training import Adam, Nesterov, Training
+from tests.settings import settings
 from tests.values import manifest
 
 FILE: Final = Path(__file__).with_name("trajectories.json")
@@ -70,8 +70,7 @@ def trajectory(value: Manifest) -> Trajectory:
     """Train the run in one process; returns where it came to."""
     with tempfile.TemporaryDirectory(prefix="dipaco-golden-") as folder:
         home = Path(folder)
-        settings = WorkerSettings(home=home, device="cpu", threads=1)
-        result = run_reference(value, settings, lambda what, progress: None)
+        result = run_reference(value, settings(home), lambda what, progress: None)
         blobs = BlobStore(Home.at(home).blobs)
         found: Trajectory = {}
         for (_, path), each in sorted(result.evaluations.items()):

@@ -97,11 +97,11 @@ def test_a_source_of_local_files_is_looked_for(tmp_path: Path) -> None:
     named = SourceFile(name=str(name), size=1, sha256=digest("a"), rows=400)
     files = Source(kind="files", revision="1", files=(named,), documents=400, window=400)
     run = small_manifest(source=files)
-    assert "run.local_sources" in source(run, local_files=False).cure
-    assert "first " + str(name) in source(run, local_files=True).words
+    assert "run.local_sources" in source(run, local_sources=False).cure
+    assert "first " + str(name) in source(run, local_sources=True).words
     name.write_text("a")
-    assert source(run, local_files=True).verdict == "ok"
-    assert source(small_manifest(), local_files=False).verdict == "ok"
+    assert source(run, local_sources=True).verdict == "ok"
+    assert source(small_manifest(), local_sources=False).verdict == "ok"
 
 
 def test_a_cpu_that_nobody_asked_for_is_a_warning_and_a_missing_device_fails() -> None:

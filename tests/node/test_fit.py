@@ -7,9 +7,9 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from dipaco.node.config import ComputeSection
 from dipaco.node.fit import FitReport, find_fit, next_try
 from dipaco.node.training.jobs import Answer, Described, Failed, Fit, Fitted, Job, Progress
-from dipaco.node.training.options import Options
 from dipaco.node.training.worker import describe_death
 from dipaco.protocol.errors import DipacoError
 from tests.node.training.small import small_manifest
@@ -52,8 +52,7 @@ async def fit(device: MadeUpDevice, *, batch: int = 16, max_batch: int = 0) -> F
         manifest,
         device,
         Described(device="cuda:0", name="made up", driver="", memory=9 * GB, usable=device.memory),
-        max_batch=max_batch,
-        options=Options(),
+        compute=ComputeSection(max_batch=max_batch),
         on_try=lambda tried: None,
     )
 

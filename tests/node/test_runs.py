@@ -10,6 +10,7 @@ from dipaco.cli.runs_known import known_runs, named_run, record_of
 from dipaco.node.founding import create_manifest
 from dipaco.node.runs import (
     RunFile,
+    choose_run,
     find_run,
     keep_run,
     kept_runs,
@@ -24,7 +25,7 @@ from dipaco.node.runs import (
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.canonical import encode
-from dipaco.protocol.digest import sha256
+from dipaco.protocol.digest import sha256, short
 from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.identity import peer_id
 
@@ -83,6 +84,26 @@ def test_a_run_is_found_by_name_id_or_the_beginning_of_its_id() -> None:
         find_run([one], "dem0")
     with pytest.raises(ConfigError, match="here: none"):
         find_run([], "")
+
+
+def test_offers_are_what_a_person_may_choose_from() -> None:
+    demo, again, other = (sha256(bytes([n])) for n in range(3))
+    names = {demo: "demo", again: "demo", other: "other"}
+    assert choose_run("demo", names).found == (demo, again)
+    assert choose_run("demo", names).offers == f"demo ({short(demo)}), demo ({short(again)})"
+    assert choose_run("", names).found == tuple(names)
+    none = choose_run("x", names)
+    assert none.found == () and none.offers.endswith(f"other ({short(other)})")
+    assert choose_run("", {}).offers == "none"
+    many = {sha256(bytes([n])): "demo" for n in range(11)}
+    assert choose_run("demo", many).offers.endswith("), 3 more")
+
+
+def test_a_name_goes_before_the_beginning_of_an_id() -> None:
+    one, other = sha256(b"one"), sha256(b"other")
+    beginning = one.hex()[:4]
+    assert choose_run(beginning, {one: "demo", other: "x"}).found == (one,)
+    assert choose_run(beginning, {one: "demo", other: beginning}).found == (other,)
 
 
 def test_runs_pulled_from_others_are_known_beside_the_own_ones(tmp_path: Path) -> None:

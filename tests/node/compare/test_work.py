@@ -18,11 +18,11 @@ from dipaco.node.compare.results import MethodResult, Point, perplexity
 from dipaco.node.compare.variants import METHODS, recut, with_seed
 from dipaco.node.compare.work import blobs_of, prepare, train_method
 from dipaco.node.training.reference import ReferenceResult, run_reference
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.manifest import Reshard, Routing, run_id
 from dipaco.protocol.modules import ModuleId
 from tests.node.training.test_reference import TRAINING, tiny
+from tests.settings import settings
 
 PATHS, STEP = 4, 2 * 48  # tokens of one inner step
 ROUTING = Routing(
@@ -59,8 +59,7 @@ def again(folder: SeedFolder, tmp_path: Path) -> Iterator[SeedFolder]:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> ReferenceResult:
     home = tmp_path_factory.mktemp("reference")
-    settings = WorkerSettings(home=home, device="cpu", threads=1)
-    return run_reference(RUN, settings, lambda what, progress: None)
+    return run_reference(RUN, settings(home), lambda what, progress: None)
 
 
 def result(folder: SeedFolder, method: str) -> MethodResult:

@@ -13,11 +13,19 @@ from dipaco.node.training.jobs import Progress
 from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.model_shape import Model
 from dipaco.protocol.source import Source
+from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.verdict import Derivation, Derived
 from tests.values import manifest
 
 
 def no_progress(progress: Progress) -> None:
     """Hear nothing."""
+
+
+def spec_in(found: Derivation) -> RouterSpec:
+    """Return the spec of a derivation that came to an end."""
+    assert isinstance(found, Derived), found
+    return found.spec
 
 
 def texts(count: int) -> list[str]:

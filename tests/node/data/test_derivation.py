@@ -2,6 +2,7 @@
 The name of a local file decides splits, and a test's folder has another name every time: where a
 test counts documents of such files, none is held out."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -14,17 +15,18 @@ from dipaco.node.data import documents
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_source
 from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.sources import Access
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import sha256
-from dipaco.protocol.errors import Refusal
 from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.source import Source
 from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.verdict import Derivation, Derived, SourceFailure
 from tests.node.data.corpora import (
     no_progress,
     small_manifest,
@@ -41,14 +43,22 @@ COUNTED = {"documents": (338, 365, 597, 423), "sample": (53, 69, 109, 69)}
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Tools:
-    return Tools(BlobStore(tmp_path / "blobs"), local_files=True)
+    return Tools(BlobStore(tmp_path / "blobs"), Access(local_sources=True))
 
 
 def spec_of(manifest: Manifest, tools: Tools) -> RouterSpec:
     derived = derive(manifest, tools, no_progress)
-    assert (derived.failed, derived.reason, derived.authenticated) == ("", "", True)
-    assert derived.spec is not None
+    assert isinstance(derived, Derived) and derived.authenticated
     return derived.spec
+
+
+def lasting(found: Derivation, words: str) -> bool:
+    """Return whether the source failed for good, with such a reason."""
+    return (
+        isinstance(found, SourceFailure)
+        and (found.stage, found.lasting) == ("source", True)
+        and re.search(words, found.reason) is not None
+    )
 
 
 def with_routing(source: Source, **changes: object) -> Manifest:
@@ -144,8 +154,8 @@ def test_fewer_documents_than_paths_fall_back_to_round_robin_on_record(
 def test_a_source_without_a_document_to_train_on_is_refused(tools: Tools, tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("too short\n" * 50)
-    with pytest.raises(Refusal, match=r"source: none of its 50 documents can .*min_tokens = 40"):
-        derive(small_manifest(pin_files([path])), tools, no_progress)
+    found = derive(small_manifest(pin_files([path])), tools, no_progress)
+    assert lasting(found, r"source: none of its 50 documents can .*min_tokens = 40")
 
 
 def test_a_manifest_that_asks_for_round_robin_needs_no_source(tools: Tools) -> None:
@@ -156,12 +166,12 @@ def test_a_manifest_that_asks_for_round_robin_needs_no_source(tools: Tools) -> N
 def test_a_source_that_is_away_is_said_and_nobody_blamed(tools: Tools, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", texts(100))
     manifest = small_manifest(pin_files([path]))
-    denied = derive(manifest, Tools(tools.blobs, local_files=False), no_progress)
-    assert (denied.spec, denied.failed) == (None, "denied")
-    assert "run.local_sources" in denied.reason
+    denied = derive(manifest, Tools(tools.blobs, Access(local_sources=False)), no_progress)
+    assert lasting(denied, r"run\.local_sources")
     path.write_text(path.read_text().replace("a", "e", 1))
     changed = derive(manifest, tools, no_progress)
-    assert (changed.spec, changed.failed, changed.authenticated) == (None, "source", False)
+    assert isinstance(changed, SourceFailure)
+    assert (changed.stage, changed.lasting) == ("source", False)
     assert "not the file that the run pins" in changed.reason
 
 
@@ -169,7 +179,8 @@ def test_a_tokenizer_that_is_away_is_said_before_a_row_is_read(tools: Tools) -> 
     manifest = small_manifest(replace(synthetic(400), revision="unknown"))
     other = replace(manifest.tokenizer, sha256=sha256(b"another"))
     derived = derive(replace(manifest, tokenizer=other), tools, no_progress)
-    assert (derived.spec, derived.failed) == (None, "tokenizer")
+    assert isinstance(derived, SourceFailure)
+    assert (derived.stage, derived.lasting) == ("tokenizer", False)
 
 
 def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Path) -> None:
@@ -178,12 +189,10 @@ def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Pat
     data = path.read_bytes()[:-50]
     path.write_bytes(data)
     cut = replace(source.files[0], size=len(data), sha256=sha256(data))
-    with pytest.raises(Refusal, match=r"source\.files: .*a\.parquet"):
-        derive(small_manifest(replace(source, files=(cut,))), tools, no_progress)
-    with pytest.raises(Refusal, match=r"source\.text_field"):
-        intact = write_parquet(path, texts(50))
-        named = replace(pin_files([intact]), text_field="body")
-        derive(small_manifest(named), tools, no_progress)
+    found = derive(small_manifest(replace(source, files=(cut,))), tools, no_progress)
+    assert lasting(found, r"source\.files: .*a\.parquet")
+    named = replace(pin_files([write_parquet(path, texts(50))]), text_field="body")
+    assert lasting(derive(small_manifest(named), tools, no_progress), r"source\.text_field")
 
 
 def test_progress_ends_with_the_whole_sample(tools: Tools) -> None:

@@ -1,6 +1,6 @@
 """Rules of this file: real HTTPS on loopback with an authority of its own; no real waits.
 
-Only the operator's word (`local_files`) lets a run send us to this machine, so the tests give it.
+Only the operator's word (`local_sources`) lets a run send us to this machine, so the tests give it.
 """
 
 import os
@@ -54,7 +54,7 @@ def source(server: StandIn, tmp_path: Path) -> Source:
 
 
 def read(source: Source, downloads: Downloads) -> list[str]:
-    access = Access(local_files=True, downloads=downloads)
+    access = Access(local_sources=True, downloads=downloads)
     return [row["text"] for row in rows(source, start=0, stop=1 << 40, access=access)]
 
 
@@ -78,7 +78,7 @@ def test_files_are_fetched_once_and_read(
 
 def test_fetching_tells_how_far_it_is(source: Source, downloads: Downloads) -> None:
     told: list[Progress] = []
-    access = Access(local_files=True, downloads=downloads)
+    access = Access(local_sources=True, downloads=downloads)
     next(iter(rows(source, start=0, stop=1, access=access, on_progress=told.append)))
     assert (told[-1].stage, told[-1].unit) == ("download", "MB")
     assert told[-1].done == told[-1].total == source.files[0].size // 1_000_000 > 0
@@ -102,7 +102,7 @@ def test_a_restart_goes_on_with_what_had_come(
 ) -> None:
     server.cuts += [500_000]
     impatient = Downloads(
-        downloads.folder, downloads.limit, Patience(-1.0, waits.clock, waits.sleep)
+        downloads.folder, downloads.cache_max, Patience(-1.0, waits.clock, waits.sleep)
     )
     with pytest.raises(Unavailable, match=r"a\.parquet: the connection ended after 500000 of"):
         read(source, impatient)

@@ -226,7 +226,7 @@ def test_whole_files_are_hashed_before_use_and_kept(
 ) -> None:
     told: list[Progress] = []
     kept = Downloads(tmp_path, 10**7, waits.patience())
-    access = Access(downloads=kept, whole=True)
+    access = Access(downloads=kept, whole_files=True)
     hub.cuts += [1000]
     for _ in range(2):
         found = rows(source, start=0, stop=1200, access=access, on_progress=told.append)

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.pinning import pin_hub
-from dipaco.node.scheduling.verification import derivation_of
+from dipaco.node.data.sources import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.spec import RouterSpec
 from dipaco.protocol.verdict import Outcome, Verdict, judge
-from tests.node.data.corpora import no_progress, small_manifest, texts
+from tests.node.data.corpora import no_progress, small_manifest, spec_in, texts
 from tests.node.data.network import json_lines
 from tests.standin import StandIn
 
@@ -32,13 +32,13 @@ def run(hub: StandIn) -> Manifest:
 
 
 def claimed(run: Manifest, tools: Tools) -> RouterSpec:
-    answer = derive(run, tools, no_progress)
-    assert answer.spec is not None and answer.spec.fit is not None and answer.spec.fit.n_fit > 60
-    return answer.spec
+    spec = spec_in(derive(run, tools, no_progress))
+    assert spec.fit is not None and spec.fit.n_fit > 60
+    return spec
 
 
 def verdict_on(spec: RouterSpec, run: Manifest, tools: Tools) -> Verdict:
-    return judge(recipe_of(run), spec, derivation_of(derive(run, tools, no_progress)))
+    return judge(recipe_of(run), spec, derive(run, tools, no_progress))
 
 
 def other_letters(row: bytes) -> bytes:
@@ -82,7 +82,8 @@ def test_files_fetched_whole_are_never_other_bytes_so_a_false_claim_is_refuted(
     run: Manifest, hub: StandIn, tmp_path: Path
 ) -> None:
     tools = Tools(
-        BlobStore(tmp_path), downloads=Downloads(tmp_path / "sources", 10**7), whole_files=True
+        BlobStore(tmp_path),
+        Access(downloads=Downloads(tmp_path / "sources", 10**7), whole_files=True),
     )
     spec = claimed(run, tools)
     assert spec.fit is not None

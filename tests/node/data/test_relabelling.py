@@ -14,18 +14,17 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.relabelling import rederive
 from dipaco.node.data.shards import RouterDocuments, Shards
 from dipaco.node.data.sheets import wrong_sheet
-from dipaco.node.scheduling.verification import derivation_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.node.training.jobs import Derive, Derived
+from dipaco.node.training.jobs import Derive
 from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.lease import Scored, ScoreLease, Sheet
 from dipaco.protocol.manifest import Manifest, Reshard, Routing, run_id
 from dipaco.protocol.routing.labels import NO_LABEL, NOT_SCORED, read_sheet, sheet_bytes
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.spec import CLASS_MEANS, RouterSpec, spec_digest
-from dipaco.protocol.verdict import Outcome, judge
-from tests.node.data.corpora import no_progress, small_manifest, synthetic
+from dipaco.protocol.verdict import Derivation, FalseLabels, Outcome, SourceFailure, judge
+from tests.node.data.corpora import no_progress, small_manifest, spec_in, synthetic
 from tests.values import digest, peer
 
 DOCUMENTS, WINDOW = 240, 120
@@ -44,7 +43,7 @@ class Resharded:
     scored: list[RouterDocuments]
     """By window."""
 
-    def derive(self, sheets: Sheets | None = None, tools: Tools | None = None) -> Derived:
+    def derive(self, sheets: Sheets | None = None, tools: Tools | None = None) -> Derivation:
         job = Derive(
             manifest=self.manifest,
             previous=self.first,
@@ -71,8 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Resharded:
         routing=routing,
         training=replace(small_manifest(synthetic(8)).training, rounds=2),
     )
-    first = derive(manifest, tools, no_progress).spec
-    assert first is not None
+    first = spec_in(derive(manifest, tools, no_progress))
     shards = Shards(ShardCache(root / "cache", 1 << 24), tools, max_shards=4)
     scored = [shards.router_documents(manifest, first, w, no_progress) for w in range(2)]
     sheets = []
@@ -88,16 +86,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Resharded:
     return Resharded(manifest, first, tuple(sheets), tools, scored)
 
 
-def verdict(run: Resharded, claimed: RouterSpec, derived: Derived) -> tuple[Outcome, str]:
-    found = judge(recipe_of(run.manifest, epoch=1), claimed, derivation_of(derived))
+def verdict(run: Resharded, claimed: RouterSpec, derived: Derivation) -> tuple[Outcome, str]:
+    found = judge(recipe_of(run.manifest, epoch=1), claimed, derived)
     return found.outcome, found.stage
 
 
 @pytest.fixture(scope="module")
 def second(run: Resharded) -> RouterSpec:
-    found = run.derive().spec
-    assert found is not None
-    return found
+    return spec_in(run.derive())
 
 
 def test_the_next_router_sends_documents_where_they_scored_best(
@@ -124,7 +120,7 @@ def test_router_documents_are_the_window_s_with_all_paths_as_candidates(run: Res
 
 
 def test_whoever_derives_it_again_comes_to_the_same(run: Resharded, second: RouterSpec) -> None:
-    assert run.derive().spec == second
+    assert spec_in(run.derive()) == second
     assert verdict(run, second, run.derive()) == (Outcome.VERIFIED, "spec")
     shuffled = run.derive(run.sheets[::-1])
     assert verdict(run, second, shuffled) == (Outcome.VERIFIED, "spec")
@@ -145,14 +141,13 @@ def test_a_router_of_other_scores_than_the_ledger_s_is_refuted(
 ) -> None:
     """The author fitted it to a tampered sheet, or the ledger names one: labels differ."""
     tampered = run.derive(run.written(place, other_labels))
-    assert tampered.spec is not None
-    assert verdict(run, tampered.spec, run.derive()) == (Outcome.REFUTED, "labels")
+    assert verdict(run, spec_in(tampered), run.derive()) == (Outcome.REFUTED, "labels")
     assert verdict(run, second, tampered) == (Outcome.REFUTED, "labels")
 
 
 def test_scores_that_move_no_label_give_the_same_router(run: Resharded, second: RouterSpec) -> None:
     within = run.written(3, lambda scores: [score + 4 for score in scores])
-    assert run.derive(within).spec == second
+    assert spec_in(run.derive(within)) == second
 
 
 @pytest.mark.parametrize(
@@ -170,7 +165,7 @@ def test_sheets_that_make_no_labels_refute_whoever_goes_on_from_them(
     run: Resharded, second: RouterSpec, sheets: Callable[[Resharded], Sheets], words: str
 ) -> None:
     derived = run.derive(sheets(run))
-    assert derived.spec is None and words in derived.reason
+    assert isinstance(derived, FalseLabels) and words in derived.reason
     assert verdict(run, second, derived) == (Outcome.REFUTED, "labels")
 
 
@@ -178,7 +173,7 @@ def test_a_sheet_that_is_away_refutes_nobody(
     run: Resharded, second: RouterSpec, tmp_path: Path
 ) -> None:
     derived = run.derive(tools=Tools(blobs=BlobStore(tmp_path)))
-    assert derived.failed == "sheets"
+    assert isinstance(derived, SourceFailure)
     assert verdict(run, second, derived) == (Outcome.UNVERIFIABLE, "labels")
 
 
@@ -211,7 +206,8 @@ def test_sheets_of_other_documents_refute_whoever_can_tell_what_the_source_has(
     """All sheets of a window agree on a lie that would leave the first router as it is."""
     monkeypatch.setattr(relabelling, "is_authenticated", lambda source, access: authentic)
     derived = run.derive(in_every_path(run, change))
-    assert derived.spec is None and words in derived.reason
+    assert isinstance(derived, FalseLabels if authentic else SourceFailure)
+    assert words in derived.reason
     due = (Outcome.REFUTED, "labels") if authentic else (Outcome.UNVERIFIABLE, "source")
     assert verdict(run, second, derived) == due
 

@@ -21,6 +21,7 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.data.pinning import pin_files
 from dipaco.node.data.shards import WAITING, HeldOut, ShardMissing, Shards, TokenShard
+from dipaco.node.data.sources import Access
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage import shard_cache
 from dipaco.node.storage.blobs import BlobStore
@@ -37,7 +38,14 @@ from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.source import Source
 from dipaco.protocol.spec import RouterSpec, spec_digest
-from tests.node.data.corpora import no_progress, small_manifest, synthetic, texts, write_jsonl
+from tests.node.data.corpora import (
+    no_progress,
+    small_manifest,
+    spec_in,
+    synthetic,
+    texts,
+    write_jsonl,
+)
 
 DOCUMENTS, WINDOW = 260, 100
 LARGE = 1 << 30
@@ -45,13 +53,11 @@ LARGE = 1 << 30
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
-    return Tools(BlobStore(tmp_path_factory.mktemp("blobs")), local_files=True)
+    return Tools(BlobStore(tmp_path_factory.mktemp("blobs")), Access(local_sources=True))
 
 
 def derived(manifest: Manifest, tools: Tools) -> RouterSpec:
-    spec = derive(manifest, tools, no_progress).spec
-    assert spec is not None
-    return spec
+    return spec_in(derive(manifest, tools, no_progress))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 from dipaco.protocol.source import Source
 from tests.node.data.corpora import synthetic, texts, write_jsonl, write_parquet
 
-LOCAL = Access(local_files=True)
+LOCAL = Access(local_sources=True)
 
 
 def read(source: Source, start: int = 0, stop: int = 1 << 40) -> list[tuple[int, str]]:
@@ -224,7 +224,7 @@ from dipaco.node.data.pinning import pin_files
 from dipaco.node.data.sources import Access, rows
 
 source = pin_files([pathlib.Path(sys.argv[1])])
-stream = rows(source, start=0, stop=99, access=Access(local_files=True))
+stream = rows(source, start=0, stop=99, access=Access(local_sources=True))
 print([len(row["text"]) for row in stream])
 status = pathlib.Path("/proc/self/status").read_text()  # getrusage counts the parent's memory
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))

@@ -16,7 +16,7 @@ from dipaco.node.training.jobs import (
     Advanced,
     Answer,
     Derive,
-    Derived,
+    DerivedAnswer,
     Describe,
     Described,
     Failed,
@@ -59,6 +59,7 @@ from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.relabel import Relabelled
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.verdict import Derived
 
 TRAIN_SECONDS = 60.0
 DERIVE_SECONDS = 4.0
@@ -173,7 +174,8 @@ class FakeWorker:
                     spec = rederived(self.blobs, job, job.previous, shift=self.shift)
                 else:
                     spec = derived(job.manifest, shift=self.shift)
-                return Derived(spec=spec, authenticated=self.authenticated)
+                own = Derived(spec=spec, authenticated=self.authenticated)
+                return DerivedAnswer(derivation=own)
             case Materialise():
                 return Materialised(documents=1, tokens=1)
             case PerformLease(lease=SeedLease() | TrainLease() as lease):

@@ -22,7 +22,6 @@ from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Answer, Derive, Failed, Job, Materialise, Progress
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.node.training.worker_process import perform
 from dipaco.node.wiring import Parts, overview_of, wire
 from dipaco.protocol.errors import DipacoError
@@ -31,6 +30,7 @@ from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from tests.node.scheduling.fakes import FakeWorker
+from tests.settings import settings
 from tests.values import TOKENIZER, key, manifest, peer
 
 SCHEDULER = "scheduler"
@@ -52,8 +52,8 @@ class RealReader:
 
     def __init__(self, home: Home, *, local_sources: bool = True, crash: int = 0) -> None:
         """crash   how many jobs the process dies of before it does one."""
-        settings = WorkerSettings(home=home.root, local_sources=local_sources)
-        self._performer = Performer(settings)
+        run = RunSection(local_sources=local_sources)
+        self._performer = Performer(settings(home.root, run=run))
         self._crash = crash
         self.done: list[Job] = []
         self.begun: list[tuple[float, Job]] = []

@@ -17,13 +17,14 @@ from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.table import work_of
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Derive, Job, Progress
-from dipaco.node.training.worker import Worker, WorkerSettings
+from dipaco.node.training.worker import Worker
 from dipaco.protocol.manifest import run_id
 from tests.golden.trajectories import tiny
 from tests.node.scheduling.fakes import trains
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Node, RealReader, Swarm, found, until
 from tests.node.scheduling.test_interruptions import VALUE
 from tests.node.scheduling.test_swarm import states, undisturbed
+from tests.settings import settings
 from tests.values import manifest, peer
 
 PATIENCE = 180  # seconds until a test that waits for processes gives up
@@ -143,7 +144,7 @@ class RealProcess(Worker):
     """The worker process itself, which says when it trains."""
 
     def __init__(self, home: Home) -> None:
-        super().__init__(WorkerSettings(home=home.root, device="cpu"), lambda line: None)
+        super().__init__(settings(home.root), lambda line: None)
         self.trains = trio.Event()
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:

@@ -13,11 +13,11 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from dipaco.node.config import StorageSection
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Job, PerformLease, Progress
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.reference import ReferenceResult, run_reference
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.node.training.worker_process import perform
 from dipaco.protocol.early_stopping import kept_version
 from dipaco.protocol.lease import TrainLease
@@ -26,13 +26,16 @@ from dipaco.protocol.training import Adam
 from tests.golden.trajectories import tiny
 from tests.node.scheduling.fakes import trains
 from tests.node.scheduling.swarm import SCHEDULER, Swarm, found, until
+from tests.settings import settings
 
 
 class RealWorker:
     """Does every job as the worker process does; only training takes time, of the virtual clock."""
 
     def __init__(self, home: Home, *, max_shards: int = 4) -> None:
-        self._performer = Performer(settings(home.root, max_shards))
+        self._performer = Performer(
+            settings(home.root, storage=StorageSection(max_shards=max_shards))
+        )
         self.trained: list[tuple[int, int]] = []
         """Path and round of every lease of a round."""
         self.pid: int | None = None
@@ -46,10 +49,6 @@ class RealWorker:
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
-
-
-def settings(home: Path, max_shards: int = 4) -> WorkerSettings:
-    return WorkerSettings(home=home, device="cpu", threads=1, max_shards=max_shards)
 
 
 def everything() -> Manifest:

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded import embedded_tokenizer_path
 from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.sources import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derive, Materialise
 from dipaco.node.wiring import FAREWELL_SECONDS
@@ -25,7 +26,7 @@ from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
 from dipaco.protocol.verdict import Outcome, Receipt, Verdict
-from tests.node.data.corpora import no_progress, small_manifest, texts, write_jsonl
+from tests.node.data.corpora import no_progress, small_manifest, spec_in, texts, write_jsonl
 from tests.node.scheduling.fakes import derived, trains
 from tests.node.scheduling.swarm import (
     RUN,
@@ -207,9 +208,8 @@ def pinned(folder: Path, count: int = 200) -> tuple[Path, Manifest]:
 
 
 def honest(run: Manifest, folder: Path) -> RouterSpec:
-    found = derive(run, Tools(BlobStore(folder / "own"), local_files=True), no_progress)
-    assert found.spec is not None
-    return found.spec
+    found = derive(run, Tools(BlobStore(folder / "own"), Access(local_sources=True)), no_progress)
+    return spec_in(found)
 
 
 def shrinks(path: Path) -> None:

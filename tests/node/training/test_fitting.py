@@ -2,9 +2,9 @@
 
 import torch
 
+from dipaco.node.config import ComputeSection
 from dipaco.node.training.fitting import made_up_rows, measure
 from dipaco.node.training.jobs import Fit
-from dipaco.node.training.options import Options
 from dipaco.protocol.model_shape import Model
 from tests.node.training.small import CONTEXT, VOCABULARY, small_manifest
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 def test_real_steps_are_taken_and_timed() -> None:
     job = Fit(manifest=small_manifest(), micro_batch=2, checkpointing=False, usable=1 << 40)
-    found = measure(job, CPU, Options())
+    found = measure(job, CPU, ComputeSection())
     assert found.fits and found.micro_seconds > 0 and found.step_seconds > 0
     assert found.peak > 50 << 20  # torch alone has that
 
@@ -23,7 +23,7 @@ def test_what_does_not_fit_is_an_answer_and_kills_nobody() -> None:
     job = Fit(
         manifest=small_manifest(model=huge), micro_batch=1, checkpointing=False, usable=1 << 30
     )
-    assert not measure(job, CPU, Options()).fits
+    assert not measure(job, CPU, ComputeSection()).fits
     torch.empty(2 << 30, dtype=torch.uint8)  # the limit ends with the measurement
 
 

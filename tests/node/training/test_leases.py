@@ -37,6 +37,7 @@ from tests.node.training.small import (
     small_manifest,
     train_lease,
 )
+from tests.settings import ONE_THREAD
 from tests.values import digest
 
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def blobs(tmp_path: Path) -> BlobStore:
 
 @pytest.fixture
 def trainer(blobs: BlobStore) -> Trainer:
-    return Trainer(blobs, device="cpu", threads=1, max_batch=0)
+    return Trainer(blobs, ONE_THREAD)
 
 
 def seed_of(trainer: Trainer, value: Manifest) -> SeedResult:
@@ -121,7 +122,7 @@ def test_the_same_lease_gives_the_same_digests_in_any_order_and_by_anybody(
     first = {path: train(trainer, value, states, path).deltas for path in (0, 1, 2, 3)}
     again = {path: train(trainer, value, states, path).deltas for path in (3, 1, 0, 2)}
     assert first == again
-    elsewhere = Trainer(BlobStore(tmp_path / "b"), device="cpu", threads=1, max_batch=0)
+    elsewhere = Trainer(BlobStore(tmp_path / "b"), ONE_THREAD)
     assert version_zero(elsewhere, value) == states
     assert train(elsewhere, value, states, 2).deltas == first[2]
     assert len({blobs for blobs in first.values()}) == 4
@@ -274,7 +275,7 @@ def test_a_round_goes_on_from_the_moments_of_the_round_before(
     other = BlobStore(tmp_path / "other")  # whoever takes the lease, from the blobs alone
     for digest_ in (*zero.values(), *(m.digest for m in first.moments)):
         other.write(blobs.read(digest_, 1 << 20))
-    elsewhere = Trainer(other, device="cpu", threads=1, max_batch=0)
+    elsewhere = Trainer(other, ONE_THREAD)
     assert train(elsewhere, value, zero, 1, 2, first.moments).deltas == second.deltas
 
 

@@ -33,6 +33,7 @@ from tests.node.training.small import (
     shard,
     small_manifest,
 )
+from tests.settings import ONE_THREAD
 from tests.values import digest
 
 CPU = torch.device("cpu")
@@ -177,8 +178,8 @@ def test_what_a_lease_learnt_holds_for_the_next_and_is_told_once(
     monkeypatch.setattr(leases, "PathModel", make)
     told: list[str] = []
     blobs = BlobStore(tmp_path)
-    short = Trainer(blobs, device="cpu", threads=1, max_batch=0, tell=told.append)
-    plenty = Trainer(blobs, device="cpu", threads=1, max_batch=2)
+    short = Trainer(blobs, ONE_THREAD, tell=told.append)
+    plenty = Trainer(blobs, replace(ONE_THREAD, max_batch=2))
     assert seed(short) == seed(plenty)
     assert told == [
         "cpu ran out of memory; the step was begun again and goes on with micro-batches of 2: "
@@ -195,7 +196,7 @@ def test_a_lease_that_does_not_fit_at_all_names_the_doctor(
         holds = holds_checkpointed = 0
 
     monkeypatch.setattr(leases, "PathModel", TooSmall)
-    trainer = Trainer(BlobStore(tmp_path), device="cpu", threads=1, max_batch=0)
+    trainer = Trainer(BlobStore(tmp_path), ONE_THREAD)
     with pytest.raises(NoDevice, match=r"^cpu has too little memory .*doctor --fit RUN`$"):
         seed(trainer)
 

@@ -8,13 +8,14 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from dipaco.node.config import ComputeSection
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training import options
 from dipaco.node.training.adamw import AdamW
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
 from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import PathModel, load
-from dipaco.node.training.options import Options, check_moment_bits
+from dipaco.node.training.options import check_moment_bits
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.training import Adam
@@ -28,7 +29,7 @@ from tests.node.training.small import (
 
 CPU = torch.device("cpu")
 COMPILERS_WARN = pytest.mark.filterwarnings("ignore")  # torch's own, within torch
-EIGHT = Options(moment_bits=8)
+EIGHT = ComputeSection(device="cpu", threads=1, moment_bits=8)
 
 
 def resetting() -> Manifest:
@@ -82,7 +83,7 @@ def test_8_bits_are_refused_where_moments_are_carried_and_without_the_library(
     check_moment_bits(32, carrying)
     with pytest.raises(ConfigError, match=r"moment_bits = 8 does not suit run .* \(inner_state\)"):
         check_moment_bits(8, carrying)
-    trainer = Trainer(BlobStore(tmp_path), device="cpu", threads=1, max_batch=0, options=EIGHT)
+    trainer = Trainer(BlobStore(tmp_path), EIGHT)
     with pytest.raises(ConfigError, match="does not suit"):
         trainer.seed(carrying, seed_lease(), shard(0), Reports())
     monkeypatch.setattr(options, "find_spec", lambda name: None)

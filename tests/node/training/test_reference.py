@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from dipaco.node.aggregation.outer import read_delta
+from dipaco.node.config import StorageSection
 from dipaco.node.data.embedded import embedded_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress
 from dipaco.node.training.reference import ReferenceResult, run_reference
-from dipaco.node.training.worker import WorkerSettings
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.manifest import (
     Capacity,
@@ -23,9 +23,11 @@ from dipaco.protocol.manifest import (
 from dipaco.protocol.model_shape import Grid, Level, Model
 from dipaco.protocol.source import Source
 from dipaco.protocol.training import Adam, Nesterov, Training
+from tests.settings import settings
 from tests.values import manifest
 
 LEVELS = (Level(experts=2, blocks=1), Level(experts=2, blocks=1))
+ROOMY = StorageSection()
 TRAINING = Training(
     seed_steps=2,
     rounds=2,
@@ -48,19 +50,14 @@ def tiny(**changes: object) -> Manifest:
     return msgspec.structs.replace(plain, **changes)
 
 
-def run(
-    value: Manifest, home: Path, *, max_shards: int = 4, cache_bytes: int = 1 << 30
-) -> ReferenceResult:
-    settings = WorkerSettings(
-        home=home, device="cpu", threads=1, max_shards=max_shards, cache_bytes=cache_bytes
-    )
-    return run_reference(value, settings, lambda what, progress: None)
+def run(value: Manifest, home: Path, *, storage: StorageSection = ROOMY) -> ReferenceResult:
+    return run_reference(value, settings(home, storage=storage), lambda what, progress: None)
 
 
 def test_two_homes_come_to_the_same_result_whatever_their_caches_hold(tmp_path: Path) -> None:
     value = tiny()
     first = run(value, tmp_path / "a")
-    assert run(value, tmp_path / "b", max_shards=1) == first
+    assert run(value, tmp_path / "b", storage=StorageSection(max_shards=1)) == first
     again = run(value, tmp_path / "a")  # all shards and blobs are there already
     assert again == first
 
@@ -70,7 +67,8 @@ def test_windows_take_turns_and_a_cache_for_one_of_them_changes_nothing(tmp_path
     value = tiny(source=source)
     roomy = run(value, tmp_path / "a")
     group = max(p.stat().st_size for p in (tmp_path / "a" / "cache").rglob("train.dense"))
-    assert run(value, tmp_path / "b", max_shards=1, cache_bytes=3 * group) == roomy
+    storage = StorageSection(max_shards=1, cache_max=3 * group)
+    assert run(value, tmp_path / "b", storage=storage) == roomy
     kept = len(list((tmp_path / "b" / "cache" / "shards").iterdir()))
     assert kept < len(list((tmp_path / "a" / "cache" / "shards").iterdir())) == 2
 
@@ -176,14 +174,13 @@ def test_re_sharding_comes_to_the_same_in_another_home_with_a_smaller_cache(
     training = msgspec.structs.replace(value.training, inner_steps=2)
     value = msgspec.structs.replace(value, training=training)
     first = run(value, tmp_path / "a")
-    assert run(value, tmp_path / "b", max_shards=1) == first
+    assert run(value, tmp_path / "b", storage=StorageSection(max_shards=1)) == first
 
 
 def test_progress_names_each_piece_of_work(tmp_path: Path) -> None:
     seen: dict[str, Progress] = {}
     value = tiny(training=msgspec.structs.replace(TRAINING, rounds=1))
-    settings = WorkerSettings(home=tmp_path, device="cpu", threads=1)
-    run_reference(value, settings, seen.__setitem__)
+    run_reference(value, settings(tmp_path), seen.__setitem__)
     work = [f"round 1, path {path}" for path in range(4)]
     assert [what for what in seen if what in work] == work
     assert seen["seed model"].done == seen["seed model"].total == 2

@@ -8,20 +8,33 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
+import psutil
 import pytest
 import trio
 
 from dipaco.node.aggregation.outer import take_outer_step
+from dipaco.node.config import ComputeSection, RunSection, StorageSection
+from dipaco.node.jobs.settings import environment
+from dipaco.node.scheduling.verification import derivation_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull, Home
-from dipaco.node.training.frames import MAX_FRAME, body_length, pack, read_job, read_report
+from dipaco.node.training.frames import (
+    MAX_FRAME,
+    body_length,
+    pack,
+    read_job,
+    read_report,
+    read_settings,
+)
 from dipaco.node.training.jobs import (
     Answer,
     Derive,
-    Derived,
+    DerivedAnswer,
     Failed,
+    FailureKind,
     Inspected,
     Job,
     OuterStep,
@@ -29,10 +42,9 @@ from dipaco.node.training.jobs import (
     Progress,
     Stepped,
 )
-from dipaco.node.training.options import Options
 from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import Worker, WorkerSettings, describe_death
-from dipaco.node.training.worker_process import Throttle, parse, perform
+from dipaco.node.training.worker import COMMAND, Worker, describe_death
+from dipaco.node.training.worker_process import Throttle, perform
 from dipaco.protocol.errors import (
     ConfigError,
     DipacoError,
@@ -45,8 +57,10 @@ from dipaco.protocol.lease import SeedResult
 from dipaco.protocol.ledger import Contribution
 from dipaco.protocol.source import Source, SourceFile
 from dipaco.protocol.topology import STEM
-from tests.node.training.small import Reports, job_of, seed_lease, small_manifest
+from dipaco.protocol.verdict import Derivation, Derived, FalseLabels, LocalFailure, SourceFailure
+from tests.node.training.small import Reports, any_spec, job_of, seed_lease, small_manifest
 from tests.node.training.test_reference import TRAINING, tiny
+from tests.settings import settings
 from tests.values import digest, peer
 
 CORPUS = SourceFile(name="/srv/corpus.txt", size=1, sha256=digest("corpus"), rows=400)
@@ -56,7 +70,7 @@ PATIENCE = 180  # seconds until a test that waits for a process gives up
 @asynccontextmanager
 async def worker(home: Path, log: list[str] | None = None) -> AsyncIterator[Worker]:
     lines: list[str] = [] if log is None else log
-    made = Worker(WorkerSettings(home=home, device="cpu"), lines.append)
+    made = Worker(settings(home), lines.append)
     with trio.fail_after(PATIENCE):
         try:
             yield made
@@ -103,13 +117,12 @@ async def test_a_job_is_done_by_a_child_that_serves_the_next_one_too(tmp_path: P
 
 async def test_a_run_in_the_child_equals_a_run_in_this_process(tmp_path: Path) -> None:
     value, reports = tiny(), Reports()
-    settings = WorkerSettings(home=tmp_path / "own", device="cpu")
-    own = Performer(settings)
+    own = Performer(settings(tmp_path / "own"))
     async with worker(tmp_path / "child") as made:
-        derived = await made.run(Derive(manifest=value), ignore)
-        assert isinstance(derived, Derived) and derived.spec is not None
-        assert derived == own.perform(Derive(manifest=value), ignore)
-        job = job_of(value, seed_lease(), derived.spec)
+        answer = await made.run(Derive(manifest=value), ignore)
+        assert isinstance(answer, DerivedAnswer) and isinstance(answer.derivation, Derived)
+        assert answer == own.perform(Derive(manifest=value), ignore)
+        job = job_of(value, seed_lease(), answer.derivation.spec)
         trained = await made.run(job, reports)
         again = own.perform(job, ignore)
         assert isinstance(trained, SeedResult) and isinstance(again, SeedResult)
@@ -195,7 +208,7 @@ def test_what_goes_wrong_for_a_reason_says_of_which_kind_it_is(
         def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
             raise error
 
-    failing = Failing(WorkerSettings(home=tmp_path))
+    failing = Failing(settings(tmp_path))
     answer = perform(failing, step_job(tmp_path), ignore)
     assert answer == Failed(kind=kind, reason="no")  # type: ignore[arg-type]
 
@@ -236,33 +249,33 @@ async def test_a_bug_in_the_child_ends_it_and_its_last_words_are_told(tmp_path: 
     assert any("Traceback" in line for line in log)
 
 
-def child(home: Path) -> "subprocess.Popen[bytes]":
-    settings = WorkerSettings(home=home, device="cpu")
+def child() -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        settings.command(),
-        env=settings.environment(),
+        COMMAND,
+        env=environment(threads=1),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
-def test_the_child_leaves_when_its_stdin_ends(tmp_path: Path) -> None:
-    with child(tmp_path) as process:
+def test_the_child_leaves_when_its_stdin_ends() -> None:
+    with child() as process:
         out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out, err) == (0, b"", b"")
 
 
 def test_the_child_leaves_when_its_stdin_ends_within_a_frame(tmp_path: Path) -> None:
-    with child(tmp_path) as process:
-        out, err = process.communicate(pack(endless_job())[:-1], timeout=PATIENCE)
+    with child() as process:
+        frames = pack(settings(tmp_path)) + pack(endless_job())
+        out, err = process.communicate(frames[:-1], timeout=PATIENCE)
         assert (process.returncode, out, err) == (0, b"", b"")
 
 
 def test_the_child_leaves_in_mid_job_when_its_stdin_ends(tmp_path: Path) -> None:
-    with child(tmp_path) as process:
+    with child() as process:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(pack(endless_job()))
+        process.stdin.write(pack(settings(tmp_path)) + pack(endless_job()))
         process.stdin.flush()
         header = process.stdout.read(4)
         assert isinstance(read_report(process.stdout.read(body_length(header))), Progress)
@@ -281,8 +294,8 @@ def test_the_child_leaves_in_mid_job_when_its_stdin_ends(tmp_path: Path) -> None
 def test_garbage_on_its_stdin_ends_the_child_with_a_line(
     tmp_path: Path, garbage: bytes, said: bytes
 ) -> None:
-    with child(tmp_path) as process:
-        out, err = process.communicate(garbage, timeout=PATIENCE)
+    with child() as process:
+        out, err = process.communicate(pack(settings(tmp_path)) + garbage, timeout=PATIENCE)
         assert (process.returncode, out) == (2, b"")
         assert said in err and err.count(b"\n") == 1
 
@@ -291,11 +304,7 @@ async def test_garbage_from_the_child_is_a_failure_with_a_reason(tmp_path: Path)
     script = tmp_path / "script.py"
     script.write_text("import sys; sys.stdout.write('hello, world'); sys.stdout.flush(); input()")
 
-    class Stray(WorkerSettings):
-        def command(self) -> list[str]:
-            return [sys.executable, str(script)]
-
-    made = Worker(Stray(home=tmp_path), lambda line: None)
+    made = Worker(settings(tmp_path), lambda line: None, command=[sys.executable, str(script)])
     with trio.fail_after(PATIENCE):
         answer = await made.run(step_job(tmp_path), ignore)
         await made.close()
@@ -320,39 +329,72 @@ def nice(pid: int) -> int:
 
 
 def test_the_child_has_low_priority_and_never_spins(tmp_path: Path) -> None:
-    settings = WorkerSettings(home=tmp_path, threads=3, niceness=7)
-    assert settings.environment()["OMP_WAIT_POLICY"] == "passive"
-    assert settings.environment()["OMP_NUM_THREADS"] == "3"
-    with subprocess.Popen(
-        settings.command(), env=settings.environment(), stdin=-1, stdout=-1, stderr=-1
-    ) as process:
+    assert environment(3)["OMP_WAIT_POLICY"] == "passive"
+    assert environment(3)["OMP_NUM_THREADS"] == "3"
+    low = settings(tmp_path, compute=ComputeSection(device="cpu", nice=7))
+    with child() as process:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(pack(step_job(tmp_path)))
+        process.stdin.write(pack(low) + pack(step_job(tmp_path)))
         process.stdin.flush()
         process.stdout.read(4)
         assert nice(process.pid) - nice(os.getpid()) == 7
         process.communicate(timeout=PATIENCE)
 
 
-def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
-    plain = WorkerSettings(home=tmp_path)
-    other = WorkerSettings(
-        home=tmp_path / "x y",
-        device="cuda:1",
-        threads=7,
-        max_shards=9,
-        cache_bytes=123,
-        max_batch=5,
-        options=Options(checkpointing="on", compile=True, moment_bits=8),
-        niceness=3,
-        local_sources=True,
-        whole_files=True,
+def test_the_first_frame_carries_every_setting(tmp_path: Path) -> None:
+    other = settings(
+        tmp_path / "x y",
+        run=RunSection(id="tiny", verify="warn", local_sources=True, whole_files=True),
+        compute=ComputeSection(
+            device="cuda:1",
+            threads=7,
+            max_batch=5,
+            checkpointing="on",
+            compile=True,
+            moment_bits=8,
+            nice=3,
+        ),
+        storage=StorageSection(max_shards=9, cache_max=123, min_free=5),
     )
-    for settings in (plain, other):
-        assert parse(settings.command()[3:]) == settings
-    changed = [f for f in plain.__slots__ if getattr(plain, f) != getattr(other, f)]
-    assert changed == list(plain.__slots__)
-    assert all(getattr(plain.options, f) != getattr(other.options, f) for f in Options.__slots__)
+    for section in (other.run, other.compute, other.storage):
+        plain = type(section)()
+        fields = section.__struct_fields__
+        assert [f for f in fields if getattr(section, f) != getattr(plain, f)] == list(fields)
+    assert read_settings(pack(other)[4:]) == other
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"compute": ComputeSection(nice=99)}, "`int` <= 19 - at `$.compute.nice`"),
+        ({"storage": StorageSection(max_shards=0)}, "at `$.storage.max_shards`"),
+    ],
+)
+def test_settings_out_of_their_bounds_end_the_child_with_a_line(
+    tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    with child() as process:
+        out, err = process.communicate(pack(settings(tmp_path, **wrong)), timeout=PATIENCE)
+    assert (process.returncode, out) == (2, b"")
+    assert "not a worker's settings: malformed WorkerSettings: " in err.decode()
+    assert said in err.decode() and err.count(b"\n") == 1
+
+
+def test_the_home_of_a_worker_is_an_absolute_path_in_utf_8() -> None:
+    plain = settings(Path("here"))
+    assert Path(plain.home) == Path.cwd() / "here"
+    with pytest.raises(ValueError, match="home"):
+        msgspec.structs.replace(plain, home="here")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        settings(Path(os.fsdecode(b"/srv/\xff")))
+
+
+async def test_the_child_stands_in_its_home_and_imports_nothing_from_there(tmp_path: Path) -> None:
+    trap = tmp_path / "queue.py"  # the standard library's name for something it imports
+    trap.write_text("raise SystemExit(9)")
+    async with worker(tmp_path) as made:
+        assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
+        assert psutil.Process(made.pid).cwd() == str(tmp_path.resolve())
 
 
 @pytest.mark.parametrize(
@@ -391,6 +433,28 @@ def test_a_death_is_described_for_a_person() -> None:
     assert describe_death(-11, "") == "the worker process was ended by signal SIGSEGV"
     assert describe_death(1, "boom").endswith("exited with code 1; its last words: boom")
     assert "had to be killed" in describe_death(None, "")
+
+
+@pytest.mark.parametrize(
+    "derivation",
+    [
+        Derived(spec=any_spec(small_manifest()), authenticated=True),
+        SourceFailure(stage="tokenizer", reason="nobody has it"),
+        SourceFailure(stage="source", reason="no text column", lasting=True),
+        LocalFailure(reason="out of memory"),
+        FalseLabels(reason="no sheet"),
+    ],
+)
+def test_what_a_derivation_came_to_is_told_as_it_is(derivation: Derivation) -> None:
+    answer = DerivedAnswer(derivation=derivation)
+    assert read_report(pack(answer)[4:]) == answer
+    assert derivation_of(answer) is derivation
+
+
+def test_a_worker_that_cannot_derive_is_a_failure_of_this_machine() -> None:
+    for kind in get_args(FailureKind):
+        failed = Failed(kind=kind, reason="killed")
+        assert derivation_of(failed) == LocalFailure(reason="killed")
 
 
 def test_frames_hold_what_was_packed_and_bugs_are_ours() -> None:

@@ -1,0 +1,76 @@
+"""What a worker process is told once, in its first frame: the sections of the configuration.
+
+No default stands here: all of them are the sections' own (`node/config.py`).
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from dipaco.node.config import ComputeSection, NodeConfig, RunSection, StorageSection
+from dipaco.protocol.canonical import Wire
+from dipaco.protocol.errors import ConfigError
+
+
+class WorkerSettings(Wire, frozen=True, kw_only=True):
+    """How this volunteer's worker process runs; all of it is the volunteer's own business."""
+
+    home: Annotated[str, Meta(pattern=r"^/")]
+    """The node's folder, absolute: blob store and caches lie in it."""
+    run: RunSection
+    compute: ComputeSection
+    storage: StorageSection
+
+    @property
+    def folder(self) -> Path:
+        """The home as a path."""
+        return Path(self.home)
+
+
+def settings_of(config: NodeConfig) -> WorkerSettings:
+    """Return the worker's part of a node's configuration; raises ConfigError."""
+    home = str(config.home.absolute())
+    try:
+        home.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"home: {home!r} is not UTF-8: choose another --home") from None
+    return WorkerSettings(
+        home=home,
+        run=config.run,
+        compute=config.compute,
+        storage=config.storage,
+    )
+
+
+def reproducible_settings(home: Path, device: str) -> WorkerSettings:
+    """Return the settings of commands that train a run of the operator's own in one process.
+
+    One thread: on the CPU the results are then the same bits on every machine of a kind.
+    """
+    return settings_of(
+        NodeConfig(
+            home=home,
+            run=RunSection(local_sources=True),
+            compute=ComputeSection(device=device, threads=1),
+        )
+    )
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a process that trains with `threads`: ours, and calm threads.
+
+    Active spinning of OpenMP's threads was measured to cost a shared machine a factor of 8.
+    cuBLAS is deterministic only with a fixed workspace.
+    """
+    count = str(threads)
+    return os.environ | {
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "RAYON_NUM_THREADS": count,
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
