@@ -187,22 +187,12 @@ def bootstrap(config: NodeConfig) -> Check:
 
 def source(manifest: Manifest, *, local_files: bool) -> Check:
     """Look whether a run's documents can be read, as far as that can be told without a network."""
-    kind, files = manifest.source.kind, manifest.source.files
-    if kind == "hub":
-        words = "on a public hub, not tried here: `verify` reads it"
-        return Check(name="source", verdict="ok", words=words)
-    if kind != "files":
-        return Check(name="source", verdict="ok", words=f"{kind}: part of this program")
-    if not local_files:
-        cure = "set run.local_sources if you trust the run's owner to name files of yours"
-        words = "files of this machine, which this node may not read"
-        return Check(name="source", verdict="fail", words=words, cure=cure)
-    missing = [f.name for f in files if not os.access(f.name, os.R_OK)]
-    if missing:
-        words = f"{len(missing)} of {len(files)} files cannot be read, first {missing[0]}"
-        cure = "put them where the run's manifest names them"
-        return Check(name="source", verdict="fail", words=words, cure=cure)
-    return Check(name="source", verdict="ok", words=f"{len(files)} files of this machine")
+    from dipaco.node.data.sources.dispatch import reachable
+    from dipaco.node.data.sources.interface import Access
+
+    reach = reachable(manifest.source, Access(local_files=local_files))
+    verdict: Literal["ok", "fail"] = "fail" if reach.cure else "ok"
+    return Check(name="source", verdict=verdict, words=reach.words, cure=reach.cure)
 
 
 def device(answer: Answer, wish: str) -> Check:

@@ -11,7 +11,8 @@ from typing import Literal
 from dipaco.node.data.documents import document_batches, token_count
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.progress import Meter, OnProgress
-from dipaco.node.data.sources import Access, is_authenticated, rows
+from dipaco.node.data.sources.dispatch import is_authenticated, rows
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derived

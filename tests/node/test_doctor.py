@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dipaco.node.config import NodeConfig, NodeSection
 from dipaco.node.doctor import (
@@ -104,6 +105,17 @@ def test_a_source_of_local_files_is_looked_for(tmp_path: Path) -> None:
     name.write_text("a")
     assert source(run, local_files=True).verdict == "ok"
     assert source(small_manifest(), local_files=False).verdict == "ok"
+
+
+def test_a_source_at_addresses_is_no_source_of_this_machine() -> None:
+    named = SourceFile(name="https://example.org/a.txt", size=1, sha256=digest("a"), rows=400)
+    files = Source(kind="files", revision="1", files=(named,), documents=400, window=400)
+    found = source(small_manifest(source=files), local_files=False)
+    assert (found.verdict, found.words) == ("ok", "1 file at https addresses, not tried here")
+    inside = replace(files, files=(replace(named, name="https://10.0.0.1/a.txt"),))
+    refused = source(small_manifest(source=inside), local_files=False)
+    assert refused.verdict == "fail" and "own network" in refused.words
+    assert source(small_manifest(source=inside), local_files=True).verdict == "ok"
 
 
 def test_a_cpu_that_nobody_asked_for_is_a_warning_and_a_missing_device_fails() -> None:

@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.https import HttpsFile, check_url, retry_after
 from dipaco.node.data.patience import Broken, Patience
-from dipaco.node.data.pinning import pin_files
-from dipaco.node.data.sources import Access, is_authenticated, rows
+from dipaco.node.data.sources.dispatch import is_authenticated, rows
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable

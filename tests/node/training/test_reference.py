@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress

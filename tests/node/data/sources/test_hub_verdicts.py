@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
-from dipaco.node.data.pinning import pin_hub
+from dipaco.node.data.sources.hub import pin_hub
 from dipaco.node.scheduling.verification import derivation_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.manifest import Manifest
