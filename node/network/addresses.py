@@ -8,7 +8,6 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
-from dataclasses import replace
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -97,8 +96,5 @@ async def resolve(address: Address) -> list[Address]:
         found = await trio.socket.getaddrinfo(address.host, None, family, socket.SOCK_STREAM)
     except OSError:
         return []
-    return [
-        replace(address, kind="ip6" if kin == socket.AF_INET6 else "ip4", host=host)
-        for kin, _, _, _, (host, *_) in found
-        if "%" not in host  # of a network card, which libp2p cannot name
-    ]
+    ips = [str(place[0]) for _, _, _, _, place in found]
+    return [address.at_ip(ip) for ip in ips if "%" not in ip]  # libp2p knows no zones

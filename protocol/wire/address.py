@@ -16,7 +16,8 @@ IP_VERSIONS = {"ip4": 4, "ip6": 6}
 NAME_KINDS = ("dns", "dns4", "dns6")
 MAX_PORT = 65535
 MAX_NAME = 253  # characters of a DNS name (RFC 1035, section 2.3.4, less length bytes)
-MAX_TEXT = 512  # characters: a name of full length, two PeerIDs and what stands between
+MAX_PLACE = 256  # characters without the peer, as a record of a peer has it
+MAX_TEXT = MAX_PLACE + len("/p2p/") + 52
 _LABEL = re.compile(r"(?!..--)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?|xn--[A-Za-z0-9-]{1,59}")
 
 
@@ -66,6 +67,8 @@ class Address:
         for peer in (self.relay, self.peer):
             if peer is not None:
                 _check_peer(peer)
+        if len(self._place) > MAX_PLACE:
+            raise ValueError(f"longer than {MAX_PLACE} characters without its peer")
 
     @classmethod
     def parse(cls, text: str) -> "Address":
@@ -96,9 +99,12 @@ class Address:
 
     def __str__(self) -> str:
         """The only text of this address: `parse` gives the address back."""
+        return f"{self._place}/p2p/{self.peer}" if self.peer else self._place
+
+    @property
+    def _place(self) -> str:
         through = f"/p2p/{self.relay}/p2p-circuit" if self.relay else ""
-        whose = f"/p2p/{self.peer}" if self.peer else ""
-        return f"/{self.kind}/{self.host}/tcp/{self.port}{through}{whose}"
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{through}"
 
     @property
     def is_name(self) -> bool:
@@ -120,6 +126,11 @@ class Address:
     def with_peer(self, peer: PeerId) -> "Address":
         """Return the same place with `peer` there."""
         return replace(self, peer=peer)
+
+    def at_ip(self, ip: str) -> "Address":
+        """Return the same port and peers with the IP address `ip` for the host."""
+        found = ipaddress.ip_address(ip)
+        return replace(self, kind=f"ip{found.version}", host=str(found))
 
     @property
     def host_and_port(self) -> str:

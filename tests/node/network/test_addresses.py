@@ -1,11 +1,15 @@
 """Addresses in signed records, and bytes counted per peer.
 
-Rules of this file: pure functions and values.
+Rules of this file: values; names are looked up in a resolver of the test's own.
 """
 
-import pytest
+import socket
+from typing import Any
 
-from dipaco.node.network.addresses import addresses_of, sign_records
+import pytest
+import trio
+
+from dipaco.node.network.addresses import addresses_of, resolve, sign_records
 from dipaco.node.network.transport import Traffic
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.messages import MAX_ADDRESSES, PeerRecord, open_record
@@ -50,6 +54,35 @@ def test_a_node_signs_one_record_per_scope() -> None:
     assert signed() == [()]
     many = [f"/ip4/8.8.8.{n}/tcp/1" for n in range(20)]
     assert signed(*many) == [tuple(many[:MAX_ADDRESSES])]
+
+
+class Names(trio.abc.HostnameResolver):
+    """Says of every name that it has these IP addresses."""
+
+    def __init__(self, *ips: str) -> None:
+        self._ips = ips
+
+    async def getaddrinfo(self, host: Any, *_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 0)) for ip in self._ips]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_name_becomes_its_ip_addresses_however_they_are_written() -> None:
+    trio.socket.set_custom_hostname_resolver(
+        Names("8.8.8.8", "2001:DB8::0:1", "::ffff:1.2.3.4", "fe80::1%eth0")
+    )
+    found = await resolve(Address.parse(f"{WORLD}/p2p/{PEERS[0]}"))
+    assert found == [
+        Address.parse(f"/{place}/tcp/1/p2p/{PEERS[0]}")
+        for place in ("ip4/8.8.8.8", "ip6/2001:db8::1", "ip6/::ffff:1.2.3.4")
+    ]
+
+
+async def test_an_ip_address_is_not_looked_up() -> None:
+    trio.socket.set_custom_hostname_resolver(Names())
+    assert await resolve(Address.parse(LOOP)) == [Address.parse(LOOP)]
 
 
 def test_traffic_of_forgotten_peers_stays_in_the_totals() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipaco.protocol.identity import PeerId, peer_id_of
-from dipaco.protocol.wire.address import MAX_TEXT, Address, Scope, scope_of_ip
+from dipaco.protocol.wire.address import MAX_PLACE, MAX_TEXT, Address, Scope, scope_of_ip
 
 PEER, RELAY = peer_id_of(bytes(32)), peer_id_of(bytes([1] * 32))
 PLACE = "/ip4/203.0.113.7/tcp/4410"
@@ -119,6 +119,16 @@ def test_names_may_be_as_long_as_dns_has_them() -> None:
         "localhost",
     ):
         assert Address.parse(f"/dns/{name}/tcp/1").host == name
+
+
+def test_every_address_fits_a_record_of_its_peer() -> None:
+    name = ".".join([LONGEST_LABEL] * 3 + ["a" * 53])
+    longest = f"/dns/{name}/tcp/1"
+    assert len(longest) == MAX_PLACE
+    assert len(str(Address.parse(f"{longest}/p2p/{PEER}"))) == MAX_TEXT
+    for longer in (f"/dns4/{name}/tcp/1", f"/dns/{name}/tcp/1/p2p/{RELAY}/p2p-circuit"):
+        with pytest.raises(ValueError, match="longer than"):
+            Address.parse(longer)
 
 
 @pytest.mark.parametrize(
