@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from dipaco.node.data import embedded
+from dipaco.node.data.sources.embedded import CORPUS_PATH
 
 VARIABLE = "DIPACO_BENCH_DATA"
 REPEATED = 8  # times the embedded corpus, which has 1,800 documents
@@ -44,10 +44,7 @@ def described() -> str:
 @cache
 def _repeated() -> Path:
     """Write the embedded corpus several times over; every text once more with its number."""
-    source = embedded.embedded_source()
-    column: list[str] = []
-    for path in embedded.embedded_paths(source):
-        column += pq.read_table(path, columns=["text"])["text"].to_pylist()
+    column = pq.read_table(CORPUS_PATH, columns=["text"])["text"].to_pylist()
     folder = Path(tempfile.gettempdir()) / f"dipaco-bench-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / f"embedded-{REPEATED}.parquet"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import peak_rss
 from benchmarks.rows import Rows
 from benchmarks.runs import derived, quiet, synthetic
-from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.digest import Digest
 from dipaco.protocol.initial import initial_module

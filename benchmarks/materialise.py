@@ -15,11 +15,11 @@ from benchmarks.corpus import corpus_files
 from benchmarks.measure import Result, in_new_process, versus
 from benchmarks.runs import derived, quiet, sixteen_paths
 from dipaco.node.data.derivation import Tools
-from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.library import import_datasets
-from dipaco.node.data.pinning import pin_files
 from dipaco.node.data.shards import Shards
-from dipaco.node.data.sources import Access
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.protocol.manifest import Manifest

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from benchmarks.measure import Result, in_new_process, peak_rss
 from benchmarks.runs import derived, quiet, sixteen_paths, synthetic
 from dipaco.node.data.derivation import Tools
-from dipaco.node.data.pinning import pin_files
 from dipaco.node.data.shards import Shards
-from dipaco.node.data.sources import Access
-from dipaco.node.data.synthetic import synthetic_text
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
+from dipaco.node.data.sources.synthetic import synthetic_text
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.protocol.source import Source

@@ -22,8 +22,8 @@ from benchmarks.corpus import corpus_files
 from benchmarks.measure import Result, in_new_process, versus
 from benchmarks.runs import derived, sixteen_paths
 from dipaco.node.data.derivation import Tools
-from dipaco.node.data.pinning import pin_files
-from dipaco.node.data.sources import Access
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.manifest import Manifest, Routing
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.corpus import corpus_files
 from benchmarks.measure import Result, versus
 from benchmarks.runs import sixteen_paths, synthetic
-from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.tokenizers import TextEncoder, checked_tokenizer
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.documents import cut, prefix_of

@@ -1,8 +1,8 @@
 """Runs to measure with: a grid of sixteen paths, a router of 256 dimensions."""
 
 from dipaco.node.data.derivation import Tools, derive
-from dipaco.node.data.embedded import embedded_tokenizer
-from dipaco.node.data.synthetic import REVISION
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
+from dipaco.node.data.sources.synthetic import REVISION
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.model_shape import Grid, Level, Model

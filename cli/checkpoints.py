@@ -41,7 +41,7 @@ def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
     """
     from dipaco.cli.runs_known import named_run, record_of
     from dipaco.node.checkpoints import checkpoint_in
-    from dipaco.node.data.embedded import embedded_tokenizer_path
+    from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
     from dipaco.node.training.bank import is_bank, open_bank
@@ -71,7 +71,7 @@ def bring_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | No
     What lacks is asked of the daemon that runs in `home`, which fetches it from its peers. Raises
     Unavailable, in one line, if there is none, or nobody has it.
     """
-    from dipaco.node.data.embedded import embedded_tokenizer_path
+    from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
 

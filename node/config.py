@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.policy import POLICY_PATTERN
+from dipaco.protocol.wire.address import Address
 
 FILE_NAME = "config.toml"
 HOME_VARIABLE = "DIPACO_HOME"
@@ -33,12 +34,6 @@ SIZE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "TiB": 1 << 40,
 }
 
-_HOST = r"/(ip4|ip6|dns|dns4|dns6)/[0-9A-Za-z.:-]+/tcp/[0-9]{1,5}"
-_PEER = r"/p2p/12D3KooW[1-9A-HJ-NP-Za-km-z]{44}"
-ListenAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}\Z")]
-PublicAddress = Annotated[str, Meta(max_length=256, pattern=rf"^{_HOST}({_PEER})?\Z")]
-PeerAddress = Annotated[str, Meta(max_length=512, pattern=rf"^{_HOST}{_PEER}\Z")]
-
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)\Z")]
 Trust = Annotated[str, Meta(max_length=16, pattern=POLICY_PATTERN)]
 Checkpointing = Literal["auto", "on", "off"]
@@ -49,9 +44,6 @@ _LIKE = {  # the pattern's meaning in words, for whom a regular expression tells
     Device: "auto, cpu, cuda, cuda:N or mps",
     RunName: "a run id or name",
     Trust: "require, warn or receipts:Q (Q from 1 to 999)",
-    ListenAddress: "an address such as /ip4/0.0.0.0/tcp/4410",
-    PublicAddress: "an address such as /ip4/203.0.113.7/tcp/4410",
-    PeerAddress: "an address such as /ip4/203.0.113.7/tcp/4410/p2p/12D3KooW...",
 }
 
 
@@ -62,11 +54,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class NodeSection(Section, frozen=True, kw_only=True):
     """`[node]`: who this is and whom it talks to."""
 
-    listen: tuple[ListenAddress, ...] = ("/ip4/0.0.0.0/tcp/4410",)
+    listen: tuple[Address, ...] = (Address.parse("/ip4/0.0.0.0/tcp/4410"),)
     """Where connections are accepted; port 0: any free one."""
-    announce: tuple[PublicAddress, ...] = ()
+    announce: tuple[Address, ...] = ()
     """Addresses told to others instead of the ones found."""
-    bootstrap: tuple[PeerAddress, ...] = ()
+    bootstrap: tuple[Address, ...] = ()
     """Whom to dial first; empty: the packaged bootstrap.toml."""
     rendezvous: bool = False
     """Keep the peer directory and, if a manifest names this node, schedule its run."""
@@ -161,6 +153,12 @@ KEYS: dict[str, Any] = {name: field.type for name, _, field in _known()}
 """Every key, `section.name`, and its type."""
 SIZES = frozenset({"storage.cache_max", "storage.min_free"})
 """The keys whose values are sizes, written with a unit."""
+ADDRESSES: dict[str, Callable[[Address], str | None]] = {
+    "node.listen": Address.listen_fault,
+    "node.announce": Address.dial_fault,
+    "node.bootstrap": Address.seed_fault,
+}
+"""The keys whose values are addresses, and what returns why one cannot be used so."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
 
@@ -265,6 +263,9 @@ def _is_list(key: str) -> bool:
 
 def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
     try:
+        if key in ADDRESSES:
+            texts = msgspec.convert(value, tuple[str, ...], strict=strict)
+            return tuple(_address(text, ADDRESSES[key]) for text in texts)
         plain = parse_size(value) if key in SIZES else value
         return msgspec.convert(plain, KEYS[key], strict=strict)
     except msgspec.ValidationError as error:
@@ -272,6 +273,13 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
     except ValueError as error:
         words = str(error)
     raise ConfigError(f"{key} = {value!r} ({origin}): {words}")
+
+
+def _address(text: str, fault: Callable[[Address], str | None]) -> Address:
+    address = Address.parse(text)
+    if reason := fault(address):
+        raise ValueError(f"{text!r}: {reason}")
+    return address
 
 
 def _in_words(key: str, error: msgspec.ValidationError) -> str:

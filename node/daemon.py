@@ -16,7 +16,6 @@ import trio
 from dipaco.node.config import NodeConfig
 from dipaco.node.control.server import serve_api
 from dipaco.node.jobs.settings import settings_of
-from dipaco.node.network.addresses import scope_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.overview import Overview
@@ -92,10 +91,12 @@ async def run_node(
 
 def _greet(parts: Parts, say: Say, socket: str) -> None:
     addresses = parts.transport.addresses
-    say(f"listen   {'  '.join(addresses)}")
+    say(f"listen   {'  '.join(map(str, addresses))}")
     say(f"ready    api unix:{socket}")
     if addresses:
-        widest = max(addresses, key=scope_of)  # loopback is of use on this machine alone
+        widest = max(
+            addresses, key=lambda address: address.scope
+        )  # loopback is of use on this machine alone
         say(f"to join this network:  {PACKAGE} start --bootstrap {widest}")
 
 

@@ -5,7 +5,6 @@ Nothing is sent to anybody and nothing is changed. The device is looked at by a 
 since a driver that crashes must not take the command along (`cli/doctor.py`).
 """
 
-import ipaddress
 import os
 import platform
 import socket
@@ -24,6 +23,7 @@ from dipaco.node.limits.disk import free_bytes
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Described, Failed
 from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.wire.address import Address
 
 PACKAGE = "dipaco-node"
 LIBP2P = "0.8.1"  # the version that node/network/shims.py repairs
@@ -31,7 +31,6 @@ TOLD = ("torch", "libp2p", "numpy")  # whose versions decide most
 PYTHON = (3, 11)
 LEAST_MEMORY = 1 << 30  # bytes for daemon and worker before the model
 DAY = 86400.0
-MOST_PORT = 65535
 FUTURE_SECONDS = 60.0  # that a file may be ahead of the clock
 
 
@@ -161,22 +160,16 @@ def _written(folder: Path) -> float:
     return journal.stat().st_mtime if journal.exists() else 0.0
 
 
-def port(address: str, daemon: int | None) -> Check:
-    """Try to listen on a multiaddr of this machine, for a moment."""
-    _, kind, host, _, digits = address.split("/")
-    number = int(digits)
+def port(address: Address, daemon: int | None) -> Check:
+    """Try to listen on an address of this machine, for a moment."""
     cure = "end the other program, or set node.listen to another port (0: any free one)"
-    if number > MOST_PORT:
-        return Check(name="port", verdict="fail", words=f"{address}: no such port", cure=cure)
     if daemon is not None:
         return Check(name="port", verdict="ok", words=f"{address}, held by the running daemon")
-    if kind.startswith("dns"):
-        return Check(name="port", verdict="ok", words=f"{address}, a name: not looked up here")
+    family = socket.AF_INET6 if address.kind == "ip6" else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-        socket.create_server((host, number), family=family).close()
-    except (OSError, ValueError) as error:  # taken or forbidden; not an address
-        reason = getattr(error, "strerror", None) or str(error)
+        socket.create_server((address.host, address.port), family=family).close()
+    except OSError as error:  # taken or forbidden
+        reason = error.strerror or str(error)
         return Check(name="port", verdict="fail", words=f"{address}: {reason}", cure=cure)
     return Check(name="port", verdict="ok", words=f"{address} is free")
 
@@ -194,22 +187,12 @@ def bootstrap(config: NodeConfig) -> Check:
 
 def source(manifest: Manifest, *, local_sources: bool) -> Check:
     """Look whether a run's documents can be read, as far as that can be told without a network."""
-    kind, files = manifest.source.kind, manifest.source.files
-    if kind == "hub":
-        words = "on a public hub, not tried here: `verify` reads it"
-        return Check(name="source", verdict="ok", words=words)
-    if kind != "files":
-        return Check(name="source", verdict="ok", words=f"{kind}: part of this program")
-    if not local_sources:
-        cure = "set run.local_sources if you trust the run's owner to name files of yours"
-        words = "files of this machine, which this node may not read"
-        return Check(name="source", verdict="fail", words=words, cure=cure)
-    missing = [f.name for f in files if not os.access(f.name, os.R_OK)]
-    if missing:
-        words = f"{len(missing)} of {len(files)} files cannot be read, first {missing[0]}"
-        cure = "put them where the run's manifest names them"
-        return Check(name="source", verdict="fail", words=words, cure=cure)
-    return Check(name="source", verdict="ok", words=f"{len(files)} files of this machine")
+    from dipaco.node.data.sources.dispatch import reachable
+    from dipaco.node.data.sources.interface import Access
+
+    reach = reachable(manifest.source, Access(local_sources=local_sources))
+    verdict: Literal["ok", "fail"] = "fail" if reach.cure else "ok"
+    return Check(name="source", verdict=verdict, words=reach.words, cure=reach.cure)
 
 
 def device(answer: Answer, wish: str) -> Check:

@@ -11,28 +11,25 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from dipaco.node.data.embedded import DOCUMENTS, embedded_source, embedded_tokenizer
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.data.progress import OnProgress, silent
-from dipaco.node.data.synthetic import REVISION as SYNTHETIC_REVISION
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.canonical import Wire
 from dipaco.protocol.errors import ConfigError, LocalProtocolError
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.source import MAX_FILES, Count, Source, Tokenizer
+from dipaco.protocol.source import Source, Tokenizer
 
 if TYPE_CHECKING:
     from dipaco.node.training.warm_start import LlamaCheckpoint
 
 MAX_TOML = 1 << 20  # bytes
 END_OF_TEXT = "<|endoftext|>"
-MAX_DOWNLOADS = 10 * 10**9  # bytes: what a volunteer's cache holds, unless he says otherwise
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,10 @@ def _check_enough(manifest: Manifest, path: Path) -> None:
 
 def _with_files_of(folder: Path, table: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the source table with the parquet files of `folder` for its own."""
-    if table.get("kind") != "files":
+    from dipaco.node.data.sources.dispatch import kind_named
+
+    kind = kind_named(table.get("kind"))
+    if kind is None or "files" not in kind.table.__struct_fields__:
         raise ConfigError(f"data: {path} has no source of kind files, whose files it could replace")
     found = sorted(str(file) for file in folder.absolute().glob("*.parquet"))
     if not found:
@@ -156,59 +156,17 @@ def _with_files_of(folder: Path, table: dict[str, Any], path: Path) -> dict[str,
 def _source(
     table: dict[str, Any], path: Path, cache: Path | None, on_progress: OnProgress
 ) -> Source:
-    kind = table.pop("kind", None)
+    from dipaco.node.data.sources.dispatch import KINDS, kind_named
+    from dipaco.node.data.sources.interface import Pinning
+
+    name = table.pop("kind", None)
+    if (kind := kind_named(name)) is None:
+        raise ConfigError(f"{path}: source.kind: {name!r} is none of {', '.join(KINDS)}")
+    given = _read(table, kind.table, "source", path)
     try:
-        if kind == "embedded":
-            return embedded_source(**msgspec.structs.asdict(_read(table, _Some, "source", path)))
-        if kind == "synthetic":
-            some = _read(table, _Synthetic, "source", path)
-            window = some.documents if some.window is None else some.window
-            return Source(
-                kind="synthetic",
-                revision=SYNTHETIC_REVISION,
-                files=(),
-                documents=some.documents,
-                window=window,
-            )
-        if kind == "files":
-            return _pinned(_read(table, _Files, "source", path), path, cache, on_progress)
-        if kind == "hub":
-            return _on_hub(_read(table, _Hub, "source", path), path, on_progress)
+        return kind.pin(given, Pinning(path.parent, cache, on_progress))
     except ValueError as error:
         raise ConfigError(f"{path}: source.{error}") from None
-    raise ConfigError(f"{path}: source.kind: {kind!r} is none of embedded, files, hub, synthetic")
-
-
-def _pinned(table: "_Files", path: Path, cache: Path | None, on_progress: OnProgress) -> Source:
-    from dipaco.node.data.downloads import Downloads
-    from dipaco.node.data.https import PREFIX
-    from dipaco.node.data.pinning import pin_files
-
-    names = [n if n.startswith(PREFIX) else path.parent / n for n in table.files]
-    with TemporaryDirectory(prefix="dipaco-run-") as scratch:
-        source = pin_files(
-            names,
-            text_field=table.text_field,
-            documents=table.documents,
-            window=table.window,
-            downloads=Downloads(cache or Path(scratch), MAX_DOWNLOADS),
-            on_progress=on_progress,
-        )
-    return _enough(source, table, path)
-
-
-def _on_hub(table: "_Hub", path: Path, on_progress: OnProgress) -> Source:
-    from dipaco.node.data.pinning import pin_hub
-
-    return _enough(pin_hub(**msgspec.structs.asdict(table), on_progress=on_progress), table, path)
-
-
-def _enough(source: Source, table: "_Files | _Hub", path: Path) -> Source:
-    for name in ("documents", "window"):
-        asked, found = getattr(table, name), getattr(source, name)
-        if asked is not None and asked > found:
-            raise ConfigError(f"{path}: source.{name}: {asked}, but the files hold {found}")
-    return source
 
 
 def _tokenizer(
@@ -249,41 +207,9 @@ def _routing(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of tables that the manifest holds in another form."""
+class _TokenizerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The manifest holds the facts of the file in its place."""
 
-
-class _Some(_Table, frozen=True, kw_only=True):
-    documents: Count = DOCUMENTS
-    window: Count | None = None
-
-
-class _Synthetic(_Table, frozen=True, kw_only=True):
-    documents: Count
-    window: Count | None = None
-
-
-class _Files(_Table, frozen=True, kw_only=True):
-    files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
-    """Relative to the TOML file, or https addresses."""
-    text_field: str = "text"
-    documents: Count | None = None
-    window: Count | None = None
-
-
-class _Hub(_Table, frozen=True, kw_only=True):
-    dataset: str
-    config: str | None = None
-    """[the data set's default]"""
-    split: str = "train"
-    revision: str = "main"
-    """A commit, or a branch or tag that is to become one."""
-    text_field: str = "text"
-    documents: Count | None = None
-    window: Count | None = None
-
-
-class _TokenizerTable(_Table, frozen=True, kw_only=True):
     file: str | None = None
     """Relative to the TOML file; without one, the checkpoint's, or the embedded tokenizer."""
     end_of_text: str | None = None
@@ -292,7 +218,7 @@ class _TokenizerTable(_Table, frozen=True, kw_only=True):
     """If given, the file must have it."""
 
 
-T = TypeVar("T", bound=_Table)
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def _read(table: dict[str, Any], kind: type[T], name: str, path: Path) -> T:

@@ -168,7 +168,7 @@ class Overview:
     def _network(self) -> NetworkStatus:
         traffic = self.transport.traffic
         return NetworkStatus(
-            listen=self.transport.addresses,
+            listen=tuple(map(str, self.transport.addresses)),
             peers=len(self.transport.peers()),
             sent=traffic.sent,
             received=traffic.received,

@@ -14,6 +14,7 @@ from dipaco.protocol.digest import DigestField
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.identity import PeerIdField
 from dipaco.protocol.signed import Signed, open_signed
+from dipaco.protocol.wire.address import MAX_PLACE
 from dipaco.protocol.words import Words
 
 MAX_ADDRESSES = 8  # of one peer; a home node has 2 to 4
@@ -26,7 +27,9 @@ MAX_ANNOUNCEMENT = 4096  # bytes: gossip carries digests, never bodies
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Kind = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_-]+\Z")]
-Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^/[!-~]+\Z")]
+AddressText = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=MAX_PLACE, pattern=r"^/[!-~]+\Z")
+]
 
 
 class Request(Wire, frozen=True, kw_only=True):
@@ -73,7 +76,7 @@ class PeerRecord(Wire, frozen=True, kw_only=True):
 
     peer: PeerIdField
     """The node; its key must be the signer's."""
-    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_ADDRESSES)]
+    addresses: Annotated[tuple[AddressText, ...], msgspec.Meta(max_length=MAX_ADDRESSES)]
     """Multiaddrs without the closing `/p2p/...`, none of them a wildcard; none: dials out only."""
     roles: Annotated[tuple[Kind, ...], msgspec.Meta(max_length=8)]
     """What it offers: `rendezvous`, `keeper`, `volunteer`."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from dipaco.node.data.documents import document_batches, token_count
 from dipaco.node.data.progress import Meter, OnProgress
-from dipaco.node.data.sources import Access, is_authenticated, rows
+from dipaco.node.data.sources.dispatch import is_authenticated, rows
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError, DipacoError, Refusal, Unavailable

@@ -10,7 +10,7 @@ the corpus, nor on how large its documents are. Source: docs/method.md, 2.4 and 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from dipaco.node.data.sources import SourceRow
+from dipaco.node.data.sources.interface import SourceRow
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.protocol.routing.documents import cut, estimated_tokens, is_eligible
 from dipaco.protocol.routing.params import RouterParams

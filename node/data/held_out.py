@@ -13,7 +13,7 @@ from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.readers import count_rows, file_format, read_rows
 from dipaco.node.data.shards import Ids, Shards
-from dipaco.node.data.sources import SourceRow
+from dipaco.node.data.sources.interface import SourceRow
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.manifest import Manifest

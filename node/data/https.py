@@ -1,27 +1,31 @@
 """One file over HTTPS: where a run may send us for it, and its bytes from an offset on.
 
 A manifest from the network may name any address, so: https alone, with the certificate checked, in
-redirects too; no user or password in it; and no machine of the volunteer's own network, unless the
-operator allows that (`run.local_sources`). Nothing of an address becomes a path of ours.
+redirects too; no user or password in it; and no machine of the volunteer's own network, by its
+name or by the address that the name leads to, unless the operator allows that
+(`run.local_sources`). Nothing of an address becomes a path of ours.
 """
 
-import http.client
 import ipaddress
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from email.utils import parsedate_to_datetime
-from typing import IO
-from urllib.parse import urlsplit
+from typing import Any
+
+import httpx2
 
 from dipaco.node.data.patience import Broken
-from dipaco.protocol.errors import Refusal, Unavailable
+from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 
 PREFIX = "https://"
 TIMEOUT = 30.0  # seconds without a byte
-PIECE = 1 << 18  # bytes
+MAX_REDIRECTS = 10
+MAX_LABEL = 63  # characters of one label of a host name; a longer one cannot be looked up
+MAX_PORT = 65535
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+HEADERS = {"User-Agent": "dipaco-node", "Accept-Encoding": "identity"}
+ALLOW = "only the operator can allow that (run.local_sources)"
 
 
 def check_url(url: str, *, private: bool) -> None:
@@ -29,24 +33,27 @@ def check_url(url: str, *, private: bool) -> None:
 
     private   whether machines of this network, and this one, are allowed.
     """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise Refusal(f"source.files: {url!r}: {error}") from error
-    if parts.scheme != "https" or not host or not url.isascii() or not url.isprintable():
+    if not url.isascii() or not url.isprintable() or " " in url:
         raise Refusal(f"source.files: {url!r}: not an https address")
-    if parts.username is not None or parts.password is not None or parts.fragment or " " in url:
+    try:
+        parts = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise Refusal(f"source.files: {url!r}: {error}") from error
+    if parts.scheme != "https" or not _is_host(parts.host) or (parts.port or 0) > MAX_PORT:
+        raise Refusal(f"source.files: {url!r}: not an https address")
+    if parts.userinfo or parts.fragment:
         raise Refusal(f"source.files: {url!r}: an address is scheme, host, path and query alone")
-    if not private and not _is_public(host):
-        raise Refusal(
-            f"source.files: {url!r}: of this machine's own network; only the operator can allow "
-            "that (run.local_sources)"
-        )
+    if not private and not _is_public(parts.host):
+        raise Refusal(f"source.files: {url!r}: of this machine's own network; {ALLOW}")
+
+
+def _is_host(host: str) -> bool:
+    labels = host.removesuffix(".").split(".")
+    return all(0 < len(label) <= MAX_LABEL for label in labels)
 
 
 def _is_public(host: str) -> bool:
-    """Whether a host is of the internet by its name; certificates keep names honest."""
+    """Whether a host is of the internet, by its name alone."""
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:
@@ -61,58 +68,107 @@ class HttpsFile:
     def __init__(self, url: str, *, private: bool, size: int | None = None) -> None:
         """size: of the file, in bytes, where it is known; raises Refusal for a bad address."""
         check_url(url, private=private)
-        self._url, self._size = url, size
-        self._opener = _opener(private)
+        self._url, self._private, self._size = url, private, size
 
     def pieces(self, start: int) -> Iterator[bytes]:
         """Yield the bytes from `start` on; raises Broken, Unavailable for what will not pass."""
-        came = 0
+        came, left = 0, None
         try:
-            with self._open(start) as response:
+            with _client() as client, closing(self._open(client, start)) as response:
                 left = self._left(response, start)
-                skip = start if response.status == 200 else 0  # the server knows no ranges
-                while piece := response.read(PIECE):
+                skip = start if response.status_code == 200 else 0  # the server knows no ranges
+                for piece in response.iter_raw():
                     came += len(piece)
                     useful = piece[skip:]
                     skip -= len(piece) - len(useful)
                     if useful:
                         yield useful
-        except (OSError, http.client.HTTPException) as error:
-            raise Broken(_words(error), some=came > 0) from error
-        if left is not None and came < left:  # read() says nothing of a connection that was cut
-            raise Broken(f"the connection ended after {came} of {left} bytes", some=came > 0)
+        except httpx2.HTTPError as error:
+            ended = f"the connection ended after {came} of {left or 'unknown'} bytes"
+            raise Broken(ended if came else _words(error), some=came > 0) from error
 
-    def _open(self, start: int) -> http.client.HTTPResponse:
-        headers = {"User-Agent": "dipaco-node", "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        request = urllib.request.Request(self._url, headers=headers)
-        try:
-            response: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code in PASSING:
-                    wait = retry_after(error.headers.get("Retry-After"))
-                    raise Broken(f"the server says {error.code}", retry_after=wait) from error
-                raise Unavailable(
-                    f"source.files: {self._url}: the server says {error.code} {error.reason}"
-                ) from error
-        return response
+    def _open(self, client: httpx2.Client, start: int) -> httpx2.Response:
+        """Return the answer with its body still to come, from wherever redirects lead."""
+        headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
+        guard = _Guard(self._private)
+        request: httpx2.Request | None = client.build_request(
+            "GET", self._url, headers=headers, extensions={"trace": guard.trace}
+        )
+        for _ in range(1 + MAX_REDIRECTS):
+            assert request is not None
+            guard.host = request.url.raw_host.decode("ascii")
+            response = client.send(request, stream=True)
+            if (request := response.next_request) is None:
+                return self._good(response)
+            response.close()
+            check_url(str(request.url), private=self._private)
+        raise Unavailable(f"source.files: {self._url}: more than {MAX_REDIRECTS} redirects")
 
-    def _left(self, response: http.client.HTTPResponse, start: int) -> int | None:
+    def _good(self, response: httpx2.Response) -> httpx2.Response:
+        """Return `response` if it brings the file; else close it and raise."""
+        if response.is_success:
+            return response
+        response.close()
+        status = response.status_code
+        if status in PASSING:
+            wait = retry_after(response.headers.get("Retry-After"))
+            raise Broken(f"the server says {status}", retry_after=wait)
+        raise Unavailable(
+            f"source.files: {self._url}: the server says {status} {response.reason_phrase}"
+        )
+
+    def _left(self, response: httpx2.Response, start: int) -> int | None:
         """How many bytes are to come, if it is said; another length than pinned is no use."""
-        if response.status == 206:
-            said = response.headers.get("Content-Range", "")
-            if not said.startswith(f"bytes {start}-"):
-                raise Unavailable(f"source.files: {self._url}: another range came than asked for")
-        if response.length is None:
+        ranged = response.status_code == 206
+        if ranged and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise Unavailable(f"source.files: {self._url}: another range came than asked for")
+        if (said := response.headers.get("Content-Length")) is None:
             return None
-        whole = response.length + (start if response.status == 206 else 0)
+        left = int(said)
+        whole = left + (start if ranged else 0)
         if self._size is not None and whole != self._size:
             raise Unavailable(
                 f"source.files: {self._url}: {whole} bytes where the run pins {self._size}"
             )
-        return response.length
+        return left
+
+
+class _Guard:
+    """Ends a connection into this machine's own network before a byte is sent over it.
+
+    A name tells nothing of where it leads, so the address that was connected to is looked at. What
+    goes through a proxy goes to the operator's own: there the proxy alone knows the address.
+    """
+
+    def __init__(self, private: bool) -> None:
+        self.host = ""
+        """Of the request; a connection to any other host is one to a proxy."""
+        self._private = private
+        self._connecting = ""
+
+    def trace(self, event: str, details: dict[str, Any]) -> None:
+        """Hear from httpx2 of every step; raises Unavailable."""
+        if event == "connection.connect_tcp.started":
+            self._connecting = details["host"]
+        if event != "connection.connect_tcp.complete" or self._private:
+            return
+        stream = details["return_value"]
+        ip = stream.get_extra_info("server_addr")[0].partition("%")[0]
+        if self._connecting == self.host and not ipaddress.ip_address(ip).is_global:
+            stream.close()
+            raise Unavailable(
+                f"source.files: {self.host} leads to {ip}, of this machine's own network; {ALLOW}"
+            )
+
+
+def _client() -> httpx2.Client:
+    """Return a client with the certificates and proxies of the environment; raises ConfigError."""
+    try:
+        return httpx2.Client(timeout=TIMEOUT)
+    except (ImportError, ValueError, OSError) as error:  # no SOCKS here; no proxy; no certificates
+        raise ConfigError(
+            f"SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY or ALL_PROXY: {_words(error)}"
+        ) from error
 
 
 def retry_after(said: str | None) -> float:
@@ -127,39 +183,5 @@ def retry_after(said: str | None) -> float:
         return 0.0
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to where a run might have sent us by itself."""
-
-    def __init__(self, private: bool) -> None:
-        self._private = private
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        check_url(newurl, private=self._private)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener(private: bool) -> urllib.request.OpenerDirector:
-    """Return an opener that knows https alone: no http, ftp, file or data."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(private),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 def _words(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return " ".join(str(reason).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__

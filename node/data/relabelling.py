@@ -18,7 +18,7 @@ from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.shards import candidates_of
 from dipaco.node.data.sheets import read_scores, standing_sheet
-from dipaco.node.data.sources import is_authenticated, rows
+from dipaco.node.data.sources.dispatch import is_authenticated, rows
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derive

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dipaco.node.data.derivation import Tools
 from dipaco.node.data.documents import Document, document_batches
 from dipaco.node.data.progress import Meter, OnProgress
-from dipaco.node.data.sources import rows
+from dipaco.node.data.sources.dispatch import rows
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage.shard_cache import (
     DamagedGroup,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.pretokens import WordEncoder, merges_words
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.storage.files import read_file

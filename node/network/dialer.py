@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dipaco.node.network.addresses import addresses_of
 from dipaco.node.network.directory import PeerStore
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
-from dipaco.node.network.transport import Transport, parse_address
-from dipaco.protocol.errors import DipacoError, RemoteProtocolError, Unavailable
+from dipaco.node.network.transport import Transport
+from dipaco.protocol.errors import ConfigError, DipacoError, RemoteProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.messages import (
     MAX_LISTED,
@@ -29,6 +30,7 @@ from dipaco.protocol.messages import (
     open_record,
 )
 from dipaco.protocol.signed import Signed
+from dipaco.protocol.wire.address import Address
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -50,7 +52,7 @@ REMEMBERED = 128  # peers kept on disk: those that answered
 @dataclass
 class _Candidate:
     peer: PeerId
-    addresses: tuple[str, ...]
+    addresses: tuple[Address, ...]
     seed: bool
     record: Signed | None = None
     away_since: float | None = None  # the first failure in a row
@@ -63,7 +65,7 @@ class _Candidate:
 class Dialer:
     """Keeps a node connected.
 
-    seeds    full multiaddrs, from flags or bootstrap.toml; raises ConfigError for a malformed one.
+    seeds    from flags or bootstrap.toml; raises ConfigError for one that names no peer.
     records  returns the node's own signed records, as `addresses.sign_records` makes them.
     keep     whether a peer is never hung up to make room (a scheduler, a holder at work).
     """
@@ -75,7 +77,7 @@ class Dialer:
         standing: Standing,
         store: PeerStore,
         *,
-        seeds: Sequence[str],
+        seeds: Sequence[Address],
         records: Callable[[], tuple[Signed, ...]],
         low: int = LOW_CONNECTIONS,
         high: int = HIGH_CONNECTIONS,
@@ -100,7 +102,7 @@ class Dialer:
         self.observed = ""
         """The IP address from which the last directory saw us come."""
         for address in seeds:
-            self._add_seed(*parse_address(address))
+            self._add_seed(address)
 
     def reason(self) -> str | None:
         """Return why there is no connection, in words, or None when there is one."""
@@ -141,7 +143,9 @@ class Dialer:
 
     # ---------------------------------------------------------------- candidates
 
-    def _add_seed(self, peer: PeerId, address: str) -> None:
+    def _add_seed(self, address: Address) -> None:
+        if (peer := address.peer) is None:
+            raise ConfigError(f"the seed {address} {address.seed_fault()}")
         if peer != self._transport.me:
             known = self._candidates.setdefault(peer, _Candidate(peer, (), seed=True))
             known.addresses = (*known.addresses, address)
@@ -156,14 +160,14 @@ class Dialer:
     def _add_listed(self, signed: Signed) -> None:
         """Make a candidate of whom the record is about; raises RemoteProtocolError."""
         record = open_record(signed)
-        known = self._candidates.get(record.peer)
-        if record.peer == self._transport.me or not record.addresses or (known and known.seed):
+        addresses, known = addresses_of(record), self._candidates.get(record.peer)
+        if record.peer == self._transport.me or not addresses or (known and known.seed):
             return
         if known is None:
             if len(self._candidates) >= CANDIDATES and not self._forget_one():
                 return
             known = self._candidates[record.peer] = _Candidate(record.peer, (), seed=False)
-        known.addresses, known.record = record.addresses, signed
+        known.addresses, known.record = addresses, signed
 
     def _forget_one(self) -> bool:
         """Make room by forgetting whoever has been away longest."""

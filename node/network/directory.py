@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from dipaco.node.network.addresses import Scope, record_scope, scope_of_ip
+from dipaco.node.network.addresses import record_scope
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.digest import Digest
@@ -31,6 +31,7 @@ from dipaco.protocol.messages import (
     open_record,
 )
 from dipaco.protocol.signed import Signed
+from dipaco.protocol.wire.address import Scope, scope_of_ip
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus

@@ -32,17 +32,12 @@ from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from dipaco.node.network.addresses import check_free, host_and_port, resolve
+from dipaco.node.network.addresses import check_free, resolve
 from dipaco.node.network.shims import contain_logging, install_shims, translated
-from dipaco.node.network.transport import (
-    TOPIC_PENDING,
-    Handler,
-    PeerCallback,
-    Traffic,
-    strip_peer,
-)
+from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
 from dipaco.protocol.errors import ConfigError, DipacoError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.wire.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +92,7 @@ class HostTransport:
     """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
 
     def __init__(
-        self, host: IHost, pubsub: Pubsub, addresses: tuple[str, ...], nursery: trio.Nursery
+        self, host: IHost, pubsub: Pubsub, addresses: tuple[Address, ...], nursery: trio.Nursery
     ) -> None:
         self._nursery = nursery
         self._host = host
@@ -116,14 +111,14 @@ class HostTransport:
         return self._me
 
     @property
-    def addresses(self) -> tuple[str, ...]:
+    def addresses(self) -> tuple[Address, ...]:
         return self._addresses
 
     @property
     def traffic(self) -> Traffic:
         return self._traffic
 
-    async def dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
+    async def dial(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         if self._banned(peer):
             raise Unavailable(f"{short_peer(peer)} is banned for what it sent")
         with translated(f"{peer!r} is no PeerID"):
@@ -134,21 +129,24 @@ class HostTransport:
             if peer in self._connected:
                 return
             try:
-                await self._dial_address(identity, strip_peer(address))
+                await self._dial_address(identity, address.without_peer)
                 self.refresh(identity)
             except Unavailable as error:
                 cause = error
         if peer not in self._connected:
             raise cause
 
-    async def _dial_address(self, identity: ID, place: str) -> None:
+    async def _dial_address(self, identity: ID, place: Address) -> None:
+        if place.relay is not None:
+            relay = short_peer(place.relay)
+            raise Unavailable(f"this version dials nobody through a relay (here {relay})")
         last = Unavailable(f"no such host in {place}")
         for target in await resolve(place):
-            what = host_and_port(target)
+            what = target.host_and_port
             with trio.move_on_after(DIAL_TIMEOUT):
                 try:
                     with translated(what):
-                        await self._net.dial_addr(Multiaddr(target), identity)
+                        await self._net.dial_addr(Multiaddr(str(target)), identity)
                     return
                 except Unavailable as error:
                     last = Unavailable(f"{str(error).removeprefix(f'{what}: ')} at {what}")
@@ -288,14 +286,14 @@ class _Notifee(INotifee):
 async def open_host(
     key: Ed25519PrivateKey,
     *,
-    listen: Iterable[str] = (),
-    announce: Iterable[str] = (),
+    listen: Iterable[Address] = (),
+    announce: Iterable[Address] = (),
     most: int = MOST,
 ) -> AsyncIterator[HostTransport]:
     """Run a host until the block ends.
 
-    listen    multiaddrs `/ip4|ip6/<ip>/tcp/<port>`; none: the node only dials out.
-    announce  multiaddrs that replace what is found: a forwarded port must be given by hand.
+    listen    IP addresses and ports; none: the node only dials out.
+    announce  addresses that replace what is found: a forwarded port must be given by hand.
     most      connections that are kept.
     Raises ConfigError, which names the address, when one cannot be listened on.
     """
@@ -307,12 +305,12 @@ async def open_host(
     host = _make_host(key, wanted, tuple(announce), most)
     try:
         async with (
-            host.run([Multiaddr(address) for address in wanted]),
+            host.run([Multiaddr(str(address)) for address in wanted]),
             _gossip(host) as pubsub,
             trio.open_nursery() as nursery,
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
-                raise ConfigError(f"cannot listen on {', '.join(wanted)}")
+                raise ConfigError(f"cannot listen on {', '.join(map(str, wanted))}")
             transport = HostTransport(host, pubsub, _addresses(host, tuple(announce)), nursery)
             try:
                 yield transport
@@ -333,16 +331,16 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _make_host(
-    key: Ed25519PrivateKey, listen: tuple[str, ...], announce: tuple[str, ...], most: int
+    key: Ed25519PrivateKey, listen: tuple[Address, ...], announce: tuple[Address, ...], most: int
 ) -> IHost:
     pair = create_new_key_pair(key.private_bytes_raw())
     host = new_host(
         key_pair=pair,
-        listen_addrs=[Multiaddr(address) for address in listen],  # decides the transports
+        listen_addrs=[Multiaddr(str(address)) for address in listen],  # decides the transports
         # Never leave sec_opt out: the default also accepts plaintext, where anyone is anybody.
         sec_opt={NOISE: Noise(pair, noise_privkey=new_x25519().private_key)},
         muxer_opt={TProtocol(YAMUX): Yamux},  # never mplex: slow, and resets on overflow
-        announce_addrs=[Multiaddr(strip_peer(address)) for address in announce] or None,
+        announce_addrs=[Multiaddr(str(each.without_peer)) for each in announce] or None,
         connection_config=ConnectionConfig(  # no auto-connector: it dials all it ever heard of
             min_connections=0,
             low_watermark=0,
@@ -412,11 +410,11 @@ async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
         yield pubsub
 
 
-def _addresses(host: IHost, announce: tuple[str, ...]) -> tuple[str, ...]:
+def _addresses(host: IHost, announce: tuple[Address, ...]) -> tuple[Address, ...]:
     """Return what to tell others: what is announced, else what is listened on, no wildcards."""
-    places = [strip_peer(address) for address in announce] or [
-        str(expanded)
+    places = announce or [
+        Address.parse(str(expanded))
         for address in host.get_transport_addrs()
         for expanded in expand_wildcard_address(address)
     ]
-    return tuple(f"{strip_peer(place)}/p2p/{host.get_id()}" for place in places)
+    return tuple(place.with_peer(PeerId(str(host.get_id()))) for place in places)

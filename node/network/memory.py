@@ -11,15 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
-from dipaco.node.network.transport import (
-    TOPIC_PENDING,
-    Handler,
-    PeerCallback,
-    Traffic,
-    strip_peer,
-)
+from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
 from dipaco.protocol.errors import DipacoError, Unavailable
 from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.wire.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +107,7 @@ class MemoryTransport:
     """One node of a `MemoryNetwork`; see `transport.Transport`."""
 
     def __init__(
-        self, network: "MemoryNetwork", me: PeerId, place: str, nursery: trio.Nursery
+        self, network: "MemoryNetwork", me: PeerId, place: Address, nursery: trio.Nursery
     ) -> None:
         self.network = network
         self.place = place
@@ -129,10 +124,10 @@ class MemoryTransport:
         return self._me
 
     @property
-    def addresses(self) -> tuple[str, ...]:
-        return (f"{self.place}/p2p/{self._me}",)
+    def addresses(self) -> tuple[Address, ...]:
+        return (self.place.with_peer(self._me),)
 
-    async def dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
+    async def dial(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         await trio.lowlevel.checkpoint()
         if self.banned(peer):
             raise Unavailable(f"{short_peer(peer)} is banned for what it sent")
@@ -140,7 +135,7 @@ class MemoryTransport:
             return
         cause = "no address known"
         for address in addresses:
-            place = strip_peer(address)
+            place = address.without_peer
             node = self.network.at(place)
             if node is None:
                 cause = f"connection refused at {place}"
@@ -190,7 +185,7 @@ class MemoryTransport:
         return frozenset(self.network.neighbours(self._me))
 
     def remote_ip(self, peer: PeerId) -> str | None:
-        return self.network.nodes[peer].place.split("/")[2] if peer in self.peers() else None
+        return self.network.nodes[peer].place.host if peer in self.peers() else None
 
     def watch(self, callback: PeerCallback) -> None:
         self.callbacks.append(callback)
@@ -232,7 +227,8 @@ class MemoryNetwork:
         """Run a node; give a port to return to the same address after a restart."""
         port = next(self._ports) if port is None else port
         async with trio.open_nursery() as nursery:
-            node = MemoryTransport(self, me, f"/ip4/{ip}/tcp/{port}", nursery)
+            place = Address(kind="ip6" if ":" in ip else "ip4", host=ip, port=port)
+            node = MemoryTransport(self, me, place, nursery)
             self.nodes[me] = node
             try:
                 yield node
@@ -240,8 +236,8 @@ class MemoryNetwork:
                 self.kill(me)
                 nursery.cancel_scope.cancel()
 
-    def at(self, place: str) -> MemoryTransport | None:
-        """Return who listens at a multiaddr."""
+    def at(self, place: Address) -> MemoryTransport | None:
+        """Return who listens at an address that names no peer."""
         return next((node for node in self.nodes.values() if node.place == place), None)
 
     def stalled(self, one: PeerId, other: PeerId) -> bool:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import trio
 
-from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.identity import PeerId, public_key_of
+from dipaco.protocol.identity import PeerId
+from dipaco.protocol.wire.address import Address
 
 TOPIC_PENDING = 1024  # messages of one topic that wait for our reader; more are dropped, and pulled
 
@@ -62,17 +62,17 @@ class Transport(Protocol):
         """The PeerID of this node's key."""
 
     @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where this node is reached: full multiaddrs that end in `/p2p/<me>`."""
+    def addresses(self) -> tuple[Address, ...]:
+        """Where this node is reached; each names this node as its peer."""
 
     @property
     def traffic(self) -> "Traffic":
         """Payload bytes of all streams."""
 
-    async def dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
+    async def dial(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         """Connect to `peer` at the first address that answers; nothing if already connected.
 
-        Addresses are multiaddrs, with or without the closing `/p2p/<peer>`.
+        Whom the addresses themselves name as their peer has no effect.
         Raises Unavailable with the cause, in words that fit "no seed answers (...)".
         """
 
@@ -123,22 +123,3 @@ class Traffic:
         self.by_peer[peer] = (before[0] + sent, before[1] + received)
         if len(self.by_peer) > self.MAX_PEERS:
             del self.by_peer[next(iter(self.by_peer))]
-
-
-def parse_address(address: str) -> tuple[PeerId, str]:
-    """Split `<multiaddr>/p2p/<PeerID>` into PeerID and multiaddr; raises ConfigError."""
-    place, mark, name = address.rpartition("/p2p/")
-    try:
-        public_key_of(PeerId(name))
-    except ValueError:
-        mark = ""
-    if not mark or not place.startswith("/") or len(place.split("/")) < 3:
-        raise ConfigError(
-            f"{address!r} is no peer's address; it reads like /ip4/203.0.113.7/tcp/4410/p2p/12D3..."
-        )
-    return PeerId(name), place
-
-
-def strip_peer(address: str) -> str:
-    """Return a multiaddr without its closing `/p2p/<PeerID>`, if it has one."""
-    return address.partition("/p2p/")[0]

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, HeldSpec, RunRecord
 from dipaco.node.control.status import TaskStatus
-from dipaco.node.data.embedded import embedded_tokenizer_path
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.storage.journal import Journal

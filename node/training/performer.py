@@ -16,7 +16,7 @@ from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.relabelling import rederive
 from dipaco.node.data.shards import Shards
-from dipaco.node.data.sources import Access
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.kinds.table import kind_of
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home

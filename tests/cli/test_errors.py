@@ -320,7 +320,7 @@ def test_a_text_field_that_no_row_has_is_refused_by_name(shell: Shell) -> None:
 
 
 def test_a_tokenizer_of_another_digest_is_refused(shell: Shell) -> None:
-    from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+    from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 
     path = embedded_tokenizer_path(embedded_tokenizer().sha256)
     assert path is not None

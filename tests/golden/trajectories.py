@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from msgspec.structs import replace
 
-from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.reference import run_reference

@@ -84,7 +84,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
     for key in KEYS:
         section, name = key.split(".")
         assert getattr(getattr(config, section), name) != getattr(getattr(default, section), name)
-    assert config.node.listen == ("/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/4410")
+    assert list(map(str, config.node.listen)) == ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/4410"]
     assert config.storage.cache_max == 3 << 29
 
 
@@ -99,8 +99,17 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         ("[storage]\ncache_max = 5", "the unit is missing"),
         ("[storage]\ncache_max = '4 gb'", "did you mean GB?"),
         ("[storage]\ncache_max = 'much'", "not a size"),
-        ("[node]\nlisten = ['0.0.0.0:4410']", "not an address such as /ip4/0.0.0.0/tcp/4410"),
-        ("[node]\nbootstrap = ['/ip4/1.2.3.4/tcp/1']", "/p2p/12D3KooW"),
+        ("[node]\nlisten = ['0.0.0.0:4410']", "'0.0.0.0:4410': does not begin with a slash"),
+        ("[node]\nlisten = ['/dns4/me.example/tcp/1']", "such as /ip4/0.0.0.0/tcp/4410"),
+        ("[node]\nlisten = ['/ip4/0.0.0.0/tcp/70000']", "port 70000 is not in 0 to 65535"),
+        ("[node]\nlisten = '/ip4/0.0.0.0/tcp/1'", "Expected `array`, got `str`"),
+        ("[node]\nannounce = ['/ip4/0.0.0.0/tcp/1']", "0.0.0.0 is a wildcard"),
+        ("[node]\nannounce = ['/ip4/1.2.3.4/tcp/0']", "port 0 stands for any free port"),
+        (
+            "[node]\nbootstrap = ['/ip4/1.2.3.4/tcp/1']",
+            "names no peer: /p2p/12D3KooW... is missing",
+        ),
+        ("[node]\nbootstrap = ['/ip4/1.2.3.4/tcp/1/p2p/12D3KooW']", "'12D3KooW' is no PeerID"),
         ("[compute]\ndevice = 'gpu'", "not auto, cpu, cuda, cuda:N or mps"),
         ("[run]\nverify = 'never'", "run.verify = 'never'"),
         ("[node\n", "not valid TOML"),
@@ -112,6 +121,15 @@ def test_a_faulty_file_is_refused_by_the_name_of_its_key(
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_faulty_address_is_told_with_key_value_and_origin(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, node__announce=("/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/"))
+    assert str(caught.value) == (
+        "node.announce = ('/ip4/1.2.3.4/tcp/1', '/ip4/1.2.3.4/tcp/1/') (the command line): "
+        "'/ip4/1.2.3.4/tcp/1/': ends in a slash"
+    )
 
 
 def test_an_unknown_variable_names_the_nearest_known_one(tmp_path: Path) -> None:

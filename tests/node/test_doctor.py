@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dipaco.node.config import NodeConfig, NodeSection
 from dipaco.node.doctor import (
@@ -23,6 +24,7 @@ from dipaco.node.doctor import (
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Described, Failed
 from dipaco.protocol.source import Source, SourceFile
+from dipaco.protocol.wire.address import Address
 from tests.node.training.small import small_manifest
 from tests.values import digest
 
@@ -32,7 +34,9 @@ CPU = Described(device="cpu", name="Chip, 2 cores", driver="", memory=8 * GB, us
 
 
 def test_what_is_not_ok_comes_with_a_cure(tmp_path: Path) -> None:
-    config = NodeConfig(home=tmp_path, node=NodeSection(listen=("/ip4/127.0.0.1/tcp/0",)))
+    config = NodeConfig(
+        home=tmp_path, node=NodeSection(listen=(Address.parse("/ip4/127.0.0.1/tcp/0"),))
+    )
     found = list(checks(config, daemon=None))
     assert [c.name for c in found] == [
         *("python", "libraries", "home", "disk", "memory", "clock", "port", "peers")
@@ -76,17 +80,16 @@ def test_a_clock_that_went_back_is_noticed() -> None:
 def test_a_port_is_tried(kind: str, host: str) -> None:
     family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
     with socket.create_server((host, 0), family=family) as taken:
-        address = f"/{kind}/{host}/tcp/{taken.getsockname()[1]}"
+        address = Address(kind, host, taken.getsockname()[1])
         assert port(address, None).verdict == "fail" and "in use" in port(address, None).words
         assert port(address, 7).verdict == "ok"  # by the daemon, which is this node's own
     assert port(address, None).verdict == "ok"
-    assert port(f"/{kind}/{host}/tcp/70000", None).verdict == "fail"
 
 
 def test_somebody_must_be_dialled_unless_a_network_is_founded(tmp_path: Path) -> None:
     alone = NodeConfig(home=tmp_path)
     founder = NodeConfig(home=tmp_path, node=NodeSection(rendezvous=True))
-    seed = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW" + "A" * 44
+    seed = Address.parse("/ip4/127.0.0.1/tcp/1/p2p/12D3KooW" + "A" * 44)
     joins = NodeConfig(home=tmp_path, node=NodeSection(bootstrap=(seed,)))
     verdicts = [bootstrap(each).verdict for each in (alone, founder, joins)]
     assert verdicts == ["warn", "ok", "ok"]
@@ -102,6 +105,17 @@ def test_a_source_of_local_files_is_looked_for(tmp_path: Path) -> None:
     name.write_text("a")
     assert source(run, local_sources=True).verdict == "ok"
     assert source(small_manifest(), local_sources=False).verdict == "ok"
+
+
+def test_a_source_at_addresses_is_no_source_of_this_machine() -> None:
+    named = SourceFile(name="https://example.org/a.txt", size=1, sha256=digest("a"), rows=400)
+    files = Source(kind="files", revision="1", files=(named,), documents=400, window=400)
+    found = source(small_manifest(source=files), local_sources=False)
+    assert (found.verdict, found.words) == ("ok", "1 file at https addresses, not tried here")
+    inside = replace(files, files=(replace(named, name="https://10.0.0.1/a.txt"),))
+    refused = source(small_manifest(source=inside), local_sources=False)
+    assert refused.verdict == "fail" and "own network" in refused.words
+    assert source(small_manifest(source=inside), local_sources=True).verdict == "ok"
 
 
 def test_a_cpu_that_nobody_asked_for_is_a_warning_and_a_missing_device_fails() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from dipaco.node.data.embedded import embedded_tokenizer
-from dipaco.node.data.synthetic import REVISION, synthetic_text
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
+from dipaco.node.data.sources.synthetic import REVISION, synthetic_text
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.model_shape import Model

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from dipaco.node.data import documents
 from dipaco.node.data.derivation import Tools, derive
-from dipaco.node.data.embedded import embedded_source
-from dipaco.node.data.pinning import pin_files
-from dipaco.node.data.sources import Access
+from dipaco.node.data.sources.embedded import embedded_source
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Progress

@@ -4,17 +4,21 @@ Only the operator's word (`local_sources`) lets a run send us to this machine, s
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from msgspec.structs import replace
 
+from dipaco.node.data import https as module
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.https import HttpsFile, check_url, retry_after
 from dipaco.node.data.patience import Broken, Patience
-from dipaco.node.data.pinning import pin_files
-from dipaco.node.data.sources import Access, is_authenticated, rows
+from dipaco.node.data.sources.dispatch import is_authenticated, rows
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
@@ -191,6 +195,80 @@ def test_a_redirect_leads_to_no_place_that_a_run_could_not_name(
     assert found == FILES["b.jsonl.gz"]
 
 
+def test_redirects_end(server: StandIn, source: Source) -> None:
+    again = (302, {"Location": f"{server.cdn}/cdn/a.parquet"})
+    server.failures += [again] * 10
+    assert b"".join(HttpsFile(source.files[0].name, private=True).pieces(0)) == FILES["a.parquet"]
+    server.failures += [again] * 11
+    with pytest.raises(Unavailable, match="more than 10 redirects"):
+        list(HttpsFile(source.files[0].name, private=True).pieces(0))
+
+
+@pytest.mark.parametrize("target", ["https://10.0.0.1/a.txt", "https://router/a.txt"])
+def test_a_redirect_into_the_volunteers_network_is_refused(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.host)
+        return httpx2.Response(302, headers={"Location": target})
+
+    monkeypatch.setattr(
+        module, "_client", lambda: httpx2.Client(transport=httpx2.MockTransport(answer))
+    )
+    with pytest.raises(Refusal, match="own network"):
+        list(HttpsFile("https://example.org/a.txt", private=False).pieces(0))
+    assert asked == ["example.org"]
+
+
+@pytest.fixture
+def public_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, StandIn]]:
+    """A server on loopback that has a name of the internet, and a certificate for it."""
+    host, look_up = "files.example.org", socket.getaddrinfo
+    authority, tls = certificate(tmp_path, host)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda name, *rest, **more: look_up("127.0.0.1" if name == host else name, *rest, **more),
+    )
+    with standin_hub(StandIn(files=dict(FILES)), tls) as served:
+        yield served.cdn.replace("localhost", host) + "/cdn/a.parquet", served
+
+
+def test_a_name_that_leads_into_the_volunteers_network_gets_no_byte(
+    public_name: tuple[str, StandIn],
+) -> None:
+    url, served = public_name
+    with pytest.raises(Unavailable, match=r"files\.example\.org leads to 127\.0\.0\.1"):
+        list(HttpsFile(url, private=False).pieces(0))
+    assert served.asked == []
+    assert b"".join(HttpsFile(url, private=True).pieces(0)) == FILES["a.parquet"]
+
+
+def test_a_proxy_may_stand_in_the_volunteers_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    with standin_hub(StandIn()) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.endpoint)
+        with pytest.raises(Broken, match="501"):  # what the stand-in says to CONNECT
+            list(HttpsFile("https://example.org/a.txt", private=False).pieces(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTPS_PROXY", "ftp://127.0.0.1:1"),
+        ("SSL_CERT_FILE", "/proc/nowhere"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name):
+        list(HttpsFile("https://example.org/a.txt", private=False).pieces(0))
+
+
 def test_a_volunteer_is_not_sent_into_his_own_network(source: Source) -> None:
     with pytest.raises(Refusal, match="own network"):
         rows(source, start=0, stop=1, access=Access())
@@ -215,6 +293,8 @@ def test_a_volunteer_is_not_sent_into_his_own_network(source: Source) -> None:
         "https://exa\u00e4mple.org/a.txt",
         "https:///a.txt",
         "https://example.org:99999/a.txt",
+        "https://a..example.org/a.txt",
+        f"https://{'a' * 64}.example.org/a.txt",
         "http://example.org/a.txt",
         "file:///etc/passwd.txt",
     ],

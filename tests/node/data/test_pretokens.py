@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dipaco.node.data import pretokens
-from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.pretokens import WordEncoder, merges_words
 from dipaco.node.data.tokenizers import GOLDEN_TEXT
 from tests.node.data.corpora import texts

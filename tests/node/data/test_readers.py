@@ -14,9 +14,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from dipaco.node.data import readers
-from dipaco.node.data.embedded import embedded_paths, embedded_source
 from dipaco.node.data.library import import_datasets
 from dipaco.node.data.readers import count_rows, read_rows
+from dipaco.node.data.sources.embedded import CORPUS_PATH
 from dipaco.protocol.errors import Refusal, Unavailable
 from tests.node.data.corpora import write_jsonl, write_parquet
 
@@ -78,7 +78,7 @@ def test_rows_are_those_of_the_datasets_library(kind: str, tmp_path: Path) -> No
 
 
 def test_the_embedded_corpus_reads_as_in_the_datasets_library() -> None:
-    (path,) = embedded_paths(embedded_source())
+    path = CORPUS_PATH
     stream: Any = import_datasets().load_dataset(
         "parquet", data_files=[str(path)], split="train", streaming=True, columns=["text"]
     )

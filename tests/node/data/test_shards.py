@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from dipaco.node.data import documents
 from dipaco.node.data.derivation import Tools, derive
-from dipaco.node.data.embedded import embedded_tokenizer
-from dipaco.node.data.pinning import pin_files
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.data.shards import WAITING, HeldOut, ShardMissing, Shards, TokenShard
-from dipaco.node.data.sources import Access
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.storage import shard_cache
 from dipaco.node.storage.blobs import BlobStore

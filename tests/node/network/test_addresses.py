@@ -1,61 +1,48 @@
-"""Scopes of addresses, and bytes counted per peer.
+"""Addresses in signed records, and bytes counted per peer.
 
-Rules of this file: pure functions and values.
+Rules of this file: values; names are looked up in a resolver of the test's own.
 """
 
-import pytest
+import socket
+from typing import Any
 
-from dipaco.node.network.addresses import Scope, scope_of, scope_of_ip, sign_records
-from dipaco.node.network.transport import Traffic, parse_address
+import pytest
+import trio
+
+from dipaco.node.network.addresses import addresses_of, resolve, sign_records
+from dipaco.node.network.transport import Traffic
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.messages import MAX_ADDRESSES, open_record
+from dipaco.protocol.messages import MAX_ADDRESSES, PeerRecord, open_record
+from dipaco.protocol.wire.address import Address
 from tests.node.network.peers import KEYS, PEERS
 
 LOOP, HOUSE, WORLD = "/ip4/127.0.0.1/tcp/4410", "/ip4/10.0.0.2/tcp/4410", "/dns4/a.example/tcp/1"
 
 
 @pytest.mark.parametrize(
-    ("address", "scope"),
+    "text",
     [
-        (LOOP, Scope.MACHINE),
-        ("/ip6/::1/tcp/1", Scope.MACHINE),
-        ("/dns4/localhost/tcp/1", Scope.MACHINE),
-        (HOUSE, Scope.HOUSE),
-        ("/ip4/169.254.1.1/tcp/1", Scope.HOUSE),
-        ("/ip6/fe80::1%eth0/tcp/1", Scope.HOUSE),
-        ("/ip4/8.8.8.8/tcp/1", Scope.WORLD),
-        (WORLD, Scope.WORLD),
-    ],
-)
-def test_an_address_has_the_scope_from_which_it_is_of_use(address: str, scope: Scope) -> None:
-    assert scope_of(address) == scope
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "",
-        "/",
         "/ip4",
         "/ip4/8.8.8.8",
         "/ip4/0.0.0.0/tcp/1",
         "/ip6/::/tcp/1",
         "/ip4/8/tcp/1",
-        "/x/y/z/1",
+        "/ip4/1.1.1.1/tcp/0",
     ],
 )
-def test_an_address_that_nobody_can_dial_is_refused(address: str) -> None:
-    with pytest.raises(RemoteProtocolError):
-        scope_of(address)
+def test_a_record_whose_address_nobody_can_dial_is_its_peers_fault(text: str) -> None:
+    def record(*texts: str) -> PeerRecord:
+        return PeerRecord(peer=PEERS[0], addresses=texts, roles=(), runs=(), sequence=1)
 
-
-def test_an_unknown_ip_gets_what_strangers_get() -> None:
-    assert scope_of_ip(None) == Scope.WORLD
+    assert addresses_of(record(LOOP, WORLD)) == (Address.parse(LOOP), Address.parse(WORLD))
+    with pytest.raises(RemoteProtocolError, match=f"the address '{text}'"):
+        addresses_of(record(LOOP, text))
 
 
 def test_a_node_signs_one_record_per_scope() -> None:
     def signed(*addresses: str) -> list[tuple[str, ...]]:
-        records = sign_records(KEYS[0], addresses, roles=(), runs=(), sequence=1)
+        places = map(Address.parse, addresses)
+        records = sign_records(KEYS[0], places, roles=(), runs=(), sequence=1)
         return [open_record(record).addresses for record in records]
 
     assert signed(f"{LOOP}/p2p/{PEERS[0]}", HOUSE, WORLD) == [
@@ -69,8 +56,33 @@ def test_a_node_signs_one_record_per_scope() -> None:
     assert signed(*many) == [tuple(many[:MAX_ADDRESSES])]
 
 
-def test_an_address_is_split_into_peer_and_place() -> None:
-    assert parse_address(f"{LOOP}/p2p/{PEERS[0]}") == (PEERS[0], LOOP)
+class Names(trio.abc.HostnameResolver):
+    """Says of every name that it has these IP addresses."""
+
+    def __init__(self, *ips: str) -> None:
+        self._ips = ips
+
+    async def getaddrinfo(self, host: Any, *_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 0)) for ip in self._ips]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_name_becomes_its_ip_addresses_however_they_are_written() -> None:
+    trio.socket.set_custom_hostname_resolver(
+        Names("8.8.8.8", "2001:DB8::0:1", "::ffff:1.2.3.4", "fe80::1%eth0")
+    )
+    found = await resolve(Address.parse(f"{WORLD}/p2p/{PEERS[0]}"))
+    assert found == [
+        Address.parse(f"/{place}/tcp/1/p2p/{PEERS[0]}")
+        for place in ("ip4/8.8.8.8", "ip6/2001:db8::1", "ip6/::ffff:1.2.3.4")
+    ]
+
+
+async def test_an_ip_address_is_not_looked_up() -> None:
+    trio.socket.set_custom_hostname_resolver(Names())
+    assert await resolve(Address.parse(LOOP)) == [Address.parse(LOOP)]
 
 
 def test_traffic_of_forgotten_peers_stays_in_the_totals() -> None:

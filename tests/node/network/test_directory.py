@@ -33,6 +33,7 @@ from dipaco.protocol.messages import (
     open_record,
 )
 from dipaco.protocol.signed import Signed, sign
+from dipaco.protocol.wire.address import Address
 from tests.node.network.peers import KEY_OF, PEERS
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class Asker:
         sequence: int = 1,
         records: tuple[Signed, ...] = (),
     ) -> Registered:
+        places = map(Address.parse, addresses)
         records = records or sign_records(
-            KEY_OF[self.me], addresses, roles=("volunteer",), runs=runs, sequence=sequence
+            KEY_OF[self.me], places, roles=("volunteer",), runs=runs, sequence=sequence
         )
         ask = Register(records=records)
         return await self.rpc.call(self.hub, ask, Registered, timeout=5)

@@ -18,6 +18,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from dipaco.node.network import host as host_module
 from dipaco.node.network.host import HostTransport, open_host
 from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.wire.address import Address
 from tests.node.network.peers import KEYS, PEERS
 from tests.node.network.test_shims import LISTEN, is_served
 from tests.node.network.test_transport_contract import ECHO, echo, until
@@ -26,7 +27,7 @@ NETWORK = Path(host_module.__file__).parent
 
 
 def _port(node: HostTransport) -> int:
-    return int(node.addresses[0].split("/")[4])
+    return node.addresses[0].port
 
 
 def test_only_two_modules_know_of_libp2p_and_one_place_catches_everything() -> None:
@@ -54,7 +55,7 @@ async def test_the_key_is_the_name() -> None:
 
 async def test_a_port_that_is_taken_is_named_even_by_a_socket_that_would_share_it() -> None:
     async with open_host(KEYS[0], listen=LISTEN) as node:
-        taken = f"/ip4/127.0.0.1/tcp/{_port(node)}"
+        taken = Address("ip4", "127.0.0.1", _port(node))
         with pytest.raises(ConfigError, match=f"cannot listen on {taken}: address already in use"):
             async with open_host(KEYS[1], listen=[*LISTEN, taken]):
                 pass
@@ -63,30 +64,45 @@ async def test_a_port_that_is_taken_is_named_even_by_a_socket_that_would_share_i
 
 
 @pytest.mark.parametrize(
-    "address", ["", "4410", "/ip4/127.0.0.1/udp/4410", "/ip4/1.2.3/tcp/1", "/ip4/1.2.3.4/tcp/x"]
+    "address",
+    ["/dns4/localhost/tcp/0", f"/ip4/127.0.0.1/tcp/0/p2p/{PEERS[0]}", "/ip4/8.8.8.8/tcp/0"],
 )
 async def test_an_address_that_cannot_be_listened_on_is_named(address: str) -> None:
     with pytest.raises(ConfigError, match="cannot listen on"):
-        async with open_host(KEYS[0], listen=[address]):
+        async with open_host(KEYS[0], listen=[Address.parse(address)]):
             pass
 
 
 async def test_what_is_announced_replaces_what_is_found() -> None:
-    announced = "/dns4/me.example/tcp/4001"
+    announced = Address.parse("/dns4/me.example/tcp/4001")
     async with open_host(KEYS[0], listen=LISTEN, announce=[announced]) as node:
-        assert node.addresses == (f"{announced}/p2p/{PEERS[0]}",)
+        assert node.addresses == (announced.with_peer(PEERS[0]),)
 
 
 async def test_a_wildcard_is_never_handed_out() -> None:
-    async with open_host(KEYS[0], listen=["/ip4/0.0.0.0/tcp/0"]) as node:
+    async with open_host(KEYS[0], listen=[Address.parse("/ip4/0.0.0.0/tcp/0")]) as node:
         assert node.addresses
-        assert not any("/0.0.0.0/" in address for address in node.addresses)
+        assert not any(address.dial_fault() for address in node.addresses)
 
 
 async def test_names_are_looked_up_as_the_system_does() -> None:
     async with open_host(KEYS[0], listen=LISTEN) as one, open_host(KEYS[1]) as other:
-        await other.dial(one.me, [f"/dns4/localhost/tcp/{_port(one)}"])
+        await other.dial(one.me, [Address("dns4", "localhost", _port(one))])
         assert other.peers() == {one.me}
+
+
+async def test_a_name_that_nobody_has_is_unavailable() -> None:
+    async with open_host(KEYS[1]) as node:
+        with pytest.raises(Unavailable, match=r"no such host in /dns4/nobody\.invalid/tcp/1"):
+            await node.dial(PEERS[0], [Address.parse("/dns4/nobody.invalid/tcp/1")])
+
+
+async def test_a_relay_is_not_dialled_in_place_of_the_peer_behind_it() -> None:
+    async with open_host(KEYS[0], listen=LISTEN) as relay, open_host(KEYS[1]) as node:
+        circuit = Address("ip4", "127.0.0.1", _port(relay), peer=PEERS[2], relay=relay.me)
+        with pytest.raises(Unavailable, match="this version dials nobody through a relay"):
+            await node.dial(PEERS[2], [circuit])
+        assert not node.peers() and not relay.peers()
 
 
 async def test_what_the_block_raises_comes_out_bare() -> None:
@@ -102,7 +118,7 @@ async def test_a_dialer_in_plaintext_is_refused() -> None:
         async with plain.run([]):
             with trio.fail_after(20), pytest.raises(Exception, match="failed to upgrade"):
                 await plain.get_network().dial_addr(
-                    Multiaddr(node.addresses[0]), node._host.get_id()
+                    Multiaddr(str(node.addresses[0])), node._host.get_id()
                 )
         assert node.peers() == frozenset()
 
@@ -154,7 +170,7 @@ async def test_no_more_than_most_connections_are_kept() -> None:
 async def test_a_dead_port_is_passed_over_within_milliseconds() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        dead = f"/ip4/127.0.0.1/tcp/{unused.getsockname()[1]}"
+        dead = Address("ip4", "127.0.0.1", unused.getsockname()[1])
     async with open_host(KEYS[0], listen=LISTEN) as one, open_host(KEYS[1]) as other:
         with trio.fail_after(5):
             await other.dial(one.me, [dead, *one.addresses])

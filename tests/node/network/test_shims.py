@@ -25,10 +25,11 @@ from dipaco.node.network import host as host_module
 from dipaco.node.network.host import HostTransport, open_host
 from dipaco.node.network.transport import Stream
 from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.wire.address import Address
 from tests.node.network.peers import KEYS, PEERS
 from tests.node.network.test_transport_contract import ECHO, echo, ends, receive_all, until
 
-LISTEN = ("/ip4/127.0.0.1/tcp/0",)
+LISTEN = (Address.parse("/ip4/127.0.0.1/tcp/0"),)
 SINK = "/test/sink/1"
 
 SOURCES = {
@@ -183,7 +184,7 @@ async def test_dials_to_a_silent_port_cost_their_limit_and_nothing_else(
 ) -> None:
     monkeypatch.setattr(host_module, "DIAL_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}"
+        place = Address("ip4", "127.0.0.1", silent.getsockname()[1])
         async with two() as (one, other):
             assert one._net._resource_manager is None  # it loses a place per dial like these
             with pytest.raises(Unavailable, match=r"no answer within 0\.05 s at 127\.0\.0\.1:"):
@@ -326,7 +327,7 @@ async def test_hanging_up_does_not_wait_for_a_writer_that_is_stuck(
                 await trio.sleep_forever()
             return await read(self, n)
 
-        port = int(frozen.addresses[0].split("/")[4])
+        port = frozen.addresses[0].port
         assert connection is not None
         monkeypatch.setattr(TrioTCPStream, "read", read_unless_frozen)
         frozen.serve(SINK, echo)

@@ -29,6 +29,7 @@ from dipaco.protocol.ledger import SpecAdopted
 from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.signed import sign
 from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.wire.address import Address
 from tests.node.scheduling.fakes import FakeWorker
 from tests.settings import settings
 from tests.values import TOKENIZER, key, manifest, peer
@@ -97,7 +98,7 @@ class Swarm:
         self.network = MemoryNetwork()
         self._homes = tmp_path
         self._nursery = nursery
-        self._address = ""
+        self._address: Address | None = None
         self.after_commit: Callable[[str, Journal], bool] = lambda name, journal: False
         """Told whenever a node has saved something; True: the node is killed at that moment."""
 
@@ -120,7 +121,8 @@ class Swarm:
         config = NodeConfig(
             home=home.root,
             node=NodeSection(
-                rendezvous=rendezvous, bootstrap=() if rendezvous else (self._address,)
+                rendezvous=rendezvous,
+                bootstrap=() if rendezvous or self._address is None else (self._address,),
             ),
             run=RunSection(verify=verify),
         )

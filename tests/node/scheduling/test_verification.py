@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from dipaco.node.data.derivation import Tools, derive
-from dipaco.node.data.embedded import embedded_tokenizer_path
-from dipaco.node.data.pinning import pin_files
-from dipaco.node.data.sources import Access
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Derive, Materialise
 from dipaco.node.wiring import FAREWELL_SECONDS

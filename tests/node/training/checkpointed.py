@@ -6,7 +6,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from dipaco.node.checkpoints import Checkpoint, checkpoint_of
-from dipaco.node.data.embedded import embedded_tokenizer, embedded_tokenizer_path
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.runs import sign_manifest
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.initial import initial_module

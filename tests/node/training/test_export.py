@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace
 
 from dipaco.node.checkpoints import Checkpoint
-from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.data.progress import silent
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.training.export import export_path, plain_tokenizer

@@ -8,7 +8,7 @@ import pytest
 
 from dipaco.node.aggregation.outer import read_delta
 from dipaco.node.config import StorageSection
-from dipaco.node.data.embedded import embedded_tokenizer
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Progress

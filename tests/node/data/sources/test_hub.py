@@ -14,8 +14,9 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.data.downloads import Downloads
-from dipaco.node.data.pinning import pin_hub
-from dipaco.node.data.sources import Access, is_authenticated, rows
+from dipaco.node.data.sources.dispatch import is_authenticated, reachable, rows
+from dipaco.node.data.sources.hub import pin_hub
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
@@ -74,6 +75,15 @@ def test_a_branch_becomes_its_commit_and_every_file_is_pinned(source: Source) ->
     for file, count in zip(source.files, (700, 500), strict=True):
         data = FILES[file.name]
         assert (file.size, file.sha256, file.rows) == (len(data), sha256(data), count)
+
+
+def test_whether_a_node_can_read_it_is_told_without_asking_the_hub(
+    hub: StandIn, source: Source
+) -> None:
+    hub.gone = True
+    found = reachable(source, Access())
+    assert found.words.startswith("on a public hub, not tried here") and not found.cure
+    assert hub.asked == []
 
 
 @pytest.mark.parametrize("revision", ["main", "v1", COMMIT])

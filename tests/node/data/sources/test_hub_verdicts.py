@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
-from dipaco.node.data.pinning import pin_hub
-from dipaco.node.data.sources import Access
+from dipaco.node.data.sources.hub import pin_hub
+from dipaco.node.data.sources.interface import Access
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.recipe import recipe_of

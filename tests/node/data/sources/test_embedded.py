@@ -5,22 +5,18 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.data.embedded import (
-    DOCUMENTS,
-    embedded_paths,
-    embedded_source,
-    embedded_tokenizer,
-    embedded_tokenizer_path,
-)
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.readers import count_rows
+from dipaco.node.data.sources.dispatch import reachable, rows
+from dipaco.node.data.sources.embedded import CORPUS_PATH, DOCUMENTS, embedded_source
+from dipaco.node.data.sources.interface import Access, Reach
 from dipaco.node.storage.files import hash_file
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import Unavailable
 
 
 def test_the_corpus_is_the_one_that_the_source_pins() -> None:
-    source = embedded_source()
-    (path,) = embedded_paths(source)
+    source, path = embedded_source(), CORPUS_PATH
     assert path.name == source.files[0].name
     assert path.stat().st_size == source.files[0].size
     assert hash_file(path) == source.files[0].sha256
@@ -37,7 +33,7 @@ def test_the_tokenizer_is_the_one_that_its_value_pins() -> None:
 
 
 def test_the_notice_travels_with_the_corpus() -> None:
-    notice = embedded_paths(embedded_source())[0].with_name("NOTICE.md")
+    notice = CORPUS_PATH.with_name("NOTICE.md")
     assert "public domain" in notice.read_text(encoding="utf-8")
 
 
@@ -48,8 +44,12 @@ def test_another_embedded_corpus_is_not_here(field: str) -> None:
         "revision": "demo-2",
         "files": (replace(source.files[0], name="/etc/passwd"),),
     }
+    changed = replace(source, **{field: other[field]})
     with pytest.raises(Unavailable, match="this version embeds the corpus demo-1"):
-        embedded_paths(replace(source, **{field: other[field]}))
+        rows(changed, start=0, stop=1, access=Access())
+    assert reachable(source, Access()) == Reach("embedded: part of this program")
+    found = reachable(changed, Access())
+    assert "embeds the corpus demo-1" in found.words and found.cure
 
 
 def test_a_source_can_be_cut_into_windows() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.data.embedded import embedded_source
 from dipaco.node.data.library import import_datasets
-from dipaco.node.data.pinning import pin_files
-from dipaco.node.data.sources import Access, rows
-from dipaco.node.data.synthetic import TOPICS, synthetic_text, topic_of
+from dipaco.node.data.sources.dispatch import reachable, rows
+from dipaco.node.data.sources.embedded import embedded_source
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.interface import Access, Reach
 from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 from dipaco.protocol.source import Source
@@ -104,31 +104,49 @@ def test_a_name_that_is_no_absolute_path_is_refused(name: str, mixed: Source) ->
         read(source)
 
 
+def test_files_of_this_machine_are_looked_for_where_they_are_allowed(
+    mixed: Source, tmp_path: Path
+) -> None:
+    assert reachable(mixed, LOCAL) == Reach("3 files of this machine")
+    assert "run.local_sources" in reachable(mixed, Access()).cure
+    (tmp_path / "b.jsonl").unlink()
+    found = reachable(mixed, LOCAL)
+    assert found.words == f"1 of 3 files cannot be read, first {tmp_path / 'b.jsonl'}"
+    assert found.cure == "put them where the run's manifest names them"
+
+
+def addressed(mixed: Source, *names: str) -> Source:
+    """Return `mixed` with other names for its first files."""
+    changed = [replace(file, name=name) for file, name in zip(mixed.files, names, strict=False)]
+    return replace(mixed, files=(*changed, *mixed.files[len(names) :]))
+
+
+def test_files_at_addresses_are_none_of_this_machine(mixed: Source) -> None:
+    public = [f"https://example.org/{name}" for name in ("a.parquet", "b.jsonl", "c.txt")]
+    away = Reach("3 files at https addresses, not tried here")
+    assert reachable(addressed(mixed, *public), Access()) == away
+    assert reachable(addressed(mixed, *public), LOCAL) == away
+    both = reachable(addressed(mixed, *public[:2]), LOCAL)
+    assert both == Reach("1 file of this machine and 2 files at https addresses, not tried here")
+    assert "run.local_sources" in reachable(addressed(mixed, *public[:2]), Access()).cure
+
+
+def test_an_address_that_this_node_may_not_or_no_node_can_read_is_told(mixed: Source) -> None:
+    private = addressed(mixed, *(f"https://10.0.0.1/{n}.txt" for n in "abc"))
+    found = reachable(private, Access())
+    assert "own network" in found.words and "run.local_sources" in found.cure
+    assert not reachable(private, LOCAL).cure
+    for name in ("https://user:word@example.org/a.txt", "a.txt", "https://example.org/a.csv"):
+        found = reachable(addressed(mixed, name), LOCAL)
+        assert name in found.words and found.cure == "tell the run's owner: no node can read it"
+
+
 def test_a_name_is_one_file_and_no_pattern(mixed: Source, tmp_path: Path) -> None:
     source = replace(
         mixed, files=(replace(mixed.files[0], name=f"{tmp_path}/*.parquet"), *mixed.files[1:])
     )
     with pytest.raises(Unavailable, match="no such file"):
         read(source)
-
-
-def test_a_synthetic_document_is_known_by_its_index_for_ever() -> None:
-    assert sha256(synthetic_text(0).encode()).hex()[:16] == "6c387cadaceb3052"
-    assert sha256(synthetic_text((1 << 64) - 1).encode()).hex()[:16] == "914d5cff43af0dcc"
-    assert read(synthetic(400), 321, 322) == [(321, synthetic_text(321))]
-
-
-def test_synthetic_documents_have_topics() -> None:
-    words: dict[int, set[str]] = {topic: set() for topic in range(TOPICS)}
-    for index in range(100):
-        words[topic_of(index)].update(synthetic_text(index).lower().replace(".", "").split())
-    shared = set.intersection(*words.values())
-    assert all(len(shared) < len(own) / 2 for own in words.values())
-
-
-def test_synthetic_documents_of_another_revision_are_unavailable() -> None:
-    with pytest.raises(Unavailable, match=r"source\.revision"):
-        read(replace(synthetic(5), revision="2"))
 
 
 def test_pinning_names_what_is_wrong_with_a_file(tmp_path: Path) -> None:
@@ -156,8 +174,9 @@ def test_streaming_needs_no_network_no_home_and_leaves_nothing_behind(tmp_path: 
         "def deny(event, args):\n"
         "    if event in ('socket.connect', 'socket.getaddrinfo'): raise SystemExit(event)\n"
         "sys.addaudithook(deny)\n"
-        "from dipaco.node.data.sources import Access, rows\n"
-        "from dipaco.node.data.embedded import embedded_source\n"
+        "from dipaco.node.data.sources.dispatch import rows\n"
+        "from dipaco.node.data.sources.interface import Access\n"
+        "from dipaco.node.data.sources.embedded import embedded_source\n"
         "source = embedded_source()\n"
         "print(sum(1 for _ in rows(source, start=0, stop=9999, access=Access())))\n"
         "print('torch' in sys.modules)\n"
@@ -220,8 +239,9 @@ def test_empty_documents_are_rows_like_others(tmp_path: Path) -> None:
 
 LARGE = """
 import pathlib, sys
-from dipaco.node.data.pinning import pin_files
-from dipaco.node.data.sources import Access, rows
+from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.sources.dispatch import rows
+from dipaco.node.data.sources.interface import Access
 
 source = pin_files([pathlib.Path(sys.argv[1])])
 stream = rows(source, start=0, stop=99, access=Access(local_sources=True))

@@ -1,4 +1,4 @@
-"""Synthetic documents: text with topics, made from nothing but a revision and an index.
+"""Sources of kind `synthetic`: text with topics, made from nothing but a revision and an index.
 
 For tests and measurements without a corpus: any number of documents, each known by its index
 alone, the same on every machine for ever. A document has one of `TOPICS` topics; most of its words
@@ -10,7 +10,19 @@ import hashlib
 from collections.abc import Iterator
 from functools import cache
 
+from dipaco.node.data.progress import OnProgress
+from dipaco.node.data.sources.interface import (
+    Access,
+    Pinning,
+    Reach,
+    RowRange,
+    SourceKind,
+    SourceRow,
+    SourceTable,
+)
 from dipaco.protocol.digest import tagged, u32, u64
+from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.source import Count, Source
 
 REVISION = "1"
 TOPICS = 8
@@ -65,3 +77,47 @@ def _word(number: int) -> str:
 def _sentences(words: list[str]) -> Iterator[str]:
     for start in range(0, len(words), 12):
         yield " ".join(words[start : start + 12]).capitalize() + "."
+
+
+class SyntheticTable(SourceTable, frozen=True, kw_only=True):
+    """Of the TOML file of a run."""
+
+    documents: Count
+    window: Count | None = None
+
+
+def _pin(table: SyntheticTable, pinning: Pinning) -> Source:
+    window = table.documents if table.window is None else table.window
+    return Source(
+        kind="synthetic", revision=REVISION, files=(), documents=table.documents, window=window
+    )
+
+
+def _check(source: Source) -> None:
+    """Raise Unavailable if this version knows other documents."""
+    if source.revision != REVISION:
+        raise Unavailable(
+            f"source.revision: this version knows synthetic documents {REVISION}, "
+            f"not {source.revision}"
+        )
+
+
+def _open(source: Source, access: Access, on_progress: OnProgress) -> RowRange:
+    _check(source)
+    return _rows
+
+
+def _rows(start: int, stop: int) -> Iterator[SourceRow]:
+    for index in range(start, stop):
+        yield {"index": index, "text": synthetic_text(index)}
+
+
+def _reachable(source: Source, access: Access) -> Reach:
+    try:
+        _check(source)
+    except Unavailable as error:
+        return Reach(str(error), cure="install the version of this program that knows them")
+    return Reach("synthetic: part of this program")
+
+
+KIND = SourceKind(table=SyntheticTable, pin=_pin, open=_open, reachable=_reachable)

@@ -1,0 +1,31 @@
+"""The tokenizer that is shipped inside the package, pinned to the byte.
+
+Byte-level BPE, trained on the embedded corpus. The tests hold the constants against the file.
+"""
+
+from pathlib import Path
+
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.source import Tokenizer
+
+FOLDER = Path(__file__).parent / "demo"
+"""Of the shipped tokenizer and corpus."""
+_TOKENIZER_FILE = "demo-bpe-4096.json"
+_TOKENIZER = Tokenizer(
+    sha256=Digest(
+        bytes.fromhex("dadc17af0f272161928a5a6d3f35c60b2c81fc4d7b12a12b315af38dc4f76ba3")
+    ),
+    size=259_769,
+    vocabulary=4096,
+    end_of_text=0,
+)
+
+
+def embedded_tokenizer() -> Tokenizer:
+    """Return the embedded tokenizer as a manifest states it."""
+    return _TOKENIZER
+
+
+def embedded_tokenizer_path(digest: Digest) -> Path | None:
+    """Return where the tokenizer of this digest is, if it is the embedded one."""
+    return FOLDER / _TOKENIZER_FILE if digest == _TOKENIZER.sha256 else None

@@ -1,0 +1,1 @@
+"""Where documents come from: one file a kind of source; `dispatch` has the table of them."""

@@ -1,0 +1,80 @@
+"""The public source of a run as a stream of numbered rows, through the `datasets` library.
+
+`rows` gives every kind of source the same shape: an `IterableDataset` of `SourceRow`. The table
+`KINDS` is the one place where the name of a kind is told apart from another.
+
+`datasets` takes more than a second to import: only worker processes and `run create` call this.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from dipaco.node.data.library import import_datasets
+from dipaco.node.data.progress import OnProgress, silent
+from dipaco.node.data.sources import embedded, files, hub, synthetic
+from dipaco.node.data.sources.interface import Access, Reach, SourceKind, SourceRow
+from dipaco.protocol.source import Source
+
+KINDS: Mapping[str, SourceKind[Any]] = MappingProxyType(
+    {
+        "embedded": embedded.KIND,
+        "files": files.KIND,
+        "hub": hub.KIND,
+        "synthetic": synthetic.KIND,
+    }
+)
+"""Every kind that a manifest may state."""
+
+
+def kind_named(name: object) -> SourceKind[Any] | None:
+    """Return the kind that a TOML file names, if it is one."""
+    return KINDS.get(name) if isinstance(name, str) else None
+
+
+def is_authenticated(source: Source, access: Access) -> bool:
+    """Return whether every row that `rows` gives comes from bytes of the manifest's SHA-256."""
+    return KINDS[source.kind].is_authenticated(access)
+
+
+def reachable(source: Source, access: Access) -> Reach:
+    """Tell whether this node can read `source`; asks no network."""
+    return KINDS[source.kind].reachable(source, access)
+
+
+def rows(
+    source: Source,
+    *,
+    start: int,
+    stop: int,
+    access: Access,
+    on_progress: OnProgress = silent,
+) -> Iterable[SourceRow]:
+    """Return the rows `start` to `stop` - 1 of a source, or up to its end: an IterableDataset.
+
+    on_progress   hears of files that are fetched whole; of rows whoever reads them tells.
+
+    Raises ConfigError for what the operator does not allow, and Refusal for a file that no run can
+    name. Reading raises Unavailable if the source is away or a file is not the pinned one, and
+    Refusal for content that cannot be what the run claims.
+    """
+    kind = KINDS[source.kind]
+    read = kind.open(source, access, on_progress)
+    datasets = import_datasets(hub=kind.on_hub)
+    generate = partial(read, max(0, start), min(stop, source.documents))
+    stream: Iterable[SourceRow] = datasets.IterableDataset.from_generator(_Rows(generate))
+    return stream
+
+
+class _Rows:
+    """A generator function for `datasets`, which names its data sets by a pickle of it."""
+
+    def __init__(self, generate: Callable[[], Iterator[SourceRow]]) -> None:
+        self._generate = generate
+
+    def __call__(self) -> Iterator[SourceRow]:
+        return self._generate()
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, ("the rows of a run's source",)

@@ -1,0 +1,192 @@
+"""Sources of kind `files`: files of this machine, and files at https addresses, in any mixture.
+
+A file of this machine is read only where the operator allows it. A file at an address is fetched
+whole. Both are hashed before the first row is used.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import msgspec
+
+from dipaco.node.data.downloads import Downloads
+from dipaco.node.data.https import PREFIX, HttpsFile
+from dipaco.node.data.progress import OnProgress, silent
+from dipaco.node.data.readers import file_format, local_content
+from dipaco.node.data.sources.interface import (
+    Access,
+    Pinning,
+    Reach,
+    RowRange,
+    SourceKind,
+    SourceTable,
+)
+from dipaco.node.data.sources.pinned_files import (
+    OpenContent,
+    check_enough,
+    checked,
+    count_documents,
+    fetched,
+    file_rows,
+)
+from dipaco.node.storage.files import hash_file
+from dipaco.protocol.errors import ConfigError, Refusal
+from dipaco.protocol.source import MAX_FILES, Count, Source, SourceFile
+
+REVISION = "pinned"
+MAX_DOWNLOADS = 10 * 10**9  # bytes: what a volunteer's cache holds by default
+
+
+class FilesTable(SourceTable, frozen=True, kw_only=True):
+    """Of the TOML file of a run."""
+
+    files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
+    """Relative to the TOML file, or https addresses."""
+    text_field: str = "text"
+    documents: Count | None = None
+    window: Count | None = None
+
+
+# ------------------------------------------------------------------------ pinning
+
+
+def _pin(table: FilesTable, pinning: Pinning) -> Source:
+    names = [n if _is_address(n) else pinning.folder / n for n in table.files]
+    with TemporaryDirectory(prefix="dipaco-run-") as scratch:
+        source = pin_files(
+            names,
+            text_field=table.text_field,
+            documents=table.documents,
+            window=table.window,
+            downloads=Downloads(pinning.cache or Path(scratch), MAX_DOWNLOADS),
+            on_progress=pinning.on_progress,
+        )
+    check_enough(source, documents=table.documents, window=table.window)
+    return source
+
+
+def pin_files(
+    names: Sequence[Path | str],
+    *,
+    text_field: str = "text",
+    documents: int | None = None,
+    window: int | None = None,
+    downloads: Downloads | None = None,
+    on_progress: OnProgress = silent,
+) -> Source:
+    """Return local files and https addresses as a manifest states them, every row read once.
+
+    documents   only the first so many rows; by default all.
+    window      documents of one window; by default all.
+    downloads   where files of addresses are kept; without it none can be named.
+
+    Raises ConfigError for files that no run can use, Unavailable for an address that is away.
+    """
+    if not names:
+        raise ConfigError("source.files: none given")
+    try:
+        pinned = tuple(_pinned(name, text_field, downloads, on_progress) for name in names)
+    except Refusal as error:
+        raise ConfigError(str(error)) from error
+    count = sum(file.rows for file in pinned)
+    if count == 0:
+        raise ConfigError("source.files: no documents in them")
+    documents = count if documents is None else min(documents, count)
+    return Source(
+        kind="files",
+        revision=REVISION,
+        files=pinned,
+        text_field=text_field,
+        documents=documents,
+        window=documents if window is None else min(window, documents),
+    )
+
+
+def _pinned(
+    name: Path | str, field: str, downloads: Downloads | None, on_progress: OnProgress
+) -> SourceFile:
+    if _is_address(str(name)):
+        return _pinned_address(str(name), field, downloads, on_progress)
+    path = Path(name).expanduser().absolute()
+    file_format(path.name)
+    if not path.is_file():
+        raise ConfigError(f"source.files: {path}: no such file")
+    size, digest = path.stat().st_size, hash_file(path)
+    rows = count_documents(local_content(path), field, on_progress)
+    return SourceFile(name=str(path), size=size, sha256=digest, rows=rows)
+
+
+def _pinned_address(
+    url: str, field: str, downloads: Downloads | None, on_progress: OnProgress
+) -> SourceFile:
+    """Fetch the file of an address; the author may name machines of his own network."""
+    if downloads is None:
+        raise ConfigError(f"source.files: {url}: there is no folder to fetch it into")
+    file_format(url)
+    path, size, digest = downloads.get_unpinned(
+        url, HttpsFile(url, private=True).pieces, on_progress
+    )
+    rows = count_documents(local_content(path, url), field, on_progress)
+    return SourceFile(name=url, size=size, sha256=digest, rows=rows)
+
+
+# ------------------------------------------------------------------------ reading
+
+
+def _open(source: Source, access: Access, on_progress: OnProgress) -> RowRange:
+    return file_rows(source, [(f, _content(f, access, on_progress)) for f in source.files])
+
+
+def _content(file: SourceFile, access: Access, on_progress: OnProgress) -> OpenContent:
+    if _is_address(file.name):
+        remote = HttpsFile(file.name, private=access.local_sources, size=file.size)
+        return partial(fetched, file, remote.pieces, access, on_progress)
+    if not access.local_sources:
+        raise ConfigError(
+            "run.local_sources: this run names files of this machine; allow that only for runs "
+            "of your own"
+        )
+    path = Path(file.name)
+    if not path.is_absolute():
+        raise Refusal(f"source.files: {path}: not an absolute path, nor an https address")
+    return partial(checked, path, file)
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(PREFIX)
+
+
+# ------------------------------------------------------------------------ examining
+
+
+def _reachable(source: Source, access: Access) -> Reach:
+    try:
+        _open(source, replace(access, local_sources=True), silent)
+    except Refusal as error:
+        return Reach(str(error), cure="tell the run's owner: no node can read it")
+    try:
+        _open(source, access, silent)
+    except (ConfigError, Refusal) as error:
+        cure = "set run.local_sources if you trust the run's owner to name files of yours"
+        return Reach(str(error), cure=cure)
+    local = [file.name for file in source.files if not _is_address(file.name)]
+    missing = [name for name in local if not os.access(name, os.R_OK)]
+    if missing:
+        words = f"{len(missing)} of {_files(len(local))} cannot be read, first {missing[0]}"
+        return Reach(words, cure="put them where the run's manifest names them")
+    here = [f"{_files(len(local))} of this machine"] if local else []
+    remote = len(source.files) - len(local)
+    away = [f"{_files(remote)} at https addresses, not tried here"] if remote else []
+    return Reach(" and ".join(here + away))
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+KIND = SourceKind(table=FilesTable, pin=_pin, open=_open, reachable=_reachable)

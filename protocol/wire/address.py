@@ -1,0 +1,211 @@
+"""`Address`: where a peer is reached, read once from its text, a multiaddr.
+
+The wire and the configuration carry the text; everything else holds the value. The forms are
+`/ip4|ip6/IP/tcp/PORT` and `/dns|dns4|dns6/NAME/tcp/PORT`, then `/p2p/RELAY/p2p-circuit` when a
+relay stands there for the peer, then `/p2p/PEER` when the peer is named.
+"""
+
+import enum
+import ipaddress
+import re
+from dataclasses import dataclass, replace
+
+from dipaco.protocol.identity import PeerId, peer_id_of, public_key_of
+
+IP_VERSIONS = {"ip4": 4, "ip6": 6}
+NAME_KINDS = ("dns", "dns4", "dns6")
+MAX_PORT = 65535
+MAX_NAME = 253  # characters of a DNS name (RFC 1035, section 2.3.4, less length bytes)
+MAX_PLACE = 256  # characters without the peer, as a record of a peer has it
+MAX_TEXT = MAX_PLACE + len("/p2p/") + 52
+_LABEL = re.compile(r"(?!..--)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?|xn--[A-Za-z0-9-]{1,59}")
+
+
+class Scope(enum.IntEnum):
+    """From where an address is of use; what is of use from afar is so from near."""
+
+    MACHINE = 0
+    HOUSE = 1
+    WORLD = 2
+
+
+def scope_of_ip(ip: str | None) -> Scope:
+    """Return the scope of an IP address; of an unknown one the widest, which reveals least."""
+    if ip is None:
+        return Scope.WORLD
+    address = ipaddress.ip_address(ip.partition("%")[0])
+    if address.is_loopback:
+        return Scope.MACHINE
+    return Scope.WORLD if address.is_global else Scope.HOUSE
+
+
+@dataclass(frozen=True)
+class Address:
+    """Host and port, and who is there; raises ValueError for what no address can be."""
+
+    kind: str
+    """One of `IP_VERSIONS` and `NAME_KINDS`."""
+    host: str
+    """An IP address in its shortest form, or a DNS name in lower case."""
+    port: int
+    """0 stands for any free port: to listen on, never to dial."""
+    peer: PeerId | None = None
+    """Who is reached."""
+    relay: PeerId | None = None
+    """Who listens at host and port, if it passes on to the peer."""
+
+    def __post_init__(self) -> None:
+        if self.kind in IP_VERSIONS:
+            _check_ip(self.host, IP_VERSIONS[self.kind])
+        elif self.kind in NAME_KINDS:
+            _check_name(self.host)
+        else:
+            known = ", ".join((*IP_VERSIONS, *NAME_KINDS))
+            raise ValueError(f"begins with {self.kind!r}, which is none of {known}")
+        if not 0 <= self.port <= MAX_PORT:
+            raise ValueError(f"port {self.port} is not in 0 to {MAX_PORT}")
+        for peer in (self.relay, self.peer):
+            if peer is not None:
+                _check_peer(peer)
+        if len(self._place) > MAX_PLACE:
+            raise ValueError(f"longer than {MAX_PLACE} characters without its peer")
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read a multiaddr; raises ValueError, which names it and what is wrong with it."""
+        try:
+            return cls._parsed(text)
+        except ValueError as error:
+            raise ValueError(f"{text[:MAX_TEXT]!r}: {error}") from None
+
+    @classmethod
+    def _parsed(cls, text: str) -> "Address":
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"longer than {MAX_TEXT} characters")
+        before, *parts = text.split("/")
+        if before or not parts:
+            raise ValueError("does not begin with a slash")
+        if not parts[-1]:
+            raise ValueError("ends in a slash")
+        if len(parts) < 4:
+            raise ValueError("lacks host or port: it reads like /ip4/203.0.113.7/tcp/4410")
+        kind, host, protocol, port, *rest = parts
+        if protocol != "tcp":
+            raise ValueError(f"has {protocol!r} after the host, where only tcp is known")
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", port):
+            raise ValueError(f"port {port!r} is no number")
+        relay, peer = _relay_and_peer(rest)
+        return cls(kind, _shortest(kind, host), int(port), peer=peer, relay=relay)
+
+    def __str__(self) -> str:
+        """The only text of this address: `parse` gives the address back."""
+        return f"{self._place}/p2p/{self.peer}" if self.peer else self._place
+
+    @property
+    def _place(self) -> str:
+        through = f"/p2p/{self.relay}/p2p-circuit" if self.relay else ""
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{through}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host is a name, which must be looked up before it is dialled."""
+        return self.kind in NAME_KINDS
+
+    @property
+    def scope(self) -> Scope:
+        """From where host and port are of use; a name, unless it is localhost, is of the world."""
+        if self.is_name:
+            return Scope.MACHINE if self.host == "localhost" else Scope.WORLD
+        return scope_of_ip(self.host)
+
+    @property
+    def without_peer(self) -> "Address":
+        """The same place; of a circuit the relay stays, since it is how to get there."""
+        return replace(self, peer=None)
+
+    def with_peer(self, peer: PeerId) -> "Address":
+        """Return the same place with `peer` there."""
+        return replace(self, peer=peer)
+
+    def at_ip(self, ip: str) -> "Address":
+        """Return the same port and peers with the IP address `ip` for the host."""
+        found = ipaddress.ip_address(ip)
+        return replace(self, kind=f"ip{found.version}", host=str(found))
+
+    @property
+    def host_and_port(self) -> str:
+        """Host and port as people write them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def listen_fault(self) -> str | None:
+        """Return why no node can listen here, or None when one may."""
+        if self.is_name or self.peer or self.relay:
+            return "a node listens on an IP address and a port, such as /ip4/0.0.0.0/tcp/4410"
+        return None
+
+    def dial_fault(self) -> str | None:
+        """Return why nobody can dial this, or None when somebody may."""
+        if not self.is_name and ipaddress.ip_address(self.host).is_unspecified:
+            return f"{self.host} is a wildcard: nobody can dial it"
+        return None if self.port else "port 0 stands for any free port: nobody can dial it"
+
+    def seed_fault(self) -> str | None:
+        """Return why no peer can be found here, or None when it names one who may be dialled."""
+        whose = None if self.peer else "names no peer: /p2p/12D3KooW... is missing at its end"
+        return self.dial_fault() or whose
+
+
+def _relay_and_peer(rest: list[str]) -> tuple[PeerId | None, PeerId | None]:
+    """Read what follows the port."""
+    match rest:
+        case []:
+            return None, None
+        case ["p2p", peer]:
+            return None, PeerId(peer)
+        case ["p2p", relay, "p2p-circuit"]:
+            return PeerId(relay), None
+        case ["p2p", relay, "p2p-circuit", "p2p", peer]:
+            return PeerId(relay), PeerId(peer)
+        case ["p2p-circuit", *_]:
+            raise ValueError("names no relay: /p2p/RELAY is missing before /p2p-circuit")
+        case [*_, "p2p"]:
+            raise ValueError("ends in /p2p without a PeerID")
+    raise ValueError(f"has /{'/'.join(rest)} after the port, where /p2p/PEER is expected")
+
+
+def _shortest(kind: str, host: str) -> str:
+    if kind in NAME_KINDS:
+        return host.lower()
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host  # refused with its reason when the address is made
+
+
+def _check_ip(host: str, version: int) -> None:
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is no IP address") from None
+    if found.version != version:
+        raise ValueError(f"{host} is no IPv{version} address")
+    if str(found) != host or "%" in host:
+        raise ValueError(f"{host!r} is no IP address in its shortest form, without a zone")
+
+
+def _check_name(host: str) -> None:
+    labels = host.split(".")
+    if len(host) > MAX_NAME or host != host.lower() or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError(f"{host!r} is no DNS name")
+    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):  # systems read it as an IP address
+        raise ValueError(f"{host!r} is a number, no DNS name")
+
+
+def _check_peer(peer: PeerId) -> None:
+    try:
+        proper = peer_id_of(public_key_of(peer)) == peer
+    except ValueError:
+        proper = False
+    if not proper:
+        raise ValueError(f"{peer!r} is no PeerID of an Ed25519 key, 12D3KooW and 44 more")
