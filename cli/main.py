@@ -1,7 +1,7 @@
-"""The command line: find the command, run it, turn its error into one line and an exit code.
+"""The command line: finds the command, runs it, turns its error into one line and an exit code.
 
-Owns no work of its own. A command's module is imported when it is called, and imports what is
-heavy (torch, libp2p, datasets) inside its function, so that `--help` takes 0.3 s.
+A command's module is imported when the command is called. It imports heavy libraries (torch,
+libp2p, datasets) inside its functions, so that `--help` takes 0.3 s.
 """
 
 import importlib

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def doctor(
     run: str | None, device: str | None, max_batch: int | None, home: str | None, as_json: bool
 ) -> int:
-    """Look for what keeps a node from working here; --fit measures a run before any lease.
+    """Look for faults that keep a node from working here; --fit measures a run before any lease.
 
     Ends with 0, or 1 if a check failed; 6 if there is no usable device or the path does not fit.
     """
@@ -63,7 +63,7 @@ def _manifest(run: str, home: Path) -> "Manifest":
 def _examine(
     config: "NodeConfig", manifest: "Manifest | None", *, quiet: bool
 ) -> "tuple[list[Check], FitReport | None]":
-    """Make all checks, and the measurements if a run was named; say each as soon as it is known."""
+    """Make all checks, and the measurements if a run was named; print each when it is known."""
     from dipaco.cli.views.doctor import check_text
     from dipaco.node.doctor import checks, source
 
@@ -94,7 +94,7 @@ def _daemon(home: Path) -> int | None:
 
 
 def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check, FitReport | None]":
-    """Have a worker process in a home of its own look at the device and measure the path."""
+    """Check the device and measure the path in a worker process with its own home."""
     import tempfile
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""`dipaco-node eval`: routed perplexity of a run on held-out text, per path and in all."""
+"""`dipaco-node eval`: measures a run's routed perplexity on held-out text, per path and in all."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Score the rows of this parquet, JSON lines or txt file [the run's held-out documents].",
 )
-@click.option("--text-field", metavar="NAME", help="Of --data: column or key [the run's].")
+@click.option("--text-field", metavar="NAME", help="Column or key of --data [the run's].")
 @click.option(
     "--reroute",
     type=click.IntRange(1),
     multiple=True,
     metavar="W",
-    help="Also re-routed every W tokens; may be given more than once.",
+    help="Also score re-routed every W tokens; may be given more than once.",
 )
 @click.option("--max-batch", type=int, metavar="N", help="Documents at once [32].")
 @click.option("--local-sources", is_flag=True, default=None, help="The run may name local files.")

@@ -22,7 +22,7 @@ SEED_BITS = 32
 
 
 class Temperature(click.FloatRange):
-    """Zero to a hundred; `nan`, which no comparison keeps out, is none."""
+    """A number from 0 to 100; refuses `nan`, which passes the comparison with a range."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -76,7 +76,7 @@ def generate(
     at: int | None,
     home: str | None,
 ) -> None:
-    """Go on from PROMPT, on the path that it is routed to; only the new text goes to stdout.
+    """Continue PROMPT on the path that it is routed to; only the new text goes to stdout.
 
     RUN is an id or name known to this node, a run file, or the folder of an exported bank.
     """
@@ -116,7 +116,7 @@ def _tokenizer(checkpoint: "Checkpoint", home: Path) -> "TextEncoder":
 
 
 def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: str | None) -> int:
-    """Return the path to begin on, and say on stderr why it is that one."""
+    """Return the first path, and print on stderr why it was chosen."""
     import numpy as np
 
     from dipaco.node.checkpoints import path_named
@@ -136,13 +136,11 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
         return _say(checkpoint, chosen, "this run's router looks at no text")
     if len(head) >= spec.prefix:
         return _say(checkpoint, chosen, f"routed by the first {spec.prefix} tokens")
-    known = f"{len(head)} token{'s' * (len(head) > 1)}" if head else "no token"
-    rule = "repeated" if head else "an end of text in their place"
-    return _say(
-        checkpoint,
-        chosen,
-        f"routed by what there is: {known} where the router sees {spec.prefix}, {rule}",
-    )
+    if not head:
+        return _say(checkpoint, chosen, f"no prompt: routed by {spec.prefix} ends of text")
+    known = f"{len(head)} token{'s' * (len(head) > 1)}"
+    why = f"routed by {known}, repeated up to the {spec.prefix} that the router sees"
+    return _say(checkpoint, chosen, why)
 
 
 def _say(checkpoint: "Checkpoint", path: int, why: str) -> int:
@@ -165,7 +163,7 @@ def _speak(
     path: int,
     seed: int,
 ) -> None:
-    """Stream the text to stdout; notes on it, and progress unless the text shows it, to stderr."""
+    """Stream the text to stdout, and notes to stderr; progress too, if stdout is no terminal."""
     from dipaco.cli.views.progress import display
 
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""`dipaco-node id`: who this node is."""
+"""`dipaco-node id`: prints the identity of this node."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`dipaco-node key`: keys of nodes and of owners of runs."""
+"""`dipaco-node key`: makes keys of nodes and of owners of runs."""
 
 from pathlib import Path
 

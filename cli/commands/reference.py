@@ -88,7 +88,7 @@ def train_reference(
 
 
 def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
-    """Train to the last round, and show how far it is: deriving the router, then the steps."""
+    """Train to the last round, and show progress: first of the router, then of all steps."""
     from dipaco.cli.views.progress import Work, display, job_notes, job_work
     from dipaco.node.reference.inner_steps import StepCount, all_steps
     from dipaco.node.training.reference import run_reference

@@ -78,7 +78,7 @@ def sign(file: Path, key: Path, out: Path | None) -> None:
 @run.command()
 @click.argument("file", type=FILE)
 def verify(file: Path) -> None:
-    """Check a run file's encoding, digest and signature; the router is `verify`'s affair."""
+    """Check a run file's encoding, digest and signature; `verify` checks the router."""
     from dipaco.cli.views.manifest import manifest_line
     from dipaco.node.runs import read_run
 
@@ -90,7 +90,7 @@ def verify(file: Path) -> None:
 @click.argument("name", metavar="RUN")
 @home_option
 def show(name: str, home: str | None) -> None:
-    """Say in words what a run is; RUN is a run file, or an id or name known to this node."""
+    """Describe a run in words; RUN is a run file, or an id or name known to this node."""
     from dipaco.cli.views.manifest import manifest_text
     from dipaco.node.known_runs import named_run
 

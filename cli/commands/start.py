@@ -1,4 +1,4 @@
-"""`dipaco-node start`: the daemon."""
+"""`dipaco-node start`: runs the daemon."""
 
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from dipaco.protocol.errors import ConfigError
 
 @click.command()
 @click.option("--bootstrap", multiple=True, metavar="ADDR", help="A peer to dial first.")
-@click.option("--rendezvous", is_flag=True, default=None, help="Keep the directory, schedule.")
+@click.option("--rendezvous", is_flag=True, default=None, help="Keep the directory and schedule.")
 @click.option("--run", metavar="RUN", help="Run file, run id or name [the only one on offer].")
 @home_option
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")

@@ -12,6 +12,6 @@ from dipaco.node.control.api import ask_status
 @home_option
 @json_option
 def status(home: str | None, as_json: bool) -> None:
-    """Say what the node is doing, and if it is not training, why not."""
+    """Print the node's state, and the reason if it is not training."""
     found = ask_status(home_of(home))
     click.echo(msgspec.json.encode(found).decode() if as_json else status_text(found))

@@ -1,4 +1,4 @@
-"""`dipaco-node testnet`: a whole network on this machine, of real processes, to its last round."""
+"""`dipaco-node testnet`: runs a network of real processes on this machine to its last round."""
 
 import tempfile
 from contextlib import ExitStack

@@ -24,12 +24,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("name", metavar="[RUN]", default="")
 @click.option("--spec", type=FILE, help="The spec to judge [the ones the run's ledger adopted].")
-@click.option("--out", type=FILE, help="Write our own spec here, of several the last.")
+@click.option("--out", type=FILE, help="Write the spec derived here to FILE; of several the last.")
 @click.option(
     "--labels",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Do N scores of one sheet of the re-sharding again, drawn at random, and nothing else.",
+    help="Only repeat N scores of one sheet of the re-sharding, drawn at random.",
 )
 @click.option("--local-sources", is_flag=True, help="The run may name local files.")
 @home_option
@@ -94,7 +94,7 @@ def _verification(run: "RunFile", settings: "WorkerSettings") -> "OfflineVerific
 
 
 def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
-    """Print the outcome and return its exit code; without a verdict there was none to judge."""
+    """Print the outcome and return its exit code; without a verdict no spec was there to judge."""
     from dipaco.protocol.spec import spec_digest
     from dipaco.protocol.verdict import Derived, Outcome
 

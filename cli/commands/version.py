@@ -1,4 +1,4 @@
-"""`dipaco-node version`: of this node and of what its results depend on."""
+"""`dipaco-node version`: prints versions of this node and of the libraries under its results."""
 
 import json
 import platform

@@ -1,4 +1,4 @@
-"""How far a local network is, on stderr: tables on a terminal, plain lines elsewhere."""
+"""The progress of a local network, on stderr: tables on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +67,7 @@ class Headline:
 
 
 class PlainView:
-    """A line when a round ends, a verdict falls or a node is held up; at times who does what."""
+    """Prints a line when a round ends, and when a node's verdict or reason to pause changes."""
 
     def __init__(self, manifest: Manifest, console: Console) -> None:
         self._headline, self._console = Headline(manifest), console
@@ -79,7 +79,7 @@ class PlainView:
         self._console.print(Text(line), soft_wrap=True)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Print what changed."""
+        """Print the changes."""
         for name, status in snapshot.statuses.items():
             news = _news(status)
             if news != self._news.get(name, ""):
@@ -101,7 +101,7 @@ def _news(status: Status) -> str:
 
 
 def _held(snapshot: Snapshot) -> Iterator[str]:
-    """Yield every path that a node works on, and how far it is."""
+    """Yield a line for every path that a node works on, with its steps."""
     for name, status in snapshot.statuses.items():
         task = status.task
         if task is not None and task.kind in ("seed", "train"):
@@ -126,7 +126,7 @@ class LiveView:
 
 
 def _grid(snapshot: Snapshot, manifest: Manifest) -> Table:
-    """Rows: experts of level 1; columns: what the other levels take."""
+    """Return the paths as a table: a row for each expert of level 1."""
     columns = manifest.paths // manifest.grid.levels[0].experts
     table = Table(show_header=False, title="paths", title_justify="left")
     first = next(iter(snapshot.statuses.values()), None)

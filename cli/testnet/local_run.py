@@ -42,7 +42,7 @@ class LocalRun:
 
     run: RunFile
     tokenizer: bytes | None
-    """For the blob store of whoever begins; None: the embedded one."""
+    """For the blob store of the first node; None: the embedded one."""
 
 
 def run_named(

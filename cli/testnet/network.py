@@ -1,7 +1,7 @@
-"""The conduct of a local network: start it, watch it to the last round, kill in it, report.
+"""Runs a local network: starts it, watches it to the last round, kills volunteers, and reports.
 
-Waits for events (a `ready` line, an answer of the API), never for a time; a watchdog ends a
-network in which nothing moves.
+It waits for events (a `ready` line, an answer of the API), never for a time. A watchdog ends a
+network in which nothing changes.
 """
 
 import signal
@@ -31,19 +31,19 @@ LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was asked for."""
+    """The options of `testnet`."""
 
     local: LocalRun
     seed: int
-    """Of the keys."""
+    """The seed of the keys."""
     nodes: int
-    """Volunteers."""
+    """The number of volunteers."""
     kill: int
-    """How many of them to kill."""
+    """The number of volunteers to kill."""
     home: Path
-    """Above all homes."""
+    """The folder of all homes."""
     threads: int = 1
-    """Of each worker process: one gives the bits of the reference."""
+    """Threads of each worker process: with one, the bits equal those of the reference."""
 
     @property
     def run(self) -> RunFile:
@@ -72,7 +72,7 @@ class Conductor:
 
     async def run(self) -> Report:
         """Start all nodes, watch them to the end, end them, and report."""
-        # The reference's arithmetic; and nobody here needs the machine more than the workers do.
+        # The arithmetic of the reference; and the workers need not yield to other work.
         swarm = LocalSwarm(
             {
                 "DIPACO_COMPUTE_DEVICE": "cpu",
@@ -124,7 +124,7 @@ class Conductor:
         return first
 
     async def _watch(self, swarm: LocalSwarm, first: LocalNode, began: float) -> Snapshot:
-        """Look again and again until the run is finished."""
+        """Ask all nodes again and again until the run is finished."""
         watchdog = Watchdog(STILL_TTLS * self.plan.run.manifest.schedule.lease_ttl)
         while True:
             for node in swarm.fallen():
@@ -166,7 +166,7 @@ class Conductor:
 
 
 class Watchdog:
-    """Notices that nothing moves."""
+    """Notices that nothing changes for too long."""
 
     def __init__(self, patience: float) -> None:
         """`patience` in seconds."""

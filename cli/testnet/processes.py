@@ -1,8 +1,8 @@
-"""A local network of real processes: start them, ask them, kill them, end them.
+"""The processes of a local network: starts, asks, kills and ends them.
 
-Every node is `python -m dipaco.cli.main start ...` with a home of its own, on loopback. Nothing
-here knows what they train. They share no process group with this one, so a Ctrl-C reaches them
-through `LocalSwarm.close` alone, in order: volunteers first.
+Every node is `python -m dipaco.cli.main start ...` with its own home, on loopback. This module does
+not know what they train. They share no process group with this one, so a Ctrl-C reaches them only
+through `LocalSwarm.close`, in order: volunteers first.
 """
 
 import os
@@ -35,14 +35,14 @@ class LocalNode:
     def __init__(self, name: str, home: Path, process: trio.Process) -> None:
         self.name, self.home, self.process = name, home, process
         self.ready, self.finished = trio.Event(), trio.Event()
-        """`finished`: it has ended, and all it said was read."""
+        """`finished`: the process has ended, and all its output was read."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.last: Status | None = None
         self.killed = False
 
     @property
     def running(self) -> bool:
-        """Whether the process still is."""
+        """Whether the process still runs."""
         return self.process.returncode is None
 
     def kill(self) -> None:
@@ -51,7 +51,7 @@ class LocalNode:
         self.process.kill()
 
     def fate(self) -> str:
-        """Return in words how it ended, with its last line."""
+        """Return in words how the process ended, with its last line."""
         said = self.tail[-1] if self.tail else "it said nothing"
         return f"{self.name} ended with code {self.process.returncode}: {said}"
 
@@ -60,7 +60,7 @@ class LocalSwarm:
     """All processes of a local network; use `async with`."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        """Processes get `environment` and, of our own, all that is not this program's."""
+        """Processes get `environment`, and our own environment without this program's variables."""
         ours = {k: v for k, v in os.environ.items() if not k.startswith("DIPACO_")}
         self._environment = ours | environment
         self.nodes: list[LocalNode] = []
@@ -104,7 +104,7 @@ class LocalSwarm:
         return {node.name: answers[node.name] for node in asked if node.name in answers}
 
     async def ledger(self, node: LocalNode) -> LedgerView:
-        """Ask `node` what the ledger adds up to."""
+        """Ask `node` for its view of the ledger."""
         ask = partial(ask_ledger, node.home, timeout=ASK_SECONDS)
         return await trio.to_thread.run_sync(ask)
 

@@ -20,7 +20,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     documents: int
     tokens: int
-    """Scored: not the ones that the router saw."""
+    """Scored tokens: not those that the router saw."""
     nll: float
     """Summed, in nats."""
     loss: float | None
@@ -46,7 +46,7 @@ class Pass(Score, frozen=True, kw_only=True):
 
 
 class AssessmentReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole of it."""
+    """The report of `eval`."""
 
     schema: int = 1
     name: str

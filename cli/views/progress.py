@@ -1,4 +1,4 @@
-"""How far a long piece of work is, and how long it will still take: on stderr, for every verb.
+"""The progress of long work and the time left, on stderr: one display for every verb.
 
 A terminal gets one bar that changes; a pipe or a file gets plain lines at a bounded rate.
 """
@@ -11,20 +11,22 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from dipaco.cli.views.pace import LinePacing, Pace
 from dipaco.cli.views.text import clock
 from dipaco.node.training.jobs import Progress as JobProgress
 
-BAR_WIDTH = 24  # columns
+BAR_WIDTH = 20  # columns
+REST = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # takes the width that is left
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How far a piece of work is."""
+    """The state of a piece of work."""
 
     title: str
     """Names what is counted. The time left is estimated anew under another title."""
@@ -56,7 +58,7 @@ class Work:
 
 
 class Display(Protocol):
-    """Shows how far a work is."""
+    """Shows the state of a piece of work."""
 
     def show(self, work: Work) -> None:
         """Show the newest state."""
@@ -91,16 +93,17 @@ def display(
         TextColumn("{task.description}", markup=False),
         BarColumn(BAR_WIDTH),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[details]}", markup=False),
+        TextColumn("{task.fields[details]}", markup=False, table_column=REST),
     )
     # stdout stays as it is: rich would print there by way of the console, which is stderr.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bars:
+    bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, expand=True)
+    with bars:
         yield LiveDisplay(bars, title, now)
 
 
 @contextmanager
 def job_display(title: str) -> Iterator[Callable[[JobProgress], None]]:
-    """Give what shows the progress of one job: each of its stages has a time left of its own."""
+    """Give a function that shows the progress of one job; every stage has its own time left."""
     with display(title) as shown:
         yield lambda progress: shown.show(job_work(title, progress))
 
@@ -125,7 +128,7 @@ def job_notes(progress: JobProgress) -> tuple[str, ...]:
 
 
 class PlainDisplay:
-    """Lines: one for each new part, else one every few seconds."""
+    """Plain lines: one for each new part, otherwise one every few seconds."""
 
     def __init__(self, console: Console, now: Clock) -> None:
         self._console, self._now, self._began = console, now, now()
@@ -144,7 +147,7 @@ class PlainDisplay:
 
 
 class SilentDisplay:
-    """Lines alone, for work whose output is a progress of its own."""
+    """Prints lines and no progress: for work whose output shows its progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -56,7 +56,7 @@ class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of the network, as it last said of itself."""
+    """One process of the network, by its last status."""
 
     name: str
     peer: str
@@ -71,7 +71,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole of it."""
+    """The report of a run."""
 
     schema: Literal[1] = SCHEMA
     kind: Literal["testnet", "reference"]

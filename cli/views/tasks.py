@@ -1,4 +1,4 @@
-"""How far the tasks of a comparison are, several at once: all their inner steps are one count."""
+"""The progress of a comparison: the inner steps of all its tasks are one count."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from dipaco.node.compare.pool import Report, Task
 
 
 class TaskProgress:
-    """Shows the reports of `run_tasks`; says when a task begins and what it ended with."""
+    """Shows the reports of `run_tasks`; prints a line when a task begins and when it ends."""
 
     def __init__(self, shown: Display, tasks: Sequence[Task]) -> None:
         self._shown = shown
@@ -15,7 +15,7 @@ class TaskProgress:
         self._done: dict[Task, int] = {}
 
     def __call__(self, task: Task, report: Report | None) -> None:
-        """Show how far `task` is; `report` None: it is finished."""
+        """Show the report of `task`; None: it is finished."""
         if task not in self._done:
             self._shown.say(f"{task.name}: begins")
         self._done[task] = task.steps if report is None else report.steps
