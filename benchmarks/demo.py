@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import Result
-from dipaco.cli.report import Report, read_report
+from dipaco.cli.views.report import Report, read_report
 
 NODES, ROUNDS = 4, 1
 

@@ -32,8 +32,8 @@ import trio
 from benchmarks.link import HOST, Direction, Link
 from benchmarks.measure import Result, in_new_process
 from benchmarks.rows import Rows
-from dipaco.cli.local_run import local_keys
-from dipaco.cli.swarm import LOG_NAME, LocalSwarm
+from dipaco.cli.testnet.local_run import local_keys
+from dipaco.cli.testnet.processes import LOG_NAME, LocalSwarm
 from dipaco.node.founding import create_manifest
 from dipaco.node.keys import save_key
 from dipaco.node.runs import RunFile, sign_manifest, write_run

@@ -1,4 +1,4 @@
-"""Exit codes, and which error ends with which: stable, so scripts may rely on them."""
+"""The exit code of every error: stable, so that scripts may rely on them."""
 
 from enum import IntEnum
 
@@ -17,11 +17,11 @@ from dipaco.protocol.errors import (
 
 
 class Exit(IntEnum):
-    """What the process says to its caller; 128 + n: ended by signal n."""
+    """The exit code of the process; 128 + n: ended by signal n."""
 
     OK = 0
     ERROR = 1
-    """A bug or a crash; or what was asked for did not come about."""
+    """A bug or a crash, or the work failed."""
     USAGE = 2
     """Bad usage or configuration."""
     AWAY = 3

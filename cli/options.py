@@ -27,6 +27,23 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
 
 
+def checkpoint_options(command: F) -> F:
+    """Add `--home DIR` and `--at V`."""
+    at = click.option(
+        "--at",
+        type=click.IntRange(0),
+        metavar="V",
+        help="All modules at this version; 0: the seed model [what each path keeps].",
+    )
+    return home_option(at(command))
+
+
+def device_option(command: F) -> F:
+    """Add `--device D`."""
+    words = "auto, cpu, cuda:N or mps [as configured]."
+    return click.option("--device", metavar="D", help=words)(command)
+
+
 def home_of(flag: str | None) -> Path:
     """Return the home folder: flag, else environment, else the default."""
     return home_folder(flag, os.environ)

@@ -2,7 +2,7 @@
 cure.
 
 Nothing is sent to anybody and nothing is changed. The device is looked at by a worker process,
-since a driver that crashes must not take the command along (`cli/doctor.py`).
+since a driver that crashes must not take the command along (`cli/commands/doctor.py`).
 """
 
 import os

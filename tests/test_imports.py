@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ("protocol", "node", "cli")
 """Each may import from itself and from those before it."""
+FLOORS: dict[str, tuple[set[str], ...]] = {
+    "cli": (
+        {"exits", "options"},
+        {"views"},
+        {"testnet", "inputs"},
+        {"commands"},
+        {"main"},
+    ),
+}
+"""Per top folder its files and folders, floor by floor from the ground up.
+
+Each may import from the floors below and from itself, but from no other on its own floor: so there
+is no circle of folders.
+"""
 MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 IMPURE = frozenset(
@@ -57,6 +72,52 @@ def test_imports_go_from_cli_to_node_to_protocol() -> None:
             if first in (*LAYERS, "tests") or (first == "dipaco" and rest[0] not in allowed):
                 wrong.append(f"{place(path)}:{line} imports {name}")
     assert not wrong
+
+
+def files_in(top: str) -> dict[str, Path]:
+    """Return the files of a top folder by their dotted names."""
+    files = {}
+    for path in (path for path in MODULES if path.is_relative_to(ROOT / top)):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        files[".".join(("dipaco", *parts)).removesuffix(".__init__")] = path
+    return files
+
+
+@pytest.mark.parametrize("top", FLOORS)
+def test_every_file_and_folder_stands_on_one_floor(top: str) -> None:
+    entries = {name.split(".")[2] for name in files_in(top) if name.count(".") > 1}
+    assert sorted(name for floor in FLOORS[top] for name in floor) == sorted(entries)
+
+
+@pytest.mark.parametrize("top", FLOORS)
+def test_imports_go_down_from_floor_to_floor(top: str) -> None:
+    level = {name: number for number, floor in enumerate(FLOORS[top]) for name in floor}
+    wrong = []
+    for module, path in files_in(top).items():
+        here = f"{module}..".split(".")[2]
+        for name, line in imports(path):
+            _, layer, there, *_ = f"{name}..".split(".")
+            if layer == top and there not in ("", here) and level[there] >= level.get(here, 0):
+                wrong.append(f"{place(path)}:{line} imports {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("top", FLOORS)
+def test_no_files_import_each_other_in_a_circle(top: str) -> None:
+    files = files_in(top)
+    arrows = {
+        name: {
+            target
+            for imported, _ in imports(path)
+            for target in (imported, imported.rpartition(".")[0])  # a module, or a name in one
+            if target in files and target != name
+        }
+        for name, path in files.items()
+    }
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_protocol_knows_no_clock_file_process_network_or_chance() -> None:

@@ -46,7 +46,8 @@ class Task:
     @property
     def steps(self) -> int:
         """Inner steps that it takes."""
-        from dipaco.node.compare.variants import METHODS, steps_after_seed
+        from dipaco.node.compare.variants import METHODS
+        from dipaco.node.reference.inner_steps import steps_after_seed
 
         if self.windows:
             return 0

@@ -165,11 +165,6 @@ def parameters(manifest: Manifest) -> tuple[int, int]:
     return sum(top.elements(module) for module in top.modules), path
 
 
-def steps_after_seed(manifest: Manifest) -> int:
-    """Return the inner steps of all paths together, the seed model's left out."""
-    return manifest.paths * manifest.training.rounds * manifest.training.inner_steps
-
-
 def recut(
     states: Mapping[ModuleId, Float32], manifest: Manifest, target: Manifest
 ) -> dict[ModuleId, Float32]:

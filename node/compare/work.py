@@ -21,10 +21,10 @@ from dipaco.node.compare.variants import (
     parameters,
     recut,
     round_robin,
-    steps_after_seed,
 )
 from dipaco.node.data.shards import HeldOut, Shards, TokenShard
 from dipaco.node.jobs.settings import reproducible_settings
+from dipaco.node.reference.inner_steps import StepCount, steps_after_seed
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.jobs import Answer, Derive, Job, PerformLease, Progress
@@ -199,15 +199,10 @@ class _Steps:
     """Counts the inner steps of lease after lease."""
 
     def __init__(self, on_work: OnWork) -> None:
-        self._on_work, self._what = on_work, ""
-        self._before, self._here = 0, 0
+        self._on_work, self._count = on_work, StepCount()
 
     def __call__(self, what: str, progress: Progress) -> None:
-        if what != self._what:
-            self._what, self._before, self._here = what, self._before + self._here, 0
-        if progress.stage == "train":
-            self._here = progress.done
-        self._on_work(what, self._before + self._here)
+        self._on_work(what, self._count.add(what, progress))
 
 
 def _losses(

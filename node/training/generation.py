@@ -146,13 +146,13 @@ class Generation:
         blind = router is None or router.spec.kind == ROUND_ROBIN
         self._router = None if blind else router
         self._reroute, self._choose = reroute, sampling.chooser()
-        self._max_tokens, self._end_of_text = max_tokens, end_of_text
+        self.max_tokens, self._end_of_text = max_tokens, end_of_text
         self._start = 0  # of what is in the context
         self._reader: Reader | None = None
 
     def __iter__(self) -> Iterator[Step]:
         """Yield step after step; the end of text ends it and is no step."""
-        for _ in range(self._max_tokens):
+        for _ in range(self.max_tokens):
             path = self._path_now()
             if path != self._path:
                 self._path, self._reader = path, None

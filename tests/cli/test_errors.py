@@ -370,7 +370,7 @@ def test_a_bug_shows_its_traceback_and_ends_with_code_1(
     def broken(*_: object) -> str:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("dipaco.cli.version._version", broken)
+    monkeypatch.setattr("dipaco.cli.commands.version._version", broken)
     code, _, err = shell("version")
     assert code == Exit.ERROR
     assert "Traceback" in err and "ZeroDivisionError: a bug" in err and "report" in err

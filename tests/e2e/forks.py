@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from dipaco.cli.main import run
-from dipaco.cli.swarm import LOG_NAME
+from dipaco.cli.testnet.processes import LOG_NAME
 
 AT_ONCE = 6
-IMPORTED = ("dipaco.cli.start", "dipaco.node.daemon")
+IMPORTED = ("dipaco.cli.commands.start", "dipaco.node.daemon")
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.cli.local_run import local_keys, local_run
-from dipaco.cli.swarm import LOG_NAME
+from dipaco.cli.testnet.local_run import local_keys, local_run
+from dipaco.cli.testnet.processes import LOG_NAME
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.keys import save_key
 from dipaco.node.network.identity import load_or_create_identity

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.swarm import LocalSwarm
+from dipaco.cli.testnet.processes import LocalSwarm
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.runs import RunFile
 from dipaco.node.storage.files import Home

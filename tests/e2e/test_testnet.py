@@ -14,9 +14,9 @@ import psutil
 import pytest
 import trio
 
-from dipaco.cli.local_run import local_keys, local_run
-from dipaco.cli.report import Report, differences, read_report
-from dipaco.cli.swarm import LocalSwarm
+from dipaco.cli.testnet.local_run import local_keys, local_run
+from dipaco.cli.testnet.processes import LocalSwarm
+from dipaco.cli.views.report import Report, differences, read_report
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.identity import peer_id
 from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node

@@ -10,8 +10,8 @@ from pathlib import Path
 import trio
 from msgspec.structs import replace
 
-from dipaco.cli.local_run import local_run
-from dipaco.cli.swarm import LocalNode, LocalSwarm
+from dipaco.cli.testnet.local_run import local_run
+from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.runs import RunFile, write_run
 from dipaco.node.storage.files import Home

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.cli.local_run import local_run
-from dipaco.cli.runs_known import known_runs, named_run, record_of
+from dipaco.cli.testnet.local_run import local_run
 from dipaco.node.founding import create_manifest
+from dipaco.node.known_runs import known_runs, named_run, record_of
 from dipaco.node.runs import (
     RunFile,
     choose_run,

@@ -10,9 +10,9 @@ from dipaco.node.compare.variants import (
     check_comparable,
     parameters,
     recut,
-    steps_after_seed,
     with_seed,
 )
+from dipaco.node.reference.inner_steps import steps_after_seed
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.initial import initial_module
 from dipaco.protocol.manifest import (

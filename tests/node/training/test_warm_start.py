@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dipaco.cli.local_run import local_run
-from dipaco.cli.single_process import run_single
+from dipaco.cli.commands.reference import train_reference
+from dipaco.cli.testnet.local_run import local_run
 from dipaco.node.checkpoints import Checkpoint, checkpoint_in
 from dipaco.node.data.progress import silent
 from dipaco.node.founding import create_manifest
@@ -86,7 +86,9 @@ def saved(transformers: ModuleType, folder: Path, shard: str = "5GB", **changes:
 
 def trained(folder: Path) -> Checkpoint:
     """Train the run in one process; returns its seed model."""
-    run_single(str(folder / "warm.toml"), seed=0, rounds=None, home=folder / "home", device="cpu")
+    train_reference(
+        str(folder / "warm.toml"), seed=0, rounds=None, home=folder / "home", device="cpu"
+    )
     (run,) = kept_runs(folder / "home")
     return checkpoint_in(folder / "home", run, None, version=0)
 

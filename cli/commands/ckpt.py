@@ -1,0 +1,87 @@
+"""`dipaco-node ckpt`: lists a run's modules, and exports them for other software."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from dipaco.cli.inputs import bring_states, open_checkpoint
+from dipaco.cli.options import checkpoint_options, home_of, home_option, json_option
+
+
+@click.group()
+def ckpt() -> None:
+    """Checkpoints: list, export."""
+
+
+@ckpt.command(name="list")
+@click.argument("name", metavar="[RUN]", default="")
+@home_option
+@json_option
+def list_(name: str, home: str | None, as_json: bool) -> None:
+    """List the modules that each path is used with, and whether their states are here.
+
+    RUN is an id or name known to this node, a run file, or the folder of an exported bank [all
+    runs that this node knows].
+    """
+    from dipaco.cli.views.checkpoint import listing, listing_text
+    from dipaco.node.known_runs import known_runs
+    from dipaco.protocol.errors import Unavailable
+
+    folder = home_of(home)
+    names = [name] if name else [run.id.hex() for run in known_runs(folder)]
+    if not names:
+        click.echo(f"{folder} knows no run: join one with dipaco-node start", err=True)
+    for each in names:
+        try:
+            listed = listing(open_checkpoint(each, folder, None))
+        except Unavailable as none_yet:
+            if name:
+                raise
+            click.echo(str(none_yet), err=True)
+            continue
+        click.echo(msgspec.json.encode(listed).decode() if as_json else listing_text(listed))
+
+
+@ckpt.command()
+@click.argument("name", metavar="RUN")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(["hf", "safetensors"]),
+    help="hf: one path, as transformers loads it; safetensors: all modules, with an index.",
+)
+@click.option("--path", metavar="P", help="Of hf: an index, or experts such as 0,1.")
+@checkpoint_options
+def export(
+    name: str, out: Path, form: str, path: str | None, at: int | None, home: str | None
+) -> None:
+    """Write a run's checkpoint for other software; all of it, or nothing.
+
+    RUN is an id or name known to this node, a run file, or the folder of an exported bank.
+    """
+    if (form == "hf") != (path is not None):
+        raise click.UsageError("--path: hf exports one path, safetensors all of them")
+    from dipaco.cli.views.progress import job_display
+    from dipaco.node.checkpoints import path_named
+    from dipaco.node.data.tokenizers import tokenizer_file
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+    from dipaco.node.training.bank import write_bank
+    from dipaco.node.training.export import export_path
+
+    folder = home_of(home)
+    checkpoint = open_checkpoint(name, folder, at)
+    chosen = None if path is None else path_named(checkpoint.manifest, path)
+    bring_states(checkpoint, folder, None if chosen is None else (chosen,))
+    tokenizer = tokenizer_file(checkpoint.manifest.tokenizer, BlobStore(Home.at(folder).blobs))
+    with job_display(f"exporting {checkpoint.manifest.name}") as show:
+        if chosen is None:
+            write_bank(checkpoint, tokenizer, out, show)
+            what = f"{len(checkpoint.modules())} modules"
+        else:
+            export_path(checkpoint, chosen, tokenizer, out, show)
+            what = f"path {chosen} at version {checkpoint.version(chosen)}"
+    click.echo(f"{out}: {checkpoint.manifest.name}, {what}")

@@ -1,0 +1,140 @@
+"""`dipaco-node doctor`: looks for faults of this machine, and measures whether a run fits."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from dipaco.cli.exits import Exit
+from dipaco.cli.options import config_of, home_option, json_option
+from dipaco.node.training.options import check_moment_bits
+
+if TYPE_CHECKING:
+    from dipaco.node.config import NodeConfig
+    from dipaco.node.doctor import Check
+    from dipaco.node.fit import FitReport
+    from dipaco.node.training.jobs import Described
+    from dipaco.node.training.worker import Worker
+    from dipaco.protocol.manifest import Manifest
+
+
+@click.command()
+@click.option("--fit", "run", metavar="RUN", help="Measure what fits: run file, TOML, id or name.")
+@click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
+@click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
+@home_option
+@json_option
+def doctor(
+    run: str | None, device: str | None, max_batch: int | None, home: str | None, as_json: bool
+) -> int:
+    """Look for faults that keep a node from working here; --fit measures a run before any lease.
+
+    Ends with 0, or 1 if a check failed; 6 if there is no usable device or the path does not fit.
+    """
+    config = config_of(home, {"compute.device": device, "compute.max_batch": max_batch})
+    manifest = _manifest(run, config.home) if run else None
+    if manifest is not None:
+        check_moment_bits(config.compute.moment_bits, manifest)
+    found, fit = _examine(config, manifest, quiet=as_json)
+    from dipaco.cli.views.doctor import fit_table, fit_text
+
+    if as_json:
+        document = {"checks": found, "fit": fit_table(fit) if fit else None}
+        click.echo(msgspec.json.encode(document).decode())
+    elif fit is not None:
+        click.echo(fit_text(fit))
+    failed = {check.name for check in found if check.verdict == "fail"}
+    if "device" in failed or (fit is not None and fit.chosen is None):
+        return Exit.NO_DEVICE
+    return Exit.ERROR if failed else Exit.OK
+
+
+def _manifest(run: str, home: Path) -> "Manifest":
+    from dipaco.cli.testnet.local_run import local_run
+    from dipaco.node.known_runs import named_run
+
+    if run.endswith(".toml"):
+        return local_run(Path(run), seed=0, rounds=None).run.manifest
+    return named_run(run, home).manifest
+
+
+def _examine(
+    config: "NodeConfig", manifest: "Manifest | None", *, quiet: bool
+) -> "tuple[list[Check], FitReport | None]":
+    """Make all checks, and the measurements if a run was named; print each when it is known."""
+    from dipaco.cli.views.doctor import check_text
+    from dipaco.node.doctor import checks, source
+
+    found: list[Check] = []
+
+    def note(check: "Check") -> None:
+        found.append(check)
+        if not quiet:
+            click.echo(check_text(check))
+
+    for check in checks(config, daemon=_daemon(config.home)):
+        note(check)
+    if manifest is not None:
+        note(source(manifest, local_sources=config.run.local_sources))
+    device, fit = _measure(config, manifest)
+    note(device)
+    return found, fit
+
+
+def _daemon(home: Path) -> int | None:
+    """Return the process id of the daemon that runs in `home`."""
+    from dipaco.node.control.api import NoDaemon, ask_status
+
+    try:
+        return ask_status(home).pid
+    except NoDaemon:
+        return None
+
+
+def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check, FitReport | None]":
+    """Check the device and measure the path in a worker process with its own home."""
+    import tempfile
+
+    import trio
+    from msgspec.structs import replace
+
+    from dipaco.node.doctor import device
+    from dipaco.node.jobs.settings import settings_of
+    from dipaco.node.training.jobs import Describe, Described
+    from dipaco.node.training.worker import Worker
+
+    async def ask(folder: Path) -> "tuple[Check, FitReport | None]":
+        own = replace(config, home=folder, compute=replace(config.compute, nice=0))
+        worker = Worker(settings_of(own), lambda line: None)
+        try:
+            answer = await worker.run(Describe(), lambda progress: None)
+            check = device(answer, config.compute.device)
+            if manifest is None or not isinstance(answer, Described):
+                return check, None
+            return check, await _fit(manifest, worker, answer, config)
+        finally:
+            await worker.close()
+
+    with tempfile.TemporaryDirectory(prefix="dipaco-") as folder:
+        return trio.run(ask, Path(folder))
+
+
+async def _fit(
+    manifest: "Manifest",
+    worker: "Worker",
+    device: "Described",
+    config: "NodeConfig",
+) -> "FitReport":
+    """Measure micro-batch after micro-batch, and show each."""
+    from dipaco.cli.views.progress import Work, display
+    from dipaco.node.fit import Try, find_fit
+
+    title = f"measuring {manifest.name}"
+    with display(title) as shown:
+
+        def show(tried: Try) -> None:
+            part = f"micro-batch {tried.micro_batch} measured"
+            shown.show(Work(title=title, done=0, total=0, part=part))
+
+        return await find_fit(manifest, worker, device, compute=config.compute, on_try=show)

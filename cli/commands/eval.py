@@ -1,0 +1,115 @@
+"""`dipaco-node eval`: measures a run's routed perplexity on held-out text, per path and in all."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dipaco.cli.inputs import bring_states, open_checkpoint, worker_here
+from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
+
+if TYPE_CHECKING:
+    from dipaco.node.checkpoints import Checkpoint
+    from dipaco.node.data.held_out import HeldOutDocuments
+    from dipaco.node.jobs.settings import WorkerSettings
+    from dipaco.node.training.assessment import Assessment
+
+
+@click.command(name="eval")
+@click.argument("name", metavar="RUN")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Score the rows of this parquet, JSON lines or txt file [the run's held-out documents].",
+)
+@click.option("--text-field", metavar="NAME", help="Column or key of --data [the run's].")
+@click.option(
+    "--reroute",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="W",
+    help="Also score re-routed every W tokens; may be given more than once.",
+)
+@click.option("--max-batch", type=int, metavar="N", help="Documents at once [32].")
+@click.option("--local-sources", is_flag=True, default=None, help="The run may name local files.")
+@device_option
+@checkpoint_options
+@json_option
+def evaluate(
+    name: str,
+    data: Path | None,
+    text_field: str | None,
+    reroute: tuple[int, ...],
+    max_batch: int | None,
+    local_sources: bool | None,
+    device: str | None,
+    at: int | None,
+    home: str | None,
+    as_json: bool,
+) -> None:
+    """Score held-out text by the path that each document is routed to.
+
+    RUN is an id or name known to this node, a run file, or the folder of an exported bank. The
+    tokens that the router sees are not scored.
+    """
+    folder = home_of(home)
+    settings = worker_here(
+        folder,
+        {
+            "compute.device": device,
+            "compute.max_batch": max_batch,
+            "run.local_sources": local_sources,
+        },
+    )
+    checkpoint = open_checkpoint(name, folder, at)
+    bring_states(checkpoint, folder)
+    documents = _documents(checkpoint, settings, data, text_field)
+    found = _assess(checkpoint, settings, documents, reroute)
+
+    from dipaco.cli.views.assessment import assessment_report, print_assessment
+
+    report = assessment_report(checkpoint, found, data=str(data or ""), left_out=documents.left_out)
+    print_assessment(report, as_json=as_json)
+
+
+def _documents(
+    checkpoint: "Checkpoint", settings: "WorkerSettings", data: Path | None, field: str | None
+) -> "HeldOutDocuments":
+    from dipaco.cli.views.progress import job_display
+    from dipaco.node.data.held_out import of_file, of_run
+    from dipaco.node.data.tokenizers import load_tokenizer
+    from dipaco.node.training.performer import shards_of, tools_of
+
+    manifest, tools = checkpoint.manifest, tools_of(settings)
+    with job_display("held-out documents") as show:
+        if data is None:
+            return of_run(manifest, checkpoint.spec, shards_of(settings, tools), show)
+        encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
+        return of_file(data, field, manifest, checkpoint.spec, encoder, show)
+
+
+def _assess(
+    checkpoint: "Checkpoint",
+    settings: "WorkerSettings",
+    documents: "HeldOutDocuments",
+    windows: tuple[int, ...],
+) -> "list[Assessment]":
+    from dipaco.cli.views.progress import job_display
+    from dipaco.node.training.assessment import assess
+    from dipaco.node.training.path_models import PathModels
+    from dipaco.protocol.errors import Unavailable
+
+    if not documents.by_path:
+        raise Unavailable(f"{checkpoint.manifest.name}: no document to score")
+    models = PathModels(
+        checkpoint, device=settings.compute.device, threads=settings.compute.torch_threads
+    )
+    with job_display("scoring, routed") as show:
+        return assess(
+            checkpoint,
+            documents.by_path,
+            (None, *windows),
+            models,
+            max_batch=settings.compute.max_batch,
+            on_progress=show,
+        )

@@ -1,0 +1,208 @@
+"""`dipaco-node generate`: routes a prompt, and streams the text that continues it."""
+
+import math
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dipaco.cli.inputs import bring_states, open_checkpoint, worker_here
+from dipaco.cli.options import checkpoint_options, device_option, home_of
+
+if TYPE_CHECKING:
+    from dipaco.cli.views.progress import Display
+    from dipaco.node.checkpoints import Checkpoint
+    from dipaco.node.data.tokenizers import TextEncoder
+    from dipaco.node.training.generation import Generation
+
+SEED_BITS = 32
+
+
+class Temperature(click.FloatRange):
+    """A number from 0 to 100; refuses `nan`, which passes the comparison with a range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; raises BadParameter."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@click.argument("prompt")
+@click.option("--max-tokens", default=128, type=click.IntRange(1), metavar="N", help="[128]")
+@click.option(
+    "--temperature",
+    default=0.8,
+    type=Temperature(0, 100),
+    metavar="T",
+    help="0: always the likeliest token [0.8].",
+)
+@click.option(
+    "--top-k",
+    default=0,
+    type=click.IntRange(0),
+    metavar="K",
+    help="Only from the K likeliest tokens; 0: from all [0].",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 63) - 1),
+    help="The same seed gives the same text on a CPU [another every time].",
+)
+@click.option(
+    "--reroute", type=click.IntRange(1), metavar="W", help="Choose the path anew every W tokens."
+)
+@click.option("--path", metavar="P", help="Take this path, an index or experts such as 0,1.")
+@device_option
+@checkpoint_options
+def generate(
+    name: str,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    seed: int | None,
+    reroute: int | None,
+    path: str | None,
+    device: str | None,
+    at: int | None,
+    home: str | None,
+) -> None:
+    """Continue PROMPT on the path that it is routed to; only the new text goes to stdout.
+
+    RUN is an id or name known to this node, a run file, or the folder of an exported bank.
+    """
+    if path is not None and reroute is not None:
+        raise click.UsageError("--path and --reroute exclude each other")
+    folder = home_of(home)
+    settings = worker_here(folder, {"compute.device": device})
+    checkpoint = open_checkpoint(name, folder, at)
+    encoder = _tokenizer(checkpoint, folder)
+    chosen = _route(checkpoint, encoder, prompt, path)
+    bring_states(checkpoint, folder, None if reroute else (chosen,))
+    from dipaco.node.training.generation import Generation, Sampling
+    from dipaco.node.training.path_models import PathModels
+    from dipaco.protocol.routing.assign import Router
+
+    seed = secrets.randbits(SEED_BITS) if seed is None else seed
+    generation = Generation(
+        encoder.encode([prompt])[0] if prompt else [],
+        chosen,
+        PathModels(
+            checkpoint, device=settings.compute.device, threads=settings.compute.torch_threads
+        ),
+        router=Router(checkpoint.spec),
+        reroute=reroute,
+        sampling=Sampling(temperature=temperature, top_k=top_k, seed=seed),
+        max_tokens=max_tokens,
+        end_of_text=encoder.end_of_text,
+    )
+    _speak(checkpoint, generation, encoder, chosen, seed)
+
+
+def _tokenizer(checkpoint: "Checkpoint", home: Path) -> "TextEncoder":
+    from dipaco.node.data.tokenizers import load_tokenizer
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+
+    bring_states(checkpoint, home, ())
+    return load_tokenizer(checkpoint.manifest.tokenizer, BlobStore(Home.at(home).blobs))
+
+
+def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: str | None) -> int:
+    """Return the first path, and print on stderr why it was chosen."""
+    import numpy as np
+
+    from dipaco.node.checkpoints import path_named
+    from dipaco.protocol.routing.assign import Router
+    from dipaco.protocol.routing.documents import cut, prefix_of_prompt
+    from dipaco.protocol.spec import ROUND_ROBIN
+
+    spec = checkpoint.spec
+    if path is not None:
+        chosen = path_named(checkpoint.manifest, path)
+        return _say(checkpoint, chosen, "as asked")
+    head_text = cut(prompt.encode("utf-8"), spec.prefix_bytes).decode("utf-8")
+    head = encoder.encode([head_text])[0] if head_text else []
+    prefix = np.array([prefix_of_prompt(head, spec.prefix, encoder.end_of_text)])
+    chosen = int(Router(spec).route(prefix, np.zeros(1, dtype=np.int64))[0, 0])
+    if spec.kind == ROUND_ROBIN:
+        return _say(checkpoint, chosen, "this run's router looks at no text")
+    if len(head) >= spec.prefix:
+        return _say(checkpoint, chosen, f"routed by the first {spec.prefix} tokens")
+    if not head:
+        return _say(checkpoint, chosen, f"no prompt: routed by {spec.prefix} ends of text")
+    known = f"{len(head)} token{'s' * (len(head) > 1)}"
+    why = f"routed by {known}, repeated up to the {spec.prefix} that the router sees"
+    return _say(checkpoint, chosen, why)
+
+
+def _say(checkpoint: "Checkpoint", path: int, why: str) -> int:
+    click.echo(_choice(checkpoint, path, why), err=True)
+    return path
+
+
+def _choice(checkpoint: "Checkpoint", path: int, why: str) -> str:
+    """Return in words the path that was chosen."""
+    from dipaco.protocol.topology import experts_of
+
+    experts = ",".join(map(str, experts_of(checkpoint.manifest.grid, path)))
+    return f"path {path} ({experts}) at version {checkpoint.version(path)}: {why}"
+
+
+def _speak(
+    checkpoint: "Checkpoint",
+    generation: "Generation",
+    encoder: "TextEncoder",
+    path: int,
+    seed: int,
+) -> None:
+    """Stream the text to stdout, and notes to stderr; progress too, if stdout is no terminal."""
+    from dipaco.cli.views.progress import display
+
+    began = time.monotonic()
+    with display("generating", silent=sys.stdout.isatty()) as shown:
+        count = _stream(checkpoint, generation, encoder, path, shown)
+    seconds = max(time.monotonic() - began, 1e-9)
+    tokens = f"{count} token{'s' * (count != 1)}, {count / seconds:.1f} tokens/s"
+    click.echo(f"{tokens}, seed {seed}, ended: {generation.end}", err=True)
+
+
+def _stream(
+    checkpoint: "Checkpoint",
+    generation: "Generation",
+    encoder: "TextEncoder",
+    path: int,
+    shown: "Display",
+) -> int:
+    """Write the text token by token; returns the number of tokens."""
+    from dipaco.cli.views.progress import Work
+    from dipaco.node.data.tokenizers import TextDecoder
+
+    decoder, count = TextDecoder(encoder, generation.text), 0
+    for count, step in enumerate(generation, 1):
+        if sys.stdout.isatty() and (step.path != path or step.slid):
+            _write("\n")  # the text is in mid-line where the notes go
+        if step.path != path:
+            path = step.path
+            shown.say(_choice(checkpoint, path, f"routed anew after {count - 1} tokens"))
+        if step.slid:
+            context = checkpoint.manifest.model.context
+            shown.say(f"context of {context} tokens is full: the last {context // 2} are kept")
+        _write(decoder.step(step.token))
+        shown.show(Work(title="generating", done=count, total=generation.max_tokens, unit="tokens"))
+    _write(decoder.rest() + "\n")
+    return count
+
+
+def _write(text: str) -> None:
+    if text:
+        click.echo(text.encode("utf-8"), nl=False)

@@ -1,0 +1,27 @@
+"""`dipaco-node key`: makes keys of nodes and of owners of runs."""
+
+from pathlib import Path
+
+import click
+
+from dipaco.cli.options import home_of, home_option
+from dipaco.node.keys import read_key, save_key
+from dipaco.node.storage.files import Home
+from dipaco.protocol.identity import peer_id
+
+
+@click.group()
+def key() -> None:
+    """Keys of nodes and of owners of runs."""
+
+
+@key.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@home_option
+def new(file: Path | None, home: str | None) -> None:
+    """Make a key, in FILE or as the node's own; never over an old one."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = file or Home.at(home_of(home)).identity
+    save_key(path, Ed25519PrivateKey.generate())
+    click.echo(f"{path}: {peer_id(read_key(path))}")

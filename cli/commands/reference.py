@@ -1,0 +1,152 @@
+"""`dipaco-node reference`: trains a run in this process; a swarm must end with the same bits."""
+
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dipaco.cli.exits import Exit
+from dipaco.cli.options import SEED_HELP
+
+if TYPE_CHECKING:
+    from dipaco.cli.views.report import Report
+    from dipaco.node.accounts import Account
+    from dipaco.node.jobs.settings import WorkerSettings
+    from dipaco.node.training.jobs import Progress
+    from dipaco.node.training.reference import ReferenceResult
+    from dipaco.protocol.manifest import Manifest
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("name", metavar="[RUN]", default="")
+@click.option("--rounds", type=click.IntRange(1), help="In place of the run's; not for run files.")
+@click.option("--seed", default=0, type=click.IntRange(0, (1 << 63) - 1), help=SEED_HELP)
+@click.option("--home", type=click.Path(path_type=Path), help="Keep states here [temporary].")
+@click.option("--device", default="cpu", metavar="D", help="auto, cpu, cuda:N or mps [cpu].")
+@click.option("--report", type=FILE, help="JSON goes here.")
+@click.option("--compare", type=FILE, help="A report whose module digests must be the same.")
+def reference(
+    name: str,
+    rounds: int | None,
+    seed: int,
+    home: Path | None,
+    device: str,
+    report: Path | None,
+    compare: Path | None,
+) -> int:
+    """Train RUN, a run file or its TOML file [the packaged demo], in one process."""
+    from dipaco.cli.views.report import differences, print_report, read_report, write_report
+
+    theirs = read_report(compare) if compare else None
+    with ExitStack() as stack:
+        folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))
+        ours = train_reference(
+            name, seed=seed, rounds=rounds, home=folder.absolute(), device=device
+        )
+    print_report(ours)
+    if report is not None:
+        write_report(report, ours)
+    if theirs is None:
+        return Exit.OK
+    found = differences(ours, theirs)
+    for line in found or ["every module digest is the same"]:
+        click.echo(line)
+    return Exit.ERROR if found else Exit.OK
+
+
+def train_reference(
+    name: str, *, seed: int, rounds: int | None, home: Path, device: str
+) -> "Report":
+    """Train the run `name` (a .run file, a TOML file, or empty: the demo) and report.
+
+    The home then has the run, its states and an account of them: `eval` and the like work there.
+    """
+    from dipaco.cli.testnet.local_run import run_named
+    from dipaco.node.accounts import keep_account
+    from dipaco.node.jobs.settings import environment, reproducible_settings
+    from dipaco.node.runs import keep_run
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+
+    blobs = BlobStore(Home.at(home).blobs)
+    local = run_named(name, seed=seed, rounds=rounds, blobs=blobs)
+    if local.tokenizer is not None:
+        blobs.write(local.tokenizer)
+    settings = reproducible_settings(home, device)
+    os.environ.update(environment(settings.compute.torch_threads))
+    manifest, began = local.run.manifest, time.monotonic()
+    result = _run(manifest, settings)
+    keep_run(home, local.run)
+    keep_account(home, local.run.id, _account(manifest, result))
+    return _report(manifest, result, time.monotonic() - began)
+
+
+def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
+    """Train to the last round, and show progress: first of the router, then of all steps."""
+    from dipaco.cli.views.progress import Work, display, job_notes, job_work
+    from dipaco.node.reference.inner_steps import StepCount, all_steps
+    from dipaco.node.training.reference import run_reference
+
+    steps, total = StepCount(), all_steps(manifest)
+    with display(manifest.name) as shown:
+
+        def show(job: str, progress: "Progress") -> None:
+            done = steps.add(job, progress)
+            if not done:  # the router, for which no step is taken
+                shown.show(job_work(f"{manifest.name}: {job}", progress))
+                return
+            title, notes = f"{manifest.name}: training", job_notes(progress)
+            shown.show(
+                Work(title=title, done=done, total=total, unit="steps", part=job, notes=notes)
+            )
+
+        return run_reference(manifest, settings, show)
+
+
+def _account(manifest: "Manifest", result: "ReferenceResult") -> "Account":
+    from dipaco.node.accounts import account_of
+    from dipaco.protocol.lease import Evaluated
+
+    evaluations = (
+        Evaluated(
+            path=path,
+            version=version,
+            peer=manifest.owner,
+            evaluation=found,
+        )
+        for (version, path), found in result.evaluations.items()
+    )
+    return account_of(result.specs, result.states, evaluations)
+
+
+def _report(manifest: "Manifest", result: "ReferenceResult", seconds: float) -> "Report":
+    from dipaco.cli.views.report import build
+    from dipaco.node.control.api import EvaluationView
+
+    return build(
+        "reference",
+        manifest,
+        completed=True,
+        seconds=seconds,
+        states={
+            module: {version: digest.hex() for version, digest in enumerate(digests)}
+            for module, digests in result.states.items()
+        },
+        evaluations=[
+            EvaluationView(
+                path=path,
+                version=version,
+                documents=found.documents,
+                tokens=found.tokens,
+                nll=found.nll,
+                peer=manifest.owner,
+            )
+            for (version, path), found in result.evaluations.items()
+        ],
+    )

@@ -1,0 +1,15 @@
+"""`dipaco-node stop`: asks the daemon that runs in a home; imports no network."""
+
+import click
+
+from dipaco.cli.options import home_of, home_option
+from dipaco.node.control.api import ask_stop
+
+
+@click.command()
+@home_option
+@click.option("--now", is_flag=True, help="At once, without handing back the lease.")
+def stop(home: str | None, now: bool) -> None:
+    """Ask the daemon to hand back its lease and leave."""
+    ask_stop(home_of(home), now=now)
+    click.echo("stopping")

@@ -1,0 +1,152 @@
+"""`dipaco-node verify`: derives a run's router from its public source, and compares."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dipaco.cli.exits import Exit
+from dipaco.cli.inputs import bring, worker_here
+from dipaco.cli.options import home_of, home_option, json_option
+
+if TYPE_CHECKING:
+    from dipaco.node.jobs.settings import WorkerSettings
+    from dipaco.node.runs import RunFile
+    from dipaco.node.training.jobs import Answer, Job
+    from dipaco.node.verification.offline import Judged, OfflineVerification
+    from dipaco.protocol.spec import RouterSpec
+    from dipaco.protocol.verdict import Derivation
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("name", metavar="[RUN]", default="")
+@click.option("--spec", type=FILE, help="The spec to judge [the ones the run's ledger adopted].")
+@click.option("--out", type=FILE, help="Write the spec derived here to FILE; of several the last.")
+@click.option(
+    "--labels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only repeat N scores of one sheet of the re-sharding, drawn at random.",
+)
+@click.option("--local-sources", is_flag=True, help="The run may name local files.")
+@home_option
+@json_option
+def verify(
+    name: str,
+    spec: Path | None,
+    out: Path | None,
+    labels: int | None,
+    local_sources: bool,
+    home: str | None,
+    as_json: bool,
+) -> int:
+    """Derive the router again; RUN is a run file, or an id or name known to this node.
+
+    Where the ledger adopted another router after re-sharding, both are derived. Ends with 0 if the
+    specs are the same, 4 if they differ, 5 if it cannot be told.
+    """
+    if labels is not None and (spec or out):
+        raise click.UsageError("--labels excludes --spec and --out")
+    from dipaco.node.known_runs import named_run
+    from dipaco.node.storage.files import write_file
+    from dipaco.protocol.canonical import encode
+    from dipaco.protocol.verdict import Derived
+
+    folder = home_of(home)
+    run = named_run(name, folder)
+    settings = worker_here(folder, {"run.local_sources": local_sources or None})
+    verification = _verification(run, settings)
+    if labels is not None:
+        return _say(run, verification.rescore(labels), as_json=as_json)
+    claims = verification.adopted() if spec is None else verification.up_to(read_spec(spec))
+    judged = verification.judge_all(claims, derive=out is not None)
+    if out is not None and isinstance(judged.derivation, Derived):
+        write_file(out, encode(judged.derivation.spec))
+    return _say(run, judged, as_json=as_json)
+
+
+def _verification(run: "RunFile", settings: "WorkerSettings") -> "OfflineVerification":
+    """Return the verification of `run` in this process."""
+    from dipaco.cli.views.progress import job_display
+    from dipaco.node.known_runs import record_of
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+    from dipaco.node.training.performer import Performer
+    from dipaco.node.training.worker_process import perform
+    from dipaco.node.verification.offline import OfflineVerification
+
+    home = settings.folder
+
+    def perform_here(job: "Job") -> "Answer":
+        with job_display(f"router of {run.manifest.name}") as show:
+            return perform(Performer(settings), job, show)
+
+    return OfflineVerification(
+        run=run,
+        record=record_of(run.id, home),
+        blobs=BlobStore(Home.at(home).blobs),
+        perform=perform_here,
+        fetch=lambda wanted: bring(run.id, wanted, home),
+    )
+
+
+def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
+    """Print the outcome and return its exit code; without a verdict no spec was there to judge."""
+    from dipaco.protocol.spec import spec_digest
+    from dipaco.protocol.verdict import Derived, Outcome
+
+    claimed, derivation, verdict = judged.claimed, judged.derivation, judged.verdict
+    own = spec_digest(derivation.spec).hex() if isinstance(derivation, Derived) else ""
+    stage: str
+    if verdict is not None:
+        words = f"{run.manifest.name}: {verdict}"
+        outcome, stage, reason = verdict.outcome, verdict.stage, verdict.reason
+    else:
+        outcome, stage, reason = Outcome.UNVERIFIABLE, "", _unjudged(derivation, own)
+        words = f"{run.manifest.name}: {reason}"
+    if as_json:
+        table = {
+            "run": run.id.hex(),
+            "spec": spec_digest(claimed).hex() if claimed else "",
+            "own": own,
+            "verdict": outcome,
+            "stage": stage,
+            "reason": reason,
+        }
+        words = json.dumps(table)
+    click.echo(words)
+    return {
+        Outcome.VERIFIED: Exit.OK,
+        Outcome.REFUTED: Exit.REFUSED,
+        Outcome.UNVERIFIABLE: Exit.UNVERIFIABLE,
+    }[outcome]
+
+
+def _unjudged(derivation: "Derivation | None", own: str) -> str:
+    from dipaco.protocol.verdict import LocalFailure, SourceFailure
+
+    if isinstance(derivation, SourceFailure | LocalFailure):
+        return f"no spec could be derived: {derivation.reason}"
+    return f"our own spec is {own}; there is none to compare it with: give --spec FILE"
+
+
+def read_spec(path: Path) -> "RouterSpec":
+    """Read a spec, bare or signed; raises ConfigError if it cannot be read, Refusal if wrong."""
+    from dipaco.node.storage.files import read_file
+    from dipaco.protocol.canonical import decode
+    from dipaco.protocol.errors import Refusal, RemoteProtocolError
+    from dipaco.protocol.signed import MAX_BODY, MAX_ENVELOPE, Signed, open_signed
+    from dipaco.protocol.spec import RouterSpec
+
+    data = read_file(path, limit=MAX_ENVELOPE)
+    try:
+        return open_signed(decode(data, Signed, limit=MAX_ENVELOPE), RouterSpec)
+    except RemoteProtocolError:
+        pass  # then it is a bare one
+    try:
+        return decode(data, RouterSpec, limit=MAX_BODY)
+    except RemoteProtocolError as error:
+        raise Refusal(f"{path}: not a router spec: {error}") from error

@@ -1,0 +1,38 @@
+"""`dipaco-node version`: prints versions of this node and of the libraries under its results."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+
+import click
+
+from dipaco.cli.options import json_option
+from dipaco.protocol.manifest import FORMAT
+
+
+def own_version() -> str:
+    """Return this program's version; `source` when it runs from a folder, not installed."""
+    return _version("dipaco-node") or "source"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return installed(package)
+    except PackageNotFoundError:
+        return None
+
+
+@click.command()
+@json_option
+def version(as_json: bool) -> None:
+    """Print versions of node, manifest format, Python and libraries."""
+    table = {
+        "dipaco-node": own_version(),
+        "manifest format": str(FORMAT),
+        "python": platform.python_version(),
+    } | {name: _version(name) or "missing" for name in ("torch", "libp2p", "numpy", "tokenizers")}
+    if as_json:
+        click.echo(json.dumps(table))
+    else:
+        click.echo("\n".join(f"{name:<16} {value}" for name, value in table.items()))

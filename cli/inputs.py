@@ -1,0 +1,118 @@
+"""The inputs of a verb: a checkpoint found by name, its states fetched, a worker's settings."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dipaco.cli.options import config_of
+from dipaco.cli.views.text import listed
+
+if TYPE_CHECKING:
+    from dipaco.node.checkpoints import Checkpoint, ModuleState
+    from dipaco.node.jobs.settings import WorkerSettings
+    from dipaco.protocol.digest import Digest
+
+FETCH_SECONDS = 60.0  # that the daemon may be silent
+
+
+def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
+    """Return the checkpoint of RUN: a bank's folder, a run file, or an id or name known here.
+
+    Raises ConfigError, Refusal, and Unavailable where there is none yet.
+    """
+    from dipaco.node.checkpoints import checkpoint_in
+    from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
+    from dipaco.node.known_runs import named_run, record_of
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+    from dipaco.node.training.bank import is_bank, open_bank
+    from dipaco.protocol.errors import ConfigError
+
+    if not is_bank(Path(name)):
+        if name.endswith(".toml"):
+            raise ConfigError(f"RUN: {name} is no run yet: say what it calls itself, or its .run")
+        if Path(name).is_dir() and (Path(name) / "config.json").is_file():
+            raise ConfigError(
+                f"RUN: {name} is one path for transformers, without its router: name the run, "
+                "or what ckpt export --format safetensors wrote"
+            )
+        run = named_run(name, home)
+        return checkpoint_in(home, run, record_of(run.id, home), version=at)
+    if at is not None:
+        raise ConfigError("--at: a bank holds one version of every path")
+    checkpoint, tokenizer = open_bank(Path(name))
+    if embedded_tokenizer_path(checkpoint.manifest.tokenizer.sha256) is None:
+        BlobStore(Home.at(home).blobs).write(tokenizer)
+    return checkpoint
+
+
+def bring_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | None = None) -> None:
+    """Fetch the states of `paths` (None: of all) and the tokenizer into the home's store.
+
+    The daemon that runs in `home` fetches the missing ones from its peers. Raises Unavailable, in
+    one line, if no daemon runs there or no peer has them.
+    """
+    from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+
+    wanted = {each.digest: str(each.module) for each in checkpoint.missing(paths)}
+    pinned = checkpoint.manifest.tokenizer.sha256
+    if embedded_tokenizer_path(pinned) is None and not BlobStore(Home.at(home).blobs).has(pinned):
+        wanted[pinned] = "the tokenizer"
+    bring(checkpoint.run.id, wanted, home, _named(checkpoint.missing(paths)))
+
+
+def bring(run: "Digest", wanted: "Mapping[Digest, str]", home: Path, lacking: str = "") -> None:
+    """Fetch blobs that a run's ledger or manifest names into the home's store.
+
+    wanted    the name of each, for progress and errors.
+    lacking   the missing blobs in words [the names of `wanted`].
+
+    Raises Unavailable as `bring_states` does.
+    """
+    if not wanted:
+        return
+    from dipaco.cli.views.progress import job_display
+    from dipaco.node.control.api import Fetching, FetchRequest, NoDaemon, ask_fetch
+    from dipaco.node.training.jobs import Progress
+    from dipaco.protocol.errors import Unavailable
+
+    lacking = lacking or listed(list(wanted.values()))
+    with job_display("fetching") as show:
+        for number, (digest, name) in enumerate(wanted.items(), 1):
+            stage = f"{number} of {len(wanted)}, {name}"
+
+            def on_progress(heard: Fetching, stage: str = stage) -> None:
+                show(Progress(stage=stage, done=heard.received, total=heard.total, unit="bytes"))
+
+            request = FetchRequest(run=run.hex(), blob=digest.hex())
+            try:
+                ask_fetch(home, request, on_progress, timeout=FETCH_SECONDS)
+            except NoDaemon:
+                raise Unavailable(
+                    f"not in {home}: {lacking}; dipaco-node start in that home, and ask again "
+                    "while it runs: it fetches them from its peers"
+                ) from None
+            except Unavailable as error:
+                raise Unavailable(f"not in {home}: {lacking}; {error}") from error
+
+
+def _named(states: "tuple[ModuleState, ...]") -> str:
+    return listed([f"{each.module} v{each.version}" for each in states])
+
+
+def worker_here(home: Path, flags: dict[str, Any]) -> "WorkerSettings":
+    """Return the settings of a worker, and set this process's environment as a worker's.
+
+    To be called before torch is imported, which reads the environment once.
+
+    flags   of the configuration, by key; None: not given.
+    """
+    import os
+
+    from dipaco.node.jobs.settings import environment, settings_of
+
+    settings = settings_of(config_of(str(home), flags))
+    os.environ.update(environment(settings.compute.torch_threads))
+    return settings

@@ -1,0 +1,165 @@
+"""The progress of a local network, on stderr: tables on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dipaco.cli.testnet.snapshot import Snapshot, remaining, round_of, share_done
+from dipaco.cli.views.pace import LinePacing
+from dipaco.cli.views.text import clock, label
+from dipaco.node.control.status import PathStatus, Status
+from dipaco.protocol.identity import PeerId, short_peer
+from dipaco.protocol.manifest import Manifest
+
+REFRESH = 4  # times a second
+
+
+class View(Protocol):
+    """Shows snapshots of a network."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show the newest one."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Say that something happened."""
+        ...
+
+
+@contextmanager
+def view(manifest: Manifest, console: Console) -> Iterator[View]:
+    """Give the view that suits `console`."""
+    if not console.is_terminal:
+        yield PlainView(manifest, console)
+        return
+    with Live(console=console, refresh_per_second=REFRESH) as live:
+        yield LiveView(manifest, live)
+
+
+class Headline:
+    """One line on the whole network. The time left counts from when the seed model was there."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.seeded_at: float | None = None
+
+    def text(self, snapshot: Snapshot) -> str:
+        """Return round, speed, loss and time in one line."""
+        if self.seeded_at is None and snapshot.ledger.versions:
+            self.seeded_at = snapshot.elapsed
+        rounds = self.manifest.training.rounds
+        now = round_of(snapshot)
+        left = remaining(snapshot, self.manifest, self.seeded_at)
+        parts = [
+            f"{clock(snapshot.elapsed)}",
+            "done" if now > rounds else f"round {now} of {rounds}" if now else "before round 1",
+            f"{share_done(snapshot, self.manifest):.0%}",
+            f"{snapshot.tokens_per_s:.0f} tok/s",
+            f"loss {snapshot.loss:.3f}" if snapshot.loss is not None else "loss -",
+            f"{clock(left)} left" if left is not None else "",
+        ]
+        return "  ".join(part for part in parts if part)
+
+
+class PlainView:
+    """Prints a line when a round ends, and when a node's verdict or reason to pause changes."""
+
+    def __init__(self, manifest: Manifest, console: Console) -> None:
+        self._headline, self._console = Headline(manifest), console
+        self._pacing = LinePacing(began=0.0)
+        self._news: dict[str, str] = {}
+
+    def say(self, line: str) -> None:
+        """Print the line."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Print the changes."""
+        for name, status in snapshot.statuses.items():
+            news = _news(status)
+            if news != self._news.get(name, ""):
+                self.say(f"{clock(snapshot.elapsed)}  {name}: {news or status.reason.text}")
+            self._news[name] = news
+        headline = self._headline.text(snapshot)
+        finished = snapshot.ledger.finished
+        if self._pacing.is_due(round_of(snapshot), snapshot.elapsed) or finished:
+            self.say("\n      ".join([headline, *_held(snapshot)]))
+
+
+def _news(status: Status) -> str:
+    """Return the verdict, and the reason for which the node does no work: a change makes a line."""
+    verdict = status.run.verdict if status.run else "unverified"
+    known = "" if verdict == "unverified" else f"router {verdict}"
+    if status.state in ("refused", "paused"):
+        return f"{known} {status.state}: {status.reason.text}".strip()
+    return known
+
+
+def _held(snapshot: Snapshot) -> Iterator[str]:
+    """Yield a line for every path that a node works on, with its steps."""
+    for name, status in snapshot.statuses.items():
+        task = status.task
+        if task is not None and task.kind in ("seed", "train"):
+            yield f"{name} {task.kind} path {task.path} {task.done}/{task.total}"
+
+
+class LiveView:
+    """A display that redraws itself."""
+
+    def __init__(self, manifest: Manifest, live: Live) -> None:
+        self._headline, self._live = Headline(manifest), live
+
+    def say(self, line: str) -> None:
+        """Print the line above the display."""
+        self._live.console.print(Text(line))
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw the newest state."""
+        headline = Text(self._headline.text(snapshot), style="bold")
+        grid = _grid(snapshot, self._headline.manifest)
+        self._live.update(Group(headline, grid, _nodes(snapshot)))
+
+
+def _grid(snapshot: Snapshot, manifest: Manifest) -> Table:
+    """Return the paths as a table: a row for each expert of level 1."""
+    columns = manifest.paths // manifest.grid.levels[0].experts
+    table = Table(show_header=False, title="paths", title_justify="left")
+    first = next(iter(snapshot.statuses.values()), None)
+    paths = first.swarm if first else ()
+    for row in range(0, len(paths), columns):
+        table.add_row(*(_path(path, snapshot) for path in paths[row : row + columns]))
+    return table
+
+
+def _path(path: PathStatus, snapshot: Snapshot) -> str:
+    held = next((n for n, s in snapshot.statuses.items() if s.peer == path.holder), None)
+    holder = held or (short_peer(PeerId(path.holder)) if path.holder else "-")
+    task = snapshot.statuses[held].task if held else None
+    step = f" {task.done}/{task.total}" if task is not None and task.kind == "train" else ""
+    loss = f"{path.loss:.3f}" if path.loss is not None else "-"
+    return f"{label(path.experts)} round {path.round} {path.state}{step}\n{holder}  loss {loss}"
+
+
+def _nodes(snapshot: Snapshot) -> Table:
+    table = Table(title="nodes", title_justify="left")
+    for column in ("node", "router", "state", "why", "tok/s", "RSS MB"):
+        table.add_column(column, no_wrap=column != "why")
+    for name, status in snapshot.statuses.items():
+        table.add_row(name, *_node(status))
+    return table
+
+
+def _node(status: Status) -> tuple[str, ...]:
+    speed = f"{status.task.tokens_per_s:.0f}" if status.task else "-"
+    return (
+        status.run.verdict if status.run else "-",
+        status.state,
+        status.reason.text,
+        speed,
+        f"{status.memory.daemon / 1e6:.0f}+{status.memory.worker / 1e6:.0f}",
+    )

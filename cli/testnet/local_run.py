@@ -1,0 +1,92 @@
+"""The run of a local network: its manifest and its keys, a pure function of file and seed.
+
+`testnet` and `reference` train the identical manifest because owner and rendezvous keys are
+derived from `--seed`. Such keys are no secret: they serve loopback and tests, and nothing else.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.founding import create_manifest
+from dipaco.node.runs import RunFile, read_run, sign_manifest
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.digest import tagged, u64
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.identity import peer_id
+
+
+@dataclass(frozen=True)
+class LocalKeys:
+    """The keys of a local network."""
+
+    owner: Ed25519PrivateKey
+    rendezvous: Ed25519PrivateKey
+
+
+def local_keys(seed: int) -> LocalKeys:
+    """Return the keys of the local network number `seed` (0 to 2^63 - 1)."""
+    return LocalKeys(
+        *(
+            Ed25519PrivateKey.from_private_bytes(tagged(f"dipaco/testnet/{role}", u64(seed)))
+            for role in ("owner", "rendezvous")
+        )
+    )
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """A run to be trained on this machine."""
+
+    run: RunFile
+    tokenizer: bytes | None
+    """For the blob store of the first node; None: the embedded one."""
+
+
+def run_named(
+    name: str,
+    *,
+    blobs: BlobStore,
+    seed: int = 0,
+    rounds: int | None = None,
+    data: Path | None = None,
+) -> LocalRun:
+    """Return the run that `name` means: a .run file, a TOML file, or the demo if it is empty.
+
+    blobs          where the states of a warm start are kept.
+    rounds, data   as `create_manifest` has them; raises ConfigError if given with a .run file.
+    """
+    path = Path(name) if name else None
+    if path is None or path.suffix == ".toml":
+        return local_run(path, seed=seed, rounds=rounds, data=data, blobs=blobs)
+    for option, given in (("--rounds", rounds), ("--data", data)):
+        if given is not None:
+            raise ConfigError(f"{option}: a signed run cannot be changed")
+    return LocalRun(read_run(path), None)
+
+
+def local_run(
+    file: Path | None,
+    *,
+    seed: int,
+    rounds: int | None,
+    data: Path | None = None,
+    blobs: BlobStore | None = None,
+) -> LocalRun:
+    """Return the signed run of a TOML file, the packaged demo's without one.
+
+    rounds, data, blobs   as `create_manifest` has them.
+    """
+    keys = local_keys(seed)
+    with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
+        created = create_manifest(
+            file or demo,
+            owner=peer_id(keys.owner),
+            schedulers=(peer_id(keys.rendezvous),),
+            rounds=rounds,
+            data=data,
+            blobs=blobs,
+        )
+    return LocalRun(sign_manifest(created.manifest, keys.owner), created.tokenizer)

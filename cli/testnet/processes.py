@@ -1,0 +1,168 @@
+"""The processes of a local network: starts, asks, kills and ends them.
+
+Every node is `python -m dipaco.cli.main start ...` with its own home, on loopback. This module does
+not know what they train. They share no process group with this one, so a Ctrl-C reaches them only
+through `LocalSwarm.close`, in order: volunteers first.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from dipaco.node.control.api import LedgerView, NoDaemon, ask_ledger, ask_status
+from dipaco.node.control.status import Status
+from dipaco.protocol.errors import Unavailable
+
+READY = "ready"
+START_SECONDS = 120.0  # imports on a busy machine of two cores, five at once
+LEAVE_SECONDS = 10.0  # what a daemon may take after its first signal
+ASK_SECONDS = 10.0
+LOG_NAME = "daemon.log"
+MAX_LINE = 1 << 16  # bytes; a longer line is cut where it stands
+TAIL_LINES = 20
+
+
+class LocalNode:
+    """One process."""
+
+    def __init__(self, name: str, home: Path, process: trio.Process) -> None:
+        self.name, self.home, self.process = name, home, process
+        self.ready, self.finished = trio.Event(), trio.Event()
+        """`finished`: the process has ended, and all its output was read."""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.last: Status | None = None
+        self.killed = False
+
+    @property
+    def running(self) -> bool:
+        """Whether the process still runs."""
+        return self.process.returncode is None
+
+    def kill(self) -> None:
+        """End it as a power cut would (SIGKILL)."""
+        self.killed = True
+        self.process.kill()
+
+    def fate(self) -> str:
+        """Return in words how the process ended, with its last line."""
+        said = self.tail[-1] if self.tail else "it said nothing"
+        return f"{self.name} ended with code {self.process.returncode}: {said}"
+
+
+class LocalSwarm:
+    """All processes of a local network; use `async with`."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        """Processes get `environment`, and our own environment without this program's variables."""
+        ours = {k: v for k, v in os.environ.items() if not k.startswith("DIPACO_")}
+        self._environment = ours | environment
+        self.nodes: list[LocalNode] = []
+
+    async def start(
+        self, nursery: trio.Nursery, name: str, home: Path, arguments: Sequence[str]
+    ) -> LocalNode:
+        """Start a node; its stderr goes to `home`/daemon.log."""
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "dipaco.cli.main", "start", "--home", str(home), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,
+        )
+        node = LocalNode(name, home, process)
+        self.nodes.append(node)
+        nursery.start_soon(_follow, node)
+        return node
+
+    async def wait_ready(self, node: LocalNode) -> None:
+        """Wait for the node's `ready` line; raises Unavailable if it ends or is too slow."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, node.process.wait, nursery.cancel_scope)
+            nursery.start_soon(_cancel_when, node.ready.wait, nursery.cancel_scope)
+            nursery.cancel_scope.deadline = trio.current_time() + START_SECONDS
+        if not node.running:
+            raise Unavailable(node.fate())
+        if not node.ready.is_set():
+            raise Unavailable(f"{node.name} is not ready after {START_SECONDS:.0f} s")
+
+    async def statuses(self) -> dict[str, Status]:
+        """Ask every running node; one that ends or is too slow while it is asked is left out."""
+        async with trio.open_nursery() as nursery:
+            asked = [node for node in self.nodes if node.running and not node.killed]
+            answers: dict[str, Status] = {}
+            for node in asked:
+                nursery.start_soon(_ask, node, answers)
+        return {node.name: answers[node.name] for node in asked if node.name in answers}
+
+    async def ledger(self, node: LocalNode) -> LedgerView:
+        """Ask `node` for its view of the ledger."""
+        ask = partial(ask_ledger, node.home, timeout=ASK_SECONDS)
+        return await trio.to_thread.run_sync(ask)
+
+    def fallen(self) -> list[LocalNode]:
+        """Return the nodes that ended though nobody killed them."""
+        return [node for node in self.nodes if not node.running and not node.killed]
+
+    async def close(self) -> None:
+        """End all: TERM, the last started first, and KILL for those that take too long."""
+        with trio.CancelScope(shield=True):
+            volunteers, first = self.nodes[1:], self.nodes[:1]
+            await _end(volunteers)
+            await _end(first)
+
+
+async def _end(nodes: Sequence[LocalNode]) -> None:
+    for node in nodes:
+        if node.running:
+            node.process.send_signal(signal.SIGTERM)
+    with trio.move_on_after(LEAVE_SECONDS):
+        for node in nodes:
+            await node.process.wait()
+    for node in nodes:
+        if node.running:
+            node.process.kill()
+            await node.process.wait()
+
+
+async def _cancel_when(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
+    await wait()
+    scope.cancel()
+
+
+async def _ask(node: LocalNode, answers: dict[str, Status]) -> None:
+    try:
+        ask = partial(ask_status, node.home, timeout=ASK_SECONDS)
+        answers[node.name] = node.last = await trio.to_thread.run_sync(ask)
+    except NoDaemon:
+        pass  # its end is noticed by `fallen`, its silence by the watchdog
+
+
+async def _follow(node: LocalNode) -> None:
+    """Copy stderr to the log line by line, and notice `ready`."""
+    assert node.process.stderr is not None
+    pending = bytearray()
+    with (node.home / LOG_NAME).open("ab", buffering=0) as log:
+        async for part in node.process.stderr:
+            log.write(part)
+            pending += part
+            *lines, rest = bytes(pending).split(b"\n")
+            pending = bytearray(rest[-MAX_LINE:])
+            for line in lines:
+                _note(node, line[:MAX_LINE].decode("utf-8", "replace"))
+    node.finished.set()
+
+
+def _note(node: LocalNode, line: str) -> None:
+    if line.strip():
+        node.tail.append(line)
+    if line.startswith(READY):
+        node.ready.set()

@@ -1,0 +1,139 @@
+"""The routed perplexity that `eval` measured, as JSON and as a table."""
+
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from dipaco.cli.views.report import perplexity
+from dipaco.cli.views.tables import table_console
+from dipaco.cli.views.text import label
+from dipaco.node.checkpoints import Checkpoint
+from dipaco.node.training.assessment import Assessment
+from dipaco.protocol.lease import Evaluation
+from dipaco.protocol.spec import spec_digest
+from dipaco.protocol.topology import experts_of
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """The score of some documents."""
+
+    documents: int
+    tokens: int
+    """Scored tokens: not those that the router saw."""
+    nll: float
+    """Summed, in nats."""
+    loss: float | None
+    """Nats per token; null where nothing was scored."""
+    perplexity: float | None
+
+
+class PathScore(Score, frozen=True, kw_only=True):
+    """The score of one path's documents."""
+
+    path: int
+    experts: tuple[int, ...]
+    version: int
+    """Of its modules."""
+
+
+class Pass(Score, frozen=True, kw_only=True):
+    """One pass over the documents, all paths together."""
+
+    reroute: int | None
+    """Tokens after which a document is routed again; null: never."""
+    paths: tuple[PathScore, ...]
+
+
+class AssessmentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The report of `eval`."""
+
+    schema: int = 1
+    name: str
+    run: str
+    """Run id, hex."""
+    spec: str
+    """Digest of the router spec, hex."""
+    data: str
+    """The file, as it was named; empty: the run's held-out documents."""
+    left_out: int
+    """Rows of the file that the router does not take: too short."""
+    passes: tuple[Pass, ...]
+    """Routed once, then re-routed as asked."""
+
+
+def assessment_report(
+    checkpoint: Checkpoint, found: list[Assessment], *, data: str, left_out: int
+) -> AssessmentReport:
+    """Put the report together."""
+    return AssessmentReport(
+        name=checkpoint.manifest.name,
+        run=checkpoint.run.id.hex(),
+        spec=spec_digest(checkpoint.spec).hex(),
+        data=data,
+        left_out=left_out,
+        passes=tuple(_pass(checkpoint, each) for each in found),
+    )
+
+
+def _pass(checkpoint: Checkpoint, found: Assessment) -> Pass:
+    grid, own = checkpoint.manifest.grid, found.paths.values()
+    total = Evaluation(
+        documents=sum(each.documents for each in own),
+        tokens=sum(each.tokens for each in own),
+        nll=sum(each.nll for each in own),
+    )
+    paths = tuple(
+        PathScore(
+            path=path,
+            experts=experts_of(grid, path),
+            version=checkpoint.version(path),
+            **_score(each),
+        )
+        for path, each in sorted(found.paths.items())
+    )
+    return Pass(reroute=found.window, paths=paths, **_score(total))
+
+
+def _score(found: Evaluation) -> dict[str, Any]:
+    known = found.tokens > 0
+    return {
+        "documents": found.documents,
+        "tokens": found.tokens,
+        "nll": found.nll,
+        "loss": found.nll / found.tokens if known else None,
+        "perplexity": perplexity(found.nll, found.tokens) if known else None,
+    }
+
+
+def print_assessment(report: AssessmentReport, *, as_json: bool) -> None:
+    """Print the report on stdout, for programs or for people."""
+    if as_json:
+        print(msgspec.json.encode(report).decode())
+        return
+    console = table_console()
+    console.print(_table(report))
+    if report.left_out:
+        rows = f"{report.left_out} row{'s' * (report.left_out != 1)}"
+        console.print(f"{rows} left out: too short for the router")
+
+
+def _table(report: AssessmentReport) -> Table:
+    what = report.data or "held-out documents"
+    table = Table(title=f"{report.name}: routed perplexity, {what}", title_justify="left")
+    for column in ("routed", "path", "version", "documents", "tokens", "loss", "perplexity"):
+        table.add_column(column, justify="left" if column in ("routed", "path") else "right")
+    for each in report.passes:
+        routed = "once" if each.reroute is None else f"every {each.reroute} tokens"
+        for path in each.paths:
+            name = f"{path.path} {label(path.experts)}"
+            table.add_row(routed, name, str(path.version), *_cells(path))
+            routed = ""
+        table.add_row("", "all", "", *_cells(each), end_section=True, style="bold")
+    return table
+
+
+def _cells(found: Score) -> tuple[str, ...]:
+    loss = "-" if found.loss is None else f"{found.loss:.4f}"
+    shown = "-" if found.perplexity is None else f"{found.perplexity:.2f}"
+    return str(found.documents), str(found.tokens), loss, shown

@@ -1,0 +1,183 @@
+"""The progress of long work and the time left, on stderr: one display for every verb.
+
+A terminal gets one bar that changes; a pipe or a file gets plain lines at a bounded rate.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from dipaco.cli.views.pace import LinePacing, Pace
+from dipaco.cli.views.text import clock
+from dipaco.node.training.jobs import Progress as JobProgress
+
+BAR_WIDTH = 20  # columns
+REST = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # takes the width that is left
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The state of a piece of work."""
+
+    title: str
+    """Names what is counted. The time left is estimated anew under another title."""
+    done: int
+    total: int
+    """0: not known."""
+    unit: str = ""
+    """Of `done` and `total`."""
+    part: str = ""
+    """The part in hand, such as `round 3, path 1`: a new one is worth a plain line."""
+    notes: tuple[str, ...] = ()
+    """Speed, loss and the like."""
+
+    @property
+    def count(self) -> str:
+        """The count in words, empty before there is one."""
+        if self.unit == "bytes":
+            done, total, unit = f"{self.done / 1e6:.1f}", f"{self.total / 1e6:.1f}", "MB"
+        else:
+            done, total, unit = f"{self.done:,}", f"{self.total:,}", self.unit
+        of = f" of {total}" if self.total else ""
+        return f"{done}{of} {unit}".strip() if self.done or self.total else ""
+
+    def details(self, left: float | None) -> str:
+        """Return all but the title in one line; `left` in seconds, None: not known."""
+        remaining = f"{clock(left)} left" if left is not None else ""
+        parts = (self.count, remaining, self.part, *self.notes)
+        return ", ".join(part for part in parts if part)
+
+
+class Display(Protocol):
+    """Shows the state of a piece of work."""
+
+    def show(self, work: Work) -> None:
+        """Show the newest state."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        ...
+
+
+@contextmanager
+def display(
+    title: str,
+    console: Console | None = None,
+    *,
+    silent: bool = False,
+    now: Clock = time.monotonic,
+) -> Iterator[Display]:
+    """Give the display that suits `console`, stderr by default.
+
+    title    shown until there is a report.
+    silent   print lines alone, no progress.
+    """
+    console = console or Console(stderr=True)
+    if silent:
+        yield SilentDisplay(console)
+        return
+    if not console.is_terminal:
+        yield PlainDisplay(console, now)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(BAR_WIDTH),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[details]}", markup=False, table_column=REST),
+    )
+    # stdout stays as it is: rich would print there by way of the console, which is stderr.
+    bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, expand=True)
+    with bars:
+        yield LiveDisplay(bars, title, now)
+
+
+@contextmanager
+def job_display(title: str) -> Iterator[Callable[[JobProgress], None]]:
+    """Give a function that shows the progress of one job; every stage has its own time left."""
+    with display(title) as shown:
+        yield lambda progress: shown.show(job_work(title, progress))
+
+
+def job_work(title: str, progress: JobProgress) -> Work:
+    """Return how far a job is, under `title` and its stage."""
+    return Work(
+        title=f"{title}: {progress.stage}",
+        done=progress.done,
+        total=progress.total,
+        unit=progress.unit,
+        notes=job_notes(progress),
+    )
+
+
+def job_notes(progress: JobProgress) -> tuple[str, ...]:
+    """Return speed and loss of a job that trains; nothing of another."""
+    if progress.loss is None:
+        return ()
+    speed = f"{progress.tokens_per_second:,.0f} tokens/s"
+    return (speed, f"loss {progress.loss:.3f}")
+
+
+class PlainDisplay:
+    """Plain lines: one for each new part, otherwise one every few seconds."""
+
+    def __init__(self, console: Console, now: Clock) -> None:
+        self._console, self._now, self._began = console, now, now()
+        self._pace, self._pacing = Pace(), LinePacing(self._began)
+
+    def show(self, work: Work) -> None:
+        """Print the state if a line is due."""
+        now = self._now()
+        left = self._pace.left(work.title, work.done, work.total, now)
+        if self._pacing.is_due(work.part, now):
+            self.say(f"{clock(now - self._began)}  {work.title}: {work.details(left)}")
+
+    def say(self, line: str) -> None:
+        """Print the line."""
+        self._console.print(Text(line), soft_wrap=True)
+
+
+class SilentDisplay:
+    """Prints lines and no progress: for work whose output shows its progress."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def show(self, work: Work) -> None:
+        """Do nothing."""
+
+    def say(self, line: str) -> None:
+        """Print the line."""
+        self._console.print(Text(line), soft_wrap=True)
+
+
+class LiveDisplay:
+    """A bar that redraws itself."""
+
+    def __init__(self, bars: Progress, title: str, now: Clock) -> None:
+        self._bars, self._now, self._pace = bars, now, Pace()
+        self._bar = bars.add_task(title, total=None, details="")
+
+    def show(self, work: Work) -> None:
+        """Draw the state."""
+        left = self._pace.left(work.title, work.done, work.total, self._now())
+        self._bars.update(
+            self._bar,
+            description=work.title,
+            completed=work.done,
+            total=work.total or None,
+            details=work.details(left),
+        )
+
+    def say(self, line: str) -> None:
+        """Print the line above the bar."""
+        self._bars.console.print(Text(line))

@@ -1,0 +1,282 @@
+"""The report of a finished run, by `testnet` and by `reference`, as JSON and as a table.
+
+One shape for both, so that `reference --compare` can hold the one against the other: the module
+digests of every version must be equal, bit for bit.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import exp
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from dipaco.cli.views.tables import table_console
+from dipaco.cli.views.text import label
+from dipaco.node.control.api import EvaluationView
+from dipaco.node.control.status import Memory, StageTime, Totals, Verdict
+from dipaco.node.storage.files import read_file, write_file
+from dipaco.protocol.canonical import encode
+from dipaco.protocol.early_stopping import kept_version
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.topology import experts_of
+
+SCHEMA: Final = 1
+MAX_REPORT = 64 << 20  # bytes
+
+
+class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """Held-out loss of one path."""
+
+    path: int
+    version: int
+    experts: tuple[int, ...]
+    documents: int
+    tokens: int
+    """Scored positions."""
+    nll: float
+    """Summed, in nats."""
+    perplexity: float
+
+
+class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """Routed held-out loss, every path at a version of its own or all at one."""
+
+    version: int | None
+    """Of all modules, 0: the seed model; None: every path has its own."""
+    documents: int
+    tokens: int
+    nll: float
+    perplexity: float
+    """exp(sum of nll / sum of tokens): token-weighted over the paths."""
+    paths: tuple[PathLoss, ...]
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the network, by its last status."""
+
+    name: str
+    peer: str
+    verdict: Verdict
+    killed: bool
+    sent: int
+    received: int
+    """Bytes."""
+    memory: Memory
+    totals: Totals
+    stages: tuple[StageTime, ...]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The report of a run."""
+
+    schema: Literal[1] = SCHEMA
+    kind: Literal["testnet", "reference"]
+    name: str
+    run: str
+    """Run id, hex."""
+    manifest: str
+    """Its canonical encoding, hex."""
+    completed: bool
+    seconds: float
+    states: dict[str, dict[int, str]]
+    """Module: version: SHA-256 of the state, hex."""
+    losses: tuple[RoutedLoss, ...]
+    """By version, ascending."""
+    early_stopped: RoutedLoss | None
+    """Every path at the version that it is used with; None where the manifest stops nothing early.
+
+    Chosen by the same documents that it is the loss of, so a little too good.
+    """
+    nodes: tuple[NodeReport, ...]
+
+
+def perplexity(nll: float, tokens: int) -> float:
+    """Return exp(nll / tokens), infinity where nothing was scored."""
+    return exp(min(nll / tokens, 700.0)) if tokens else float("inf")
+
+
+def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[RoutedLoss, ...]:
+    """Return the routed loss of every version that was evaluated, ascending."""
+    by_version: dict[int, list[EvaluationView]] = {}
+    for evaluation in evaluations:
+        by_version.setdefault(evaluation.version, []).append(evaluation)
+    return tuple(_routed(manifest, v, found) for v, found in sorted(by_version.items()))
+
+
+def early_stopped(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> RoutedLoss | None:
+    """Return the routed loss with every path at the version that it is used with, if they stop."""
+    if not manifest.training.early_stopping:
+        return None
+    by_path: dict[int, dict[int, EvaluationView]] = {}
+    for evaluation in evaluations:
+        by_path.setdefault(evaluation.path, {})[evaluation.version] = evaluation
+    epoch = max((manifest.epoch_of(v) for own in by_path.values() for v in own), default=0)
+    found = []
+    for versions in by_path.values():
+        if manifest.epoch_of(max(versions)) < epoch:
+            continue  # the new router has no documents for it
+        known = {v: e.nll / e.tokens for v, e in versions.items() if e.tokens}
+        found.append(versions[kept_version(manifest, max(versions), known)])
+    return _routed(manifest, None, found)
+
+
+def _routed(manifest: Manifest, version: int | None, found: list[EvaluationView]) -> RoutedLoss:
+    tokens, nll = sum(e.tokens for e in found), sum(e.nll for e in found)
+    return RoutedLoss(
+        version=version,
+        documents=sum(e.documents for e in found),
+        tokens=tokens,
+        nll=nll,
+        perplexity=perplexity(nll, tokens),
+        paths=tuple(
+            PathLoss(
+                path=e.path,
+                version=e.version,
+                experts=experts_of(manifest.grid, e.path),
+                documents=e.documents,
+                tokens=e.tokens,
+                nll=e.nll,
+                perplexity=perplexity(e.nll, e.tokens),
+            )
+            for e in sorted(found, key=lambda e: e.path)
+        ),
+    )
+
+
+def build(
+    kind: Literal["testnet", "reference"],
+    manifest: Manifest,
+    *,
+    completed: bool,
+    seconds: float,
+    states: Mapping[str, dict[int, str]],
+    evaluations: Iterable[EvaluationView],
+    nodes: Iterable[NodeReport] = (),
+) -> Report:
+    """Put a report together."""
+    evaluated = tuple(evaluations)
+    return Report(
+        kind=kind,
+        name=manifest.name,
+        run=run_id(manifest).hex(),
+        manifest=encode(manifest).hex(),
+        completed=completed,
+        seconds=seconds,
+        states=dict(states),
+        losses=losses(manifest, evaluated),
+        early_stopped=early_stopped(manifest, evaluated),
+        nodes=tuple(nodes),
+    )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report as JSON."""
+    write_file(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+
+
+def read_report(path: Path) -> Report:
+    """Read a report; raises ConfigError."""
+    try:
+        return msgspec.json.decode(read_file(path, limit=MAX_REPORT), type=Report)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: not a report: {error}") from None
+
+
+def differences(ours: Report, theirs: Report) -> list[str]:
+    """Return, one line each, what keeps two reports from being of the same run and states."""
+    if ours.run != theirs.run:
+        return [f"other runs: {ours.run[:16]} and {theirs.run[:16]}"]
+    found = []
+    for module in sorted(ours.states.keys() | theirs.states.keys()):
+        left, right = ours.states.get(module, {}), theirs.states.get(module, {})
+        for version in sorted(left.keys() | right.keys()):
+            if left.get(version) != right.get(version):
+                found.append(f"module {module} version {version}: {_pair(left, right, version)}")
+    return found
+
+
+def _pair(left: Mapping[int, str], right: Mapping[int, str], version: int) -> str:
+    digests = [side.get(version, "missing")[:16] for side in (left, right)]
+    return f"{digests[0]} and {digests[1]}"
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Print the table of losses, and of the nodes if there are any; on stdout by default."""
+    console = console or table_console()
+    console.print(_loss_table(report))
+    if report.nodes:
+        console.print(_node_table(report))
+        console.print(_stage_table(report))
+    console.print(_summary(report))
+
+
+def _loss_table(report: Report) -> Table:
+    paths = report.losses[-1].paths if report.losses else ()
+    table = Table(title="routed validation perplexity", title_justify="left")
+    for column in ("model", "routed", *(f"path {label(p.experts)}" for p in paths)):
+        table.add_column(column, justify="right" if column != "model" else "left")
+    last = len(report.losses) - 1
+    for place, loss in enumerate(report.losses):
+        name = "seed model" if loss.version == 0 else f"round {loss.version}"
+        name = "final model" if place == last and loss.version and report.completed else name
+        per_path = {p.path: f"{p.perplexity:.2f}" for p in loss.paths}
+        cells = (per_path.get(p.path, "-") for p in paths)
+        table.add_row(name, f"{loss.perplexity:.2f}", *cells)
+    if report.early_stopped:
+        best = {p.path: f"{p.perplexity:.2f} @{p.version}" for p in report.early_stopped.paths}
+        cells = (best.get(p.path, "-") for p in paths)
+        table.add_row("early-stopped", f"{report.early_stopped.perplexity:.2f}", *cells)
+    if paths:
+        table.add_section()
+        table.add_row("tokens", str(report.losses[-1].tokens), *(str(p.tokens) for p in paths))
+    return table
+
+
+def _node_table(report: Report) -> Table:
+    table = Table(title="nodes", title_justify="left")
+    for column in ("node", "router", "tasks", "sent MB", "recv MB", "RSS MB", "peak", "worker"):
+        table.add_column(column, justify="left" if column in ("node", "router") else "right")
+    for node in report.nodes:
+        memory = (node.memory.daemon, node.memory.peak, node.memory.worker)
+        table.add_row(
+            node.name + (" (killed)" if node.killed else ""),
+            node.verdict,
+            str(node.totals.accepted),
+            f"{node.sent / 1e6:.1f}",
+            f"{node.received / 1e6:.1f}",
+            *(f"{size / 1e6:.0f}" for size in memory),
+        )
+    return table
+
+
+def stage_seconds(nodes: Iterable[NodeReport]) -> dict[str, tuple[float, int]]:
+    """Return per stage the seconds and the number of times, summed over `nodes`."""
+    total: dict[str, tuple[float, int]] = {}
+    for node in nodes:
+        for stage in node.stages:
+            seconds, count = total.get(stage.stage, (0.0, 0))
+            total[stage.stage] = (seconds + stage.seconds, count + stage.count)
+    return total
+
+
+def _stage_table(report: Report) -> Table:
+    table = Table(title="time per stage, all nodes", title_justify="left")
+    for column in ("stage", "seconds", "times"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, (seconds, count) in stage_seconds(report.nodes).items():
+        table.add_row(stage, f"{seconds:.1f}", str(count))
+    return table
+
+
+def _summary(report: Report) -> str:
+    if len(report.losses) < 2:
+        return f"{'completed' if report.completed else 'not completed'} in {report.seconds:.0f} s"
+    first, last = report.losses[0].perplexity, report.losses[-1].perplexity
+    return (
+        f"{'completed' if report.completed else 'not completed'} in {report.seconds:.0f} s: "
+        f"perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's)"
+    )

@@ -1,0 +1,42 @@
+"""The progress of a comparison: the inner steps of all its tasks are one count."""
+
+from collections.abc import Sequence
+
+from dipaco.cli.views.progress import Display, Work
+from dipaco.node.compare.pool import Report, Task
+
+
+class TaskProgress:
+    """Shows the reports of `run_tasks`; prints a line when a task begins and when it ends."""
+
+    def __init__(self, shown: Display, tasks: Sequence[Task]) -> None:
+        self._shown = shown
+        self._total = sum(task.steps for task in tasks)
+        self._done: dict[Task, int] = {}
+
+    def __call__(self, task: Task, report: Report | None) -> None:
+        """Show the report of `task`; None: it is finished."""
+        if task not in self._done:
+            self._shown.say(f"{task.name}: begins")
+        self._done[task] = task.steps if report is None else report.steps
+        if report is None:
+            self._shown.say(f"{task.name}: finished{_perplexity(task)}")
+            return
+        part = f"{task.name}: {report.what.split(',')[0]}"
+        self._shown.show(
+            Work(
+                title="comparison",
+                done=sum(self._done.values()),
+                total=self._total,
+                unit="steps",
+                part=part,
+            )
+        )
+
+
+def _perplexity(task: Task) -> str:
+    """Return the perplexity of a method that was trained, empty for another task."""
+    if task.method is None or task.windows:
+        return ""
+    found = task.folder.result(task.method)
+    return f", perplexity {found.perplexity:.1f}" if found else ""

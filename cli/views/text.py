@@ -1,0 +1,33 @@
+"""Small pieces of text that several views share: times, paths, long lists."""
+
+from collections.abc import Sequence
+from typing import Final
+
+MAX_NAMED: Final = 8  # names of a list that a message gives
+
+
+def clock(seconds: float) -> str:
+    """Return minutes and seconds, `2:05`; from an hour on `1:02:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def label(experts: tuple[int, ...]) -> str:
+    """Return `(0,1)`: a path by its experts."""
+    return f"({','.join(map(str, experts))})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - MAX_NAMED
+    return ", ".join([*names[:MAX_NAMED], f"{more} more"] if more > 0 else names)

@@ -1,0 +1,139 @@
+"""A run's routers judged in one home, without a swarm: derived again, or some scores done again.
+
+Jobs and fetches are the caller's: a command does its jobs in its own process.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dipaco.node.catalogue import RunRecord
+from dipaco.node.data.sheets import read_scores
+from dipaco.node.runs import RunFile
+from dipaco.node.scheduling.spot_check import compare, draw_rows, rescoring
+from dipaco.node.scheduling.verification import derivation_of
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.jobs import Answer, Derive, Failed, Job
+from dipaco.protocol.digest import Digest
+from dipaco.protocol.errors import RemoteProtocolError, Unavailable
+from dipaco.protocol.lease import Scored, ScoreResult
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.verdict import (
+    Derivation,
+    Outcome,
+    SourceFailure,
+    Verdict,
+    contradicted,
+    judge,
+    labels_hold,
+    labels_untold,
+    static_check,
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One claimed spec, our own, and the verdict on the claimed one."""
+
+    claimed: RouterSpec | None = None
+    derivation: Derivation | None = None
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class OfflineVerification:
+    """One run, the records of it in this home, and the means to do jobs."""
+
+    run: RunFile
+    record: RunRecord | None
+    """None: this home has no record of the run."""
+    blobs: BlobStore
+    perform: Callable[[Job], Answer]
+    fetch: Callable[[Mapping[Digest, str]], None]
+    """Brings blobs, digest: name, into `blobs`; raises Unavailable."""
+
+    def adopted(self) -> list[RouterSpec]:
+        """Return the specs that the run's ledger adopted, epoch by epoch, as far as known."""
+        record = self.record
+        epochs = range(len(record.view.specs)) if record else ()
+        held = [record.adopted(epoch) for epoch in epochs] if record else []
+        return [each.spec for each in held if each is not None]
+
+    def up_to(self, claimed: RouterSpec) -> list[RouterSpec]:
+        """Return the adopted specs that `claimed` builds on, then itself: all are to be judged."""
+        return [*self.adopted()[: claimed.epoch], claimed]
+
+    def judge_all(self, claims: list[RouterSpec], *, derive: bool) -> Judged:
+        """Judge the specs in turn, up to the first that does not hold; without one, derive ours.
+
+        derive   make our own even where the manifest alone decides.
+        """
+        judged = Judged()
+        for claimed in claims:
+            judged = self._judge(claimed, derive=derive)
+            if judged.verdict is None or judged.verdict.outcome is not Outcome.VERIFIED:
+                return judged
+        return judged if claims else Judged(derivation=self._derive(epoch=0))
+
+    def _judge(self, claimed: RouterSpec, *, derive: bool) -> Judged:
+        # An epoch that the run does not come to is refuted by epoch 0's recipe.
+        epoch = min(claimed.epoch, self.run.manifest.epoch_of(self.run.manifest.training.rounds))
+        recipe = recipe_of(self.run.manifest, epoch=epoch)
+        verdict = static_check(recipe, claimed)
+        if verdict is not None and not derive:
+            return Judged(claimed, None, verdict)
+        derivation = self._derive(epoch)
+        return Judged(claimed, derivation, verdict or judge(recipe, claimed, derivation))
+
+    def _derive(self, epoch: int) -> Derivation:
+        """Derive an epoch's spec, a later one from the ledger's score sheets as well."""
+        if epoch == 0:
+            return derivation_of(self.perform(Derive(manifest=self.run.manifest)))
+        previous = self.record.adopted(epoch - 1) if self.record else None
+        try:
+            if previous is None:
+                raise Unavailable("this node knows no ledger of the run with score sheets")
+            sheets = self._sheets()
+        except Unavailable as away:
+            return SourceFailure(stage="labels", reason=str(away))
+        job = Derive(manifest=self.run.manifest, previous=previous.spec, sheets=sheets)
+        return derivation_of(self.perform(job))
+
+    def rescore(self, count: int) -> Judged:
+        """Do `count` scores of one sheet again, drawn at random, and nothing else."""
+        record = self.record
+        newest = record.newest() if record else None
+        try:
+            first = record.adopted(0) if record else None
+            if record is None or first is None:
+                raise Unavailable("this node knows no ledger of the run with a router")
+            self._sheets()
+            sampled = draw_rows(record, self.blobs, count=count)
+            job = rescoring(record, first.spec, sampled)
+            self._fetch({each.digest: str(each.module) for each in job.lease.modules})
+            answer = self.perform(job)
+            if not isinstance(answer, ScoreResult):
+                assert isinstance(answer, Failed)
+                raise Unavailable(answer.reason)
+            found = compare(record, sampled, read_scores(self.blobs, answer.sheet))
+        except RemoteProtocolError as error:
+            verdict = contradicted(str(error))
+        except Unavailable as away:
+            verdict = labels_untold(str(away))
+        else:
+            entry = sampled.entry
+            words = (
+                f"{len(sampled.rows)} scores of path {entry.path} in window {entry.window} done "
+                f"again, none is more than the tolerance away"
+            )
+            verdict = contradicted(found) if found else labels_hold(words)
+        return Judged(newest.spec if newest else None, None, verdict)
+
+    def _sheets(self) -> tuple[Scored, ...]:
+        """Return the ledger's score sheets, all of them in the store; raises Unavailable."""
+        entries = self.record.view.sheets() if self.record else ()
+        self._fetch({each.sheet.digest: f"scores of path {each.path}" for each in entries})
+        return entries
+
+    def _fetch(self, wanted: Mapping[Digest, str]) -> None:
+        self.fetch({digest: name for digest, name in wanted.items() if not self.blobs.has(digest)})

@@ -1,0 +1,158 @@
+"""Rules of this file: made-up ledgers; real files."""
+
+from math import exp, log
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from dipaco.cli.testnet.local_run import local_run
+from dipaco.cli.views.report import (
+    NodeReport,
+    Report,
+    build,
+    differences,
+    early_stopped,
+    perplexity,
+    print_report,
+    read_report,
+    stage_seconds,
+    write_report,
+)
+from dipaco.node.control.api import EvaluationView
+from dipaco.protocol.canonical import decode
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.manifest import Manifest
+from tests.node.control.fake_node import PEER, status
+
+MANIFEST = local_run(None, seed=0, rounds=2).run.manifest
+
+
+def look(version: int, path: int, tokens: int, each: float) -> EvaluationView:
+    """An evaluation with perplexity `each`."""
+    return EvaluationView(
+        path=path, version=version, documents=2, tokens=tokens, nll=tokens * log(each), peer=PEER
+    )
+
+
+def node(name: str, *, killed: bool = False) -> NodeReport:
+    now = status()
+    return NodeReport(
+        name=name,
+        peer=PEER,
+        verdict="verified",
+        killed=killed,
+        sent=1_500_000,
+        received=2_500_000,
+        memory=now.memory,
+        totals=now.totals,
+        stages=now.stages,
+    )
+
+
+def report(states: dict[str, dict[int, str]] | None = None) -> Report:
+    return build(
+        "testnet",
+        MANIFEST,
+        completed=True,
+        seconds=61.0,
+        states=states or {"stem": {0: "aa", 1: "bb"}},
+        evaluations=[
+            *(look(0, path, 100, 100.0) for path in range(4)),
+            *(look(1, path, 100, 80.0) for path in range(4)),
+            *(look(2, path, tokens, 50.0 if path else 20.0) for path, tokens in PATHS),
+        ],
+        nodes=[node("rendezvous"), node("node-1", killed=True)],
+    )
+
+
+PATHS = ((0, 300), (1, 100), (2, 100), (3, 100))
+
+
+def test_routed_perplexity_weighs_paths_by_their_tokens() -> None:
+    final = report().losses[-1]
+    due = exp((300 * log(20.0) + 300 * log(50.0)) / 600)
+    assert (final.version, final.tokens) == (2, 600)
+    assert final.perplexity == pytest.approx(due)
+    assert [p.perplexity for p in final.paths] == pytest.approx([20.0, 50.0, 50.0, 50.0])
+
+
+def test_nothing_scored_has_no_finite_perplexity() -> None:
+    assert perplexity(0.0, 0) == float("inf")
+
+
+def test_the_table_shows_seed_rounds_paths_final_bytes_times_and_memory() -> None:
+    console = Console(record=True, width=160)
+    print_report(report(), console)
+    text = console.export_text()
+    for words in ("seed model", "round 1", "final model", "path (1,0)", "100.00", "31.62"):
+        assert words in text
+    for words in ("node-1 (killed)", "verified", "1.5", "2.5", "120", "130", "400", "derive"):
+        assert words in text
+    assert "perplexity 100.0 -> 31.6 (0.316 of the seed model's)" in text
+
+
+def test_early_stopping_adds_a_row_with_the_version_of_every_path() -> None:
+    stopping = replace(MANIFEST, training=replace(MANIFEST.training, early_stopping=True))
+    assert early_stopped(MANIFEST, []) is None
+    found = build(
+        "reference",
+        stopping,
+        completed=True,
+        seconds=1.0,
+        states={},
+        evaluations=[
+            look(version, path, 100, 20.0 + abs(version - path))  # path p is best at version p
+            for version in range(3)
+            for path in range(4)
+        ],
+    )
+    best = found.early_stopped
+    assert best is not None
+    assert [p.version for p in best.paths] == [0, 1, 2, 2]
+    due = exp((3 * log(20.0) + log(21.0)) / 4)
+    assert best.perplexity == pytest.approx(due)
+    console = Console(record=True, width=160)
+    print_report(found, console)
+    text = console.export_text()
+    assert "early-stopped" in text and "20.00 @1" in text and "21.00 @2" in text
+
+
+def test_a_report_survives_its_file_and_holds_the_manifest(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.json", report())
+    again = read_report(tmp_path / "r.json")
+    assert again == report()
+    assert decode(bytes.fromhex(again.manifest), Manifest, limit=1 << 20) == MANIFEST
+
+
+def test_a_file_that_is_no_report_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"schema": 2}')
+    with pytest.raises(ConfigError, match=r"r\.json: not a report"):
+        read_report(tmp_path / "r.json")
+
+
+def test_equal_states_have_no_differences() -> None:
+    assert differences(report(), report()) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "words"),
+    [
+        ({"stem": {0: "aa", 1: "bc"}}, "module stem version 1: bb and bc"),
+        ({"stem": {0: "aa"}}, "module stem version 1: bb and missing"),
+        ({"stem": {0: "aa", 1: "bb"}, "p0": {0: "x"}}, "module p0 version 0: missing and x"),
+    ],
+)
+def test_every_differing_digest_is_told(states: dict[str, dict[int, str]], words: str) -> None:
+    assert differences(report(), report(states)) == [words]
+
+
+def test_other_runs_are_not_compared() -> None:
+    other = msgspec.structs.replace(report(), run="00")
+    assert "other runs" in differences(report(), other)[0]
+
+
+def test_times_are_summed_by_stage() -> None:
+    assert stage_seconds([node("a"), node("b")]) == {"derive": (3.0, 2)}

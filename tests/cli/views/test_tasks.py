@@ -1,0 +1,43 @@
+"""Rules of this file: the tasks of a comparison are named and reported, none is done."""
+
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from dipaco.cli.testnet.local_run import local_run
+from dipaco.cli.views.progress import display
+from dipaco.cli.views.tasks import TaskProgress
+from dipaco.node.compare.folder import SeedFolder
+from dipaco.node.compare.pool import Report, Task
+from dipaco.node.compare.results import write_result
+from dipaco.protocol.manifest import run_id
+from tests.node.compare.made_up import result
+
+
+def test_all_tasks_are_one_count_and_a_finished_method_tells_its_perplexity(tmp_path: Path) -> None:
+    manifest = local_run(None, seed=0, rounds=1).run.manifest
+    folder = SeedFolder(tmp_path, manifest)
+    start, dense = Task(folder, None, "cpu"), Task(folder, "dense", "cpu")
+    console, time = Console(record=True, width=60, force_terminal=False), [0.0]
+    with display("comparison", console, now=lambda: time[0]) as shown:
+        tell = TaskProgress(shown, [start, dense])
+        tell(start, Report("router", 0))
+        time[0] = 30.0
+        tell(start, Report("seed", 60))
+        tell(start, None)
+        time[0] = 60.0
+        tell(dense, Report("round 1, path 0", 10))
+        found = msgspec.structs.replace(result("dense", 0, 400.0), run=run_id(manifest).hex())
+        write_result(folder.method_file("dense"), found)
+        tell(dense, None)
+    assert (start.steps, dense.steps) == (120, 60)
+    assert console.export_text().splitlines() == [
+        "seed 1, start: begins",
+        "0:00  comparison: 0 of 180 steps, seed 1, start: router",
+        "0:30  comparison: 60 of 180 steps, 1:00 left, seed 1, start: seed",
+        "seed 1, start: finished",
+        "seed 1, dense: begins",
+        "1:00  comparison: 130 of 180 steps, 0:23 left, seed 1, dense: round 1",
+        "seed 1, dense: finished, perplexity 400.0",
+    ]
