@@ -4,8 +4,8 @@ import click
 import msgspec
 
 from dipaco.cli.options import home_of, home_option, json_option
-from dipaco.node.control.api import ask_status, ask_stop
-from dipaco.node.control.status import Status
+from dipaco.node.api.client import ask_status, ask_stop
+from dipaco.node.status.document import Status
 
 
 @click.command()

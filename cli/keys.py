@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from dipaco.cli.options import home_of, home_option
-from dipaco.node.control.api import NoDaemon, ask_status
+from dipaco.node.api.client import ask_status
+from dipaco.node.api.values import NoDaemon
 from dipaco.node.keys import read_key, save_key
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.storage.files import Home

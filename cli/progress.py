@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dipaco.cli.report import label
 from dipaco.cli.snapshot import Snapshot, remaining, round_of, share_done
-from dipaco.node.control.status import PathStatus, Status
+from dipaco.node.status.document import PathStatus, Status
 from dipaco.node.training.jobs import Progress
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.manifest import Manifest

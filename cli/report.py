@@ -13,8 +13,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from dipaco.node.control.api import EvaluationView
-from dipaco.node.control.status import Memory, StageTime, Totals, Verdict
+from dipaco.node.api.values import EvaluationView
+from dipaco.node.status.document import Memory, StageTime, Totals, Verdict
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.early_stopping import kept_version

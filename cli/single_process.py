@@ -11,7 +11,7 @@ from rich.text import Text
 from dipaco.cli.local_run import run_named
 from dipaco.cli.report import Report, build
 from dipaco.node.accounts import Account, account_of, keep_account
-from dipaco.node.control.api import EvaluationView
+from dipaco.node.api.values import EvaluationView
 from dipaco.node.runs import keep_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home

@@ -6,8 +6,8 @@ Whom to kill, whether anything moved, how far it is, how long it will still take
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dipaco.node.control.api import LedgerView
-from dipaco.node.control.status import Status
+from dipaco.node.api.values import LedgerView
+from dipaco.node.status.document import Status
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.topology import topology
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import trio
 
+from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.catalogue import RunRecord
-from dipaco.node.overview import Overview
 from dipaco.node.runs import kept_runs
 from dipaco.node.scheduling.service import Scheduler, Tools
 from dipaco.node.scheduling.volunteer import Gear, Volunteer
@@ -26,7 +26,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 1.0  # between two looks at what no bell announces: connections, leases
 
 
-async def work(parts: Parts, overview: Overview) -> None:
+async def work(parts: Parts, overview: StatusReporter) -> None:
     """Schedule the runs that name this node, or train."""
     for run in kept_runs(parts.home.root):
         parts.catalogue.publish("manifest", run.signed)
@@ -36,7 +36,7 @@ async def work(parts: Parts, overview: Overview) -> None:
         await _train(parts, overview)
 
 
-async def _train(parts: Parts, overview: Overview) -> None:
+async def _train(parts: Parts, overview: StatusReporter) -> None:
     record = overview.run = await _choose(parts)
     check_moment_bits(parts.config.compute.moment_bits, record.manifest)
     log.info("joined run %s (%s)", record.manifest.name, short(record.run))
@@ -77,7 +77,7 @@ async def _choose(parts: Parts) -> RunRecord:
             await parts.catalogue.changed.wait()
 
 
-async def _schedule_all(parts: Parts, overview: Overview) -> None:
+async def _schedule_all(parts: Parts, overview: StatusReporter) -> None:
     """Schedule every run whose manifest names this node first, as they become known."""
     begun: set[Digest] = set()
     async with trio.open_nursery() as nursery:

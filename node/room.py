@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from dipaco.node.board import Board
+from dipaco.node.status.activity import Activity
 from dipaco.node.storage.files import DiskFull
 
 LOOK_SECONDS = 5.0  # between two looks at how much is free
@@ -21,7 +21,7 @@ PAUSE_SECONDS = 30.0  # after a write found no room, however much seems free: it
 class Room:
     """Watches the disk that a node's home is on."""
 
-    board: Board
+    board: Activity
     free: Callable[[], int]
     """Bytes that may still be written."""
     least: int

@@ -10,7 +10,7 @@ from importlib.metadata import version as version_of
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.board import Board
+from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.config import NodeConfig
 from dipaco.node.network.addresses import sign_records
@@ -23,11 +23,11 @@ from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
-from dipaco.node.overview import Overview
 from dipaco.node.room import Room, free_bytes
 from dipaco.node.scheduling.service import Desk
 from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.scheduling.verification import Verifier
+from dipaco.node.status.activity import Activity
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -57,7 +57,7 @@ class Parts:
     key: Ed25519PrivateKey
     journal: Journal
     blobs: BlobStore
-    board: Board
+    board: Activity
     catalogue: Catalogue
     worker: JobRunner
     transport: Transport
@@ -104,7 +104,7 @@ def wire(
     """Make all parts of a node; none of them runs yet."""
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
-    board, catalogue, desk = Board(), Catalogue(journal), Desk()
+    board, catalogue, desk = Activity(), Catalogue(journal), Desk()
     room = Room(board, free=partial(free_bytes, home.root), least=config.storage.min_free)
     standing = Standing(transport)
     rpc = Rpc(transport, standing)
@@ -161,9 +161,9 @@ def wire(
     )
 
 
-def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:
+def reporter_of(parts: Parts, *, leave: Callable[[], None]) -> StatusReporter:
     """Return what answers the local API; `leave` begins to end the node."""
-    return Overview(
+    return StatusReporter(
         version=VERSION,
         me=parts.me,
         home=parts.home,

@@ -10,10 +10,10 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from dipaco.node.board import Board
 from dipaco.node.catalogue import RunRecord
 from dipaco.node.data.sheets import read_scores, standing_sheet
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.status.activity import Activity
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Score, Scored
 from dipaco.node.training.worker import JobRunner
@@ -101,7 +101,7 @@ class SpotCheck:
     blobs: BlobStore
     exchange: Exchange
     worker: JobRunner
-    board: Board
+    board: Activity
     blame: Callable[[PeerId, str], Awaitable[None]]
     """Lowers a peer's standing, and hangs up."""
     below: Below = secrets.randbelow

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, RunRecord
-from dipaco.node.control.status import TaskStatus
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.room import Room
 from dipaco.node.scheduling.inputs import Inputs, version_of
 from dipaco.node.scheduling.verification import Verifier
+from dipaco.node.status.activity import Activity, left
+from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.jobs import (
@@ -80,7 +80,7 @@ class Gear:
     exchange: Exchange
     rpc: Rpc
     worker: JobRunner
-    board: Board
+    board: Activity
     verifier: Verifier
     room: Room
     heartbeat_seconds: float

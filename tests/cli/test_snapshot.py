@@ -8,10 +8,10 @@ from dipaco.cli.local_network import Watchdog
 from dipaco.cli.local_run import local_keys, local_run
 from dipaco.cli.progress import LiveView, PlainView, clock, view
 from dipaco.cli.snapshot import Snapshot, remaining, round_of, share_done, victims
-from dipaco.node.control.status import Status, TaskStatus
+from dipaco.node.status.document import Status, TaskStatus
 from dipaco.protocol.identity import peer_id
 from dipaco.protocol.topology import topology
-from tests.node.control.fake_node import PEER, ledger, status, task
+from tests.node.api.fake_node import PEER, ledger, status, task
 
 MANIFEST = local_run(None, seed=0, rounds=2).run.manifest
 MODULES = topology(MANIFEST).modules

@@ -11,11 +11,16 @@ from pathlib import Path
 
 import psutil
 
-from dipaco.node.board import Board
+from dipaco.node.api.values import EvaluationView, LedgerView
 from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.config import NodeConfig
-from dipaco.node.control.api import EvaluationView, LedgerView
-from dipaco.node.control.status import (
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.transport import Transport
+from dipaco.node.scheduling.changes import Grant
+from dipaco.node.scheduling.service import Scheduler
+from dipaco.node.status.activity import Activity
+from dipaco.node.status.document import (
     CacheStatus,
     Memory,
     NetworkStatus,
@@ -25,11 +30,6 @@ from dipaco.node.control.status import (
     RunStatus,
     Status,
 )
-from dipaco.node.network.exchange import Exchange
-from dipaco.node.network.liveness import Liveness
-from dipaco.node.network.transport import Transport
-from dipaco.node.scheduling.changes import Grant
-from dipaco.node.scheduling.service import Scheduler
 from dipaco.node.storage.files import Home
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.digest import Digest
@@ -40,14 +40,14 @@ from dipaco.protocol.topology import experts_of
 
 
 @dataclass
-class Overview:
+class StatusReporter:
     """Answers the local API (`api.Handler`)."""
 
     version: str
     me: PeerId
     home: Home
     config: NodeConfig
-    board: Board
+    board: Activity
     catalogue: Catalogue
     transport: Transport
     liveness: Liveness

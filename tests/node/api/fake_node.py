@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from dipaco.node.control.api import EvaluationView, LedgerView
-from dipaco.node.control.status import (
+from dipaco.node.api.values import EvaluationView, LedgerView
+from dipaco.node.status.document import (
     CacheStatus,
     Memory,
     NetworkStatus,
@@ -115,6 +115,8 @@ class FakeNode:
 
     stops: list[bool] = field(default_factory=list)
     fetched: trio.Event = field(default_factory=trio.Event)
+    given_up: trio.Event = field(default_factory=trio.Event)
+    """A fetch was cancelled."""
 
     def status(self) -> Status:
         """As `Handler`."""
@@ -133,5 +135,9 @@ class FakeNode:
         if blob == MISSING:
             raise Unavailable("nobody connected has it")
         on_progress(4, 10)
-        await self.fetched.wait()
+        try:
+            await self.fetched.wait()
+        except trio.Cancelled:
+            self.given_up.set()
+            raise
         return 10

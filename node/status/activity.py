@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from dipaco.node.control.status import (
+from dipaco.node.status.document import (
     Reason,
     StageTime,
     State,
@@ -31,7 +31,7 @@ def left(progress: Progress) -> str:
     return f", {rest / progress.rate:.0f} s left" if rest > 0 and progress.rate > 0 else ""
 
 
-class Board:
+class Activity:
     """State and reason, the task in hand, the verdict, and sums since the start."""
 
     def __init__(self) -> None:
