@@ -97,6 +97,8 @@ def _network(status: Status) -> str:
 
 def _cache(status: Status) -> str:
     cache = status.cache
+    if cache.measured is None:
+        return f"not measured yet, at most {_mb(cache.max)}, {cache.shards} shards"
     return f"{_mb(cache.bytes)} of {_mb(cache.max)}, {cache.shards} shards"
 
 

@@ -28,6 +28,7 @@ from dipaco.node.scheduling.service import Desk
 from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.scheduling.verification import Verifier
 from dipaco.node.status.activity import Activity
+from dipaco.node.status.counters import StorageMeter
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -71,6 +72,7 @@ class Parts:
     desk: Desk
     verifier: Verifier
     room: Room
+    storage: StorageMeter
 
     @property
     def me(self) -> PeerId:
@@ -88,6 +90,7 @@ class Parts:
             self.liveness.run,
             self.gossip.run,
             self.dialer.run,
+            self.storage.run,
         )
 
 
@@ -104,7 +107,8 @@ def wire(
     """Make all parts of a node; none of them runs yet."""
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
-    board, catalogue, desk = Activity(), Catalogue(journal), Desk()
+    storage = StorageMeter(home.cache, in_thread=in_thread)
+    board, catalogue, desk = Activity(worked=storage.look_soon), Catalogue(journal), Desk()
     room = Room(board, free=partial(free_bytes, home.root), least=config.storage.min_free)
     standing = Standing(transport)
     rpc = Rpc(transport, standing)
@@ -145,6 +149,7 @@ def wire(
         directory=directory,
         desk=desk,
         room=room,
+        storage=storage,
         verifier=Verifier(
             key=key,
             catalogue=catalogue,
@@ -174,6 +179,7 @@ def reporter_of(parts: Parts, *, leave: Callable[[], None]) -> StatusReporter:
         liveness=parts.liveness,
         worker=parts.worker,
         exchange=parts.exchange,
+        storage=parts.storage,
         schedulers=parts.desk.schedulers,
         leave=leave,
         started=time.time(),

@@ -84,10 +84,11 @@ class Connection:
     ) -> None:
         """Send a whole answer: `value` as JSON."""
         body = msgspec.json.encode(value)
-        await self._begin(status, "application/json", ("Content-Length", str(len(body))), *headers)
+        length = ("Content-Length", str(len(body)))
+        events = [_head(status, "application/json", length, *headers), h11.EndOfMessage()]
         if self._method != "HEAD":
-            await self._send(h11.Data(data=body))
-        await self._send(h11.EndOfMessage())
+            events.insert(1, h11.Data(data=body))
+        await self._send(*events)
 
     async def refuse(self, refused: Refused) -> None:
         """Send an error as a whole answer."""
@@ -95,21 +96,17 @@ class Connection:
 
     async def begin_lines(self) -> None:
         """Begin an answer of JSON lines."""
-        await self._begin(HTTPStatus.OK, "application/x-ndjson")
+        await self._send(_head(HTTPStatus.OK, "application/x-ndjson"))
 
     async def line(self, value: object, *, last: bool = False) -> None:
         """Send one line of the answer."""
-        await self._send(h11.Data(data=msgspec.json.encode(value) + b"\n"))
-        if last:
-            await self._send(h11.EndOfMessage())
+        data = h11.Data(data=msgspec.json.encode(value) + b"\n")
+        await self._send(data, *[h11.EndOfMessage()] * last)
 
-    async def _begin(self, status: HTTPStatus, kind: str, *more: tuple[str, str]) -> None:
-        headers = [("Content-Type", kind), ("Cache-Control", "no-store"), *more]
-        await self._send(h11.Response(status_code=status, reason=status.phrase, headers=headers))
-
-    async def _send(self, event: h11.Event) -> None:
+    async def _send(self, *events: h11.Event) -> None:
+        data = b"".join(self._http.send(event) or b"" for event in events)
         with trio.fail_after(SEND_SECONDS):
-            await self._stream.send_all(self._http.send(event) or b"")
+            await self._stream.send_all(data)
 
     def again(self) -> bool:
         """Make ready for the connection's next request; False: there cannot be one."""
@@ -117,3 +114,8 @@ class Connection:
             return False
         self._http.start_next_cycle()
         return True
+
+
+def _head(status: HTTPStatus, kind: str, *more: tuple[str, str]) -> h11.Event:
+    headers = [("Content-Type", kind), ("Cache-Control", "no-store"), *more]
+    return h11.Response(status_code=status, reason=status.phrase, headers=headers)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -34,7 +34,9 @@ def left(progress: Progress) -> str:
 class Activity:
     """State and reason, the task in hand, the verdict, and sums since the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, worked: Callable[[], None] = lambda: None) -> None:
+        """worked   called at the end of every piece of work that is timed."""
+        self._worked = worked
         self.reason: Reason = reason("starting", time.time())
         self.task: TaskStatus | None = None
         self.verdict: Verdict = "unverified"
@@ -75,6 +77,7 @@ class Activity:
             seconds, count = self._spent[stage]
             self._spent[stage] = (seconds + took, count + 1)
             log.debug("stage %s seconds=%.3f", stage, took)
+            self._worked()
 
     def totals(self) -> Totals:
         """Return the sums since the start."""

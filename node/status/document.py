@@ -158,6 +158,9 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The shard cache."""
 
     bytes: int
+    """When it was last measured; 0 before."""
+    measured: float | None
+    """Unix time of that, seconds; None: not yet."""
     max: int
     shards: int
 

@@ -73,7 +73,7 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
             listen=(f"/ip4/127.0.0.1/tcp/4410/p2p/{PEER}",), peers=1, sent=10, received=20
         ),
         peers=(PeerStatus(id=PEER, address="/ip4/127.0.0.1/tcp/1", rtt_ms=0.5),),
-        cache=CacheStatus(bytes=1, max=10**10, shards=1),
+        cache=CacheStatus(bytes=1, measured=1_799_999_990.0, max=10**10, shards=1),
         swarm=tuple(
             PathStatus(
                 path=path,

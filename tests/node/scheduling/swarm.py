@@ -95,6 +95,8 @@ class Swarm:
 
     def __init__(self, tmp_path: Path, nursery: trio.Nursery) -> None:
         self.network = MemoryNetwork()
+        self.in_thread: Any = at_once
+        """How the nodes that start from now on do disk work."""
         self._homes = tmp_path
         self._nursery = nursery
         self._address = ""
@@ -134,7 +136,9 @@ class Swarm:
             ) as transport:
                 self._address = self._address or transport.addresses[0]
                 self._watch(name, journal, scope)
-                parts = wire(config, home, key(name), journal, worker, transport, in_thread=at_once)
+                parts = wire(
+                    config, home, key(name), journal, worker, transport, in_thread=self.in_thread
+                )
                 overview = reporter_of(parts, leave=stop.set)
                 node = Node(parts, overview, worker, stop, scope, ended)
                 ready = partial(task_status.started, node)
