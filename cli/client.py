@@ -81,7 +81,7 @@ def _task(status: Status) -> str:
     if task is None:
         return ""
     loss = f"  loss {task.loss:.3f}" if task.loss is not None else ""
-    speed = f"  {task.tokens_per_s:.0f} tok/s" if task.tokens_per_s else ""
+    speed = f"  {task.tokens_per_second:.0f} tok/s" if task.tokens_per_second else ""
     return (
         f"{task.kind} path {task.path} round {task.round}: {task.stage} "
         f"{task.done} of {task.total or '?'}{speed}{loss}"

@@ -33,10 +33,10 @@ class Snapshot:
         return (self.ledger.records, tasks)
 
     @property
-    def tokens_per_s(self) -> float:
+    def tokens_per_second(self) -> float:
         """Of all volunteers that train now."""
         tasks = [s.task for s in self.statuses.values() if s.task is not None]
-        return sum(task.tokens_per_s for task in tasks if task.kind in ("seed", "train"))
+        return sum(task.tokens_per_second for task in tasks if task.kind in ("seed", "train"))
 
     @property
     def loss(self) -> float | None:

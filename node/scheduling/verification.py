@@ -251,7 +251,7 @@ class Verifier:
                 stage=progress.stage,
                 done=progress.done,
                 total=progress.total,
-                tokens_per_s=0.0,
+                tokens_per_second=0.0,
                 loss=None,
             )
 

@@ -314,7 +314,7 @@ class Volunteer:
             stage=progress.stage,
             done=progress.done,
             total=progress.total,
-            tokens_per_s=progress.rate if progress.unit == "tokens" else 0.0,
+            tokens_per_second=progress.rate if progress.unit == "tokens" else 0.0,
             loss=progress.loss,
         )
         if progress.stage == "score":

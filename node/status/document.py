@@ -129,7 +129,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     total: int
     """Of steps or documents; 0: not known."""
-    tokens_per_s: float
+    tokens_per_second: float
     loss: float | None
     """Nats per token."""
 

@@ -77,7 +77,7 @@ def test_the_watchdog_barks_only_after_its_patience_without_any_movement() -> No
 
 
 def test_speed_is_summed_over_those_who_train() -> None:
-    assert snapshot(0, n1=task(), n2=task("seed"), n3=None).tokens_per_s == 3000.0
+    assert snapshot(0, n1=task(), n2=task("seed"), n3=None).tokens_per_second == 3000.0
 
 
 def test_plain_lines_say_what_changed_and_not_what_did_not() -> None:

@@ -37,7 +37,7 @@ def task(kind: str = "train", *, done: int = 12, round_: int = 1) -> TaskStatus:
         stage="train",
         done=done,
         total=25,
-        tokens_per_s=1500.0,
+        tokens_per_second=1500.0,
         loss=4.25,
     )
 
