@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from dipaco.node.control.api import NoDaemon
+from dipaco.node.api.values import NoDaemon
 from dipaco.node.storage.files import DiskFull, HomeTaken
 from dipaco.protocol.errors import (
     ConfigError,

@@ -74,7 +74,8 @@ def bring(run: "Digest", wanted: "Mapping[Digest, str]", home: Path, lacking: st
     if not wanted:
         return
     from dipaco.cli.views.progress import job_display
-    from dipaco.node.control.api import Fetching, FetchRequest, NoDaemon, ask_fetch
+    from dipaco.node.api.client import ask_fetch
+    from dipaco.node.api.values import Fetching, FetchRequest, NoDaemon
     from dipaco.node.training.jobs import Progress
     from dipaco.protocol.errors import Unavailable
 

@@ -13,17 +13,17 @@ from functools import partial
 
 import trio
 
+from dipaco.node.api.reporter import StatusReporter
+from dipaco.node.api.server import serve_api
 from dipaco.node.config import NodeConfig
-from dipaco.node.control.server import serve_api
 from dipaco.node.jobs.settings import settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_create_identity
-from dipaco.node.overview import Overview
 from dipaco.node.roles.run import run_roles
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.worker import Worker
-from dipaco.node.wiring import PACKAGE, VERSION, Parts, overview_of, wire
+from dipaco.node.wiring import PACKAGE, VERSION, Parts, reporter_of, wire
 from dipaco.protocol.identity import peer_id
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
 async def _live(parts: Parts, say: Say) -> None:
     """Run a node that a person started: with signals, local API and a greeting."""
     stop = trio.Event()
-    overview = overview_of(parts, leave=stop.set)
+    overview = reporter_of(parts, leave=stop.set)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_heed_signals, stop)
         socket = await nursery.start(serve_api, parts.home, overview)
@@ -68,7 +68,7 @@ async def _live(parts: Parts, say: Say) -> None:
 
 
 async def run_node(
-    parts: Parts, overview: Overview, stop: trio.Event, *, ready: Callable[[], None]
+    parts: Parts, overview: StatusReporter, stop: trio.Event, *, ready: Callable[[], None]
 ) -> None:
     """Run a node's network and its work until `stop`; `ready` is called when both have begun.
 

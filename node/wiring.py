@@ -9,7 +9,7 @@ from importlib.metadata import version as version_of
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.board import Board
+from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.config import NodeConfig
 from dipaco.node.limits.disk import DiskLimit, free_bytes
@@ -24,10 +24,11 @@ from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
-from dipaco.node.overview import Overview
 from dipaco.node.scheduling.service import Desk
 from dipaco.node.scheduling.spot_check import SpotCheck
 from dipaco.node.scheduling.verification import Verifier
+from dipaco.node.status.activity import Activity
+from dipaco.node.status.counters import StorageMeter
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -56,7 +57,7 @@ class Parts:
     key: Ed25519PrivateKey
     journal: Journal
     blobs: BlobStore
-    board: Board
+    board: Activity
     catalogue: Catalogue
     worker: JobRunner
     transport: Transport
@@ -72,6 +73,7 @@ class Parts:
     disk: DiskLimit
     gate: Gate
     """Of the volunteer's work."""
+    storage: StorageMeter
 
     @property
     def me(self) -> PeerId:
@@ -89,6 +91,7 @@ class Parts:
             self.liveness.run,
             self.gossip.run,
             self.dialer.run,
+            self.storage.run,
         )
 
 
@@ -105,7 +108,8 @@ def wire(
     """Make all parts of a node; none of them runs yet."""
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
-    board, catalogue, desk = Board(), Catalogue(journal), Desk()
+    storage = StorageMeter(home.cache, in_thread=in_thread)
+    board, catalogue, desk = Activity(worked=storage.look_soon), Catalogue(journal), Desk()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     standing = Standing(transport)
     rpc = Rpc(transport, standing)
@@ -147,6 +151,7 @@ def wire(
         desk=desk,
         disk=disk,
         gate=Gate(board, limits_of(disk)),
+        storage=storage,
         verifier=Verifier(
             key=key,
             catalogue=catalogue,
@@ -168,9 +173,9 @@ def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:
     return (disk,)
 
 
-def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:
+def reporter_of(parts: Parts, *, leave: Callable[[], None]) -> StatusReporter:
     """Return what answers the local API; `leave` begins to end the node."""
-    return Overview(
+    return StatusReporter(
         version=VERSION,
         me=parts.me,
         home=parts.home,
@@ -181,6 +186,7 @@ def overview_of(parts: Parts, *, leave: Callable[[], None]) -> Overview:
         liveness=parts.liveness,
         worker=parts.worker,
         exchange=parts.exchange,
+        storage=parts.storage,
         schedulers=parts.desk.schedulers,
         leave=leave,
         started=time.time(),

@@ -7,9 +7,9 @@ import pytest
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import COMMANDS
-from dipaco.node.control.status import REASONS, Status
 from dipaco.node.founding import create_manifest
 from dipaco.node.network import blob_stream, gossip, rpc
+from dipaco.node.status.document import REASONS, Status
 from tests.values import peer
 
 ROOT = Path(__file__).parent.parent

@@ -84,7 +84,8 @@ def _examine(
 
 def _daemon(home: Path) -> int | None:
     """Return the process id of the daemon that runs in `home`."""
-    from dipaco.node.control.api import NoDaemon, ask_status
+    from dipaco.node.api.client import ask_status
+    from dipaco.node.api.values import NoDaemon
 
     try:
         return ask_status(home).pid

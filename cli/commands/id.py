@@ -3,7 +3,8 @@
 import click
 
 from dipaco.cli.options import home_of, home_option
-from dipaco.node.control.api import NoDaemon, ask_status
+from dipaco.node.api.client import ask_status
+from dipaco.node.api.values import NoDaemon
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.storage.files import Home
 from dipaco.protocol.identity import peer_id

@@ -127,7 +127,7 @@ def _account(manifest: "Manifest", result: "ReferenceResult") -> "Account":
 
 def _report(manifest: "Manifest", result: "ReferenceResult", seconds: float) -> "Report":
     from dipaco.cli.views.report import build
-    from dipaco.node.control.api import EvaluationView
+    from dipaco.node.api.values import EvaluationView
 
     return build(
         "reference",

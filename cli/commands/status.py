@@ -5,7 +5,7 @@ import msgspec
 
 from dipaco.cli.options import home_of, home_option, json_option
 from dipaco.cli.views.status import status_text
-from dipaco.node.control.api import ask_status
+from dipaco.node.api.client import ask_status
 
 
 @click.command()

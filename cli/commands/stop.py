@@ -3,7 +3,7 @@
 import click
 
 from dipaco.cli.options import home_of, home_option
-from dipaco.node.control.api import ask_stop
+from dipaco.node.api.client import ask_stop
 
 
 @click.command()

@@ -12,7 +12,7 @@ from rich.text import Text
 from dipaco.cli.testnet.snapshot import Snapshot, remaining, round_of, share_done
 from dipaco.cli.views.pace import LinePacing
 from dipaco.cli.views.text import clock, label
-from dipaco.node.control.status import PathStatus, Status
+from dipaco.node.status.document import PathStatus, Status
 from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.manifest import Manifest
 
@@ -59,7 +59,7 @@ class Headline:
             f"{clock(snapshot.elapsed)}",
             "done" if now > rounds else f"round {now} of {rounds}" if now else "before round 1",
             f"{share_done(snapshot, self.manifest):.0%}",
-            f"{snapshot.tokens_per_s:.0f} tok/s",
+            f"{snapshot.tokens_per_second:.0f} tok/s",
             f"loss {snapshot.loss:.3f}" if snapshot.loss is not None else "loss -",
             f"{clock(left)} left" if left is not None else "",
         ]
@@ -155,7 +155,7 @@ def _nodes(snapshot: Snapshot) -> Table:
 
 
 def _node(status: Status) -> tuple[str, ...]:
-    speed = f"{status.task.tokens_per_s:.0f}" if status.task else "-"
+    speed = f"{status.task.tokens_per_second:.0f}" if status.task else "-"
     return (
         status.run.verdict if status.run else "-",
         status.state,

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import trio
 
-from dipaco.node.control.api import LedgerView, NoDaemon, ask_ledger, ask_status
-from dipaco.node.control.status import Status
+from dipaco.node.api.client import ask_ledger, ask_status
+from dipaco.node.api.values import LedgerView, NoDaemon
+from dipaco.node.status.document import Status
 from dipaco.protocol.errors import Unavailable
 
 READY = "ready"

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dipaco.cli.views.pace import time_left
-from dipaco.node.control.api import LedgerView
-from dipaco.node.control.status import Status
+from dipaco.node.api.values import LedgerView
+from dipaco.node.status.document import Status
 from dipaco.protocol.manifest import Manifest
 
 
@@ -34,10 +34,10 @@ class Snapshot:
         return (self.ledger.records, tasks)
 
     @property
-    def tokens_per_s(self) -> float:
+    def tokens_per_second(self) -> float:
         """Of all volunteers that train now."""
         tasks = [s.task for s in self.statuses.values() if s.task is not None]
-        return sum(task.tokens_per_s for task in tasks if task.kind in ("seed", "train"))
+        return sum(task.tokens_per_second for task in tasks if task.kind in ("seed", "train"))
 
     @property
     def loss(self) -> float | None:

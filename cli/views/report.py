@@ -15,8 +15,8 @@ from rich.table import Table
 
 from dipaco.cli.views.tables import table_console
 from dipaco.cli.views.text import label
-from dipaco.node.control.api import EvaluationView
-from dipaco.node.control.status import Memory, StageTime, Totals, Verdict
+from dipaco.node.api.values import EvaluationView
+from dipaco.node.status.document import Memory, StageTime, Totals, Verdict
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.canonical import encode
 from dipaco.protocol.early_stopping import kept_version

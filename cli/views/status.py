@@ -1,6 +1,6 @@
 """A node's status as a few lines for people."""
 
-from dipaco.node.control.status import Status
+from dipaco.node.status.document import Status
 
 
 def status_text(status: Status) -> str:
@@ -58,7 +58,7 @@ def _task(status: Status) -> str:
     if task is None:
         return ""
     loss = f"  loss {task.loss:.3f}" if task.loss is not None else ""
-    speed = f"  {task.tokens_per_s:.0f} tok/s" if task.tokens_per_s else ""
+    speed = f"  {task.tokens_per_second:.0f} tok/s" if task.tokens_per_second else ""
     return (
         f"{task.kind} path {task.path} round {task.round}: {task.stage} "
         f"{task.done} of {task.total or '?'}{speed}{loss}"
@@ -74,6 +74,8 @@ def _network(status: Status) -> str:
 
 def _cache(status: Status) -> str:
     cache = status.cache
+    if cache.measured is None:
+        return f"not measured yet, at most {_mb(cache.max)}, {cache.shards} shards"
     return f"{_mb(cache.bytes)} of {_mb(cache.max)}, {cache.shards} shards"
 
 

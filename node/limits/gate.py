@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 import trio
 
 from dipaco.node.bell import Bell
-from dipaco.node.board import Board
+from dipaco.node.status.activity import Activity
 
 LOOK_SECONDS = 5.0  # between two looks at the limits; `Gate.changed` causes one at once
 
@@ -54,7 +54,7 @@ def closed(limits: Iterable[Limit], now: float) -> Closed | None:
 class Gate:
     """Watches the limits of one role and tells the board why the role is paused."""
 
-    def __init__(self, board: Board, limits: tuple[Limit, ...]) -> None:
+    def __init__(self, board: Activity, limits: tuple[Limit, ...]) -> None:
         self._board = board
         self._limits = limits
         self.closed: Closed | None = None

@@ -5,7 +5,7 @@ A new role is one module in this folder that defines a `Role`, and one line in `
 
 import trio
 
-from dipaco.node.overview import Overview
+from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.roles import scheduler, volunteer
 from dipaco.node.roles.role import Role
 from dipaco.node.runs import kept_runs
@@ -17,7 +17,7 @@ ROLES: tuple[Role, ...] = (
 )
 
 
-async def run_roles(parts: Parts, overview: Overview) -> None:
+async def run_roles(parts: Parts, overview: StatusReporter) -> None:
     """Offer the runs that this home keeps, then work in every role of this node until cancelled.
 
     An error of one role ends all of them, and is raised.

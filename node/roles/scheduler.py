@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import trio
 
+from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.catalogue import RunRecord
 from dipaco.node.limits.disk import DiskLimit
 from dipaco.node.limits.gate import Gate
-from dipaco.node.overview import Overview
 from dipaco.node.roles.role import Role
 from dipaco.node.scheduling.service import Scheduler, Tools
 from dipaco.node.storage.files import DiskFull
@@ -30,7 +30,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 1.0  # between two looks at what no bell announces: connections, leases
 
 
-async def schedule_all(parts: Parts, overview: Overview) -> None:
+async def schedule_all(parts: Parts, overview: StatusReporter) -> None:
     """Schedule every run whose manifest names this node first, as they become known."""
     begun: set[Digest] = set()
     async with trio.open_nursery() as nursery:

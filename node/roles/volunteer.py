@@ -5,8 +5,8 @@ from functools import partial
 
 import trio
 
+from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.catalogue import RunRecord
-from dipaco.node.overview import Overview
 from dipaco.node.roles.role import Role
 from dipaco.node.runs import choose_run
 from dipaco.node.scheduling.volunteer import Gear, Volunteer
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # between two looks at what no bell announces: connections
 
 
-async def train(parts: Parts, overview: Overview) -> None:
+async def train(parts: Parts, overview: StatusReporter) -> None:
     """Wait for the run that is wanted, then train it under the node's gate; raises Refusal."""
     record = overview.run = await _choose(parts)
     check_moment_bits(parts.config.compute.moment_bits, record.manifest)

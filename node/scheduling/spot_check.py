@@ -10,13 +10,13 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from dipaco.node.board import Board
 from dipaco.node.catalogue import RunRecord
 from dipaco.node.data.sheets import read_scores, standing_sheet
 from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.state import LedgerSource
 from dipaco.node.kinds.table import SCORE
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.status.activity import Activity
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.jobs import Rescore
 from dipaco.node.training.worker import JobRunner
@@ -94,7 +94,7 @@ class SpotCheck:
     blobs: BlobStore
     exchange: Exchange
     worker: JobRunner
-    board: Board
+    board: Activity
     blame: Callable[[PeerId, str], Awaitable[None]]
     """Lowers a peer's standing, and hangs up."""
     below: Below = secrets.randbelow

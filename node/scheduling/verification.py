@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, HeldSpec, RunRecord
-from dipaco.node.control.status import TaskStatus
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.scheduling.spot_check import SpotCheck
+from dipaco.node.status.activity import Activity, left
+from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Answer, Derive, DerivedAnswer, Failed, Progress
 from dipaco.node.training.worker import JobRunner
@@ -63,7 +63,7 @@ class Verifier:
     journal: Journal
     worker: JobRunner
     exchange: Exchange
-    board: Board
+    board: Activity
     policy: Policy
     software: str
     """Name and version, for receipts."""
@@ -249,7 +249,7 @@ class Verifier:
                 stage=progress.stage,
                 done=progress.done,
                 total=progress.total,
-                tokens_per_s=0.0,
+                tokens_per_second=0.0,
                 loss=None,
             )
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.board import Board, left
 from dipaco.node.catalogue import Catalogue, RunRecord
-from dipaco.node.control.status import TaskStatus
 from dipaco.node.kinds.table import kind_of, work_of
 from dipaco.node.limits.gate import Gate
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.scheduling.inputs import Inputs
 from dipaco.node.scheduling.verification import Verifier
+from dipaco.node.status.activity import Activity, left
+from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.training.jobs import Answer, Failed, Materialise, PerformLease, Progress
@@ -69,7 +69,7 @@ class Gear:
     exchange: Exchange
     rpc: Rpc
     worker: JobRunner
-    board: Board
+    board: Activity
     verifier: Verifier
     gate: Gate
     """Under which the volunteer works: why it was cancelled."""
@@ -260,7 +260,7 @@ class Volunteer:
             stage=progress.stage,
             done=progress.done,
             total=progress.total,
-            tokens_per_s=progress.tokens_per_second,
+            tokens_per_second=progress.tokens_per_second,
             loss=progress.loss,
         )
         facts = {"done": progress.done, "total": progress.total}

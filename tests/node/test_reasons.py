@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 from string import Formatter
 
-from dipaco.node.control.status import REASONS
+from dipaco.node.status.document import REASONS
 
 NODE = Path(__file__).parent.parent.parent / "node"
 

@@ -48,7 +48,7 @@ def test_a_path_is_measured_before_anything_is_leased(
     assert fit["chosen"] == fit["tries"][-1] and not fit["chosen"]["checkpointing"]
     assert 0 < fit["up"] <= fit["down"] == 4 * fit["parameters"]
     assert fit["settings"] == {"compute.max_batch": 1}
-    assert fit["tokens_per_s"] > 0 and fit["lease_seconds"] > 0
+    assert fit["tokens_per_second"] > 0 and fit["lease_seconds"] > 0
     assert sorted(path.name for path in home.iterdir()) == ["config.toml", "my.toml"]
 
 

@@ -8,9 +8,9 @@ from dipaco.cli.testnet.display import LiveView, PlainView, view
 from dipaco.cli.testnet.local_run import local_keys, local_run
 from dipaco.cli.testnet.network import Watchdog
 from dipaco.cli.testnet.snapshot import Snapshot, remaining, round_of, share_done, victims
-from dipaco.node.control.status import Status, TaskStatus
+from dipaco.node.status.document import Status, TaskStatus
 from dipaco.protocol.identity import peer_id
-from tests.node.control.fake_node import PEER, ledger, status, task
+from tests.node.api.fake_node import PEER, ledger, status, task
 
 MANIFEST = local_run(None, seed=0, rounds=2).run.manifest
 MODULES = MANIFEST.topology.modules
@@ -76,7 +76,7 @@ def test_the_watchdog_barks_only_after_its_patience_without_any_movement() -> No
 
 
 def test_speed_is_summed_over_those_who_train() -> None:
-    assert snapshot(0, n1=task(), n2=task("seed"), n3=None).tokens_per_s == 3000.0
+    assert snapshot(0, n1=task(), n2=task("seed"), n3=None).tokens_per_second == 3000.0
 
 
 def test_plain_lines_say_what_changed_and_not_what_did_not() -> None:

@@ -21,11 +21,11 @@ from dipaco.cli.views.report import (
     stage_seconds,
     write_report,
 )
-from dipaco.node.control.api import EvaluationView
+from dipaco.node.api.values import EvaluationView
 from dipaco.protocol.canonical import decode
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.manifest import Manifest
-from tests.node.control.fake_node import PEER, status
+from tests.node.api.fake_node import PEER, status
 
 MANIFEST = local_run(None, seed=0, rounds=2).run.manifest
 

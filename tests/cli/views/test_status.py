@@ -1,7 +1,7 @@
 """A status in words."""
 
 from dipaco.cli.views.status import status_text
-from tests.node.control.fake_node import status, task
+from tests.node.api.fake_node import status, task
 
 
 def test_status_in_words_says_what_and_why() -> None:

@@ -7,8 +7,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from dipaco.node.board import Board
 from dipaco.node.limits.gate import LOOK_SECONDS, Closed, Gate, Limit, closed
+from dipaco.node.status.activity import Activity
 from dipaco.protocol.errors import Refusal
 from tests.node.scheduling.swarm import leaf
 
@@ -64,7 +64,7 @@ class Work:
 async def test_closing_cancels_the_work_with_its_reason_and_opening_starts_it_again(
     autojump_clock: MockClock,
 ) -> None:
-    board, switch = Board(), Switch("heat")
+    board, switch = Activity(), Switch("heat")
     gate = Gate(board, (switch,))
     work, start = Work(gate), trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -88,7 +88,7 @@ async def test_closing_cancels_the_work_with_its_reason_and_opening_starts_it_ag
 async def test_a_limit_that_opens_while_the_work_ends_leaves_no_stale_reason(
     autojump_clock: MockClock,
 ) -> None:
-    board, switch = Board(), Switch("heat")
+    board, switch = Activity(), Switch("heat")
     gate = Gate(board, (switch,))
     work = Work(gate)
     async with trio.open_nursery() as nursery:
@@ -107,7 +107,7 @@ async def test_a_limit_that_opens_while_the_work_ends_leaves_no_stale_reason(
 async def test_a_change_is_seen_within_the_time_between_two_looks(
     autojump_clock: MockClock,
 ) -> None:
-    gate = Gate(Board(), (Until(trio.current_time() + 12.0),))
+    gate = Gate(Activity(), (Until(trio.current_time() + 12.0),))
     before = trio.current_time()
     assert await gate.wait_open()
     assert 12.0 <= trio.current_time() - before <= 12.0 + LOOK_SECONDS
@@ -127,5 +127,5 @@ async def test_an_error_of_the_work_is_raised(
 
     for error in (Refusal("not this run"), ZeroDivisionError()):
         with pytest.raises(BaseExceptionGroup) as caught:
-            await Gate(Board(), limits).run(failing(error))  # type: ignore[arg-type]
+            await Gate(Activity(), limits).run(failing(error))  # type: ignore[arg-type]
         assert leaf(caught.value) is error

@@ -12,10 +12,10 @@ from typing import Any
 
 import trio
 
+from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.config import NodeConfig, NodeSection, RunSection
 from dipaco.node.daemon import run_node
 from dipaco.node.network.memory import MemoryNetwork
-from dipaco.node.overview import Overview
 from dipaco.node.runs import keep_run, sign_manifest
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
@@ -23,7 +23,7 @@ from dipaco.node.storage.journal import Journal
 from dipaco.node.training.jobs import Answer, Derive, Failed, Job, Materialise, Progress
 from dipaco.node.training.performer import Performer
 from dipaco.node.training.worker_process import perform
-from dipaco.node.wiring import Parts, overview_of, wire
+from dipaco.node.wiring import Parts, reporter_of, wire
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.ledger import SpecAdopted
 from dipaco.protocol.manifest import Manifest, run_id
@@ -82,7 +82,7 @@ class Node:
     """A node that runs, and the means to end it."""
 
     parts: Parts
-    overview: Overview
+    overview: StatusReporter
     worker: Any
     """`FakeWorker` or `RealReader`."""
     stop: trio.Event
@@ -96,6 +96,8 @@ class Swarm:
 
     def __init__(self, tmp_path: Path, nursery: trio.Nursery) -> None:
         self.network = MemoryNetwork()
+        self.in_thread: Any = at_once
+        """How the nodes that start from now on do disk work."""
         self._homes = tmp_path
         self._nursery = nursery
         self._address: Address | None = None
@@ -136,8 +138,10 @@ class Swarm:
             ) as transport:
                 self._address = self._address or transport.addresses[0]
                 self._watch(name, journal, scope)
-                parts = wire(config, home, key(name), journal, worker, transport, in_thread=at_once)
-                overview = overview_of(parts, leave=stop.set)
+                parts = wire(
+                    config, home, key(name), journal, worker, transport, in_thread=self.in_thread
+                )
+                overview = reporter_of(parts, leave=stop.set)
                 node = Node(parts, overview, worker, stop, scope, ended)
                 ready = partial(task_status.started, node)
                 try:

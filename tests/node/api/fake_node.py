@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from dipaco.node.control.api import EvaluationView, LedgerView
-from dipaco.node.control.status import (
+from dipaco.node.api.values import EvaluationView, LedgerView
+from dipaco.node.status.document import (
     CacheStatus,
     Memory,
     NetworkStatus,
@@ -37,7 +37,7 @@ def task(kind: str = "train", *, done: int = 12, round_: int = 1) -> TaskStatus:
         stage="train",
         done=done,
         total=25,
-        tokens_per_s=1500.0,
+        tokens_per_second=1500.0,
         loss=4.25,
     )
 
@@ -73,7 +73,7 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
             listen=(f"/ip4/127.0.0.1/tcp/4410/p2p/{PEER}",), peers=1, sent=10, received=20
         ),
         peers=(PeerStatus(id=PEER, address="/ip4/127.0.0.1/tcp/1", rtt_ms=0.5),),
-        cache=CacheStatus(bytes=1, max=10**10, shards=1),
+        cache=CacheStatus(bytes=1, measured=1_799_999_990.0, max=10**10, shards=1),
         swarm=tuple(
             PathStatus(
                 path=path,
@@ -115,6 +115,8 @@ class FakeNode:
 
     stops: list[bool] = field(default_factory=list)
     fetched: trio.Event = field(default_factory=trio.Event)
+    given_up: trio.Event = field(default_factory=trio.Event)
+    """A fetch was cancelled."""
 
     def status(self) -> Status:
         """As `Handler`."""
@@ -133,5 +135,9 @@ class FakeNode:
         if blob == MISSING:
             raise Unavailable("nobody connected has it")
         on_progress(4, 10)
-        await self.fetched.wait()
+        try:
+            await self.fetched.wait()
+        except trio.Cancelled:
+            self.given_up.set()
+            raise
         return 10

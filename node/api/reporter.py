@@ -1,6 +1,7 @@
 """The node as it tells of itself: fills the status document and the ledger's summary.
 
-Reads what the other parts own and changes nothing. Knows the daemon's parts, not their tasks.
+Reads from memory what the other parts own, touches no disk and changes nothing. Knows the daemon's
+parts, not their tasks.
 """
 
 import os
@@ -9,15 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from dipaco.node.board import Board
+from dipaco.node.api.values import EvaluationView, LedgerView
 from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.config import NodeConfig
-from dipaco.node.control.api import EvaluationView, LedgerView
-from dipaco.node.control.status import (
+from dipaco.node.kinds.changes import Grant
+from dipaco.node.kinds.table import EVALUATE, kind_of, work_of
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.transport import Transport
+from dipaco.node.scheduling.service import Scheduler
+from dipaco.node.status.activity import Activity
+from dipaco.node.status.counters import StorageMeter, memory
+from dipaco.node.status.document import (
     CacheStatus,
-    Memory,
     NetworkStatus,
     Offer,
     PathStatus,
@@ -25,12 +30,6 @@ from dipaco.node.control.status import (
     RunStatus,
     Status,
 )
-from dipaco.node.kinds.changes import Grant
-from dipaco.node.kinds.table import EVALUATE, kind_of, work_of
-from dipaco.node.network.exchange import Exchange
-from dipaco.node.network.liveness import Liveness
-from dipaco.node.network.transport import Transport
-from dipaco.node.scheduling.service import Scheduler
 from dipaco.node.storage.files import Home
 from dipaco.node.training.worker import JobRunner
 from dipaco.protocol.digest import Digest
@@ -41,19 +40,20 @@ from dipaco.protocol.topology import experts_of
 
 
 @dataclass
-class Overview:
+class StatusReporter:
     """Answers the local API (`api.Handler`)."""
 
     version: str
     me: PeerId
     home: Home
     config: NodeConfig
-    board: Board
+    board: Activity
     catalogue: Catalogue
     transport: Transport
     liveness: Liveness
     worker: JobRunner
     exchange: Exchange
+    storage: StorageMeter
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     run: RunRecord | None = None
@@ -74,7 +74,7 @@ class Overview:
             version=self.version,
             peer=self.me,
             pid=os.getpid(),
-            home=str(self.home.root),
+            home=_printable(self.home.root),
             rendezvous=self.config.node.rendezvous,
             time=now,
             uptime_s=now - self.started,
@@ -89,7 +89,7 @@ class Overview:
             swarm=self._swarm(self.run) if self.run else (),
             totals=self.board.totals(),
             stages=self.board.stages(),
-            memory=_memory(self.worker.pid),
+            memory=memory(self.worker.pid),
         )
 
     def ledger(self) -> LedgerView:
@@ -183,9 +183,10 @@ class Overview:
         )
 
     def _cache(self) -> CacheStatus:
-        sizes = [path.stat().st_size for path in _files(self.home.cache)]
+        latest = self.storage.latest
         return CacheStatus(
-            bytes=sum(sizes),
+            bytes=latest.bytes if latest else 0,
+            measured=latest.time if latest else None,
             max=self.config.storage.cache_max,
             shards=self.config.storage.max_shards,
         )
@@ -216,6 +217,11 @@ class Overview:
         )
 
 
+def _printable(path: Path) -> str:
+    """Return a path as text that any program can read: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _length_of(record: RunRecord, blob: Digest) -> int | None:
     """Return the bytes of a state, score sheet or the tokenizer's file; None for another blob."""
     view = record.view
@@ -235,31 +241,3 @@ def _training_grant(scheduler: Scheduler, path: int) -> Grant | None:
         if kind_of(grant.lease) is not EVALUATE and work_of(grant.lease).path == path:
             return grant
     return None
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _memory(worker: int | None) -> Memory:
-    resident = psutil.Process().memory_info().rss
-    return Memory(daemon=resident, peak=max(resident, _peak()), worker=_resident(worker))
-
-
-def _peak() -> int:
-    """The largest resident set so far, bytes; 0 where the system does not tell."""
-    # Not getrusage: its maximum is inherited from whoever started this process.
-    try:
-        with open("/proc/self/status", encoding="ascii") as lines:
-            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return 0
-
-
-def _resident(pid: int | None) -> int:
-    if pid is None:
-        return 0
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # it ended meanwhile
-        return 0

@@ -3,13 +3,13 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from msgspec.structs import replace
 
-from dipaco.node.control.status import (
+from dipaco.node.status.document import (
     Reason,
     StageTime,
     State,
@@ -33,10 +33,12 @@ def left(progress: Progress) -> str:
     return f", {rest / per_second:.0f} s left" if rest > 0 and per_second > 0 else ""
 
 
-class Board:
+class Activity:
     """State and reason, the task in hand, the verdict, and sums since the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, worked: Callable[[], None] = lambda: None) -> None:
+        """worked   called at the end of every piece of work that is timed."""
+        self._worked = worked
         self.state: State = "starting"
         """The state that the reason belongs to."""
         self.reason: Reason = reason("starting", time.time())
@@ -80,6 +82,7 @@ class Board:
             seconds, count = self._spent[stage]
             self._spent[stage] = (seconds + took, count + 1)
             log.debug("stage %s seconds=%.3f", stage, took)
+            self._worked()
 
     def totals(self) -> Totals:
         """Return the sums since the start."""

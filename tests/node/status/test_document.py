@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 import dipaco.node.daemon
-from dipaco.node.control.status import REASONS, Status, reason, state_of
-from tests.node.control.fake_node import status, task
+from dipaco.node.status.document import REASONS, Status, reason, state_of
+from tests.node.api.fake_node import status, task
 
 NODE = Path(dipaco.node.daemon.__file__).parent
 

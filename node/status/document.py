@@ -127,7 +127,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     total: int
     """Of steps or documents; 0: not known."""
-    tokens_per_s: float
+    tokens_per_second: float
     loss: float | None
     """Nats per token."""
 
@@ -156,6 +156,9 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The shard cache."""
 
     bytes: int
+    """When it was last measured; 0 before."""
+    measured: float | None
+    """Unix time of that, seconds; None: not yet."""
     max: int
     shards: int
 

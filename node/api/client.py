@@ -1,0 +1,145 @@
+"""The client of the local API: HTTP/1.1 over the home's unix socket.
+
+It is synchronous and imports neither trio, torch, libp2p nor numpy, so that `dipaco-node status`
+takes less than 0.2 s. Every call opens a connection of its own.
+"""
+
+import http.client
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from dipaco.node.api.values import (
+    FETCH,
+    LEDGER,
+    MAX_REPLY,
+    STATUS,
+    STOP,
+    Fault,
+    Fetched,
+    FetchEvent,
+    FetchFailed,
+    Fetching,
+    FetchRequest,
+    LedgerView,
+    NoDaemon,
+    Stopping,
+    StopRequest,
+)
+from dipaco.node.status.document import Status
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import RemoteProtocolError, Unavailable
+
+A = TypeVar("A")
+
+
+def ask_status(home: Path, *, timeout: float = 5.0) -> Status:
+    """Ask the daemon of `home` for its status; raises NoDaemon (`timeout` in seconds)."""
+    return _ask(home, "GET", STATUS, Status, timeout=timeout)
+
+
+def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:
+    """Ask the daemon of `home` what its run's ledger adds up to; raises NoDaemon."""
+    return _ask(home, "GET", LEDGER, LedgerView, timeout=timeout)
+
+
+def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
+    """Ask the daemon of `home` to leave; raises NoDaemon."""
+    _ask(home, "POST", STOP, Stopping, StopRequest(now=now), timeout=timeout)
+
+
+def ask_fetch(
+    home: Path, request: FetchRequest, on_progress: Callable[[Fetching], None], *, timeout: float
+) -> Fetched:
+    """Have the daemon of `home` fetch a blob; it is in the home's store when this returns.
+
+    timeout   seconds without a line; a daemon at work sends two a second.
+    Raises NoDaemon, and Unavailable with the daemon's words when nobody connected has the blob.
+    """
+    with _answer(home, "POST", FETCH, request, timeout=timeout) as answer:
+        while True:
+            line = answer.readline(MAX_REPLY + 1)
+            if not line:
+                raise NoDaemon("the daemon went away instead of answering")
+            event: FetchEvent = _decoded(line, FetchEvent)  # type: ignore[arg-type]
+            match event:
+                case Fetching() as progress:
+                    on_progress(progress)
+                case Fetched() as fetched:
+                    return fetched
+                case FetchFailed(error=error):
+                    raise Unavailable(error)
+
+
+def _ask(
+    home: Path,
+    method: str,
+    target: str,
+    kind: type[A],
+    body: msgspec.Struct | None = None,
+    *,
+    timeout: float,
+) -> A:
+    with _answer(home, method, target, body, timeout=timeout) as answer:
+        return _decoded(_whole(answer), kind)
+
+
+@contextmanager
+def _answer(
+    home: Path, method: str, target: str, body: msgspec.Struct | None, *, timeout: float
+) -> Iterator[http.client.HTTPResponse]:
+    """Send one request; the block reads its answer.
+
+    Raises NoDaemon when nobody listens, or nothing comes for `timeout` seconds, or the daemon ends
+    in mid-answer; Unavailable with the daemon's words when it cannot do it; RemoteProtocolError
+    for an answer that is not HTTP.
+    """
+    path = Home(home).socket
+    try:
+        with closing(_Connection(path, timeout)) as connection:
+            with suppress(BrokenPipeError):  # refused before it was read: the answer says why
+                data = None if body is None else msgspec.json.encode(body)
+                connection.request(method, target, data)
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise Unavailable(_decoded(_whole(answer), Fault).error)
+            yield answer
+    except TimeoutError:
+        raise NoDaemon(f"the daemon at {path} does not answer within {timeout:g} s") from None
+    except (http.client.RemoteDisconnected, http.client.IncompleteRead):
+        raise NoDaemon("the daemon went away instead of answering") from None
+    except http.client.HTTPException as error:
+        raise RemoteProtocolError(f"the daemon answers in another version: {error!r}") from None
+    except OSError as error:
+        raise NoDaemon(f"no daemon runs in {home} ({error.strerror or error})") from None
+
+
+class _Connection(http.client.HTTPConnection):
+    """An HTTP connection over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket instead of to a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _whole(answer: http.client.HTTPResponse) -> bytes:
+    if answer.length is None or answer.length > MAX_REPLY:
+        raise RemoteProtocolError(f"the daemon's answer is longer than {MAX_REPLY} bytes")
+    return answer.read()
+
+
+def _decoded(data: bytes, kind: type[A]) -> A:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise RemoteProtocolError(f"the daemon answers in another version: {error}") from None

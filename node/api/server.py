@@ -1,0 +1,225 @@
+"""The daemon's end of the local API: HTTP/1.1 on the home's unix socket.
+
+Owns the socket and the table of routes; the daemon answers through `Handler`. A client that
+goes away, sends what is no request, sends half of one or does not read its answer costs its own
+connection alone. Tokens, Host and Origin are not looked at: the socket's mode says who may ask.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+import msgspec
+import trio
+
+from dipaco.node.api.connection import Connection, Refused, Request
+from dipaco.node.api.values import (
+    FETCH,
+    LEDGER,
+    STATUS,
+    STOP,
+    Fetched,
+    FetchEvent,
+    FetchFailed,
+    Fetching,
+    FetchRequest,
+    LedgerView,
+    Stopping,
+    StopRequest,
+)
+from dipaco.node.status.document import Status
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+MAX_CLIENTS = 16  # connections at once, of some 1,024 descriptors; another one is told to come back
+TELL_SECONDS = 0.5  # between two lines that say how far a fetch is
+
+BEGUN: Final = Fetching(received=0, total=0)
+
+B = TypeVar("B", StopRequest, FetchRequest)
+
+
+class Handler(Protocol):
+    """The daemon, as the server calls it; what is not async is quick and reads no disk."""
+
+    def status(self) -> Status:
+        """Return the node's status."""
+        ...
+
+    def ledger(self) -> LedgerView:
+        """Return what the run's ledger adds up to."""
+        ...
+
+    def stop(self, *, now: bool) -> None:
+        """Begin to leave, as a TERM would (`now`: as a second one)."""
+        ...
+
+    async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
+        """Bring a blob of a run into the store and return its bytes; raises Unavailable.
+
+        on_progress   gets the bytes that are here, and the bytes in all.
+        """
+        ...
+
+
+async def serve_api(
+    home: Home, handler: Handler, *, task_status: "TaskStatus[Path]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer on the socket of `home` until cancelled, then remove it.
+
+    The caller holds the home (`Home.held`). Starts (`nursery.start`) with the socket's path.
+    Raises ConfigError when the socket cannot be made.
+    """
+    path = home.socket
+    listener = _listen(path)
+    limiter = trio.CapacityLimiter(MAX_CLIENTS)
+    try:
+        task_status.started(path)
+        await trio.serve_listeners(partial(_serve_client, handler, limiter), [listener])
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> trio.SocketListener:
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)  # the socket is 0600 from its first moment
+    try:
+        path.unlink(missing_ok=True)  # of a daemon that was killed: the home is ours alone
+        raw.bind(str(path))
+        raw.listen(MAX_CLIENTS)
+    except OSError as error:
+        raw.close()
+        raise ConfigError(f"home: cannot make {path}: {error.strerror or error}") from error
+    finally:
+        os.umask(mask)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+
+
+async def _serve_client(
+    handler: Handler, limiter: trio.CapacityLimiter, stream: trio.SocketStream
+) -> None:
+    client = Connection(stream)
+    try:
+        async with stream:
+            try:
+                limiter.acquire_nowait()
+            except trio.WouldBlock:
+                words = f"{MAX_CLIENTS} clients are served at once: try again"
+                await client.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, words))
+                return
+            try:
+                await _converse(handler, client)
+            finally:
+                limiter.release()
+    except* (trio.BrokenResourceError, trio.TooSlowError) as gone:
+        log.debug("a client of the local API went away: %r", gone.exceptions[0])
+
+
+async def _converse(handler: Handler, client: Connection) -> None:
+    """Answer one request after the other; what is no request is the last."""
+    try:
+        while (request := await client.next_request()) is not None:
+            await _answer(handler, request, client)
+            if not client.again():
+                return
+    except Refused as refused:
+        await client.refuse(refused)
+
+
+async def _answer(handler: Handler, request: Request, client: Connection) -> None:
+    try:
+        route = _route(request)
+        await route(handler, request.body, client)
+    except Refused as refused:
+        await client.refuse(refused)
+    except Unavailable as error:
+        await client.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+
+
+async def _status(handler: Handler, _body: bytes, client: Connection) -> None:
+    await client.answer(HTTPStatus.OK, handler.status())
+
+
+async def _ledger(handler: Handler, _body: bytes, client: Connection) -> None:
+    await client.answer(HTTPStatus.OK, handler.ledger())
+
+
+async def _stop(handler: Handler, body: bytes, client: Connection) -> None:
+    request = _read(body, StopRequest)
+    try:  # the answer first: `now` ends the process
+        await client.answer(HTTPStatus.ACCEPTED, Stopping())
+    finally:
+        handler.stop(now=request.now)
+
+
+async def _fetch(handler: Handler, body: bytes, client: Connection) -> None:
+    """Have the blob fetched, and say how far it is; a client that goes away ends it."""
+    fetch = _Fetch(handler, _read(body, FetchRequest))
+    await client.begin_lines()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch.run)
+        while not fetch.ended.is_set():
+            with trio.move_on_after(TELL_SECONDS):
+                await fetch.ended.wait()
+            await client.line(fetch.latest, last=fetch.ended.is_set())
+
+
+@dataclass
+class _Fetch:
+    """A fetch that runs, and the latest that can be said of it."""
+
+    handler: Handler
+    request: FetchRequest
+    latest: FetchEvent = BEGUN
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    async def run(self) -> None:
+        """Fetch the blob; `latest` ends as `Fetched` or `FetchFailed`."""
+        try:
+            size = await self.handler.fetch(self.request.run, self.request.blob, self._note)
+            self.latest = Fetched(bytes=size)
+        except (Unavailable, ConfigError) as error:
+            self.latest = FetchFailed(error=str(error))
+        self.ended.set()
+
+    def _note(self, received: int, total: int) -> None:
+        self.latest = Fetching(received=received, total=total)
+
+
+Route = Callable[[Handler, bytes, Connection], Awaitable[None]]
+ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
+    STATUS: {"GET": _status},
+    LEDGER: {"GET": _ledger},
+    STOP: {"POST": _stop},
+    FETCH: {"POST": _fetch},
+}
+
+
+def _route(request: Request) -> Route:
+    methods = ROUTES.get(request.target)
+    if methods is None:
+        raise Refused(HTTPStatus.NOT_FOUND, f"there is no {request.target[:80]} here")
+    if request.method not in methods:
+        allowed = ", ".join(methods)
+        words = f"{request.target} takes {allowed}"
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, words, [("Allow", allowed)])
+    return methods[request.method]
+
+
+def _read(body: bytes, kind: type[B]) -> B:
+    """Return the request in a body; an empty one stands for all defaults. Raises Refused."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"not a request: {error}") from None

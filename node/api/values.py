@@ -1,0 +1,108 @@
+"""The values of the local API: what goes over the socket, and the limits of both ends.
+
+`server.py` and `client.py` are the ends; docs/api.md is their contract. Nothing here imports trio,
+torch, libp2p or numpy, since every command of the command line reads this module.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from dipaco.protocol.errors import Unavailable
+
+STATUS: Final = "/v1/status"
+LEDGER: Final = "/v1/ledger"
+STOP: Final = "/v1/stop"
+FETCH: Final = "/v1/fetch"
+
+MAX_HEAD = 8 << 10  # bytes of a request line with its headers; a browser sends about 1 kB
+MAX_BODY = 4 << 10  # bytes of a request's body; the longest has 160
+MAX_REPLY = 32 << 20  # bytes; the ledger of 1,000 rounds of 64 modules has 6 MB
+
+
+class NoDaemon(Unavailable):
+    """No daemon answers in this home: the command line exits with a code of its own."""
+
+
+class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon to leave."""
+
+    now: bool = False
+    """At once, without handing back the lease."""
+
+
+class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon to bring a blob of a run into its store, from any peer that has it.
+
+    Only what the run's ledger or manifest names is fetched, in the one length that it can have.
+    """
+
+    run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """Run id, hex."""
+    blob: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """Digest of a module's state, of a score sheet or of the tokenizer's file, hex."""
+
+
+class EvaluationView(msgspec.Struct, frozen=True, kw_only=True):
+    """The held-out loss of one path at one version."""
+
+    path: int
+    version: int
+    documents: int
+    tokens: int
+    nll: float
+    """Summed, in nats."""
+    peer: str
+
+
+class LedgerView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run's ledger adds up to, as far as this node has it."""
+
+    run: str
+    """Run id, hex; empty: the node is in no run."""
+    records: int
+    head: str
+    """Body digest of the last record, hex."""
+    versions: dict[str, int]
+    """Module: the version it stands at."""
+    states: dict[str, dict[int, str]]
+    """Module: version: digest of the state, hex."""
+    evaluations: tuple[EvaluationView, ...]
+    finished: bool
+
+
+class Stopping(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon is on its way out."""
+
+    stopping: Literal[True] = True
+
+
+class Fetching(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):
+    """A line of a fetch: how far it is."""
+
+    received: int
+    total: int
+    """Bytes; 0: no peer that has the blob was found yet."""
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="done"):
+    """The last line of a fetch: the blob is in the store."""
+
+    bytes: int
+
+
+class FetchFailed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failed"):
+    """The last line of a fetch: the blob did not come."""
+
+    error: str
+    """One line."""
+
+
+FetchEvent = Fetching | Fetched | FetchFailed
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer whose status is 400 or more."""
+
+    error: str
+    """One line."""

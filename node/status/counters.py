@@ -1,0 +1,120 @@
+"""Figures of the status document that are measured: bytes on the disk, memory of the processes.
+
+`StorageMeter` walks a folder in a thread, now and then, so that a status is answered from memory.
+The memory of a process is read when it is asked for: two small files of the kernel, 0.08 ms.
+"""
+
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import trio
+
+from dipaco.node.status.document import Memory
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+LEAST_SECONDS = 10.0  # between two walks: 30,000 files, the most of a cache, take half a second
+MOST_SECONDS = 60.0  # between two walks, when no work of this node asks for one sooner
+
+InThread = Callable[[Callable[[], int]], Awaitable[int]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A size, and when it was measured."""
+
+    bytes: int
+    time: float
+    """Unix time, seconds."""
+
+
+class StorageMeter:
+    """Keeps the size of a folder; one task, so never two walks at once."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        in_thread: InThread = trio.to_thread.run_sync,
+        walk: Callable[[Path], int] | None = None,
+    ) -> None:
+        """walk   returns the bytes below a folder [`folder_bytes`]."""
+        self._walk = partial(walk or folder_bytes, folder)
+        self._in_thread = in_thread
+        self._wanted = trio.Event()
+        self.latest: Measured | None = None
+        """None before the first walk has ended."""
+
+    def look_soon(self) -> None:
+        """Ask for a new measurement, since the folder may have changed."""
+        self._wanted.set()
+
+    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Measure at once, and again at most every `LEAST_SECONDS`, until cancelled."""
+        task_status.started()
+        while True:
+            self._wanted = trio.Event()
+            size = await self._in_thread(self._walk)
+            self.latest = Measured(bytes=size, time=time.time())
+            await trio.sleep(LEAST_SECONDS)
+            with trio.move_on_after(MOST_SECONDS - LEAST_SECONDS):
+                await self._wanted.wait()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below `folder`; what vanishes meanwhile counts for nothing."""
+    total, folders = 0, [os.fspath(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                    continue
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def memory(worker: int | None) -> Memory:
+    """Return the resident sets of this process and of the worker process with this id."""
+    resident, peak = _resident(None)
+    return Memory(
+        daemon=resident,
+        peak=max(resident, peak),
+        worker=0 if worker is None else _resident(worker)[0],
+    )
+
+
+def _resident(pid: int | None) -> tuple[int, int]:
+    """Return the resident set of a process (None: this one) now and at its largest, bytes.
+
+    Zeros for a process that has ended, and for a largest that the system does not tell.
+    """
+    # Not getrusage: its maximum is inherited from whoever started this process.
+    try:
+        with open(f"/proc/{pid or 'self'}/status", "rb") as file:
+            text = file.read()
+    except OSError:  # it has ended, or this is no Linux
+        return _resident_by_psutil(pid), 0
+    return _kilobytes(b"VmRSS", text), _kilobytes(b"VmHWM", text)
+
+
+def _kilobytes(name: bytes, text: bytes) -> int:
+    found = re.search(rb"^%b:\s+(\d+) kB" % name, text, re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
+def _resident_by_psutil(pid: int | None) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:  # it has ended meanwhile
+        return 0

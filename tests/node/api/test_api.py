@@ -1,0 +1,150 @@
+"""Rules of this file: a real server on a real unix socket, the real client in a thread."""
+
+import json
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from dipaco.node.api.client import ask_fetch, ask_ledger, ask_status, ask_stop
+from dipaco.node.api.server import serve_api
+from dipaco.node.api.values import Fetched, Fetching, FetchRequest, LedgerView, NoDaemon
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import ConfigError, RemoteProtocolError, Unavailable
+from tests.node.api.fake_node import MISSING, RUN, FakeNode, ledger, status, task
+from tests.node.api.served import Served, serving
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path / "home") as served:
+        yield served
+
+
+async def test_status_comes_back_as_it_was_given(served: Served) -> None:
+    assert await served.call(ask_status) == status(work=task())
+
+
+async def test_the_ledger_comes_back_as_it_was_given(served: Served) -> None:
+    assert await served.call(ask_ledger) == ledger()
+
+
+async def test_stop_reaches_the_daemon_with_its_haste(served: Served) -> None:
+    await served.call(ask_stop)
+    await served.call(ask_stop, now=True)
+    await trio.testing.wait_all_tasks_blocked()  # the answer comes first, the deed after it
+    assert served.node.stops == [False, True]
+
+
+async def test_a_fetch_says_how_far_it_is_until_it_is_done(served: Served) -> None:
+    heard: list[Fetching] = []
+
+    def on_progress(progress: Fetching) -> None:
+        heard.append(progress)
+        trio.from_thread.run_sync(served.node.fetched.set)
+
+    request = FetchRequest(run=RUN, blob="cd" * 32)
+    assert await served.call(ask_fetch, request, on_progress, timeout=5.0) == Fetched(bytes=10)
+    assert set(heard) == {Fetching(received=4, total=10)}
+
+
+async def test_a_fetch_that_fails_says_why(served: Served) -> None:
+    request = FetchRequest(run=RUN, blob=MISSING)
+    with pytest.raises(Unavailable, match=r"^nobody connected has it$"):
+        await served.call(ask_fetch, request, lambda progress: None, timeout=5.0)
+
+
+async def test_a_fetch_is_json_lines_the_last_of_which_is_its_end(served: Served) -> None:
+    served.node.fetched.set()
+    answer = await served.ask("POST", "/v1/fetch", json.dumps({"run": RUN, "blob": RUN}).encode())
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-ndjson")
+    *_, last = map(json.loads, answer.body.splitlines())
+    assert last == {"event": "done", "bytes": 10}
+
+
+async def test_any_http_client_gets_json_that_is_not_kept(served: Served) -> None:
+    answer = await served.ask("GET", "/v1/status")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.json["peer"] == status().peer
+
+
+async def test_only_the_owner_may_speak(served: Served) -> None:
+    mode = served.home.socket.stat().st_mode
+    assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
+
+
+async def test_the_daemon_may_say_why_it_cannot(served: Served) -> None:
+    def nothing() -> LedgerView:
+        raise Unavailable("this node is in no run")
+
+    served.node.ledger = nothing  # type: ignore[method-assign]
+    assert (await served.ask("GET", "/v1/ledger")).status == 503
+    with pytest.raises(Unavailable, match=r"^this node is in no run$"):
+        await served.call(ask_ledger)
+
+
+def test_without_a_daemon_the_client_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoDaemon, match="no daemon runs in"):
+        ask_status(tmp_path)
+
+
+def test_a_daemon_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(Home(tmp_path).socket))
+        silent.listen()
+        with pytest.raises(NoDaemon, match="does not answer within"):
+            ask_status(tmp_path, timeout=0.05)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: "
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        (b'{"error": "not a request"}\n', RemoteProtocolError, "another version"),
+        (HEAD + b"2\r\n\r\n{}", RemoteProtocolError, "another version"),
+        (HEAD + b"99999999999\r\n\r\n", RemoteProtocolError, "longer than"),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nOops", RemoteProtocolError, "version"),
+        (HEAD + b"20\r\n\r\n{}", NoDaemon, "went away"),
+        (b"", NoDaemon, "went away"),
+    ],
+    ids=["no-http", "no-status", "too-long", "no-error-either", "cut", "nothing"],
+)
+async def test_an_answer_that_is_none_is_told_in_one_line(
+    tmp_path: Path, said: bytes, error: type[Exception], words: str
+) -> None:
+    async def say(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(4096)
+            await stream.send_all(said)
+
+    with trio.socket.socket(socket.AF_UNIX) as listener:
+        await listener.bind(str(Home(tmp_path).socket))
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, say, [trio.SocketListener(listener)])
+            with pytest.raises(error, match=words):
+                await trio.to_thread.run_sync(ask_status, tmp_path)
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_socket_of_a_killed_daemon_is_taken_over_and_removed(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(home.socket))
+    async with serving(tmp_path):
+        assert await trio.to_thread.run_sync(ask_status, home.root)
+    assert not home.socket.exists()
+
+
+async def test_a_home_without_room_for_a_socket_is_a_clear_error(tmp_path: Path) -> None:
+    home = Home(tmp_path / ("x" * 120))
+    home.root.mkdir()
+    with pytest.raises(ConfigError, match=r"cannot make .*api\.sock"):
+        await serve_api(home, FakeNode())

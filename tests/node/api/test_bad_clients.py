@@ -1,0 +1,169 @@
+"""Rules of this file: whatever a client does costs its own connection; the next one is served.
+
+A real server on a real unix socket in this loop, virtual time where time matters.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dipaco.node.api.connection import IDLE_SECONDS, SEND_SECONDS
+from dipaco.node.api.server import MAX_CLIENTS
+from dipaco.node.api.values import MAX_BODY, MAX_HEAD
+from tests.node.api.fake_node import RUN, ledger
+from tests.node.api.served import Answer, Served, answers, received, request, serving
+
+STATUS = request("GET", "/v1/status")
+FETCH = request("POST", "/v1/fetch", json.dumps({"run": RUN, "blob": "cd" * 32}).encode())
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path / "home") as served:
+        yield served
+        with trio.fail_after(5):
+            assert (await served.ask("GET", "/v1/status")).status == 200
+
+
+def in_one_line(answer: Answer) -> str:
+    """Return an error's words."""
+    (words,) = answer.json.values()
+    assert set(answer.json) == {"error"} and words and "\n" not in words
+    return str(words)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "status"),
+    [
+        ("GET", "/", b"", 404),
+        ("GET", "/v1/status?x=1", b"", 404),
+        ("GET", "/v1/../etc/passwd", b"", 404),
+        ("POST", "/v1/status", b"", 405),
+        ("OPTIONS", "/v1/status", b"", 405),
+        ("CONNECT", "/v1/status", b"", 405),
+        ("GET", "/v1/stop", b"", 405),
+        ("POST", "/v1/stop", b"stop", 400),
+        ("POST", "/v1/stop", b'{"now":1}', 400),
+        ("POST", "/v1/stop", b'{"later":true}', 400),
+        ("POST", "/v1/stop", b'{"now":' + 1000 * b"[", 400),
+        ("POST", "/v1/stop", b"\xff\xfe", 400),
+        ("POST", "/v1/fetch", b"", 400),
+        ("POST", "/v1/fetch", b'{"run":"../etc","blob":"../passwd"}', 400),
+        ("POST", "/v1/stop", b"{" + MAX_BODY * b" " + b"}", 413),
+    ],
+)
+async def test_a_request_for_nothing_is_answered_in_one_line(
+    served: Served, method: str, target: str, body: bytes, status: int
+) -> None:
+    answer = await served.ask(method, target, body)
+    assert answer.status == status and in_one_line(answer)
+    assert ("Allow" in answer.headers) == (status == 405)
+    assert not served.node.stops
+
+
+async def test_head_gets_no_body_and_hurts_nobody(served: Served) -> None:
+    answer = await served.send(request("HEAD", "/v1/status"))
+    assert answer.startswith(b"HTTP/1.1 405 ") and answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b'{"verb": "status"}\n', 400),
+        (bytes(range(256)), 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), 400),
+        (b"GET /v1/status HTTP/1.1\r\n\r\n", 400),  # no Host
+        (request("POST", "/v1/stop", b"", "Content-Length: many"), 400),
+        (request("POST", "/v1/stop", b"", "Transfer-Encoding: gzip"), 501),
+        (b"x" * 9000, 431),
+        (request("GET", "/v1/status", b"", "Cookie: " + "x" * 2 * MAX_HEAD), 431),
+    ],
+    ids=["old", "bytes", "tls", "no-host", "length", "encoding", "endless", "headers"],
+)
+async def test_garbage_is_refused_in_one_line(served: Served, data: bytes, status: int) -> None:
+    (answer,) = answers(await served.send(data))
+    assert answer.status == status and in_one_line(answer)
+
+
+@pytest.mark.parametrize("data", [b"x" * 9000, b"\n", STATUS, STATUS[:20], FETCH, FETCH[:-5]])
+async def test_a_client_that_goes_away_hurts_nobody(served: Served, data: bytes) -> None:
+    async with await served.connect() as stream:
+        await stream.send_all(data)
+
+
+async def test_a_client_that_goes_away_in_mid_fetch_ends_it(served: Served) -> None:
+    async with await served.connect() as stream:
+        await stream.send_all(FETCH)
+        while b"progress" not in await stream.receive_some(1000):
+            pass
+    with trio.fail_after(5):
+        await served.node.given_up.wait()
+
+
+async def test_one_connection_may_ask_again_and_again(served: Served) -> None:
+    asked = [STATUS, request("GET", "/nowhere"), request("GET", "/v1/ledger"), b"garbage\r\n\r\n"]
+    found = answers(await served.send(b"".join(asked) + STATUS))
+    assert [answer.status for answer in found] == [200, 404, 200, 400]
+
+
+async def test_a_request_that_wants_to_be_encouraged_is(served: Served) -> None:
+    head, _, body = request("POST", "/v1/stop", b"{}", "Expect: 100-continue").partition(b"{")
+    async with await served.connect() as stream:
+        await stream.send_all(head)
+        assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 100 ")
+        await stream.send_all(b"{" + body)
+        assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 202 ")
+
+
+@pytest.mark.parametrize("data", [b"", STATUS[:20], FETCH[:-5]], ids=["nothing", "head", "body"])
+async def test_half_a_request_is_waited_for_so_long(
+    served: Served, data: bytes, autojump_clock: MockClock
+) -> None:
+    async with await served.connect() as stream:
+        await stream.send_all(data)
+        begun = trio.current_time()
+        assert await received(stream) == b""
+        assert trio.current_time() - begun == pytest.approx(IDLE_SECONDS)
+
+
+async def test_a_drop_now_and_then_buys_no_time(served: Served, autojump_clock: MockClock) -> None:
+    async with await served.connect() as stream:
+        begun = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError):
+            for byte in STATUS * 2:
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(5)
+        assert trio.current_time() - begun < IDLE_SECONDS + 10
+
+
+async def test_a_client_that_does_not_read_is_let_go(
+    served: Served, autojump_clock: MockClock
+) -> None:
+    served.node.ledger = lambda: ledger(dict.fromkeys(map(str, range(9999)), 1))  # type: ignore[method-assign]
+    async with await served.connect() as stream:
+        await stream.send_all(9 * request("GET", "/v1/ledger"))
+        await trio.sleep(2 * SEND_SECONDS)
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.send_all(STATUS)
+
+
+async def crowd(served: Served, size: int, then: Callable[[], Awaitable[None]]) -> None:
+    """Hold `size` connections, each of which was served, while `then` runs."""
+    if not size:
+        return await then()
+    async with await served.connect() as stream:
+        await stream.send_all(STATUS)
+        assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 200 ")
+        await crowd(served, size - 1, then)
+
+
+async def test_one_client_too_many_is_told_so_until_another_leaves(served: Served) -> None:
+    async def one_more() -> None:
+        answer = await served.ask("GET", "/v1/status")
+        assert answer.status == 503 and str(MAX_CLIENTS) in in_one_line(answer)
+
+    await crowd(served, MAX_CLIENTS, one_more)
