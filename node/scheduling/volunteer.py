@@ -263,11 +263,22 @@ class Volunteer:
             tokens_per_second=progress.tokens_per_second,
             loss=progress.loss,
         )
-        facts = {"done": progress.done, "total": progress.total}
         if progress.stage == kind.stage:
-            self._board.say("task", work=kind.text(lease), unit=progress.unit, **facts)
+            self._board.say(
+                "task",
+                work=kind.text(lease),
+                done=progress.done,
+                total=progress.total,
+                unit=progress.unit,
+            )
         else:
-            self._board.say("shard", path=work.path, left=left(progress), **facts)
+            self._board.say(
+                "shard",
+                path=work.path,
+                done=progress.done,
+                total=progress.total,
+                left=left(progress),
+            )
 
     # ------------------------------------------------------------------ results
 

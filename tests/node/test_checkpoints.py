@@ -9,6 +9,7 @@ from dipaco.node.checkpoints import Checkpoint, checkpoint_of, path_named
 from dipaco.node.runs import sign_manifest
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.lease import Evaluated
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.run_view import RunView
 from tests.node.training.small import any_spec
@@ -27,10 +28,14 @@ def after_round_one(value: Manifest, home: Path, *, version: int | None = None) 
     for module in TOP.modules:
         view.apply(updated(module, 1))
     for path in range(TOP.paths):
-        view.apply(replace(evaluated(path, 0), nll=40.0))
-        view.apply(replace(evaluated(path, 1), nll=30.0 if path == 0 else 50.0))
+        view.apply(with_loss(evaluated(path, 0), 40.0))
+        view.apply(with_loss(evaluated(path, 1), 30.0 if path == 0 else 50.0))
     run = sign_manifest(value, key("owner"))
     return checkpoint_of(run, [any_spec(value)], view, BlobStore(home), version=version)
+
+
+def with_loss(entry: Evaluated, nll: float) -> Evaluated:
+    return replace(entry, evaluation=replace(entry.evaluation, nll=nll))
 
 
 def test_every_path_is_used_at_the_newest_version(tmp_path: Path) -> None:

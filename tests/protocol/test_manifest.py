@@ -165,7 +165,7 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
             lambda: with_parts(training={"early_stopping": True}, routing={"validation_bp": 0}),
             "early_stopping: routing.validation_bp holds nothing out",
         ),
-        (lambda: replace(PLAIN, format=2), "format"),
+        (lambda: replace(PLAIN, format=3), "format"),
         (lambda: replace(PLAIN, name=""), "name"),
         (lambda: replace(PLAIN, name="../etc"), "name"),
         (lambda: replace(PLAIN, name="a b"), "name"),

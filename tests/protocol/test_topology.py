@@ -13,7 +13,6 @@ from dipaco.protocol.topology import (
     FLOAT_BYTES,
     STEM,
     experts_of,
-    topology,
 )
 from tests.values import manifest
 
@@ -68,7 +67,7 @@ def test_two_by_two_shares_its_stem_and_every_expert() -> None:
 
 
 def test_a_path_specific_stem_and_block_make_a_module_of_each_path() -> None:
-    top = topology(manifest(grid=grid(2, 1, own=(1,), stem=True)))
+    top = manifest(grid=grid(2, 1, own=(1,), stem=True)).topology
     assert top.modules == ("L1.E0", "L1.E1", "p0", "p1")  # level 2 has nothing left to share
     assert top.path_modules == (("L1.E0", "p0"), ("L1.E1", "p1"))
     names = [tensor.name for tensor in top.layouts[ModuleId("p1")]]

@@ -13,6 +13,7 @@ from dipaco.node.storage import journal as module
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import (
     MIGRATIONS,
+    VERSION,
     Journal,
     SavedLease,
     SavedResult,
@@ -192,7 +193,7 @@ def test_a_journal_opens_again_and_is_migrated_once(path: Path) -> None:
         put(journal, "opened", value)
         journal.close()
     with sqlite3.connect(path) as plain:
-        assert plain.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        assert plain.execute("PRAGMA user_version").fetchone() == (VERSION,)
     plain.close()
 
 
@@ -203,6 +204,7 @@ def test_an_old_journal_gets_the_migrations_it_lacks(
     put(old, "kept", "yes")
     old.close()
     monkeypatch.setattr(module, "MIGRATIONS", ("CREATE TABLE newer (a INTEGER)", *MIGRATIONS))
+    monkeypatch.setattr(module, "VERSION", VERSION + 1)
     new = Journal.open(path)
     assert got(new, "kept") == "yes"
     assert new._db.execute("SELECT count(*) FROM newer").fetchone() == (0,)
@@ -214,7 +216,16 @@ def test_a_journal_of_a_newer_version_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as plain:
         plain.execute("PRAGMA user_version = 99")
     plain.close()
-    with pytest.raises(ConfigError, match="version 99, written by a newer dipaco-node"):
+    with pytest.raises(ConfigError, match="made by a newer version"):
+        Journal.open(path)
+
+
+def test_a_journal_of_an_earlier_day_is_refused_by_its_name(path: Path) -> None:
+    Journal.open(path).close()
+    with sqlite3.connect(path) as plain:
+        plain.execute("PRAGMA user_version = 1")
+    plain.close()
+    with pytest.raises(ConfigError, match=r"journal.sqlite was made by another version.*move the"):
         Journal.open(path)
 
 
