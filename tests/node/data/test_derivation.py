@@ -179,9 +179,9 @@ def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Pat
     cut = replace(source.files[0], size=len(data), sha256=sha256(data))
     with pytest.raises(Refusal, match=r"source\.files: .*a\.parquet"):
         derive(small_manifest(replace(source, files=(cut,))), tools, no_progress)
+    intact = write_parquet(path, texts(50))
+    named = replace(pin_files([intact]), text_field="body")
     with pytest.raises(Refusal, match=r"source\.text_field"):
-        intact = write_parquet(path, texts(50))
-        named = replace(pin_files([intact]), text_field="body")
         derive(small_manifest(named), tools, no_progress)
 
 
