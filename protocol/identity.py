@@ -30,7 +30,10 @@ def peer_id_of(public_key: bytes) -> PeerId:
 
 def public_key_of(peer: PeerId) -> bytes:
     """Return the 32-byte Ed25519 public key that `peer` names; raises ValueError."""
-    raw = base58.b58decode(peer)
+    try:
+        raw = base58.b58decode(peer)
+    except ValueError:  # base58's own words name a character and no PeerID
+        raw = b""
     if len(raw) != len(_MULTIHASH_PREFIX) + PUBLIC_KEY_BYTES or raw[:6] != _MULTIHASH_PREFIX:
         raise ValueError(f"{peer!r} is not the PeerID of an Ed25519 key")
     return raw[6:]

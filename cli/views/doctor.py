@@ -19,7 +19,7 @@ def fit_table(fit: FitReport) -> dict[str, object]:
     derived: dict[str, object] = {
         "fits": chosen is not None,
         "chosen": chosen,
-        "tokens_per_s": fit.tokens_per_second,
+        "tokens_per_second": fit.tokens_per_second,
         "lease_seconds": fit.lease_seconds,
         "settings": fit.settings,
     }

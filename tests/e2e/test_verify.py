@@ -5,6 +5,7 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from dipaco.cli.testnet.local_run import local_run
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
+from dipaco.node.api.client import ask_status
 from dipaco.node.catalogue import Catalogue
 from dipaco.node.runs import RunFile, write_run
 from dipaco.node.storage.files import Home
@@ -89,11 +91,11 @@ async def refuse(
                 if name != "honest":
                     await node.process.wait()
                     await node.finished.wait()
-            while not any("lease seed" in line for line in said(root / "r")):
-                await trio.sleep(0.1)
             others = sorted(name for name in specs if name != "honest")
-            while await heard_of(swarm) != {"r": others, "honest": others}:
-                await trio.sleep(0.1)
+            while await heard_of(swarm) != {"r": others, "honest": others} or not any(
+                "lease seed" in line for line in said(root / "r")
+            ):
+                pass  # asked anew: each answer takes a call to both nodes
             shown = await trio.to_thread.run_sync(dipaco_node, "status", "--home", str(root / "r"))
             assert shown.stdout.count("refuted  router of ") == len(others), shown.stdout
         finally:
@@ -173,11 +175,11 @@ async def test_a_refusal_shows_in_the_status_and_ends_though_nobody_listens(tiny
                 node = await swarm.start(nursery, "v", root / "v", joining)
                 await swarm.wait_ready(node)
                 while not await knows_the_spec(swarm, node):
-                    await trio.sleep(0.05)
+                    pass  # asked anew: each answer takes a call to both nodes
                 first.process.send_signal(signal.SIGSTOP)
-                while not any("state router" in line for line in node.tail):
+                ask = partial(ask_status, node.home)
+                while (await trio.to_thread.run_sync(ask)).reason.code != "router":
                     assert node.running, list(node.tail)
-                    await trio.sleep(0.05)
                 asked = await trio.to_thread.run_sync(
                     dipaco_node, "status", "--json", "--home", str(root / "v")
                 )

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.protocol.early_stopping import kept_version
+from dipaco.protocol.lease import Evaluation
 from dipaco.protocol.manifest import Reshard
 from dipaco.protocol.run_view import RunView
 from tests.protocol.test_run_view import ADOPTED, SEEDED, TOP, evaluated, updated
@@ -53,5 +54,6 @@ def test_a_run_tells_the_version_of_every_path() -> None:
         plain = evaluated(path, version)
         found = replace(plain.evaluation, nll=value)
         told.apply(replace(plain, evaluation=found))
-    told.apply(replace(evaluated(2, 0), tokens=0, nll=0.0))
+    nothing = Evaluation(documents=0, tokens=0, nll=0.0)
+    told.apply(replace(evaluated(2, 0), evaluation=nothing))
     assert [told.kept_version(path) for path in range(4)] == [1, 2, 2, 2]

@@ -69,7 +69,7 @@ def test_characters_outside_of_base58_are_no_peer_id(character: str) -> None:
     text = peer_id_of(bytes(32))[:-1] + character
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(text, PeerIdField)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not the PeerID of an Ed25519 key"):
         public_key_of(PeerId(text))
 
 

@@ -124,9 +124,10 @@ def test_mutated_bytes_give_a_message_or_the_peers_error(value: Wire, data: st.D
 @given(st.binary(max_size=64))
 def test_random_bytes_give_a_message_or_the_peers_error(raw: bytes) -> None:
     try:
-        decode(raw, ANY, limit=64)
+        decoded: Wire = decode(raw, ANY, limit=64)
     except RemoteProtocolError:
-        pass
+        return
+    assert encode(decoded) == raw
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_random_bytes_give_a_message_or_the_peers_error(raw: bytes) -> None:
     ],
 )
 def test_what_is_out_of_bounds_is_no_value(too_much: Any) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="Expected "):
         too_much()
 
 

@@ -53,7 +53,9 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
         time=1_800_000_000.0,
         uptime_s=3725.0,
         state="training",
-        reason=reason("task", 1_800_000_000.0, path=1, round=1, done=12, total=25),
+        reason=reason(
+            "task", 1_800_000_000.0, work="path 1 round 1", done=12, total=25, unit="steps"
+        ),
         run=RunStatus(
             id=RUN,
             name="demo",

@@ -191,7 +191,8 @@ def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Pat
     cut = replace(source.files[0], size=len(data), sha256=sha256(data))
     found = derive(small_manifest(replace(source, files=(cut,))), tools, no_progress)
     assert lasting(found, r"source\.files: .*a\.parquet")
-    named = replace(pin_files([write_parquet(path, texts(50))]), text_field="body")
+    intact = write_parquet(path, texts(50))
+    named = replace(pin_files([intact]), text_field="body")
     assert lasting(derive(small_manifest(named), tools, no_progress), r"source\.text_field")
 
 

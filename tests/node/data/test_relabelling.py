@@ -112,6 +112,7 @@ def test_the_next_router_sends_documents_where_they_scored_best(
 
 def test_router_documents_are_the_window_s_with_all_paths_as_candidates(run: Resharded) -> None:
     recipe = recipe_of(run.manifest)
+    assert run.scored
     for window, found in enumerate(run.scored):
         indices = range(window * WINDOW, (window + 1) * WINDOW)
         due = sum(recipe.split(index).name == "ROUTER" for index in indices)

@@ -18,19 +18,9 @@ from dipaco.node.network.standing import BAN, STRIKES, Standing
 from dipaco.protocol.canonical import Wire, encode
 from dipaco.protocol.errors import LeaseLost, Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import Failure, Ping, Pong, Reply, Request
+from dipaco.protocol.messages import Failure, Ping, Pong, Request
+from tests.node.network.breaches import BREACHES, Echo, Other
 from tests.node.network.peers import PEERS
-
-
-class Echo(Wire, frozen=True, kw_only=True):
-    """Say this again."""
-
-    text: str
-    """What."""
-
-
-class Other(Wire, frozen=True, kw_only=True):
-    """Another answer."""
 
 
 class End:
@@ -191,19 +181,6 @@ async def test_a_peer_that_asks_beyond_the_bound_is_told_busy(autojump_clock: Mo
             )
         )
         assert await stream.receive(1 << 16) == frame(failure)
-
-
-BREACHES = {
-    "garbage": b"\x00\x00\x00\x04\xff\xfe\xfd\xfc",
-    "oversized": (1 << 30).to_bytes(4, "big"),
-    "not canonical": frame(encode(Reply(id=1, body=b"")) + b"\x00"),
-    "another value": frame(encode(Ping())),
-    "bad body": frame(encode(Request(id=1, kind="Echo", body=b"\xa1"))),
-    "wrong body": frame(encode(Request(id=1, kind="Echo", body=encode(Other())))),
-    "offends the handler": frame(
-        encode(Request(id=1, kind="Echo", body=encode(Echo(text="offend"))))
-    ),
-}
 
 
 @pytest.mark.parametrize("breach", BREACHES)

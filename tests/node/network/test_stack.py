@@ -19,8 +19,8 @@ from dipaco.node.network.transport import Stream
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.messages import Ping, Pong
+from tests.node.network.breaches import BREACHES
 from tests.node.network.peers import KEYS
-from tests.node.network.test_rpc import BREACHES
 from tests.node.network.test_shims import LISTEN
 from tests.node.network.test_transport_contract import until
 

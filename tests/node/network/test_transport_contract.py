@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from dipaco.node.network.host import open_host
 from dipaco.node.network.memory import MemoryNetwork
@@ -22,6 +23,7 @@ from tests.node.network.peers import KEYS, PEERS
 ECHO = "/test/echo/1"
 LISTEN = Address.parse("/ip4/127.0.0.1/tcp/0")
 LIMIT = 20.0  # s, of real time on libp2p
+QUIET = 0.005  # s without a step of any task: below libp2p's own polls of 10 ms
 
 Nodes = Callable[[int], AbstractAsyncContextManager[list[Transport]]]
 
@@ -53,10 +55,10 @@ async def echo(stream: Stream) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until `condition()` holds."""
+    """Wait until `condition()` holds; look again whenever all tasks wait for something."""
     with trio.fail_after(LIMIT):
         while not condition():
-            await trio.sleep(0.01)
+            await wait_all_tasks_blocked(QUIET)
 
 
 async def receive_all(stream: Stream, count: int) -> bytes:
@@ -103,7 +105,7 @@ async def test_a_stream_carries_megabytes_unharmed_while_the_reader_pauses(nodes
         ended = trio.Event()
 
         async def slow(stream: Stream) -> None:
-            await trio.sleep(0.1)
+            await wait_all_tasks_blocked(QUIET)  # the sender too: no window is left
             while part := await stream.receive(100_000):
                 assert len(part) <= 100_000
                 got.extend(part)
@@ -250,4 +252,4 @@ async def _repeat(node: Transport, data: bytes) -> None:
     """Publish until the mesh stands: best effort is all that is promised before."""
     while True:
         await node.publish("news", data)
-        await trio.sleep(0.1)
+        await wait_all_tasks_blocked(QUIET)

@@ -149,10 +149,12 @@ def test_damage_is_noticed_and_the_group_removed(name: str, damage: str, tmp_pat
         path.write_bytes(
             {"flip": bytes([data[0] ^ 1]) + data[1:], "cut": data[:-1], "grow": data + b"!"}[damage]
         )
-    try:
-        assert content(cache, 0, "b" if name == "b" else "a") is None
-    except DamagedGroup as error:
-        assert damage == "flip" and name != "index" and name in str(error)
+    stream = "b" if name == "b" else "a"
+    if damage == "flip" and name != "index":  # lengths are as the index has them
+        with pytest.raises(DamagedGroup, match=name):
+            content(cache, 0, stream)
+    else:
+        assert content(cache, 0, stream) is None
     assert cache.groups() == 0
     make(cache, 0)
     assert content(cache, 0) == [1] * 50
