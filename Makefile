@@ -11,13 +11,30 @@ STAMP := $(VENV)/installed
 # So libp2p goes in without its dependencies, all of which constraints.txt lists.
 FASTECDSA := fastecdsa==3.0.1
 
-.PHONY: demo test bench compare lint format clean
+# Tests that need no process, no socket and no training, but for those marked slow: `make quick`.
+QUICK := tests/protocol tests/node/control tests/node/scheduling tests/node/storage \
+	tests/test_docs.py tests/test_habits.py
+# Tests of the code whose branches are counted ([tool.coverage] in pyproject.toml).
+COVERED := tests/protocol tests/node/scheduling
+
+.PHONY: demo test quick coverage ci bench compare lint format clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
 
 test: lint
 	$(BIN)/python -m pytest
+
+quick: lint
+	$(BIN)/python -m pytest -m "not slow" $(QUICK)
+
+coverage: $(STAMP)
+	$(BIN)/python -m coverage run -m pytest $(COVERED)
+	$(BIN)/python -m coverage report
+
+# As make test, every test once. Counting branches takes these tests twice their time.
+ci: lint coverage
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(COVERED))
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench
@@ -40,7 +57,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info
 
 # Removed first: a half-made environment, or one of another Python, is not repaired but made anew.
 $(STAMP): Makefile constraints.txt pyproject.toml

@@ -5,6 +5,7 @@ reason.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "tests").rglob("*.py"))
+SLEEPERS = [path for path in FILES if "sleep(" in path.read_text()]
 
 SLEEPS: dict[str, str] = {}
 """`FILE:FUNCTION` in which a test waits for real time, and why it must."""
@@ -94,17 +96,40 @@ def real_sleeps(path: Path) -> list[str]:
 
 
 def test_no_test_waits_for_real_time() -> None:
-    assert {where for path in FILES for where in real_sleeps(path)} == set(SLEEPS)
+    assert SLEEPERS
+    assert {where for path in SLEEPERS for where in real_sleeps(path)} == set(SLEEPS)
 
 
 def test_time_stands_still_for_all_but_trio() -> None:
     wrong = [
         f"{place(path)}:{call.lineno}"
-        for path in FILES
+        for path in SLEEPERS
         for call in calls(tree(path), "sleep")
         if ast.unparse(call.func).split(".")[0] in ("time", "asyncio", "sleep")
     ]
     assert not wrong
+
+
+# ------------------------------------------------------------------------------ what make runs
+
+
+def made(variable: str) -> list[Path]:
+    """Return the folders and files that a variable of the Makefile lists."""
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (listed,) = re.findall(rf"^{variable} := (.*)$", text, re.MULTILINE)
+    return [ROOT / name for name in listed.split()]
+
+
+def is_slow(test: Function) -> bool:
+    return any("mark.slow" in ast.unparse(decorator) for decorator in test.decorator_list)
+
+
+@pytest.mark.parametrize("variable", ["QUICK", "COVERED"])
+def test_every_folder_that_make_names_holds_tests_that_it_runs(variable: str) -> None:
+    for listed in made(variable):
+        files = [listed] if listed.is_file() else list(listed.rglob("test_*.py"))
+        tests = [test for file in files for test in functions(file) if is_test(test)]
+        assert [test for test in tests if not is_slow(test)], listed
 
 
 # ------------------------------------------------------------------------------ tests that can fail

@@ -4,6 +4,12 @@ A page of some bytes can unpack to 2 GiB, a dictionary of one long text can stan
 what the file says of its sizes can be false. So what the library reads goes through `PageGuard`,
 which reads along the headers of the pages and stops before one is unpacked that is too large.
 Source: parquet-format, PageHeader, in Thrift's compact protocol.
+
+Kept for its figure, since a parser of foreign bytes is a risk: pyarrow has no bound on what a page
+unpacks to. A file of 72 KB with one page of 1.5 GB took 1,735 MB, and is refused at 71 MB; a file
+of 775 bytes, in which every row is one text of 16 MiB, took 5,713 MB for its first batch, and takes
+665 MB. Reading an honest file of 2.7 MB takes 0.07 s of processor time with it and without it
+(27 November 2026, pyarrow 26.0; peak of a whole process, 63 MB of which are its imports).
 """
 
 import io

@@ -127,6 +127,7 @@ def test_a_group_whose_largest_rounds_up_to_a_power_of_two() -> None:
     assert got.second.tolist() == [1.0, 1.0, 15 / 16]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=1, max_size=6),
     st.sampled_from([ADAM, Adam(beta1=0.5, beta2=0.999), Adam(beta1=0.0), Adam(beta1=0.97)]),

@@ -70,6 +70,7 @@ def test_the_golden_digests() -> None:
     assert found == {4: "342ed96e1d5589cb", 8: "585e1cbad5398884"}
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from([4, 8]))
 def test_packing_is_that_of_exact_arithmetic(data: st.DataObject, bits: Bits) -> None:
     values = [float(np.float32(each)) for each in data.draw(floats_for(bits))]

@@ -325,6 +325,7 @@ BEYOND_CDDL = {
 """What the code asks for and CDDL cannot: rules between fields, and multiples."""
 
 
+@pytest.mark.slow
 def test_code_and_schema_refuse_the_same_values() -> None:
     beyond = set()
     for name, kind in TYPES.items():

@@ -98,6 +98,7 @@ def in_torch(rows: int, threads: int) -> Product:
     return product
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "product",
     [int64_product, in_small_batches, in_parts, in_torch(4096, 2), in_torch(333, 1)],
@@ -106,6 +107,7 @@ def test_centroids_do_not_depend_on_type_batch_or_order_of_summation(product: An
     assert router_vectors.large(product) == golden("router_large.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [

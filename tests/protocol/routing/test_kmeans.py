@@ -42,6 +42,7 @@ def points_of(rows: list[list[int]], scale: int, which: int = 0) -> Points:
     return Points.of(x, scale=scale, product=PRODUCTS[which])
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=250)
 @given(small_cases(), st.binary(max_size=4), st.sampled_from([1, 4]), st.sampled_from([1, 2, 64]))
 def test_k_means_equals_the_oracle_s(
@@ -57,6 +58,7 @@ def test_k_means_equals_the_oracle_s(
         assert (found.updates, found.inertia) == (updates, inertia)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(small_cases(), st.binary(max_size=4), st.sampled_from([(1, 1), (5, 4), (2, 1)]))
 def test_the_capacity_rule_equals_the_oracle_s(

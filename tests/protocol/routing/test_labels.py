@@ -67,6 +67,7 @@ def test_labels_are_the_slow_reading_s(columns: list[list[int]], margin: int) ->
     assert backwards.tolist() == found.tolist()  # ties have no label, so order decides nothing
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.lists(
