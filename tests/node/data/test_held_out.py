@@ -17,9 +17,10 @@ from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.spec import RouterSpec
-from tests.node.data.corpora import spec_in, (
+from tests.node.data.corpora import (
     no_progress,
     small_manifest,
+    spec_in,
     synthetic,
     texts,
     write_jsonl,
