@@ -20,17 +20,19 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.measure import Result
-from dipaco.cli.swarm import LocalSwarm
+from dipaco.cli.testnet.processes import LocalSwarm
 from dipaco.node.config import NodeConfig, NodeSection
 from dipaco.node.daemon import run_node
+from dipaco.node.jobs.settings import settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.training.worker import Worker
-from dipaco.node.wiring import reporter_of, wire, worker_settings
+from dipaco.node.wiring import reporter_of, wire
 from dipaco.protocol.identity import PeerId
 from dipaco.protocol.messages import Ping, Pong
+from dipaco.protocol.wire.address import Address
 
 FILES, FOLDER = 10_000, 100  # of the cache, and of one folder
 STATUSES = 1000  # a minute
@@ -90,10 +92,13 @@ async def _measure(root: Path) -> tuple[list[float], list[float], list[float]]:
 async def _peer(home: Home, address: str) -> AsyncIterator[Rpc]:
     """Be another whole node, connected to the one at `address`."""
     key, ready = Ed25519PrivateKey.generate(), trio.Event()
-    config = NodeConfig(home=home.root, node=NodeSection(bootstrap=(address,)))
+    config = NodeConfig(home=home.root, node=NodeSection(bootstrap=(Address.parse(address),)))
     with closing(Journal.open(home.journal)) as journal:
-        worker = Worker(worker_settings(config, home), print)
-        async with open_host(key, listen=[ANY]) as transport, trio.open_nursery() as nursery:
+        worker = Worker(settings_of(config), print)
+        async with (
+            open_host(key, listen=[Address.parse(ANY)]) as transport,
+            trio.open_nursery() as nursery,
+        ):
             parts = wire(config, home, key, journal, worker, transport)
             reporter = reporter_of(parts, leave=lambda: None)
             nursery.start_soon(partial(run_node, parts, reporter, trio.Event(), ready=ready.set))
