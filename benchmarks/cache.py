@@ -7,8 +7,8 @@ from statistics import median
 
 from benchmarks.measure import Result
 from benchmarks.runs import derived, quiet, sixteen_paths, synthetic
-from dipaco.node.data.derivation import Tools
-from dipaco.node.data.shards import Shards
+from dipaco.node.routing.derive import SourceDeps
+from dipaco.node.routing.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
 
@@ -19,7 +19,7 @@ LIMIT_MS = 1.0
 def run() -> Result:
     """Time hits among `--max-shards` open shards."""
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
-        tools = Tools(BlobStore(Path(folder) / "blobs"))
+        tools = SourceDeps(BlobStore(Path(folder) / "blobs"))
         manifest = sixteen_paths(synthetic(DOCUMENTS, DOCUMENTS), sample=1000)
         spec = derived(manifest, tools)
         cache = ShardCache(Path(folder) / "cache", 1 << 30)

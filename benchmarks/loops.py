@@ -21,15 +21,15 @@ from benchmarks.measure import peak_rss
 from benchmarks.rows import Rows
 from benchmarks.runs import derived, quiet, synthetic
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
-from dipaco.protocol.canonical import decode, encode
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import TOKEN_BYTES, SeedLease, SeedResult
-from dipaco.protocol.manifest import Manifest, Routing, run_id
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.source import Tokenizer
-from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.training import Adam, Nesterov, Training
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.manifest import Manifest, Routing, run_id
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.source import Tokenizer
+from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import TOKEN_BYTES, SeedLease, SeedResult
 from tests.values import manifest
 
 Sample = dict[str, float]
@@ -117,8 +117,8 @@ def parameters(run: Manifest) -> int:
 def prepare(name: str, folder: str) -> None:
     """Leave router and shards of the run in `folder`, so that the worker finds them."""
     from dipaco.node.jobs.settings import reproducible_settings
-    from dipaco.node.training.jobs import Materialise
-    from dipaco.node.training.performer import Performer, tools_of
+    from dipaco.node.jobs.values import Materialise
+    from dipaco.node.worker.performer import Performer, tools_of
 
     run, settings = run_of(name), reproducible_settings(Path(folder), "cpu")
     spec = derived(run, tools_of(settings))
@@ -140,9 +140,9 @@ def worker(name: str, folder: str) -> Sample:
 
 async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
     from dipaco.node.config import ComputeSection, NodeConfig
+    from dipaco.node.jobs.runner import Worker
     from dipaco.node.jobs.settings import settings_of
-    from dipaco.node.training.jobs import Describe, PerformLease
-    from dipaco.node.training.worker import Worker
+    from dipaco.node.jobs.values import Describe, PerformLease
 
     lease = SeedLease(
         run=run_id(run),
@@ -181,7 +181,7 @@ def ours(name: str, device: str, precision: Precision, options: dict[str, Any]) 
     from dipaco.node.training.compiled import compile_blocks
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel
-    from dipaco.protocol.batches import RowOrder
+    from dipaco.protocol.run.batches import RowOrder
 
     run, wished = run_of(name, precision), msgspec.convert(options, ComputeSection)
     make_deterministic(1)
@@ -307,7 +307,7 @@ def in_turns(name: str, turns: int) -> dict[str, list[float]]:
 
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel, load
-    from dipaco.protocol.batches import RowOrder
+    from dipaco.protocol.run.batches import RowOrder
 
     run = run_of(name)
     make_deterministic(1)

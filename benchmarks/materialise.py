@@ -14,18 +14,18 @@ from typing import Any
 from benchmarks.corpus import corpus_files
 from benchmarks.measure import Result, in_new_process, versus
 from benchmarks.runs import derived, quiet, sixteen_paths
-from dipaco.node.data.derivation import Tools
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.library import import_datasets
-from dipaco.node.data.shards import Shards
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
+from dipaco.node.routing.derive import SourceDeps
+from dipaco.node.routing.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.documents import cut
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.run.manifest import Manifest
 
 SAMPLES, FILES, SAMPLE = 5, 1, 500
 BATCH = 256  # documents that the limit tokenises at once
@@ -53,14 +53,14 @@ def sample(side: str) -> tuple[float, int]:
     """Return the seconds of one pass of `side`, and the tokens it saw if it is not ours."""
     files = corpus_files()[:FILES]
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
-        tools = Tools(BlobStore(Path(folder) / "blobs"), Access(local_sources=True))
+        tools = SourceDeps(BlobStore(Path(folder) / "blobs"), Access(local_sources=True))
         manifest = sixteen_paths(pin_files(files), sample=SAMPLE)
         if side == "ours":
             return _ours(manifest, tools, Path(folder) / "cache"), 0
         return _limit(manifest, files, side)
 
 
-def _ours(manifest: Manifest, tools: Tools, folder: Path) -> float:
+def _ours(manifest: Manifest, tools: SourceDeps, folder: Path) -> float:
     spec = derived(manifest, tools)
     shards = Shards(ShardCache(folder, 1 << 33), tools, max_shards=4)
     start = time.perf_counter()

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from benchmarks.measure import Result, in_new_process, peak_rss
 from benchmarks.runs import derived, quiet, sixteen_paths, synthetic
-from dipaco.node.data.derivation import Tools
-from dipaco.node.data.shards import Shards
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
 from dipaco.node.data.sources.synthetic import synthetic_text
+from dipaco.node.routing.derive import SourceDeps
+from dipaco.node.routing.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.protocol.source import Source
+from dipaco.protocol.run.source import Source
 
 SAMPLES, DOCUMENTS, WINDOW, TIMES = 3, 2000, 1000, 10
 ROW_GROUP = 1000  # rows of a parquet file that are compressed together
@@ -66,7 +66,7 @@ def sample(kind: str, folder: str, times: int) -> int:
     """Return the peak of a process that derives, counts and materialises, bytes."""
     source = _source(kind, Path(folder), times)
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
-        tools = Tools(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
+        tools = SourceDeps(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
         manifest = sixteen_paths(source, sample=500)
         spec = derived(manifest, tools)
         shards = Shards(ShardCache(Path(home) / "cache", 1 << 33), tools, max_shards=4)

@@ -64,10 +64,10 @@ def differences(folder: str) -> dict[str, dict[str, float]]:
     from dipaco.node.training.compiled import compile_blocks
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel
-    from dipaco.node.training.performer import shards_of, tools_of
-    from dipaco.protocol.batches import DENSE, RowOrder
-    from dipaco.protocol.digest import Digest
-    from dipaco.protocol.initial import initial_module
+    from dipaco.node.worker.performer import shards_of, tools_of
+    from dipaco.protocol.run.batches import DENSE, RowOrder
+    from dipaco.protocol.run.initial import initial_module
+    from dipaco.protocol.wire.digest import Digest
 
     manifest, settings = run_of(SHAPE), reproducible_settings(Path(folder), "cpu")
     shards = shards_of(settings, tools_of(settings))

@@ -34,15 +34,15 @@ from benchmarks.measure import Result, in_new_process
 from benchmarks.rows import Rows
 from dipaco.cli.testnet.local_run import local_keys
 from dipaco.cli.testnet.processes import LOG_NAME, LocalSwarm
-from dipaco.node.founding import create_manifest
-from dipaco.node.keys import save_key
-from dipaco.node.runs import RunFile, sign_manifest, write_run
+from dipaco.node.network.keys import save_key
+from dipaco.node.runs.create import create_manifest
+from dipaco.node.runs.files import RunFile, sign_manifest, write_run
 from dipaco.node.storage.files import Home
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.identity import peer_id
-from dipaco.protocol.initial import initial_module
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.model_shape import Grid, Level, Model
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import peer_id
 
 RATE, DELAY = 100e6 / 8, 0.01  # bytes per second and seconds, each way
 VOLUNTEERS, SEED_STEPS = 2, 2
@@ -81,7 +81,7 @@ def step_seconds(name: str) -> float:
 
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel
-    from dipaco.protocol.batches import RowOrder
+    from dipaco.protocol.run.batches import RowOrder
 
     manifest = _manifest(name)
     make_deterministic(1)

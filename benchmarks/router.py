@@ -21,11 +21,11 @@ from msgspec.structs import replace
 from benchmarks.corpus import corpus_files
 from benchmarks.measure import Result, in_new_process, versus
 from benchmarks.runs import derived, sixteen_paths
-from dipaco.node.data.derivation import Tools
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
+from dipaco.node.routing.derive import SourceDeps
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.manifest import Manifest, Routing
+from dipaco.protocol.run.manifest import Manifest, Routing
 
 SAMPLES, DOCUMENTS, PATHS, DIMENSION = 5, 4000, 16, 256
 PREDECESSOR = 950  # documents/s that the first program of this kind made
@@ -59,7 +59,7 @@ def run() -> list[Result]:
 def our_rates(restarts: int) -> list[float]:
     """Return documents per second of a derivation, and per second of processor time."""
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
-        tools = Tools(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
+        tools = SourceDeps(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
         run = _manifest(restarts)
         return _second_time(partial(derived, run, tools))
 

@@ -1,14 +1,14 @@
 """Runs to measure with: a grid of sixteen paths, a router of 256 dimensions."""
 
-from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.data.sources.synthetic import REVISION
-from dipaco.node.training.jobs import Progress
-from dipaco.protocol.manifest import Manifest, Routing
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.source import Source
-from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.verdict import Derived
+from dipaco.node.jobs.values import Progress
+from dipaco.node.routing.derive import SourceDeps, derive
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.routing.verdict import Derived
+from dipaco.protocol.run.manifest import Manifest, Routing
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.source import Source
 from tests.values import manifest
 
 
@@ -35,7 +35,7 @@ def synthetic(documents: int, window: int) -> Source:
     return Source(kind="synthetic", revision=REVISION, files=(), documents=documents, window=window)
 
 
-def derived(run: Manifest, tools: Tools) -> RouterSpec:
+def derived(run: Manifest, tools: SourceDeps) -> RouterSpec:
     """Return the router of a run whose source is here."""
     found = derive(run, tools, quiet)
     if not isinstance(found, Derived):

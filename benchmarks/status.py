@@ -21,18 +21,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.measure import Result
 from dipaco.cli.testnet.processes import LocalSwarm
+from dipaco.node.assembly import assemble, reporter_of
 from dipaco.node.config import NodeConfig, NodeSection
 from dipaco.node.daemon import run_node
+from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.worker import Worker
-from dipaco.node.wiring import reporter_of, wire
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import Ping, Pong
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import Ping, Pong
 
 FILES, FOLDER = 10_000, 100  # of the cache, and of one folder
 STATUSES = 1000  # a minute
@@ -99,14 +99,14 @@ async def _peer(home: Home, address: str) -> AsyncIterator[Rpc]:
             open_host(key, listen=[Address.parse(ANY)]) as transport,
             trio.open_nursery() as nursery,
         ):
-            parts = wire(config, home, key, journal, worker, transport)
-            reporter = reporter_of(parts, leave=lambda: None)
-            nursery.start_soon(partial(run_node, parts, reporter, trio.Event(), ready=ready.set))
+            node = assemble(config, home, key, journal, worker, transport)
+            reporter = reporter_of(node, leave=lambda: None)
+            nursery.start_soon(partial(run_node, node, reporter, trio.Event(), ready=ready.set))
             await ready.wait()
-            while not parts.rpc.ready():
+            while not node.rpc.ready():
                 await trio.sleep(0.1)
             await trio.sleep(SETTLE_SECONDS)
-            yield parts.rpc
+            yield node.rpc
             nursery.cancel_scope.cancel()
 
 

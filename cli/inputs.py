@@ -8,9 +8,9 @@ from dipaco.cli.options import config_of
 from dipaco.cli.views.text import listed
 
 if TYPE_CHECKING:
-    from dipaco.node.checkpoints import Checkpoint, ModuleState
     from dipaco.node.jobs.settings import WorkerSettings
-    from dipaco.protocol.digest import Digest
+    from dipaco.node.runs.checkpoint import Checkpoint, ModuleState
+    from dipaco.protocol.wire.digest import Digest
 
 FETCH_SECONDS = 60.0  # that the daemon may be silent
 
@@ -20,12 +20,12 @@ def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
 
     Raises ConfigError, Refusal, and Unavailable where there is none yet.
     """
-    from dipaco.node.checkpoints import checkpoint_in
     from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
-    from dipaco.node.known_runs import named_run, record_of
+    from dipaco.node.models.module_export import is_bank, open_bank
+    from dipaco.node.runs.checkpoint import checkpoint_in
+    from dipaco.node.runs.known import named_run, record_of
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
-    from dipaco.node.training.bank import is_bank, open_bank
     from dipaco.protocol.errors import ConfigError
 
     if not is_bank(Path(name)):
@@ -76,7 +76,7 @@ def bring(run: "Digest", wanted: "Mapping[Digest, str]", home: Path, lacking: st
     from dipaco.cli.views.progress import job_display
     from dipaco.node.api.client import ask_fetch
     from dipaco.node.api.values import Fetching, FetchRequest, NoDaemon
-    from dipaco.node.training.jobs import Progress
+    from dipaco.node.jobs.values import Progress
     from dipaco.protocol.errors import Unavailable
 
     lacking = lacking or listed(list(wanted.values()))

@@ -20,7 +20,7 @@ import platformdirs
 from msgspec import Meta
 
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.policy import POLICY_PATTERN
+from dipaco.protocol.routing.policy import POLICY_PATTERN
 from dipaco.protocol.wire.address import Address
 
 FILE_NAME = "config.toml"

@@ -15,16 +15,16 @@ import trio
 
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.api.server import serve_api
+from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
+from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.roles.run import run_roles
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.worker import Worker
-from dipaco.node.wiring import PACKAGE, VERSION, Parts, reporter_of, wire
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.identity import peer_id
 
 log = logging.getLogger(__name__)
 
@@ -49,48 +49,48 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
             async with open_host(
                 key, listen=config.node.listen, announce=config.node.announce
             ) as transport:
-                parts = wire(config, home, key, journal, worker, transport)
-                await _live(parts, say)
+                node = assemble(config, home, key, journal, worker, transport)
+                await _live(node, say)
         finally:
             journal.close()
     return 0
 
 
-async def _live(parts: Parts, say: Say) -> None:
+async def _live(node: Node, say: Say) -> None:
     """Run a node that a person started: with signals, local API and a greeting."""
     stop = trio.Event()
-    overview = reporter_of(parts, leave=stop.set)
+    reporter = reporter_of(node, leave=stop.set)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_heed_signals, stop)
-        socket = await nursery.start(serve_api, parts.home, overview)
-        await run_node(parts, overview, stop, ready=partial(_greet, parts, say, str(socket)))
+        socket = await nursery.start(serve_api, node.home, reporter)
+        await run_node(node, reporter, stop, ready=partial(_greet, node, say, str(socket)))
         nursery.cancel_scope.cancel()
 
 
 async def run_node(
-    parts: Parts, overview: StatusReporter, stop: trio.Event, *, ready: Callable[[], None]
+    node: Node, reporter: StatusReporter, stop: trio.Event, *, ready: Callable[[], None]
 ) -> None:
     """Run a node's network and its work until `stop`; `ready` is called when both have begun.
 
     The network outlives the work. Whatever the work raises ends the node.
     """
     async with trio.open_nursery() as serving:
-        for service in parts.services:
+        for service in node.services:
             await serving.start(service)
-        serving.start_soon(_announce, parts)
+        serving.start_soon(_announce, node)
         ready()
         async with trio.open_nursery() as working:
-            working.start_soon(run_roles, parts, overview)
+            working.start_soon(run_roles, node, reporter)
             await stop.wait()
-            parts.board.say("stopping")
+            node.activity.say("stopping")
             working.cancel_scope.cancel()
         with trio.move_on_after(GRACE_SECONDS):
-            await parts.worker.close()
+            await node.worker.close()
         serving.cancel_scope.cancel()
 
 
-def _greet(parts: Parts, say: Say, socket: str) -> None:
-    addresses = parts.transport.addresses
+def _greet(node: Node, say: Say, socket: str) -> None:
+    addresses = node.transport.addresses
     say(f"listen   {'  '.join(map(str, addresses))}")
     say(f"ready    api unix:{socket}")
     if addresses:
@@ -110,6 +110,6 @@ async def _heed_signals(stop: trio.Event) -> None:
             stop.set()
 
 
-async def _announce(parts: Parts) -> None:
-    async for item, size in parts.catalogue.announcements:
-        await parts.gossip.announce(item, size)
+async def _announce(node: Node) -> None:
+    async for item, size in node.run_store.announcements:
+        await node.gossip.announce(item, size)

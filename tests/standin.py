@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from dipaco.protocol.digest import sha256
+from dipaco.protocol.wire.digest import sha256
 
 COMMIT = "5e1f" * 10
 LFS_BYTES = 1000  # larger files have a SHA-256 on the hub

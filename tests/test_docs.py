@@ -7,8 +7,8 @@ import pytest
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import COMMANDS
-from dipaco.node.founding import create_manifest
 from dipaco.node.network import blob_stream, gossip, rpc
+from dipaco.node.runs.create import create_manifest
 from dipaco.node.status.document import REASONS, Status
 from tests.values import peer
 

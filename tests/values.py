@@ -5,12 +5,12 @@ import hashlib
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.protocol.digest import Digest, sha256
-from dipaco.protocol.identity import PeerId, peer_id
-from dipaco.protocol.manifest import Manifest, Routing, Scheduling
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.source import Source, Tokenizer
-from dipaco.protocol.training import Adam, Nesterov, Training
+from dipaco.protocol.run.manifest import Manifest, Routing, Scheduling
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.source import Source, Tokenizer
+from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.identity import PeerId, peer_id
 
 TOKENIZER = b"a tokenizer file of no use" * 40
 

@@ -25,7 +25,7 @@ def list_(name: str, home: str | None, as_json: bool) -> None:
     runs that this node knows].
     """
     from dipaco.cli.views.checkpoint import listing, listing_text
-    from dipaco.node.known_runs import known_runs
+    from dipaco.node.runs.known import known_runs
     from dipaco.protocol.errors import Unavailable
 
     folder = home_of(home)
@@ -65,12 +65,12 @@ def export(
     if (form == "hf") != (path is not None):
         raise click.UsageError("--path: hf exports one path, safetensors all of them")
     from dipaco.cli.views.progress import job_display
-    from dipaco.node.checkpoints import path_named
     from dipaco.node.data.tokenizers import tokenizer_file
+    from dipaco.node.models.export import export_path
+    from dipaco.node.models.module_export import write_bank
+    from dipaco.node.runs.checkpoint import path_named
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
-    from dipaco.node.training.bank import write_bank
-    from dipaco.node.training.export import export_path
 
     folder = home_of(home)
     checkpoint = open_checkpoint(name, folder, at)

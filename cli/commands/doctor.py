@@ -8,15 +8,15 @@ import msgspec
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.options import config_of, home_option, json_option
-from dipaco.node.training.options import check_moment_bits
+from dipaco.node.jobs.options import check_moment_bits
 
 if TYPE_CHECKING:
     from dipaco.node.config import NodeConfig
-    from dipaco.node.doctor import Check
-    from dipaco.node.fit import FitReport
-    from dipaco.node.training.jobs import Described
-    from dipaco.node.training.worker import Worker
-    from dipaco.protocol.manifest import Manifest
+    from dipaco.node.doctor.checks import Check
+    from dipaco.node.doctor.memory_fit import FitReport
+    from dipaco.node.jobs.runner import Worker
+    from dipaco.node.jobs.values import Described
+    from dipaco.protocol.run.manifest import Manifest
 
 
 @click.command()
@@ -52,7 +52,7 @@ def doctor(
 
 def _manifest(run: str, home: Path) -> "Manifest":
     from dipaco.cli.testnet.local_run import local_run
-    from dipaco.node.known_runs import named_run
+    from dipaco.node.runs.known import named_run
 
     if run.endswith(".toml"):
         return local_run(Path(run), seed=0, rounds=None).run.manifest
@@ -64,7 +64,7 @@ def _examine(
 ) -> "tuple[list[Check], FitReport | None]":
     """Make all checks, and the measurements if a run was named; print each when it is known."""
     from dipaco.cli.views.doctor import check_text
-    from dipaco.node.doctor import checks, source
+    from dipaco.node.doctor.checks import checks, source
 
     found: list[Check] = []
 
@@ -100,10 +100,10 @@ def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check,
     import trio
     from msgspec.structs import replace
 
-    from dipaco.node.doctor import device
+    from dipaco.node.doctor.checks import device
+    from dipaco.node.jobs.runner import Worker
     from dipaco.node.jobs.settings import settings_of
-    from dipaco.node.training.jobs import Describe, Described
-    from dipaco.node.training.worker import Worker
+    from dipaco.node.jobs.values import Describe, Described
 
     async def ask(folder: Path) -> "tuple[Check, FitReport | None]":
         own = replace(config, home=folder, compute=replace(config.compute, nice=0))
@@ -129,7 +129,7 @@ async def _fit(
 ) -> "FitReport":
     """Measure micro-batch after micro-batch, and show each."""
     from dipaco.cli.views.progress import Work, display
-    from dipaco.node.fit import Try, find_fit
+    from dipaco.node.doctor.memory_fit import Try, find_fit
 
     title = f"measuring {manifest.name}"
     with display(title) as shown:

@@ -9,10 +9,10 @@ from dipaco.cli.inputs import bring_states, open_checkpoint, worker_here
 from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
 
 if TYPE_CHECKING:
-    from dipaco.node.checkpoints import Checkpoint
-    from dipaco.node.data.held_out import HeldOutDocuments
     from dipaco.node.jobs.settings import WorkerSettings
-    from dipaco.node.training.assessment import Assessment
+    from dipaco.node.models.assessment import Assessment
+    from dipaco.node.routing.held_out import HeldOutDocuments
+    from dipaco.node.runs.checkpoint import Checkpoint
 
 
 @click.command(name="eval")
@@ -76,9 +76,9 @@ def _documents(
     checkpoint: "Checkpoint", settings: "WorkerSettings", data: Path | None, field: str | None
 ) -> "HeldOutDocuments":
     from dipaco.cli.views.progress import job_display
-    from dipaco.node.data.held_out import of_file, of_run
     from dipaco.node.data.tokenizers import load_tokenizer
-    from dipaco.node.training.performer import shards_of, tools_of
+    from dipaco.node.routing.held_out import of_file, of_run
+    from dipaco.node.worker.performer import shards_of, tools_of
 
     manifest, tools = checkpoint.manifest, tools_of(settings)
     with job_display("held-out documents") as show:
@@ -95,8 +95,8 @@ def _assess(
     windows: tuple[int, ...],
 ) -> "list[Assessment]":
     from dipaco.cli.views.progress import job_display
-    from dipaco.node.training.assessment import assess
-    from dipaco.node.training.path_models import PathModels
+    from dipaco.node.models.assessment import assess
+    from dipaco.node.models.path_models import PathModels
     from dipaco.protocol.errors import Unavailable
 
     if not documents.by_path:

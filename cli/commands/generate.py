@@ -14,9 +14,9 @@ from dipaco.cli.options import checkpoint_options, device_option, home_of
 
 if TYPE_CHECKING:
     from dipaco.cli.views.progress import Display
-    from dipaco.node.checkpoints import Checkpoint
     from dipaco.node.data.tokenizers import TextEncoder
-    from dipaco.node.training.generation import Generation
+    from dipaco.node.models.generation import Generation
+    from dipaco.node.runs.checkpoint import Checkpoint
 
 SEED_BITS = 32
 
@@ -88,8 +88,8 @@ def generate(
     encoder = _tokenizer(checkpoint, folder)
     chosen = _route(checkpoint, encoder, prompt, path)
     bring_states(checkpoint, folder, None if reroute else (chosen,))
-    from dipaco.node.training.generation import Generation, Sampling
-    from dipaco.node.training.path_models import PathModels
+    from dipaco.node.models.generation import Generation, Sampling
+    from dipaco.node.models.path_models import PathModels
     from dipaco.protocol.routing.assign import Router
 
     seed = secrets.randbits(SEED_BITS) if seed is None else seed
@@ -121,10 +121,10 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
     """Return the first path, and print on stderr why it was chosen."""
     import numpy as np
 
-    from dipaco.node.checkpoints import path_named
+    from dipaco.node.runs.checkpoint import path_named
     from dipaco.protocol.routing.assign import Router
     from dipaco.protocol.routing.documents import cut, prefix_of_prompt
-    from dipaco.protocol.spec import ROUND_ROBIN
+    from dipaco.protocol.routing.spec import ROUND_ROBIN
 
     spec = checkpoint.spec
     if path is not None:
@@ -152,7 +152,7 @@ def _say(checkpoint: "Checkpoint", path: int, why: str) -> int:
 
 def _choice(checkpoint: "Checkpoint", path: int, why: str) -> str:
     """Return in words the path that was chosen."""
-    from dipaco.protocol.topology import experts_of
+    from dipaco.protocol.run.topology import experts_of
 
     experts = ",".join(map(str, experts_of(checkpoint.manifest.grid, path)))
     return f"path {path} ({experts}) at version {checkpoint.version(path)}: {why}"

@@ -7,7 +7,7 @@ from dipaco.node.api.client import ask_status
 from dipaco.node.api.values import NoDaemon
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.storage.files import Home
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.identity import peer_id
 
 
 @click.command(name="id")

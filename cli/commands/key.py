@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from dipaco.cli.options import home_of, home_option
-from dipaco.node.keys import read_key, save_key
+from dipaco.node.network.keys import read_key, save_key
 from dipaco.node.storage.files import Home
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.identity import peer_id
 
 
 @click.group()

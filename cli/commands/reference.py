@@ -14,11 +14,11 @@ from dipaco.cli.options import SEED_HELP
 
 if TYPE_CHECKING:
     from dipaco.cli.views.report import Report
-    from dipaco.node.accounts import Account
     from dipaco.node.jobs.settings import WorkerSettings
-    from dipaco.node.training.jobs import Progress
-    from dipaco.node.training.reference import ReferenceResult
-    from dipaco.protocol.manifest import Manifest
+    from dipaco.node.jobs.values import Progress
+    from dipaco.node.reference.run import ReferenceResult
+    from dipaco.node.runs.local_result import LocalResult
+    from dipaco.protocol.run.manifest import Manifest
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -68,9 +68,9 @@ def train_reference(
     The home then has the run, its states and an account of them: `eval` and the like work there.
     """
     from dipaco.cli.testnet.local_run import run_named
-    from dipaco.node.accounts import keep_account
     from dipaco.node.jobs.settings import environment, reproducible_settings
-    from dipaco.node.runs import keep_run
+    from dipaco.node.runs.files import keep_run
+    from dipaco.node.runs.local_result import keep_local_result
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
 
@@ -83,7 +83,7 @@ def train_reference(
     manifest, began = local.run.manifest, time.monotonic()
     result = _run(manifest, settings)
     keep_run(home, local.run)
-    keep_account(home, local.run.id, _account(manifest, result))
+    keep_local_result(home, local.run.id, _account(manifest, result))
     return _report(manifest, result, time.monotonic() - began)
 
 
@@ -91,7 +91,7 @@ def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
     """Train to the last round, and show progress: first of the router, then of all steps."""
     from dipaco.cli.views.progress import Work, display, job_notes, job_work
     from dipaco.node.reference.inner_steps import StepCount, all_steps
-    from dipaco.node.training.reference import run_reference
+    from dipaco.node.reference.run import run_reference
 
     steps, total = StepCount(), all_steps(manifest)
     with display(manifest.name) as shown:
@@ -109,9 +109,9 @@ def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
         return run_reference(manifest, settings, show)
 
 
-def _account(manifest: "Manifest", result: "ReferenceResult") -> "Account":
-    from dipaco.node.accounts import account_of
-    from dipaco.protocol.lease import Evaluated
+def _account(manifest: "Manifest", result: "ReferenceResult") -> "LocalResult":
+    from dipaco.node.runs.local_result import local_result_of
+    from dipaco.protocol.work.kinds import Evaluated
 
     evaluations = (
         Evaluated(
@@ -122,7 +122,7 @@ def _account(manifest: "Manifest", result: "ReferenceResult") -> "Account":
         )
         for (version, path), found in result.evaluations.items()
     )
-    return account_of(result.specs, result.states, evaluations)
+    return local_result_of(result.specs, result.states, evaluations)
 
 
 def _report(manifest: "Manifest", result: "ReferenceResult", seconds: float) -> "Report":

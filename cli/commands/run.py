@@ -28,13 +28,13 @@ def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str
     """
     from dipaco.cli.views.manifest import manifest_line
     from dipaco.cli.views.progress import job_display
-    from dipaco.node.founding import create_manifest
-    from dipaco.node.keys import read_key
     from dipaco.node.network.identity import load_or_create_identity
-    from dipaco.node.runs import peer_named, sign_manifest, write_manifest, write_run
+    from dipaco.node.network.keys import read_key
+    from dipaco.node.runs.create import create_manifest
+    from dipaco.node.runs.files import peer_named, sign_manifest, write_manifest, write_run
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
-    from dipaco.protocol.identity import peer_id
+    from dipaco.protocol.wire.identity import peer_id
 
     if owner is not None and key is not None:
         raise click.UsageError("--key and --owner exclude each other")
@@ -67,8 +67,8 @@ def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str
 def sign(file: Path, key: Path, out: Path | None) -> None:
     """Sign a manifest that `run create --owner` made, with its owner's key."""
     from dipaco.cli.views.manifest import manifest_line
-    from dipaco.node.keys import read_key
-    from dipaco.node.runs import read_manifest, sign_manifest, write_run
+    from dipaco.node.network.keys import read_key
+    from dipaco.node.runs.files import read_manifest, sign_manifest, write_run
 
     signed = sign_manifest(read_manifest(file), read_key(key))
     write_run(out or file, signed)
@@ -80,7 +80,7 @@ def sign(file: Path, key: Path, out: Path | None) -> None:
 def verify(file: Path) -> None:
     """Check a run file's encoding, digest and signature; `verify` checks the router."""
     from dipaco.cli.views.manifest import manifest_line
-    from dipaco.node.runs import read_run
+    from dipaco.node.runs.files import read_run
 
     found = read_run(file)
     click.echo(f"{file}: {manifest_line(found.manifest)}, signed by {found.signed.signer}")
@@ -92,7 +92,7 @@ def verify(file: Path) -> None:
 def show(name: str, home: str | None) -> None:
     """Describe a run in words; RUN is a run file, or an id or name known to this node."""
     from dipaco.cli.views.manifest import manifest_text
-    from dipaco.node.known_runs import named_run
+    from dipaco.node.runs.known import named_run
 
     click.echo(manifest_text(named_run(name, home_of(home))))
 
@@ -102,7 +102,7 @@ def show(name: str, home: str | None) -> None:
 @json_option
 def list_(home: str | None, as_json: bool) -> None:
     """List the runs that this node offers or has heard of."""
-    from dipaco.node.known_runs import known_runs
+    from dipaco.node.runs.known import known_runs
 
     runs = known_runs(home_of(home))
     if as_json:

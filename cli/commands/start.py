@@ -54,7 +54,7 @@ def _run_name(home: str | None, run: str | None) -> str | None:
     if run is None or not (run.endswith(".run") or "/" in run or Path(run).is_file()):
         return run
     from dipaco.cli.options import home_of
-    from dipaco.node.runs import keep_run, read_run
+    from dipaco.node.runs.files import keep_run, read_run
 
     return keep_run(home_of(home), read_run(Path(run))).id.hex()
 
@@ -62,8 +62,8 @@ def _run_name(home: str | None, run: str | None) -> str | None:
 def _run(config: NodeConfig) -> int:
     import trio
 
-    from dipaco.node.control.logs import configure_logging, sayer
     from dipaco.node.daemon import run_daemon
+    from dipaco.node.logs import configure_logging, sayer
 
     configure_logging(config.log)
     return trio.run(partial(run_daemon, config, sayer(config.log)))

@@ -12,11 +12,11 @@ from dipaco.cli.options import home_of, home_option, json_option
 
 if TYPE_CHECKING:
     from dipaco.node.jobs.settings import WorkerSettings
-    from dipaco.node.runs import RunFile
-    from dipaco.node.training.jobs import Answer, Job
+    from dipaco.node.jobs.values import Answer, Job
+    from dipaco.node.runs.files import RunFile
     from dipaco.node.verification.offline import Judged, OfflineVerification
-    from dipaco.protocol.spec import RouterSpec
-    from dipaco.protocol.verdict import Derivation
+    from dipaco.protocol.routing.spec import RouterSpec
+    from dipaco.protocol.routing.verdict import Derivation
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -50,10 +50,10 @@ def verify(
     """
     if labels is not None and (spec or out):
         raise click.UsageError("--labels excludes --spec and --out")
-    from dipaco.node.known_runs import named_run
+    from dipaco.node.runs.known import named_run
     from dipaco.node.storage.files import write_file
-    from dipaco.protocol.canonical import encode
-    from dipaco.protocol.verdict import Derived
+    from dipaco.protocol.routing.verdict import Derived
+    from dipaco.protocol.wire.canonical import encode
 
     folder = home_of(home)
     run = named_run(name, folder)
@@ -71,12 +71,12 @@ def verify(
 def _verification(run: "RunFile", settings: "WorkerSettings") -> "OfflineVerification":
     """Return the verification of `run` in this process."""
     from dipaco.cli.views.progress import job_display
-    from dipaco.node.known_runs import record_of
+    from dipaco.node.runs.known import record_of
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
-    from dipaco.node.training.performer import Performer
-    from dipaco.node.training.worker_process import perform
     from dipaco.node.verification.offline import OfflineVerification
+    from dipaco.node.worker.performer import Performer
+    from dipaco.node.worker.process import perform
 
     home = settings.folder
 
@@ -95,8 +95,8 @@ def _verification(run: "RunFile", settings: "WorkerSettings") -> "OfflineVerific
 
 def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
     """Print the outcome and return its exit code; without a verdict no spec was there to judge."""
-    from dipaco.protocol.spec import spec_digest
-    from dipaco.protocol.verdict import Derived, Outcome
+    from dipaco.protocol.routing.spec import spec_digest
+    from dipaco.protocol.routing.verdict import Derived, Outcome
 
     claimed, derivation, verdict = judged.claimed, judged.derivation, judged.verdict
     own = spec_digest(derivation.spec).hex() if isinstance(derivation, Derived) else ""
@@ -126,7 +126,7 @@ def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
 
 
 def _unjudged(derivation: "Derivation | None", own: str) -> str:
-    from dipaco.protocol.verdict import LocalFailure, SourceFailure
+    from dipaco.protocol.routing.verdict import LocalFailure, SourceFailure
 
     if isinstance(derivation, SourceFailure | LocalFailure):
         return f"no spec could be derived: {derivation.reason}"
@@ -136,10 +136,10 @@ def _unjudged(derivation: "Derivation | None", own: str) -> str:
 def read_spec(path: Path) -> "RouterSpec":
     """Read a spec, bare or signed; raises ConfigError if it cannot be read, Refusal if wrong."""
     from dipaco.node.storage.files import read_file
-    from dipaco.protocol.canonical import decode
     from dipaco.protocol.errors import Refusal, RemoteProtocolError
-    from dipaco.protocol.signed import MAX_BODY, MAX_ENVELOPE, Signed, open_signed
-    from dipaco.protocol.spec import RouterSpec
+    from dipaco.protocol.routing.spec import RouterSpec
+    from dipaco.protocol.wire.canonical import decode
+    from dipaco.protocol.wire.signed import MAX_BODY, MAX_ENVELOPE, Signed, open_signed
 
     data = read_file(path, limit=MAX_ENVELOPE)
     try:

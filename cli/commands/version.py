@@ -8,7 +8,7 @@ from importlib.metadata import version as installed
 import click
 
 from dipaco.cli.options import json_option
-from dipaco.protocol.manifest import FORMAT
+from dipaco.protocol.run.manifest import FORMAT
 
 
 def own_version() -> str:

@@ -13,8 +13,8 @@ from dipaco.cli.testnet.snapshot import Snapshot, remaining, round_of, share_don
 from dipaco.cli.views.pace import LinePacing
 from dipaco.cli.views.text import clock, label
 from dipaco.node.status.document import PathStatus, Status
-from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.wire.identity import PeerId, short_peer
 
 REFRESH = 4  # times a second
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.founding import create_manifest
-from dipaco.node.runs import RunFile, read_run, sign_manifest
+from dipaco.node.runs.create import create_manifest
+from dipaco.node.runs.files import RunFile, read_run, sign_manifest
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.digest import tagged, u64
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.digest import tagged, u64
+from dipaco.protocol.wire.identity import peer_id
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from dipaco.cli.testnet.local_run import LocalRun, local_keys
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
 from dipaco.cli.testnet.snapshot import Snapshot, victims
 from dipaco.cli.views.report import NodeReport, Report, build
-from dipaco.node.keys import save_key
-from dipaco.node.runs import RunFile, write_run
+from dipaco.node.network.keys import save_key
+from dipaco.node.runs.files import RunFile, write_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import Unavailable

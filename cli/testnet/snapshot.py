@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dipaco.cli.views.pace import time_left
 from dipaco.node.api.values import LedgerView
 from dipaco.node.status.document import Status
-from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.run.manifest import Manifest
 
 
 @dataclass(frozen=True)

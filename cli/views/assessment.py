@@ -8,11 +8,11 @@ from rich.table import Table
 from dipaco.cli.views.report import perplexity
 from dipaco.cli.views.tables import table_console
 from dipaco.cli.views.text import label
-from dipaco.node.checkpoints import Checkpoint
-from dipaco.node.training.assessment import Assessment
-from dipaco.protocol.lease import Evaluation
-from dipaco.protocol.spec import spec_digest
-from dipaco.protocol.topology import experts_of
+from dipaco.node.models.assessment import Assessment
+from dipaco.node.runs.checkpoint import Checkpoint
+from dipaco.protocol.routing.spec import spec_digest
+from dipaco.protocol.run.topology import experts_of
+from dipaco.protocol.work.kinds import Evaluation
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@ from typing import Final
 
 import msgspec
 
-from dipaco.node.checkpoints import Checkpoint
-from dipaco.protocol.topology import experts_of
+from dipaco.node.runs.checkpoint import Checkpoint
+from dipaco.protocol.run.topology import experts_of
 
 MAX_PATHS_NAMED: Final = 6  # of a module
 

@@ -3,8 +3,8 @@
 import msgspec
 
 from dipaco.cli.views.text import duration
-from dipaco.node.doctor import Check
-from dipaco.node.fit import FitReport
+from dipaco.node.doctor.checks import Check
+from dipaco.node.doctor.memory_fit import FitReport
 
 
 def check_text(check: Check) -> str:

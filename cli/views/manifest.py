@@ -1,7 +1,7 @@
 """A manifest in words, for a person who may lend a machine to the run."""
 
-from dipaco.node.runs import RunFile
-from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.node.runs.files import RunFile
+from dipaco.protocol.run.manifest import Manifest, run_id
 
 
 def manifest_line(manifest: Manifest) -> str:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dipaco.cli.views.pace import LinePacing, Pace
 from dipaco.cli.views.text import clock
-from dipaco.node.training.jobs import Progress as JobProgress
+from dipaco.node.jobs.values import Progress as JobProgress
 
 BAR_WIDTH = 20  # columns
 REST = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # takes the width that is left

@@ -10,13 +10,13 @@ import numpy as np
 
 from dipaco.node.aggregation.outer import encoded_delta, read_moments
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.delta import check_bound, decode_delta, rounding
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.lease import TrainLease
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleDigest, ModuleId, digest_of
-from dipaco.protocol.moments import check_moments
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId, digest_of
+from dipaco.protocol.tensors.delta import check_bound, decode_delta, rounding
+from dipaco.protocol.tensors.moments import check_moments
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import TrainLease
 
 
 def wrong_states(blobs: BlobStore, manifest: Manifest, states: Sequence[ModuleDigest]) -> str:

@@ -2,25 +2,15 @@
 
 import numpy as np
 
+from dipaco.node.jobs.values import Advance, Advanced, OuterStep, Stepped
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import (
-    Advance,
-    Advanced,
-    OuterStep,
-    Stepped,
-)
-from dipaco.protocol.delta import (
-    BITS,
-    Float32,
-    decode_delta,
-    encoded_bytes,
-)
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.ledger import Quantised
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleId
-from dipaco.protocol.moments import Moments, decode_moments, moments_bytes
-from dipaco.protocol.outer_step import advance, outer_update, quantise
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.tensors.delta import BITS, Float32, decode_delta, encoded_bytes
+from dipaco.protocol.tensors.moments import Moments, decode_moments, moments_bytes
+from dipaco.protocol.tensors.outer_step import advance, outer_update, quantise
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.ledger import Quantised
 
 
 def take_outer_step(blobs: BlobStore, job: OuterStep) -> Stepped:

@@ -1,7 +1,7 @@
 """The node as it tells of itself: fills the status document and the ledger's summary.
 
-Reads from memory what the other parts own, touches no disk and changes nothing. Knows the daemon's
-parts, not their tasks.
+Reads from memory what the other node own, touches no disk and changes nothing. Knows the daemon's
+node, not their tasks.
 """
 
 import os
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipaco.node.api.values import EvaluationView, LedgerView
-from dipaco.node.catalogue import Catalogue, RunRecord
 from dipaco.node.config import NodeConfig
+from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.changes import Grant
 from dipaco.node.kinds.table import EVALUATE, kind_of, work_of
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
-from dipaco.node.scheduling.service import Scheduler
+from dipaco.node.runs.store import RunRecord, RunStore
+from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter, memory
 from dipaco.node.status.document import (
@@ -31,12 +32,11 @@ from dipaco.node.status.document import (
     Status,
 )
 from dipaco.node.storage.files import Home
-from dipaco.node.training.worker import JobRunner
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.identity import PeerId
 from dipaco.protocol.routing.labels import SCORE_BYTES
-from dipaco.protocol.topology import experts_of
+from dipaco.protocol.run.topology import experts_of
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
 
 
 @dataclass
@@ -47,8 +47,8 @@ class StatusReporter:
     me: PeerId
     home: Home
     config: NodeConfig
-    board: Activity
-    catalogue: Catalogue
+    activity: Activity
+    run_store: RunStore
     transport: Transport
     liveness: Liveness
     worker: JobRunner
@@ -78,17 +78,17 @@ class StatusReporter:
             rendezvous=self.config.node.rendezvous,
             time=now,
             uptime_s=now - self.started,
-            state=self.board.state,
-            reason=self.board.reason,
+            state=self.activity.state,
+            reason=self.activity.reason,
             run=self._run() if self.run else None,
-            offers=tuple(map(self._offer, self.catalogue.runs.values())),
-            task=self.board.task,
+            offers=tuple(map(self._offer, self.run_store.runs.values())),
+            task=self.activity.task,
             network=self._network(),
             peers=tuple(map(self._peer, sorted(self.transport.peers()))),
             cache=self._cache(),
             swarm=self._swarm(self.run) if self.run else (),
-            totals=self.board.totals(),
-            stages=self.board.stages(),
+            totals=self.activity.totals(),
+            stages=self.activity.stages(),
             memory=memory(self.worker.pid),
         )
 
@@ -98,7 +98,7 @@ class StatusReporter:
             return LedgerView(
                 run="", records=0, head="", versions={}, states={}, evaluations=(), finished=False
             )
-        view = self.run.view
+        view = self.run.state
         return LedgerView(
             run=self.run.run.hex(),
             records=self.run.length,
@@ -124,7 +124,7 @@ class StatusReporter:
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
         """Bring a blob that the ledger or the manifest of a run names into the store."""
-        record = self.catalogue.runs.get(Digest(bytes.fromhex(run)))
+        record = self.run_store.runs.get(Digest(bytes.fromhex(run)))
         if record is None:
             raise Unavailable(f"this node does not know the run {run[:16]}")
         digest = Digest(bytes.fromhex(blob))
@@ -135,10 +135,10 @@ class StatusReporter:
         await self.exchange.fetch(digest, length=length, holders=holders, progress=on_progress)
         return length
 
-    # ------------------------------------------------------------------ parts
+    # ------------------------------------------------------------------ node
 
     def _offer(self, record: RunRecord) -> Offer:
-        heard = record.voices(self.me, record.newest())
+        heard = record.tally(self.me, record.newest())
         return Offer(
             id=record.run.hex(),
             name=record.manifest.name,
@@ -150,14 +150,14 @@ class StatusReporter:
     def _run(self) -> RunStatus:
         assert self.run is not None
         record, rounds = self.run, self.run.rounds
-        heard = record.voices(self.me, record.newest())
+        heard = record.tally(self.me, record.newest())
         return RunStatus(
             id=record.run.hex(),
             name=record.manifest.name,
             owner=record.manifest.owner,
-            spec=record.view.spec.hex() if record.view.spec else "",
-            verdict=self.board.verdict,
-            stage=self.board.stage,
+            spec=record.state.spec.hex() if record.state.spec else "",
+            verdict=self.activity.verdict,
+            stage=self.activity.stage,
             verified=heard.verified,
             refuted=heard.refuted,
             round=min(rounds.done + 1, rounds.last),
@@ -197,7 +197,7 @@ class StatusReporter:
 
     def _path(self, record: RunRecord, scheduler: Scheduler | None, path: int) -> PathStatus:
         rounds = record.manifest.training.rounds
-        round_ = record.view.path_version(path) + 1
+        round_ = record.state.path_version(path) + 1
         grant = _training_grant(scheduler, path) if scheduler else None
         submitted = scheduler is not None and (path, round_) in scheduler.schedule.state.accepted
         beat = scheduler.beats.get(grant.lease.token) if scheduler and grant else None
@@ -224,7 +224,7 @@ def _printable(path: Path) -> str:
 
 def _length_of(record: RunRecord, blob: Digest) -> int | None:
     """Return the bytes of a state, score sheet or the tokenizer's file; None for another blob."""
-    view = record.view
+    view = record.state
     if blob == record.manifest.tokenizer.sha256:
         return record.manifest.tokenizer.size
     for module, states in view.states.items():

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from dipaco.node.compare.results import MethodResult, Rerouted, Start, read_result
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.protocol.run.manifest import Manifest, run_id
 
 R = TypeVar("R", Start, MethodResult, Rerouted)
 

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 from dipaco.node.compare.folder import SeedFolder
 from dipaco.node.config import ComputeSection
+from dipaco.node.jobs.runner import describe_death
 from dipaco.node.jobs.settings import environment
-from dipaco.node.training.worker import describe_death
 from dipaco.protocol.errors import DipacoError
 
 REPORT_SECONDS = 0.2  # between reports of one piece of work

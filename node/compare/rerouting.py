@@ -12,12 +12,12 @@ from dipaco.node.compare.folder import SeedFolder
 from dipaco.node.compare.results import Loss, MethodResult, Rerouted, write_result
 from dipaco.node.compare.variants import METHODS
 from dipaco.node.compare.work import Ground, OnWork, blobs_of
+from dipaco.node.models.rerouted import evaluate_rerouted
 from dipaco.node.training.devices import choose_device
 from dipaco.node.training.inner_loop import make_deterministic
 from dipaco.node.training.model import PathModel, load
-from dipaco.node.training.rerouted import evaluate_rerouted
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.wire.digest import Digest
 
 
 def reroute_method(

@@ -9,7 +9,7 @@ from dipaco.node.compare.variants import METHODS
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.run.modules import ModuleId
 
 
 def make_folder(folder: SeedFolder, tokenizer: bytes | None, given: BlobStore) -> None:

@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dipaco.protocol.digest import u64
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Manifest, Reshard
-from dipaco.protocol.model_shape import Grid, Level
-from dipaco.protocol.modules import ModuleId
-from dipaco.protocol.training import Nesterov
+from dipaco.protocol.run.manifest import Manifest, Reshard
+from dipaco.protocol.run.model_shape import Grid, Level
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.run.training import Nesterov
+from dipaco.protocol.wire.digest import u64
 
 Float32 = NDArray[np.float32]
 MAX_PATHS: Final = 256  # experts of one level, which DiLoCo's workers are

@@ -22,22 +22,22 @@ from dipaco.node.compare.variants import (
     recut,
     round_robin,
 )
-from dipaco.node.data.shards import HeldOut, Shards, TokenShard
 from dipaco.node.jobs.settings import reproducible_settings
+from dipaco.node.jobs.values import Answer, Derive, Job, PerformLease, Progress
 from dipaco.node.reference.inner_steps import StepCount, steps_after_seed
+from dipaco.node.reference.run import Performs, ReferenceRun, derive_spec
+from dipaco.node.routing.shards import HeldOut, Shards, TokenShard
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Answer, Derive, Job, PerformLease, Progress
-from dipaco.node.training.performer import Performer, shards_of, tools_of
-from dipaco.node.training.reference import Performs, ReferenceRun, derive_spec
-from dipaco.protocol.batches import DENSE
-from dipaco.protocol.canonical import decode, encode
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.lease import SeedLease, TrainLease
-from dipaco.protocol.manifest import Manifest, run_id
-from dipaco.protocol.modules import ModuleId
+from dipaco.node.worker.performer import Performer, shards_of, tools_of
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
-from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.run.batches import DENSE
+from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import SeedLease, TrainLease
 
 MAX_SPEC = 64 << 20  # bytes
 OnWork = Callable[[str, int], None]

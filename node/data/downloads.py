@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from dipaco.node.data.patience import Patience
-from dipaco.node.data.progress import Meter, OnProgress
+from dipaco.node.data.retry import RetryPolicy
+from dipaco.node.jobs.meter import Meter, OnProgress
 from dipaco.node.storage.files import PRIVATE, hash_file, translated
-from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, Unavailable
-from dipaco.protocol.source import SourceFile
+from dipaco.protocol.run.source import SourceFile
+from dipaco.protocol.wire.digest import Digest, short
 
 MEGABYTE = 1_000_000
 _PART, _LOCK = ".part", "lock"
@@ -36,7 +36,7 @@ class Downloads:
     folder: Path
     cache_max: int
     """Bytes of all its files together."""
-    patience: Patience = field(default_factory=Patience)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def get(self, file: SourceFile, fetch: Fetch, on_progress: OnProgress) -> Path:
         """Return where the verified file is, fetched if it is not there yet.
@@ -70,7 +70,7 @@ class Downloads:
             try:
                 with part.open("xb") as out:
                     meter = Meter(on_progress, "download", 0, unit="MB")
-                    self.patience.retry(
+                    self.retry.retry(
                         lambda: _append(out, name, self.cache_max, fetch, meter),
                         f"source.files: {name}",
                     )
@@ -120,7 +120,7 @@ class Downloads:
         with translated(part, "write"), part.open("ab") as out:
             meter = Meter(on_progress, "download", file.size // MEGABYTE, unit="MB")
             if out.tell() < file.size:
-                self.patience.retry(
+                self.retry.retry(
                     lambda: _append(out, file.name, file.size, fetch, meter),
                     f"source.files: {file.name}",
                 )

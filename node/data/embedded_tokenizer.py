@@ -5,8 +5,8 @@ Byte-level BPE, trained on the embedded corpus. The tests hold the constants aga
 
 from pathlib import Path
 
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.source import Tokenizer
+from dipaco.protocol.run.source import Tokenizer
+from dipaco.protocol.wire.digest import Digest
 
 FOLDER = Path(__file__).parent / "demo"
 """Of the shipped tokenizer and corpus."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from dipaco.node.data.patience import Broken
+from dipaco.node.data.retry import Broken
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 
 PREFIX = "https://"

@@ -4,7 +4,7 @@ Rows are streamed: a file is read in ranges over the hub's file system, so that 
 or memory for more than it trains on. No account, no token, no code of a data set, no cache. The
 address of the hub is `HF_ENDPOINT`, as everywhere with that library.
 
-Every request is repeated by the library a few times, and by `Patience` for some minutes; what
+Every request is repeated by the library a few times, and by `RetryPolicy` for some minutes; what
 comes is whole ranges, so a stream goes on at the byte where it broke.
 """
 
@@ -18,13 +18,13 @@ from typing import Any, BinaryIO, TypeVar
 from dipaco.node.data.downloads import hashed
 from dipaco.node.data.https import PASSING, retry_after
 from dipaco.node.data.library import import_datasets
-from dipaco.node.data.patience import LONGEST_WAIT_ASKED, Broken, Patience
-from dipaco.node.data.progress import OnProgress, silent
 from dipaco.node.data.ranges import MAX_RANGE, open_ranges
 from dipaco.node.data.readers import Content
-from dipaco.protocol.digest import Digest
+from dipaco.node.data.retry import LONGEST_WAIT_ASKED, Broken, RetryPolicy
+from dipaco.node.jobs.meter import OnProgress, silent
 from dipaco.protocol.errors import ConfigError, Unavailable
-from dipaco.protocol.source import DATASET, SourceFile
+from dipaco.protocol.run.source import DATASET, SourceFile
+from dipaco.protocol.wire.digest import Digest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ABSENT = frozenset({401, 403, 404, 410})  # what is private is not there for whoever asks
@@ -35,9 +35,9 @@ T = TypeVar("T")
 class Hub:
     """One data set at one commit; made anew for every pass over it."""
 
-    def __init__(self, dataset: str, commit: str, patience: Patience) -> None:
+    def __init__(self, dataset: str, commit: str, retry: RetryPolicy) -> None:
         """Nothing is asked of the hub yet."""
-        self._dataset, self._commit, self._patience = dataset, commit, patience
+        self._dataset, self._commit, self._patience = dataset, commit, retry
         self._systems: list[Any] = []
 
     def content(self, file: SourceFile) -> Content:
@@ -138,7 +138,7 @@ class Split:
 
 
 def find_split(
-    dataset: str, *, config: str | None, split: str, revision: str, patience: Patience
+    dataset: str, *, config: str | None, split: str, revision: str, retry: RetryPolicy
 ) -> Split:
     """Return the files of a split, as the `datasets` library finds them.
 
@@ -151,7 +151,7 @@ def find_split(
     datasets = import_datasets(hub=True)
     _set_up_client()
     what = f"source.dataset: {dataset}"
-    commit = patience.retry(lambda: _commit_of(dataset, revision), what)
+    commit = retry.retry(lambda: _commit_of(dataset, revision), what)
 
     def build() -> Any:
         with _translated(f"{dataset}@{commit}"):
@@ -160,7 +160,7 @@ def find_split(
             )
 
     try:
-        builder = patience.retry(build, what)
+        builder = retry.retry(build, what)
     except (datasets.exceptions.DatasetsError, ValueError, RuntimeError) as error:
         raise ConfigError(f"source.config: {dataset}: {_one_line(error)}") from error
     files = builder.config.data_files or {}

@@ -14,9 +14,9 @@ from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tok
 from dipaco.node.data.pretokens import WordEncoder, merges_words
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.storage.files import read_file
-from dipaco.protocol.digest import sha256, short, u32
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
-from dipaco.protocol.source import Tokenizer
+from dipaco.protocol.run.source import Tokenizer
+from dipaco.protocol.wire.digest import sha256, short, u32
 
 if TYPE_CHECKING:
     import tokenizers

@@ -10,8 +10,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from dipaco.node.config import ComputeSection, NodeConfig, RunSection, StorageSection
-from dipaco.protocol.canonical import Wire
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.wire.canonical import Wire
 
 
 class WorkerSettings(Wire, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ The scheduler asks a kind when its work is due, what a lease holds, whether a re
 changes follow from it. The volunteer asks whether a lease is what its own ledger implies, and how
 to say it in words. The worker process has it do the work and inspect a result. Everything but the
 worker's part is pure. A further kind is a further module beside `train.py`, and a line in
-`table.py`; its lease and result are in `dipaco.protocol.lease`.
+`table.py`; its lease and result are in `dipaco.protocol.work.kinds`.
 """
 
 import math
@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from dipaco.node.kinds.changes import Change
 from dipaco.node.kinds.state import SchedulingState
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Lease, Result, SeedResult, Sheet, Token, TrainResult
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Lease, Result, SeedResult, Sheet, Token, TrainResult
+from dipaco.protocol.work.run_state import RunState
 
 if TYPE_CHECKING:
-    from dipaco.node.data.shards import Shards
+    from dipaco.node.jobs.values import InspectResult, PerformLease, Progress
+    from dipaco.node.routing.shards import Shards
     from dipaco.node.storage.blobs import BlobStore
-    from dipaco.node.training.jobs import InspectResult, PerformLease, Progress
-    from dipaco.node.training.leases import Trainer
+    from dipaco.node.training.trainer import Trainer
 
 L = TypeVar("L", bound=Lease)
 R = TypeVar("R", bound=Result)
@@ -155,7 +155,7 @@ class Kind(ABC, Generic[L, R]):
     # ------------------------------------------------------------------ volunteer
 
     @abstractmethod
-    def check(self, ledger: RunView, lease: L) -> None:
+    def check(self, ledger: RunState, lease: L) -> None:
         """Hold a lease against manifest and ledger; raises RemoteProtocolError."""
 
     @abstractmethod
@@ -197,7 +197,7 @@ class Kind(ABC, Generic[L, R]):
         }
 
 
-def check_states(ledger: RunView, lease: Lease, path: int) -> None:
+def check_states(ledger: RunState, lease: Lease, path: int) -> None:
     """Hold the states that a lease of `path` starts from against the ledger.
 
     Raises RemoteProtocolError. Our copy of the ledger may be a little behind the lease, but it

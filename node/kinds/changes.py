@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass
 
 from dipaco.node.kinds.pending_moments import Pending, Place
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Lease, TrainResult
-from dipaco.protocol.ledger import Contribution, Entry
-from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Lease, TrainResult
+from dipaco.protocol.work.ledger import Contribution, Entry
 
 RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
 STALL_TTLS = 30  # lease times to live without a step done, heartbeats or not: its worker hangs

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
+from dipaco.node.jobs.values import PerformLease, Progress
 from dipaco.node.kinds.base import Kind, LeaseSource, Work, WorkerTools, check_states
 from dipaco.node.kinds.changes import Change, LeaseEnded, Recorded
 from dipaco.node.kinds.state import SchedulingState
-from dipaco.node.training.jobs import PerformLease, Progress
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Evaluated, EvaluateLease, EvaluateResult, Token
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Evaluated, EvaluateLease, EvaluateResult, Token
+from dipaco.protocol.work.run_state import RunState
 
 OVERDUE = 2  # versions behind the path's newest
 
@@ -53,7 +53,7 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
         )
         return LeaseEnded(lease.token, "done"), Recorded(entry)
 
-    def check(self, ledger: RunView, lease: EvaluateLease) -> None:
+    def check(self, ledger: RunState, lease: EvaluateLease) -> None:
         """Hold a lease against manifest and ledger; raises RemoteProtocolError."""
         check_states(ledger, lease, lease.path)
 

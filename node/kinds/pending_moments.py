@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.modules import ModuleDigest
+from dipaco.protocol.run.modules import ModuleDigest
+from dipaco.protocol.wire.identity import PeerId
 
 Place = tuple[int, int]
 """Path and round."""

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator
 
-from dipaco.node.data.progress import silent
-from dipaco.node.data.sheets import wrong_sheet
+from dipaco.node.jobs.meter import silent
+from dipaco.node.jobs.values import InspectResult, PerformLease, Progress
 from dipaco.node.kinds.base import Agree, Kind, LeaseSource, Work, WorkerTools, check_states
 from dipaco.node.kinds.changes import Change, LeaseEnded, Recorded
 from dipaco.node.kinds.state import SchedulingState
-from dipaco.node.training.jobs import InspectResult, PerformLease, Progress
-from dipaco.protocol.digest import Digest
+from dipaco.node.routing.sheets import wrong_sheet
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Scored, ScoreLease, ScoreResult, Token
 from dipaco.protocol.routing.labels import SCORE_BYTES
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Scored, ScoreLease, ScoreResult, Token
+from dipaco.protocol.work.run_state import RunState
 
 
 class ScoreKind(Kind[ScoreLease, ScoreResult]):
@@ -82,7 +82,7 @@ class ScoreKind(Kind[ScoreLease, ScoreResult]):
 
     # ------------------------------------------------------------------ volunteer
 
-    def check(self, ledger: RunView, lease: ScoreLease) -> None:
+    def check(self, ledger: RunState, lease: ScoreLease) -> None:
         """Hold a lease against manifest and ledger; raises RemoteProtocolError."""
         reshard = ledger.manifest.routing.reshard
         if (

@@ -7,12 +7,12 @@ docs/method.md, section 5.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Scored
-from dipaco.protocol.manifest import Reshard
 from dipaco.protocol.routing.labels import MAX_OPINIONS, standing
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.manifest import Reshard
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Scored
+from dipaco.protocol.work.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Vacancy:
 class Scoring:
     """What the sheets that the ledger names add up to."""
 
-    def __init__(self, reshard: Reshard, view: RunView) -> None:
+    def __init__(self, reshard: Reshard, view: RunState) -> None:
         self._reshard, self._view = reshard, view
         self._alike: set[frozenset[Digest]] = set()
 

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator
 
 from dipaco.node.aggregation.inspection import wrong_states
+from dipaco.node.jobs.values import InspectResult, PerformLease, Progress
 from dipaco.node.kinds.base import Kind, LeaseSource, Work, WorkerTools, inner_steps
 from dipaco.node.kinds.changes import Change, LeaseEnded, Recorded
 from dipaco.node.kinds.state import SchedulingState
-from dipaco.node.training.jobs import InspectResult, PerformLease, Progress
-from dipaco.protocol.batches import DENSE
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import Seeded, SeedLease, SeedResult, Token
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.batches import DENSE
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Seeded, SeedLease, SeedResult, Token
+from dipaco.protocol.work.run_state import RunState
 
 
 class SeedKind(Kind[SeedLease, SeedResult]):
@@ -62,7 +62,7 @@ class SeedKind(Kind[SeedLease, SeedResult]):
         )
         return LeaseEnded(lease.token, "done"), Recorded(Seeded(peer=peer, states=states))
 
-    def check(self, ledger: RunView, lease: SeedLease) -> None:
+    def check(self, ledger: RunState, lease: SeedLease) -> None:
         """Hold a lease against the manifest; raises RemoteProtocolError."""
         if lease.modules != ledger.manifest.start or lease.window:
             raise RemoteProtocolError("the lease starts the seed phase from other states")

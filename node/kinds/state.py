@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from dipaco.node.kinds.changes import TrainingAccepted
 from dipaco.node.kinds.pending_moments import PendingMoments, Place
 from dipaco.node.kinds.scoring import Scoring
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.rounds import Rounds
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.rounds import Rounds
+from dipaco.protocol.work.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LedgerSource:
     """What the leases of a run name, as its ledger tells it (`base.LeaseSource`)."""
 
     run: Digest
-    ledger: RunView
+    ledger: RunState
 
     @property
     def manifest(self) -> Manifest:
@@ -41,7 +41,7 @@ class LedgerSource:
 class SchedulingState(LedgerSource):
     """The state of one run's schedule; `Schedule` alone changes it."""
 
-    def __init__(self, run: Digest, rounds: Rounds, ledger: RunView) -> None:
+    def __init__(self, run: Digest, rounds: Rounds, ledger: RunState) -> None:
         super().__init__(run, ledger)
         self.rounds = rounds
         reshard = ledger.manifest.routing.reshard

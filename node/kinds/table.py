@@ -7,7 +7,7 @@ from dipaco.node.kinds.evaluate import EvaluateKind
 from dipaco.node.kinds.score import ScoreKind
 from dipaco.node.kinds.seed import SeedKind
 from dipaco.node.kinds.train import TrainKind
-from dipaco.protocol.lease import Lease
+from dipaco.protocol.work.kinds import Lease
 
 SEED: Final = SeedKind()
 TRAIN: Final = TrainKind()

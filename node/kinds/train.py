@@ -7,6 +7,7 @@ takes them away, the round is leased once more, for its moments alone.
 from collections.abc import Callable, Iterator
 
 from dipaco.node.aggregation.inspection import wrong_deltas
+from dipaco.node.jobs.values import InspectResult, PerformLease, Progress
 from dipaco.node.kinds.base import Kind, LeaseSource, Work, WorkerTools, check_states, inner_steps
 from dipaco.node.kinds.changes import (
     Change,
@@ -17,20 +18,14 @@ from dipaco.node.kinds.changes import (
 )
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState, named
-from dipaco.node.training.jobs import InspectResult, PerformLease, Progress
-from dipaco.protocol.delta import encoded_bytes
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.lease import (
-    MomentsReplaced,
-    Token,
-    TrainLease,
-    TrainResult,
-)
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.rounds import base_version
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.tensors.delta import encoded_bytes
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import MomentsReplaced, Token, TrainLease, TrainResult
+from dipaco.protocol.work.rounds import base_version
+from dipaco.protocol.work.run_state import RunState
 
 
 class TrainKind(Kind[TrainLease, TrainResult]):
@@ -129,14 +124,14 @@ class TrainKind(Kind[TrainLease, TrainResult]):
 
     # ------------------------------------------------------------------ volunteer
 
-    def check(self, ledger: RunView, lease: TrainLease) -> None:
+    def check(self, ledger: RunState, lease: TrainLease) -> None:
         """Hold a lease against manifest and ledger; raises RemoteProtocolError."""
         if lease.round > ledger.manifest.training.rounds:
             raise RemoteProtocolError("the lease is of a round that the run does not have")
         check_states(ledger, lease, lease.path)
         self._check_moments(ledger, lease)
 
-    def _check_moments(self, ledger: RunView, lease: TrainLease) -> None:
+    def _check_moments(self, ledger: RunState, lease: TrainLease) -> None:
         manifest = ledger.manifest
         expected: tuple[ModuleId, ...] = ()
         if lease.round > 1 and manifest.training.inner_state == "carry":

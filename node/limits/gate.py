@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol
 
 import trio
 
-from dipaco.node.bell import Bell
+from dipaco.node.condition import Condition
 from dipaco.node.status.activity import Activity
 
 LOOK_SECONDS = 5.0  # between two looks at the limits; `Gate.changed` causes one at once
@@ -52,14 +52,14 @@ def closed(limits: Iterable[Limit], now: float) -> Closed | None:
 
 
 class Gate:
-    """Watches the limits of one role and tells the board why the role is paused."""
+    """Watches the limits of one role and tells the activity why the role is paused."""
 
-    def __init__(self, board: Activity, limits: tuple[Limit, ...]) -> None:
-        self._board = board
+    def __init__(self, activity: Activity, limits: tuple[Limit, ...]) -> None:
+        self._activity = activity
         self._limits = limits
         self.closed: Closed | None = None
         """Why the gate is closed, as of the last look."""
-        self.changed = Bell()
+        self.changed = Condition()
         """To be rung when a limit may have changed: the gate then looks at once."""
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> NoReturn:
@@ -70,7 +70,7 @@ class Gate:
         """
         while True:
             if await self.wait_open():
-                self._board.say("resuming")
+                self._activity.say("resuming")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_once_closed, nursery.cancel_scope)
                 await work()
@@ -91,10 +91,10 @@ class Gate:
         scope.cancel()
 
     def _look(self) -> bool:
-        """Ask the limits; return whether the gate is open, and tell the board if it is not."""
+        """Ask the limits; return whether the gate is open, and tell the activity if it is not."""
         self.closed = closed(self._limits, trio.current_time())
         if self.closed is not None:
-            self._board.pause(self.closed.code, str(self.closed))
+            self._activity.pause(self.closed.code, str(self.closed))
         return self.closed is None
 
     async def _until_next_look(self) -> None:

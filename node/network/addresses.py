@@ -12,12 +12,12 @@ from collections.abc import Iterable
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
-from dipaco.protocol.identity import peer_id
-from dipaco.protocol.messages import MAX_ADDRESSES, PeerRecord
-from dipaco.protocol.signed import Signed, sign
 from dipaco.protocol.wire.address import Address, Scope
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import peer_id
+from dipaco.protocol.wire.messages import MAX_ADDRESSES, PeerRecord
+from dipaco.protocol.wire.signed import Signed, sign
 
 
 def addresses_of(record: PeerRecord) -> tuple[Address, ...]:

@@ -14,11 +14,11 @@ import trio
 
 from dipaco.node.network.framing import frame, receive_exactly, receive_frame
 from dipaco.node.network.transport import Stream
-from dipaco.protocol.canonical import PROTOCOL_VERSION, decode, encode
-from dipaco.protocol.digest import Digest, sha256, short
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import short_peer
-from dipaco.protocol.messages import Absent, AskChunk, AskOutline, Outline
+from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, decode, encode
+from dipaco.protocol.wire.digest import Digest, sha256, short
+from dipaco.protocol.wire.identity import short_peer
+from dipaco.protocol.wire.messages import Absent, AskChunk, AskOutline, Outline
 
 BLOB = f"/dipaco/blob/{PROTOCOL_VERSION}"
 ASK_LIMIT = 256  # bytes of a question

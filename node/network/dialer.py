@@ -16,12 +16,13 @@ import trio
 
 from dipaco.node.network.addresses import addresses_of
 from dipaco.node.network.directory import PeerStore
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.errors import ConfigError, DipacoError, RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.messages import (
+from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.messages import (
     MAX_LISTED,
     Listing,
     ListPeers,
@@ -29,8 +30,7 @@ from dipaco.protocol.messages import (
     Registered,
     open_record,
 )
-from dipaco.protocol.signed import Signed
-from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.signed import Signed
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -74,7 +74,7 @@ class Dialer:
         self,
         transport: Transport,
         rpc: Rpc,
-        standing: Standing,
+        reputation: Reputation,
         store: PeerStore,
         *,
         seeds: Sequence[Address],
@@ -86,7 +86,7 @@ class Dialer:
     ) -> None:
         self._transport = transport
         self._rpc = rpc
-        self._standing = standing
+        self._reputation = reputation
         self._store = store
         self._records = records
         self._low = low
@@ -194,7 +194,7 @@ class Dialer:
         waiting = [c for c in self._candidates.values() if c.peer not in peers and not c.dialling]
         self._chance.shuffle(waiting)
         for candidate in waiting:
-            if candidate.next_try > now or self._standing.banned(candidate.peer):
+            if candidate.next_try > now or self._reputation.banned(candidate.peer):
                 continue
             if not candidate.seed:
                 if not room:
@@ -279,5 +279,5 @@ class Dialer:
             try:
                 self._add_listed(signed)
             except RemoteProtocolError as error:
-                await self._standing.blame(peer, f"lists a false record: {error}")
+                await self._reputation.blame(peer, f"lists a false record: {error}")
                 return

@@ -19,10 +19,11 @@ import trio
 from dipaco.node.network.addresses import record_scope
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import (
+from dipaco.protocol.wire.address import Scope, scope_of_ip
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import (
     Listing,
     ListPeers,
     PeerRecord,
@@ -30,8 +31,7 @@ from dipaco.protocol.messages import (
     Registered,
     open_record,
 )
-from dipaco.protocol.signed import Signed
-from dipaco.protocol.wire.address import Scope, scope_of_ip
+from dipaco.protocol.wire.signed import Signed
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus

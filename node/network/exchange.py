@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import trio
 
 from dipaco.node.network.blob_stream import BLOB, Download, InThread, Readable, Uploads
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Stream, Transport
-from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import DipacoError, RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.messages import AskHave, Have, Outline
+from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.messages import AskHave, Have, Outline
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -93,14 +93,14 @@ class Exchange:
         self,
         transport: Transport,
         rpc: Rpc,
-        standing: Standing,
+        reputation: Reputation,
         blobs: Blobs,
         *,
         in_thread: InThread = trio.to_thread.run_sync,
     ) -> None:
         self._transport = transport
         self._rpc = rpc
-        self._standing = standing
+        self._reputation = reputation
         self._blobs = blobs
         self._in_thread = in_thread
         self._uploads = Uploads(blobs, in_thread)
@@ -246,7 +246,7 @@ class Exchange:
         except _HolderFailed as failure:
             fetch.cause = str(failure)
             if isinstance(failure.__cause__, RemoteProtocolError):
-                await self._standing.blame(holder, fetch.cause)
+                await self._reputation.blame(holder, fetch.cause)
             return False
         finally:
             await stream.reset()
@@ -287,7 +287,7 @@ class Exchange:
         try:
             await self._uploads.serve(stream)
         except RemoteProtocolError as error:
-            await self._standing.blame(stream.peer, str(error))
+            await self._reputation.blame(stream.peer, str(error))
 
     async def _have(self, _peer: PeerId, ask: AskHave) -> Have:
         return Have(held=self._blobs.has(ask.blob))

@@ -5,7 +5,7 @@ each new connection, and every 10 to 30 s with a random peer, a node also compar
 pulls what it lacks: that alone brings everything to late joiners, restarted nodes and both sides
 of a healed partition. Nothing is pushed.
 
-Knows nothing of what the values mean: their owner is a `Catalogue`.
+Knows nothing of what the values mean: their owner is a `ValueStore`.
 """
 
 import logging
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Transport
-from dipaco.protocol.canonical import PROTOCOL_VERSION, decode, encode
-from dipaco.protocol.digest import Digest, tagged
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.messages import (
+from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, decode, encode
+from dipaco.protocol.wire.digest import Digest, tagged
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.messages import (
     MAX_ANNOUNCEMENT,
     MAX_ITEMS,
     MAX_RECORDS,
@@ -36,7 +36,7 @@ from dipaco.protocol.messages import (
     ReadValue,
     Value,
 )
-from dipaco.protocol.signed import MAX_ENVELOPE
+from dipaco.protocol.wire.signed import MAX_ENVELOPE
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -62,7 +62,7 @@ SPREAD_PAUSE = 0.25  # s between two tellings of what must be known before this 
 DECLINED = 4096  # values remembered as not wanted, the latest
 
 
-class Catalogue(Protocol):
+class ValueStore(Protocol):
     """Whoever owns the values that are gossiped: manifests, specs, receipts, ledgers."""
 
     def inventory(self) -> tuple[Item, ...]:
@@ -87,7 +87,7 @@ class Catalogue(Protocol):
 
 
 class Gossip:
-    """Brings our catalogue what our peers' catalogues hold.
+    """Brings our values what our peers' catalogues hold.
 
     chance  decides whom to ask and when; seeded in tests.
     """
@@ -95,16 +95,16 @@ class Gossip:
     def __init__(
         self,
         transport: Transport,
-        standing: Standing,
-        catalogue: Catalogue,
+        reputation: Reputation,
+        values: ValueStore,
         *,
         chance: random.Random | None = None,
     ) -> None:
         self._transport = transport
-        self._standing = standing
-        self._catalogue = catalogue
+        self._reputation = reputation
+        self._values = values
         self._chance = chance if chance is not None else random.Random()
-        self._rpc = Rpc(transport, standing, protocol=SYNC, limit=SYNC_LIMIT)
+        self._rpc = Rpc(transport, reputation, protocol=SYNC, limit=SYNC_LIMIT)
         self._rpc.handle(AskInventory, self._answer_inventory)
         self._rpc.handle(ReadValue, self._answer_value)
         self._rpc.handle(ReadLedger, self._answer_ledger)
@@ -130,7 +130,7 @@ class Gossip:
                 self._nursery = None  # late callbacks start nothing
 
     async def announce(self, item: Item, size: int) -> None:
-        """Tell all peers, at once and best effort, that our catalogue now holds `item`."""
+        """Tell all peers, at once and best effort, that our values now holds `item`."""
         await self._transport.publish(TOPIC, encode(Announcement(item=item, size=size)))
 
     async def spread(self, item: Item, size: int, *, within: float) -> int:
@@ -182,7 +182,7 @@ class Gossip:
         try:
             item = decode(data, Announcement, limit=MAX_ANNOUNCEMENT).item
         except RemoteProtocolError as error:
-            await self._standing.blame(author, f"announces what is none: {error}")
+            await self._reputation.blame(author, f"announces what is none: {error}")
             return
         if not self._lacks(item, self._held()):
             return
@@ -239,7 +239,7 @@ class Gossip:
         kinds = Counter(item.kind for item in answer.items)
         if kinds and max(kinds.values()) > MAX_ITEMS:
             reason = f"lists more than {MAX_ITEMS} values of a kind"
-            await self._standing.blame(peer, reason)
+            await self._reputation.blame(peer, reason)
             raise RemoteProtocolError(reason)
 
     async def _pull_announced(self, peer: PeerId, item: Item) -> None:
@@ -251,11 +251,11 @@ class Gossip:
         taken = [item for item in items if await self._pull_one(peer, item)]
         held = self._held()
         for item in taken:
-            if self._lacks(item, held):  # it came, and the catalogue made nothing of it
+            if self._lacks(item, held):  # it came, and the values made nothing of it
                 self._decline(peer, item)
 
     async def _pull_one(self, peer: PeerId, item: Item) -> bool:
-        """Return whether the catalogue took what it was offered."""
+        """Return whether the values took what it was offered."""
         key = (item.kind, item.digest)
         if key in self._pulling or (peer, *key) in self._declined:
             return False
@@ -270,7 +270,7 @@ class Gossip:
             self._decline(peer, item)
             return False
         except RemoteProtocolError as error:
-            await self._standing.blame(peer, str(error))
+            await self._reputation.blame(peer, str(error))
             raise
         finally:
             self._pulling.discard(key)
@@ -286,7 +286,7 @@ class Gossip:
         value = await self._rpc.call(peer, ReadValue(item=item), Value, timeout=PATIENCE)
         if value.data is None:
             raise Unavailable(f"{short_peer(peer)} no longer holds that {item.kind}")
-        self._catalogue.offer(item.kind, value.data)
+        self._values.offer(item.kind, value.data)
 
     async def _pull_ledger(self, peer: PeerId, item: Item) -> None:
         first = self._held().get((LEDGER, item.run), 0)
@@ -295,19 +295,19 @@ class Gossip:
             part = await self._rpc.call(peer, ask, LedgerPart, timeout=PATIENCE)
             if not part.records:
                 raise Unavailable(f"{short_peer(peer)} no longer holds that ledger")
-            self._catalogue.offer_ledger(item.run, part.records)
+            self._values.offer_ledger(item.run, part.records)
             first += len(part.records)
 
     # ---------------------------------------------------------------- what we hold
 
     def _inventory(self) -> tuple[Item, ...]:
-        return _bounded(self._catalogue.inventory())
+        return _bounded(self._values.inventory())
 
     def _held(self) -> dict[tuple[str, Digest], int]:
         """Return (kind, digest) of each value, and (ledger, run) with the length of each ledger."""
         return {
             (item.kind, item.run if item.kind == LEDGER else item.digest): item.seq
-            for item in self._catalogue.inventory()
+            for item in self._values.inventory()
         }
 
     @staticmethod
@@ -325,10 +325,10 @@ class Gossip:
 
     async def _answer_value(self, _peer: PeerId, ask: ReadValue) -> Value:
         item = ask.item
-        return Value(data=self._catalogue.read(item.kind, item.run, item.digest))
+        return Value(data=self._values.read(item.kind, item.run, item.digest))
 
     async def _answer_ledger(self, _peer: PeerId, ask: ReadLedger) -> LedgerPart:
-        records = self._catalogue.read_ledger(ask.run, ask.first, LEDGER_PART)
+        records = self._values.read_ledger(ask.run, ask.first, LEDGER_PART)
         return LedgerPart(records=records[:MAX_RECORDS])
 
 

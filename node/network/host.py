@@ -36,8 +36,8 @@ from dipaco.node.network.addresses import check_free, resolve
 from dipaco.node.network.shims import contain_logging, install_shims, translated
 from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
 from dipaco.protocol.errors import ConfigError, DipacoError, Unavailable
-from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 

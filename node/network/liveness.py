@@ -14,8 +14,8 @@ import trio
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.errors import DipacoError
-from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.messages import Ping, Pong
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.messages import Ping, Pong
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus

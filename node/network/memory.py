@@ -13,8 +13,8 @@ import trio
 
 from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
 from dipaco.protocol.errors import DipacoError, Unavailable
-from dipaco.protocol.identity import PeerId, short_peer
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 import trio
 
 from dipaco.node.network.framing import frame, receive_frame
-from dipaco.node.network.standing import Standing
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.transport import PeerCallback, Stream, Transport
-from dipaco.protocol.canonical import PROTOCOL_VERSION, Wire, decode, encode
 from dipaco.protocol.errors import (
     LocalProtocolError,
     Refusal,
     RemoteProtocolError,
     Unavailable,
 )
-from dipaco.protocol.identity import PeerId, short_peer
-from dipaco.protocol.messages import Failure, Reply, Request
-from dipaco.protocol.words import one_line
+from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, Wire, decode, encode
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.messages import Failure, Reply, Request
+from dipaco.protocol.wire.text import one_line
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -93,13 +93,13 @@ class Rpc:
     def __init__(
         self,
         transport: Transport,
-        standing: Standing,
+        reputation: Reputation,
         *,
         protocol: str = CONTROL,
         limit: int = CONTROL_LIMIT,
     ) -> None:
         self._transport = transport
-        self._standing = standing
+        self._reputation = reputation
         self._protocol = protocol
         self._limit = limit
         self._handlers: dict[str, tuple[type[Wire], Callable[[PeerId, Any], Awaitable[Wire]]]] = {}
@@ -155,7 +155,7 @@ class Rpc:
         try:
             return decode(body, functools.reduce(operator.or_, kinds), limit=self._limit)
         except RemoteProtocolError as error:
-            await self._standing.blame(peer, str(error))
+            await self._reputation.blame(peer, str(error))
             raise
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -257,7 +257,7 @@ class Rpc:
     async def _accept(self, stream: Stream) -> None:
         await self._started.wait()
         if self._transport.me < stream.peer:
-            await self._standing.blame(stream.peer, "opened a stream that is ours to open")
+            await self._reputation.blame(stream.peer, "opened a stream that is ours to open")
             return
         await self._converse(stream)
 
@@ -314,7 +314,7 @@ class Rpc:
         except Unavailable as error:
             log.debug("peer=%s %s ended: %s", short_peer(peer), self._protocol, error)
         except RemoteProtocolError as error:
-            await self._standing.blame(peer, str(error))
+            await self._reputation.blame(peer, str(error))
 
     def _on_request(self, line: _Line, request: Request) -> None:
         peer = line.stream.peer
@@ -355,7 +355,7 @@ class Rpc:
                 reason=one_line(str(error)),
             )
         except RemoteProtocolError as error:
-            await self._standing.blame(peer, str(error))
+            await self._reputation.blame(peer, str(error))
             return
         finally:
             self._serving[peer] -= 1

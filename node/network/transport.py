@@ -10,8 +10,8 @@ from typing import Protocol
 
 import trio
 
-from dipaco.protocol.identity import PeerId
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId
 
 TOPIC_PENDING = 1024  # messages of one topic that wait for our reader; more are dropped, and pulled
 
@@ -77,7 +77,7 @@ class Transport(Protocol):
         """
 
     async def open(self, peer: PeerId, protocol: str) -> Stream:
-        """Open a stream over a standing connection; never dials. Raises Unavailable."""
+        """Open a stream over a reputation connection; never dials. Raises Unavailable."""
 
     def serve(self, protocol: str, handler: Handler) -> None:
         """Let `handler` serve the streams that peers open for `protocol`."""

@@ -1,7 +1,7 @@
 """The inner steps of a run that one process trains: how many there are, and how many are done."""
 
-from dipaco.node.training.jobs import Progress
-from dipaco.protocol.manifest import Manifest
+from dipaco.node.jobs.values import Progress
+from dipaco.protocol.run.manifest import Manifest
 
 
 def steps_after_seed(manifest: Manifest) -> int:

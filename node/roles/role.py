@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from dipaco.node.api.reporter import StatusReporter
+from dipaco.node.assembly import Node
 from dipaco.node.config import NodeConfig
-from dipaco.node.wiring import Parts
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,6 @@ class Role:
 
     wanted: Callable[[NodeConfig], bool]
     """Whether a node of this configuration has the role."""
-    run: Callable[[Parts, StatusReporter], Awaitable[None]]
+    run: Callable[[Node, StatusReporter], Awaitable[None]]
     """Works until cancelled; an error that it raises ends the node. Limits that forbid the work
     for now are the role's own matter: it asks a gate."""

@@ -12,16 +12,16 @@ from typing import TypeVar
 import trio
 
 from dipaco.node.api.reporter import StatusReporter
-from dipaco.node.catalogue import RunRecord
+from dipaco.node.assembly import Node
 from dipaco.node.limits.disk import DiskLimit
 from dipaco.node.limits.gate import Gate
 from dipaco.node.roles.role import Role
-from dipaco.node.scheduling.service import Scheduler, Tools
+from dipaco.node.runs.store import RunRecord
+from dipaco.node.scheduler.service import Scheduler, SchedulerDeps
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.wiring import Parts
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.identity import short_peer
-from dipaco.protocol.signed import sign
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import short_peer
+from dipaco.protocol.wire.signed import sign
 
 log = logging.getLogger(__name__)
 
@@ -30,49 +30,49 @@ T = TypeVar("T")
 LOOK_SECONDS = 1.0  # between two looks at what no bell announces: connections, leases
 
 
-async def schedule_all(parts: Parts, overview: StatusReporter) -> None:
+async def schedule_all(node: Node, reporter: StatusReporter) -> None:
     """Schedule every run whose manifest names this node first, as they become known."""
     begun: set[Digest] = set()
     async with trio.open_nursery() as nursery:
         while True:
-            for run, record in parts.catalogue.runs.items():
-                if run not in begun and record.scheduler == parts.me:
+            for run, record in node.run_store.runs.items():
+                if run not in begun and record.scheduler == node.me:
                     begun.add(run)
-                    overview.run = overview.run or record
-                    nursery.start_soon(_schedule, parts, record)
+                    reporter.run = reporter.run or record
+                    nursery.start_soon(_schedule, node, record)
             if not begun:
-                parts.board.say("directory", peers=len(parts.transport.peers()))
+                node.activity.say("directory", peers=len(node.transport.peers()))
             with trio.move_on_after(LOOK_SECONDS):
-                await parts.catalogue.changed.wait()
+                await node.run_store.changed.wait()
 
 
-async def _schedule(parts: Parts, record: RunRecord) -> None:
+async def _schedule(node: Node, record: RunRecord) -> None:
     """Publish the run's router, then hand out its work until cancelled."""
-    writes = _Writes(parts)
+    writes = _Writes(node)
     spec = record.adopted(0)
     if spec is None:
-        derived = await parts.verifier.derived_spec(record)
-        await writes.do(partial(parts.catalogue.publish, "spec", sign(derived, parts.key)))
+        derived = await node.verifier.derived_spec(record)
+        await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
     else:
         derived = spec.spec
-    parts.board.verdict = "verified"
-    tools = Tools(
-        key=parts.key,
-        catalogue=parts.catalogue,
-        journal=parts.journal,
-        blobs=parts.blobs,
-        exchange=parts.exchange,
-        worker=parts.worker,
-        blame=parts.standing.blame,
+    node.activity.verdict = "verified"
+    tools = SchedulerDeps(
+        key=node.key,
+        run_store=node.run_store,
+        journal=node.journal,
+        blobs=node.blobs,
+        exchange=node.exchange,
+        worker=node.worker,
+        blame=node.reputation.blame,
     )
     scheduler = await writes.do(lambda: Scheduler(record, derived, tools, trio.current_time()))
-    parts.desk.schedulers[record.run] = scheduler
-    log.info("scheduling run %s for %s", record.manifest.name, short_peer(parts.me))
+    node.request_router.schedulers[record.run] = scheduler
+    log.info("scheduling run %s for %s", record.manifest.name, short_peer(node.me))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scheduler.serve)
-        nursery.start_soon(_reshard, parts, record, scheduler, tools, writes)
+        nursery.start_soon(_reshard, node, record, scheduler, tools, writes)
         while True:
-            _say_what_is_scheduled(parts, record, scheduler, writes)
+            _say_what_is_scheduled(node, record, scheduler, writes)
             with trio.move_on_after(LOOK_SECONDS):
                 await tools.changed.wait()
 
@@ -80,9 +80,9 @@ async def _schedule(parts: Parts, record: RunRecord) -> None:
 class _Writes:
     """Writes that wait while the disk is full."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._disk: DiskLimit = parts.disk
-        self.gate = Gate(parts.board, (self._disk,))
+    def __init__(self, node: Node) -> None:
+        self._disk: DiskLimit = node.disk
+        self.gate = Gate(node.activity, (self._disk,))
 
     async def do(self, write: Callable[[], T]) -> T:
         """Return what `write` returns; it is tried again until the disk has space for it."""
@@ -95,30 +95,30 @@ class _Writes:
 
 
 async def _reshard(
-    parts: Parts, record: RunRecord, scheduler: Scheduler, tools: Tools, writes: _Writes
+    node: Node, record: RunRecord, scheduler: Scheduler, tools: SchedulerDeps, writes: _Writes
 ) -> None:
     """Once the scores of the run stand, derive its next router, publish it, go on by it."""
     while not scheduler.schedule.switch_due:
         await tools.changed.wait()
-    derived = await parts.verifier.derived_spec(record, epoch=record.view.epoch + 1)
-    await writes.do(partial(parts.catalogue.publish, "spec", sign(derived, parts.key)))
+    derived = await node.verifier.derived_spec(record, epoch=record.state.epoch + 1)
+    await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
     await writes.do(partial(scheduler.adopt, derived))
 
 
 def _say_what_is_scheduled(
-    parts: Parts, record: RunRecord, scheduler: Scheduler, writes: _Writes
+    node: Node, record: RunRecord, scheduler: Scheduler, writes: _Writes
 ) -> None:
     rounds, schedule = record.rounds.last, scheduler.schedule
-    closed = parts.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
+    closed = node.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
     if closed:
-        parts.board.pause(closed.code, str(closed))
+        node.activity.pause(closed.code, str(closed))
     elif scheduler.stepping:
         step = scheduler.stepping
-        parts.board.say("outer-step", module=step.module, round=step.version)
+        node.activity.say("outer-step", module=step.module, round=step.version)
     elif record.rounds.finished:
-        parts.board.say("run-over", round=rounds, rounds=rounds)
+        node.activity.say("run-over", round=rounds, rounds=rounds)
     else:
-        parts.board.say(
+        node.activity.say(
             "scheduling",
             round=min(record.rounds.done + 1, rounds),
             rounds=rounds,

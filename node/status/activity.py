@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from dipaco.node.jobs.values import Progress
 from dipaco.node.status.document import (
     Reason,
     StageTime,
@@ -19,7 +20,6 @@ from dipaco.node.status.document import (
     reason,
     state_of,
 )
-from dipaco.node.training.jobs import Progress
 
 log = logging.getLogger(__name__)
 

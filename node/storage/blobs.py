@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipaco.node.storage.files import hash_file, replacing, sync_folder, translated
-from dipaco.protocol.digest import DIGEST_BYTES, Digest, sha256, short
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
+from dipaco.protocol.wire.digest import DIGEST_BYTES, Digest, sha256, short
 
 READ_BYTES = 1 << 20  # of one read while hashing
 _PARTIAL = "partial"

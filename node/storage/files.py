@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.wire.digest import Digest
 
 PRIVATE = 0o600  # keys, tokens, sockets: for their owner alone
 PUBLIC = 0o644

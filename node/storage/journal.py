@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dipaco.node.storage.files import DiskFull
-from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId
+from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.identity import PeerId
 
 MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
 BUSY_SECONDS = 5.0  # a reader of another process (a client verb) may hold the file for so long

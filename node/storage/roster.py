@@ -7,9 +7,9 @@ from typing import Annotated
 from msgspec import Meta
 
 from dipaco.node.storage.files import DiskFull, read_file, write_file
-from dipaco.protocol.canonical import Wire, decode, encode
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
-from dipaco.protocol.signed import Signed
+from dipaco.protocol.wire.canonical import Wire, decode, encode
+from dipaco.protocol.wire.signed import Signed
 
 log = logging.getLogger(__name__)
 

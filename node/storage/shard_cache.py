@@ -29,9 +29,9 @@ from msgspec import Meta
 from numpy.typing import DTypeLike, NDArray
 
 from dipaco.node.storage.files import PRIVATE, translated
-from dipaco.protocol.canonical import Wire, decode, encode
-from dipaco.protocol.digest import DIGEST_BYTES, Digest, DigestField, sha256
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
+from dipaco.protocol.wire.canonical import Wire, decode, encode
+from dipaco.protocol.wire.digest import DIGEST_BYTES, Digest, DigestField, sha256
 
 MAX_FILES = 1 << 13  # of one group: some per path of the largest grid
 MAX_INDEX_BYTES = 2 << 20

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dipaco.protocol.training import Adam
+from dipaco.protocol.run.training import Adam
 
 
 class AdamW:

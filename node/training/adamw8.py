@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dipaco.node.training.adamw import AdamW
-from dipaco.protocol.training import Adam
+from dipaco.protocol.run.training import Adam
 
 BLOCK = 256  # values that share a scale; fixed in bitsandbytes
 LEAST = 4096  # values of a matrix that is quantised; bitsandbytes' own default

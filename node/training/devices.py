@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from dipaco.node.training.jobs import Described
+from dipaco.node.jobs.values import Described
 from dipaco.protocol.errors import NoDevice
 
 SHARE = 0.9  # of a device's memory that training may take: what else runs there needs some

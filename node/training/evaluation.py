@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dipaco.node.training.cross_entropy import token_losses
 from dipaco.node.training.micro_batches import do_what_fits, halve
 from dipaco.node.training.model import PathModel
-from dipaco.protocol.lease import Evaluation
+from dipaco.protocol.work.kinds import Evaluation
 
 BATCH = 32  # documents at once
 

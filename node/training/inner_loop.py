@@ -21,11 +21,11 @@ from dipaco.node.training.adamw import AdamW
 from dipaco.node.training.adamw8 import AdamW8bit
 from dipaco.node.training.micro_batches import Shrink, do_what_fits, halve
 from dipaco.node.training.model import Float32, PathModel, gather, load, scatter, store
-from dipaco.protocol.batches import RowOrder, learning_rate
 from dipaco.protocol.errors import DipacoError
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleId
-from dipaco.protocol.moments import Moments
+from dipaco.protocol.run.batches import RowOrder, learning_rate
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.tensors.moments import Moments
 
 
 class Rows(Protocol):

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dipaco.node.training.cross_entropy import head_loss
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.model_shape import Model
-from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.model_shape import Model
+from dipaco.protocol.run.modules import ModuleId
 
 Float32 = NDArray[np.float32]
 

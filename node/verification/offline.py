@@ -6,19 +6,17 @@ Jobs and fetches are the caller's: a command does its jobs in its own process.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dipaco.node.catalogue import RunRecord
-from dipaco.node.data.sheets import read_scores
-from dipaco.node.runs import RunFile
-from dipaco.node.scheduling.spot_check import compare, draw_rows, rescoring
-from dipaco.node.scheduling.verification import derivation_of
+from dipaco.node.jobs.values import Answer, Derive, Failed, Job
+from dipaco.node.routing.sheets import read_scores
+from dipaco.node.runs.files import RunFile
+from dipaco.node.runs.store import RunRecord
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Answer, Derive, Failed, Job
-from dipaco.protocol.digest import Digest
+from dipaco.node.verification.spot_check import compare, draw_rows, rescoring
+from dipaco.node.verification.verifier import derivation_of
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
-from dipaco.protocol.lease import Scored, ScoreResult
 from dipaco.protocol.routing.recipe import recipe_of
-from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.verdict import (
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.routing.verdict import (
     Derivation,
     Outcome,
     SourceFailure,
@@ -29,6 +27,8 @@ from dipaco.protocol.verdict import (
     labels_untold,
     static_check,
 )
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import Scored, ScoreResult
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class OfflineVerification:
     def adopted(self) -> list[RouterSpec]:
         """Return the specs that the run's ledger adopted, epoch by epoch, as far as known."""
         record = self.record
-        epochs = range(len(record.view.specs)) if record else ()
+        epochs = range(len(record.state.specs)) if record else ()
         held = [record.adopted(epoch) for epoch in epochs] if record else []
         return [each.spec for each in held if each is not None]
 
@@ -131,7 +131,7 @@ class OfflineVerification:
 
     def _sheets(self) -> tuple[Scored, ...]:
         """Return the ledger's score sheets, all of them in the store; raises Unavailable."""
-        entries = self.record.view.sheets() if self.record else ()
+        entries = self.record.state.sheets() if self.record else ()
         self._fetch({each.sheet.digest: f"scores of path {each.path}" for each in entries})
         return entries
 

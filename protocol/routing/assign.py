@@ -11,7 +11,7 @@ from dipaco.protocol.errors import Refusal
 from dipaco.protocol.routing.features import BAG_SIGN, normalise, raw_features
 from dipaco.protocol.routing.integers import Int64, rdiv_array
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
-from dipaco.protocol.spec import (
+from dipaco.protocol.routing.spec import (
     CAPACITY_BIAS,
     CLASS_MEANS,
     COUNT_DOCUMENTS,

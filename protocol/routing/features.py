@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dipaco.protocol.digest import tagged, u32
 from dipaco.protocol.routing.integers import (
     Int32,
     Int64,
@@ -19,6 +18,7 @@ from dipaco.protocol.routing.integers import (
     rdiv_array,
     rdiv_float64,
 )
+from dipaco.protocol.wire.digest import tagged, u32
 
 BAG_SIGN: Final = "bag-sign-v1"
 

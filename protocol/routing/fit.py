@@ -12,18 +12,18 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from dipaco.protocol.digest import tagged, u64
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.counts import PathCounts
 from dipaco.protocol.routing.documents import is_eligible, prefix_of
 from dipaco.protocol.routing.integers import Int64
 from dipaco.protocol.routing.recipe import RouterRecipe
-from dipaco.protocol.routing.relabel import Relabelled
+from dipaco.protocol.routing.reshard import Resharded
 from dipaco.protocol.routing.sample import Fitted, Sample
 from dipaco.protocol.routing.scores import PRODUCTS, Product
 from dipaco.protocol.routing.seeds import Split
-from dipaco.protocol.spec import COUNT_DOCUMENTS, RouterSpec
+from dipaco.protocol.routing.spec import COUNT_DOCUMENTS, RouterSpec
+from dipaco.protocol.wire.digest import tagged, u64
 
 _BATCH = 1024  # prefixes featurised at once
 
@@ -35,7 +35,7 @@ class RouterFit:
         self,
         recipe: RouterRecipe,
         *,
-        relabelled: Relabelled | None = None,
+        relabelled: Resharded | None = None,
         products: tuple[Product, ...] = PRODUCTS,
     ) -> None:
         """relabelled: what the labels came to; None at epoch 0, whose centroids are k-means'."""

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from dipaco.protocol.digest import tagged, u64
+from dipaco.protocol.wire.digest import tagged, u64
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -8,8 +8,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from dipaco.protocol.model_shape import MAX_PATHS
-from dipaco.protocol.routing.exactness import BASIS_POINTS, EXACT_FLOAT64, EXACT_INT64, max_score
+from dipaco.protocol.run.exactness import BASIS_POINTS, EXACT_FLOAT64, EXACT_INT64, max_score
+from dipaco.protocol.run.model_shape import MAX_PATHS
 
 MAX_SAMPLE = 1 << 20  # documents; the features of a full sample then take 1 GiB
 MAX_PREFIX = 1024  # tokens

@@ -5,9 +5,7 @@ The only module of the routing code that knows the manifest.
 
 from dataclasses import dataclass
 
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import Refusal
-from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.routing.params import RouterParams
 from dipaco.protocol.routing.seeds import (
     Split,
@@ -17,7 +15,9 @@ from dipaco.protocol.routing.seeds import (
     source_digest,
     split_of,
 )
-from dipaco.protocol.spec import CAPACITY_BIAS, NO_CAPACITY, ROUND_ROBIN, RouterSpec
+from dipaco.protocol.routing.spec import CAPACITY_BIAS, NO_CAPACITY, ROUND_ROBIN, RouterSpec
+from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.wire.digest import Digest
 
 
 @dataclass(frozen=True, kw_only=True)

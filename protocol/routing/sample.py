@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from dipaco.protocol.digest import Digest, tagged, u32, u64
 from dipaco.protocol.routing.assign import round_robin
 from dipaco.protocol.routing.features import mean_of, normalise_in_place, raw_features
 from dipaco.protocol.routing.integers import Int32, Int64
@@ -22,9 +21,9 @@ from dipaco.protocol.routing.kmeans import (
     run_restarts,
 )
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
-from dipaco.protocol.routing.relabel import Relabelled
+from dipaco.protocol.routing.reshard import Resharded
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
-from dipaco.protocol.spec import (
+from dipaco.protocol.routing.spec import (
     CLASS_MEANS,
     INERTIA_BYTES,
     KMEANS,
@@ -33,6 +32,7 @@ from dipaco.protocol.spec import (
     int32_bytes,
     int64_bytes,
 )
+from dipaco.protocol.wire.digest import Digest, tagged, u32, u64
 
 NOT_YET = Digest(bytes(32))  # the stage digest of bytes that are still being read
 
@@ -50,7 +50,7 @@ class Fitted:
 class Sample:
     """The sampled documents so far: `add` them in batches, in order, then `fitted`, once."""
 
-    def __init__(self, recipe: RouterRecipe, relabelled: Relabelled | None = None) -> None:
+    def __init__(self, recipe: RouterRecipe, relabelled: Resharded | None = None) -> None:
         """relabelled: whose centroids take the place of k-means."""
         params = recipe.params
         self._recipe = recipe

@@ -8,9 +8,9 @@ import enum
 from collections.abc import Iterable
 from functools import lru_cache
 
-from dipaco.protocol.digest import Digest, TaggedU64, tagged, u32, u64
-from dipaco.protocol.routing.exactness import BASIS_POINTS
 from dipaco.protocol.routing.params import RouterParams
+from dipaco.protocol.run.exactness import BASIS_POINTS
+from dipaco.protocol.wire.digest import Digest, TaggedU64, tagged, u32, u64
 
 
 class Split(enum.StrEnum):

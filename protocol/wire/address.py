@@ -10,7 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, replace
 
-from dipaco.protocol.identity import PeerId, peer_id_of, public_key_of
+from dipaco.protocol.wire.identity import PeerId, peer_id_of, public_key_of
 
 IP_VERSIONS = {"ip4": 4, "ip6": 6}
 NAME_KINDS = ("dns", "dns4", "dns6")

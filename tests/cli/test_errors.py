@@ -17,9 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.cli.exits import Exit, code_of, expected
 from dipaco.cli.main import run
-from dipaco.node.keys import save_key
+from dipaco.node.network.keys import save_key
 from dipaco.node.storage.files import DiskFull, Home, HomeTaken
-from dipaco.protocol.canonical import encode
 from dipaco.protocol.errors import (
     ConfigError,
     LocalProtocolError,
@@ -28,7 +27,8 @@ from dipaco.protocol.errors import (
     Unavailable,
     Unverifiable,
 )
-from dipaco.protocol.signed import Signed
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.signed import Signed
 
 RUN = """
 name = "tiny"
@@ -223,8 +223,8 @@ def test_a_run_file_with_one_bit_flipped_is_refused(shell: Shell, run_file: Path
 
 
 def test_a_run_signed_by_another_than_its_owner_is_refused(shell: Shell, run_file: Path) -> None:
-    from dipaco.node.runs import read_run
-    from dipaco.protocol.signed import sign
+    from dipaco.node.runs.files import read_run
+    from dipaco.protocol.wire.signed import sign
 
     forged: Signed = sign(read_run(run_file).manifest, Ed25519PrivateKey.generate())
     name = shell.write("forged.run", encode(forged))

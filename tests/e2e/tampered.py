@@ -6,19 +6,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.cli.testnet.local_run import local_keys, local_run
 from dipaco.cli.testnet.processes import LOG_NAME
-from dipaco.node.catalogue import Catalogue
-from dipaco.node.keys import save_key
+from dipaco.node.jobs.values import Derive, DerivedAnswer
 from dipaco.node.network.identity import load_or_create_identity
-from dipaco.node.runs import RunFile
+from dipaco.node.network.keys import save_key
+from dipaco.node.runs.files import RunFile
+from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Derive, DerivedAnswer
-from dipaco.node.training.performer import Performer
-from dipaco.protocol.identity import PeerId, peer_id
-from dipaco.protocol.ledger import SpecAdopted
-from dipaco.protocol.signed import sign
-from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.verdict import Derived
+from dipaco.node.worker.performer import Performer
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import Derived
+from dipaco.protocol.wire.identity import PeerId, peer_id
+from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.ledger import SpecAdopted
 from tests.e2e.tiny import TINY
 from tests.settings import settings
 
@@ -49,11 +49,11 @@ def prepare_home(
     home = Home.at(root)
     save_key(home.identity, owner or key)
     journal = Journal.open(home.journal)
-    catalogue = Catalogue(journal)
+    run_store = RunStore(journal)
     for run, spec in specs:
-        catalogue.publish("manifest", run.signed)
-        catalogue.publish("spec", sign(spec, key))
-        catalogue.append(run.id, SpecAdopted(epoch=0, spec=spec_digest(spec)), key)
+        run_store.publish("manifest", run.signed)
+        run_store.publish("spec", sign(spec, key))
+        run_store.append(run.id, SpecAdopted(epoch=0, spec=spec_digest(spec)), key)
     journal.close()
 
 

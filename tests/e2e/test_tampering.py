@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.testnet.processes import LocalSwarm
-from dipaco.node.catalogue import Catalogue
-from dipaco.node.runs import RunFile
+from dipaco.node.runs.files import RunFile
+from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
-from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.verdict import Derived, Outcome, Verdict, judge
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import Derived, Outcome, Verdict, judge
 from tests.e2e.tampered import derived, peer_of, prepare_home, said, tiny_run
 from tests.e2e.tiny import LOOPBACK, TIMEOUT
 from tests.protocol.mutations import mutations
@@ -85,7 +85,7 @@ async def test_a_node_refuses_a_router_of_which_a_field_was_changed_at_any_stage
         codes = await fates(tmp_path, runs)
     assert codes == {field: CODES[verdict.outcome] for field, verdict in expected.items()}
     journal = Journal.open(Home.at(tmp_path / "relay").journal)
-    known = Catalogue(journal).runs
+    known = RunStore(journal).runs
     journal.close()
     for field, verdict in expected.items():
         lines = said(tmp_path / field)

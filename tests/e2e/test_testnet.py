@@ -17,8 +17,8 @@ import trio
 from dipaco.cli.testnet.local_run import local_keys, local_run
 from dipaco.cli.testnet.processes import LocalSwarm
 from dipaco.cli.views.report import Report, differences, read_report
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.identity import peer_id
 from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
 

@@ -14,15 +14,15 @@ from msgspec.structs import replace
 from dipaco.cli.testnet.local_run import local_run
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
 from dipaco.node.api.client import ask_status
-from dipaco.node.catalogue import Catalogue
-from dipaco.node.runs import RunFile, write_run
+from dipaco.node.runs.files import RunFile, write_run
+from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.digest import sha256
-from dipaco.protocol.identity import short_peer
-from dipaco.protocol.spec import RouterSpec, int32_bytes, spec_digest
-from dipaco.protocol.verdict import Outcome
+from dipaco.protocol.routing.spec import RouterSpec, int32_bytes, spec_digest
+from dipaco.protocol.routing.verdict import Outcome
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.digest import sha256
+from dipaco.protocol.wire.identity import short_peer
 from tests.e2e.tampered import derived, peer_of, prepare_home, said, tiny_run
 from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
@@ -127,7 +127,7 @@ async def test_a_node_that_is_served_a_tampered_router_refuses_it_within_one_der
     codes = {node.name: node.process.returncode for node in swarm.nodes}
     assert codes == {"r": 0, "honest": 0} | {name: 4 for name in CASES if name != "honest"}
     journal = Journal.open(Home.at(root / "r").journal)
-    known = Catalogue(journal).runs
+    known = RunStore(journal).runs
     journal.close()
     leases = [line for line in said(root / "r") if " lease " in line and " to=" in line]
     assert leases and all(short_peer(peer_of(root / "honest")) in line for line in leases)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from msgspec import inspect as types
 
-from dipaco.protocol.canonical import Wire
-from dipaco.protocol.identity import PeerIdField
+from dipaco.protocol.wire.canonical import Wire
+from dipaco.protocol.wire.identity import PeerIdField
 from tests.golden.values import wire_types
 
 WIDTH = 96

@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.digest import Digest, tagged, u32
-from dipaco.protocol.routing.exactness import EXACT_FLOAT64
 from dipaco.protocol.routing.features import (
     mean_of,
     normalise,
@@ -25,7 +22,10 @@ from dipaco.protocol.routing.kmeans import Points, capacity_bias, run_once
 from dipaco.protocol.routing.sample import features_digest
 from dipaco.protocol.routing.scores import Product, float64_product, lowest
 from dipaco.protocol.routing.seeds import featurizer_seed, kmeans_seed, split_residue
-from dipaco.protocol.spec import int32_bytes, spec_digest
+from dipaco.protocol.routing.spec import int32_bytes, spec_digest
+from dipaco.protocol.run.exactness import EXACT_FLOAT64
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.digest import Digest, tagged, u32
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 
 FOLDER = Path(__file__).parent

@@ -7,7 +7,7 @@ reflection, so one that is added to the spec is in the table, or the test fails.
 from pathlib import Path
 from typing import Final
 
-from dipaco.protocol.verdict import Derived, judge
+from dipaco.protocol.routing.verdict import Derived, judge
 from tests.protocol.mutations import mutations
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 

@@ -19,13 +19,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
+from dipaco.node.reference.run import run_reference
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.reference import run_reference
-from dipaco.protocol.manifest import Manifest, Routing
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.source import Source
-from dipaco.protocol.training import Adam, Nesterov, Training
+from dipaco.protocol.run.manifest import Manifest, Routing
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.run.training import Adam, Nesterov, Training
 from tests.settings import settings
 from tests.values import manifest
 

@@ -15,42 +15,16 @@ import msgspec
 import numpy as np
 
 import dipaco.protocol
-from dipaco.protocol.canonical import Wire, encode
-from dipaco.protocol.lease import (
-    Evaluated,
-    EvaluateLease,
-    EvaluateResult,
-    Evaluation,
-    MomentsReplaced,
-    Scored,
-    ScoreLease,
-    ScoreResult,
-    Seeded,
-    SeedLease,
-    SeedResult,
-    Sheet,
-    TrainLease,
-    TrainResult,
-)
-from dipaco.protocol.ledger import (
-    FIRST_TERM,
-    NO_RECORD,
-    Contribution,
-    Entry,
-    LedgerRecord,
-    ModuleUpdated,
-    Quantised,
-    SpecAdopted,
-)
-from dipaco.protocol.manifest import (
-    Capacity,
-    Manifest,
-    Reshard,
-    Routing,
-    Scheduling,
-    run_id,
-)
-from dipaco.protocol.messages import (
+from dipaco.protocol.routing.integers import Int32
+from dipaco.protocol.routing.spec import Fit, RouterSpec, int32_bytes, int64_bytes, spec_digest
+from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
+from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, Scheduling, run_id
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.modules import ModuleDigest
+from dipaco.protocol.run.source import Source, SourceFile, Tokenizer
+from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.wire.canonical import Wire, encode
+from dipaco.protocol.wire.messages import (
     Absent,
     Announcement,
     AskChunk,
@@ -76,19 +50,8 @@ from dipaco.protocol.messages import (
     Request,
     Value,
 )
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.modules import ModuleDigest
-from dipaco.protocol.routing.integers import Int32
-from dipaco.protocol.signed import sign
-from dipaco.protocol.source import Source, SourceFile, Tokenizer
-from dipaco.protocol.spec import Fit, RouterSpec, int32_bytes, int64_bytes, spec_digest
-from dipaco.protocol.training import Adam, Nesterov, Training
-from dipaco.protocol.verdict import (
-    Outcome,
-    Receipt,
-    Verdict,
-)
-from dipaco.protocol.work import (
+from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.calls import (
     AskLease,
     Fallen,
     Granted,
@@ -97,6 +60,32 @@ from dipaco.protocol.work import (
     NoLease,
     Stands,
     Submit,
+)
+from dipaco.protocol.work.kinds import (
+    Evaluated,
+    EvaluateLease,
+    EvaluateResult,
+    Evaluation,
+    MomentsReplaced,
+    Scored,
+    ScoreLease,
+    ScoreResult,
+    Seeded,
+    SeedLease,
+    SeedResult,
+    Sheet,
+    TrainLease,
+    TrainResult,
+)
+from dipaco.protocol.work.ledger import (
+    FIRST_TERM,
+    NO_RECORD,
+    Contribution,
+    Entry,
+    LedgerRecord,
+    ModuleUpdated,
+    Quantised,
+    SpecAdopted,
 )
 from tests.values import digest, key, peer
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.digest import sha256
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.digest import sha256
 from tests.golden.cddl import schema
 from tests.golden.values import values
 

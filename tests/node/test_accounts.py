@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.accounts import Account, account_of, keep_account, kept_account
-from dipaco.protocol.digest import Digest
+from dipaco.node.runs.local_result import (
+    LocalResult,
+    keep_local_result,
+    kept_local_result,
+    local_result_of,
+)
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import run_id
-from dipaco.protocol.modules import ModuleId
-from dipaco.protocol.spec import spec_digest
+from dipaco.protocol.routing.spec import spec_digest
+from dipaco.protocol.run.manifest import run_id
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.digest import Digest
 from tests.node.training.small import any_spec
 from tests.protocol.test_run_view import evaluated
 from tests.values import digest, manifest
@@ -22,7 +27,7 @@ EVALUATIONS = (evaluated(0, 0), evaluated(3, 0), evaluated(0, 1))
 STATES: dict[ModuleId, tuple[Digest, ...]] = {
     module: (digest(f"{module} 0"), digest(f"{module} 1")) for module in RUN.topology.modules
 }
-ACCOUNT = account_of((SPEC,), STATES, EVALUATIONS)
+ACCOUNT = local_result_of((SPEC,), STATES, EVALUATIONS)
 
 
 def file_of(home: Path) -> Path:
@@ -30,14 +35,14 @@ def file_of(home: Path) -> Path:
 
 
 def test_a_run_that_was_never_trained_here_has_no_account(tmp_path: Path) -> None:
-    assert kept_account(tmp_path, RUN) is None
-    keep_account(tmp_path, run_id(OTHER), ACCOUNT)
-    assert kept_account(tmp_path, RUN) is None
+    assert kept_local_result(tmp_path, RUN) is None
+    keep_local_result(tmp_path, run_id(OTHER), ACCOUNT)
+    assert kept_local_result(tmp_path, RUN) is None
 
 
 def test_an_account_gives_back_specs_states_and_losses(tmp_path: Path) -> None:
-    keep_account(tmp_path, run_id(RUN), ACCOUNT)
-    kept = kept_account(tmp_path, RUN)
+    keep_local_result(tmp_path, run_id(RUN), ACCOUNT)
+    kept = kept_local_result(tmp_path, RUN)
     assert kept is not None
     specs, view = kept
     assert specs == (SPEC,) and view.specs == [spec_digest(SPEC)]
@@ -46,32 +51,32 @@ def test_an_account_gives_back_specs_states_and_losses(tmp_path: Path) -> None:
 
 
 def test_a_later_account_takes_the_place_of_the_earlier(tmp_path: Path) -> None:
-    keep_account(tmp_path, run_id(RUN), account_of((SPEC,), STATES, ()))
-    keep_account(tmp_path, run_id(RUN), ACCOUNT)
-    kept = kept_account(tmp_path, RUN)
+    keep_local_result(tmp_path, run_id(RUN), local_result_of((SPEC,), STATES, ()))
+    keep_local_result(tmp_path, run_id(RUN), ACCOUNT)
+    kept = kept_local_result(tmp_path, RUN)
     assert kept is not None and len(kept[1].evaluations) == len(EVALUATIONS)
     assert list(file_of(tmp_path).parent.iterdir()) == [file_of(tmp_path)]
 
 
-def without_a_module() -> Account:
-    return account_of((SPEC,), dict(list(STATES.items())[1:]), EVALUATIONS)
+def without_a_module() -> LocalResult:
+    return local_result_of((SPEC,), dict(list(STATES.items())[1:]), EVALUATIONS)
 
 
-def with_a_foreign_module() -> Account:
-    return account_of((SPEC,), STATES | {ModuleId("L9.E9"): (digest("x"),)}, EVALUATIONS)
+def with_a_foreign_module() -> LocalResult:
+    return local_result_of((SPEC,), STATES | {ModuleId("L9.E9"): (digest("x"),)}, EVALUATIONS)
 
 
 @pytest.mark.parametrize("made", [without_a_module, with_a_foreign_module])
 def test_an_account_of_other_modules_is_refused_by_its_file(made: object, tmp_path: Path) -> None:
     assert callable(made)
-    keep_account(tmp_path, run_id(RUN), made())
+    keep_local_result(tmp_path, run_id(RUN), made())
     with pytest.raises(ConfigError, match=r"\.account: not an account of the run tiny"):
-        kept_account(tmp_path, RUN)
+        kept_local_result(tmp_path, RUN)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff", b"\xa1\x64type\x67Account"])
 def test_a_file_that_is_no_account_is_refused_by_its_name(damage: bytes, tmp_path: Path) -> None:
-    keep_account(tmp_path, run_id(RUN), ACCOUNT)
+    keep_local_result(tmp_path, run_id(RUN), ACCOUNT)
     file_of(tmp_path).write_bytes(damage)
     with pytest.raises(ConfigError, match=r"\.account: not an account of this version"):
-        kept_account(tmp_path, RUN)
+        kept_local_result(tmp_path, RUN)

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.checkpoints import Checkpoint, checkpoint_of, path_named
-from dipaco.node.runs import sign_manifest
+from dipaco.node.runs.checkpoint import Checkpoint, checkpoint_of, path_named
+from dipaco.node.runs.files import sign_manifest
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError, Unavailable
-from dipaco.protocol.lease import Evaluated
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.work.kinds import Evaluated
+from dipaco.protocol.work.run_state import RunState
 from tests.node.training.small import any_spec
 from tests.protocol.test_run_view import ADOPTED, SEEDED, TOP, evaluated, updated
 from tests.values import key, manifest
@@ -22,7 +22,7 @@ STOPPING = replace(PLAIN, training=replace(PLAIN.training, early_stopping=True))
 
 def after_round_one(value: Manifest, home: Path, *, version: int | None = None) -> Checkpoint:
     """Return where a run stands after a round that helped path 0 alone."""
-    view = RunView(value)
+    view = RunState(value)
     view.apply(ADOPTED)
     view.apply(SEEDED)
     for module in TOP.modules:
@@ -71,7 +71,7 @@ def test_a_version_to_come_may_come_and_one_beyond_the_last_never_does(tmp_path:
 def test_before_the_seed_model_there_is_no_checkpoint(tmp_path: Path) -> None:
     run = sign_manifest(PLAIN, key("owner"))
     with pytest.raises(Unavailable, match="seed model is not trained yet"):
-        checkpoint_of(run, [any_spec(PLAIN)], RunView(PLAIN), BlobStore(tmp_path))
+        checkpoint_of(run, [any_spec(PLAIN)], RunState(PLAIN), BlobStore(tmp_path))
 
 
 def test_states_that_are_not_here_are_named(tmp_path: Path) -> None:

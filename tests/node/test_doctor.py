@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.config import NodeConfig, NodeSection
-from dipaco.node.doctor import (
+from dipaco.node.doctor.checks import (
     DAY,
     bootstrap,
     checks,
@@ -21,9 +21,9 @@ from dipaco.node.doctor import (
     ram,
     source,
 )
+from dipaco.node.jobs.values import Described, Failed
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Described, Failed
-from dipaco.protocol.source import Source, SourceFile
+from dipaco.protocol.run.source import Source, SourceFile
 from dipaco.protocol.wire.address import Address
 from tests.node.training.small import small_manifest
 from tests.values import digest

@@ -8,9 +8,17 @@ import trio
 from msgspec.structs import replace
 
 from dipaco.node.config import ComputeSection
-from dipaco.node.fit import FitReport, find_fit, next_try
-from dipaco.node.training.jobs import Answer, Described, Failed, Fit, Fitted, Job, Progress
-from dipaco.node.training.worker import describe_death
+from dipaco.node.doctor.memory_fit import FitReport, find_fit, next_try
+from dipaco.node.jobs.runner import describe_death
+from dipaco.node.jobs.values import (
+    Answer,
+    Described,
+    Failed,
+    Job,
+    MemoryProbed,
+    ProbeMemory,
+    Progress,
+)
 from dipaco.protocol.errors import DipacoError
 from tests.node.training.small import small_manifest
 
@@ -31,16 +39,16 @@ class MadeUpDevice:
     pid: int | None = None
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        assert isinstance(job, Fit) and job.usable == self.memory
+        assert isinstance(job, ProbeMemory) and job.usable == self.memory
         self.asked.append((job.micro_batch, job.checkpointing))
         each = self.sequence // 5 if job.checkpointing else self.sequence
         peak = self.model + each * job.micro_batch
         if peak <= self.memory:
             took = self.seconds * job.micro_batch
-            return Fitted(fits=True, peak=peak, micro_seconds=took, step_seconds=0.2)
+            return MemoryProbed(fits=True, peak=peak, micro_seconds=took, step_seconds=0.2)
         if self.kills:
             return Failed(kind="local", reason=describe_death(-9, ""))
-        return Fitted(fits=False)
+        return MemoryProbed(fits=False)
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -80,7 +88,7 @@ async def test_a_micro_batch_that_is_clearly_slower_is_not_chosen() -> None:
         """Takes 4 at once as fast as 1 at a time, and 8 no longer."""
 
         async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-            assert isinstance(job, Fit)
+            assert isinstance(job, ProbeMemory)
             self.seconds = 0.1 if job.micro_batch <= 4 else 0.15
             return await super().run(job, on_progress)
 

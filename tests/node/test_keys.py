@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.keys import read_key, save_key
 from dipaco.node.network.identity import load_or_create_identity
+from dipaco.node.network.keys import read_key, save_key
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.identity import peer_id
 
 
 def test_a_key_written_ahead_is_the_nodes_identity_at_its_first_start(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ NODE = Path(__file__).parent.parent.parent / "node"
 
 
 def said() -> list[tuple[str, str, set[str]]]:
-    """Return every `board.say(code, name=...)` of the product: where, code, names."""
+    """Return every `activity.say(code, name=...)` of the product: where, code, names."""
     found = []
     for path in sorted(NODE.rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text("utf-8"))):

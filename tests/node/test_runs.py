@@ -6,9 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.cli.testnet.local_run import local_run
-from dipaco.node.founding import create_manifest
-from dipaco.node.known_runs import known_runs, named_run, record_of
-from dipaco.node.runs import (
+from dipaco.node.runs.create import create_manifest
+from dipaco.node.runs.files import (
     RunFile,
     choose_run,
     find_run,
@@ -22,12 +21,13 @@ from dipaco.node.runs import (
     write_manifest,
     write_run,
 )
+from dipaco.node.runs.known import known_runs, named_run, record_of
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.digest import sha256, short
 from dipaco.protocol.errors import ConfigError, Refusal
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.digest import sha256, short
+from dipaco.protocol.wire.identity import peer_id
 
 
 def a_run(seed: int = 0) -> RunFile:

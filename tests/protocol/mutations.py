@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from dipaco.protocol.canonical import Wire
+from dipaco.protocol.wire.canonical import Wire
 
 
 def mutations(value: Wire, donor: Wire | None = None) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from dipaco.protocol.batches import (
+from dipaco.protocol.run.batches import (
     DENSE,
     RowOrder,
     batch_seed,
@@ -14,7 +14,7 @@ from dipaco.protocol.batches import (
     learning_rate,
     order_of_pass,
 )
-from dipaco.protocol.training import Adam, Nesterov, Training
+from dipaco.protocol.run.training import Adam, Nesterov, Training
 from tests.values import digest
 
 RUN = digest("run")

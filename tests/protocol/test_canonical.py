@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec import Meta
 from msgspec.structs import replace
 
-from dipaco.protocol.canonical import MAX_DEPTH, Wire, decode, encode
 from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.wire.canonical import MAX_DEPTH, Wire, decode, encode
 
 
 class Leaf(Wire, frozen=True, kw_only=True):

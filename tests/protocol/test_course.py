@@ -5,17 +5,23 @@ from typing import get_args
 
 import pytest
 
-from dipaco.protocol.course import Course, Voices, count_voices, course, may_pass
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.policy import Policy
-from dipaco.protocol.verdict import LocalFailure, Outcome, SourceFailure, Stage, Verdict
+from dipaco.protocol.routing.decision import (
+    Decision,
+    ReceiptTally,
+    decide,
+    may_pass,
+    tally_receipts,
+)
+from dipaco.protocol.routing.policy import Policy
+from dipaco.protocol.routing.verdict import LocalFailure, Outcome, SourceFailure, Stage, Verdict
+from dipaco.protocol.wire.identity import PeerId
 from tests.values import peer
 
-TRAIN, WAIT, STOP = Course.TRAIN, Course.WAIT, Course.STOP
+TRAIN, WAIT, STOP = Decision.TRAIN, Decision.WAIT, Decision.STOP
 V, R, U = Outcome.VERIFIED, Outcome.REFUTED, Outcome.UNVERIFIABLE
 REQUIRE, WARN, THREE = map(Policy.parse, ("require", "warn", "receipts:3"))
 STAGES: tuple[Stage, ...] = get_args(Stage)
-HEARD = [Voices(verified=v, refuted=r) for v, r in product((0, 2, 3, 999), (0, 1))]
+HEARD = [ReceiptTally(verified=v, refuted=r) for v, r in product((0, 2, 3, 999), (0, 1))]
 
 
 def verdict(outcome: Outcome, stage: Stage = "source") -> Verdict:
@@ -27,52 +33,52 @@ def test_no_policy_and_no_voices_trains_on_a_refuted_spec_or_doubts_a_verified_o
     policy: Policy,
 ) -> None:
     for stage, heard, passing in product(STAGES, HEARD, (True, False)):
-        assert course(verdict(R, stage), policy, heard, passing=passing) is STOP
-        assert course(verdict(V, stage), policy, heard, passing=passing) is TRAIN
+        assert decide(verdict(R, stage), policy, heard, passing=passing) is STOP
+        assert decide(verdict(V, stage), policy, heard, passing=passing) is TRAIN
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, WARN, THREE], ids=str)
 def test_what_cannot_be_materialised_is_trained_by_no_policy(policy: Policy) -> None:
     for heard in HEARD:
-        assert course(verdict(U, "unknown-kind"), policy, heard, passing=False) is STOP
+        assert decide(verdict(U, "unknown-kind"), policy, heard, passing=False) is STOP
 
 
 @pytest.mark.parametrize("heard", HEARD)
-def test_require_waits_for_what_may_pass_and_stops_at_what_will_not(heard: Voices) -> None:
-    assert course(verdict(U), REQUIRE, heard, passing=True) is WAIT
+def test_require_waits_for_what_may_pass_and_stops_at_what_will_not(heard: ReceiptTally) -> None:
+    assert decide(verdict(U), REQUIRE, heard, passing=True) is WAIT
     for stage in ("source", "source-differs", "too-few-documents", "no-fit", "local"):
-        assert course(verdict(U, stage), REQUIRE, heard, passing=False) is STOP
+        assert decide(verdict(U, stage), REQUIRE, heard, passing=False) is STOP
 
 
 def test_warn_trains_on_whatever_else_cannot_be_verified() -> None:
     for stage, passing in product(set(STAGES) - {"unknown-kind"}, (True, False)):
-        assert course(verdict(U, stage), WARN, Voices(refuted=9), passing=passing) is TRAIN
+        assert decide(verdict(U, stage), WARN, ReceiptTally(refuted=9), passing=passing) is TRAIN
 
 
 @pytest.mark.parametrize("passing", [True, False])
 @pytest.mark.parametrize(
     ("heard", "expected"),
     [
-        (Voices(), WAIT),
-        (Voices(verified=2), WAIT),
-        (Voices(verified=3), TRAIN),
-        (Voices(verified=4), TRAIN),
+        (ReceiptTally(), WAIT),
+        (ReceiptTally(verified=2), WAIT),
+        (ReceiptTally(verified=3), TRAIN),
+        (ReceiptTally(verified=4), TRAIN),
     ],
 )
 def test_receipts_trains_when_enough_others_verified_and_waits_for_them_till_then(
-    heard: Voices, expected: Course, passing: bool
+    heard: ReceiptTally, expected: Decision, passing: bool
 ) -> None:
-    assert course(verdict(U), THREE, heard, passing=passing) is expected
+    assert decide(verdict(U), THREE, heard, passing=passing) is expected
 
 
 def test_a_single_refutation_outweighs_every_receipt() -> None:
-    heard = Voices(verified=999, refuted=1)
-    assert course(verdict(U), THREE, heard, passing=False) is STOP
-    assert course(verdict(U), THREE, heard, passing=True) is WAIT  # for our own derivation
+    heard = ReceiptTally(verified=999, refuted=1)
+    assert decide(verdict(U), THREE, heard, passing=False) is STOP
+    assert decide(verdict(U), THREE, heard, passing=True) is WAIT  # for our own derivation
 
 
 def test_nobody_honest_can_have_verified_a_spec_without_a_fit() -> None:
-    assert course(verdict(U, "no-fit"), THREE, Voices(verified=9), passing=False) is STOP
+    assert decide(verdict(U, "no-fit"), THREE, ReceiptTally(verified=9), passing=False) is STOP
 
 
 def said(**outcomes: Outcome) -> dict[PeerId, Outcome]:
@@ -80,21 +86,21 @@ def said(**outcomes: Outcome) -> dict[PeerId, Outcome]:
 
 
 def test_the_word_of_the_author_and_our_own_are_no_second_opinion() -> None:
-    heard = count_voices(
+    heard = tally_receipts(
         said(anna=V, scheduler=V, me=V, bert=R, cara=V),
         apart={peer("scheduler"), peer("me")},
         members=(),
     )
-    assert heard == Voices(verified=2, refuted=1)
+    assert heard == ReceiptTally(verified=2, refuted=1)
 
 
 def test_where_members_are_listed_strangers_can_neither_vouch_nor_veto() -> None:
-    heard = count_voices(
+    heard = tally_receipts(
         said(anna=V, bert=V, sybil1=V, sybil2=V, mallory=R),
         apart=(),
         members=(peer("anna"), peer("bert"), peer("cara")),
     )
-    assert heard == Voices(verified=2)
+    assert heard == ReceiptTally(verified=2)
 
 
 def test_what_is_away_or_broke_may_pass_and_what_the_pinned_files_hold_does_not() -> None:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dipaco.protocol.batches import learning_rate
-from dipaco.protocol.delta import (
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.run.batches import learning_rate
+from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.tensors.delta import (
     Encoding,
     Float32,
     check_bound,
@@ -20,8 +22,6 @@ from dipaco.protocol.delta import (
     largest_update,
     rounding,
 )
-from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.training import Adam, Nesterov, Training
 
 FLOATS: list[Encoding] = ["f32", "bf16"]
 ENCODINGS: list[Encoding] = [*FLOATS, "int8", "int4"]

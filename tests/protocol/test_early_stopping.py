@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from dipaco.protocol.early_stopping import kept_version
-from dipaco.protocol.lease import Evaluation
-from dipaco.protocol.manifest import Reshard
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.early_stopping import kept_version
+from dipaco.protocol.run.manifest import Reshard
+from dipaco.protocol.work.kinds import Evaluation
+from dipaco.protocol.work.run_state import RunState
 from tests.protocol.test_run_view import ADOPTED, SEEDED, TOP, evaluated, updated
 from tests.values import manifest
 
@@ -41,7 +41,7 @@ def test_versions_of_an_earlier_router_are_not_compared_with_later_ones() -> Non
 
 
 def test_a_run_tells_the_version_of_every_path() -> None:
-    told = RunView(STOPPING)
+    told = RunState(STOPPING)
     assert told.kept_version(0) == -1
     for entry in (ADOPTED, SEEDED):
         told.apply(entry)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
-from dipaco.protocol.identity import (
+from dipaco.protocol.wire.identity import (
     PeerId,
     PeerIdField,
     peer_id,

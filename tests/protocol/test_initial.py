@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from dipaco.protocol.digest import sha256, tagged, u64
-from dipaco.protocol.initial import initial_module, initial_tensor
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.model_shape import Grid, Level
-from dipaco.protocol.modules import ModuleId
-from dipaco.protocol.topology import STEM, Tensor
+from dipaco.protocol.run.initial import initial_module, initial_tensor
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.model_shape import Grid, Level
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.run.topology import STEM, Tensor
+from dipaco.protocol.wire.digest import sha256, tagged, u64
 from tests.values import manifest
 
 LEVELS = (Level(experts=2, blocks=1), Level(experts=2, blocks=1))

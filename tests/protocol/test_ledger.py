@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.ledger import (
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.signed import Signed, sign
+from dipaco.protocol.work.ledger import (
     FIRST_TERM,
     NO_RECORD,
     Entry,
@@ -15,7 +16,6 @@ from dipaco.protocol.ledger import (
     SpecAdopted,
     append_checked,
 )
-from dipaco.protocol.signed import Signed, sign
 from tests.values import digest, key, peer
 
 RUN = digest("run")

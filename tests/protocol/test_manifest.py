@@ -8,19 +8,13 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from dipaco.protocol.canonical import Wire, decode, encode
-from dipaco.protocol.digest import sha256
-from dipaco.protocol.manifest import (
-    MAX_NODES_LISTED,
-    Capacity,
-    Manifest,
-    Reshard,
-    run_id,
-)
-from dipaco.protocol.model_shape import MAX_PATHS, Grid, Level
 from dipaco.protocol.routing.seeds import Split, split_of
-from dipaco.protocol.signed import MAX_BODY
-from dipaco.protocol.source import MAX_FILES, SourceFile
+from dipaco.protocol.run.manifest import MAX_NODES_LISTED, Capacity, Manifest, Reshard, run_id
+from dipaco.protocol.run.model_shape import MAX_PATHS, Grid, Level
+from dipaco.protocol.run.source import MAX_FILES, SourceFile
+from dipaco.protocol.wire.canonical import Wire, decode, encode
+from dipaco.protocol.wire.digest import sha256
+from dipaco.protocol.wire.signed import MAX_BODY
 from tests.values import digest, manifest, peer
 
 FILE = SourceFile(name="a.parquet", size=10, sha256=digest("a"), rows=400)

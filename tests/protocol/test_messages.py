@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipaco.protocol import messages
-from dipaco.protocol.canonical import Wire, decode, encode
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.identity import peer_id
-from dipaco.protocol.messages import (
+from dipaco.protocol.wire import messages
+from dipaco.protocol.wire.canonical import Wire, decode, encode
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.identity import peer_id
+from dipaco.protocol.wire.messages import (
     MAX_ADDRESSES,
     MAX_CHUNKS,
     MAX_ITEMS,
@@ -51,7 +51,7 @@ from dipaco.protocol.messages import (
     Value,
     open_record,
 )
-from dipaco.protocol.signed import sign
+from dipaco.protocol.wire.signed import sign
 
 KEY = Ed25519PrivateKey.from_private_bytes(sha256(b"a peer"))
 ME = peer_id(KEY)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipaco.protocol.delta import largest_update
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.moments import (
+from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.tensors.delta import largest_update
+from dipaco.protocol.tensors.moments import (
     GROUP,
     Moments,
     check_moments,
@@ -19,7 +20,6 @@ from dipaco.protocol.moments import (
     largest_ratio,
     moments_bytes,
 )
-from dipaco.protocol.training import Adam, Nesterov, Training
 
 ADAM = Adam()
 FREE = Adam(beta1=0.9, beta2=0.5)  # no bound between the two moments

@@ -6,9 +6,9 @@ import struct
 import numpy as np
 import pytest
 
-from dipaco.protocol.outer_step import Float32, advance, outer_step, outer_update, quantise
-from dipaco.protocol.quantised import Bits, packed_bytes, unpack
-from dipaco.protocol.training import Nesterov
+from dipaco.protocol.run.training import Nesterov
+from dipaco.protocol.tensors.block_float import Bits, packed_bytes, unpack
+from dipaco.protocol.tensors.outer_step import Float32, advance, outer_step, outer_update, quantise
 
 OUTER = Nesterov()
 

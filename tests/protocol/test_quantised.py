@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipaco.protocol import quantised
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.quantised import GROUP, Bits, Float32, pack, packed_bytes, steps, unpack
+from dipaco.protocol.tensors import block_float
+from dipaco.protocol.tensors.block_float import (
+    GROUP,
+    Bits,
+    Float32,
+    pack,
+    packed_bytes,
+    steps,
+    unpack,
+)
+from dipaco.protocol.wire.digest import sha256
 
 BOTH = pytest.mark.parametrize("bits", [4, 8])
 LARGEST: dict[Bits, float] = {4: float.fromhex("0x1.bp127"), 8: float.fromhex("0x1.fcp127")}
@@ -160,7 +168,7 @@ def test_four_bits_take_an_eighth_of_float32_and_a_64th() -> None:
 def test_slices_change_nothing(bits: Bits, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.linspace(-3, 5, 5 * GROUP + 3, dtype=np.float32)
     whole = pack(values, bits)
-    monkeypatch.setattr(quantised, "SLICE", 2 * GROUP)
+    monkeypatch.setattr(block_float, "SLICE", 2 * GROUP)
     assert pack(values, bits) == whole
     cut = unpack(whole, bits, values.size), steps(whole, bits, values.size)
     monkeypatch.undo()

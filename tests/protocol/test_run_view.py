@@ -9,26 +9,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.lease import (
-    Evaluated,
-    Evaluation,
-    MomentsReplaced,
-    Scored,
-    Seeded,
-    Sheet,
-)
-from dipaco.protocol.ledger import (
-    Contribution,
-    Entry,
-    ModuleUpdated,
-    Quantised,
-    SpecAdopted,
-)
-from dipaco.protocol.manifest import Manifest, Reshard
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.rounds import Rounds, Weights
 from dipaco.protocol.routing.labels import MAX_OPINIONS
-from dipaco.protocol.run_view import RunView
+from dipaco.protocol.run.manifest import Manifest, Reshard
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.work.kinds import Evaluated, Evaluation, MomentsReplaced, Scored, Seeded, Sheet
+from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.rounds import Rounds, Weights
+from dipaco.protocol.work.run_state import RunState
 from tests.values import digest, manifest, peer
 
 MANIFEST = manifest()
@@ -82,20 +69,20 @@ def whole_run() -> Iterator[Entry]:
         yield from (evaluated(path, version) for path in range(4))
 
 
-def view(entries: Iterable[Entry]) -> RunView:
-    built = RunView(MANIFEST)
+def view(entries: Iterable[Entry]) -> RunState:
+    built = RunState(MANIFEST)
     for entry in entries:
         built.apply(entry)
     return built
 
 
-def facts(told: RunView) -> tuple[object, ...]:
+def facts(told: RunState) -> tuple[object, ...]:
     states = {module: tuple(versions) for module, versions in told.states.items()}
     moments = {place: tuple(each.items()) for place, each in told.moments.items()}
     return told.spec, states, dict(told.momenta), moments, dict(told.evaluations)
 
 
-def rounds(told: RunView, weights: Weights = (1, 1, 1, 1)) -> Rounds:
+def rounds(told: RunState, weights: Weights = (1, 1, 1, 1)) -> Rounds:
     return Rounds(told, lambda spec: weights)
 
 
@@ -136,7 +123,7 @@ def test_a_path_goes_on_from_its_own_moments_of_the_round_before() -> None:
 
 def test_where_every_round_begins_anew_no_contribution_has_moments() -> None:
     training = replace(MANIFEST.training, inner_state="reset")
-    told = RunView(replace(MANIFEST, training=training))
+    told = RunState(replace(MANIFEST, training=training))
     for entry in (ADOPTED, SEEDED, without_moments(updated("stem", 1))):
         told.apply(entry)
     assert not told.moments and told.path_moments(0, 2) == ()
@@ -169,8 +156,8 @@ FIRST_ROUND: list[Entry] = [ADOPTED, SEEDED, *(updated(module, 1) for module in 
 SCORED: list[Entry] = [*FIRST_ROUND, *map(scored, range(4))]
 
 
-def resharded(entries: Iterable[Entry]) -> RunView:
-    told = RunView(resharding())
+def resharded(entries: Iterable[Entry]) -> RunState:
+    told = RunState(resharding())
     for entry in entries:
         told.apply(entry)
     return told
@@ -296,7 +283,7 @@ def packed(entry: ModuleUpdated) -> ModuleUpdated:
 @pytest.mark.parametrize(("updates", "known"), [("int8", 3), ("int4", 7)])
 def test_updates_lead_back_as_far_as_they_are_less_than_a_state(updates: str, known: int) -> None:
     training = replace(MANIFEST.training, updates=updates, rounds=9)
-    followed = RunView(replace(MANIFEST, training=training))
+    followed = RunState(replace(MANIFEST, training=training))
     for entry in (ADOPTED, SEEDED):
         followed.apply(entry)
     stem = ModuleId("stem")
@@ -318,7 +305,7 @@ def test_updates_are_packed_exactly_where_the_manifest_says_so() -> None:
     whole = view((ADOPTED, SEEDED))
     with pytest.raises(RemoteProtocolError, match="packed update"):
         whole.apply(packed(updated("stem", 1)))
-    small = RunView(replace(MANIFEST, training=replace(MANIFEST.training, updates="int4")))
+    small = RunState(replace(MANIFEST, training=replace(MANIFEST.training, updates="int4")))
     for entry in (ADOPTED, SEEDED):
         small.apply(entry)
     with pytest.raises(RemoteProtocolError, match="packed update"):

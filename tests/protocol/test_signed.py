@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.manifest import Manifest, run_id
-from dipaco.protocol.messages import Absent, Ping, Pong
-from dipaco.protocol.signed import MAX_ENVELOPE, Signed, decode_signed, open_signed, sign
+from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.digest import sha256
+from dipaco.protocol.wire.messages import Absent, Ping, Pong
+from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, decode_signed, open_signed, sign
 from tests.values import key, manifest, peer
 
 SIGNED = sign(manifest(), key("owner"))

@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from dipaco.protocol.canonical import decode, encode
-from dipaco.protocol.digest import tagged
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.model_shape import MAX_PATHS
 from dipaco.protocol.routing.params import MAX_DIMENSION
 from dipaco.protocol.routing.recipe import unfitted_spec
-from dipaco.protocol.signed import MAX_BODY
-from dipaco.protocol.spec import (
+from dipaco.protocol.routing.spec import (
     Fit,
     RouterSpec,
     int32_bytes,
@@ -25,6 +21,10 @@ from dipaco.protocol.spec import (
     misfit,
     spec_digest,
 )
+from dipaco.protocol.run.model_shape import MAX_PATHS
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import tagged
+from dipaco.protocol.wire.signed import MAX_BODY
 from tests.protocol.mutations import mutations
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 

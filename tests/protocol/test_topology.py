@@ -7,13 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dipaco.protocol.model_shape import Grid, Level
-from dipaco.protocol.modules import ModuleId
-from dipaco.protocol.topology import (
-    FLOAT_BYTES,
-    STEM,
-    experts_of,
-)
+from dipaco.protocol.run.model_shape import Grid, Level
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.run.topology import FLOAT_BYTES, STEM, experts_of
 from tests.values import manifest
 
 

@@ -6,16 +6,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from dipaco.protocol.canonical import decode, encode
-from dipaco.protocol.course import Course, Voices, course
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.policy import Policy
+from dipaco.protocol.routing.decision import Decision, ReceiptTally, decide
+from dipaco.protocol.routing.policy import Policy
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
-from dipaco.protocol.routing.relabel import Relabelled
-from dipaco.protocol.signed import open_signed, sign
-from dipaco.protocol.spec import RouterSpec, int32_bytes, int64_bytes, spec_digest
-from dipaco.protocol.verdict import (
+from dipaco.protocol.routing.reshard import Resharded
+from dipaco.protocol.routing.spec import RouterSpec, int32_bytes, int64_bytes, spec_digest
+from dipaco.protocol.routing.verdict import (
     MAX_REASON,
     Derived,
     FalseLabels,
@@ -28,6 +25,9 @@ from dipaco.protocol.verdict import (
     judge,
     static_check,
 )
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.signed import open_signed, sign
 from tests import values
 from tests.golden import tamper_matrix
 from tests.protocol.mutations import mutations
@@ -44,7 +44,7 @@ ROUND_ROBIN = recipe("round_robin")
 WARN = Policy.parse("warn")
 
 LATER = recipe(capacity=(11, 10), epoch=1)
-MOVED = Relabelled(sha256(b"labels"), CLAIMED.centroid_array() // 2, rows=0)
+MOVED = Resharded(sha256(b"labels"), CLAIMED.centroid_array() // 2, rows=0)
 SECOND = fitted(LATER, HONEST, relabelled=MOVED)[0]
 SECOND_FALLBACK = fitted(LATER, SCARCE, relabelled=MOVED)[0]
 
@@ -72,7 +72,7 @@ def test_row_1_unknown_kinds_wait_for_new_software(changes: dict[str, Any]) -> N
         found = judge(RECIPE, replace(claimed, **changes), PINNED)
         assert (found.outcome, found.stage) == (U, "unknown-kind")
         assert str(next(iter(changes.values()))) in found.reason
-        assert course(found, WARN, Voices(), passing=False) is Course.STOP
+        assert decide(found, WARN, ReceiptTally(), passing=False) is Decision.STOP
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipaco.protocol.canonical import Wire, decode, encode
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.wire.canonical import Wire, decode, encode
+from dipaco.protocol.wire.digest import sha256
 from tests.golden.cddl import schema
 from tests.golden.values import values, wire_types
 from tests.golden.wire_vectors import SCHEMA, Vector, saved, vectors

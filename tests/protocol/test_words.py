@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipaco.protocol.canonical import decode, encode
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.words import MAX_WORDS, one_line
-from dipaco.protocol.work import Fallen
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.text import MAX_WORDS, one_line
+from dipaco.protocol.work.calls import Fallen
 
 
 @given(st.text(max_size=2 * MAX_WORDS))

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from dipaco.node.data.library import import_datasets
-from dipaco.node.data.progress import OnProgress, silent
 from dipaco.node.data.sources import embedded, files, hub, synthetic
 from dipaco.node.data.sources.interface import Access, Reach, SourceKind, SourceRow
-from dipaco.protocol.source import Source
+from dipaco.node.jobs.meter import OnProgress, silent
+from dipaco.protocol.run.source import Source
 
 KINDS: Mapping[str, SourceKind[Any]] = MappingProxyType(
     {

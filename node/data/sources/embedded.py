@@ -7,7 +7,6 @@ The tests hold the constants against the file.
 from functools import partial
 
 from dipaco.node.data.embedded_tokenizer import FOLDER
-from dipaco.node.data.progress import OnProgress
 from dipaco.node.data.sources.interface import (
     Access,
     Pinning,
@@ -17,9 +16,10 @@ from dipaco.node.data.sources.interface import (
     SourceTable,
 )
 from dipaco.node.data.sources.pinned_files import checked, file_rows
-from dipaco.protocol.digest import Digest
+from dipaco.node.jobs.meter import OnProgress
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.source import Count, Source, SourceFile
+from dipaco.protocol.run.source import Count, Source, SourceFile
+from dipaco.protocol.wire.digest import Digest
 
 REVISION = "demo-1"
 DOCUMENTS = 1810

@@ -16,7 +16,6 @@ import msgspec
 
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.https import PREFIX, HttpsFile
-from dipaco.node.data.progress import OnProgress, silent
 from dipaco.node.data.readers import file_format, local_content
 from dipaco.node.data.sources.interface import (
     Access,
@@ -34,9 +33,10 @@ from dipaco.node.data.sources.pinned_files import (
     fetched,
     file_rows,
 )
+from dipaco.node.jobs.meter import OnProgress, silent
 from dipaco.node.storage.files import hash_file
 from dipaco.protocol.errors import ConfigError, Refusal
-from dipaco.protocol.source import MAX_FILES, Count, Source, SourceFile
+from dipaco.protocol.run.source import MAX_FILES, Count, Source, SourceFile
 
 REVISION = "pinned"
 MAX_DOWNLOADS = 10 * 10**9  # bytes: what a volunteer's cache holds by default

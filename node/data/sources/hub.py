@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from dipaco.node.data.hub_client import Hub, find_split
-from dipaco.node.data.patience import Patience
-from dipaco.node.data.progress import Meter, OnProgress, silent
 from dipaco.node.data.readers import count_rows, file_format, read_rows
+from dipaco.node.data.retry import RetryPolicy
 from dipaco.node.data.sources.interface import (
     Access,
     Pinning,
@@ -25,8 +24,9 @@ from dipaco.node.data.sources.pinned_files import (
     fetched,
     file_rows,
 )
+from dipaco.node.jobs.meter import Meter, OnProgress, silent
 from dipaco.protocol.errors import ConfigError, Refusal
-from dipaco.protocol.source import MAX_FILES, Count, Source, SourceFile
+from dipaco.protocol.run.source import MAX_FILES, Count, Source, SourceFile
 
 
 class HubTable(SourceTable, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ def pin_hub(
     documents: int | None = None,
     window: int | None = None,
     on_progress: OnProgress = silent,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Source:
     """Return a split of a data set on the hub as a manifest states it.
 
@@ -79,11 +79,9 @@ def pin_hub(
     Raises ConfigError, which names the field, and Unavailable if the hub cannot be reached.
     """
     try:
-        patience = patience or Patience()
-        found = find_split(
-            dataset, config=config, split=split, revision=revision, patience=patience
-        )
-        hub = Hub(dataset, found.commit, patience)
+        retry = retry or RetryPolicy()
+        found = find_split(dataset, config=config, split=split, revision=revision, retry=retry)
+        hub = Hub(dataset, found.commit, retry)
         pinned = _pin_split(hub, found.names, text_field, documents, on_progress)
     except Refusal as error:
         raise ConfigError(str(error)) from error
@@ -139,7 +137,7 @@ def _pin_split(
 
 
 def _open(source: Source, access: Access, on_progress: OnProgress) -> RowRange:
-    hub = Hub(source.dataset, source.revision, access.patience)
+    hub = Hub(source.dataset, source.revision, access.retry)
     if not access.whole_files:
         return file_rows(source, [(file, partial(hub.content, file)) for file in source.files])
     return file_rows(

@@ -8,9 +8,9 @@ from typing import Generic, TypedDict, TypeVar
 import msgspec
 
 from dipaco.node.data.downloads import Downloads
-from dipaco.node.data.patience import Patience
-from dipaco.node.data.progress import OnProgress
-from dipaco.protocol.source import Source
+from dipaco.node.data.retry import RetryPolicy
+from dipaco.node.jobs.meter import OnProgress
+from dipaco.protocol.run.source import Source
 
 
 class SourceRow(TypedDict):
@@ -31,7 +31,7 @@ class Access:
     """Where files fetched whole are kept; without it none can be fetched."""
     whole_files: bool = False
     """Whether files of the hub are fetched whole and hashed before use, not streamed."""
-    patience: Patience = field(default_factory=Patience)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     """With what is streamed."""
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from dipaco.node.data.progress import Meter, OnProgress
 from dipaco.node.data.readers import Content, file_format, local_content, read_rows
 from dipaco.node.data.sources.interface import Access, RowRange, SourceRow
+from dipaco.node.jobs.meter import Meter, OnProgress
 from dipaco.node.storage.files import hash_file
-from dipaco.protocol.digest import Digest, short
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
-from dipaco.protocol.source import MAX_FILES, Source, SourceFile
+from dipaco.protocol.run.source import MAX_FILES, Source, SourceFile
+from dipaco.protocol.wire.digest import Digest, short
 
 MAX_REMEMBERED = MAX_FILES  # files whose digest is known
 

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator
 from functools import cache
 
-from dipaco.node.data.progress import OnProgress
 from dipaco.node.data.sources.interface import (
     Access,
     Pinning,
@@ -20,9 +19,10 @@ from dipaco.node.data.sources.interface import (
     SourceRow,
     SourceTable,
 )
-from dipaco.protocol.digest import tagged, u32, u64
+from dipaco.node.jobs.meter import OnProgress
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.source import Count, Source
+from dipaco.protocol.run.source import Count, Source
+from dipaco.protocol.wire.digest import tagged, u32, u64
 
 REVISION = "1"
 TOPICS = 8

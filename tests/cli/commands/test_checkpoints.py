@@ -9,8 +9,8 @@ import pytest
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run
-from dipaco.node.data.progress import silent
-from dipaco.node.training.bank import write_bank
+from dipaco.node.jobs.meter import silent
+from dipaco.node.models.module_export import write_bank
 from tests.node.training.checkpointed import checkpointed, tokenizer
 
 

@@ -9,8 +9,8 @@ import torch
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run
 from dipaco.cli.views.doctor import fit_text
-from dipaco.node.fit import FitReport, Try
-from dipaco.node.training.jobs import Described
+from dipaco.node.doctor.memory_fit import FitReport, Try
+from dipaco.node.jobs.values import Described
 from tests.e2e.tiny import TINY
 
 HUGE = TINY.replace("d_model = 16", "d_model = 8192").replace("d_ff = 32", "d_ff = 65536")

@@ -11,27 +11,22 @@ import pytest
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run as dipaco_node
-from dipaco.node.catalogue import Catalogue
-from dipaco.node.runs import keep_run, sign_manifest
+from dipaco.node.jobs.values import PerformLease
+from dipaco.node.reference.run import ReferenceResult
+from dipaco.node.runs.files import keep_run, sign_manifest
+from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import PerformLease
-from dipaco.node.training.performer import Performer
-from dipaco.node.training.reference import ReferenceResult
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.lease import TOKEN_BYTES, Scored, ScoreLease, ScoreResult, Seeded, Sheet
-from dipaco.protocol.ledger import (
-    Contribution,
-    Entry,
-    ModuleUpdated,
-    SpecAdopted,
-)
-from dipaco.protocol.manifest import Manifest, run_id
-from dipaco.protocol.modules import ModuleDigest
+from dipaco.node.worker.performer import Performer
 from dipaco.protocol.routing.labels import read_sheet, sheet_bytes
-from dipaco.protocol.signed import sign
-from dipaco.protocol.spec import spec_digest
+from dipaco.protocol.routing.spec import spec_digest
+from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.run.modules import ModuleDigest
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.kinds import TOKEN_BYTES, Scored, ScoreLease, ScoreResult, Seeded, Sheet
+from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, SpecAdopted
 from tests.node.training.test_reference import resharding, run
 from tests.settings import settings
 from tests.values import digest, key, peer
@@ -71,10 +66,10 @@ def write_ledger(
     """Put the run and its ledger, up to the switch, into the home."""
     keep_run(home, sign_manifest(value, key("owner")))
     journal = Journal.open(Home.at(home).journal)
-    catalogue, top, scheduler = Catalogue(journal), value.topology, key("scheduler")
-    catalogue.publish("manifest", sign(value, key("owner")))
+    run_store, top, scheduler = RunStore(journal), value.topology, key("scheduler")
+    run_store.publish("manifest", sign(value, key("owner")))
     for spec in result.specs:
-        catalogue.publish("spec", sign(spec, scheduler))
+        run_store.publish("spec", sign(spec, scheduler))
     states = tuple(ModuleDigest(module=m, digest=result.states[m][0]) for m in top.modules)
     updates = [
         ModuleUpdated(
@@ -93,7 +88,7 @@ def write_ledger(
     seeded = Seeded(peer=peer("anna"), states=states)
     entries: list[Entry] = [first, seeded, *updates, *sheets, second]
     for entry in entries:
-        catalogue.append(run_id(value), entry, scheduler)
+        run_store.append(run_id(value), entry, scheduler)
     journal.close()
 
 
@@ -169,9 +164,9 @@ def test_without_the_sheets_it_cannot_be_told(
     home: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
     journal = Journal.open(Home.at(home).journal)
-    record = Catalogue(journal).runs[run_id(the_run())]
+    record = RunStore(journal).runs[run_id(the_run())]
     journal.close()
-    for entry in record.view.sheets():
+    for entry in record.state.sheets():
         BlobStore(Home.at(home).blobs).remove(entry.sheet.digest)
     code, said = verify(home, capsys, *more)
     assert (code, said["verdict"]) == (Exit.UNVERIFIABLE, "unverifiable")

@@ -9,7 +9,7 @@ from dipaco.cli.testnet.local_run import local_keys, local_run
 from dipaco.cli.testnet.network import Watchdog
 from dipaco.cli.testnet.snapshot import Snapshot, remaining, round_of, share_done, victims
 from dipaco.node.status.document import Status, TaskStatus
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.identity import peer_id
 from tests.node.api.fake_node import PEER, ledger, status, task
 
 MANIFEST = local_run(None, seed=0, rounds=2).run.manifest

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dipaco.cli.views.pace import LEAST_SECONDS, LINE_SECONDS, LinePacing, Pace, time_left
 from dipaco.cli.views.progress import Work, display, job_work
-from dipaco.node.training.jobs import Progress
+from dipaco.node.jobs.values import Progress
 
 
 class Time:

@@ -22,9 +22,9 @@ from dipaco.cli.views.report import (
     write_report,
 )
 from dipaco.node.api.values import EvaluationView
-from dipaco.protocol.canonical import decode
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.wire.canonical import decode
 from tests.node.api.fake_node import PEER, status
 
 MANIFEST = local_run(None, seed=0, rounds=2).run.manifest

@@ -11,7 +11,7 @@ from dipaco.cli.views.tasks import TaskProgress
 from dipaco.node.compare.folder import SeedFolder
 from dipaco.node.compare.pool import Report, Task
 from dipaco.node.compare.results import write_result
-from dipaco.protocol.manifest import run_id
+from dipaco.protocol.run.manifest import run_id
 from tests.node.compare.made_up import result
 
 

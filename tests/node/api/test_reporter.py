@@ -19,9 +19,9 @@ from dipaco.node.api.server import serve_api
 from dipaco.node.status.counters import LEAST_SECONDS, folder_bytes
 from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
-from dipaco.protocol.messages import Ping, Pong
+from dipaco.protocol.wire.messages import Ping, Pong
 from tests.node.api.served import request
-from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, at_once, found, until
+from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, at_once, found, until
 from tests.values import manifest
 
 FILES, BYTES = 2000, 3
@@ -61,13 +61,13 @@ class Cost:
             self.files[argument.__name__] += 1
 
 
-def measured(node: Node) -> tuple[Status, Cost]:
+def measured(node: SwarmNode) -> tuple[Status, Cost]:
     """Return a status, and what it cost."""
-    node.overview.status()  # the first one compiles regular expressions
+    node.reporter.status()  # the first one compiles regular expressions
     cost = Cost()
     sys.setprofile(cost)
     try:
-        status = node.overview.status()
+        status = node.reporter.status()
     finally:
         sys.setprofile(None)
     return status, cost
@@ -119,7 +119,7 @@ async def gathered(*calls: Callable[[], Awaitable[list[float]]]) -> list[list[fl
     return found
 
 
-async def pings(node: Node, other: Node) -> list[float]:
+async def pings(node: SwarmNode, other: SwarmNode) -> list[float]:
     """Ping `other` for a minute; returns how long each answer took, in virtual seconds."""
     took = []
     for _ in range(60):
@@ -155,7 +155,7 @@ async def test_a_thousand_statuses_a_minute_on_a_slow_disk_move_no_ping(
     quiet = await pings(peer, scheduler)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_api, scheduler.parts.home, scheduler.overview)
+        await nursery.start(serve_api, scheduler.parts.home, scheduler.reporter)
         asking = partial(ask_for_statuses, scheduler.parts.home, 1000, 60)
         results = await gathered(asking, partial(pings, peer, scheduler))
         nursery.cancel_scope.cancel()

@@ -16,7 +16,7 @@ from dipaco.node.compare.results import write_result
 from dipaco.node.compare.variants import METHODS, with_seed
 from dipaco.node.reference.inner_steps import steps_after_seed
 from dipaco.protocol.errors import ConfigError, DipacoError
-from dipaco.protocol.manifest import Manifest
+from dipaco.protocol.run.manifest import Manifest
 from tests.node.compare.made_up import start
 from tests.node.training.test_reference import tiny
 

@@ -14,18 +14,12 @@ from dipaco.node.compare.variants import (
 )
 from dipaco.node.reference.inner_steps import steps_after_seed
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.initial import initial_module
-from dipaco.protocol.manifest import (
-    Capacity,
-    Manifest,
-    Reshard,
-    Routing,
-    run_id,
-)
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.outer_step import outer_step
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, run_id
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.tensors.outer_step import outer_step
 from tests.values import digest, manifest
 
 LEVELS = (Level(experts=2, blocks=2), Level(experts=3, blocks=1))

@@ -17,10 +17,10 @@ from dipaco.node.compare.rerouting import reroute_method
 from dipaco.node.compare.results import MethodResult, Point, perplexity
 from dipaco.node.compare.variants import METHODS, recut, with_seed
 from dipaco.node.compare.work import blobs_of, prepare, train_method
-from dipaco.node.training.reference import ReferenceResult, run_reference
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.manifest import Reshard, Routing, run_id
-from dipaco.protocol.modules import ModuleId
+from dipaco.node.reference.run import ReferenceResult, run_reference
+from dipaco.protocol.run.manifest import Reshard, Routing, run_id
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.digest import Digest
 from tests.node.training.test_reference import TRAINING, tiny
 from tests.settings import settings
 

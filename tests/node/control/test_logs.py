@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dipaco.node.config import LogSection
-from dipaco.node.control.logs import configure_logging, sayer
+from dipaco.node.logs import configure_logging, sayer
 
 OURS = logging.getLogger("dipaco.node.volunteer")
 THEIRS = logging.getLogger("library.part")

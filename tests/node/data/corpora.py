@@ -9,12 +9,12 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.data.sources.synthetic import REVISION, synthetic_text
-from dipaco.node.training.jobs import Progress
-from dipaco.protocol.manifest import Manifest, Routing
-from dipaco.protocol.model_shape import Model
-from dipaco.protocol.source import Source
-from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.verdict import Derivation, Derived
+from dipaco.node.jobs.values import Progress
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.routing.verdict import Derivation, Derived
+from dipaco.protocol.run.manifest import Manifest, Routing
+from dipaco.protocol.run.model_shape import Model
+from dipaco.protocol.run.source import Source
 from tests.values import manifest
 
 

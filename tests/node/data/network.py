@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dipaco.node.data.patience import Patience
+from dipaco.node.data.retry import RetryPolicy
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Waits:
         self.slept.append(seconds)
         self.now += seconds
 
-    def patience(self) -> Patience:
+    def retry(self) -> RetryPolicy:
         """The product's own, on this clock."""
-        return Patience(clock=self.clock, sleep=self.sleep)
+        return RetryPolicy(clock=self.clock, sleep=self.sleep)
 
 
 def noise(count: int, seed: int = 0) -> list[str]:

@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.data import documents
-from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.sources.embedded import embedded_source
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
 from dipaco.node.data.tokenizers import load_tokenizer
+from dipaco.node.jobs.values import Progress
+from dipaco.node.routing import documents
+from dipaco.node.routing.derive import SourceDeps, derive
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Progress
-from dipaco.protocol.digest import sha256
-from dipaco.protocol.manifest import Manifest, Routing
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.seeds import Split
-from dipaco.protocol.source import Source
-from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.verdict import Derivation, Derived, SourceFailure
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import Derivation, Derived, SourceFailure
+from dipaco.protocol.run.manifest import Manifest, Routing
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.wire.digest import sha256
 from tests.node.data.corpora import (
     no_progress,
     small_manifest,
@@ -42,11 +42,11 @@ COUNTED = {"documents": (338, 365, 597, 423), "sample": (53, 69, 109, 69)}
 
 
 @pytest.fixture
-def tools(tmp_path: Path) -> Tools:
-    return Tools(BlobStore(tmp_path / "blobs"), Access(local_sources=True))
+def tools(tmp_path: Path) -> SourceDeps:
+    return SourceDeps(BlobStore(tmp_path / "blobs"), Access(local_sources=True))
 
 
-def spec_of(manifest: Manifest, tools: Tools) -> RouterSpec:
+def spec_of(manifest: Manifest, tools: SourceDeps) -> RouterSpec:
     derived = derive(manifest, tools, no_progress)
     assert isinstance(derived, Derived) and derived.authenticated
     return derived.spec
@@ -68,7 +68,7 @@ def with_routing(source: Source, **changes: object) -> Manifest:
 
 @pytest.mark.parametrize("counts", ["documents", "sample"])
 def test_the_router_of_the_embedded_corpus_is_the_same_everywhere(
-    counts: Literal["documents", "sample"], tools: Tools
+    counts: Literal["documents", "sample"], tools: SourceDeps
 ) -> None:
     routing = Routing(sample=300, counts=counts)
     spec = spec_of(small_manifest(embedded_source(), routing=routing), tools)
@@ -80,7 +80,7 @@ def test_the_router_of_the_embedded_corpus_is_the_same_everywhere(
 
 
 def test_deriving_twice_gives_the_same_spec_whatever_the_batches(
-    tools: Tools, monkeypatch: pytest.MonkeyPatch
+    tools: SourceDeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = small_manifest(synthetic(200))
     first = spec_of(manifest, tools)
@@ -88,14 +88,14 @@ def test_deriving_twice_gives_the_same_spec_whatever_the_batches(
     assert spec_digest(spec_of(manifest, tools)) == spec_digest(first)
 
 
-def test_rows_after_a_full_sample_decide_nothing(tools: Tools) -> None:
+def test_rows_after_a_full_sample_decide_nothing(tools: SourceDeps) -> None:
     manifests = [with_routing(synthetic(documents), counts="sample") for documents in (120, 400)]
     specs = [spec_of(manifest, tools) for manifest in manifests]
     assert specs[0].fit is not None and specs[0].fit.n_fit == sum(specs[0].documents) == 64
     assert replace(specs[0], manifest=specs[1].manifest) == specs[1]
 
 
-def test_counts_are_of_every_training_document_and_their_whole_length(tools: Tools) -> None:
+def test_counts_are_of_every_training_document_and_their_whole_length(tools: SourceDeps) -> None:
     manifest = with_routing(synthetic(400), overlap=2)
     spec, recipe = spec_of(manifest, tools), recipe_of(manifest)
     encoder, router = load_tokenizer(manifest.tokenizer, tools.blobs), Router(spec)
@@ -112,7 +112,7 @@ def test_counts_are_of_every_training_document_and_their_whole_length(tools: Too
     assert sum(spec.documents) > 600
 
 
-def test_the_router_is_the_same_whatever_is_counted(tools: Tools) -> None:
+def test_the_router_is_the_same_whatever_is_counted(tools: SourceDeps) -> None:
     """A source that ends within the sample is counted alike too, but for estimated lengths."""
     for rows in (60, 400):
         manifests = [with_routing(synthetic(rows), counts=c) for c in ("documents", "sample")]
@@ -125,7 +125,7 @@ def test_the_router_is_the_same_whatever_is_counted(tools: Tools) -> None:
         assert (every.documents == sample.documents) == same
 
 
-def test_one_changed_row_changes_the_first_stage(tools: Tools, tmp_path: Path) -> None:
+def test_one_changed_row_changes_the_first_stage(tools: SourceDeps, tmp_path: Path) -> None:
     corpus = texts(100)
     fits = []
     for name, text in (("a", corpus[0]), ("b", corpus[0] + ".")):
@@ -136,14 +136,14 @@ def test_one_changed_row_changes_the_first_stage(tools: Tools, tmp_path: Path) -
     assert fits[0].source_bytes != fits[1].source_bytes
 
 
-def test_a_sample_that_the_source_cannot_fill_is_fitted_on_what_there_is(tools: Tools) -> None:
+def test_a_sample_that_the_source_cannot_fill_is_fitted_on_what_there_is(tools: SourceDeps) -> None:
     spec = spec_of(with_routing(synthetic(100), sample=1000), tools)
     assert spec.fit is not None
     assert spec.kind == "kmeans" and 70 < spec.fit.n_fit < 100
 
 
 def test_fewer_documents_than_paths_fall_back_to_round_robin_on_record(
-    tools: Tools, tmp_path: Path
+    tools: SourceDeps, tmp_path: Path
 ) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", texts(3))
     spec = spec_of(with_routing(pin_files([path]), validation_bp=0, router_bp=0), tools)
@@ -151,22 +151,24 @@ def test_fewer_documents_than_paths_fall_back_to_round_robin_on_record(
     assert (spec.kind, spec.fit.n_fit) == ("round_robin", 3)
 
 
-def test_a_source_without_a_document_to_train_on_is_refused(tools: Tools, tmp_path: Path) -> None:
+def test_a_source_without_a_document_to_train_on_is_refused(
+    tools: SourceDeps, tmp_path: Path
+) -> None:
     path = tmp_path / "short.txt"
     path.write_text("too short\n" * 50)
     found = derive(small_manifest(pin_files([path])), tools, no_progress)
     assert lasting(found, r"source: none of its 50 documents can .*min_tokens = 40")
 
 
-def test_a_manifest_that_asks_for_round_robin_needs_no_source(tools: Tools) -> None:
+def test_a_manifest_that_asks_for_round_robin_needs_no_source(tools: SourceDeps) -> None:
     manifest = with_routing(replace(synthetic(400), revision="unknown"), kind="round_robin")
     assert spec_of(manifest, tools) == unfitted_spec(recipe_of(manifest))
 
 
-def test_a_source_that_is_away_is_said_and_nobody_blamed(tools: Tools, tmp_path: Path) -> None:
+def test_a_source_that_is_away_is_said_and_nobody_blamed(tools: SourceDeps, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", texts(100))
     manifest = small_manifest(pin_files([path]))
-    denied = derive(manifest, Tools(tools.blobs, Access(local_sources=False)), no_progress)
+    denied = derive(manifest, SourceDeps(tools.blobs, Access(local_sources=False)), no_progress)
     assert lasting(denied, r"run\.local_sources")
     path.write_text(path.read_text().replace("a", "e", 1))
     changed = derive(manifest, tools, no_progress)
@@ -175,7 +177,7 @@ def test_a_source_that_is_away_is_said_and_nobody_blamed(tools: Tools, tmp_path:
     assert "not the file that the run pins" in changed.reason
 
 
-def test_a_tokenizer_that_is_away_is_said_before_a_row_is_read(tools: Tools) -> None:
+def test_a_tokenizer_that_is_away_is_said_before_a_row_is_read(tools: SourceDeps) -> None:
     manifest = small_manifest(replace(synthetic(400), revision="unknown"))
     other = replace(manifest.tokenizer, sha256=sha256(b"another"))
     derived = derive(replace(manifest, tokenizer=other), tools, no_progress)
@@ -183,7 +185,7 @@ def test_a_tokenizer_that_is_away_is_said_before_a_row_is_read(tools: Tools) -> 
     assert (derived.stage, derived.lasting) == ("tokenizer", False)
 
 
-def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Path) -> None:
+def test_pinned_content_that_is_no_corpus_is_refused(tools: SourceDeps, tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", texts(50))
     source = pin_files([path])
     data = path.read_bytes()[:-50]
@@ -196,7 +198,7 @@ def test_pinned_content_that_is_no_corpus_is_refused(tools: Tools, tmp_path: Pat
     assert lasting(derive(small_manifest(named), tools, no_progress), r"source\.text_field")
 
 
-def test_progress_ends_with_the_whole_sample(tools: Tools) -> None:
+def test_progress_ends_with_the_whole_sample(tools: SourceDeps) -> None:
     told: list[Progress] = []
     derive(small_manifest(synthetic(200)), tools, told.append)
     assert (told[-1].stage, told[-1].done, told[-1].total) == ("read", 200, 200)

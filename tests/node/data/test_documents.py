@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.data import documents as module
-from dipaco.node.data.documents import Document, document_batches, token_count
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.data.sources.interface import SourceRow
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
+from dipaco.node.routing import documents as module
+from dipaco.node.routing.documents import Document, document_batches, token_count
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of
 from dipaco.protocol.routing.seeds import Split, split_residue

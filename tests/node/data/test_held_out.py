@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.data.derivation import Tools, derive
-from dipaco.node.data.held_out import of_file, of_run
-from dipaco.node.data.shards import Shards
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
+from dipaco.node.jobs.values import Progress
+from dipaco.node.routing.derive import SourceDeps, derive
+from dipaco.node.routing.held_out import of_file, of_run
+from dipaco.node.routing.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.node.training.jobs import Progress
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.assign import Router
-from dipaco.protocol.spec import RouterSpec
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.run.manifest import Manifest
 from tests.node.data.corpora import (
     no_progress,
     small_manifest,
@@ -33,17 +33,17 @@ TEXTS = [*texts(30), SHORT, "", *texts(60)[30:]]
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
-    return Tools(BlobStore(tmp_path_factory.mktemp("blobs")))
+def tools(tmp_path_factory: pytest.TempPathFactory) -> SourceDeps:
+    return SourceDeps(BlobStore(tmp_path_factory.mktemp("blobs")))
 
 
 @pytest.fixture(scope="module")
-def spec(tools: Tools) -> RouterSpec:
+def spec(tools: SourceDeps) -> RouterSpec:
     return spec_in(derive(RUN, tools, no_progress))
 
 
 @pytest.fixture(scope="module")
-def encoder(tools: Tools) -> TextEncoder:
+def encoder(tools: SourceDeps) -> TextEncoder:
     return load_tokenizer(RUN.tokenizer, tools.blobs)
 
 
@@ -122,7 +122,7 @@ def test_a_file_with_nothing_to_score_is_refused_with_its_rows(
 
 
 def test_the_run_s_own_are_its_validation_shards_without_the_empty_ones(
-    spec: RouterSpec, tools: Tools, tmp_path: Path
+    spec: RouterSpec, tools: SourceDeps, tmp_path: Path
 ) -> None:
     shards = Shards(ShardCache(tmp_path, 1 << 24), tools, max_shards=4)
     found = of_run(RUN, spec, shards, no_progress)

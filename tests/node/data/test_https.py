@@ -15,14 +15,14 @@ from msgspec.structs import replace
 from dipaco.node.data import https as module
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.https import HttpsFile, check_url, retry_after
-from dipaco.node.data.patience import Broken, Patience
+from dipaco.node.data.retry import Broken, RetryPolicy
 from dipaco.node.data.sources.dispatch import is_authenticated, rows
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
-from dipaco.node.training.jobs import Progress
-from dipaco.protocol.digest import sha256
+from dipaco.node.jobs.values import Progress
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
-from dipaco.protocol.source import Source
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.wire.digest import sha256
 from tests.node.data.corpora import no_progress
 from tests.node.data.network import Waits, certificate, json_gz, noise, parquet
 from tests.standin import StandIn, standin_hub
@@ -46,7 +46,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]
 
 @pytest.fixture
 def downloads(tmp_path: Path, waits: Waits) -> Downloads:
-    return Downloads(tmp_path / "sources", 3_000_000, waits.patience())
+    return Downloads(tmp_path / "sources", 3_000_000, waits.retry())
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_restart_goes_on_with_what_had_come(
 ) -> None:
     server.cuts += [500_000]
     impatient = Downloads(
-        downloads.folder, downloads.cache_max, Patience(-1.0, waits.clock, waits.sleep)
+        downloads.folder, downloads.cache_max, RetryPolicy(-1.0, waits.clock, waits.sleep)
     )
     with pytest.raises(Unavailable, match=r"a\.parquet: the connection ended after 500000 of"):
         read(source, impatient)
@@ -167,12 +167,12 @@ def test_the_folder_stays_within_its_bytes(
     source: Source, server: StandIn, tmp_path: Path, waits: Waits
 ) -> None:
     larger = max(file.size for file in source.files)
-    small = Downloads(tmp_path / "small", larger, waits.patience())
+    small = Downloads(tmp_path / "small", larger, waits.retry())
     assert read(source, small) == FIRST + SECOND
     kept = [path.name for path in small.folder.iterdir() if path.name != "lock"]
     assert kept == [source.files[1].sha256.hex()]
     with pytest.raises(ConfigError, match=r"storage\.cache_max: .*a\.parquet"):
-        read(source, Downloads(tmp_path / "none", larger - 1, waits.patience()))
+        read(source, Downloads(tmp_path / "none", larger - 1, waits.retry()))
 
 
 def test_a_certificate_that_nobody_trusts_ends_it(

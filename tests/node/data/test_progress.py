@@ -1,7 +1,7 @@
 """Rules of this file: the clock is the test's own."""
 
-from dipaco.node.data.progress import Meter
-from dipaco.node.training.jobs import Progress
+from dipaco.node.jobs.meter import Meter
+from dipaco.node.jobs.values import Progress
 
 
 def test_reports_are_a_quarter_second_apart_and_the_end_is_always_told() -> None:

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.data import relabelling
-from dipaco.node.data.derivation import Tools, derive
-from dipaco.node.data.relabelling import rederive
-from dipaco.node.data.shards import RouterDocuments, Shards
-from dipaco.node.data.sheets import wrong_sheet
+from dipaco.node.jobs.values import Derive
+from dipaco.node.routing import reshard
+from dipaco.node.routing.derive import SourceDeps, derive
+from dipaco.node.routing.reshard import derive_resharded
+from dipaco.node.routing.shards import RouterDocuments, Shards
+from dipaco.node.routing.sheets import wrong_sheet
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.node.training.jobs import Derive
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.lease import Scored, ScoreLease, Sheet
-from dipaco.protocol.manifest import Manifest, Reshard, Routing, run_id
 from dipaco.protocol.routing.labels import NO_LABEL, NOT_SCORED, read_sheet, sheet_bytes
 from dipaco.protocol.routing.recipe import recipe_of
-from dipaco.protocol.spec import CLASS_MEANS, RouterSpec, spec_digest
-from dipaco.protocol.verdict import Derivation, FalseLabels, Outcome, SourceFailure, judge
+from dipaco.protocol.routing.spec import CLASS_MEANS, RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import Derivation, FalseLabels, Outcome, SourceFailure, judge
+from dipaco.protocol.run.manifest import Manifest, Reshard, Routing, run_id
+from dipaco.protocol.work.kinds import Scored, ScoreLease, Sheet
 from tests.node.data.corpora import no_progress, small_manifest, spec_in, synthetic
 from tests.values import digest, peer
 
@@ -39,17 +39,17 @@ class Resharded:
     manifest: Manifest
     first: RouterSpec
     sheets: Sheets
-    tools: Tools
+    tools: SourceDeps
     scored: list[RouterDocuments]
     """By window."""
 
-    def derive(self, sheets: Sheets | None = None, tools: Tools | None = None) -> Derivation:
+    def derive(self, sheets: Sheets | None = None, tools: SourceDeps | None = None) -> Derivation:
         job = Derive(
             manifest=self.manifest,
             previous=self.first,
             sheets=self.sheets if sheets is None else sheets,
         )
-        return rederive(job, self.first, tools or self.tools, no_progress)
+        return derive_resharded(job, self.first, tools or self.tools, no_progress)
 
     def written(self, place: int, change: Callable[[list[int]], list[int]]) -> Sheets:
         """Return the ledger's sheets, one of them with other scores."""
@@ -63,7 +63,7 @@ class Resharded:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Resharded:
     root = tmp_path_factory.mktemp("resharded")
-    tools = Tools(blobs=BlobStore(root / "blobs"))
+    tools = SourceDeps(blobs=BlobStore(root / "blobs"))
     routing = Routing(sample=64, dimension=64, router_bp=3000, reshard=RESHARD)
     manifest = small_manifest(
         synthetic(DOCUMENTS, WINDOW),
@@ -173,7 +173,7 @@ def test_sheets_that_make_no_labels_refute_whoever_goes_on_from_them(
 def test_a_sheet_that_is_away_refutes_nobody(
     run: Resharded, second: RouterSpec, tmp_path: Path
 ) -> None:
-    derived = run.derive(tools=Tools(blobs=BlobStore(tmp_path)))
+    derived = run.derive(tools=SourceDeps(blobs=BlobStore(tmp_path)))
     assert isinstance(derived, SourceFailure)
     assert verdict(run, second, derived) == (Outcome.UNVERIFIABLE, "labels")
 
@@ -205,7 +205,7 @@ def test_sheets_of_other_documents_refute_whoever_can_tell_what_the_source_has(
     authentic: bool,
 ) -> None:
     """All sheets of a window agree on a lie that would leave the first router as it is."""
-    monkeypatch.setattr(relabelling, "is_authenticated", lambda source, access: authentic)
+    monkeypatch.setattr(reshard, "is_authenticated", lambda source, access: authentic)
     derived = run.derive(in_every_path(run, change))
     assert isinstance(derived, FalseLabels if authentic else SourceFailure)
     assert words in derived.reason
@@ -265,4 +265,4 @@ def test_a_run_without_re_sharding_has_no_next_epoch(run: Resharded) -> None:
     routing = replace(run.manifest.routing, reshard=None)
     job = Derive(manifest=replace(run.manifest, routing=routing), previous=run.first)
     with pytest.raises(LocalProtocolError):
-        rederive(job, run.first, run.tools, no_progress)
+        derive_resharded(job, run.first, run.tools, no_progress)

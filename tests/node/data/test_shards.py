@@ -16,28 +16,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dipaco.node.data import documents
-from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
-from dipaco.node.data.shards import WAITING, HeldOut, ShardMissing, Shards, TokenShard
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
 from dipaco.node.data.tokenizers import load_tokenizer
+from dipaco.node.jobs.values import Materialise, Materialised, Progress
+from dipaco.node.routing import documents
+from dipaco.node.routing.derive import SourceDeps, derive
+from dipaco.node.routing.shards import WAITING, HeldOut, ShardMissing, Shards, TokenShard
 from dipaco.node.storage import shard_cache
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.node.training.jobs import Materialise, Materialised, Progress
-from dipaco.protocol.batches import DENSE, RowOrder, batch_seed
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
-from dipaco.protocol.manifest import Manifest, run_id
 from dipaco.protocol.routing import fit
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split
-from dipaco.protocol.source import Source
-from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed
+from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.digest import Digest, sha256
 from tests.node.data.corpora import (
     no_progress,
     small_manifest,
@@ -52,30 +52,30 @@ LARGE = 1 << 30
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
-    return Tools(BlobStore(tmp_path_factory.mktemp("blobs")), Access(local_sources=True))
+def tools(tmp_path_factory: pytest.TempPathFactory) -> SourceDeps:
+    return SourceDeps(BlobStore(tmp_path_factory.mktemp("blobs")), Access(local_sources=True))
 
 
-def derived(manifest: Manifest, tools: Tools) -> RouterSpec:
+def derived(manifest: Manifest, tools: SourceDeps) -> RouterSpec:
     return spec_in(derive(manifest, tools, no_progress))
 
 
 @pytest.fixture(scope="module")
-def run(tools: Tools) -> tuple[Manifest, RouterSpec]:
+def run(tools: SourceDeps) -> tuple[Manifest, RouterSpec]:
     """A run of 260 documents in three windows, two paths per training document."""
     manifest = small_manifest(synthetic(DOCUMENTS, WINDOW))
     manifest = replace(manifest, routing=replace(manifest.routing, overlap=2, sample=128))
     return manifest, derived(manifest, tools)
 
 
-def shards(root: Path, tools: Tools, *, max_bytes: int = LARGE, max_shards: int = 4) -> Shards:
+def shards(root: Path, tools: SourceDeps, *, max_bytes: int = LARGE, max_shards: int = 4) -> Shards:
     return Shards(ShardCache(root, max_bytes), tools, max_shards=max_shards)
 
 
 class Expected:
     """All shards of one window, in memory."""
 
-    def __init__(self, run: tuple[Manifest, RouterSpec], window: int, tools: Tools) -> None:
+    def __init__(self, run: tuple[Manifest, RouterSpec], window: int, tools: SourceDeps) -> None:
         manifest, spec = run
         recipe, router = recipe_of(manifest), Router(spec)
         encoder = load_tokenizer(embedded_tokenizer(), tools.blobs)
@@ -97,7 +97,7 @@ class Expected:
 
 @pytest.mark.parametrize("window", [0, 2])
 def test_every_path_gets_its_documents_and_nothing_else(
-    window: int, run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    window: int, run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     expected, made = Expected(run, window, tools), shards(tmp_path, tools)
     for path, stream in expected.streams.items():
@@ -115,7 +115,7 @@ def test_every_path_gets_its_documents_and_nothing_else(
 
 
 def test_materialising_counts_each_document_once(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     expected, told = Expected(run, 2, tools), list[Progress]()
     found = shards(tmp_path, tools).materialise(*run, 2, told.append)
@@ -126,7 +126,7 @@ def test_materialising_counts_each_document_once(
 
 
 def test_a_window_that_is_in_the_cache_is_not_read_again(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     told: list[Progress] = []
     first = shards(tmp_path, tools).materialise(*run, 0, told.append)
@@ -148,7 +148,7 @@ def batches_digest(made: Shards, run: tuple[Manifest, RouterSpec]) -> Digest:
 
 def test_the_sizes_of_the_caches_never_change_a_byte(
     run: tuple[Manifest, RouterSpec],
-    tools: Tools,
+    tools: SourceDeps,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -163,7 +163,7 @@ def test_the_sizes_of_the_caches_never_change_a_byte(
 
 
 def test_concurrent_requests_share_one_pass(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     told: list[list[Progress]] = [[] for _ in range(6)]
     start = threading.Barrier(len(told))
@@ -183,7 +183,7 @@ def test_concurrent_requests_share_one_pass(
 
 
 def test_who_waits_for_a_pass_that_breaks_off_makes_it_himself(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     first, second = shards(tmp_path, tools), shards(tmp_path, tools)
     waits, heard = threading.Event(), list[Progress]()
@@ -212,18 +212,18 @@ def test_who_waits_for_a_pass_that_breaks_off_makes_it_himself(
 
 
 def test_a_pass_that_is_killed_leaves_nothing_half_made(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
         "from dipaco.node.data import documents, progress\n"
-        "from dipaco.node.data.derivation import Tools\n"
-        "from dipaco.node.data.shards import Shards\n"
+        "from dipaco.node.routing.derive import SourceDeps\n"
+        "from dipaco.node.routing.shards import Shards\n"
         "from dipaco.node.storage import shard_cache\n"
         "from dipaco.node.storage.blobs import BlobStore\n"
-        "from dipaco.node.training.jobs import Materialise\n"
-        "from dipaco.protocol.canonical import decode\n"
+        "from dipaco.node.jobs.values import Materialise\n"
+        "from dipaco.protocol.wire.canonical import decode\n"
         "documents.BATCH_BYTES = shard_cache.FLUSH_BYTES = 1000\n"
         "progress.INTERVAL = 0.0\n"
         "def stop(report):\n"
@@ -232,7 +232,7 @@ def test_a_pass_that_is_killed_leaves_nothing_half_made(
         "job = decode(bytes.fromhex(sys.stdin.readline()), Materialise, limit=1 << 20)\n"
         "root = Path(sys.argv[1])\n"
         "cache = shard_cache.ShardCache(root / 'cache', 1 << 30)\n"
-        "shards = Shards(cache, Tools(BlobStore(root / 'blobs')), max_shards=4)\n"
+        "shards = Shards(cache, SourceDeps(BlobStore(root / 'blobs')), max_shards=4)\n"
         "shards.materialise(job.manifest, job.spec, job.window, stop)\n"
     )
     job = encode(Materialise(manifest=run[0], spec=run[1], window=0))
@@ -256,7 +256,7 @@ def test_a_pass_that_is_killed_leaves_nothing_half_made(
 
 
 def test_the_cache_file_of_another_spec_under_our_name_is_noticed_and_made_again(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     other = small_manifest(synthetic(DOCUMENTS, WINDOW))
     foreign = derived(other, tools)
@@ -273,7 +273,7 @@ def test_the_cache_file_of_another_spec_under_our_name_is_noticed_and_made_again
 
 
 def test_a_corpus_ten_times_as_large_takes_no_more_memory(
-    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tools: SourceDeps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "BATCH_BYTES", 10_000)  # the smaller one fills a batch too
     monkeypatch.setattr(fit, "_BATCH", 32)
@@ -295,7 +295,7 @@ def test_a_corpus_ten_times_as_large_takes_no_more_memory(
 
 
 def test_no_more_than_max_shards_stay_in_memory(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     made, seen = shards(tmp_path, tools, max_shards=2), list[weakref.ref[TokenShard]]()
     for turn in range(12):
@@ -306,7 +306,7 @@ def test_no_more_than_max_shards_stay_in_memory(
 
 
 def test_a_damaged_shard_is_noticed_and_made_again(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     good = shards(tmp_path, tools).training(*run, 0, 1, no_progress).row(0).tolist()
     (folder,) = (path for path in tmp_path.iterdir())
@@ -318,7 +318,7 @@ def test_a_damaged_shard_is_noticed_and_made_again(
 
 
 def test_a_damaged_validation_part_is_made_again_too(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     made = shards(tmp_path, tools)
     good = [document.tolist() for document in made.validation(*run, 0, 2, no_progress)]
@@ -328,7 +328,7 @@ def test_a_damaged_validation_part_is_made_again_too(
 
 
 def test_shards_of_one_spec_are_not_those_of_another(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     made = shards(tmp_path, tools)
     made.materialise(*run, 0, no_progress)
@@ -339,7 +339,7 @@ def test_shards_of_one_spec_are_not_those_of_another(
 
 
 def test_an_open_shard_outlives_its_eviction(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     made = shards(tmp_path, tools)
     shard = made.training(*run, 0, 0, no_progress)
@@ -350,7 +350,7 @@ def test_an_open_shard_outlives_its_eviction(
 
 
 def test_a_cache_too_small_for_one_window_is_the_volunteers_to_raise(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     made = shards(tmp_path, tools, max_bytes=10_000)
     with pytest.raises(ConfigError, match=r"storage\.cache_max: .* more than its 10000 bytes"):
@@ -358,7 +358,7 @@ def test_a_cache_too_small_for_one_window_is_the_volunteers_to_raise(
     assert ShardCache(tmp_path, LARGE).total_bytes() == 0
 
 
-def test_a_source_that_breaks_off_leaves_no_half_window(tools: Tools, tmp_path: Path) -> None:
+def test_a_source_that_breaks_off_leaves_no_half_window(tools: SourceDeps, tmp_path: Path) -> None:
     corpus = texts(200)
     sources: list[Source] = [
         pin_files([write_jsonl(tmp_path / name, part)])
@@ -375,7 +375,7 @@ def test_a_source_that_breaks_off_leaves_no_half_window(tools: Tools, tmp_path: 
 
 
 def test_a_spec_of_another_run_and_a_window_beyond_the_last_are_bugs(
-    run: tuple[Manifest, RouterSpec], tools: Tools, tmp_path: Path
+    run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     made = shards(tmp_path, tools)
     with pytest.raises(LocalProtocolError, match="another run"):

@@ -23,9 +23,9 @@ from dipaco.node.data.tokenizers import (
     pin_tokenizer,
 )
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
-from dipaco.protocol.source import Tokenizer
+from dipaco.protocol.run.source import Tokenizer
+from dipaco.protocol.wire.digest import sha256
 
 EMBEDDED = [670, 2110, 12, 266, 2110, 14]
 

@@ -64,23 +64,23 @@ class Work:
 async def test_closing_cancels_the_work_with_its_reason_and_opening_starts_it_again(
     autojump_clock: MockClock,
 ) -> None:
-    board, switch = Activity(), Switch("heat")
-    gate = Gate(board, (switch,))
+    activity, switch = Activity(), Switch("heat")
+    gate = Gate(activity, (switch,))
     work, start = Work(gate), trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.run, work)
         await trio.sleep(20.0)
-        assert board.reason.code == "starting" and gate.closed is None
+        assert activity.reason.code == "starting" and gate.closed is None
         switch.why = "86 degrees"
-        gate.changed.ring()
+        gate.changed.notify()
         await trio.sleep(2.0)
         assert work.spans == [(start, start + 21.0, "86 degrees; opens later")]
-        assert (board.state, board.reason.code) == ("paused", "heat")
-        assert board.reason.text == "86 degrees; opens later"
+        assert (activity.state, activity.reason.code) == ("paused", "heat")
+        assert activity.reason.text == "86 degrees; opens later"
         await trio.sleep(100.0)
         switch.why = ""
         await trio.sleep(LOOK_SECONDS)
-        assert board.reason.code == "resuming" and gate.closed is None
+        assert activity.reason.code == "resuming" and gate.closed is None
         nursery.cancel_scope.cancel()
     assert len(work.spans) == 2 and work.spans[1][2] == "None"  # the end of the node closes nothing
 
@@ -88,19 +88,19 @@ async def test_closing_cancels_the_work_with_its_reason_and_opening_starts_it_ag
 async def test_a_limit_that_opens_while_the_work_ends_leaves_no_stale_reason(
     autojump_clock: MockClock,
 ) -> None:
-    board, switch = Activity(), Switch("heat")
-    gate = Gate(board, (switch,))
+    activity, switch = Activity(), Switch("heat")
+    gate = Gate(activity, (switch,))
     work = Work(gate)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.run, work)
         await trio.sleep(20.0)
         switch.why = "86 degrees"
-        gate.changed.ring()
+        gate.changed.notify()
         await trio.sleep(0.5)
-        assert board.reason.code == "heat"
+        assert activity.reason.code == "heat"
         switch.why = ""
         await trio.sleep(1.0)
-        assert len(work.spans) == 1 and board.reason.code == "resuming"
+        assert len(work.spans) == 1 and activity.reason.code == "resuming"
         nursery.cancel_scope.cancel()
 
 

@@ -1,8 +1,8 @@
 """What a peer may send that is no call or answer, and the calls that the tests make."""
 
 from dipaco.node.network.framing import frame
-from dipaco.protocol.canonical import Wire, encode
-from dipaco.protocol.messages import Ping, Reply, Request
+from dipaco.protocol.wire.canonical import Wire, encode
+from dipaco.protocol.wire.messages import Ping, Reply, Request
 
 
 class Echo(Wire, frozen=True, kw_only=True):

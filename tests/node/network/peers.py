@@ -2,8 +2,8 @@
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.protocol.digest import sha256
-from dipaco.protocol.identity import PeerId, peer_id
+from dipaco.protocol.wire.digest import sha256
+from dipaco.protocol.wire.identity import PeerId, peer_id
 
 KEYS: tuple[Ed25519PrivateKey, ...] = tuple(
     sorted(

@@ -12,8 +12,8 @@ import trio
 from dipaco.node.network.addresses import addresses_of, resolve, sign_records
 from dipaco.node.network.transport import Traffic
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.messages import MAX_ADDRESSES, PeerRecord, open_record
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.messages import MAX_ADDRESSES, PeerRecord, open_record
 from tests.node.network.peers import KEYS, PEERS
 
 LOOP, HOUSE, WORLD = "/ip4/127.0.0.1/tcp/4410", "/ip4/10.0.0.2/tcp/4410", "/dns4/a.example/tcp/1"

@@ -17,13 +17,13 @@ from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.dialer import LONGEST, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.memory import DIAL_TIMEOUT, MemoryNetwork, MemoryTransport
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import PeerRecord
-from dipaco.protocol.signed import Signed, sign
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import PeerRecord
+from dipaco.protocol.wire.signed import Signed, sign
 from tests.node.network.peers import KEY_OF, PEERS
 from tests.node.network.test_directory import Shelf
 
@@ -41,14 +41,14 @@ class Node:
     ) -> None:
         self.transport = transport
         self.me = transport.me
-        self.standing = Standing(transport)
-        self.rpc = Rpc(transport, self.standing)
+        self.reputation = Reputation(transport)
+        self.rpc = Rpc(transport, self.reputation)
         self.store = store
         self.dialled: list[float] = []
         self.dialer = Dialer(
             transport,
             self.rpc,
-            self.standing,
+            self.reputation,
             store,
             seeds=seeds,
             records=self.records,
@@ -266,7 +266,7 @@ async def test_a_banned_seed_is_not_dialled_until_its_time_is_over(
         node = await swarm.join(PEERS[1], seed.me)
         await trio.sleep(1)
         for _ in range(3):
-            await node.standing.blame(seed.me, "garbage")
+            await node.reputation.blame(seed.me, "garbage")
         await trio.sleep(300)
         assert node.transport.peers() == frozenset()
         await trio.sleep(400)

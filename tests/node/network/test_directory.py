@@ -18,12 +18,13 @@ from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.directory import LIFE, Directory
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import Refusal, Unavailable
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import (
+from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import (
     MAX_LISTED,
     Listing,
     ListPeers,
@@ -32,8 +33,7 @@ from dipaco.protocol.messages import (
     Registered,
     open_record,
 )
-from dipaco.protocol.signed import Signed, sign
-from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.signed import Signed, sign
 from tests.node.network.peers import KEY_OF, PEERS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Asker:
         self.transport = transport
         self.me = transport.me
         self.hub = hub
-        self.rpc = Rpc(transport, Standing(transport))
+        self.rpc = Rpc(transport, Reputation(transport))
         self.liveness = Liveness(transport, self.rpc)
 
     async def register(
@@ -107,7 +107,7 @@ class House:
             self.network.join(PEERS[0], ip="127.0.0.1", port=4410) as self.hub,
             trio.open_nursery() as nursery,
         ):
-            rpc = Rpc(self.hub, Standing(self.hub))
+            rpc = Rpc(self.hub, Reputation(self.hub))
             self.directory = Directory(self.hub, rpc, self.shelf, chance=random.Random(1))
             liveness = Liveness(self.hub, rpc, heard=self.directory.renew)
             for service in (rpc, self.directory, liveness):

@@ -26,15 +26,15 @@ from dipaco.node.network.blob_stream import (
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.framing import frame, receive_frame
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Stream
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.canonical import decode, encode
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import AskChunk, AskOutline, Outline
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import AskChunk, AskOutline, Outline
 from tests.node.network.peers import PEERS
 
 T = TypeVar("T")
@@ -53,10 +53,12 @@ class Node:
     def __init__(self, transport: MemoryTransport, folder: Path) -> None:
         self.transport = transport
         self.me = transport.me
-        self.standing = Standing(transport)
-        self.rpc = Rpc(transport, self.standing)
+        self.reputation = Reputation(transport)
+        self.rpc = Rpc(transport, self.reputation)
         self.blobs = BlobStore(folder)
-        self.exchange = Exchange(transport, self.rpc, self.standing, self.blobs, in_thread=in_place)
+        self.exchange = Exchange(
+            transport, self.rpc, self.reputation, self.blobs, in_thread=in_place
+        )
 
     async def run(self, task_status: "trio.TaskStatus[None]") -> None:  # type: ignore[name-defined]
         async with trio.open_nursery() as nursery:
@@ -147,7 +149,7 @@ async def test_a_blob_is_found_at_whoever_has_it(autojump_clock: MockClock, tmp_
         digest = holder.blobs.write(DATA)
         await here.exchange.fetch(digest, limit=len(DATA), holders=[empty.me])
         assert here.blobs.has(digest)
-        assert here.standing.strikes(empty.me) == 0
+        assert here.reputation.strikes(empty.me) == 0
 
 
 async def test_a_blob_that_is_here_is_not_fetched(
@@ -169,7 +171,7 @@ async def test_a_blob_of_another_length_is_not_taken(
         with pytest.raises(Unavailable, match="1255000 bytes are not what is expected"):
             await here.exchange.fetch(digest, limit=len(DATA) - 1, holders=[there.me])
         assert here.exchange.received == 0
-        assert here.standing.strikes(there.me) == 0
+        assert here.reputation.strikes(there.me) == 0
 
 
 async def test_the_next_holder_goes_on_where_the_last_one_stopped(
@@ -209,7 +211,7 @@ async def test_rubbish_from_an_earlier_life_costs_a_second_transfer_and_nobodys_
         here.blobs.partial(digest, len(left)).append(left)
         await here.exchange.fetch(digest, holders=[holder.me])
         assert here.blobs.read(digest, len(DATA)) == DATA
-        assert here.standing.strikes(holder.me) == 0
+        assert here.reputation.strikes(holder.me) == 0
 
 
 async def test_a_chunk_that_is_not_in_its_own_outline_costs_the_holder_a_strike(
@@ -221,7 +223,7 @@ async def test_a_chunk_that_is_not_in_its_own_outline_costs_the_holder_a_strike(
         digest = holder.blobs.write(DATA)
         await here.exchange.fetch(digest, holders=[liar.me, holder.me])
         assert here.blobs.read(digest, len(DATA)) == DATA
-        assert here.standing.strikes(liar.me) == 1
+        assert here.reputation.strikes(liar.me) == 1
         assert holder.exchange.sent == len(DATA) - 2 * SMALL_CHUNK  # what was right was kept
 
 
@@ -233,8 +235,8 @@ async def test_an_outline_whose_chunks_match_but_not_the_digest_costs_its_provid
         digest = holder.blobs.write(DATA)
         await here.exchange.fetch(digest, holders=[liar.me, holder.me])
         assert here.blobs.read(digest, len(DATA)) == DATA
-        assert here.standing.strikes(liar.me) == 1
-        assert here.standing.strikes(holder.me) == 0
+        assert here.reputation.strikes(liar.me) == 1
+        assert here.reputation.strikes(holder.me) == 0
 
 
 async def test_what_a_liar_began_does_not_spoil_what_an_honest_holder_completes(
@@ -245,7 +247,7 @@ async def test_what_a_liar_began_does_not_spoil_what_an_honest_holder_completes(
         digest = holder.blobs.write(DATA)
         await here.exchange.fetch(digest, holders=[liar.me, holder.me])
         assert here.blobs.read(digest, len(DATA)) == DATA
-        assert here.standing.strikes(holder.me) == 0
+        assert here.reputation.strikes(holder.me) == 0
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ async def test_an_impossible_outline_costs_a_strike(
         Liar(liar, DATA, outline=outline)
         with pytest.raises(Unavailable):
             await here.exchange.fetch(sha256(DATA), holders=[liar.me])
-        assert here.standing.strikes(liar.me) == 1
+        assert here.reputation.strikes(liar.me) == 1
 
 
 @pytest.mark.parametrize(
@@ -283,7 +285,7 @@ async def test_an_asker_that_breaks_the_protocol_is_dropped_and_others_are_serve
         stream = await offender.transport.open(holder.me, BLOB)
         await stream.send(words)
         await trio.sleep(1)
-        assert holder.standing.strikes(offender.me) == 1
+        assert holder.reputation.strikes(offender.me) == 1
         assert offender.me not in holder.transport.peers()
         await honest.exchange.fetch(digest, holders=[holder.me])
         assert honest.blobs.has(digest)
@@ -330,7 +332,7 @@ async def test_a_silent_holder_is_given_up_for_the_next(
         await here.exchange.fetch(digest, holders=[silent.me, holder.me])
         waited = trio.current_time() - before
         assert waited == pytest.approx(blob_stream.PATIENCE, abs=2)
-        assert here.standing.strikes(silent.me) == 0
+        assert here.reputation.strikes(silent.me) == 0
 
 
 async def test_no_more_than_two_chunks_leave_a_node_at_once_and_a_stuck_reader_frees_its_place(

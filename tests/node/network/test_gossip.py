@@ -1,7 +1,7 @@
 """Announcements and anti-entropy.
 
-Rules of this file: memory transport, virtual time, a catalogue in a dict that accepts what is
-signed `good`; what a real catalogue admits is tested where it lives.
+Rules of this file: memory transport, virtual time, a values in a dict that accepts what is
+signed `good`; what a real values admits is tested where it lives.
 """
 
 import random
@@ -16,12 +16,12 @@ from trio.testing import MockClock
 from dipaco.node.network import gossip as gossip_module
 from dipaco.node.network.gossip import LEDGER, SYNC, TOPIC, Gossip
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import MAX_ITEMS, AskInventory, Inventory, Item
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import MAX_ITEMS, AskInventory, Inventory, Item
 from tests.node.network.peers import PEERS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ RUN = sha256(b"the run")
 
 
 class Shelf:
-    """A catalogue: values that begin with `good` are valid, with `not yet` premature."""
+    """A values: values that begin with `good` are valid, with `not yet` premature."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, Digest], bytes] = {}
@@ -85,9 +85,9 @@ class Node:
     def __init__(self, transport: MemoryTransport, shelf: Shelf) -> None:
         self.transport = transport
         self.me = transport.me
-        self.standing = Standing(transport)
+        self.reputation = Reputation(transport)
         self.shelf = shelf
-        self.gossip = Gossip(transport, self.standing, shelf, chance=random.Random(transport.me))
+        self.gossip = Gossip(transport, self.reputation, shelf, chance=random.Random(transport.me))
 
 
 class Swarm:
@@ -282,7 +282,7 @@ async def test_whoever_hands_on_a_false_value_is_hung_up(
         if how == "announced":
             await forger.gossip.announce(forger.shelf.put("spec", b"forged"), 6)
             await trio.sleep(1)
-        assert victim.standing.strikes(forger.me) == 1
+        assert victim.reputation.strikes(forger.me) == 1
         assert forger.me not in victim.transport.peers()
         await honest.gossip.announce(honest.shelf.put("spec", b"good"), 4)
         await trio.sleep(1)
@@ -299,7 +299,7 @@ async def test_whoever_announces_garbage_is_hung_up(
         await trio.sleep(1)
         await offender.transport.publish(TOPIC, words)
         await trio.sleep(1)
-        assert victim.standing.strikes(offender.me) == 1
+        assert victim.reputation.strikes(offender.me) == 1
         assert victim.transport.peers() == frozenset()
 
 
@@ -312,7 +312,7 @@ async def test_what_is_not_wanted_is_asked_for_once(autojump_clock: MockClock) -
         await one.transport.dial(other.me, other.transport.addresses)
         await trio.sleep(300)
         assert other.shelf.offered == 1
-        assert other.standing.strikes(one.me) == 0
+        assert other.reputation.strikes(one.me) == 0
 
 
 async def test_what_cannot_be_judged_yet_is_asked_for_again(autojump_clock: MockClock) -> None:
@@ -356,7 +356,7 @@ async def test_a_listing_beyond_the_bound_costs_a_strike(autojump_clock: MockClo
     async with swarms() as swarm:
         victim = await swarm.join(PEERS[0])
         async with swarm.network.join(PEERS[1]) as raw, trio.open_nursery() as nursery:
-            offender = Rpc(raw, Standing(raw), protocol=SYNC, limit=1 << 22)
+            offender = Rpc(raw, Reputation(raw), protocol=SYNC, limit=1 << 22)
             items = tuple(
                 Item(kind="receipt", run=RUN, digest=sha256(b"%d" % n), seq=0)
                 for n in range(MAX_ITEMS + 1)
@@ -369,5 +369,5 @@ async def test_a_listing_beyond_the_bound_costs_a_strike(autojump_clock: MockClo
             await nursery.start(offender.run)
             await raw.dial(victim.me, victim.transport.addresses)
             await trio.sleep(1)
-            assert victim.standing.strikes(PEERS[1]) == 1
+            assert victim.reputation.strikes(PEERS[1]) == 1
             nursery.cancel_scope.cancel()

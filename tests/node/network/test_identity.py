@@ -9,7 +9,7 @@ import pytest
 
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.identity import peer_id
+from dipaco.protocol.wire.identity import peer_id
 
 
 def test_the_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from trio.testing import MockClock
 
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.standing import Standing
-from dipaco.protocol.identity import PeerId
+from dipaco.protocol.wire.identity import PeerId
 from tests.node.network.peers import PEERS
 
 
@@ -25,7 +25,7 @@ class Node:
         self.transport = transport
         self.me = transport.me
         self.heard: list[tuple[float, PeerId]] = []
-        self.rpc = Rpc(transport, Standing(transport))
+        self.rpc = Rpc(transport, Reputation(transport))
         self.liveness = Liveness(
             transport,
             self.rpc,

@@ -13,12 +13,12 @@ from trio.testing import MockClock
 from dipaco.node.network import rpc as rpc_module
 from dipaco.node.network.framing import frame
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
+from dipaco.node.network.reputation import BAN, STRIKES, Reputation
 from dipaco.node.network.rpc import CONTROL, Rpc
-from dipaco.node.network.standing import BAN, STRIKES, Standing
-from dipaco.protocol.canonical import Wire, encode
 from dipaco.protocol.errors import LeaseLost, Refusal, RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId
-from dipaco.protocol.messages import Failure, Ping, Pong, Request
+from dipaco.protocol.wire.canonical import Wire, encode
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import Failure, Ping, Pong, Request
 from tests.node.network.breaches import BREACHES, Echo, Other
 from tests.node.network.peers import PEERS
 
@@ -29,8 +29,8 @@ class End:
     def __init__(self, transport: MemoryTransport) -> None:
         self.transport = transport
         self.me = transport.me
-        self.standing = Standing(transport)
-        self.rpc = Rpc(transport, self.standing)
+        self.reputation = Reputation(transport)
+        self.rpc = Rpc(transport, self.reputation)
         self.asked: list[tuple[PeerId, str]] = []
         self.rpc.handle(Echo, self.echo)
 
@@ -197,7 +197,7 @@ async def test_a_peer_that_breaks_the_protocol_is_hung_up_and_another_is_served(
             await offender.transport.dial(hub.me, hub.transport.addresses)
             await trio.sleep(1)
             assert offender.me not in hub.transport.peers()
-            assert hub.standing.strikes(offender.me) == 1
+            assert hub.reputation.strikes(offender.me) == 1
             assert await honest.say(hub.me, "hello") == "hello"
             nursery.cancel_scope.cancel()
 
@@ -221,7 +221,7 @@ async def test_a_malformed_answer_costs_its_sender_the_connection(
     async with ends(2) as (_, (small, large)):
         with pytest.raises(RemoteProtocolError, match="malformed Pong"):
             await small.rpc.call(large.me, Echo(text="hi"), Pong, timeout=5)
-        assert small.standing.strikes(large.me) == 1
+        assert small.reputation.strikes(large.me) == 1
         assert large.me not in small.transport.peers()
 
 
@@ -230,8 +230,8 @@ async def test_a_habitual_offender_is_banned_and_may_return_later(
 ) -> None:
     async with ends(2) as (_, (hub, other)):
         for _ in range(STRIKES):
-            assert not hub.standing.banned(other.me)
-            await hub.standing.blame(other.me, "garbage")
+            assert not hub.reputation.banned(other.me)
+            await hub.reputation.blame(other.me, "garbage")
         await other.transport.dial(hub.me, hub.transport.addresses)
         assert hub.transport.peers() == frozenset()
         with pytest.raises(Unavailable, match="banned"):

@@ -13,12 +13,12 @@ import trio
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.host import HostTransport, open_host
 from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import CONTROL, Rpc
-from dipaco.node.network.standing import Standing
 from dipaco.node.network.transport import Stream
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.messages import Ping, Pong
+from dipaco.protocol.wire.messages import Ping, Pong
 from tests.node.network.breaches import BREACHES
 from tests.node.network.peers import KEYS
 from tests.node.network.test_shims import LISTEN
@@ -31,11 +31,11 @@ class Node:
     def __init__(self, transport: HostTransport, folder: Path) -> None:
         self.transport = transport
         self.me = transport.me
-        self.standing = Standing(transport)
-        self.rpc = Rpc(transport, self.standing)
+        self.reputation = Reputation(transport)
+        self.rpc = Rpc(transport, self.reputation)
         self.liveness = Liveness(transport, self.rpc)
         self.blobs = BlobStore(folder)
-        self.exchange = Exchange(transport, self.rpc, self.standing, self.blobs)
+        self.exchange = Exchange(transport, self.rpc, self.reputation, self.blobs)
 
     async def ping(self, peer: "Node") -> None:
         await self.rpc.call(peer.me, Ping(), Pong, timeout=10)
@@ -101,7 +101,7 @@ async def test_a_peer_that_breaks_the_protocol_is_hung_up_and_another_is_served(
         offender.serve(CONTROL, offend)
         await honest.transport.dial(hub.me, hub.transport.addresses)
         await offender.dial(hub.me, hub.transport.addresses)
-        await until(lambda: hub.standing.strikes(offender.me) == 1)
+        await until(lambda: hub.reputation.strikes(offender.me) == 1)
         await until(lambda: hub.transport.peers() == {honest.me})
         await until(lambda: not offender.peers())
         await honest.ping(hub)

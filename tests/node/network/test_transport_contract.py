@@ -16,8 +16,8 @@ from dipaco.node.network.host import open_host
 from dipaco.node.network.memory import MemoryNetwork
 from dipaco.node.network.transport import Stream, Transport
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId
 from tests.node.network.peers import KEYS, PEERS
 
 ECHO = "/test/echo/1"

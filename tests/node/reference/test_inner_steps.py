@@ -1,7 +1,7 @@
 """Rules of this file: the progress of jobs is made up."""
 
+from dipaco.node.jobs.values import Progress
 from dipaco.node.reference.inner_steps import StepCount, all_steps, steps_after_seed
-from dipaco.node.training.jobs import Progress
 from tests.node.training.test_reference import resharding
 
 

@@ -7,11 +7,7 @@ from typing import Any
 
 import trio
 
-from dipaco.node.data.documents import Document
-from dipaco.node.data.relabelling import LabelledMeans, LedgerSheets
-from dipaco.node.kinds.table import kind_of, work_of
-from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import (
+from dipaco.node.jobs.values import (
     Advance,
     Advanced,
     Answer,
@@ -20,24 +16,38 @@ from dipaco.node.training.jobs import (
     Describe,
     Described,
     Failed,
-    Fit,
-    Fitted,
     Inspected,
     InspectMoments,
     InspectResult,
     Job,
     Materialise,
     Materialised,
+    MemoryProbed,
     OuterStep,
     PerformLease,
+    ProbeMemory,
     Progress,
     Rescore,
     Stepped,
 )
-from dipaco.protocol.canonical import encode
-from dipaco.protocol.delta import encoded_bytes
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.lease import (
+from dipaco.node.kinds.table import kind_of, work_of
+from dipaco.node.routing.documents import Document
+from dipaco.node.routing.reshard import LabelledMeans, LedgerSheets
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.routing.fit import RouterFit
+from dipaco.protocol.routing.labels import sheet_bytes
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.reshard import Resharded
+from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.routing.verdict import Derived
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.tensors.delta import encoded_bytes
+from dipaco.protocol.tensors.moments import moments_bytes
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import (
     EvaluateLease,
     EvaluateResult,
     Evaluation,
@@ -49,17 +59,7 @@ from dipaco.protocol.lease import (
     TrainLease,
     TrainResult,
 )
-from dipaco.protocol.ledger import Quantised
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.moments import moments_bytes
-from dipaco.protocol.routing.fit import RouterFit
-from dipaco.protocol.routing.labels import sheet_bytes
-from dipaco.protocol.routing.recipe import recipe_of
-from dipaco.protocol.routing.relabel import Relabelled
-from dipaco.protocol.routing.seeds import Split
-from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.verdict import Derived
+from dipaco.protocol.work.ledger import Quantised
 
 TRAIN_SECONDS = 60.0
 DERIVE_SECONDS = 4.0
@@ -87,9 +87,9 @@ def tokens_of(document: int, shift: int = 0) -> list[int]:
 
 
 def derived(
-    manifest: Manifest, *, shift: int = 0, relabelled: Relabelled | None = None
+    manifest: Manifest, *, shift: int = 0, relabelled: Resharded | None = None
 ) -> RouterSpec:
-    """Fit the router on made-up documents: topical, and other ones for another `shift`."""
+    """ProbeMemory the router on made-up documents: topical, and other ones for another `shift`."""
     recipe = recipe_of(manifest, epoch=0 if relabelled is None else 1)
     fit = RouterFit(recipe, relabelled=relabelled)
     for document in range(manifest.source.documents):
@@ -101,7 +101,7 @@ def derived(
 
 
 def rederived(blobs: BlobStore, job: Derive, previous: RouterSpec, *, shift: int = 0) -> RouterSpec:
-    """Fit the next router on the same, by the very sheets that the job names."""
+    """ProbeMemory the next router on the same, by the very sheets that the job names."""
     manifest, reshard = job.manifest, job.manifest.routing.reshard
     assert reshard is not None
     live = [path for path, tokens in enumerate(previous.tokens) if tokens]
@@ -200,8 +200,8 @@ class FakeWorker:
                 return Described(
                     device="cpu", name="fake", driver="", memory=8 << 30, usable=7 << 30
                 )
-            case Fit():
-                return Fitted(fits=True)
+            case ProbeMemory():
+                return MemoryProbed(fits=True)
             case _:
                 raise AssertionError(f"no such job: {job}")
 

@@ -13,23 +13,23 @@ from typing import Any
 import trio
 
 from dipaco.node.api.reporter import StatusReporter
+from dipaco.node.assembly import Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig, NodeSection, RunSection
 from dipaco.node.daemon import run_node
+from dipaco.node.jobs.values import Answer, Derive, Failed, Job, Materialise, Progress
 from dipaco.node.network.memory import MemoryNetwork
-from dipaco.node.runs import keep_run, sign_manifest
+from dipaco.node.runs.files import keep_run, sign_manifest
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Answer, Derive, Failed, Job, Materialise, Progress
-from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker_process import perform
-from dipaco.node.wiring import Parts, reporter_of, wire
+from dipaco.node.worker.performer import Performer
+from dipaco.node.worker.process import perform
 from dipaco.protocol.errors import DipacoError
-from dipaco.protocol.ledger import SpecAdopted
-from dipaco.protocol.manifest import Manifest, run_id
-from dipaco.protocol.signed import sign
-from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.ledger import SpecAdopted
 from tests.node.scheduling.fakes import FakeWorker
 from tests.settings import settings
 from tests.values import TOKENIZER, key, manifest, peer
@@ -78,11 +78,11 @@ class RealReader:
 
 
 @dataclass
-class Node:
+class SwarmNode:
     """A node that runs, and the means to end it."""
 
-    parts: Parts
-    overview: StatusReporter
+    parts: Node
+    reporter: StatusReporter
     worker: Any
     """`FakeWorker` or `RealReader`."""
     stop: trio.Event
@@ -111,7 +111,7 @@ class Swarm:
         verify: str = "require",
         worker: Callable[..., Any] = fake,
         **settings: Any,
-    ) -> Node:
+    ) -> SwarmNode:
         """Start the node called `name`; the first one is the scheduler."""
         return await self._nursery.start(self._live, name, verify, partial(worker, **settings))
 
@@ -138,14 +138,14 @@ class Swarm:
             ) as transport:
                 self._address = self._address or transport.addresses[0]
                 self._watch(name, journal, scope)
-                parts = wire(
+                parts = assemble(
                     config, home, key(name), journal, worker, transport, in_thread=self.in_thread
                 )
-                overview = reporter_of(parts, leave=stop.set)
-                node = Node(parts, overview, worker, stop, scope, ended)
+                reporter = reporter_of(parts, leave=stop.set)
+                node = SwarmNode(parts, reporter, worker, stop, scope, ended)
                 ready = partial(task_status.started, node)
                 try:
-                    await run_node(parts, overview, stop, ready=ready)
+                    await run_node(parts, reporter, stop, ready=ready)
                 except* DipacoError as group:  # anything else is a bug, and fails the test
                     node.error = leaf(group)
         ended.set()
@@ -163,7 +163,7 @@ class Swarm:
 
         journal.saving = watched  # type: ignore[method-assign]
 
-    async def kill(self, node: Node) -> None:
+    async def kill(self, node: SwarmNode) -> None:
         """End a node as SIGKILL does: no goodbye."""
         self.network.kill(node.parts.me)
         node.scope.cancel()
@@ -187,9 +187,9 @@ def found(swarm_home: Path, run: Manifest) -> None:
     keep_run(swarm_home / SCHEDULER, sign_manifest(run, key("owner")))
 
 
-def publish(scheduler: Node, run: Manifest, spec: RouterSpec) -> None:
+def publish(scheduler: SwarmNode, run: Manifest, spec: RouterSpec) -> None:
     """Have the scheduler publish the run, and adopt `spec` for it, whatever it is."""
     parts, adopted = scheduler.parts, SpecAdopted(epoch=0, spec=spec_digest(spec))
-    parts.catalogue.publish("manifest", sign(run, key("owner")))
-    parts.catalogue.publish("spec", sign(spec, parts.key))
-    parts.catalogue.append(run_id(run), adopted, parts.key)
+    parts.run_store.publish("manifest", sign(run, key("owner")))
+    parts.run_store.publish("spec", sign(spec, parts.key))
+    parts.run_store.append(run_id(run), adopted, parts.key)

@@ -12,16 +12,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from dipaco.node import wiring
+from dipaco.node import assembly
+from dipaco.node.jobs.runner import Worker
+from dipaco.node.jobs.values import Answer, Derive, Job, Progress
 from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.table import work_of
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Answer, Derive, Job, Progress
-from dipaco.node.training.worker import Worker
-from dipaco.protocol.manifest import run_id
+from dipaco.protocol.run.manifest import run_id
 from tests.golden.trajectories import tiny
 from tests.node.scheduling.fakes import trains
-from tests.node.scheduling.swarm import RUN, SCHEDULER, Node, RealReader, Swarm, found, until
+from tests.node.scheduling.swarm import RUN, SCHEDULER, RealReader, Swarm, SwarmNode, found, until
 from tests.node.scheduling.test_interruptions import VALUE
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.settings import settings
@@ -35,7 +35,7 @@ LOOK = 6.0  # seconds in which a gate sees a change: a look of 5, and a look of 
 def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Free bytes by the name of a node; plenty for whoever is not in it."""
     told: dict[str, int] = {}
-    monkeypatch.setattr(wiring, "free_bytes", lambda folder: told.get(folder.name, 10**12))
+    monkeypatch.setattr(assembly, "free_bytes", lambda folder: told.get(folder.name, 10**12))
     return told
 
 
@@ -46,18 +46,18 @@ async def test_closing_hands_the_lease_back_for_another_and_opening_goes_on(
     autojump_clock: MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO", logger="dipaco.node.scheduling.service")
+    caplog.set_level("INFO", logger="dipaco.node.scheduler.service")
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.reason.code == "task")
-    grants = scheduler.parts.desk.schedulers[RUN].schedule.grants
+    await until(lambda: anna.parts.activity.reason.code == "task")
+    grants = scheduler.parts.request_router.schedulers[RUN].schedule.grants
     ((token, held),) = grants.items()
 
     free["anna"] = 400 * 10**6
-    await until(lambda: anna.parts.board.reason.code == "disk", seconds=LOOK)
+    await until(lambda: anna.parts.activity.reason.code == "disk", seconds=LOOK)
     await until(lambda: not anna.worker.process and token not in grants, seconds=1.0)
-    status = anna.overview.status()
+    status = anna.reporter.status()
     assert (status.state, status.task) == ("paused", None)
     assert (
         "handed back: 0.4 GB free, storage.min_free is 0.5 GB; goes on when 0.55 GB are free"
@@ -68,12 +68,12 @@ async def test_closing_hands_the_lease_back_for_another_and_opening_goes_on(
     await until(lambda: works(scheduler, bert) == {work_of(held.lease)})
     before = len(anna.worker.done)
     await trio.sleep(100.0)
-    assert len(anna.worker.done) == before and anna.parts.board.reason.code == "disk"
+    assert len(anna.worker.done) == before and anna.parts.activity.reason.code == "disk"
 
     free["anna"] = 600 * 10**6
     await until(lambda: bool(works(scheduler, anna)))
-    assert anna.parts.board.state != "paused"
-    await until(lambda: scheduler.overview.ledger().finished)
+    assert anna.parts.activity.state != "paused"
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert any(trains(job) for job in anna.worker.done[before:])
     assert sum(isinstance(job, Derive) for job in anna.worker.done) == 1  # it verifies once
     assert states(scheduler) == await undisturbed(tmp_path)
@@ -86,39 +86,41 @@ async def test_a_gate_that_closes_in_whatever_a_volunteer_does_changes_no_digest
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
     closing = {"derive", "seed", "train", "evaluate", "score"}
-    while not scheduler.overview.ledger().finished:
-        task, code = anna.parts.board.task, anna.parts.board.reason.code
+    while not scheduler.reporter.ledger().finished:
+        task, code = anna.parts.activity.task, anna.parts.activity.reason.code
         if task and task.kind in closing and code in ("deriving", "task"):
             closing.discard(task.kind)
             await pause(free, anna, scheduler)
         await trio.sleep(0.25)
     assert not closing and anna.error is None
-    await until(lambda: anna.parts.board.reason.code == "run-over")
+    await until(lambda: anna.parts.activity.reason.code == "run-over")
     await trio.sleep(60.0)
     assert anna.worker.process  # idle
     await pause(free, anna, scheduler)
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)
 
 
-async def pause(free: dict[str, int], node: Node, scheduler: Node) -> None:
+async def pause(free: dict[str, int], node: SwarmNode, scheduler: SwarmNode) -> None:
     """Close a node's gate for a minute, in which it does nothing and holds nothing."""
     free[node.parts.home.root.name] = 0
-    node.parts.gate.changed.ring()
+    node.parts.gate.changed.notify()
     await trio.sleep(1.0)
     for _ in range(60):
-        assert node.parts.board.reason.code == "disk" and not node.worker.process
+        assert node.parts.activity.reason.code == "disk" and not node.worker.process
         assert not works(scheduler, node)
         await trio.sleep(1.0)
     del free[node.parts.home.root.name]
-    node.parts.gate.changed.ring()
+    node.parts.gate.changed.notify()
     await trio.sleep(0.25)
-    assert node.parts.board.state != "paused"
+    assert node.parts.activity.state != "paused"
 
 
-def works(scheduler: Node, node: Node) -> set[Work]:
+def works(scheduler: SwarmNode, node: SwarmNode) -> set[Work]:
     """Return the work of every lease that a node holds."""
     grants = [
-        g for s in scheduler.parts.desk.schedulers.values() for g in s.schedule.grants.values()
+        g
+        for s in scheduler.parts.request_router.schedulers.values()
+        for g in s.schedule.grants.values()
     ]
     return {work_of(g.lease) for g in grants if g.peer == node.parts.me}
 
@@ -130,11 +132,11 @@ async def test_a_node_leaves_while_its_gate_is_closed(
     await swarm.start(SCHEDULER)
     free["anna"] = 0
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.reason.code == "disk")
+    await until(lambda: anna.parts.activity.reason.code == "disk")
     anna.stop.set()
     with trio.fail_after(1.0):
         await anna.ended.wait()
-    assert anna.parts.board.reason.code == "stopping" and anna.error is None
+    assert anna.parts.activity.reason.code == "stopping" and anna.error is None
 
 
 # ---------------------------------------------------------------------- a real worker process
@@ -184,16 +186,16 @@ async def test_closing_ends_a_real_worker_process_and_opening_starts_another(
             assert holder(scheduler) == peer("anna") and runs(pid)
 
             free["anna"] = 0
-            anna.parts.gate.changed.ring()
+            anna.parts.gate.changed.notify()
             bert = await swarm.start("bert", worker=Holder)
             await bert.worker.trains.wait()
             assert holder(scheduler) == peer("bert")
             assert not runs(pid) and anna.worker.pid is None
-            assert anna.parts.board.reason.code == "disk"
+            assert anna.parts.activity.reason.code == "disk"
 
             del free["anna"]
             anna.worker.trains = trio.Event()
-            anna.parts.gate.changed.ring()
+            anna.parts.gate.changed.notify()
             await swarm.kill(bert)
             await anna.worker.trains.wait()
             assert holder(scheduler) == peer("anna") and anna.worker.pid not in (None, pid)
@@ -202,9 +204,9 @@ async def test_closing_ends_a_real_worker_process_and_opening_starts_another(
             nursery.cancel_scope.cancel()
 
 
-def holder(scheduler: Node) -> str:
+def holder(scheduler: SwarmNode) -> str:
     run = run_id(tiny(seed_steps=1 << 30))
-    (grant,) = scheduler.parts.desk.schedulers[run].schedule.grants.values()
+    (grant,) = scheduler.parts.request_router.schedulers[run].schedule.grants.values()
     return grant.peer
 
 

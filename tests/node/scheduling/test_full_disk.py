@@ -10,11 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from dipaco.node import wiring
+from dipaco.node import assembly
+from dipaco.node.jobs.values import Failed
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal
-from dipaco.node.training.jobs import Failed
-from dipaco.protocol.manifest import run_id
+from dipaco.protocol.run.manifest import run_id
 from tests.node.scheduling.fakes import trains
 from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, found, until
 from tests.node.scheduling.test_interruptions import VALUE as RESHARDED
@@ -29,12 +29,14 @@ async def test_a_worker_without_room_pauses_its_node_which_goes_on_by_itself(
     scheduler = await swarm.start(SCHEDULER)
     full = Failed(kind="disk", reason="cannot write shards: no space left on the disk")
     anna = await swarm.start("anna", fail=[full] * 6)  # more than `failures` would bear
-    board = anna.parts.board
-    await until(lambda: board.reason.code == "disk")
-    assert board.state == "paused"
-    assert board.reason.text.endswith("no space left on the disk; tries again by itself")
-    assert not scheduler.parts.desk.schedulers[RUN].schedule.grants  # others may have the work
-    await until(lambda: scheduler.overview.ledger().finished)
+    activity = anna.parts.activity
+    await until(lambda: activity.reason.code == "disk")
+    assert activity.state == "paused"
+    assert activity.reason.text.endswith("no space left on the disk; tries again by itself")
+    assert not scheduler.parts.request_router.schedulers[
+        RUN
+    ].schedule.grants  # others may have the work
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert anna.worker.fail == []
 
 
@@ -42,18 +44,18 @@ async def test_a_node_with_less_than_min_free_begins_no_work(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 10**12
-    monkeypatch.setattr(wiring, "free_bytes", lambda folder: free)
+    monkeypatch.setattr(assembly, "free_bytes", lambda folder: free)
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     free = 400 * 10**6
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.reason.code == "disk")
-    assert "0.4 GB free, storage.min_free is 0.5 GB" in anna.parts.board.reason.text
+    await until(lambda: anna.parts.activity.reason.code == "disk")
+    assert "0.4 GB free, storage.min_free is 0.5 GB" in anna.parts.activity.reason.text
     await trio.sleep(600.0)
-    assert not scheduler.overview.ledger().versions.get("stem")
+    assert not scheduler.reporter.ledger().versions.get("stem")
     assert not any(trains(job) for job in anna.worker.done)
     free = 600 * 10**6
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
 
 
 @pytest.mark.parametrize("when", ["accepting", "stepping"])
@@ -63,17 +65,17 @@ async def test_a_scheduler_without_room_loses_nothing_and_goes_on_by_itself(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     volunteers = [await swarm.start(name) for name in ("anna", "bert")]
-    board, schedulers = scheduler.parts.board, scheduler.parts.desk.schedulers
+    activity, schedulers = scheduler.parts.activity, scheduler.parts.request_router.schedulers
     await until(lambda: RUN in schedulers and schedulers[RUN].schedule.ledger.seeded)
     if when == "stepping":
         await until(lambda: bool(schedulers[RUN].schedule.state.accepted))
     limit = fill(scheduler.parts.journal)
-    await until(lambda: board.reason.code == "disk")
-    assert board.state == "paused" and "no space left on the disk" in board.reason.text
+    await until(lambda: activity.reason.code == "disk")
+    assert activity.state == "paused" and "no space left on the disk" in activity.reason.text
     await trio.sleep(100.0)
     assert not scheduler.ended.is_set()
     limit(1 << 20)
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert not any(each.ended.is_set() for each in volunteers)
     assert states(scheduler) == await undisturbed(tmp_path)
     trained = sum(trains(job) for v in volunteers for job in v.worker.done)
@@ -87,8 +89,8 @@ async def test_a_scheduler_without_room_for_a_router_waits_and_then_publishes_it
     found(tmp_path, RESHARDED)
     scheduler = await swarm.start(SCHEDULER)
     await swarm.start("anna")
-    board, schedulers = scheduler.parts.board, scheduler.parts.desk.schedulers
-    record = scheduler.parts.catalogue.runs[run_id(RESHARDED)]
+    activity, schedulers = scheduler.parts.activity, scheduler.parts.request_router.schedulers
+    record = scheduler.parts.run_store.runs[run_id(RESHARDED)]
     if epoch:
         await until(lambda: record.run in schedulers and schedulers[record.run].schedule.switch_due)
     limit = fill(scheduler.parts.journal)
@@ -96,13 +98,13 @@ async def test_a_scheduler_without_room_for_a_router_waits_and_then_publishes_it
         for number in range(100):  # what is left of the pages that there are
             name = digest(f"receipt {number}")
             scheduler.parts.journal.save_signed("receipt", record.run, name, bytes(100))
-    await until(lambda: board.reason.code == "disk")
+    await until(lambda: activity.reason.code == "disk")
     for _ in range(100):
-        assert board.state == "paused" and "no space left on the disk" in board.reason.text
+        assert activity.state == "paused" and "no space left on the disk" in activity.reason.text
         await trio.sleep(1.0)
     assert len(record.specs) == epoch and not scheduler.ended.is_set()
     limit(1 << 20)
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert states(scheduler) == await undisturbed(tmp_path, RESHARDED)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from dipaco.node.scheduling.inputs import Inputs, Way, way_to
-from dipaco.node.training.jobs import Advance
-from dipaco.protocol.manifest import run_id
-from dipaco.protocol.run_view import RunView
-from dipaco.protocol.topology import STEM
+from dipaco.node.jobs.values import Advance
+from dipaco.node.volunteer.inputs import Inputs, Way, way_to
+from dipaco.protocol.run.manifest import run_id
+from dipaco.protocol.run.topology import STEM
+from dipaco.protocol.work.run_state import RunState
 from tests.node.scheduling.fakes import train_leases
-from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
+from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, found, until
 from tests.node.scheduling.test_interruptions import VALUE as INTERRUPTED
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.protocol.test_run_view import ADOPTED, SEEDED, packed, updated
@@ -21,7 +21,7 @@ VALUE = replace(INTERRUPTED, routing=manifest().routing)
 """By one router: whoever verifies a second one scores documents, and fetches states for it."""
 
 
-def advanced(node: Node) -> list[Advance]:
+def advanced(node: SwarmNode) -> list[Advance]:
     return [job for job in node.worker.done if isinstance(job, Advance)]
 
 
@@ -31,12 +31,12 @@ async def test_who_holds_the_version_before_fetches_the_update_alone(
     found(tmp_path, VALUE)
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     modules = len(VALUE.topology.modules)
     made = [(job.module, job.state) for job in advanced(anna)]
     assert len(made) == len(set(made)) == 2 * modules  # every module once a version, from 0 on
     assert all(len(job.updates) == 1 for job in advanced(anna))
-    view = anna.parts.catalogue.runs[run_id(VALUE)].view
+    view = anna.parts.run_store.runs[run_id(VALUE)].state
     top = view.topology
     whole = sum(top.state_bytes(m) for m in top.modules)
     assert anna.parts.exchange.received < whole  # no state came whole, and the seed is its own
@@ -47,7 +47,7 @@ async def test_the_result_does_not_depend_on_whether_states_come_whole(
 ) -> None:
     found(tmp_path, VALUE)
     scheduler = await swarm.start(SCHEDULER)
-    schedulers = scheduler.parts.desk.schedulers
+    schedulers = scheduler.parts.request_router.schedulers
     await swarm.start("anna")
     await until(
         lambda: run_id(VALUE) in schedulers and schedulers[run_id(VALUE)].schedule.ledger.seeded
@@ -55,7 +55,7 @@ async def test_the_result_does_not_depend_on_whether_states_come_whole(
     view = schedulers[run_id(VALUE)].schedule.ledger
     await until(lambda: view.version(STEM) == 1)
     late = await swarm.start("bert")  # holds nothing of version 0
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     trained = [lease.round for lease in train_leases(late.worker.done)]
     assert trained and min(trained) == 2
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)
@@ -67,9 +67,9 @@ async def test_an_update_that_nobody_has_any_more_costs_a_whole_state_and_nothin
     found(tmp_path, VALUE)
     scheduler = await swarm.start(SCHEDULER, forgetful=True)
     anna = await swarm.start("anna")
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert not advanced(anna)
-    view = anna.parts.catalogue.runs[run_id(VALUE)].view
+    view = anna.parts.run_store.runs[run_id(VALUE)].state
     assert anna.parts.exchange.received > sum(
         2 * view.topology.state_bytes(m) for m in view.topology.modules
     )
@@ -82,15 +82,15 @@ async def test_states_are_brought_ahead_of_the_lease_one_at_a_time(
     found(tmp_path, VALUE)
     scheduler = await swarm.start(SCHEDULER)
     await swarm.start("anna")
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     parts = (await swarm.start("bert")).parts
-    await until(lambda: parts.board.reason.code == "run-over")
-    record, worker = parts.catalogue.runs[run_id(VALUE)], scheduler.worker
+    await until(lambda: parts.activity.reason.code == "run-over")
+    record, worker = parts.run_store.runs[run_id(VALUE)], scheduler.worker
     inputs = Inputs(
-        record, parts.catalogue, parts.blobs, parts.exchange, worker, scheduler.parts.me
+        record, parts.run_store, parts.blobs, parts.exchange, worker, scheduler.parts.me
     )
-    newest = {m: states[-1] for m, states in record.view.states.items()}
-    own = set(record.view.topology.path_modules[0])
+    newest = {m: states[-1] for m, states in record.state.states.items()}
+    own = set(record.state.topology.path_modules[0])
     for count in range(1, len(own) + 1):
         assert await inputs.ahead(0)
         assert sum(parts.blobs.has(digest) for digest in newest.values()) == count
@@ -99,7 +99,7 @@ async def test_states_are_brought_ahead_of_the_lease_one_at_a_time(
 
 
 def test_the_shortest_way_is_taken() -> None:
-    view = RunView(replace(manifest(), training=VALUE.training))
+    view = RunState(replace(manifest(), training=VALUE.training))
     for entry in (ADOPTED, SEEDED, packed(updated("stem", 1)), packed(updated("stem", 2))):
         view.apply(entry)
     one, two = digest("update stem 1"), digest("update stem 2")

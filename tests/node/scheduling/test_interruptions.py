@@ -13,11 +13,11 @@ from trio.testing import MockClock
 
 from dipaco.node.kinds.table import work_of
 from dipaco.node.storage.journal import Journal
-from dipaco.protocol.lease import decode_lease
-from dipaco.protocol.manifest import Reshard, run_id
-from dipaco.protocol.model_shape import Grid, Level
+from dipaco.protocol.run.manifest import Reshard, run_id
+from dipaco.protocol.run.model_shape import Grid, Level
+from dipaco.protocol.work.kinds import decode_lease
 from tests.node.scheduling.fakes import train_leases
-from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
+from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, found, until
 from tests.node.scheduling.test_swarm import states, undisturbed
 from tests.values import manifest
 
@@ -62,7 +62,7 @@ async def test_a_node_killed_after_every_step_of_its_journal_changes_no_digest(
     victim: str, least: int, swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     found(tmp_path, VALUE)
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, SwarmNode] = {}
     killer = Killer(victim)
     swarm.after_commit = killer
 
@@ -75,7 +75,7 @@ async def test_a_node_killed_after_every_step_of_its_journal_changes_no_digest(
         for name in (SCHEDULER, "anna", "bert"):
             nursery.start_soon(live, name)
             await until(lambda: name in nodes)  # noqa: B023
-        await until(lambda: nodes[SCHEDULER].overview.ledger().finished, seconds=20_000)
+        await until(lambda: nodes[SCHEDULER].reporter.ledger().finished, seconds=20_000)
         ended = states(nodes[SCHEDULER])
         nursery.cancel_scope.cancel()
     assert killer.kills >= least
@@ -103,7 +103,7 @@ async def test_moments_that_nobody_has_any_more_are_made_again_and_nothing_else(
     swarm.after_commit = kill_anna
     await anna.ended.wait()
     bert = await swarm.start("bert")
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     trained = train_leases(bert.worker.done)
     assert sorted((lease.path, lease.round) for lease in trained) == [
         (path, round_) for path in (0, 1) for round_ in (1, 2)
@@ -118,7 +118,7 @@ async def test_moments_that_the_scheduler_lost_come_from_their_maker_or_are_made
     found(tmp_path, VALUE)
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
-    schedulers = scheduler.parts.desk.schedulers
+    schedulers = scheduler.parts.request_router.schedulers
     await until(lambda: run_id(VALUE) in schedulers)
     schedule = schedulers[run_id(VALUE)].schedule
     await until(lambda: bool(schedule.state.accepted) and not list(schedule.state.pending))
@@ -126,7 +126,7 @@ async def test_moments_that_the_scheduler_lost_come_from_their_maker_or_are_made
     scheduler.parts.blobs.remove(accepted.result.moments[-1].digest)
     await swarm.kill(anna)
     bert = await swarm.start("bert")
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     trained = train_leases(bert.worker.done)
     assert sum((each.path, each.round) == (accepted.path, 1) for each in trained) == 1
     assert states(scheduler) == await undisturbed(tmp_path, VALUE)

@@ -14,15 +14,15 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from dipaco.node.config import StorageSection
+from dipaco.node.jobs.values import Answer, Job, PerformLease, Progress
+from dipaco.node.reference.run import ReferenceResult, run_reference
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Answer, Job, PerformLease, Progress
-from dipaco.node.training.performer import Performer
-from dipaco.node.training.reference import ReferenceResult, run_reference
-from dipaco.node.training.worker_process import perform
-from dipaco.protocol.early_stopping import kept_version
-from dipaco.protocol.lease import TrainLease
-from dipaco.protocol.manifest import Manifest, run_id
-from dipaco.protocol.training import Adam
+from dipaco.node.worker.performer import Performer
+from dipaco.node.worker.process import perform
+from dipaco.protocol.run.early_stopping import kept_version
+from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.run.training import Adam
+from dipaco.protocol.work.kinds import TrainLease
 from tests.golden.trajectories import tiny
 from tests.node.scheduling.fakes import trains
 from tests.node.scheduling.swarm import SCHEDULER, Swarm, found, until
@@ -86,14 +86,14 @@ async def test_a_swarm_with_fewer_volunteers_than_paths_equals_one_process_bit_f
     bert = await swarm.start("bert", worker=RealWorker, max_shards=1)
     await until(lambda: len(anna.worker.trained) == 2)
     await swarm.kill(anna)
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     alone = run_reference(value, settings(tmp_path / "alone"), lambda what, progress: None)
 
     assert set(anna.worker.trained) | set(bert.worker.trained) == {
         (path, round_) for path in range(4) for round_ in (1, 2)
     }
     assert not scheduler.worker.trained and bert.worker.trained
-    view = scheduler.parts.catalogue.runs[run_id(value)].view
+    view = scheduler.parts.run_store.runs[run_id(value)].state
     assert {m: tuple(digests) for m, digests in view.states.items()} == alone.states
     assert view.momenta == alone.momenta
     ours = {place: each.evaluation.nll for place, each in view.evaluations.items()}

@@ -7,24 +7,19 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
+from dipaco.node.jobs.values import Derive, PerformLease, Rescore
 from dipaco.node.kinds.table import work_of
-from dipaco.node.training.jobs import Derive, PerformLease, Rescore
 from dipaco.protocol.errors import Refusal
-from dipaco.protocol.lease import Scored
-from dipaco.protocol.ledger import ModuleUpdated, SpecAdopted
-from dipaco.protocol.manifest import (
-    Manifest,
-    Reshard,
-    Routing,
-    run_id,
-)
 from dipaco.protocol.routing.labels import read_sheet
-from dipaco.protocol.source import Source
-from dipaco.protocol.spec import CLASS_MEANS, spec_digest
-from dipaco.protocol.verdict import Outcome
+from dipaco.protocol.routing.spec import CLASS_MEANS, spec_digest
+from dipaco.protocol.routing.verdict import Outcome
+from dipaco.protocol.run.manifest import Manifest, Reshard, Routing, run_id
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.work.kinds import Scored
+from dipaco.protocol.work.ledger import ModuleUpdated, SpecAdopted
 from tests.ledgers import entries_of
 from tests.node.scheduling.fakes import scored, trains
-from tests.node.scheduling.swarm import SCHEDULER, Node, Swarm, found, until
+from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, found, until
 from tests.values import manifest
 
 RESHARD = Reshard(after_round=1)
@@ -41,13 +36,13 @@ def resharding(*, windows: int = 1, **changes: int) -> Manifest:
     )
 
 
-async def begin(swarm: Swarm, home: Path, run: Manifest) -> Node:
+async def begin(swarm: Swarm, home: Path, run: Manifest) -> SwarmNode:
     found(home, run)
     return await swarm.start(SCHEDULER)
 
 
-def specs(node: Node, run: Manifest) -> list[bytes]:
-    return list(node.parts.catalogue.runs[run_id(run)].view.specs)
+def specs(node: SwarmNode, run: Manifest) -> list[bytes]:
+    return list(node.parts.run_store.runs[run_id(run)].state.specs)
 
 
 async def test_a_run_re_shards_between_two_rounds_and_every_node_verifies_it(
@@ -56,15 +51,15 @@ async def test_a_run_re_shards_between_two_rounds_and_every_node_verifies_it(
     run = resharding(windows=2)
     scheduler = await begin(swarm, tmp_path, run)
     volunteers = [await swarm.start(name) for name in ("anna", "bert", "cara")]
-    await until(lambda: scheduler.overview.ledger().finished)
-    entries = entries_of(scheduler.parts.catalogue, run_id(run))
+    await until(lambda: scheduler.reporter.ledger().finished)
+    entries = entries_of(scheduler.parts.run_store, run_id(run))
     adopted = [i for i, e in enumerate(entries) if isinstance(e, SpecAdopted)]
     versions = {e.version: i for i, e in enumerate(entries) if isinstance(e, ModuleUpdated)}
     sheets = [(e.path, e.window) for e in entries if isinstance(e, Scored)]
     assert len(adopted) == 2 and versions[1] < adopted[1] < versions[2]
     assert Counter(sheets) == {(path, window): 1 for path in range(4) for window in range(2)}
 
-    record = scheduler.parts.catalogue.runs[run_id(run)]
+    record = scheduler.parts.run_store.runs[run_id(run)]
     first, second = (held.spec for held in map(record.adopted, (0, 1)) if held)
     assert second.kind == CLASS_MEANS and second.epoch == 1 and second.fit and first.fit
     assert second.fit.tokens == first.fit.tokens and second.centroids != first.centroids
@@ -72,7 +67,7 @@ async def test_a_run_re_shards_between_two_rounds_and_every_node_verifies_it(
     assert len(set(labels[::2])) == 5  # four paths, and none
 
     for each in volunteers:
-        await until(lambda: each.parts.board.reason.code == "run-over", seconds=60)  # noqa: B023
+        await until(lambda: each.parts.activity.reason.code == "run-over", seconds=60)  # noqa: B023
         jobs = each.worker.done
         assert sum(isinstance(job, Derive) for job in jobs) == 2
         for job in jobs:
@@ -89,16 +84,16 @@ async def test_a_late_joiner_verifies_both_epochs_from_the_ledger(
     run = resharding()
     scheduler = await begin(swarm, tmp_path, run)
     await swarm.start("anna")
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     late = await swarm.start("bert")
-    await until(lambda: late.parts.board.reason.code == "run-over", seconds=600)
+    await until(lambda: late.parts.activity.reason.code == "run-over", seconds=600)
     assert [type(job) for job in late.worker.done] == [Derive, Derive, Rescore]
-    for entry in scheduler.parts.catalogue.runs[run_id(run)].view.sheets():
+    for entry in scheduler.parts.run_store.runs[run_id(run)].state.sheets():
         digest, length = entry.sheet.digest, 4 * entry.sheet.documents
         late.parts.blobs.remove(digest)  # as `verify --labels` finds it, and asks for it
-        asked = late.overview.fetch(run_id(run).hex(), digest.hex(), lambda done, total: None)
+        asked = late.reporter.fetch(run_id(run).hex(), digest.hex(), lambda done, total: None)
         assert await asked == length and late.parts.blobs.has(digest)
-    said = scheduler.parts.catalogue.runs[run_id(run)].said
+    said = scheduler.parts.run_store.runs[run_id(run)].said
     for spec in specs(scheduler, run):
         assert said[spec][late.parts.me] is Outcome.VERIFIED  # type: ignore[index]
 
@@ -110,13 +105,13 @@ async def test_a_scheduler_that_restarts_knows_again_which_sheets_agree(
     scheduler = await begin(swarm, tmp_path, run)
     await swarm.start("anna", bias=dict.fromkeys(range(4), RESHARD.tolerance))
     await swarm.start("bert", bias=dict.fromkeys(range(4), -RESHARD.tolerance))
-    view = scheduler.parts.catalogue.runs[run_id(run)].view
+    view = scheduler.parts.run_store.runs[run_id(run)].state
     await until(lambda: any(len(given) == 2 for given in view.scored.values()))
     await swarm.kill(scheduler)
     await trio.sleep(5.0)
     scheduler = await swarm.start(SCHEDULER)
-    await until(lambda: scheduler.overview.ledger().finished)
-    entries = entries_of(scheduler.parts.catalogue, run_id(run))
+    await until(lambda: scheduler.reporter.ledger().finished)
+    entries = entries_of(scheduler.parts.run_store, run_id(run))
     assert sum(isinstance(e, Scored) for e in entries) == 8  # no third one was asked
 
 
@@ -127,11 +122,13 @@ async def test_two_machines_within_the_tolerance_agree_and_the_earlier_sheet_cou
     scheduler = await begin(swarm, tmp_path, run)
     await swarm.start("anna", bias={0: RESHARD.tolerance})
     await swarm.start("bert", bias={0: -RESHARD.tolerance})
-    await until(lambda: scheduler.overview.ledger().finished)
-    record = scheduler.parts.catalogue.runs[run_id(run)]
-    assert all(len(given) == 2 for given in record.view.scored.values())
-    assert len({each.sheet for each in record.view.scored[0, 0]}) == 2
-    assert all(not scheduler.parts.standing.strikes(each.peer) for each in record.view.scored[0, 0])
+    await until(lambda: scheduler.reporter.ledger().finished)
+    record = scheduler.parts.run_store.runs[run_id(run)]
+    assert all(len(given) == 2 for given in record.state.scored.values())
+    assert len({each.sheet for each in record.state.scored[0, 0]}) == 2
+    assert all(
+        not scheduler.parts.reputation.strikes(each.peer) for each in record.state.scored[0, 0]
+    )
 
 
 async def test_a_lying_scorer_is_out_voted_and_blamed(
@@ -142,8 +139,8 @@ async def test_a_lying_scorer_is_out_voted_and_blamed(
     lie = 2 * RESHARD.tolerance + 1
     liar = await swarm.start("anna", bias=dict.fromkeys(range(4), lie))
     honest = [await swarm.start(name) for name in ("bert", "cara")]
-    await until(lambda: scheduler.overview.ledger().finished)
-    schedule = scheduler.parts.desk.schedulers[run_id(run)].schedule
+    await until(lambda: scheduler.reporter.ledger().finished)
+    schedule = scheduler.parts.request_router.schedulers[run_id(run)].schedule
     assert schedule.state.scoring is not None
     lied = 0
     for (path, window), given in schedule.ledger.scored.items():
@@ -155,8 +152,8 @@ async def test_a_lying_scorer_is_out_voted_and_blamed(
         data = scheduler.parts.blobs.read(sheet.digest, 4 * sheet.documents)
         assert read_sheet(data, sheet.documents).tolist() == scored(run, path, window)
         lied += len(refuted)
-    assert lied and scheduler.parts.standing.strikes(liar.parts.me) == lied
-    assert not any(scheduler.parts.standing.strikes(each.parts.me) for each in honest)
+    assert lied and scheduler.parts.reputation.strikes(liar.parts.me) == lied
+    assert not any(scheduler.parts.reputation.strikes(each.parts.me) for each in honest)
 
 
 async def test_scores_that_only_one_gives_are_waited_for_in_words(
@@ -165,7 +162,7 @@ async def test_scores_that_only_one_gives_are_waited_for_in_words(
     run = resharding(scorers=2)
     await begin(swarm, tmp_path, run)
     anna = await swarm.start("anna")
-    await until(lambda: "is to be scored by 1 more peers" in anna.parts.board.reason.text)
+    await until(lambda: "is to be scored by 1 more peers" in anna.parts.activity.reason.text)
     assert max(specs(anna, run), default=b"") and len(specs(anna, run)) == 1
 
 
@@ -175,7 +172,7 @@ async def test_a_lie_that_nobody_out_voted_is_caught_by_the_spot_check(
     run = resharding()
     scheduler = await begin(swarm, tmp_path, run)
     await swarm.start("anna", bias={0: 60})
-    view = scheduler.parts.catalogue.runs[run_id(run)].view
+    view = scheduler.parts.run_store.runs[run_id(run)].state
     await until(lambda: view.epoch == 1)
     bert = await swarm.start("bert")
     sheets = list(view.scored)
@@ -184,12 +181,12 @@ async def test_a_lie_that_nobody_out_voted_is_caught_by_the_spot_check(
         check = node.parts.verifier.spot_check
         object.__setattr__(check, "below", lambda n, t=target: t if n == len(sheets) else 0)
         if not caught:
-            await until(lambda: node.parts.board.reason.code == "task")  # noqa: B023
+            await until(lambda: node.parts.activity.reason.code == "task")  # noqa: B023
             continue
         await node.ended.wait()
         assert isinstance(node.error, Refusal)
         assert "window 0: path 0 is said to score" in str(node.error)
         assert not any(trains(job) for job in node.worker.done)
-        said = scheduler.parts.catalogue.runs[run_id(run)].said
+        said = scheduler.parts.run_store.runs[run_id(run)].said
         assert said[view.specs[1]][node.parts.me] is Outcome.REFUTED
-        assert node.parts.standing.strikes(view.scored[0, 0][0].peer) >= 1
+        assert node.parts.reputation.strikes(view.scored[0, 0][0].peer) >= 1

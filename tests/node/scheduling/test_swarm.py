@@ -6,21 +6,21 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from dipaco.node.jobs.values import Derive, Failed
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Derive, Failed
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleDigest
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest
 from tests.node.scheduling.fakes import trains
-from tests.node.scheduling.swarm import RUN, SCHEDULER, Node, Swarm, found, until
+from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, SwarmNode, found, until
 from tests.values import manifest
 
 
-async def run_to_end(swarm: Swarm, names: tuple[str, ...]) -> Node:
+async def run_to_end(swarm: Swarm, names: tuple[str, ...]) -> SwarmNode:
     scheduler = await swarm.start(SCHEDULER)
     for name in names:
         await swarm.start(name)
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     return scheduler
 
 
@@ -34,8 +34,8 @@ async def undisturbed(tmp_path: Path, value: Manifest | None = None) -> dict[str
     return states(scheduler)
 
 
-def states(node: Node) -> dict[str, list[str]]:
-    view = node.overview.ledger()
+def states(node: SwarmNode) -> dict[str, list[str]]:
+    view = node.reporter.ledger()
     return {module: list(by_version.values()) for module, by_version in view.states.items()}
 
 
@@ -45,18 +45,18 @@ async def test_a_run_goes_from_the_seed_to_the_last_evaluation(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     volunteers = [await swarm.start(name) for name in ("anna", "bert", "cara", "dora")]
-    await until(lambda: scheduler.overview.ledger().finished)
-    ledger = scheduler.overview.ledger()
+    await until(lambda: scheduler.reporter.ledger().finished)
+    ledger = scheduler.reporter.ledger()
     assert set(ledger.versions.values()) == {2}
     assert len(ledger.evaluations) == 3 * 4
-    status = scheduler.overview.status()
+    status = scheduler.reporter.status()
     assert status.run and status.run.finished and {p.state for p in status.swarm} == {"done"}
 
-    await until(lambda: all(v.overview.ledger() == ledger for v in volunteers), seconds=60)
+    await until(lambda: all(v.reporter.ledger() == ledger for v in volunteers), seconds=60)
     for each in volunteers:
-        assert each.overview.status().run.verdict == "verified"  # type: ignore[union-attr]
+        assert each.reporter.status().run.verdict == "verified"  # type: ignore[union-attr]
         assert isinstance(each.worker.done[0], Derive)  # verified before anything else
-        await until(lambda: each.parts.board.reason.code == "run-over", seconds=60)  # noqa: B023
+        await until(lambda: each.parts.activity.reason.code == "run-over", seconds=60)  # noqa: B023
     trained = sum(trains(job) for v in volunteers for job in v.worker.done)
     assert trained == 1 + 2 * 4  # the seed, and every path once a round
 
@@ -72,7 +72,7 @@ async def test_a_warm_start_comes_from_the_founder_and_stays_with_it(
     )
     found(tmp_path, replace(plain, start=start))
     scheduler = await run_to_end(swarm, ("anna", "bert"))
-    ledger = scheduler.overview.ledger()
+    ledger = scheduler.reporter.ledger()
     assert ledger.finished and all(blobs.has(each.digest) for each in start)
     cold = await undisturbed(tmp_path)
     assert states(scheduler)["stem"][0] != cold["stem"][0]
@@ -86,14 +86,14 @@ async def test_the_result_does_not_depend_on_who_works_nor_on_a_kill(
     victims = [await swarm.start(name) for name in ("anna", "bert")]
     await swarm.start("cara")
     for victim in victims:
-        await until(lambda: victim.parts.board.reason.code == "task")  # noqa: B023
+        await until(lambda: victim.parts.activity.reason.code == "task")  # noqa: B023
         before = trio.current_time()
         holder = victim.parts.me
         await swarm.kill(victim)
-        grants = scheduler.parts.desk.schedulers[RUN].schedule.grants
+        grants = scheduler.parts.request_router.schedulers[RUN].schedule.grants
         await until(lambda: all(g.peer != holder for g in grants.values()))  # noqa: B023
         assert trio.current_time() - before <= 3.0  # a closed socket needs no time to live
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert states(scheduler) == await undisturbed(tmp_path)
 
 
@@ -103,16 +103,16 @@ async def test_a_frozen_volunteer_loses_its_lease_and_stops_nobody(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     frozen = await swarm.start("anna")
-    await until(lambda: frozen.parts.board.reason.code == "task")
+    await until(lambda: frozen.parts.activity.reason.code == "task")
     swarm.network.freeze(frozen.parts.me)
     before = trio.current_time()
     other = await swarm.start("bert")
-    grants = scheduler.parts.desk.schedulers[RUN].schedule.grants
+    grants = scheduler.parts.request_router.schedulers[RUN].schedule.grants
     await until(lambda: any(g.peer == other.parts.me for g in grants.values()))
     assert trio.current_time() - before <= manifest().schedule.lease_ttl + 3.0
     await trio.sleep(30.0)
     swarm.network.thaw(frozen.parts.me)
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert states(scheduler) == await undisturbed(tmp_path)
     assert frozen.error is None
 
@@ -123,11 +123,11 @@ async def test_a_scheduler_that_restarts_goes_on_where_it_was(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     anna, bert = [await swarm.start(name) for name in ("anna", "bert")]
-    await until(lambda: anna.parts.board.reason.code == "task")
+    await until(lambda: anna.parts.activity.reason.code == "task")
     await swarm.kill(scheduler)
     await trio.sleep(10.0)
     scheduler = await swarm.start(SCHEDULER)
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
     assert states(scheduler) == await undisturbed(tmp_path)
     assert not any(isinstance(job, Derive) for job in scheduler.worker.done)  # it is remembered
     trained = [job for v in (anna, bert) for job in v.worker.done if trains(job)]
@@ -140,13 +140,13 @@ async def test_a_late_joiner_gets_everything_and_a_restarted_node_verifies_no_se
     found(tmp_path, manifest())
     scheduler = await run_to_end(swarm, ("anna",))
     late = await swarm.start("bert")
-    await until(lambda: late.overview.ledger() == scheduler.overview.ledger(), seconds=60)
-    await until(lambda: late.parts.board.reason.code == "run-over", seconds=120)
+    await until(lambda: late.reporter.ledger() == scheduler.reporter.ledger(), seconds=60)
+    await until(lambda: late.parts.activity.reason.code == "run-over", seconds=120)
     await swarm.kill(late)
     again = await swarm.start("bert")
-    await until(lambda: again.parts.board.reason.code == "run-over", seconds=60)
+    await until(lambda: again.parts.activity.reason.code == "run-over", seconds=60)
     assert again.worker.done == []
-    assert again.overview.status().run.verdict == "verified"  # type: ignore[union-attr]
+    assert again.reporter.status().run.verdict == "verified"  # type: ignore[union-attr]
 
 
 async def test_a_node_that_is_stopped_hands_its_lease_back(
@@ -155,8 +155,8 @@ async def test_a_node_that_is_stopped_hands_its_lease_back(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER)
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.reason.code == "task")
-    grants = scheduler.parts.desk.schedulers[RUN].schedule.grants
+    await until(lambda: anna.parts.activity.reason.code == "task")
+    grants = scheduler.parts.request_router.schedulers[RUN].schedule.grants
     assert len(grants) == 1
     before = trio.current_time()
     anna.stop.set()
@@ -172,10 +172,10 @@ async def test_a_worker_that_fails_gives_the_lease_back_and_the_node_tries_again
     scheduler = await swarm.start(SCHEDULER)
     killed = Failed(kind="local", reason="the worker process was killed by the kernel")
     anna = await swarm.start("anna", fail=[killed] * 6)
-    await until(lambda: anna.parts.board.reason.code == "failures")
-    await until(lambda: "5 in a row" in anna.parts.board.reason.text)
-    assert anna.parts.board.state == "paused"
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: anna.parts.activity.reason.code == "failures")
+    await until(lambda: "5 in a row" in anna.parts.activity.reason.text)
+    assert anna.parts.activity.state == "paused"
+    await until(lambda: scheduler.reporter.ledger().finished)
 
 
 async def test_a_submission_that_does_not_pass_inspection_never_counts(
@@ -184,7 +184,9 @@ async def test_a_submission_that_does_not_pass_inspection_never_counts(
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER, wrong="stem: holds a NaN")
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.refused > 0 or anna.parts.board.accepted > 0, seconds=600)
-    assert anna.parts.board.accepted == 0
-    assert not scheduler.parts.catalogue.runs[RUN].view.seeded
-    assert scheduler.parts.standing.strikes(anna.parts.me) == 1
+    await until(
+        lambda: anna.parts.activity.refused > 0 or anna.parts.activity.accepted > 0, seconds=600
+    )
+    assert anna.parts.activity.accepted == 0
+    assert not scheduler.parts.run_store.runs[RUN].state.seeded
+    assert scheduler.parts.reputation.strikes(anna.parts.me) == 1

@@ -13,19 +13,19 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from dipaco.node.data.derivation import Tools, derive
+from dipaco.node.assembly import FAREWELL_SECONDS
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
+from dipaco.node.jobs.values import Derive, Materialise
+from dipaco.node.routing.derive import SourceDeps, derive
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.jobs import Derive, Materialise
-from dipaco.node.wiring import FAREWELL_SECONDS
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import Refusal, Unverifiable
-from dipaco.protocol.manifest import Manifest, run_id
-from dipaco.protocol.signed import sign
-from dipaco.protocol.spec import RouterSpec, spec_digest
-from dipaco.protocol.verdict import Outcome, Receipt, Verdict
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
+from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.wire.digest import sha256
+from dipaco.protocol.wire.signed import sign
 from tests.node.data.corpora import no_progress, small_manifest, spec_in, texts, write_jsonl
 from tests.node.scheduling.fakes import derived, trains
 from tests.node.scheduling.swarm import (
@@ -49,9 +49,9 @@ async def test_a_node_refuses_a_spec_that_another_source_gives_and_tells_its_pee
     await anna.ended.wait()
     assert isinstance(anna.error, Refusal) and not isinstance(anna.error, Unverifiable)
     assert "source-bytes" in str(anna.error)
-    assert anna.parts.board.state == "refused"
+    assert anna.parts.activity.state == "refused"
     assert not any(trains(job) for job in anna.worker.done)
-    assert anna.parts.standing.strikes(scheduler.parts.me) == 1
+    assert anna.parts.reputation.strikes(scheduler.parts.me) == 1
 
 
 async def test_a_refusal_is_remembered_over_a_restart(
@@ -75,7 +75,7 @@ async def test_what_cannot_be_verified_is_not_trained_under_require_and_is_under
     await strict.ended.wait()
     assert isinstance(strict.error, Unverifiable) and "source-differs" in str(strict.error)
     await swarm.start("bert", verify="warn", shift=1, authenticated=False)
-    await until(lambda: scheduler.overview.ledger().finished)
+    await until(lambda: scheduler.reporter.ledger().finished)
 
 
 # ---------------------------------------------------------------------- telling others
@@ -88,14 +88,14 @@ async def test_whoever_refuses_has_told_all_connected_peers_before_it_ends(
     nodes += [await swarm.start(name, worker=RealReader, crash=99) for name in ("bert", "cara")]
     publish(nodes[0], manifest(), replace(SPEC, centroids=b"\x01" + SPEC.centroids[1:]))
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.reason.code == "deriving")
+    await until(lambda: anna.parts.activity.reason.code == "deriving")
     await trio.sleep(3.0)
     connected = anna.parts.transport.peers()
     assert connected == {node.parts.me for node in nodes}
     await anna.ended.wait()
     assert isinstance(anna.error, Refusal) and "stage centroids" in str(anna.error)
     for node in nodes:
-        status = node.overview.status().run
+        status = node.reporter.status().run
         assert status and (status.verified, status.refuted) == (0, 1)
 
 
@@ -105,9 +105,9 @@ async def test_a_peer_that_does_not_listen_holds_up_a_refusal_for_a_bounded_time
     scheduler = await swarm.start(SCHEDULER)
     publish(scheduler, manifest(), derived(manifest(), shift=1))
     anna = await swarm.start("anna")
-    await until(lambda: anna.parts.board.reason.code == "deriving")
+    await until(lambda: anna.parts.activity.reason.code == "deriving")
     swarm.network.freeze(scheduler.parts.me)
-    await until(lambda: anna.parts.board.state == "refused")
+    await until(lambda: anna.parts.activity.state == "refused")
     before = trio.current_time()
     await anna.ended.wait()
     assert isinstance(anna.error, Refusal)
@@ -129,16 +129,16 @@ async def test_receipts_lets_a_node_train_once_enough_others_have_verified(
     found(tmp_path, manifest())
     await swarm.start(SCHEDULER)
     blind = await swarm.start("dora", verify="receipts:2", shift=1, authenticated=False)
-    await until(lambda: blind.parts.board.reason.code == "receipts")
-    assert "0 of 2 receipts say verified" in blind.parts.board.reason.text
+    await until(lambda: blind.parts.activity.reason.code == "receipts")
+    assert "0 of 2 receipts say verified" in blind.parts.activity.reason.text
     await swarm.start("anna")
-    await until(lambda: "1 of 2 receipts" in blind.parts.board.reason.text)
+    await until(lambda: "1 of 2 receipts" in blind.parts.activity.reason.text)
     await trio.sleep(120.0)
-    assert blind.parts.board.state == "verifying"
+    assert blind.parts.activity.state == "verifying"
     await swarm.start("bert")
-    await until(lambda: blind.parts.board.state not in ("verifying", "refused"))
-    assert blind.parts.board.verdict == "unverifiable"
-    status = blind.overview.status().run
+    await until(lambda: blind.parts.activity.state not in ("verifying", "refused"))
+    assert blind.parts.activity.verdict == "unverifiable"
+    status = blind.reporter.status().run
     assert status and (status.verified, status.refuted) == (2, 0)
     assert sum(isinstance(job, Derive) for job in blind.worker.done) == 1
 
@@ -149,8 +149,8 @@ async def test_one_refutation_stops_a_node_that_asks_for_receipts(
     scheduler = await swarm.start(SCHEDULER)
     publish(scheduler, manifest(), SPEC)
     for name in ("anna", "bert"):
-        scheduler.parts.catalogue.publish("receipt", receipt(name, Outcome.VERIFIED))
-    scheduler.parts.catalogue.publish("receipt", receipt("cara", Outcome.REFUTED))
+        scheduler.parts.run_store.publish("receipt", receipt(name, Outcome.VERIFIED))
+    scheduler.parts.run_store.publish("receipt", receipt("cara", Outcome.REFUTED))
     blind = await swarm.start("dora", verify="receipts:2", shift=1, authenticated=False)
     await blind.ended.wait()
     assert isinstance(blind.error, Unverifiable)
@@ -171,14 +171,14 @@ async def test_strangers_cannot_vouch_where_the_manifest_lists_members(
         said = Receipt(
             manifest=run_id(run), spec=spec_digest(spec), verdict=verdict, software="test 1"
         )
-        scheduler.parts.catalogue.publish("receipt", sign(said, key(name)))
-    held = blind.parts.catalogue.runs
+        scheduler.parts.run_store.publish("receipt", sign(said, key(name)))
+    held = blind.parts.run_store.runs
     await until(lambda: run_id(run) in held and held[run_id(run)].receipts == 4)
-    await until(lambda: blind.parts.board.reason.code == "receipts")
+    await until(lambda: blind.parts.activity.reason.code == "receipts")
     await trio.sleep(60.0)
-    assert "0 of 1 receipts" in blind.parts.board.reason.text
+    assert "0 of 1 receipts" in blind.parts.activity.reason.text
     await swarm.start("anna")
-    await until(lambda: blind.parts.board.state not in ("verifying", "refused"))
+    await until(lambda: blind.parts.activity.state not in ("verifying", "refused"))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_what_no_waiting_changes_ends_the_node_without_reading_a_document(
     anna = await swarm.start("anna", verify=policy)
     await anna.ended.wait()
     assert isinstance(anna.error, Unverifiable) and f"({stage})" in str(anna.error)
-    assert anna.worker.done == [] and anna.parts.board.state == "refused"
+    assert anna.worker.done == [] and anna.parts.activity.state == "refused"
 
 
 # ---------------------------------------------------------------------- real sources that fail
@@ -208,7 +208,9 @@ def pinned(folder: Path, count: int = 200) -> tuple[Path, Manifest]:
 
 
 def honest(run: Manifest, folder: Path) -> RouterSpec:
-    found = derive(run, Tools(BlobStore(folder / "own"), Access(local_sources=True)), no_progress)
+    found = derive(
+        run, SourceDeps(BlobStore(folder / "own"), Access(local_sources=True)), no_progress
+    )
     return spec_in(found)
 
 
@@ -248,16 +250,16 @@ async def test_rows_5_to_8_a_pinned_source_that_is_not_there_is_waited_for_and_n
     shutil.copy(path, path.with_suffix(".kept"))
     fault(path)
     anna = await swarm.start("anna", worker=RealReader)
-    await until(lambda: anna.parts.board.reason.code == "source-away")
-    assert words in anna.parts.board.reason.text and anna.parts.board.state == "verifying"
+    await until(lambda: anna.parts.activity.reason.code == "source-away")
+    assert words in anna.parts.activity.reason.text and anna.parts.activity.state == "verifying"
     await trio.sleep(1000.0 if fault is shrinks else 40.0)
-    assert not anna.ended.is_set() and anna.parts.board.reason.code == "source-away"
+    assert not anna.ended.is_set() and anna.parts.activity.reason.code == "source-away"
     times = [time for time, _ in anna.worker.begun]
     waits = [round(later - time) for time, later in pairwise(times)]
     assert waits == ([5, 10, 20, 40, 80, 160, 300, 300] if fault is shrinks else [5, 10, 20])
-    assert anna.parts.standing.strikes(scheduler.parts.me) == 0
+    assert anna.parts.reputation.strikes(scheduler.parts.me) == 0
     shutil.copy(path.with_suffix(".kept"), path)
-    await until(lambda: anna.parts.board.verdict == "verified")
+    await until(lambda: anna.parts.activity.verdict == "verified")
 
 
 async def test_row_5_a_tokenizer_that_nobody_has_is_waited_for(
@@ -272,11 +274,11 @@ async def test_row_5_a_tokenizer_that_nobody_has_is_waited_for(
     scheduler = await swarm.start(SCHEDULER)
     publish(scheduler, run, honest(run, tmp_path))
     anna = await swarm.start("anna", worker=RealReader)
-    await until(lambda: anna.parts.board.reason.code == "source-away")
+    await until(lambda: anna.parts.activity.reason.code == "source-away")
     await trio.sleep(60.0)
-    assert anna.parts.board.state == "verifying" and anna.worker.begun == []
+    assert anna.parts.activity.state == "verifying" and anna.worker.begun == []
     scheduler.parts.blobs.write(data)
-    await until(lambda: anna.parts.board.verdict == "verified")
+    await until(lambda: anna.parts.activity.verdict == "verified")
 
 
 async def test_row_7_a_router_fitted_on_other_bytes_than_the_pinned_is_refuted(
@@ -296,7 +298,7 @@ async def test_row_7_a_router_fitted_on_other_bytes_than_the_pinned_is_refuted(
     anna = await swarm.start("anna", worker=RealReader)
     await anna.ended.wait()
     assert isinstance(anna.error, Refusal) and "stage source-bytes" in str(anna.error)
-    assert anna.parts.standing.strikes(scheduler.parts.me) == 1
+    assert anna.parts.reputation.strikes(scheduler.parts.me) == 1
 
 
 async def test_row_12_a_worker_that_crashes_is_tried_again_and_nobody_is_blamed(
@@ -306,11 +308,11 @@ async def test_row_12_a_worker_that_crashes_is_tried_again_and_nobody_is_blamed(
     scheduler = await swarm.start(SCHEDULER)
     publish(scheduler, run, honest(run, tmp_path))
     anna = await swarm.start("anna", worker=RealReader, crash=3)
-    await until(lambda: anna.parts.board.reason.code == "own-failure")
-    assert "SIGSEGV" in anna.parts.board.reason.text
-    await until(lambda: anna.parts.board.verdict == "verified")
+    await until(lambda: anna.parts.activity.reason.code == "own-failure")
+    assert "SIGSEGV" in anna.parts.activity.reason.text
+    await until(lambda: anna.parts.activity.verdict == "verified")
     assert sum(isinstance(job, Derive) for _, job in anna.worker.begun) == 4
-    assert anna.parts.standing.strikes(scheduler.parts.me) == 0
+    assert anna.parts.reputation.strikes(scheduler.parts.me) == 0
 
 
 async def test_a_lie_that_the_manifest_shows_is_refuted_though_the_source_is_away(
@@ -319,10 +321,10 @@ async def test_a_lie_that_the_manifest_shows_is_refuted_though_the_source_is_awa
     path, run = pinned(tmp_path / "source")
     spec = honest(run, tmp_path)
     scheduler = await swarm.start(SCHEDULER)
-    scheduler.parts.catalogue.publish("manifest", sign(run, key("owner")))
+    scheduler.parts.run_store.publish("manifest", sign(run, key("owner")))
     path.unlink()
     anna = await swarm.start("anna", worker=RealReader)
-    await until(lambda: anna.parts.board.reason.code == "source-away")
+    await until(lambda: anna.parts.activity.reason.code == "source-away")
     publish(scheduler, run, replace(spec, feat_seed=digest("chosen")))
     before = len(anna.worker.begun)
     await anna.ended.wait()
@@ -355,7 +357,7 @@ async def test_what_reading_again_does_not_change_ends_the_node(
     await anna.ended.wait()
     assert isinstance(anna.error, Unverifiable) and words in str(anna.error)
     assert [type(job) for _, job in anna.worker.begun] == [Derive]
-    assert anna.parts.standing.strikes(scheduler.parts.me) == 0
+    assert anna.parts.reputation.strikes(scheduler.parts.me) == 0
 
 
 async def test_neither_a_restart_nor_an_evicted_shard_streams_the_sample_again(
@@ -365,12 +367,12 @@ async def test_neither_a_restart_nor_an_evicted_shard_streams_the_sample_again(
     scheduler = await swarm.start(SCHEDULER)
     publish(scheduler, run, honest(run, tmp_path))
     anna = await swarm.start("anna", worker=RealReader)
-    await until(lambda: anna.parts.board.verdict == "verified")
+    await until(lambda: anna.parts.activity.verdict == "verified")
     await swarm.kill(anna)
     shutil.rmtree(tmp_path / "anna" / "cache")
     again = await swarm.start("anna", worker=RealReader)
-    await until(lambda: again.parts.board.verdict == "verified")
-    held = next(iter(again.parts.catalogue.runs[run_id(run)].specs.values()))
+    await until(lambda: again.parts.activity.verdict == "verified")
+    held = next(iter(again.parts.run_store.runs[run_id(run)].specs.values()))
     answer = await again.parts.worker.run(
         Materialise(manifest=run, spec=held.spec, window=0), no_progress
     )
@@ -419,9 +421,9 @@ async def test_a_spec_with_any_one_field_changed_is_never_trained(
     await anna.ended.wait()
     assert isinstance(anna.error, Refusal)
     assert not any(trains(job) for job in anna.worker.done)
-    assert anna.parts.board.verdict in ("refuted", "unverifiable")
+    assert anna.parts.activity.verdict in ("refuted", "unverifiable")
     assert [type(job) for job in anna.worker.done] in ([], [Derive])  # and no lease was asked for
-    refuted = anna.parts.board.verdict == "refuted"
-    assert scheduler.parts.catalogue.runs[RUN].said.get(spec_digest(tampered), {}) == (
+    refuted = anna.parts.activity.verdict == "refuted"
+    assert scheduler.parts.run_store.runs[RUN].said.get(spec_digest(tampered), {}) == (
         {anna.parts.me: Outcome.REFUTED} if refuted else {}
     )

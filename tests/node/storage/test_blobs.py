@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError
+from dipaco.protocol.wire.digest import Digest, sha256
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from dipaco.node.storage.journal import (
     SavedLease,
     SavedResult,
 )
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
-from dipaco.protocol.identity import PeerId
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.identity import PeerId
 
 RUN, OTHER = sha256(b"run"), sha256(b"other run")
 ANNA, BOB = PeerId("12D3KooWAnna"), PeerId("12D3KooWBob")

@@ -12,8 +12,8 @@ import pytest
 from dipaco.node.storage import shard_cache as module
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.shard_cache import DamagedGroup, GroupFacts, ShardCache
-from dipaco.protocol.digest import Digest, sha256
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.wire.digest import Digest, sha256
 
 SPEC = sha256(b"spec")
 FACTS = GroupFacts(context=8, token_bytes=2, documents=3, tokens=6)
@@ -98,7 +98,7 @@ def test_a_draft_of_a_killed_maker_is_cleared_away_and_one_of_a_living_is_not(
     code = (
         "import os, pathlib, sys\n"
         "from dipaco.node.storage.shard_cache import ShardCache\n"
-        "from dipaco.protocol.digest import sha256\n"
+        "from dipaco.protocol.wire.digest import sha256\n"
         "with ShardCache(pathlib.Path(sys.argv[1]), 10_000).build(sha256(b''), 0) as writer:\n"
         "    writer.append('a', b'half')\n"
         "    writer.flush()\n"
@@ -197,7 +197,7 @@ def test_the_turn_to_make_a_group_is_one_makers_and_outlives_a_dead_one(tmp_path
     code = (
         "import pathlib, sys\n"
         "from dipaco.node.storage.shard_cache import ShardCache\n"
-        "from dipaco.protocol.digest import sha256\n"
+        "from dipaco.protocol.wire.digest import sha256\n"
         "with ShardCache(pathlib.Path(sys.argv[1]), 10_000).turn(sha256(b'spec'), 0, print):\n"
         "    print('mine', flush=True)\n"
         "    sys.stdin.read()\n"

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
-from dipaco.node.checkpoints import Checkpoint, checkpoint_of
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
-from dipaco.node.runs import sign_manifest
+from dipaco.node.runs.checkpoint import Checkpoint, checkpoint_of
+from dipaco.node.runs.files import sign_manifest
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.initial import initial_module
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.run_view import RunView
-from dipaco.protocol.spec import spec_digest
+from dipaco.protocol.routing.spec import spec_digest
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.work.run_state import RunState
 from tests.node.training.small import any_spec, small_manifest
 from tests.values import key
 
@@ -22,7 +22,7 @@ VERSIONS = 3
 def checkpointed(blobs: Path, value: Manifest | None = None) -> Checkpoint:
     """Return where a run of `small_manifest` and the embedded tokenizer stands, at version 2."""
     value = value or small_manifest(tokenizer=embedded_tokenizer())
-    store, view, chance = BlobStore(blobs), RunView(value), np.random.default_rng(0)
+    store, view, chance = BlobStore(blobs), RunState(value), np.random.default_rng(0)
     for place, module in enumerate(value.topology.modules):
         start = initial_module(replace(value, seed=place), module)
         noise = chance.normal(size=(VERSIONS, len(start))).astype(np.float32) / 8

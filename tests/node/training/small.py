@@ -7,17 +7,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dipaco.node.training.jobs import PerformLease, Progress
-from dipaco.protocol.digest import Digest
-from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import EvaluateLease, Lease, SeedLease, TrainLease
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.model_shape import Grid, Model
-from dipaco.protocol.modules import ModuleDigest, ModuleId
+from dipaco.node.jobs.values import PerformLease, Progress
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
-from dipaco.protocol.source import Tokenizer
-from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.training import Adam, Nesterov, Training
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.model_shape import Grid, Model
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.run.source import Tokenizer
+from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import EvaluateLease, Lease, SeedLease, TrainLease
 from tests.values import digest, manifest
 
 VOCABULARY = 64
@@ -45,7 +45,7 @@ def small_manifest(**changes: object) -> Manifest:
 
 def one_block() -> Grid:
     """Return a grid of one path with one block."""
-    from dipaco.protocol.model_shape import Level
+    from dipaco.protocol.run.model_shape import Level
 
     return Grid(levels=(Level(experts=1, blocks=1),), path_specific_blocks=())
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from dipaco.node.checkpoints import Checkpoint, ModuleState
-from dipaco.node.data.progress import silent
+from dipaco.node.jobs.meter import silent
+from dipaco.node.models.module_export import is_bank, open_bank, write_bank
+from dipaco.node.runs.checkpoint import Checkpoint, ModuleState
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
-from dipaco.node.training.bank import is_bank, open_bank, write_bank
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import ConfigError, Refusal
+from dipaco.protocol.wire.digest import Digest
 from tests.node.training.checkpointed import checkpointed, tokenizer
 from tests.node.training.small import Reports
 

@@ -10,14 +10,14 @@ import tokenizers
 import torch
 from msgspec.structs import replace
 
-from dipaco.node.checkpoints import Checkpoint
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
-from dipaco.node.data.progress import silent
+from dipaco.node.jobs.meter import silent
+from dipaco.node.models.export import export_path, plain_tokenizer
+from dipaco.node.models.path_models import PathModels
+from dipaco.node.runs.checkpoint import Checkpoint
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
-from dipaco.node.training.export import export_path, plain_tokenizer
-from dipaco.node.training.path_models import PathModels
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.model_shape import Model
+from dipaco.protocol.run.model_shape import Model
 from tests.node.data.test_tokenizers import embedded, word_level
 from tests.node.training.checkpointed import checkpointed, tokenizer
 from tests.node.training.small import small_manifest

@@ -3,16 +3,16 @@
 import torch
 
 from dipaco.node.config import ComputeSection
-from dipaco.node.training.fitting import made_up_rows, measure
-from dipaco.node.training.jobs import Fit
-from dipaco.protocol.model_shape import Model
+from dipaco.node.jobs.values import ProbeMemory
+from dipaco.node.training.memory_probe import made_up_rows, measure
+from dipaco.protocol.run.model_shape import Model
 from tests.node.training.small import CONTEXT, VOCABULARY, small_manifest
 
 CPU = torch.device("cpu")
 
 
 def test_real_steps_are_taken_and_timed() -> None:
-    job = Fit(manifest=small_manifest(), micro_batch=2, checkpointing=False, usable=1 << 40)
+    job = ProbeMemory(manifest=small_manifest(), micro_batch=2, checkpointing=False, usable=1 << 40)
     found = measure(job, CPU, ComputeSection())
     assert found.fits and found.micro_seconds > 0 and found.step_seconds > 0
     assert found.peak > 50 << 20  # torch alone has that
@@ -20,7 +20,7 @@ def test_real_steps_are_taken_and_timed() -> None:
 
 def test_what_does_not_fit_is_an_answer_and_kills_nobody() -> None:
     huge = Model(d_model=8192, heads=64, kv_heads=64, d_ff=65536, context=CONTEXT)
-    job = Fit(
+    job = ProbeMemory(
         manifest=small_manifest(model=huge), micro_batch=1, checkpointing=False, usable=1 << 30
     )
     assert not measure(job, CPU, ComputeSection()).fits

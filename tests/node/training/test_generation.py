@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from dipaco.node.training.generation import Generation, Reader, Sampling
+from dipaco.node.models.generation import Generation, Reader, Sampling
 from dipaco.node.training.model import PathModel
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec

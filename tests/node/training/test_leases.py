@@ -16,16 +16,16 @@ from dipaco.node.aggregation.outer import read_delta, read_moments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_steps
-from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import Float32, PathModel, load, store
-from dipaco.protocol.batches import DENSE, RowOrder, batch_seed, learning_rate
-from dipaco.protocol.digest import Digest
+from dipaco.node.training.trainer import Trainer
 from dipaco.protocol.errors import DipacoError, Refusal
-from dipaco.protocol.lease import SeedResult, TrainResult
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleDigest, ModuleId
-from dipaco.protocol.moments import Moments, decode_moments, encode_moments, moments_bytes
-from dipaco.protocol.training import Adam, Nesterov, Training
+from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, learning_rate
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.tensors.moments import Moments, decode_moments, encode_moments, moments_bytes
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import SeedResult, TrainResult
 from tests.node.training.small import (
     CONTEXT,
     ArrayShard,

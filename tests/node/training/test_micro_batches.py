@@ -13,17 +13,17 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training import leases
+from dipaco.node.training import trainer as trainer_module
 from dipaco.node.training.devices import STATUS, bounded
 from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
-from dipaco.node.training.leases import Trainer
 from dipaco.node.training.micro_batches import MicroBatches, Shrink, halve
 from dipaco.node.training.model import Float32, PathModel
-from dipaco.protocol.batches import RowOrder
+from dipaco.node.training.trainer import Trainer
 from dipaco.protocol.errors import NoDevice
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.model_shape import Model
-from dipaco.protocol.modules import ModuleId
+from dipaco.protocol.run.batches import RowOrder
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.model_shape import Model
+from dipaco.protocol.run.modules import ModuleId
 from tests.node.training.small import (
     VOCABULARY,
     ArrayShard,
@@ -175,7 +175,7 @@ def test_what_a_lease_learnt_holds_for_the_next_and_is_told_once(
         made.append(SmallDevice(manifest, device))
         return made[-1]
 
-    monkeypatch.setattr(leases, "PathModel", make)
+    monkeypatch.setattr(trainer_module, "PathModel", make)
     told: list[str] = []
     blobs = BlobStore(tmp_path)
     short = Trainer(blobs, ONE_THREAD, tell=told.append)
@@ -195,7 +195,7 @@ def test_a_lease_that_does_not_fit_at_all_names_the_doctor(
     class TooSmall(SmallDevice):
         holds = holds_checkpointed = 0
 
-    monkeypatch.setattr(leases, "PathModel", TooSmall)
+    monkeypatch.setattr(trainer_module, "PathModel", TooSmall)
     trainer = Trainer(BlobStore(tmp_path), ONE_THREAD)
     with pytest.raises(NoDevice, match=r"^cpu has too little memory .*doctor --fit RUN`$"):
         seed(trainer)

@@ -9,9 +9,9 @@ from torch.nn import functional
 from dipaco.node.training.cross_entropy import block_rows, head_loss, token_losses
 from dipaco.node.training.model import PathModel, load, store
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.topology import STEM
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.topology import STEM
 from tests.node.training.small import VOCABULARY, initial_states, small_manifest
 
 Array = NDArray[np.float64]

@@ -9,16 +9,16 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from dipaco.node.config import ComputeSection
+from dipaco.node.jobs import options
+from dipaco.node.jobs.options import check_moment_bits
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training import options
 from dipaco.node.training.adamw import AdamW
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
-from dipaco.node.training.leases import Trainer
 from dipaco.node.training.model import PathModel, load
-from dipaco.node.training.options import check_moment_bits
+from dipaco.node.training.trainer import Trainer
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.training import Adam
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.training import Adam
 from tests.node.training.small import (
     Reports,
     initial_states,

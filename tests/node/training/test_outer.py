@@ -9,21 +9,21 @@ import pytest
 
 from dipaco.node.aggregation.inspection import wrong_deltas, wrong_moments, wrong_states
 from dipaco.node.aggregation.outer import advance_state, take_outer_step
+from dipaco.node.jobs.values import Advance, OuterStep
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
-from dipaco.node.training.jobs import Advance, OuterStep
-from dipaco.protocol.batches import learning_rate
-from dipaco.protocol.delta import Encoding, decode_delta, encode_delta, largest_update
-from dipaco.protocol.digest import Digest
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.initial import initial_module
-from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.manifest import Manifest
-from dipaco.protocol.modules import ModuleDigest
-from dipaco.protocol.moments import Moments, encode_moments, moments_bytes
-from dipaco.protocol.outer_step import advance, outer_step, outer_update, quantise
-from dipaco.protocol.quantised import Bits
-from dipaco.protocol.topology import STEM
-from dipaco.protocol.training import Adam
+from dipaco.protocol.run.batches import learning_rate
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest
+from dipaco.protocol.run.topology import STEM
+from dipaco.protocol.run.training import Adam
+from dipaco.protocol.tensors.block_float import Bits
+from dipaco.protocol.tensors.delta import Encoding, decode_delta, encode_delta, largest_update
+from dipaco.protocol.tensors.moments import Moments, encode_moments, moments_bytes
+from dipaco.protocol.tensors.outer_step import advance, outer_step, outer_update, quantise
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.ledger import Contribution
 from tests.node.training.small import small_manifest, train_lease
 from tests.values import digest, peer
 

@@ -9,20 +9,15 @@ import pytest
 from dipaco.node.aggregation.outer import read_delta
 from dipaco.node.config import StorageSection
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
+from dipaco.node.jobs.values import Progress
+from dipaco.node.reference.run import ReferenceResult, run_reference
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
-from dipaco.node.training.jobs import Progress
-from dipaco.node.training.reference import ReferenceResult, run_reference
 from dipaco.protocol.errors import Refusal
-from dipaco.protocol.manifest import (
-    Capacity,
-    Manifest,
-    Reshard,
-    Routing,
-)
-from dipaco.protocol.model_shape import Grid, Level, Model
-from dipaco.protocol.source import Source
-from dipaco.protocol.training import Adam, Nesterov, Training
+from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.run.training import Adam, Nesterov, Training
 from tests.settings import settings
 from tests.values import manifest
 

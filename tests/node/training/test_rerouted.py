@@ -8,13 +8,13 @@ import torch
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from dipaco.node.models.rerouted import HeldOut, evaluate_rerouted, route_chunks
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.model import PathModel, load
-from dipaco.node.training.rerouted import HeldOut, evaluate_rerouted, route_chunks
-from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
-from dipaco.protocol.spec import RouterSpec, int32_bytes, int64_bytes
+from dipaco.protocol.routing.spec import RouterSpec, int32_bytes, int64_bytes
+from dipaco.protocol.run.manifest import Manifest
 from tests.node.training.small import CONTEXT, VOCABULARY, initial_states, small_manifest
 
 PREFIX = 8

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.training import reference
-from dipaco.protocol.manifest import Manifest, run_id
+from dipaco.node.reference import run as reference
+from dipaco.protocol.run.manifest import Manifest, run_id
 from tests.golden.trajectories import TOLERANCES, Trajectory, runs, saved, tiny, trajectory
 
 

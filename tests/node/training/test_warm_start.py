@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from dipaco.cli.commands.reference import train_reference
 from dipaco.cli.testnet.local_run import local_run
-from dipaco.node.checkpoints import Checkpoint, checkpoint_in
-from dipaco.node.data.progress import silent
-from dipaco.node.founding import create_manifest
-from dipaco.node.runs import kept_runs
+from dipaco.node.jobs.meter import silent
+from dipaco.node.models.export import export_path
+from dipaco.node.models.path_models import PathModels
+from dipaco.node.runs.checkpoint import Checkpoint, checkpoint_in
+from dipaco.node.runs.create import create_manifest
+from dipaco.node.runs.files import kept_runs
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.training.export import export_path
-from dipaco.node.training.path_models import PathModels
 from dipaco.protocol.errors import ConfigError
 from tests.node.training.checkpointed import tokenizer
 from tests.values import peer

@@ -17,11 +17,7 @@ import trio
 
 from dipaco.node.aggregation.outer import take_outer_step
 from dipaco.node.config import ComputeSection, RunSection, StorageSection
-from dipaco.node.jobs.settings import environment
-from dipaco.node.scheduling.verification import derivation_of
-from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.storage.files import DiskFull, Home
-from dipaco.node.training.frames import (
+from dipaco.node.jobs.frames import (
     MAX_FRAME,
     body_length,
     pack,
@@ -29,7 +25,9 @@ from dipaco.node.training.frames import (
     read_report,
     read_settings,
 )
-from dipaco.node.training.jobs import (
+from dipaco.node.jobs.runner import COMMAND, Worker, describe_death
+from dipaco.node.jobs.settings import environment
+from dipaco.node.jobs.values import (
     Answer,
     Derive,
     DerivedAnswer,
@@ -42,9 +40,11 @@ from dipaco.node.training.jobs import (
     Progress,
     Stepped,
 )
-from dipaco.node.training.performer import Performer
-from dipaco.node.training.worker import COMMAND, Worker, describe_death
-from dipaco.node.training.worker_process import Throttle, perform
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import DiskFull, Home
+from dipaco.node.verification.verifier import derivation_of
+from dipaco.node.worker.performer import Performer
+from dipaco.node.worker.process import Throttle, perform
 from dipaco.protocol.errors import (
     ConfigError,
     DipacoError,
@@ -52,12 +52,18 @@ from dipaco.protocol.errors import (
     Refusal,
     Unavailable,
 )
-from dipaco.protocol.initial import initial_module
-from dipaco.protocol.lease import SeedResult
-from dipaco.protocol.ledger import Contribution
-from dipaco.protocol.source import Source, SourceFile
-from dipaco.protocol.topology import STEM
-from dipaco.protocol.verdict import Derivation, Derived, FalseLabels, LocalFailure, SourceFailure
+from dipaco.protocol.routing.verdict import (
+    Derivation,
+    Derived,
+    FalseLabels,
+    LocalFailure,
+    SourceFailure,
+)
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.source import Source, SourceFile
+from dipaco.protocol.run.topology import STEM
+from dipaco.protocol.work.kinds import SeedResult
+from dipaco.protocol.work.ledger import Contribution
 from tests.node.training.small import Reports, any_spec, job_of, seed_lease, small_manifest
 from tests.node.training.test_reference import TRAINING, tiny
 from tests.settings import settings
@@ -314,7 +320,7 @@ async def test_garbage_from_the_child_is_a_failure_with_a_reason(tmp_path: Path)
 def test_what_libraries_print_goes_to_stderr(tmp_path: Path) -> None:
     code = (
         "import os\n"
-        "from dipaco.node.training.worker_process import protect_stdout\n"
+        "from dipaco.node.worker.process import protect_stdout\n"
         "pipe = protect_stdout()\n"
         "print('from python', flush=True); os.system('echo from a child'); os.write(1, b'raw')\n"
         "pipe.write(b'frames'); pipe.flush()\n"

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from dipaco.protocol.digest import sha256, tagged, u32, u64
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.routing.fit import RouterFit
 from dipaco.protocol.routing.integers import Int64
 from dipaco.protocol.routing.params import RouterParams
 from dipaco.protocol.routing.recipe import RouterRecipe
 from dipaco.protocol.routing.seeds import Split
-from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.verdict import Derivation, Derived, SourceFailure
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.routing.verdict import Derivation, Derived, SourceFailure
+from dipaco.protocol.wire.digest import sha256, tagged, u32, u64
 
 PARAMS = RouterParams(
     paths=4,

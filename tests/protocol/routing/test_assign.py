@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.routing.assign import Router, round_robin
 from dipaco.protocol.routing.recipe import unfitted_spec
-from dipaco.protocol.spec import RouterSpec, int32_bytes, int64_bytes
+from dipaco.protocol.routing.spec import RouterSpec, int32_bytes, int64_bytes
 from tests.protocol.routing import reference
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 

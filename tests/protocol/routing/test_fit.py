@@ -14,7 +14,7 @@ from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.recipe import unfitted_spec
 from dipaco.protocol.routing.scores import float64_product, int64_product
 from dipaco.protocol.routing.seeds import Split
-from dipaco.protocol.spec import KMEANS, ROUND_ROBIN, misfit, spec_digest
+from dipaco.protocol.routing.spec import KMEANS, ROUND_ROBIN, misfit, spec_digest
 from tests.protocol.routing import reference
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dipaco.protocol.canonical import decode
 from dipaco.protocol.routing.integers import Int64
 from dipaco.protocol.routing.scores import Product, Whole, float64_product, int64_product
-from dipaco.protocol.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.wire.canonical import decode
 from tests.golden import router_vectors
 from tests.protocol.routing import reference
 

@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dipaco.protocol.errors import LocalProtocolError
-from dipaco.protocol.routing.exactness import EXACT_FLOAT64
 from dipaco.protocol.routing.integers import Int32
 from dipaco.protocol.routing.kmeans import (
     Clustering,
@@ -22,6 +21,7 @@ from dipaco.protocol.routing.kmeans import (
     run_restarts,
 )
 from dipaco.protocol.routing.scores import PRODUCTS, float64_product
+from dipaco.protocol.run.exactness import EXACT_FLOAT64
 from tests.protocol.routing import reference
 
 

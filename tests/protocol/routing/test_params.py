@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dipaco.protocol.routing.exactness import EXACT_FLOAT64
 from dipaco.protocol.routing.params import RouterParams
+from dipaco.protocol.run.exactness import EXACT_FLOAT64
 from tests.protocol.routing.doubles import PARAMS
 
 DEFAULTS = replace(PARAMS, paths=16, sample=1 << 20, prefix=32, dimension=256, min_tokens=40)

@@ -2,12 +2,12 @@
 
 from msgspec.structs import replace
 
-from dipaco.protocol.digest import Digest, sha256
-from dipaco.protocol.manifest import Capacity, Routing, run_id
 from dipaco.protocol.routing.params import RouterParams
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split, source_digest
-from dipaco.protocol.source import Source, SourceFile
+from dipaco.protocol.run.manifest import Capacity, Routing, run_id
+from dipaco.protocol.run.source import Source, SourceFile
+from dipaco.protocol.wire.digest import Digest, sha256
 from tests import values
 
 ROUTING = Routing(

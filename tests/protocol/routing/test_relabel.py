@@ -6,11 +6,11 @@ from math import floor
 import numpy as np
 import pytest
 
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.routing.features import normalise, raw_features
 from dipaco.protocol.routing.labels import NO_LABEL
-from dipaco.protocol.routing.relabel import MIN_LABELLED, ClassMeans, Relabelled
-from dipaco.protocol.spec import CLASS_MEANS, ROUND_ROBIN, misfit
+from dipaco.protocol.routing.reshard import MIN_LABELLED, ClassMeans, Resharded
+from dipaco.protocol.routing.spec import CLASS_MEANS, ROUND_ROBIN, misfit
+from dipaco.protocol.wire.digest import sha256
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 
 RECIPE = recipe(capacity=(11, 10))
@@ -53,8 +53,8 @@ def test_a_path_with_fewer_than_eight_labels_keeps_its_centroid() -> None:
     assert (found[:3] == old[:3]).all() and (found[3] != old[3]).any()
 
 
-def relabelled(labels: np.ndarray, rows: int = 0) -> Relabelled:
-    return Relabelled(sha256(labels.tobytes()), means(labels).centroids(), rows)
+def relabelled(labels: np.ndarray, rows: int = 0) -> Resharded:
+    return Resharded(sha256(labels.tobytes()), means(labels).centroids(), rows)
 
 
 @pytest.mark.parametrize("capacity", [None, (11, 10)])

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from dipaco.protocol.digest import Digest, TaggedU64, sha256, tagged, u64
 from dipaco.protocol.routing.seeds import (
     Split,
     featurizer_seed,
@@ -15,6 +14,7 @@ from dipaco.protocol.routing.seeds import (
     split_of,
     split_residue,
 )
+from dipaco.protocol.wire.digest import Digest, TaggedU64, sha256, tagged, u64
 from tests.protocol.routing.doubles import PARAMS
 
 SOURCE = source_digest("files", "r1", [("a", 1, sha256(b"a")), ("b", 2, sha256(b"b"))])

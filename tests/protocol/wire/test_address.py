@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipaco.protocol.identity import PeerId, peer_id_of
 from dipaco.protocol.wire.address import MAX_PLACE, MAX_TEXT, Address, Scope, scope_of_ip
+from dipaco.protocol.wire.identity import PeerId, peer_id_of
 
 PEER, RELAY = peer_id_of(bytes(32)), peer_id_of(bytes([1] * 32))
 PLACE = "/ip4/203.0.113.7/tcp/4410"

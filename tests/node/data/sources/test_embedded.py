@@ -11,8 +11,8 @@ from dipaco.node.data.sources.dispatch import reachable, rows
 from dipaco.node.data.sources.embedded import CORPUS_PATH, DOCUMENTS, embedded_source
 from dipaco.node.data.sources.interface import Access, Reach
 from dipaco.node.storage.files import hash_file
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.wire.digest import sha256
 
 
 def test_the_corpus_is_the_one_that_the_source_pins() -> None:

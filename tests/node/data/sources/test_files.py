@@ -13,9 +13,9 @@ from dipaco.node.data.sources.dispatch import reachable, rows
 from dipaco.node.data.sources.embedded import embedded_source
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access, Reach
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
-from dipaco.protocol.source import Source
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.wire.digest import sha256
 from tests.node.data.corpora import synthetic, texts, write_jsonl, write_parquet
 
 LOCAL = Access(local_sources=True)

@@ -17,10 +17,10 @@ from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.sources.dispatch import is_authenticated, reachable, rows
 from dipaco.node.data.sources.hub import pin_hub
 from dipaco.node.data.sources.interface import Access
-from dipaco.node.training.jobs import Progress
-from dipaco.protocol.digest import sha256
+from dipaco.node.jobs.values import Progress
 from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
-from dipaco.protocol.source import Source
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.wire.digest import sha256
 from tests.node.data.network import Waits, json_gz, json_lines, noise, parquet
 from tests.standin import COMMIT, LFS_BYTES, StandIn
 
@@ -64,7 +64,7 @@ def pinned(hub: StandIn, **given: Any) -> Source:
 
 
 def read(source: Source, waits: Waits, start: int = 0, stop: int = 1 << 40) -> list[str]:
-    found = list(rows(source, start=start, stop=stop, access=Access(patience=waits.patience())))
+    found = list(rows(source, start=start, stop=stop, access=Access(retry=waits.retry())))
     assert [row["index"] for row in found] == list(range(start, start + len(found)))
     return [row["text"] for row in found]
 
@@ -235,7 +235,7 @@ def test_whole_files_are_hashed_before_use_and_kept(
     source: Source, hub: StandIn, waits: Waits, tmp_path: Path
 ) -> None:
     told: list[Progress] = []
-    kept = Downloads(tmp_path, 10**7, waits.patience())
+    kept = Downloads(tmp_path, 10**7, waits.retry())
     access = Access(downloads=kept, whole_files=True)
     hub.cuts += [1000]
     for _ in range(2):

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dipaco.node.data.derivation import Tools, derive
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.sources.hub import pin_hub
 from dipaco.node.data.sources.interface import Access
+from dipaco.node.routing.derive import SourceDeps, derive
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.manifest import Manifest
 from dipaco.protocol.routing.recipe import recipe_of
-from dipaco.protocol.spec import RouterSpec
-from dipaco.protocol.verdict import Outcome, Verdict, judge
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.routing.verdict import Outcome, Verdict, judge
+from dipaco.protocol.run.manifest import Manifest
 from tests.node.data.corpora import no_progress, small_manifest, spec_in, texts
 from tests.node.data.network import json_lines
 from tests.standin import StandIn
@@ -31,13 +31,13 @@ def run(hub: StandIn) -> Manifest:
     return small_manifest(pin_hub("owner/books", documents=ROWS))
 
 
-def claimed(run: Manifest, tools: Tools) -> RouterSpec:
+def claimed(run: Manifest, tools: SourceDeps) -> RouterSpec:
     spec = spec_in(derive(run, tools, no_progress))
     assert spec.fit is not None and spec.fit.n_fit > 60
     return spec
 
 
-def verdict_on(spec: RouterSpec, run: Manifest, tools: Tools) -> Verdict:
+def verdict_on(spec: RouterSpec, run: Manifest, tools: SourceDeps) -> Verdict:
     return judge(recipe_of(run), spec, derive(run, tools, no_progress))
 
 
@@ -70,7 +70,7 @@ def lie(change: Callable[[bytes], bytes], first: int) -> bytes:
 def test_a_hub_that_streams_other_bytes_makes_a_router_unverifiable_and_blames_nobody(
     run: Manifest, hub: StandIn, tmp_path: Path, served: bytes, stage: str
 ) -> None:
-    tools = Tools(BlobStore(tmp_path))
+    tools = SourceDeps(BlobStore(tmp_path))
     spec = claimed(run, tools)
     assert verdict_on(spec, run, tools).outcome is Outcome.VERIFIED  # row 13, unpinned
     hub.lies = {NAME: served}
@@ -81,7 +81,7 @@ def test_a_hub_that_streams_other_bytes_makes_a_router_unverifiable_and_blames_n
 def test_files_fetched_whole_are_never_other_bytes_so_a_false_claim_is_refuted(
     run: Manifest, hub: StandIn, tmp_path: Path
 ) -> None:
-    tools = Tools(
+    tools = SourceDeps(
         BlobStore(tmp_path),
         Access(downloads=Downloads(tmp_path / "sources", 10**7), whole_files=True),
     )
@@ -90,5 +90,5 @@ def test_files_fetched_whole_are_never_other_bytes_so_a_false_claim_is_refuted(
     false = replace(spec, fit=replace(spec.fit, source_bytes=spec.feat_seed))
     found = verdict_on(false, run, tools)
     assert (found.outcome, found.stage) == (Outcome.REFUTED, "source-bytes")  # row 7
-    streamed = verdict_on(false, run, Tools(BlobStore(tmp_path)))
+    streamed = verdict_on(false, run, SourceDeps(BlobStore(tmp_path)))
     assert (streamed.outcome, streamed.stage) == (Outcome.UNVERIFIABLE, "source-differs")

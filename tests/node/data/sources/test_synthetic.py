@@ -6,9 +6,9 @@ from msgspec.structs import replace
 from dipaco.node.data.sources.dispatch import reachable, rows
 from dipaco.node.data.sources.interface import Access, Reach
 from dipaco.node.data.sources.synthetic import TOPICS, synthetic_text, topic_of
-from dipaco.protocol.digest import sha256
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.source import Source
+from dipaco.protocol.run.source import Source
+from dipaco.protocol.wire.digest import sha256
 from tests.node.data.corpora import synthetic
 
 

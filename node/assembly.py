@@ -1,0 +1,232 @@
+"""Who knows whom: every part of a node is made here, and nothing else is done here."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version as version_of
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.api.reporter import StatusReporter
+from dipaco.node.config import NodeConfig
+from dipaco.node.jobs.runner import JobRunner
+from dipaco.node.limits.disk import DiskLimit, free_bytes
+from dipaco.node.limits.gate import Gate, Limit
+from dipaco.node.network.addresses import sign_records
+from dipaco.node.network.blob_stream import InThread
+from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
+from dipaco.node.network.directory import Directory
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.gossip import Gossip
+from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.reputation import Reputation
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.transport import Transport
+from dipaco.node.runs.store import RunStore
+from dipaco.node.scheduler.service import RequestRouter
+from dipaco.node.status.activity import Activity
+from dipaco.node.status.counters import StorageMeter
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.journal import Journal
+from dipaco.node.storage.roster import Roster
+from dipaco.node.verification.spot_check import SpotCheck
+from dipaco.node.verification.verifier import Verifier
+from dipaco.protocol.routing.policy import Policy
+from dipaco.protocol.wire.identity import PeerId, peer_id
+from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.work.calls import AskLease, HandBack, Heartbeat, Submit
+
+PACKAGE = "dipaco-node"
+VERSION = version_of(PACKAGE)
+Service = Callable[..., Awaitable[None]]
+"""Runs until cancelled; started by `nursery.start`."""
+MOST = 256  # connections of a rendezvous node, as `host.open_host` allows
+FAREWELL_SECONDS = 5.0  # to tell peers why this node refuses a run, before it ends
+MAX_RUNS_TOLD = 16  # of one peer record
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node is made of; each part owns its own state."""
+
+    config: NodeConfig
+    home: Home
+    key: Ed25519PrivateKey
+    journal: Journal
+    blobs: BlobStore
+    activity: Activity
+    run_store: RunStore
+    worker: JobRunner
+    transport: Transport
+    reputation: Reputation
+    rpc: Rpc
+    exchange: Exchange
+    gossip: Gossip
+    liveness: Liveness
+    dialer: Dialer
+    directory: Directory | None
+    request_router: RequestRouter
+    verifier: Verifier
+    disk: DiskLimit
+    gate: Gate
+    """Of the volunteer's work."""
+    storage: StorageMeter
+
+    @property
+    def me(self) -> PeerId:
+        """This node."""
+        return peer_id(self.key)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """What runs as long as the node does, in the order of starting."""
+        directory = (self.directory.run,) if self.directory else ()
+        return (
+            self.rpc.run,
+            *directory,
+            self.exchange.run,
+            self.liveness.run,
+            self.gossip.run,
+            self.dialer.run,
+            self.storage.run,
+        )
+
+
+def assemble(
+    config: NodeConfig,
+    home: Home,
+    key: Ed25519PrivateKey,
+    journal: Journal,
+    worker: JobRunner,
+    transport: Transport,
+    *,
+    in_thread: InThread = trio.to_thread.run_sync,
+) -> Node:
+    """Make all node of a node; none of them runs yet."""
+    blobs = BlobStore(home.blobs)
+    blobs.remove_drafts()
+    storage = StorageMeter(home.cache, in_thread=in_thread)
+    activity, run_store, request_router = (
+        Activity(worked=storage.look_soon),
+        RunStore(journal),
+        RequestRouter(),
+    )
+    disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
+    reputation = Reputation(transport)
+    rpc = Rpc(transport, reputation)
+    directory = (
+        Directory(transport, rpc, Roster(home.root / "directory.cbor"))
+        if config.node.rendezvous
+        else None
+    )
+    gossip = Gossip(transport, reputation, run_store)
+    exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread)
+    _answer_volunteers(rpc, request_router)
+    return Node(
+        config=config,
+        home=home,
+        key=key,
+        journal=journal,
+        blobs=blobs,
+        activity=activity,
+        run_store=run_store,
+        worker=worker,
+        transport=transport,
+        reputation=reputation,
+        rpc=rpc,
+        exchange=exchange,
+        gossip=gossip,
+        liveness=_liveness(transport, rpc, directory),
+        dialer=Dialer(
+            transport,
+            rpc,
+            reputation,
+            Roster(home.root / "peers.cbor"),
+            seeds=config.node.bootstrap,
+            records=partial(_own_records, config, key, transport, run_store),
+            keep=partial(_schedules, run_store),
+            # Everybody of the network comes to a rendezvous node; others hold tens.
+            high=MOST if config.node.rendezvous else HIGH_CONNECTIONS,
+        ),
+        directory=directory,
+        request_router=request_router,
+        disk=disk,
+        gate=Gate(activity, limits_of(disk)),
+        storage=storage,
+        verifier=Verifier(
+            key=key,
+            run_store=run_store,
+            journal=journal,
+            worker=worker,
+            exchange=exchange,
+            activity=activity,
+            policy=Policy.parse(config.run.verify),
+            software=f"{PACKAGE} {VERSION}",
+            blame=reputation.blame,
+            spot_check=SpotCheck(blobs, exchange, worker, activity, reputation.blame),
+            spread=partial(gossip.spread, within=FAREWELL_SECONDS),
+        ),
+    )
+
+
+def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:
+    """Return the limits on a volunteer's work, in the order in which they are asked."""
+    return (disk,)
+
+
+def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
+    """Return what answers the local API; `leave` begins to end the node."""
+    return StatusReporter(
+        version=VERSION,
+        me=node.me,
+        home=node.home,
+        config=node.config,
+        activity=node.activity,
+        run_store=node.run_store,
+        transport=node.transport,
+        liveness=node.liveness,
+        worker=node.worker,
+        exchange=node.exchange,
+        storage=node.storage,
+        schedulers=node.request_router.schedulers,
+        leave=leave,
+        started=time.time(),
+    )
+
+
+def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
+    rpc.handle(AskLease, request_router.ask)
+    rpc.handle(Heartbeat, request_router.heartbeat)
+    rpc.handle(HandBack, request_router.hand_back)
+    rpc.handle(Submit, request_router.submit)
+
+    def on_peer(peer: PeerId, ready: bool) -> None:
+        if not ready:
+            request_router.gone(peer)
+
+    rpc.watch(on_peer)
+
+
+def _liveness(transport: Transport, rpc: Rpc, directory: Directory | None) -> Liveness:
+    if directory is None:
+        return Liveness(transport, rpc)
+    return Liveness(transport, rpc, heard=directory.renew)
+
+
+def _own_records(
+    config: NodeConfig, key: Ed25519PrivateKey, transport: Transport, run_store: RunStore
+) -> tuple[Signed, ...]:
+    return sign_records(
+        key,
+        transport.addresses,
+        roles=("rendezvous",) if config.node.rendezvous else ("volunteer",),
+        runs=tuple(run_store.runs)[:MAX_RUNS_TOLD],
+        sequence=time.time_ns() // 1_000_000,
+    )
+
+
+def _schedules(run_store: RunStore, peer: PeerId) -> bool:
+    return any(peer in r.manifest.schedule.schedulers for r in run_store.runs.values())

@@ -1,0 +1,208 @@
+"""What keeps a node from working here, found before it tries: each check ok, warn or fail, and the
+cure.
+
+Nothing is sent to anybody and nothing is changed. The device is looked at by a worker process,
+since a driver that crashes must not take the command along (`cli/commands/doctor.py`).
+"""
+
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import psutil
+
+from dipaco.node.config import NodeConfig
+from dipaco.node.jobs.values import Answer, Described, Failed
+from dipaco.node.limits.disk import free_bytes
+from dipaco.node.storage.files import Home
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.wire.address import Address
+
+PACKAGE = "dipaco-node"
+LIBP2P = "0.8.1"  # the version that node/network/shims.py repairs
+TOLD = ("torch", "libp2p", "numpy")  # whose versions decide most
+PYTHON = (3, 11)
+LEAST_MEMORY = 1 << 30  # bytes for daemon and worker before the model
+DAY = 86400.0
+FUTURE_SECONDS = 60.0  # that a file may be ahead of the clock
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    words: str
+    """What was found."""
+    cure: str = ""
+    """What the person can do about it; empty for `ok`."""
+
+
+def checks(config: NodeConfig, *, daemon: int | None) -> Iterator[Check]:
+    """Look at everything but the device.
+
+    daemon   process id of the daemon that runs in this home, which then holds its port.
+    """
+    yield python(sys.version_info[:2])
+    yield libraries()
+    yield home(config.home, daemon)
+    yield disk(free_bytes(existing(config.home)), config.storage.min_free, config.storage.cache_max)
+    memory = psutil.virtual_memory()
+    yield ram(memory.total, memory.available)
+    yield clock(time.time(), Path(__file__).stat().st_mtime, _written(config.home))
+    for address in config.node.listen:
+        yield port(address, daemon)
+    yield bootstrap(config)
+
+
+def python(running: tuple[int, ...]) -> Check:
+    """Look at the interpreter."""
+    words = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    if running >= PYTHON:
+        return Check(name="python", verdict="ok", words=words)
+    return Check(name="python", verdict="fail", words=words, cure="install Python 3.11 or newer")
+
+
+def libraries() -> Check:
+    """Look for every library that the package asks for; libp2p must be the repaired version."""
+    try:
+        wanted = [line for line in requires(PACKAGE) or () if "extra ==" not in line]
+    except PackageNotFoundError:  # run from a folder
+        wanted = list(TOLD)
+    found = {name: _version(name) for name in map(_name, wanted)}
+    missing = sorted(name for name, installed in found.items() if installed is None)
+    words = ", ".join(f"{name} {found[name]}" for name in TOLD if found.get(name))
+    if missing:
+        words, cure = f"missing: {', '.join(missing)}", "run `make`, or pip install them"
+        return Check(name="libraries", verdict="fail", words=words, cure=cure)
+    if found.get("libp2p") != LIBP2P:
+        cure = f"pip install libp2p=={LIBP2P}: its faults are repaired for that version alone"
+        return Check(name="libraries", verdict="fail", words=words, cure=cure)
+    return Check(name="libraries", verdict="ok", words=words)
+
+
+def _name(requirement: str) -> str:
+    end = next((i for i, c in enumerate(requirement) if c in "<>=!~ ;[("), len(requirement))
+    return requirement[:end]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def existing(folder: Path) -> Path:
+    """Return `folder`, or the nearest folder above it that exists."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def home(folder: Path, daemon: int | None) -> Check:
+    """Look whether the home can be used, or made."""
+    words, at = str(folder), existing(folder)
+    if not at.is_dir() or not os.access(at, os.R_OK | os.W_OK | os.X_OK):
+        cure = f"make {at} a folder that you may write, or choose another --home"
+        return Check(name="home", verdict="fail", words=f"{words} cannot be used", cure=cure)
+    if at != folder:
+        words += ", made at the first start"
+    elif daemon is not None:
+        words += f", held by the running daemon (process {daemon})"
+    return Check(name="home", verdict="ok", words=words)
+
+
+def disk(free: int, least: int, cache: int) -> Check:
+    """Compare the room on the home's disk with what the configuration asks for."""
+    words = f"{free / 1e9:.1f} GB free"
+    if free < least:
+        cure = f"make room, or lower storage.min_free ({least / 1e9:.1f} GB): no work runs"
+        return Check(name="disk", verdict="fail", words=words, cure=cure)
+    if free < least + cache:
+        cure = f"lower storage.cache_max ({cache / 1e9:.1f} GB), or it will run into min_free"
+        return Check(name="disk", verdict="warn", words=words, cure=cure)
+    return Check(name="disk", verdict="ok", words=words)
+
+
+def ram(total: int, available: int) -> Check:
+    """Look at the memory of the machine; what the model needs `--fit` measures."""
+    words = f"{available / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    if available < LEAST_MEMORY:
+        cure = "close something: daemon and worker need 1 GB beside the model"
+        return Check(name="memory", verdict="warn", words=words, cure=cure)
+    return Check(name="memory", verdict="ok", words=words)
+
+
+def clock(now: float, installed: float, written: float) -> Check:
+    """Look whether time has gone backwards, Unix seconds.
+
+    installed   when this program's files were written; written: when the home's journal was.
+    """
+    words = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    cure = "set the clock (for example with NTP): certificates, leases and records depend on it"
+    if now < installed - DAY:
+        words += ", before this program was installed"
+        return Check(name="clock", verdict="fail", words=words, cure=cure)
+    if written > now + FUTURE_SECONDS:
+        words += f", {written - now:.0f} s before this home was last written"
+        return Check(name="clock", verdict="warn", words=words, cure=cure)
+    return Check(name="clock", verdict="ok", words=words)
+
+
+def _written(folder: Path) -> float:
+    journal = Home(folder).journal
+    return journal.stat().st_mtime if journal.exists() else 0.0
+
+
+def port(address: Address, daemon: int | None) -> Check:
+    """Try to listen on an address of this machine, for a moment."""
+    cure = "end the other program, or set node.listen to another port (0: any free one)"
+    if daemon is not None:
+        return Check(name="port", verdict="ok", words=f"{address}, held by the running daemon")
+    family = socket.AF_INET6 if address.kind == "ip6" else socket.AF_INET
+    try:
+        socket.create_server((address.host, address.port), family=family).close()
+    except OSError as error:  # taken or forbidden
+        reason = error.strerror or str(error)
+        return Check(name="port", verdict="fail", words=f"{address}: {reason}", cure=cure)
+    return Check(name="port", verdict="ok", words=f"{address} is free")
+
+
+def bootstrap(config: NodeConfig) -> Check:
+    """Look whether there is anybody to dial."""
+    if config.node.bootstrap:
+        words = f"{len(config.node.bootstrap)} peers to dial first, not tried here"
+        return Check(name="peers", verdict="ok", words=words)
+    if config.node.rendezvous:
+        return Check(name="peers", verdict="ok", words="none: this node founds a network")
+    cure = "start with --bootstrap ADDR, the line that a running node prints"
+    return Check(name="peers", verdict="warn", words="nobody to dial", cure=cure)
+
+
+def source(manifest: Manifest, *, local_sources: bool) -> Check:
+    """Look whether a run's documents can be read, as far as that can be told without a network."""
+    from dipaco.node.data.sources.dispatch import reachable
+    from dipaco.node.data.sources.interface import Access
+
+    reach = reachable(manifest.source, Access(local_sources=local_sources))
+    verdict: Literal["ok", "fail"] = "fail" if reach.cure else "ok"
+    return Check(name="source", verdict=verdict, words=reach.words, cure=reach.cure)
+
+
+def device(answer: Answer, wish: str) -> Check:
+    """Judge what the worker process said of the device that was wished for."""
+    if isinstance(answer, Failed):
+        cure = "see compute.device; a GPU needs its driver, and a torch that is built for it"
+        return Check(name="device", verdict="fail", words=answer.reason, cure=cure)
+    assert isinstance(answer, Described)
+    if answer.device == "cpu" and wish == "auto":
+        cure = "a GPU that is here needs its driver, and a torch that is built for it; else none"
+        words = f"{answer}; no GPU was found"
+        return Check(name="device", verdict="warn", words=words, cure=cure)
+    return Check(name="device", verdict="ok", words=str(answer))

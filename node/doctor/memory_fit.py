@@ -1,0 +1,183 @@
+"""Whether a path of a run fits a device, before anything is leased: which sizes to measure, and
+what the measurements come to.
+
+The measuring is a worker process's (`training/fitting.py`); what is here is the choice, and pure
+but for `find_fit`, which asks the worker.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from dipaco.node.config import Checkpointing, ComputeSection, MomentBits
+from dipaco.node.jobs.runner import KILLED, JobRunner
+from dipaco.node.jobs.values import Described, Failed, MemoryProbed, ProbeMemory
+from dipaco.protocol.errors import DipacoError
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.tensors.delta import encoded_bytes
+
+PATIENCE_SECONDS = 5.0  # of one micro-batch: a larger one gains nothing and takes for ever
+AS_FAST = 0.95  # of the fastest: what is measured on a busy machine is no closer
+
+
+class Try(msgspec.Struct, frozen=True, kw_only=True):
+    """One micro-batch, measured."""
+
+    micro_batch: int
+    """Sequences."""
+    checkpointing: bool
+    fits: bool
+    peak: int = 0
+    """Bytes."""
+    micro_seconds: float = 0.0
+    step_seconds: float = 0.0
+
+
+class FitReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run asks of a device."""
+
+    run: str
+    device: Described
+    parameters: int
+    """Of one path."""
+    batch: int
+    """Sequences of a step."""
+    context: int
+    inner_steps: int
+    paths: int
+    least: int
+    """Bytes of weights, gradients and moments, before the first sequence: a bound from below."""
+    down: int
+    up: int
+    """Bytes that a lease fetches at most, and hands in."""
+    tries: tuple[Try, ...]
+
+    @property
+    def chosen(self) -> Try | None:
+        """The largest micro-batch that fits and is about as fast as any; None: no sequence fits."""
+        fitting = [each for each in self.tries if each.fits]
+        fastest = max(map(self.rate, fitting), default=0.0)
+        fast = [each for each in fitting if self.rate(each) >= AS_FAST * fastest]
+        return fast[-1] if fast else None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Trained on at the chosen micro-batch; 0 if none fits."""
+        return self.rate(self.chosen) if self.chosen else 0.0
+
+    @property
+    def lease_seconds(self) -> float:
+        """Of a lease's inner steps; 0 if the path does not fit."""
+        return self.inner_steps * self._seconds(self.chosen) if self.chosen else 0.0
+
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """What to set, by key of the configuration; empty where the defaults do."""
+        found: dict[str, int | str] = {}
+        if self.chosen and self.chosen.micro_batch < self.batch:
+            found["compute.max_batch"] = self.chosen.micro_batch
+        if self.chosen and self.chosen.checkpointing:
+            found["compute.checkpointing"] = "on"
+        return found
+
+    def rate(self, measured: Try) -> float:
+        """Return the tokens per second of whole steps in micro-batches as measured."""
+        return self.batch * self.context / self._seconds(measured)
+
+    def _seconds(self, measured: Try) -> float:
+        micro_batches = self.batch / measured.micro_batch
+        return measured.micro_seconds * micro_batches + measured.step_seconds
+
+
+def next_try(
+    found: Sequence[Try], *, most: int, usable: int, checkpointing: Checkpointing
+) -> tuple[int, bool] | None:
+    """Return the micro-batch to measure next and whether with checkpointing; None: enough.
+
+    most     sequences of a micro-batch at most.
+    usable   bytes of the device. Sizes double while they fit, and while a straight line through
+             the last two says that the next one will. Checkpointing comes when one sequence does
+             not fit without it.
+    """
+    if not found:
+        return 1, checkpointing == "on"
+    last = found[-1]
+    if not last.fits:
+        retry = last.micro_batch == 1 and not last.checkpointing and checkpointing == "auto"
+        return (1, True) if retry else None
+    if last.micro_batch >= most or last.micro_seconds > PATIENCE_SECONDS:
+        return None
+    size = min(2 * last.micro_batch, most)
+    before = [t for t in found[:-1] if t.fits and t.checkpointing == last.checkpointing]
+    if before:
+        slope = (last.peak - before[-1].peak) / (last.micro_batch - before[-1].micro_batch)
+        if last.peak + slope * (size - last.micro_batch) > usable:
+            return None
+    return size, last.checkpointing
+
+
+def bytes_per_parameter(moment_bits: MomentBits) -> int:
+    """Return what is held whatever the micro-batch: float32 weight and gradient, two moments."""
+    return 4 + 4 + 2 * moment_bits // 8
+
+
+async def find_fit(
+    manifest: Manifest,
+    worker: JobRunner,
+    device: Described,
+    *,
+    compute: ComputeSection,
+    on_try: Callable[[Try], None],
+) -> FitReport:
+    """Measure `manifest` on the worker's device, size by size.
+
+    compute   the worker's; a micro-batch has `max_batch` sequences at most, 0 for no limit.
+    Raises DipacoError when a measurement fails otherwise than for want of memory.
+    """
+    batch = manifest.training.batch
+    most = min(compute.max_batch or batch, batch)
+    top = manifest.topology
+    modules = top.path_modules[0]
+    parameters = sum(map(top.elements, modules))
+    least = bytes_per_parameter(compute.moment_bits) * parameters
+    tries: list[Try] = []
+    usable, checkpointing = device.usable, compute.checkpointing
+    while least <= usable and (
+        chosen := next_try(tries, most=most, usable=usable, checkpointing=checkpointing)
+    ):
+        size, again = chosen
+        job = ProbeMemory(manifest=manifest, micro_batch=size, checkpointing=again, usable=usable)
+        await worker.close()  # each is measured in a new process
+        answer = await worker.run(job, lambda progress: None)
+        tries.append(_tried(job, answer, device.usable))
+        on_try(tries[-1])
+    return FitReport(
+        run=manifest.name,
+        device=device,
+        parameters=parameters,
+        batch=batch,
+        context=manifest.model.context,
+        inner_steps=manifest.training.inner_steps,
+        paths=manifest.paths,
+        least=least,
+        down=sum(map(top.state_bytes, modules)),
+        up=sum(encoded_bytes(manifest.training.deltas, top.elements(m)) for m in modules),
+        tries=tuple(tries),
+    )
+
+
+def _tried(job: ProbeMemory, answer: object, usable: int) -> Try:
+    """Return what came of a measurement; a process killed by the kernel did not fit."""
+    if isinstance(answer, Failed) and KILLED in answer.reason:
+        answer = MemoryProbed(fits=False)
+    if isinstance(answer, Failed):
+        raise DipacoError(f"the fit could not be measured: {answer.reason}")
+    assert isinstance(answer, MemoryProbed)
+    return Try(
+        micro_batch=job.micro_batch,
+        checkpointing=job.checkpointing,
+        fits=answer.fits and answer.peak <= usable,
+        peak=answer.peak,
+        micro_seconds=answer.micro_seconds,
+        step_seconds=answer.step_seconds,
+    )

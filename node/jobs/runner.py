@@ -1,0 +1,233 @@
+"""The daemon's side of the worker process: start it, hand it one job at a time, notice its death.
+
+Knows nothing of what jobs mean, and never imports torch. The process is started with the first
+job and again after it died. Whoever cancels `run` kills the process at once, which is how a lost
+lease or a pause frees the GPU. When the daemon itself dies, however, the process reads the end
+of its stdin and leaves: no orphan.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from dipaco.node.jobs.frames import HEADER_BYTES, body_length, pack, read_report
+from dipaco.node.jobs.settings import WorkerSettings, environment
+from dipaco.node.jobs.values import Answer, Failed, Job, Progress
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import LocalProtocolError
+
+MODULE = "dipaco.node.worker.process"
+COMMAND = (sys.executable, "-P", "-m", MODULE)
+"""-P: nothing is imported from the folder that the process stands in."""
+READ_BYTES = 1 << 16
+MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
+EXIT_SECONDS = 2.0  # between the end of its output and its exit
+MAX_REASON = 1024  # characters of its last words
+KILLED = "was killed by the kernel: out of memory"
+
+
+class JobRunner(Protocol):
+    """Whoever does jobs for the daemon: a `Worker`, or in tests a fake."""
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process at work, or None while there is none."""
+        ...
+
+    async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; what goes wrong is a `Failed`. Cancelling ends the work at once."""
+        ...
+
+    async def close(self) -> None:
+        """Free what idle jobs still hold: memory, the GPU."""
+        ...
+
+
+class Worker:
+    """One worker process, started when needed, that does one job at a time."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        on_log: Callable[[str], None],
+        *,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        """`on_log` gets what the process writes on stderr, line by line."""
+        self._settings, self._command = settings, command
+        self._log = _LineLog(on_log)
+        self._turn = trio.Lock()
+        self._process: trio.Process | None = None
+        self._closing = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, or None while there is no process."""
+        return None if self._process is None else self._process.pid
+
+    async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Have the process do `job`; several callers take turns.
+
+        A job that fails, and a process that dies of it, is a `Failed` and no exception. The
+        process is killed when the caller is cancelled, and a new one started for the next job.
+        """
+        async with self._turn:
+            finished = False
+            try:
+                process, frames = await self._started(pack(job))
+                answer = await self._run(process, frames, on_progress)
+                finished = True
+                return answer
+            finally:
+                if not finished:
+                    await self._kill()
+
+    async def close(self) -> None:
+        """End the process, if there is one, and what it does: frees memory and GPU.
+
+        Whoever waits in `run` gets a `Failed`; who runs a job after that gets a new process.
+        """
+        if self._process is not None:
+            self._closing = True
+            self._process.kill()
+        async with self._turn:  # only the turn's holder may close the pipes
+            await self._kill()
+
+    async def _started(self, job: bytes) -> tuple[trio.Process, bytes]:
+        """Return the process, and the frames to send it: before its first job, its settings."""
+        if self._process is not None and self._process.poll() is not None:
+            await self._kill()  # it died in its sleep
+        if self._process is not None:
+            return self._process, job
+        self._process = await trio.lowlevel.open_process(
+            list(self._command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(self._settings.compute.torch_threads),
+            cwd=Home.at(self._settings.folder).root,
+        )
+        return self._process, pack(self._settings) + job
+
+    async def _run(
+        self, process: trio.Process, frames: bytes, on_progress: Callable[[Progress], None]
+    ) -> Answer:
+        assert process.stdin is not None and process.stderr is not None
+        answer: Answer | None = None
+        broken = ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._log.copy, process.stderr)
+            try:
+                await process.stdin.send_all(frames)
+                answer = await _read_answer(process, on_progress)
+            except trio.BrokenResourceError:
+                pass  # it died before it had read the job
+            except LocalProtocolError as error:
+                broken = f"the worker process wrote garbage: {error}"
+            nursery.cancel_scope.cancel()
+        if answer is None:
+            return await self._bury(process, broken)
+        self._log.drain(process.stderr)
+        return answer
+
+    async def _bury(self, process: trio.Process, broken: str) -> Failed:
+        """Clear away a process that gave no answer; returns what to tell the caller."""
+        with trio.move_on_after(0 if broken else EXIT_SECONDS):
+            await process.wait()
+        assert process.stderr is not None
+        self._log.drain(process.stderr)
+        if self._closing:
+            broken = "the worker process was ended by its own node"
+        reason = broken or describe_death(process.poll(), self._log.last)
+        await self._kill()
+        return Failed(kind="local", reason=reason[:MAX_REASON])
+
+    async def _kill(self) -> None:
+        process, self._process, self._closing = self._process, None, False
+        if process is None:
+            return
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    await pipe.aclose()
+
+
+def describe_death(code: int | None, last_words: str) -> str:
+    """Say why a worker process that exited with `code` (negative: by a signal) is gone."""
+    if code is None:
+        why = "closed its output and had to be killed"
+    elif code == -signal.SIGKILL:
+        why = f"{KILLED} (or somebody sent it SIGKILL)"
+    elif code < 0:
+        why = f"was ended by signal {signal.Signals(-code).name}"
+    else:
+        why = f"exited with code {code}"
+    return f"the worker process {why}" + (f"; its last words: {last_words}" if last_words else "")
+
+
+async def _read_answer(
+    process: trio.Process, on_progress: Callable[[Progress], None]
+) -> Answer | None:
+    """Read reports until the answer; None when the process ends before it."""
+    assert process.stdout is not None
+    received = bytearray()
+    while True:
+        while (body := _take_frame(received)) is not None:
+            report = read_report(body)
+            if not isinstance(report, Progress):
+                return report
+            on_progress(report)
+        chunk = await process.stdout.receive_some(READ_BYTES)
+        if not chunk:
+            return None
+        received += chunk
+
+
+def _take_frame(received: bytearray) -> bytes | None:
+    """Cut the body of the first whole frame off `received`, or leave all as it is."""
+    if len(received) < HEADER_BYTES:
+        return None
+    end = HEADER_BYTES + body_length(received[:HEADER_BYTES])
+    if len(received) < end:
+        return None
+    body = bytes(received[HEADER_BYTES:end])
+    del received[:end]
+    return body
+
+
+class _LineLog:
+    """Cuts what the process writes on stderr into lines."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._rest = b""
+        self.last = ""
+
+    async def copy(self, stderr: trio.abc.ReceiveStream) -> None:
+        while chunk := await stderr.receive_some(READ_BYTES):
+            self._feed(chunk)
+
+    def drain(self, stderr: trio.abc.ReceiveStream) -> None:
+        """Take what already lies in the pipe, without waiting for more."""
+        assert isinstance(stderr, trio.lowlevel.FdStream)
+        try:
+            while chunk := os.read(stderr.fileno(), READ_BYTES):
+                self._feed(chunk)
+        except BlockingIOError:
+            pass
+
+    def _feed(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > MAX_LOG_LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            if text := line[:MAX_LOG_LINE].decode(errors="replace").rstrip():
+                self.last = text
+                self._on_line(text)

@@ -1,0 +1,52 @@
+"""Routed held-out loss of a checkpoint: once per document, and re-routed every W tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dipaco.node.jobs.meter import OnProgress
+from dipaco.node.jobs.values import Progress
+from dipaco.node.models.path_models import PathModels, memory_in_words
+from dipaco.node.models.rerouted import evaluate_rerouted
+from dipaco.node.routing.shards import Ids
+from dipaco.node.runs.checkpoint import Checkpoint
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.work.kinds import Evaluation
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One pass over the documents."""
+
+    window: int | None
+    """W, tokens; None: routed once."""
+    paths: dict[int, Evaluation]
+    """Of every path that has documents or scored a token."""
+
+
+def assess(
+    checkpoint: Checkpoint,
+    documents: Mapping[int, Sequence[Ids]],
+    windows: Sequence[int | None],
+    models: PathModels,
+    *,
+    max_batch: int,
+    on_progress: OnProgress,
+) -> list[Assessment]:
+    """Score the documents, per path as their prefix is routed, once for each of `windows`.
+
+    Raises BlobMissing if a state is not at hand, DipacoError if the device has too little memory.
+    """
+    router = Router(checkpoint.spec)
+    found = []
+    for window in windows:
+        stage = "once" if window is None else f"every {window}"
+
+        def on_batch(done: int, total: int, stage: str = stage) -> None:
+            on_progress(Progress(stage=stage, done=done, total=total, unit="documents"))
+
+        with memory_in_words(models.device):
+            paths = evaluate_rerouted(
+                documents, router, models, window=window, max_batch=max_batch, on_batch=on_batch
+            )
+        found.append(Assessment(window, paths))
+    return found

@@ -1,0 +1,112 @@
+"""Held-out loss of all paths together, where a document may change its path every W tokens.
+
+Chunk c of a document is its tokens [F + cW, F + (c + 1)W). Chunk 0 goes where the prefix goes, as
+without re-routing; chunk c > 0 is routed on the F tokens before it. The path that a chunk goes to
+sees all the text before it. Source: docs/method.md 2.5(b).
+
+A path sees a document at most once, however its chunks are spread: it reads the document up to its
+last chunk there and scores the chunks that are its own. So every path's model is loaded once, one
+at a time, and nothing is kept between them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from dipaco.node.training.evaluation import Ids, Passage, score
+from dipaco.node.training.model import PathModel
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.routing.spec import ROUND_ROBIN
+from dipaco.protocol.work.kinds import Evaluation
+
+ROUTED_AT_ONCE = 4096  # chunks
+
+HeldOut = Mapping[int, Sequence[Ids]]
+"""Per path the held-out documents whose prefix is routed to it: ids, (n,) each."""
+
+
+def evaluate_rerouted(
+    held_out: HeldOut,
+    router: Router,
+    model_of: Callable[[int], PathModel],
+    *,
+    window: int | None,
+    max_batch: int,
+    on_batch: Callable[[int, int], None],
+) -> dict[int, Evaluation]:
+    """Score every document from its prefix's end on, each chunk by the path it is routed to.
+
+    held_out    documents of at most the context; those that the prefix fills are left out.
+    model_of    returns a path's model, loaded; the one before it is used no more.
+    window      W, tokens; None: routed once, as `evaluate` does.
+    on_batch    gets the passages done and their number; a document is one for every path on it.
+
+    Returns, per path that has documents or scored a token: the documents whose prefix goes to it,
+    the tokens that it scored, and their loss.
+    """
+    passages = route_chunks(held_out, router, window=window)
+    total, done = sum(map(len, passages.values())), 0
+    prefix = router.spec.prefix
+    found = {}
+    for path in sorted(passages):
+        before = done
+
+        def report(count: int, before: int = before) -> None:
+            on_batch(before + count, total)
+
+        nll = 0.0
+        if passages[path]:
+            nll = sum(score(model_of(path), passages[path], max_batch=max_batch, on_batch=report))
+        done += len(passages[path])
+        found[path] = Evaluation(
+            documents=sum(len(each) > prefix for each in held_out.get(path, ())),
+            tokens=sum(end - first for each in passages[path] for first, end in each.spans),
+            nll=nll,
+        )
+    return found
+
+
+def route_chunks(
+    held_out: HeldOut, router: Router, *, window: int | None
+) -> dict[int, list[Passage]]:
+    """Return per path what it has to score, in the order of `held_out`."""
+    prefix = router.spec.prefix
+    if router.spec.kind == ROUND_ROBIN:  # it looks at no text: a document stays where it is
+        window = None
+    work: dict[int, list[Passage]] = {path: [] for path in held_out}
+    for first_path, documents in held_out.items():
+        scored = [each for each in documents if len(each) > prefix]
+        for document, paths in zip(
+            scored, _chunk_paths(scored, first_path, router, window=window), strict=True
+        ):
+            step = window or len(document)
+            spans: dict[int, list[tuple[int, int]]] = {}
+            for chunk, path in enumerate(paths):
+                first = prefix + chunk * step
+                spans.setdefault(path, []).append((first, min(first + step, len(document))))
+            for path, own in spans.items():
+                work.setdefault(path, []).append(Passage(document[: own[-1][1]], tuple(own)))
+    return work
+
+
+def _chunk_paths(
+    documents: Sequence[Ids], first_path: int, router: Router, *, window: int | None
+) -> list[list[int]]:
+    """Return for each document, longer than the prefix, the path of every chunk."""
+    prefix = router.spec.prefix
+    paths = [[first_path] for _ in documents]
+    if window is None:
+        return paths
+    # The F tokens before chunk c > 0 of document i.
+    starts = [
+        (i, first - prefix)
+        for i, document in enumerate(documents)
+        for first in range(prefix + window, len(document), window)
+    ]
+    for begin in range(0, len(starts), ROUTED_AT_ONCE):
+        part = starts[begin : begin + ROUTED_AT_ONCE]
+        seen = np.stack([documents[i][start : start + prefix] for i, start in part])
+        routed = router.route(seen, np.zeros(len(part), dtype=np.int64))[:, 0]
+        for (i, _), path in zip(part, routed.tolist(), strict=True):
+            paths[i].append(path)
+    return paths

@@ -1,0 +1,62 @@
+"""What each peer has done to us, and who is therefore not spoken to for a while.
+
+Owns strikes and bans. A strike is one breach of the protocol (garbage, an oversized frame, a bogus
+signature, a lying outline); each also costs the connection. Silence and slowness are no breaches.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from dipaco.node.network.transport import Transport
+from dipaco.protocol.wire.identity import PeerId, short_peer
+
+log = logging.getLogger(__name__)
+
+STRIKES = 3  # breaches that end in a ban: one may be a version's bug, three are a habit
+MEMORY = 3600.0  # s in which they add up
+BAN = 600.0  # s; identities are free, so a longer ban keeps nobody out
+MAX_PEERS = 4096  # remembered, the latest offenders; identities are free
+
+
+@dataclass(frozen=True)
+class _Offence:
+    times: tuple[float, ...]
+    reason: str
+
+
+class Reputation:
+    """Strikes per peer, on the clock `now` (seconds)."""
+
+    def __init__(self, transport: Transport, *, now: Callable[[], float] = trio.current_time):
+        self._transport = transport
+        self._now = now
+        self._offences: dict[PeerId, _Offence] = {}
+        transport.gate(self.banned)
+
+    async def blame(self, peer: PeerId, reason: str) -> None:
+        """Give `peer` a strike for `reason` and hang up on it."""
+        now = self._now()
+        before = self._offences.pop(peer, _Offence((), ""))
+        recent = tuple(time for time in before.times if now - time < MEMORY)
+        self._offences[peer] = _Offence((*recent, now)[-STRIKES:], reason)
+        if len(self._offences) > MAX_PEERS:
+            del self._offences[next(iter(self._offences))]
+        verdict = f"banned for {BAN:g} s" if self.banned(peer) else "hung up"
+        log.warning("peer=%s %s: %s", short_peer(peer), verdict, reason)
+        await self._transport.hang_up(peer)
+
+    def banned(self, peer: PeerId) -> bool:
+        """Return whether nothing is sent to `peer` or taken from it."""
+        offence = self._offences.get(peer)
+        if offence is None or len(offence.times) < STRIKES:
+            return False
+        return self._now() - offence.times[-1] < BAN
+
+    def strikes(self, peer: PeerId) -> int:
+        """Return how many breaches of `peer` still count."""
+        offence = self._offences.get(peer)
+        now = self._now()
+        return sum(now - time < MEMORY for time in offence.times) if offence else 0

@@ -1,0 +1,270 @@
+"""The single-process run of a manifest: what a swarm must equal, bit for bit.
+
+A plain reading of docs/method.md section 2 with a loop of its own, and no user of `Schedule` or of
+the ledger's fold: they check each other. How a lease is made, and how its work is done, it shares
+with them (`dipaco.node.kinds`). It does the jobs of a run one after the other, on a blob store and
+a shard cache of the same format; only order and place differ.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dipaco.node.jobs.settings import WorkerSettings
+from dipaco.node.jobs.values import (
+    Answer,
+    Derive,
+    DerivedAnswer,
+    Job,
+    OuterStep,
+    PerformLease,
+    Progress,
+    Stepped,
+)
+from dipaco.node.kinds.base import Work
+from dipaco.node.kinds.table import EVALUATE, SCORE, SEED, TRAIN
+from dipaco.node.worker.performer import Performer
+from dipaco.protocol.errors import Refusal, Unavailable
+from dipaco.protocol.routing.decision import may_pass
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import Derived
+from dipaco.protocol.run.manifest import Manifest, Reshard, run_id
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId, digest_of
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import (
+    TOKEN_BYTES,
+    EvaluateLease,
+    EvaluateResult,
+    Evaluation,
+    Result,
+    Scored,
+    ScoreResult,
+    SeedResult,
+    Sheet,
+    TrainResult,
+)
+from dipaco.protocol.work.ledger import Contribution
+
+OnProgress = Callable[[str, Progress], None]
+
+NO_TOKEN = bytes(TOKEN_BYTES)  # nobody else is there to be fenced off
+
+
+class Performs(Protocol):
+    """Whoever does jobs in this process: a `Performer`, or one that shares its shards."""
+
+    def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; raises what goes wrong with it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceResult:
+    """What a run came to."""
+
+    run: Digest
+    specs: tuple[RouterSpec, ...]
+    """The router spec of every epoch."""
+    states: dict[ModuleId, tuple[Digest, ...]]
+    """Per module the digest of every version, 0 first; one alone where no live path passes."""
+    momenta: dict[ModuleId, Digest]
+    """Per module the outer momentum of its last version."""
+    evaluations: dict[tuple[int, int], Evaluation]
+    """By (version, path): the held-out loss of every live path, version 0 included."""
+
+    def perplexity(self, version: int) -> float | None:
+        """Return the routed validation perplexity at `version`, token-weighted over the paths.
+
+        None when there is not one held-out token.
+        """
+        found = [e for (v, _), e in self.evaluations.items() if v == version]
+        tokens = sum(e.tokens for e in found)
+        return math.exp(sum(e.nll for e in found) / tokens) if tokens else None
+
+
+def run_reference(
+    manifest: Manifest, settings: WorkerSettings, on_progress: OnProgress
+) -> ReferenceResult:
+    """Run `manifest` from its source to the last round, in this process.
+
+    settings      as a worker's: with one thread and the same micro-batch, the bits of a swarm.
+    on_progress   gets what is being done (`round 3, path 1`) and how far it is.
+    Raises what a worker's jobs would fail with: Refusal, Unavailable, or another DipacoError.
+    """
+    performer = Performer(settings)
+    first = derive_spec(Derive(manifest=manifest), performer, on_progress)
+    run = ReferenceRun(manifest, [first], performer, on_progress)
+    run.seed()
+    run.evaluate(0)
+    reshard = manifest.routing.reshard
+    for round_ in range(1, manifest.training.rounds + 1):
+        run.round(round_)
+        run.evaluate(round_)
+        if reshard is not None and round_ == reshard.after_round:
+            run.reshard(reshard)
+    return run.result()
+
+
+def derive_spec(job: Derive, performer: Performs, on_progress: OnProgress) -> RouterSpec:
+    """Return the router that `job` derives; raises Refusal or Unavailable where there is none."""
+    answer = performer.perform(job, lambda progress: on_progress("router", progress))
+    assert isinstance(answer, DerivedAnswer)
+    found = answer.derivation
+    if isinstance(found, Derived):
+        return found.spec
+    raise (Unavailable if may_pass(found) else Refusal)(f"no router can be derived: {found.reason}")
+
+
+@dataclass
+class ReferenceRun:
+    """The state of a run between two rounds.
+
+    It begins with `seed`, or from states that were put into `states` as version 0 of every module.
+    """
+
+    manifest: Manifest
+    specs: list[RouterSpec]
+    """Of every epoch so far."""
+    performer: Performs
+    on_progress: OnProgress
+    states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
+    momenta: dict[ModuleId, Digest] = field(default_factory=dict)
+    residuals: dict[ModuleId, Digest] = field(default_factory=dict)
+    """Per module what its last packed update left out."""
+    moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
+    """Per path what its last round left of AdamW's; nothing where they begin anew."""
+    evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
+
+    def live_paths(self, round_: int) -> list[int]:
+        """Paths that have training data in a round."""
+        return [path for path, tokens in enumerate(self._spec(round_).tokens) if tokens]
+
+    def seed(self) -> None:
+        """Train one path densely and copy it into every module (line 1)."""
+        seed = self._perform_lease(Work(SEED), "seed model")
+        assert isinstance(seed, SeedResult)
+        seeds = {ModuleId(state.module): state.digest for state in seed.states}
+        top = self.manifest.topology
+        self.states = {module: [seeds[top.counterpart(module)]] for module in top.modules}
+
+    def round(self, round_: int) -> None:
+        """Train every live path, then take every module's outer step (lines 4 to 17)."""
+        done: dict[int, TrainResult] = {}
+        for path in self.live_paths(round_):
+            work, what = Work(TRAIN, path, round_), f"round {round_}, path {path}"
+            trained = self._perform_lease(work, what)
+            assert isinstance(trained, TrainResult)
+            done[path] = trained
+        top = self.manifest.topology
+        for module in top.modules:
+            paths = [path for path in top.paths_through(module) if path in done]
+            if paths:
+                self._step(module, {path: done[path] for path in paths}, round_)
+        self.moments = {path: trained.moments for path, trained in done.items()}
+
+    def evaluate(self, version: int) -> None:
+        """Look at the held-out loss of every live path at `version` (line 19)."""
+        for path in self.live_paths(version):
+            work, what = Work(EVALUATE, path, version), f"evaluation {version}, path {path}"
+            found = self._perform_lease(work, what)
+            assert isinstance(found, EvaluateResult)
+            self.evaluations[version, path] = found.evaluation
+
+    def evaluation(self, version: int, path: int) -> EvaluateLease:
+        """Return the lease to compute the held-out loss of `path` at `version`."""
+        return EVALUATE.lease(self, Work(EVALUATE, path, version), NO_TOKEN)
+
+    def reshard(self, reshard: Reshard) -> None:
+        """Score the router documents, and go on by a router that is fitted to the scores (5)."""
+        sheets = [
+            Scored(
+                path=path,
+                window=window,
+                peer=self.manifest.owner,
+                sheet=self._score(path, window, reshard.after_round),
+            )
+            for path in self.live_paths(reshard.after_round)
+            for window in range(reshard.windows)
+        ]
+        job = Derive(manifest=self.manifest, previous=self.specs[-1], sheets=tuple(sheets))
+        self.specs.append(derive_spec(job, self.performer, self.on_progress))
+        for states in self.states.values():  # of modules that no live path went through
+            states += states[-1:] * (reshard.after_round + 1 - len(states))
+
+    def _score(self, path: int, window: int, version: int) -> Sheet:
+        work, what = Work(SCORE, path, version, window), f"scores of window {window}, path {path}"
+        scored = self._perform_lease(work, what)
+        assert isinstance(scored, ScoreResult)
+        return scored.sheet
+
+    def _spec(self, round_: int) -> RouterSpec:
+        return self.specs[self.manifest.epoch_of(round_)]
+
+    def result(self) -> ReferenceResult:
+        """Return all that came out."""
+        return ReferenceResult(
+            run=self.run,
+            specs=tuple(self.specs),
+            states={module: tuple(digests) for module, digests in self.states.items()},
+            momenta=self.momenta,
+            evaluations=self.evaluations,
+        )
+
+    def _step(self, module: ModuleId, done: dict[int, TrainResult], round_: int) -> None:
+        job = OuterStep(
+            manifest=self.manifest,
+            module=module,
+            state=self.states[module][-1],
+            momentum=self.momenta.get(module),
+            residual=self.residuals.get(module),
+            contributions=tuple(
+                Contribution(
+                    path=path,
+                    peer=self.manifest.owner,
+                    delta=digest_of(module, trained.deltas),
+                    weight=self._spec(round_).tokens[path],
+                    moments=digest_of(module, trained.moments) if trained.moments else None,
+                )
+                for path, trained in sorted(done.items())
+            ),
+        )
+        answer = self._perform(job, f"round {round_}, module {module}")
+        assert isinstance(answer, Stepped)
+        self.states[module].append(answer.state)
+        self.momenta[module] = answer.momentum
+        if answer.quantised:
+            self.residuals[module] = answer.quantised.residual
+
+    # ------------------------------------------------------------------ leases (`LeaseSource`)
+
+    @property
+    def run(self) -> Digest:
+        """The run id."""
+        return run_id(self.manifest)
+
+    def spec_at(self, round_: int) -> Digest:
+        """Return the router spec of a round."""
+        return spec_digest(self._spec(round_))
+
+    def states_at(self, path: int, version: int) -> tuple[ModuleDigest, ...]:
+        """Return the states of a path's modules at a version, in the topology's order."""
+        names = self.manifest.topology.path_modules[path]
+        return tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in names)
+
+    def moments_before(self, path: int, round_: int) -> tuple[ModuleDigest, ...]:
+        """Return the moments that the path's last round left; none where it begins anew."""
+        return self.moments.get(path, ())
+
+    def _perform_lease(self, work: Work, what: str) -> Result:
+        job = PerformLease(
+            manifest=self.manifest,
+            spec=self._spec(work.round),
+            lease=work.kind.lease(self, work, NO_TOKEN),
+        )
+        answer = self._perform(job, what)
+        assert isinstance(answer, Result)
+        return answer
+
+    def _perform(self, job: Job, what: str) -> Answer:
+        return self.performer.perform(job, lambda progress: self.on_progress(what, progress))

@@ -1,0 +1,98 @@
+"""Held-out documents by the path of their prefix: the run's own, or those of any file.
+
+Both go through the one document rule, so a figure for a file is comparable with the run's.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dipaco.node.data.readers import count_rows, file_format, read_rows
+from dipaco.node.data.sources.interface import SourceRow
+from dipaco.node.data.tokenizers import TextEncoder
+from dipaco.node.jobs.meter import Meter, OnProgress
+from dipaco.node.routing.documents import Document, document_batches
+from dipaco.node.routing.shards import Ids, Shards
+from dipaco.protocol.errors import ConfigError, Refusal
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.routing.documents import prefix_of
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.seeds import Split
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.run.manifest import Manifest
+
+WINDOW = 0  # of the source: where the run looks for its held-out documents
+
+
+@dataclass(frozen=True)
+class HeldOutDocuments:
+    """Documents to score."""
+
+    by_path: dict[int, Sequence[Ids]]
+    """Per path, ids (n,) each, n at most the context."""
+    left_out: int
+    """Documents that take no part: too short for the router."""
+
+
+def of_run(
+    manifest: Manifest, spec: RouterSpec, shards: Shards, on_progress: OnProgress
+) -> HeldOutDocuments:
+    """Return the run's held-out documents; raises what reading its source raises."""
+    found: dict[int, Sequence[Ids]] = {
+        path: shards.validation(manifest, spec, WINDOW, path, on_progress)
+        for path in range(manifest.paths)
+    }
+    return HeldOutDocuments({path: own for path, own in found.items() if len(own)}, 0)
+
+
+def of_file(
+    file: Path,
+    field: str | None,
+    manifest: Manifest,
+    spec: RouterSpec,
+    encoder: TextEncoder,
+    on_progress: OnProgress,
+) -> HeldOutDocuments:
+    """Return all rows of a parquet, JSON lines or txt file as documents.
+
+    field   the column or key of the text; None: what the run calls it.
+    Raises ConfigError for a file that cannot be read as such, or has nothing to score.
+    """
+    try:
+        if field is None:
+            field = "text" if file_format(file.name) == "txt" else manifest.source.text_field
+        rows = count_rows(file)
+        meter = Meter(on_progress, "read", rows)
+        router, recipe = Router(spec), recipe_of(manifest)
+        by_path: dict[int, list[Ids]] = {}
+        taken = 0
+        for batch in document_batches(_rows(file, field), recipe, encoder, splits=set(Split)):
+            chosen = [each for each in batch if each.eligible]
+            taken += len(chosen)
+            for document, path in zip(chosen, _paths(chosen, router), strict=True):
+                assert document.tokens is not None
+                kept = document.tokens[: manifest.model.context]
+                by_path.setdefault(path, []).append(np.array(kept, dtype=np.int64))
+            meter.at(batch[-1].index + 1)
+    except Refusal as error:
+        raise ConfigError(f"--data: {str(error).removeprefix('source.files: ')}") from error
+    if not taken:
+        raise ConfigError(f"--data: {file}: none of its rows ({rows}) is long enough to be routed")
+    return HeldOutDocuments(dict(sorted(by_path.items())), rows - taken)
+
+
+def _rows(file: Path, field: str) -> Iterator[SourceRow]:
+    for index, text in read_rows(file, field):
+        yield {"index": index, "text": text}
+
+
+def _paths(documents: list[Document], router: Router) -> list[int]:
+    if not documents:
+        return []
+    length = router.spec.prefix
+    prefixes = np.array([prefix_of(each.head or [], length) for each in documents])
+    indices = np.array([each.index for each in documents], dtype=np.int64)
+    paths: list[int] = router.route(prefixes, indices)[:, 0].tolist()
+    return paths

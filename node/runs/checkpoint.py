@@ -1,0 +1,173 @@
+"""Checkpoints: where a run stands, as one value that evaluation, generation and export read.
+
+It says which version of its modules every path is used with, and where their states are: in the
+blob store of a home, or in a bank that was exported. No torch here, and no network: whether a
+state is at hand is asked of `missing`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipaco.node.runs.files import RunFile
+from dipaco.node.runs.local_result import kept_local_result
+from dipaco.node.runs.store import RunRecord
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.run.topology import Topology, experts_of
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.run_state import RunState
+
+Float32 = NDArray[np.float32]
+
+
+class States(Protocol):
+    """Module states by digest, wherever they are; `BlobStore` is one."""
+
+    def has(self, digest: Digest) -> bool:
+        """Return whether the state is here."""
+        ...
+
+    def read_array(self, digest: Digest, elements: int) -> Float32:
+        """Return it flat, (elements,), its digest checked; raises BlobMissing."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModuleState:
+    """One module at one version."""
+
+    module: ModuleId
+    version: int
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands."""
+
+    run: RunFile
+    spec: RouterSpec
+    """By which documents find their path at this version."""
+    paths: tuple[tuple[ModuleState, ...], ...]
+    """Per path its modules, in the topology's order, at the version that the path is used with."""
+    newest: Mapping[ModuleId, int]
+    """Per module its last version."""
+    states: States
+
+    @property
+    def manifest(self) -> Manifest:
+        """The run's manifest."""
+        return self.run.manifest
+
+    @property
+    def topology(self) -> Topology:
+        """The run's topology."""
+        return self.manifest.topology
+
+    def version(self, path: int) -> int:
+        """Return the version that `path` is used with."""
+        return self.paths[path][0].version
+
+    def modules(self, paths: Iterable[int] | None = None) -> tuple[ModuleState, ...]:
+        """Return what `paths` (None: all) are made of, each state once, in the topology's order."""
+        chosen = range(len(self.paths)) if paths is None else paths
+        found = {state for path in chosen for state in self.paths[path]}
+        order = {module: place for place, module in enumerate(self.topology.modules)}
+        return tuple(sorted(found, key=lambda state: (order[state.module], state.version)))
+
+    def missing(self, paths: Iterable[int] | None = None) -> tuple[ModuleState, ...]:
+        """Return which of those states are not here."""
+        return tuple(each for each in self.modules(paths) if not self.states.has(each.digest))
+
+    def read(self, state: ModuleState) -> Float32:
+        """Return one module's state, flat; raises BlobMissing."""
+        return self.states.read_array(state.digest, self.topology.elements(state.module))
+
+    def path_states(self, path: int) -> dict[ModuleId, Float32]:
+        """Return the states of all modules of a path, as `model.load` takes them."""
+        return {each.module: self.read(each) for each in self.paths[path]}
+
+
+def checkpoint_of(
+    run: RunFile,
+    specs: Sequence[RouterSpec],
+    view: RunState,
+    states: States,
+    *,
+    version: int | None = None,
+) -> Checkpoint:
+    """Return where a run stands by its ledger, or stood when all modules were at `version`.
+
+    specs   of every epoch so far. Documents are routed by the newest, as the next round's are; at
+            `version` by the one that it was trained and evaluated by.
+
+    Raises Unavailable before the seed model is trained, and for a version that is yet to come;
+    ConfigError for one that never comes.
+    """
+    name, top, rounds = run.manifest.name, run.manifest.topology, run.manifest.training.rounds
+    if version is not None and version > rounds:
+        raise ConfigError(f"--at: {name} ends at version {rounds}, there is no {version}")
+    if not view.seeded:
+        raise Unavailable(f"{name}: the seed model is not trained yet, so there is no checkpoint")
+    epoch = view.epoch if version is None else min(run.manifest.epoch_of(version), view.epoch)
+    spec, chosen = specs[epoch], []
+    for path in range(top.paths):
+        newest = view.path_version(path)
+        if version is not None and spec.tokens[path] and version > newest:
+            raise Unavailable(f"{name}: path {path} stands at version {newest}, not {version} yet")
+        kept = view.kept_version(path) if version is None else min(version, newest)
+        chosen.append(
+            tuple(ModuleState(m, kept, digest) for m, digest in view.path_states(path, kept))
+        )
+    newest_of = {module: view.version(module) for module in top.modules}
+    return Checkpoint(run, spec, tuple(chosen), newest_of, states)
+
+
+def checkpoint_in(
+    home: Path, run: RunFile, record: RunRecord | None, *, version: int | None = None
+) -> Checkpoint:
+    """Return where a run stands by what `home` has of it: its ledger, else its own account.
+
+    record   what the home's journal has of the run.
+    Raises Unavailable if there is nothing of it, or not enough.
+    """
+    blobs = BlobStore(Home.at(home).blobs)
+    routers = record.routers() if record is not None else []
+    if record is not None and routers and record.state.seeded:
+        return checkpoint_of(run, routers, record.state, blobs, version=version)
+    account = kept_local_result(home, run.manifest)
+    if account is not None:
+        return checkpoint_of(run, *account, blobs, version=version)
+    if routers:
+        raise Unavailable(f"{run.manifest.name}: the seed model is not trained yet")
+    raise Unavailable(
+        f"{run.manifest.name}: {home} has no ledger of this run: join it with dipaco-node start, "
+        "or train it with dipaco-node reference --home"
+    )
+
+
+def path_named(manifest: Manifest, text: str) -> int:
+    """Return the path of an index, or of experts such as `2,0`; raises ConfigError."""
+    levels = manifest.grid.levels
+    parts = text.strip("() ").split(",")
+    if not all(part.strip().isdecimal() and len(part) < 8 for part in parts):
+        raise ConfigError(f"--path: {text!r} is neither an index nor experts such as 0,1")
+    numbers = [int(part) for part in parts]
+    if len(numbers) == 1 and numbers[0] < manifest.paths:
+        return numbers[0]
+    for path in range(manifest.paths):
+        if len(levels) > 1 and list(experts_of(manifest.grid, path)) == numbers:
+            return path
+    raise ConfigError(
+        f"--path: {text} is not on the grid of {manifest.name}: {manifest.paths} paths, "
+        f"{' x '.join(str(level.experts) for level in levels)} experts"
+    )

@@ -1,0 +1,151 @@
+"""Runs on disk: signed run files (`.run`), and the ones that this node offers.
+
+A run file is a `Signed` manifest in its canonical encoding. The home keeps the ones this node
+offers in `runs/`, each under its run id. How a manifest comes about is `founding.py`'s.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.config import nearest
+from dipaco.node.storage.files import read_file, write_file
+from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
+from dipaco.protocol.run.manifest import FORMAT, Manifest, run_id
+from dipaco.protocol.wire.canonical import decode, encode, field_of
+from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.identity import PeerId, peer_id, public_key_of
+from dipaco.protocol.wire.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
+
+SUFFIX = ".run"
+MAX_OFFERS = 8  # runs that are named to a person
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A manifest as its owner signed it."""
+
+    signed: Signed
+    manifest: Manifest
+
+    @property
+    def id(self) -> Digest:
+        """The run id."""
+        return run_id(self.manifest)
+
+
+def sign_manifest(manifest: Manifest, key: Ed25519PrivateKey) -> RunFile:
+    """Sign `manifest` with its owner's key; raises ConfigError for another one's."""
+    if peer_id(key) != manifest.owner:
+        raise ConfigError(f"owner: this key is {peer_id(key)}, the manifest's is {manifest.owner}")
+    return RunFile(sign(manifest, key), manifest)
+
+
+def open_run(data: bytes, origin: str) -> RunFile:
+    """Read a run file's bytes; raises Refusal for one that is malformed or wrongly signed."""
+    try:
+        signed, manifest = decode_signed(data, Manifest)
+    except RemoteProtocolError as error:
+        _refuse_other_format(field_of(data, "body"), origin)
+        raise Refusal(f"{origin}: not a run file: {error}") from error
+    if signed.signer != manifest.owner:
+        raise Refusal(f"{origin}: signed by {signed.signer}, not by its owner {manifest.owner}")
+    return RunFile(signed, manifest)
+
+
+def read_run(path: Path) -> RunFile:
+    """Read and check a run file; raises ConfigError if it cannot be read, Refusal if wrong."""
+    return open_run(read_file(path, limit=MAX_ENVELOPE), str(path))
+
+
+def write_run(path: Path, run: RunFile) -> None:
+    """Write a run file, whole or not at all."""
+    write_file(path, encode(run.signed))
+
+
+def keep_run(home: Path, run: RunFile) -> RunFile:
+    """Put `run` among those that the node of `home` offers."""
+    folder = home / "runs"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"home: cannot make {folder}: {error.strerror}") from error
+    write_run(folder / f"{run.id.hex()}{SUFFIX}", run)
+    return run
+
+
+def kept_runs(home: Path) -> tuple[RunFile, ...]:
+    """Return the runs that the node of `home` offers, by name and id."""
+    found = [read_run(path) for path in (home / "runs").glob(f"*{SUFFIX}")]
+    return tuple(sorted(found, key=lambda run: (run.manifest.name, run.id)))
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write an unsigned manifest, for its owner to sign elsewhere."""
+    write_file(path, encode(manifest))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read an unsigned manifest; raises ConfigError if it cannot be read, Refusal if wrong."""
+    data = read_file(path, limit=MAX_BODY)
+    try:
+        return decode(data, Manifest, limit=MAX_BODY)
+    except RemoteProtocolError as error:
+        _refuse_other_format(data, str(path))
+        raise Refusal(f"{path}: not an unsigned manifest: {error}") from error
+
+
+def _refuse_other_format(body: object, origin: str) -> None:
+    """Raise Refusal for the bytes of a manifest of another format than this version's."""
+    found = field_of(body, "format") if isinstance(body, bytes) else None
+    if isinstance(found, int) and found != FORMAT:
+        raise Refusal(
+            f"{origin}: made by another version of dipaco-node (manifest format {found}, this one "
+            f"reads {FORMAT}): make the run anew with `dipaco-node run create`, or use that version"
+        )
+
+
+def peer_named(text: str, field: str) -> PeerId:
+    """Return `text` as a PeerID; raises ConfigError naming `field`."""
+    try:
+        public_key_of(PeerId(text))
+    except ValueError:
+        raise ConfigError(f"{field}: {text!r} is no PeerID (12D3KooW...)") from None
+    return PeerId(text)
+
+
+@dataclass(frozen=True)
+class RunChoice:
+    """Which of some runs a text means."""
+
+    found: tuple[Digest, ...]
+    """One run; or none; or several, and the text does not say which."""
+    offers: str
+    """The runs to choose from, in words: those found, or all where none is."""
+
+
+def choose_run(text: str, names: Mapping[Digest, str]) -> RunChoice:
+    """Find the run that `text` means: an id or a name, else the beginning of an id.
+
+    names   of the runs on offer, by run id. An empty text means the only one of them.
+    """
+    exact = tuple(run for run, name in names.items() if text in (name, run.hex()))
+    found = exact or tuple(run for run in names if run.hex().startswith(text))
+    words = [f"{names[run]} ({short(run)})" for run in found or names]
+    more = len(words) - MAX_OFFERS
+    shown = [*words[:MAX_OFFERS], f"{more} more"] if more > 0 else words
+    return RunChoice(found, ", ".join(shown) or "none")
+
+
+def find_run(runs: Sequence[RunFile], text: str) -> RunFile:
+    """Return the one run that `text` means, as `choose_run` has it; raises ConfigError."""
+    by_id = {run.id: run for run in runs}
+    choice = choose_run(text, {run.id: run.manifest.name for run in runs})
+    if len(choice.found) == 1:
+        return by_id[choice.found[0]]
+    if choice.found:
+        raise ConfigError(f"run: {text or 'which one'}? here: {choice.offers}")
+    hint = nearest(text, [run.manifest.name for run in runs])
+    raise ConfigError(f"run: {text or 'any'} is not here{hint}; here: {choice.offers}")

@@ -1,0 +1,48 @@
+"""The runs a home knows: its own run files, and what its journal has kept of others' runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dipaco.node.runs.files import RunFile, find_run, kept_runs, open_run, read_run
+from dipaco.node.runs.store import RunRecord, RunStore
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.journal import Journal
+from dipaco.protocol.wire.digest import Digest
+
+
+@contextmanager
+def _journal(home: Path) -> Iterator[Journal | None]:
+    """Open the journal of `home`, a running daemon's too; None if there is none."""
+    path = Home(home).journal
+    if not path.exists():
+        yield None
+        return
+    journal = Journal.open(path)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def known_runs(home: Path) -> tuple[RunFile, ...]:
+    """Return the runs that the node of `home` offers or has pulled; none for no home."""
+    found = {run.id: run for run in kept_runs(home)}
+    with _journal(home) as journal:
+        for saved in journal.signed("manifest") if journal is not None else ():
+            run = open_run(saved.data, "journal")
+            found.setdefault(run.id, run)
+    return tuple(sorted(found.values(), key=lambda run: (run.manifest.name, run.id)))
+
+
+def named_run(name: str, home: Path) -> RunFile:
+    """Return the run of a run file, or of an id or name that the node of `home` knows."""
+    if name.endswith(".run") or Path(name).is_file():
+        return read_run(Path(name))
+    return find_run(known_runs(home), name)
+
+
+def record_of(run: Digest, home: Path) -> RunRecord | None:
+    """Return what the node of `home` has of a run's specs and ledger, None if it is in none."""
+    with _journal(home) as journal:
+        return RunStore(journal).runs.get(run) if journal is not None else None

@@ -1,0 +1,314 @@
+"""The schedule of one run: who may do what next, as a pure state machine.
+
+Owns the life of leases, and dispatches to the kinds of work (`dipaco.node.kinds`). It knows no
+clock, no disk and no network: every event takes `now` (seconds on any steady clock) and returns
+the changes to make and the reply to send. The shell saves the changes, applies them, then answers
+(service.py), so a restart resumes at the exact state and never denies what a peer has seen.
+
+The ledger's fold is not its own: the shell brings an entry into it when it saves one, and the
+schedule reads it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+from dipaco.node.kinds.base import Work
+from dipaco.node.kinds.changes import (
+    RECONNECT_SECONDS,
+    STALL_TTLS,
+    Change,
+    DueStep,
+    Grant,
+    LeaseEnded,
+    MomentsArrived,
+    MomentsPending,
+    Recorded,
+    TrainingAccepted,
+    TrainingDiscarded,
+)
+from dipaco.node.kinds.pending_moments import Pending, Place
+from dipaco.node.kinds.state import SchedulingState
+from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
+from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
+from dipaco.protocol.run.modules import ModuleId, digest_of
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
+from dipaco.protocol.work.kinds import TOKEN_BYTES, Lease, Result, Token, TrainLease
+from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
+
+RETRY_SECONDS = 2.0  # a new ledger record wakes waiting volunteers earlier
+
+
+class Schedule:
+    """All that the scheduler knows of one run."""
+
+    def __init__(self, state: SchedulingState) -> None:
+        self.state = state
+        self.ledger = state.ledger
+        self.rounds = state.rounds
+        self.manifest = state.manifest
+        self.grants: dict[bytes, Grant] = {}
+
+    # ------------------------------------------------------------------ questions
+
+    @property
+    def switch_due(self) -> bool:
+        """Whether the scores of all live paths stand: the next router can be derived."""
+        scores = self.state.scores
+        return scores is not None and scores.complete(self.rounds.live_paths)
+
+    def grant_of(self, peer: PeerId, token: Token) -> Grant | None:
+        """Return the lease that `peer` holds under `token`, if it stands."""
+        grant = self.grants.get(token)
+        return grant if grant and grant.peer == peer else None
+
+    def due_steps(self) -> Iterator[DueStep]:
+        """Yield every outer step whose contributions are complete, in the topology's order."""
+        for module, version, paths in self.rounds.due_steps(self.state.accepted):
+            results = (self.state.accepted[path, version] for path in paths)
+            yield DueStep(
+                module=module,
+                version=version,
+                state=self.ledger.states[module][-1],
+                momentum=self.ledger.momenta.get(module),
+                residual=self.ledger.residual(module),
+                contributions=tuple(self._contribution(each, module) for each in results),
+            )
+
+    def lease_again(self, place: Place) -> TrainLease:
+        """Return the lease, but for its token, of a path's training in a round."""
+        return TRAIN.lease(self.state, Work(TRAIN, *place), bytes(TOKEN_BYTES))
+
+    # ------------------------------------------------------------------ events
+
+    def adopt(self, spec: Digest) -> tuple[Change, ...]:
+        """Adopt the router spec, once."""
+        return (Recorded(SpecAdopted(epoch=0, spec=spec)),) if self.ledger.spec is None else ()
+
+    def switch(self, spec: Digest) -> tuple[Change, ...]:
+        """Adopt the next epoch's router spec, if that is due."""
+        epoch = self.ledger.epoch + 1
+        return (Recorded(SpecAdopted(epoch=epoch, spec=spec)),) if self.switch_due else ()
+
+    def ask(
+        self, peer: PeerId, spec: Digest, *, token: Token, now: float
+    ) -> tuple[tuple[Change, ...], Granted | NoLease]:
+        """Give `peer` work, named by the fresh random `token`, or say why there is none."""
+        refusal = self._why_not(peer, spec)
+        if refusal:
+            return (), refusal
+        self.state.pending.heard_from(peer)
+        # Whoever asks holds nothing: it restarted, or never got our last answer.
+        ended = tuple(
+            LeaseEnded(held.lease.token, "its holder asked for another")
+            for held in self.grants.values()
+            if held.peer == peer
+        )
+        taken = Counter(work_of(g.lease) for g in self.grants.values() if g.peer != peer)
+        work = self._next_work(peer, taken)
+        if work is None:
+            return ended, self._nothing_to_do()
+        lease: Lease = work.kind.lease(self.state, work, token)
+        return (*ended, Grant(lease, peer, now)), Granted(lease=lease)
+
+    def heartbeat(self, peer: PeerId, token: Token, *, done: int, now: float) -> Stands | Fallen:
+        """Renew a lease of which so much is `done`. The one event that is not saved."""
+        grant = self.grant_of(peer, token)
+        if grant is None:
+            return Fallen(reason="the lease ended: its time ran out, or it was given to another")
+        self.state.pending.heard_from(peer)
+        grant = replace(grant, beat=now, gone=math.inf)
+        if done > grant.done:
+            grant = replace(grant, done=done, moved=now)
+        self.grants[token] = grant
+        return Stands()
+
+    def hand_back(self, peer: PeerId, token: Token, reason: str) -> tuple[Change, ...]:
+        """End a lease at its holder's wish."""
+        grant = self.grant_of(peer, token)
+        if grant is None:
+            return ()
+        follow = kind_of(grant.lease).hand_back(self.state, grant.lease)
+        return LeaseEnded(token, f"handed back: {reason}"), *follow
+
+    def submit(self, peer: PeerId, result: Result) -> tuple[tuple[Change, ...], Stands | Fallen]:
+        """Accept the result of a lease that stands; its blobs are here and were inspected."""
+        grant = self.grant_of(peer, result.token)
+        if grant is None:
+            return (), Fallen(reason="the lease no longer stands: the work was given to another")
+        wrong = self.misfit(grant.lease, result)
+        if wrong:
+            return (LeaseEnded(result.token, wrong),), Fallen(reason=wrong)
+        return kind_of(grant.lease).accept(self.state, grant.lease, peer, result), Stands()
+
+    def misfit(self, lease: Lease, result: Result) -> str:
+        """Say what is wrong with the shape of a result; empty if nothing."""
+        kind = kind_of(lease)
+        if not isinstance(result, kind.result_type):
+            return f"the result is of other work than the lease, which is to {kind.name}"
+        return kind.misfit(self.state, lease, result)
+
+    def moments_arrived(self, place: Place) -> tuple[Change, ...]:
+        """Note that the pending moments of a path and round are here: nobody makes them again."""
+        ended = tuple(
+            LeaseEnded(grant.lease.token, "the moments are here after all")
+            for grant in self.grants.values()
+            if isinstance(grant.lease, TrainLease)
+            and (grant.lease.path, grant.lease.round) == place
+            and is_again(self.state, grant.lease)
+        )
+        return (*ended, MomentsArrived(place)) if self.state.pending.get(place) else ()
+
+    def moments_lost(self, place: Place) -> tuple[Change, ...]:
+        """Note that nobody can be expected to bring the moments of a path and round."""
+        return (moments_lost(self.state, place),)
+
+    def restored(self, now: float) -> tuple[Change, ...]:
+        """Have the newest moments of every path looked at, once the saved changes are applied."""
+        return moments_to_look_at(self.state, now)
+
+    def stepped(
+        self, step: DueStep, *, state: Digest, momentum: Digest, quantised: Quantised | None = None
+    ) -> tuple[Change, ...]:
+        """Record an outer step that was taken."""
+        entry = ModuleUpdated(
+            module=step.module,
+            version=step.version,
+            contributions=step.contributions,
+            state=state,
+            momentum=momentum,
+            quantised=quantised,
+        )
+        return (Recorded(entry),)
+
+    def discard(self, path: int, round_: int) -> tuple[Change, ...]:
+        """Take back the acceptance of a result whose blobs are no longer readable."""
+        return (TrainingDiscarded(path, round_),) if (path, round_) in self.state.accepted else ()
+
+    def gone(self, peer: PeerId, now: float) -> None:
+        """Note that `peer`'s connection broke: its leases end soon unless it comes back."""
+        self.state.pending.disconnected(peer, now)
+        for token, grant in self.grants.items():
+            if grant.peer == peer:
+                self.grants[token] = replace(grant, gone=now)
+
+    def expire(self, now: float) -> tuple[Change, ...]:
+        """End the leases whose time ran out, and give up moments that do not come."""
+        upload = STALL_TTLS * self.manifest.schedule.lease_ttl
+        overdue = self.state.pending.overdue(now, away=RECONNECT_SECONDS, upload=upload)
+        return (
+            *(moments_lost(self.state, place) for place in overdue),
+            *(
+                LeaseEnded(token, f"{short_peer(grant.peer)} is silent, or does not get on")
+                for token, grant in self.grants.items()
+                if grant.deadline <= now
+            ),
+        )
+
+    # ------------------------------------------------------------------ changes
+
+    def apply(self, change: Change) -> None:
+        """Make one change; the shell saved it before, an entry in the ledger's fold too."""
+        state = self.state
+        match change:
+            case Grant(lease=lease):
+                self.grants[lease.token] = change
+                if isinstance(lease, TrainLease):
+                    state.granted_to[lease.path] = change.peer
+            case LeaseEnded():
+                self.grants.pop(change.token, None)
+            case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
+                self.grants.pop(result.token, None)
+                state.accepted[path, round_] = change
+                if result.moments and round_ < self.rounds.last:
+                    state.pending.add((path, round_), Pending(result.moments, peer))
+            case TrainingDiscarded(path=path, round=round_):
+                state.accepted.pop((path, round_), None)
+                state.pending.drop((path, round_))
+            case MomentsPending():
+                state.pending.add(change.place, change.pending)
+            case MomentsArrived():
+                state.pending.arrived(change.place)
+            case Recorded(entry=ModuleUpdated()):
+                self.forget_taken_in()
+            case Recorded(entry=SpecAdopted()):
+                self._forget_dead_paths()
+
+    def forget_taken_in(self) -> None:
+        """Drop what no round needs: accepted results that all modules of their path took in."""
+        ledger, last = self.ledger, self.rounds.last
+        for path in self.rounds.live_paths:
+            if ledger.path_version(path) == last:
+                self.state.pending.forget(path, last)
+        for path, round_ in list(self.state.accepted):
+            if ledger.path_version(path) >= round_:
+                del self.state.accepted[path, round_]
+
+    def _forget_dead_paths(self) -> None:
+        """Drop the pending moments of paths that a new router gives no documents."""
+        alive = self.rounds.live_paths
+        for path, round_ in self.state.pending:
+            if path not in alive:
+                self.state.pending.forget(path, round_)
+
+    # ------------------------------------------------------------------ decisions
+
+    def _why_not(self, peer: PeerId, spec: Digest) -> NoLease | None:
+        members = self.manifest.schedule.members
+        if members and peer not in members:
+            return NoLease(
+                code="not-admitted", reason="the run takes listed peers only", retry_after=60.0
+            )
+        if spec != self.ledger.spec:
+            return NoLease(
+                code="other-spec", reason="the run routes by another spec", retry_after=10.0
+            )
+        return None
+
+    def _next_work(self, peer: PeerId, taken: Counter[Work]) -> Work | None:
+        """Pick the first piece of work that has a place left."""
+        overdue = (kind.overdue(self.state) for kind in KINDS)
+        due = (kind.due(self.state, peer) for kind in KINDS)
+        for work in chain.from_iterable(chain(overdue, due)):
+            if taken[work] < work.places:
+                return work
+        return None
+
+    def _nothing_to_do(self) -> NoLease:
+        if self.rounds.finished:
+            last = self.rounds.last
+            return NoLease(
+                code="run-over", reason=f"round {last} of {last} is done", retry_after=30.0
+            )
+        return NoLease(code="no-lease", reason=self._why_idle(), retry_after=RETRY_SECONDS)
+
+    def _why_idle(self) -> str:
+        """Say what is waited for."""
+        grants = list(self.grants.values())[:4]
+        if grants:
+            held = ", ".join(kind_of(g.lease).text(g.lease) for g in grants)
+            return f"all work is leased ({held})"
+        if pending := next(iter(self.state.pending), None):
+            path, round_ = pending
+            return f"the moments of path {path} round {round_} are still with their maker"
+        scores = self.state.scores
+        if not scores:
+            return "an outer step is being taken"
+        wanted = next(scores.vacancies(self.rounds.live_paths), None)
+        if wanted is None:
+            return "the next router is being derived"
+        return f"path {wanted.path} is to be scored by {wanted.places} more peers"
+
+    def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
+        result = accepted.result
+        return Contribution(
+            path=accepted.path,
+            peer=accepted.peer,
+            delta=digest_of(module, result.deltas),
+            weight=self.rounds.weights_at(accepted.round)[accepted.path],
+            moments=digest_of(module, result.moments) if result.moments else None,
+        )

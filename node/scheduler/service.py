@@ -1,0 +1,483 @@
+"""The scheduler of one run: the shell round `Schedule`.
+
+Save, then send: every change is in the journal before anybody hears of it, and nothing is awaited
+between a decision and its saving, so no lock is needed. Blobs of a result are pulled over the
+submitter's own connection and inspected before the result counts: a volunteer may vanish
+afterwards. Moments follow in the background (`pending_moments`). Outer steps are
+jobs of this node's worker process.
+"""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.condition import Condition
+from dipaco.node.jobs.runner import JobRunner
+from dipaco.node.jobs.values import (
+    Failed,
+    Inspected,
+    InspectMoments,
+    InspectResult,
+    OuterStep,
+    Stepped,
+)
+from dipaco.node.kinds.changes import (
+    Change,
+    DueStep,
+    Grant,
+    LeaseEnded,
+    MomentsArrived,
+    MomentsPending,
+    Recorded,
+    TrainingAccepted,
+    TrainingDiscarded,
+)
+from dipaco.node.kinds.pending_moments import Pending, Place
+from dipaco.node.kinds.state import SchedulingState
+from dipaco.node.kinds.table import kind_of
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.routing.sheets import sheets_agree
+from dipaco.node.runs.store import RunRecord, RunStore
+from dipaco.node.scheduler.retention import blobs_needed
+from dipaco.node.scheduler.schedule import Schedule
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import DiskFull
+from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
+from dipaco.protocol.errors import LocalProtocolError, Unavailable
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.tensors.moments import moments_bytes
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.work.calls import (
+    AskLease,
+    Fallen,
+    Granted,
+    HandBack,
+    Heartbeat,
+    NoLease,
+    Stands,
+    Submit,
+)
+from dipaco.protocol.work.kinds import (
+    MAX_LEASE_BYTES,
+    TOKEN_BYTES,
+    Result,
+    Sheet,
+    TrainLease,
+    TrainResult,
+    decode_lease,
+)
+from dipaco.protocol.work.ledger import ModuleUpdated
+
+log = logging.getLogger(__name__)
+
+EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
+STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
+
+
+@dataclass(frozen=True)
+class SchedulerDeps:
+    """What a scheduler works with; the daemon owns all of it."""
+
+    key: Ed25519PrivateKey
+    run_store: RunStore
+    journal: Journal
+    blobs: BlobStore
+    exchange: Exchange
+    worker: JobRunner
+    blame: Callable[[PeerId, str], Awaitable[None]]
+    """Lowers a peer's standing."""
+    changed: Condition = field(default_factory=Condition)
+
+
+class Scheduler:
+    """Hands out the work of one run and takes in its results."""
+
+    def __init__(
+        self, record: RunRecord, spec: RouterSpec, tools: SchedulerDeps, now: float
+    ) -> None:
+        """Take up the run where its ledger and the journal end.
+
+        spec   of epoch 0, derived here and published.
+        """
+        self.run_id = record.run
+        self._tools = tools
+        self._spec = spec
+        self._manifest = record.manifest
+        self.schedule = Schedule(SchedulingState(record.run, record.rounds, record.state))
+        self.beats: dict[bytes, Heartbeat] = {}
+        """The last word from every lease's holder, by token."""
+        self.stepping: DueStep | None = None
+        """The outer step in work."""
+        self.full = ""
+        """Why nothing can be saved at present; empty: it can."""
+        self._due = Condition()
+        self._collecting: set[Place] = set()
+        """Whose moments somebody is after."""
+        self._held_blobs: set[Digest] = set()
+        """What this run has in the blob store."""
+        self._restore(now)
+
+    # ------------------------------------------------------------------ requests of volunteers
+
+    def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
+        """Answer a volunteer that wants work."""
+        changes, reply = self.schedule.ask(
+            peer, request.spec, token=secrets.token_bytes(TOKEN_BYTES), now=now
+        )
+        self._make(changes)
+        return reply
+
+    def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
+        """Renew a lease."""
+        reply = self.schedule.heartbeat(peer, beat.token, done=beat.done, now=now)
+        if isinstance(reply, Stands):
+            self.beats[beat.token] = beat
+        return reply
+
+    def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
+        """Take back a lease; nothing happens if it no longer stands."""
+        grant = self.schedule.grant_of(peer, request.token)
+        self._make(self.schedule.hand_back(peer, request.token, request.reason))
+        if grant and isinstance(grant.lease, TrainLease):
+            has = self._tools.blobs.has
+            if not all(has(each.digest) for each in grant.lease.moments):
+                place = (grant.lease.path, grant.lease.round - 1)
+                self._make(self.schedule.moments_lost(place))
+        return Stands()
+
+    async def submit(self, peer: PeerId, result: Result) -> Stands | Fallen:
+        """Pull and inspect the blobs of a result, then count it if its lease still stands.
+
+        Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
+        """
+        grant = self.schedule.grant_of(peer, result.token)
+        if grant is None or self.schedule.misfit(grant.lease, result):
+            return self._count(peer, result)  # which says what is wrong
+        lease, state = grant.lease, self.schedule.state
+        kind = kind_of(lease)
+        blobs = kind.to_inspect(state, lease, result)
+        for digest, length in blobs:
+            await self._pull(digest, length, (peer,))
+        if blobs:
+            job = InspectResult(
+                manifest=self._manifest, spec=self._spec, lease=lease, result=result
+            )
+            refused = await self._refuse(peer, result, await self._inspect(job))
+            if refused:
+                return refused
+        kind.compare(state, lease, result, self._agree)
+        known = kind.refuted(state, lease)
+        reply = self._count(peer, result)
+        for other, reason in kind.refuted(state, lease):
+            if (other, reason) not in known:
+                log.warning("result of %s refuted: %s", short_peer(other), reason)
+                await self._tools.blame(other, reason)
+        return reply
+
+    def _agree(self, ours: Sheet, theirs: Sheet) -> bool:
+        """Whether two score sheets agree; one that is lost agrees with none: others are asked."""
+        reshard = self._manifest.routing.reshard
+        assert reshard is not None
+        try:
+            return sheets_agree(self._tools.blobs, ours, theirs, reshard.tolerance)
+        except Unavailable:
+            return False
+
+    async def _refuse(self, peer: PeerId, result: Result, wrong: str) -> Fallen | None:
+        if not wrong:
+            return None
+        log.warning("result of %s refused: %s", short_peer(peer), wrong)
+        self._make(self.schedule.hand_back(peer, result.token, wrong))
+        await self._tools.blame(peer, wrong)
+        return Fallen(reason=one_line(wrong))
+
+    async def _pull(self, blob: Digest, length: int, holders: tuple[PeerId, ...]) -> None:
+        try:
+            await self._tools.exchange.fetch(blob, length=length, holders=holders)
+        except DiskFull as full:
+            raise self._no_room(full) from full
+
+    def gone(self, peer: PeerId, now: float) -> None:
+        """Note that a peer's connection broke."""
+        self.schedule.gone(peer, now)
+
+    def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
+        changes, reply = self.schedule.submit(peer, result)
+        self._make(changes)
+        return reply
+
+    async def _inspect(self, job: InspectResult | InspectMoments) -> str:
+        match await self._tools.worker.run(job, lambda progress: None):
+            case Inspected(wrong=wrong):
+                return wrong
+            case Failed(reason=reason):
+                raise Unavailable(f"the result cannot be inspected now: {reason}")
+            case answer:
+                raise LocalProtocolError(f"an inspection is answered by {type(answer).__name__}")
+
+    def adopt(self, spec: RouterSpec) -> None:
+        """Go on by the router of the next epoch, which is published already.
+
+        Raises DiskFull, and then nothing has happened.
+        """
+        self._make(self.schedule.switch(spec_digest(spec)))
+
+    # ------------------------------------------------------------------ the run's own work
+
+    async def serve(self) -> None:
+        """Expire leases, take outer steps and collect moments until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._expire)
+            nursery.start_soon(self._take_steps)
+            while True:
+                for place in self.schedule.state.pending:
+                    if place not in self._collecting:
+                        self._collecting.add(place)
+                        nursery.start_soon(self._collect, place)
+                await self._due.wait()
+
+    async def _collect(self, place: Place) -> None:
+        """Fetch the pending moments of a path and round from whoever has them, and inspect them."""
+        refused: Pending | None = None
+        while (pending := self.schedule.state.pending.get(place)) is not None:
+            if refused is None or pending.moments != refused.moments:
+                try:
+                    refused = None if await self._brought(place, pending) else pending
+                except (Unavailable, DiskFull) as away:
+                    log.debug("moments of path=%d round=%d: %s", *place, away)
+            with trio.move_on_after(STEP_RETRY_SECONDS):
+                await self._due.wait()
+        self._collecting.discard(place)
+
+    async def _brought(self, place: Place, pending: Pending) -> bool:
+        """Return whether the moments are here and right; raises Unavailable, DiskFull."""
+        top = self.schedule.ledger.topology
+        holders = (pending.maker,) if pending.maker else ()
+        for each in pending.moments:
+            await self._pull(
+                each.digest, moments_bytes(top.elements(ModuleId(each.module))), holders
+            )
+        while next(self.schedule.due_steps(), None) is not None:
+            await self._due.wait()  # for the worker process, which everybody's outer steps need
+        job = InspectMoments(
+            manifest=self._manifest,
+            lease=self.schedule.lease_again(place),
+            moments=pending.moments,
+        )
+        wrong = await self._inspect(job)
+        now = self.schedule.state.pending.get(place)
+        if now is None or now.moments != pending.moments:
+            return True  # others are pending now, or none: the caller looks again
+        if wrong:
+            log.warning("moments of path=%d round=%d refused: %s", *place, wrong)
+            self._make(self.schedule.moments_lost(place))
+            if pending.maker:
+                await self._tools.blame(pending.maker, wrong)
+            return False
+        self._held_blobs |= {each.digest for each in pending.moments}
+        self._make(self.schedule.moments_arrived(place))
+        self._forget_old_blobs()
+        return True
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            with suppress(DiskFull):  # said already; the leases expire when there is room
+                self._make(self.schedule.expire(trio.current_time()))
+
+    async def _take_steps(self) -> None:
+        while True:
+            step = next(self.schedule.due_steps(), None)
+            if step is None:
+                await self._due.wait()
+                continue
+            self.stepping = step
+            try:
+                await self._take_step(step)
+            except DiskFull:  # said already; the step's inputs are kept, so nothing is lost
+                await trio.sleep(STEP_RETRY_SECONDS)
+            self.stepping = None
+            self._forget_old_blobs()
+
+    async def _take_step(self, step: DueStep) -> None:
+        if self._discard_lost(step):
+            return
+        job = OuterStep(
+            manifest=self._manifest,
+            module=step.module,
+            state=step.state,
+            momentum=step.momentum,
+            residual=step.residual,
+            contributions=step.contributions,
+        )
+        answer = await self._tools.worker.run(job, lambda progress: None)
+        if isinstance(answer, Stepped):
+            made = self.schedule.stepped(
+                step, state=answer.state, momentum=answer.momentum, quantised=answer.quantised
+            )
+            self._make(made)
+            return
+        if isinstance(answer, Failed) and answer.kind == "disk":
+            raise self._no_room(DiskFull(answer.reason))
+        reason = answer.reason if isinstance(answer, Failed) else type(answer).__name__
+        log.error("outer step of %s version %d: %s", step.module, step.version, reason)
+        if not self._discard_lost(step):
+            await trio.sleep(STEP_RETRY_SECONDS)
+
+    def _discard_lost(self, step: DueStep) -> bool:
+        """Have the paths trained again whose deltas are no longer readable here."""
+        has = self._tools.blobs.has
+        lost = [each.path for each in step.contributions if not has(each.delta)]
+        for path in lost:
+            self._make(self.schedule.discard(path, step.version))
+        return bool(lost)
+
+    def _forget_old_blobs(self) -> None:
+        """Remove what no module's next step, no lease and no evaluation needs any more."""
+        keep = blobs_needed(self.schedule)
+        for digest in self._held_blobs - keep:
+            self._tools.blobs.remove(digest)
+        self._held_blobs = keep
+
+    # ------------------------------------------------------------------ save, then send
+
+    def _make(self, changes: tuple[Change, ...]) -> None:
+        """Save, then do; raises DiskFull, and then nothing has happened."""
+        if not changes:
+            return
+        saved = False
+        try:
+            with self._tools.journal.saving():
+                for change in changes:
+                    self._save(change)
+            saved, self.full = True, ""
+        except DiskFull as full:
+            raise self._no_room(full) from full
+        finally:
+            if not saved:
+                self._tools.run_store.reread(self.run_id)
+        for change in changes:
+            self.schedule.apply(change)
+            self._note(change)
+        self._due.notify()
+        self._tools.changed.notify()
+
+    def _no_room(self, full: DiskFull) -> DiskFull:
+        """Note that the disk is full; return what askers may hear of it."""
+        self.full = str(full)
+        self._tools.changed.notify()
+        return DiskFull("the scheduler's disk is full, nothing can be saved now: ask again")
+
+    def _save(self, change: Change) -> None:
+        journal, run = self._tools.journal, self.run_id
+        match change:
+            case Grant(lease=lease, peer=peer):
+                journal.save_lease(SavedLease(run, lease.token, peer, encode(lease)))
+            case LeaseEnded(token=token):
+                journal.drop_lease(token)
+            case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
+                journal.save_result(SavedResult(run, round_, path, peer, encode(result)))
+                journal.drop_lease(result.token)
+            case TrainingDiscarded(path=path, round=round_):
+                journal.drop_result(run, round_, path)
+            case MomentsPending() | MomentsArrived():
+                pass  # a restart looks at what is here
+            case Recorded(entry=entry):
+                self._tools.run_store.append(run, entry, self._tools.key)
+
+    def _note(self, change: Change) -> None:
+        """Keep the side tables in step with a change, and log it."""
+        match change:
+            case Grant(lease=lease, peer=peer):
+                kind = kind_of(lease)
+                log.info("lease %s (%s) to=%s", kind.name, kind.text(lease), short_peer(peer))
+            case LeaseEnded(token=token, reason=reason):
+                self.beats.pop(token, None)
+                log.info("lease ended token=%s: %s", short(token), reason)
+            case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
+                self.beats.pop(result.token, None)
+                self._held_blobs |= result.digests
+                log.info("accepted path=%d round=%d of=%s", path, round_, short_peer(peer))
+            case TrainingDiscarded(path=path, round=round_):
+                log.warning("discarded path=%d round=%d: its blobs are lost", path, round_)
+            case MomentsPending(place=(path, round_), pending=Pending(maker=None)):
+                log.warning("moments of path=%d round=%d are lost: made again", path, round_)
+            case MomentsArrived(place=(path, round_)):
+                log.info("moments of path=%d round=%d are here", path, round_)
+            case Recorded(entry=entry):
+                log.info("ledger %s", type(entry).__name__)
+                if isinstance(entry, ModuleUpdated):
+                    log.debug("stepped module=%s version=%d", entry.module, entry.version)
+                    done = self.schedule.rounds.done
+                    self._tools.journal.drop_results(self.run_id, before_round=done + 1)
+
+    def _restore(self, now: float) -> None:
+        """Resume where the journal ends; leases in hand are renewed, their holders may return."""
+        journal, scored = self._tools.journal, self.schedule.ledger.scored
+        for given in scored.values():
+            for ours, theirs in combinations(given, 2):
+                if self.schedule.state.scoring and self._agree(ours.sheet, theirs.sheet):
+                    self.schedule.state.scoring.note_alike(ours.sheet.digest, theirs.sheet.digest)
+        for saved in journal.leases(self.run_id):
+            self.schedule.apply(Grant(decode_lease(saved.data), saved.peer, now))
+        for accepted in journal.results(self.run_id):
+            result = decode(accepted.data, TrainResult, limit=MAX_LEASE_BYTES)
+            self.schedule.apply(
+                TrainingAccepted(accepted.path, accepted.round, accepted.peer, result)
+            )
+        self.schedule.forget_taken_in()
+        for pending in self.schedule.restored(now):
+            self.schedule.apply(pending)
+        self._held_blobs = blobs_needed(self.schedule)
+        self._make(self.schedule.adopt(spec_digest(self._spec)))
+        if self.schedule.ledger.specs[0] != spec_digest(self._spec):
+            raise LocalProtocolError("the ledger adopts another spec than the one derived")
+
+
+class RequestRouter:
+    """Where volunteers ask: passes each request to the scheduler of its run."""
+
+    def __init__(self) -> None:
+        self.schedulers: dict[Digest, Scheduler] = {}
+
+    async def ask(self, peer: PeerId, request: AskLease) -> Granted | NoLease:
+        """Answer `AskLease`."""
+        scheduler = self.schedulers.get(request.run)
+        if scheduler is None:
+            reason = f"run {short(request.run)} is not scheduled here, or not yet"
+            return NoLease(code="unknown-run", reason=reason, retry_after=2.0)
+        return scheduler.ask(peer, request, trio.current_time())
+
+    async def heartbeat(self, peer: PeerId, request: Heartbeat) -> Stands | Fallen:
+        """Answer `Heartbeat`."""
+        return self._of(request.run).heartbeat(peer, request, trio.current_time())
+
+    async def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
+        """Answer `HandBack`."""
+        return self._of(request.run).hand_back(peer, request)
+
+    async def submit(self, peer: PeerId, request: Submit) -> Stands | Fallen:
+        """Answer `Submit`."""
+        return await self._of(request.run).submit(peer, request.result)
+
+    def gone(self, peer: PeerId) -> None:
+        """Note that a peer's connection broke."""
+        for scheduler in self.schedulers.values():
+            scheduler.gone(peer, trio.current_time())
+
+    def _of(self, run: Digest) -> Scheduler:
+        scheduler = self.schedulers.get(run)
+        if scheduler is None:
+            # After a restart the router is derived first: leases in hand stand meanwhile.
+            raise Unavailable(f"run {short(run)} is not scheduled here, or not yet")
+        return scheduler

@@ -1,0 +1,326 @@
+"""The work of leases: from module states in the blob store to results.
+
+Runs in worker processes and in the single-process reference, never in the daemon: this is where
+torch comes in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipaco.node.aggregation.outer import read_moments
+from dipaco.node.config import ComputeSection
+from dipaco.node.jobs.options import check_moment_bits
+from dipaco.node.jobs.values import Described, MemoryProbed, ProbeMemory, Progress
+from dipaco.node.routing.shards import RouterDocuments
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.training.compiled import compile_blocks, compiling_in_words
+from dipaco.node.training.devices import bounded, choose_device, describe, ran_out
+from dipaco.node.training.evaluation import evaluate, score, whole
+from dipaco.node.training.inner_loop import (
+    InnerResult,
+    PathState,
+    Rows,
+    StepReport,
+    Steps,
+    make_deterministic,
+    run_steps,
+)
+from dipaco.node.training.memory_probe import measure
+from dipaco.node.training.micro_batches import MicroBatches
+from dipaco.node.training.model import Float32, PathModel, load
+from dipaco.protocol.errors import NoDevice, Refusal
+from dipaco.protocol.routing.labels import NOT_SCORED, quantised, sheet_bytes
+from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, first_step
+from dipaco.protocol.run.initial import initial_module
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.tensors.delta import encode_delta
+from dipaco.protocol.tensors.moments import Moments, encode_moments
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import (
+    EvaluateLease,
+    EvaluateResult,
+    Lease,
+    ScoreLease,
+    ScoreResult,
+    SeedLease,
+    SeedResult,
+    Sheet,
+    TrainLease,
+    TrainResult,
+)
+
+OnProgress = Callable[[Progress], None]
+
+
+class Trainer:
+    """Trains, evaluates and scores on one device."""
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        compute: ComputeSection,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Choose the device; raises NoDevice.
+
+        tell   gets what the operator should know, a line.
+        """
+        make_deterministic(compute.torch_threads)
+        self._blobs, self._compute = blobs, compute
+        self._device = choose_device(compute.device)
+        self._micro_batches = MicroBatches(
+            most=compute.max_batch, checkpointing=compute.checkpointing, tell=tell
+        )
+
+    def describe(self) -> Described:
+        """Return the device in words."""
+        return describe(self._device)
+
+    def fit(self, job: ProbeMemory) -> MemoryProbed:
+        """Measure one micro-batch."""
+        return measure(job, self._device, self._compute)
+
+    def seed(
+        self, manifest: Manifest, lease: SeedLease, shard: Rows, on_progress: OnProgress
+    ) -> SeedResult:
+        """Take the dense steps of the seed phase and leave the states in the store.
+
+        shard   the dense training stream of the window.
+        Raises Refusal if it has no row, DipacoError if the loss is not finite.
+        """
+        if shard.rows < 1:
+            raise Refusal(f"window {lease.window} has no training document for the seed model")
+        steps = Steps(count=manifest.training.seed_steps, first_batch=0, first_rate=0)
+        start = PathState(weights=self._seed_weights(manifest, lease), moments=None)
+        order = RowOrder(batch_seed(lease.run, DENSE), shard.rows)
+        result = self._inner_steps(manifest, start, shard, order, steps, on_progress)
+        states = {m: self._blobs.write_array(w) for m, w in result.end.weights.items()}
+        return SeedResult(token=lease.token, states=_named(states), **_figures(result))
+
+    def train(
+        self, manifest: Manifest, lease: TrainLease, shard: Rows, on_progress: OnProgress
+    ) -> TrainResult:
+        """Take the inner steps of a path and leave pseudo-gradients and moments in the store.
+
+        shard   of the lease's path and window.
+        A path to which the window gives no document learns nothing: its pseudo-gradients are zero.
+        Raises DipacoError if the loss is not finite.
+        """
+        start = PathState(
+            weights=self._weights(manifest, lease), moments=self._moments(manifest, lease)
+        )
+        if shard.rows < 1:
+            return self._train_result(manifest, lease, start, InnerResult.nothing(start))
+        order = RowOrder(batch_seed(lease.run, lease.path), shard.rows)
+        steps = steps_of(manifest, lease)
+        result = self._inner_steps(manifest, start, shard, order, steps, on_progress)
+        return self._train_result(manifest, lease, start, result)
+
+    def _inner_steps(
+        self,
+        manifest: Manifest,
+        start: PathState,
+        shard: Rows,
+        order: RowOrder,
+        steps: Steps,
+        on_progress: OnProgress,
+    ) -> InnerResult:
+        check_moment_bits(self._compute.moment_bits, manifest)
+        compiling = compiling_in_words if self._compute.compile else nullcontext
+        with self._within_memory(), compiling():
+            model = self._model(manifest)
+            if self._compute.compile:
+                compile_blocks(model)
+            return run_steps(
+                model,
+                manifest,
+                start,
+                shard,
+                order,
+                steps,
+                max_batch=self._micro_batches.most,
+                on_step=self._step_reporter(steps.count, on_progress),
+                shrink=self._micro_batches.shrink(model, manifest.training.batch),
+                moment_bits=self._compute.moment_bits,
+            )
+
+    def _train_result(
+        self, manifest: Manifest, lease: TrainLease, start: PathState, result: InnerResult
+    ) -> TrainResult:
+        """Leave what came out in the store.
+
+        Whoever takes the next round, this node too, reads the moments back. So staying and moving
+        give the same bits, though 8 bits do not hold all of a moment.
+        """
+        training, deltas, moments = manifest.training, {}, {}
+        for module, weights in result.end.weights.items():
+            delta = start.weights[module] - weights  # pseudo-gradient = global - local
+            deltas[module] = self._blobs.write(encode_delta(delta, training.deltas))
+        next_step = first_step(training, lease.round + 1)
+        for module, each in (result.end.moments or {}).items():
+            moments[module] = self._blobs.write(encode_moments(each, training.inner, next_step))
+        return TrainResult(
+            token=lease.token, deltas=_named(deltas), moments=_named(moments), **_figures(result)
+        )
+
+    def evaluate(
+        self,
+        manifest: Manifest,
+        lease: EvaluateLease,
+        documents: Sequence[NDArray[np.integer]],
+        on_progress: OnProgress,
+    ) -> EvaluateResult:
+        """Compute the loss on the held-out documents that the router sends to the lease's path."""
+        total = len(documents)
+
+        def on_batch(done: int) -> None:
+            on_progress(Progress(stage="evaluate", done=done, total=total, unit="documents"))
+
+        with self._within_memory():
+            model = self._model(manifest)
+            load(model, manifest, self._weights(manifest, lease))
+            evaluation = evaluate(
+                model,
+                documents,
+                prefix=manifest.routing.prefix,
+                max_batch=self._micro_batches.most,
+                on_batch=on_batch,
+            )
+        return EvaluateResult(token=lease.token, evaluation=evaluation)
+
+    def score(
+        self,
+        manifest: Manifest,
+        lease: ScoreLease,
+        documents: RouterDocuments,
+        on_progress: OnProgress,
+        *,
+        rows: Sequence[int] | None = None,
+    ) -> ScoreResult:
+        """Score the lease's router documents and leave the sheet in the store.
+
+        rows   of the documents to score, from 0; None: all.
+        """
+        prefix = manifest.routing.prefix
+        asked = range(len(documents.documents)) if rows is None else rows
+        if any(row >= len(documents.documents) for row in asked):
+            raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
+        due = sorted(set(documents.scored_by(lease.path, prefix).tolist()).intersection(asked))
+        passages = [whole(documents.documents[row], prefix) for row in due]
+
+        def on_batch(done: int) -> None:
+            on_progress(Progress(stage="score", done=done, total=len(passages), unit="documents"))
+
+        with self._within_memory():
+            model = self._model(manifest)
+            load(model, manifest, self._weights(manifest, lease))
+            nlls = score(model, passages, max_batch=self._micro_batches.most, on_batch=on_batch)
+        scores = {
+            row: quantised(nll, len(passage.tokens) - prefix)
+            for row, nll, passage in zip(due, nlls, passages, strict=True)
+        }
+        sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])
+        return ScoreResult(
+            token=lease.token,
+            sheet=Sheet(digest=self._blobs.write(sheet), documents=len(asked)),
+        )
+
+    def _model(self, manifest: Manifest) -> PathModel:
+        model = PathModel(manifest, self._device)
+        model.model.checkpointing = self._micro_batches.checkpointing
+        return model
+
+    def _seed_weights(self, manifest: Manifest, lease: SeedLease) -> dict[ModuleId, Float32]:
+        """The states that the seed phase starts from: the manifest's, or the initial model."""
+        if lease.modules:
+            return self._weights(manifest, lease)
+        first = manifest.topology.path_modules[0]
+        return {module: initial_module(manifest, module) for module in first}
+
+    def _weights(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
+        """The states that the lease names."""
+        top = manifest.topology
+        return {
+            ModuleId(each.module): self._blobs.read_array(
+                each.digest, top.elements(ModuleId(each.module))
+            )
+            for each in lease.modules
+        }
+
+    def _moments(self, manifest: Manifest, lease: TrainLease) -> dict[ModuleId, Moments] | None:
+        """AdamW's moments that the lease starts from; None where none are carried."""
+        if manifest.training.inner_state == "reset":
+            return None
+        top = manifest.topology
+        if not lease.moments:
+            return {m: Moments.zeros(top.elements(m)) for m in top.path_modules[lease.path]}
+        return {
+            ModuleId(each.module): read_moments(
+                self._blobs, manifest, ModuleId(each.module), each.digest
+            )
+            for each in lease.moments
+        }
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """Turn a lack of memory into an error that says so, on the CPU too."""
+        try:
+            with bounded(self._device, describe(self._device).usable):
+                yield
+        except (MemoryError, NoDevice, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not ran_out(error):
+                raise
+            raise NoDevice(
+                f"{self._device} has too little memory for a path of this run: see "
+                "`dipaco-node doctor --fit RUN`"
+            ) from error
+
+    def _step_reporter(self, total: int, on_progress: OnProgress) -> Callable[[StepReport], None]:
+        def report(step: StepReport) -> None:
+            self._micro_batches.fitted(self._device)
+            on_progress(
+                Progress(
+                    stage="train",
+                    done=step.done,
+                    total=total,
+                    unit="steps",
+                    per_second=step.per_second,
+                    tokens_per_second=step.tokens_per_second,
+                    loss=step.loss,
+                )
+            )
+
+        return report
+
+
+def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
+    """Return the inner steps that a lease stands for."""
+    training = manifest.training
+    first = first_step(training, lease.round)
+    return Steps(
+        count=training.inner_steps,
+        first_batch=first,
+        first_rate=training.seed_steps + first,
+        behind=first if lease.moments else 0,
+    )
+
+
+def _figures(result: InnerResult) -> dict[str, Any]:
+    """Return the figures of inner steps as results have them."""
+    return {
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "loss_first": result.loss_first,
+        "loss_last": result.loss_last,
+    }
+
+
+def _named(blobs: dict[ModuleId, Digest]) -> tuple[ModuleDigest, ...]:
+    """Return modules and their blobs as the wire has them."""
+    return tuple(ModuleDigest(module=m, digest=digest) for m, digest in blobs.items())

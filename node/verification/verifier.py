@@ -1,0 +1,347 @@
+"""Verification: derive the router again, compare one digest, and live by the outcome.
+
+Always on, in every mode, before the first lease. A final verdict is remembered by spec digest in
+the journal, so that a restart does not stream the sample again. REFUTED is a Refusal: it goes
+straight up, through no retry, once the node has told its peers. What may pass is tried again with
+back-off, for ever. Source: docs/method.md, 4.10; docs/data.md.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
+from dipaco.node.jobs.runner import JobRunner
+from dipaco.node.jobs.values import Answer, Derive, DerivedAnswer, Failed, Progress
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.runs.store import HeldSpec, RunRecord, RunStore
+from dipaco.node.status.activity import Activity, left
+from dipaco.node.status.document import TaskStatus
+from dipaco.node.storage.journal import Journal
+from dipaco.node.verification.spot_check import SpotCheck
+from dipaco.protocol.errors import Refusal, Unavailable, Unverifiable
+from dipaco.protocol.routing.decision import Decision, ReceiptTally, decide, may_pass
+from dipaco.protocol.routing.labels import SCORE_BYTES
+from dipaco.protocol.routing.policy import Policy
+from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import (
+    Derivation,
+    Derived,
+    LocalFailure,
+    Outcome,
+    Receipt,
+    SourceFailure,
+    Verdict,
+    contradicted,
+    judge,
+    static_check,
+)
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import short
+from dipaco.protocol.wire.identity import PeerId, peer_id, short_peer
+from dipaco.protocol.wire.messages import Item
+from dipaco.protocol.wire.signed import sign
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 5.0
+MAX_RETRY_SECONDS = 300.0
+MAX_VERDICT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Verifies the specs of runs; the daemon owns all that it works with."""
+
+    key: Ed25519PrivateKey
+    run_store: RunStore
+    journal: Journal
+    worker: JobRunner
+    exchange: Exchange
+    activity: Activity
+    policy: Policy
+    software: str
+    """Name and version, for receipts."""
+    blame: Callable[[PeerId, str], Awaitable[None]]
+    """Lowers a peer's standing, and hangs up."""
+    spot_check: SpotCheck
+    spread: Callable[[Item, int], Awaitable[int]]
+    """Tells all peers of an item of so many bytes, in bounded time; returns how many hold it."""
+
+    async def verified_spec(self, record: RunRecord, epoch: int = 0) -> RouterSpec:
+        """Return the spec that the run adopted for an epoch, once it may be trained by.
+
+        Waits for the spec, and with back-off for whatever may pass: a source that is away, a
+        worker that was killed, receipts that the policy asks for. Raises Refusal when the spec is
+        REFUTED, Unverifiable when it cannot be told and no waiting helps.
+        """
+        wait = FIRST_RETRY_SECONDS
+        while (found := await self._found(record, epoch, wait)) is None:
+            wait = min(2 * wait, MAX_RETRY_SECONDS)
+        if epoch and found.train and self._remembered(record, found.held) is None:
+            found = found.after(await self.spot_check.contradiction(record))
+        return await self._conclude(record, found)
+
+    async def derived_spec(self, record: RunRecord, epoch: int = 0) -> RouterSpec:
+        """Return our own spec of a run, for its scheduler to publish; waits for the source."""
+        wait = FIRST_RETRY_SECONDS
+        while not isinstance(derivation := await self._derivation(record, epoch), Derived):
+            if not may_pass(derivation):
+                raise Unverifiable(
+                    f"run {record.manifest.name}: no router can be derived: {derivation.reason}"
+                )
+            self._say_what_is_away(derivation, wait)
+            await trio.sleep(wait)
+            wait = min(2 * wait, MAX_RETRY_SECONDS)
+        return derivation.spec
+
+    # ------------------------------------------------------------------ the claimed spec
+
+    async def _found(self, record: RunRecord, epoch: int, wait: float) -> "_Finding | None":
+        """Return what to do about the adopted spec, or None when it is time to derive again."""
+        known = self._known(record, epoch)
+        derivation = None if known else await self._derivation_unless_known(record, epoch)
+        known = known or self._known(record, epoch)
+        passing = derivation is not None and may_pass(derivation)
+        if passing:
+            assert derivation is not None
+            self._say_what_is_away(derivation, wait)
+        # Nothing but waiting happens in this scope: a verdict that falls in it is not cut off.
+        with trio.move_on_after(wait if passing else math.inf):
+            while True:
+                finding = self._judged(record, epoch, known, derivation, passing=passing)
+                if finding is not None and finding.decide is not Decision.WAIT:
+                    return finding
+                if not passing:
+                    self._say_what_is_lacking(record, finding)
+                await self.run_store.changed.wait()
+        return None
+
+    def _known(self, record: RunRecord, epoch: int) -> Verdict | None:
+        """Return the verdict that needs no document: an earlier start's, or the manifest's own."""
+        held = record.adopted(epoch)
+        if held is None:
+            return None
+        remembered = self._remembered(record, held)
+        return remembered or static_check(recipe_of(record.manifest, epoch=epoch), held.spec)
+
+    def _remembered(self, record: RunRecord, held: HeldSpec) -> Verdict | None:
+        data = self.journal.verdict(record.run, spec_digest(held.spec))
+        return decode(data, Verdict, limit=MAX_VERDICT_BYTES) if data else None
+
+    def _judged(
+        self,
+        record: RunRecord,
+        epoch: int,
+        known: Verdict | None,
+        derivation: Derivation | None,
+        *,
+        passing: bool,
+    ) -> "_Finding | None":
+        held = record.adopted(epoch)
+        if held is None:
+            return None
+        if known is None:
+            assert derivation is not None
+            known = judge(recipe_of(record.manifest, epoch=epoch), held.spec, derivation)
+        # The manifest alone may have decided meanwhile; then nothing passes.
+        passing = passing and known.stage in ("source", "tokenizer", "labels", "local")
+        heard = record.tally(self.me, held)
+        return _Finding(held, known, heard, decide(known, self.policy, heard, passing=passing))
+
+    def _say_what_is_lacking(self, record: RunRecord, finding: "_Finding | None") -> None:
+        if finding is None:
+            self.activity.say("no-spec", run=record.manifest.name)
+        else:
+            self.activity.say(
+                "receipts",
+                problem=finding.verdict.reason,
+                verified=finding.heard.verified,
+                quorum=self.policy.quorum,
+            )
+
+    # ------------------------------------------------------------------ our own derivation
+
+    @property
+    def me(self) -> PeerId:
+        """This node."""
+        return peer_id(self.key)
+
+    async def _derivation_unless_known(self, record: RunRecord, epoch: int) -> Derivation | None:
+        """Derive the spec, once; None if one is adopted meanwhile that needs no document."""
+        derivation = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_once_known, record, epoch, nursery.cancel_scope)
+            derivation = await self._derivation(record, epoch)
+            nursery.cancel_scope.cancel()
+        return derivation
+
+    async def _cancel_once_known(
+        self, record: RunRecord, epoch: int, scope: trio.CancelScope
+    ) -> None:
+        while self._known(record, epoch) is None:
+            await self.run_store.changed.wait()
+        scope.cancel()
+
+    async def _derivation(self, record: RunRecord, epoch: int) -> Derivation:
+        """Derive the spec of an epoch, once."""
+        try:
+            await self._obtain_tokenizer(record)
+        except Unavailable as away:
+            return SourceFailure(stage="tokenizer", reason=str(away))
+        if epoch == 0:
+            return await self._derive(record, Derive(manifest=record.manifest))
+        try:
+            return await self._derive(record, await self._relabelling(record, epoch))
+        except Unavailable as away:
+            return SourceFailure(stage="labels", reason=str(away))
+
+    async def _relabelling(self, record: RunRecord, epoch: int) -> Derive:
+        """Bring the score sheets that the ledger names into the store."""
+        previous = record.adopted(epoch - 1)
+        if previous is None:
+            raise Unavailable("the spec of the epoch before is not here")
+        sheets = record.state.sheets()
+        for each in sheets:
+            await self.exchange.fetch(
+                each.sheet.digest,
+                length=SCORE_BYTES * each.sheet.documents,
+                holders=record.manifest.schedule.schedulers,
+            )
+        return Derive(manifest=record.manifest, previous=previous.spec, sheets=sheets)
+
+    def _say_what_is_away(self, derivation: Derivation, wait: float) -> None:
+        assert not isinstance(derivation, Derived)
+        problem = derivation.reason
+        if isinstance(derivation, SourceFailure):
+            self.activity.say("source-away", problem=problem, wait=wait)
+        else:
+            self.activity.say("own-failure", problem=problem, wait=wait)
+        log.warning("no router derived: %s; next try in %.0f s", problem, wait)
+
+    async def _obtain_tokenizer(self, record: RunRecord) -> None:
+        """Bring a tokenizer that is not shipped with this program into the store."""
+        pinned = record.manifest.tokenizer
+        if embedded_tokenizer_path(pinned.sha256) is None:
+            await self.exchange.fetch(pinned.sha256, length=pinned.size)
+
+    async def _derive(self, record: RunRecord, job: Derive) -> Derivation:
+        name = record.manifest.name
+
+        def on_progress(progress: Progress) -> None:
+            self.activity.say(
+                "deriving",
+                run=name,
+                stage=progress.stage,
+                done=progress.done,
+                total=progress.total,
+                left=left(progress),
+            )
+            self.activity.task = TaskStatus(
+                kind="derive",
+                path=0,
+                round=0,
+                stage=progress.stage,
+                done=progress.done,
+                total=progress.total,
+                tokens_per_second=0.0,
+                loss=None,
+            )
+
+        self.activity.say("deriving", run=name, stage="read", done=0, total=0, left="")
+        try:
+            with self.activity.timed("derive"):
+                answer = await self.worker.run(job, on_progress)
+        finally:
+            self.activity.task = None
+        return derivation_of(answer)
+
+    # ------------------------------------------------------------------ the outcome
+
+    async def _conclude(self, record: RunRecord, found: "_Finding") -> RouterSpec:
+        """Live by the verdict; nothing on the way up handles what is raised here."""
+        held, verdict = found.held, found.verdict
+        digest = spec_digest(held.spec)
+        new = self.journal.verdict(record.run, digest) is None
+        self.activity.verdict = verdict.outcome.value
+        log.info("router spec=%s of run %s: %s", short(digest), record.manifest.name, verdict)
+        if verdict.outcome is Outcome.REFUTED:
+            self.activity.stage = verdict.stage
+            self.activity.say("router", stage=verdict.stage, signer=short_peer(held.author))
+        if verdict.final:
+            self.journal.save_verdict(record.run, digest, encode(verdict))
+            await self._testify(record, held, verdict, leaving=new and not found.train)
+        if found.train:
+            if verdict.outcome is not Outcome.VERIFIED:
+                log.warning(
+                    "training on an unverified router, by policy %s (%d peers verified it): %s",
+                    self.policy,
+                    found.heard.verified,
+                    verdict,
+                )
+            return held.spec
+        if verdict.outcome is Outcome.REFUTED:
+            await self.blame(held.author, f"published a router that is refuted: {verdict.reason}")
+            raise Refusal(
+                f"run {record.manifest.name}: the router of {short_peer(held.author)} differs at "
+                f"stage {verdict.stage}: {verdict.reason}; this node does not train it"
+            )
+        self.activity.say("unverifiable", problem=verdict.reason, policy=self.policy)
+        others = f", {found.heard.refuted} peers refute it" if found.heard.refuted else ""
+        raise Unverifiable(
+            f"run {record.manifest.name}: the router cannot be verified ({verdict.stage}): "
+            f"{verdict.reason}; the policy is {self.policy}{others}"
+        )
+
+    async def _testify(
+        self, record: RunRecord, held: HeldSpec, verdict: Verdict, *, leaving: bool
+    ) -> None:
+        """Publish a receipt; `leaving`: this node ends next, so see that its peers have it."""
+        receipt = Receipt(
+            manifest=record.run,
+            spec=spec_digest(held.spec),
+            verdict=verdict,
+            software=self.software,
+        )
+        signed = sign(receipt, self.key)
+        item = self.run_store.publish("receipt", signed)
+        if leaving:
+            count = await self.spread(item, len(encode(signed)))
+            log.info("receipt told to %d peers", count)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A verdict on the adopted spec, and what this node does about it."""
+
+    held: HeldSpec
+    verdict: Verdict
+    heard: ReceiptTally
+    decide: Decision
+
+    @property
+    def train(self) -> bool:
+        return self.decide is Decision.TRAIN
+
+    def after(self, contradiction: str) -> "_Finding":
+        """Return what it becomes when scores that were done again contradict, if not empty."""
+        if not contradiction:
+            return self
+        verdict = contradicted(contradiction)
+        return replace(self, verdict=verdict, decide=Decision.STOP)
+
+
+def derivation_of(answer: Answer) -> Derivation:
+    """Return what a `Derive` job came to; that a worker could not do it is this machine's fault."""
+    match answer:
+        case DerivedAnswer(derivation=derivation):
+            return derivation
+        case Failed(reason=reason):
+            return LocalFailure(reason=reason)
+        case _:
+            return LocalFailure(reason=f"a derivation is answered by {type(answer).__name__}")

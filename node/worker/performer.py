@@ -1,0 +1,132 @@
+"""Does one job of any kind: the table from jobs to the functions that do them.
+
+The same object works in a worker process and in the single-process reference. torch is imported
+with the first training job, so that whoever only inspects and takes outer steps never loads it.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dipaco.node.aggregation.inspection import wrong_moments
+from dipaco.node.aggregation.outer import advance_state, take_outer_step
+from dipaco.node.data.downloads import Downloads
+from dipaco.node.data.sources.interface import Access
+from dipaco.node.jobs.values import (
+    MAX_WRONG,
+    Advance,
+    Answer,
+    Derive,
+    DerivedAnswer,
+    Describe,
+    Inspected,
+    InspectMoments,
+    InspectResult,
+    Job,
+    Materialise,
+    OuterStep,
+    PerformLease,
+    ProbeMemory,
+    Rescore,
+)
+from dipaco.node.kinds.table import kind_of
+from dipaco.node.routing.derive import SourceDeps, derive
+from dipaco.node.routing.reshard import derive_resharded
+from dipaco.node.routing.shards import Shards
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.shard_cache import ShardCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dipaco.node.jobs.settings import WorkerSettings
+    from dipaco.node.jobs.values import Progress
+    from dipaco.node.training.trainer import Trainer
+    from dipaco.protocol.routing.verdict import Derivation
+    from dipaco.protocol.work.kinds import Result
+
+
+def tools_of(settings: WorkerSettings) -> SourceDeps:
+    """Return what a pass over a source needs of the home that `settings` name."""
+    home = Home.at(settings.folder)
+    access = Access(
+        local_sources=settings.run.local_sources,
+        whole_files=settings.run.whole_files,
+        downloads=Downloads(home.cache / "sources", settings.storage.cache_max),
+    )
+    return SourceDeps(BlobStore(home.blobs), access)
+
+
+def shards_of(settings: WorkerSettings, tools: SourceDeps) -> Shards:
+    """Return the shards of that home, made with `tools` where they are missing."""
+    storage = settings.storage
+    cache = ShardCache(Home.at(settings.folder).cache / "shards", storage.cache_max)
+    return Shards(cache, tools, max_shards=storage.max_shards)
+
+
+class Performer:
+    """Does jobs on one home's blob store and shard cache."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._tools = tools_of(settings)
+        self._shards = shards_of(settings, self._tools)
+        self._made_trainer: Trainer | None = None
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The blob store that daemon and worker share."""
+        return self._tools.blobs
+
+    @property
+    def shards(self) -> Shards:
+        """The shards of the home, made where they are missing."""
+        return self._shards
+
+    def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; raises what the functions raise that do it (DipacoError, or a bug's error)."""
+        match job:
+            case PerformLease(lease=lease):
+                result: Result = kind_of(lease).perform(job, lease, self, on_progress)
+                return result
+            case InspectResult(lease=lease):
+                wrong = kind_of(lease).inspect(job, lease, job.result, self)
+                return Inspected(wrong=wrong[:MAX_WRONG])
+            case InspectMoments():
+                wrong = wrong_moments(self.blobs, job.manifest, job.lease, job.moments)
+                return Inspected(wrong=wrong[:MAX_WRONG])
+            case Rescore(manifest=manifest, spec=spec, lease=lease, rows=rows):
+                scored = self._shards.router_documents(manifest, spec, lease.window, on_progress)
+                return self.trainer().score(manifest, lease, scored, on_progress, rows=rows)
+            case Derive():
+                return DerivedAnswer(derivation=self._derive(job, on_progress))
+            case Materialise():
+                return self._shards.materialise(job.manifest, job.spec, job.window, on_progress)
+            case OuterStep():
+                return take_outer_step(self.blobs, job)
+            case Advance():
+                return advance_state(self.blobs, job)
+            case Describe():
+                return self.trainer().describe()
+            case ProbeMemory():
+                return self.trainer().fit(job)
+
+    def _derive(self, job: Derive, on_progress: Callable[[Progress], None]) -> Derivation:
+        if job.previous is None:
+            return derive(job.manifest, self._tools, on_progress)
+        return derive_resharded(job, job.previous, self._tools, on_progress)
+
+    def trainer(self) -> Trainer:
+        """Return what trains and evaluates; made, and torch imported, with the first call."""
+        if self._made_trainer is None:
+            from dipaco.node.training.trainer import Trainer
+
+            self._made_trainer = Trainer(
+                self.blobs,
+                self._settings.compute,
+                tell=partial(print, file=sys.stderr, flush=True),
+            )
+        return self._made_trainer

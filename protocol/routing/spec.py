@@ -1,0 +1,200 @@
+"""The router spec: by which rule documents find their path, and how that rule was derived.
+
+Every field is a function of the manifest and the public source. A verifier builds the whole value
+itself and compares one digest, so no field can be forgotten. Construction bounds every length and
+range; whether they fit *each other* is `misfit`'s question, which the verdict asks, for a spec of
+a kind we do not know cannot answer it. Source: docs/method.md, 4.7.
+"""
+
+from typing import Annotated, Final
+
+import numpy as np
+from msgspec import Meta
+
+from dipaco.protocol.routing.integers import Int32, Int64
+from dipaco.protocol.routing.params import (
+    MAX_DIMENSION,
+    MAX_EPOCH,
+    MAX_NORM_BITS,
+    MAX_PREFIX,
+    MAX_PREFIX_BYTES,
+    MAX_RESTARTS,
+    MAX_SAMPLE,
+    MAX_SCALE_BITS,
+    MAX_UPDATES,
+    MAX_VOCABULARY,
+    MIN_PREFIX_BYTES,
+)
+from dipaco.protocol.run.exactness import EXACT_FLOAT64, max_score
+from dipaco.protocol.run.model_shape import MAX_PATHS
+from dipaco.protocol.run.source import MAX_DOCUMENTS
+from dipaco.protocol.wire.canonical import Wire, encode
+from dipaco.protocol.wire.digest import Digest, DigestField, tagged
+
+SPEC_FORMAT: Final = 1
+KMEANS: Final = "kmeans"
+CLASS_MEANS: Final = "class_means"
+ROUND_ROBIN: Final = "round_robin"
+NO_CAPACITY: Final = "none"
+CAPACITY_BIAS: Final = "bias-v1"
+COUNT_DOCUMENTS: Final = "documents"
+COUNT_SAMPLE: Final = "sample"
+INERTIA_BYTES: Final = 16  # an inertia may leave 64 bits
+MAX_PATH_TOKENS = 1 << 53  # on one path; no corpus comes near
+
+KindField = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*\Z")]
+"""A kind by name: unknown ones are readable, so that a verdict can say which it is."""
+DocumentCount = Annotated[int, Meta(ge=0, le=MAX_DOCUMENTS)]
+TokenCount = Annotated[int, Meta(ge=0, le=MAX_PATH_TOKENS)]
+
+
+class Fit(Wire, frozen=True, kw_only=True):
+    """How the router was fitted: what a verifier repeats, stage by stage."""
+
+    n_fit: Annotated[int, Meta(ge=0, le=MAX_SAMPLE)]
+    """Documents of the sample."""
+    restart: Annotated[int, Meta(ge=0, lt=MAX_RESTARTS)]
+    """Which run of k-means won."""
+    updates: Annotated[int, Meta(ge=0, le=MAX_UPDATES)]
+    """After how many updates it ended."""
+    inertia: Annotated[bytes, Meta(min_length=INERTIA_BYTES, max_length=INERTIA_BYTES)]
+    """Its sum of squared distances times S^2, unsigned, little-endian."""
+    source_bytes: DigestField
+    """Of every row read: up to the one that filled the sample, or all where these are counted."""
+    tokens: DigestField
+    """Of the sampled documents' indices and prefixes."""
+    features: DigestField
+    """Of the mean and the features."""
+    centroids: DigestField
+    labels: DigestField | None = None
+    """SHA-256 of the label sheet that the centroids are class means of; none at epoch 0."""
+
+
+class RouterSpec(Wire, frozen=True, kw_only=True):
+    """The router of one run and epoch. Symbols as in docs/method.md, section 4."""
+
+    format: Annotated[int, Meta(ge=1, le=65535)] = SPEC_FORMAT
+    kind: KindField
+    """`kmeans`, `class_means`, or `round_robin`: path = document index mod P."""
+    featurizer: KindField
+    capacity: KindField
+    """The capacity rule: `none` or `bias-v1`."""
+    counts: KindField
+    """What the last two fields are counted over: `documents`, all of the run, or the `sample`."""
+    manifest: DigestField
+    """The run."""
+    epoch: Annotated[int, Meta(ge=0, le=MAX_EPOCH)]
+    """How often the run's router was replaced."""
+    paths: Annotated[int, Meta(ge=1, le=MAX_PATHS)]
+    """P."""
+    vocabulary: Annotated[int, Meta(ge=2, le=MAX_VOCABULARY)]
+    """V: token ids are below it."""
+    prefix: Annotated[int, Meta(ge=1, le=MAX_PREFIX)]
+    """F, tokens."""
+    prefix_bytes: Annotated[int, Meta(ge=MIN_PREFIX_BYTES, le=MAX_PREFIX_BYTES)]
+    """Of the document's text, that these tokens are taken from."""
+    dimension: Annotated[int, Meta(ge=8, le=MAX_DIMENSION, multiple_of=8)]
+    """D."""
+    norm_bits: Annotated[int, Meta(ge=1, le=MAX_NORM_BITS)]
+    """nu: features are at most X = 2^nu."""
+    scale_bits: Annotated[int, Meta(ge=0, le=MAX_SCALE_BITS)]
+    """s: centroids are times S = 2^s."""
+    tokenizer: DigestField
+    feat_seed: DigestField
+    """Seed of the sign rows."""
+    mean: Annotated[bytes, Meta(max_length=4 * MAX_DIMENSION)]
+    """mu, (D,), int32 little-endian; empty for round_robin, as the next two."""
+    centroids: Annotated[bytes, Meta(max_length=4 * MAX_DIMENSION * MAX_PATHS)]
+    """(P, D), int32 little-endian, row-major."""
+    bias: Annotated[bytes, Meta(max_length=8 * MAX_PATHS)]
+    """(P,), int64 little-endian, the least is 0; added to the scores."""
+    fit: Fit | None
+    """None only where the manifest itself asks for round_robin."""
+    documents: Annotated[tuple[DocumentCount, ...], Meta(max_length=MAX_PATHS)]
+    """Per path, training documents, of the run or of the sample; 1 each without a fit."""
+    tokens: Annotated[tuple[TokenCount, ...], Meta(max_length=MAX_PATHS)]
+    """n_p: per path, tokens of these documents and an end of text each; 1 each without a fit."""
+
+    def mean_array(self) -> Int32:
+        """Return mu, (D,)."""
+        return np.frombuffer(self.mean, dtype="<i4").astype(np.int32)
+
+    def centroid_array(self) -> Int32:
+        """Return the centroids, (P, D)."""
+        flat = np.frombuffer(self.centroids, dtype="<i4").astype(np.int32)
+        return flat.reshape(self.paths, self.dimension)
+
+    def bias_array(self) -> Int64:
+        """Return the bias, (P,)."""
+        return np.frombuffer(self.bias, dtype="<i8").astype(np.int64)
+
+
+def spec_digest(spec: RouterSpec) -> Digest:
+    """Return the identity of a spec, over the whole of it."""
+    return tagged("dipaco/1/spec", encode(spec))
+
+
+def int32_bytes(array: Int32) -> bytes:
+    """Return the row-major little-endian int32 form that specs and digests hold."""
+    return array.astype("<i4").tobytes()
+
+
+def int64_bytes(values: list[int]) -> bytes:
+    """Return the little-endian int64 form that specs hold."""
+    return np.array(values, dtype="<i8").tobytes()
+
+
+def misfit(spec: RouterSpec) -> str | None:
+    """Return why a spec of known kinds contradicts itself, or None; allocates no more than it.
+
+    A spec without a misfit can route: every score of it is exact.
+    """
+    if len(spec.documents) != spec.paths or len(spec.tokens) != spec.paths:
+        return f"documents, tokens: {spec.paths} counts are due"
+    if spec.kind == ROUND_ROBIN:
+        return _round_robin_misfit(spec)
+    return _length_misfit(spec) or _range_misfit(spec)
+
+
+def _round_robin_misfit(spec: RouterSpec) -> str | None:
+    if spec.mean or spec.centroids or spec.bias:
+        return "mean, centroids, bias: a round_robin router has none"
+    if spec.fit is not None and (spec.fit.restart or spec.fit.updates or any(spec.fit.inertia)):
+        return "fit: a round_robin router has no restart, updates or inertia"
+    return None
+
+
+def _length_misfit(spec: RouterSpec) -> str | None:
+    due = {
+        "mean": 4 * spec.dimension,
+        "centroids": 4 * spec.dimension * spec.paths,
+        "bias": 8 * spec.paths,
+    }
+    for name, length in due.items():
+        given = len(getattr(spec, name))
+        if given != length:
+            return f"{name}: {given} bytes where {length} are due"
+    if spec.fit is not None and spec.fit.n_fit < spec.paths:
+        return f"fit.n_fit: {spec.fit.n_fit} documents cannot make {spec.paths} clusters"
+    return None
+
+
+def _range_misfit(spec: RouterSpec) -> str | None:
+    room = EXACT_FLOAT64 - 1 - max_score(spec.dimension, spec.norm_bits, spec.scale_bits)
+    if room < 0:
+        return "dimension, norm_bits, scale_bits: together they leave exact arithmetic"
+    if _beyond(spec.mean_array(), 16 * spec.prefix):
+        return f"mean: beyond {16 * spec.prefix}"
+    largest = 1 << (spec.norm_bits + spec.scale_bits)
+    if _beyond(spec.centroid_array(), largest):
+        return f"centroids: beyond {largest}"
+    bias = spec.bias_array()
+    if bias.min() != 0 or bias.max() > room:
+        return f"bias: not from 0 to {room} with a least of 0"
+    if spec.capacity == NO_CAPACITY and bias.any():
+        return "bias: not zero without a capacity rule"
+    return None
+
+
+def _beyond(values: Int32, limit: int) -> bool:
+    return bool(values.min() < -limit or values.max() > limit)

@@ -1,0 +1,225 @@
+"""The run manifest: everything that all nodes of a run agree on, signed by the run's owner.
+
+Nothing volunteer-local is in here; that is `NodeConfig`'s (node/config.py). The manifest is public
+and complete: with it and the public source anybody re-derives the router, the shards, the order of
+the batches and the initial model. Its identity is the SHA-256 of its canonical encoding, the
+*run id*. Terms and defaults: docs/method.md.
+"""
+
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from dipaco.protocol.run.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
+from dipaco.protocol.run.model_shape import Grid, Model
+from dipaco.protocol.run.modules import ModuleDigests
+from dipaco.protocol.run.source import Source, Tokenizer
+from dipaco.protocol.run.topology import Topology, topology
+from dipaco.protocol.run.training import Training
+from dipaco.protocol.wire.canonical import Wire, encode
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.identity import PeerIdField
+
+FORMAT: Final = 2
+MAX_NODES_LISTED = 1024  # schedulers and members named one by one
+MAX_SHEETS = 4096  # of scores: paths times windows; the ledger names each
+MAX_SCORED = 1 << 22  # router documents; the paper's 0.5 % of C4 are 1.8 million
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
+
+
+class Capacity(Wire, frozen=True, kw_only=True):
+    """The capacity rule: the largest shard is at most num / den of the mean."""
+
+    num: Annotated[int, Meta(ge=1, le=1000)]
+    den: Annotated[int, Meta(ge=1, le=1000)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num < self.den:
+            raise ValueError("num: below den, the largest shard would be below the mean")
+
+
+class Reshard(Wire, frozen=True, kw_only=True):
+    """Discriminative re-sharding between two rounds: docs/method.md section 5."""
+
+    after_round: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """The paths score the router documents at this version; later rounds use the new router."""
+    tolerance: Annotated[int, Meta(ge=1, le=1024)] = 4
+    """How far an honest score may be from the true one, in 1/1024 nat."""
+    scorers: Annotated[int, Meta(ge=1, le=3)] = 1
+    """Distinct peers that must agree on the scores of a path in a window."""
+    candidates: Annotated[int, Meta(ge=2, le=64)] = 8
+    """Paths that score one document: the present router's best; all, where there are fewer."""
+    windows: Annotated[int, Meta(ge=1, le=MAX_SHEETS)] = 1
+    """The router documents of the source's first so many windows are scored."""
+
+    @property
+    def margin(self) -> int:
+        """M: a document gets a label if its second best score is worse by more."""
+        return 4 * self.tolerance
+
+
+class Routing(Wire, frozen=True, kw_only=True):
+    """How documents find their path: docs/method.md section 4."""
+
+    kind: Literal["kmeans", "round_robin"] = "kmeans"
+    featurizer: Literal["bag-sign-v1"] = "bag-sign-v1"
+    sample: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """N: the router is fitted on the first so many eligible training documents."""
+    prefix: Annotated[int, Meta(ge=1, le=1024)] = 32
+    """F: tokens of a document that routing sees."""
+    prefix_bytes: Annotated[int, Meta(ge=64, le=16384)] = 256
+    """Bytes of a document, cut at a character boundary, that these tokens are taken from."""
+    dimension: Annotated[int, Meta(ge=8, le=256, multiple_of=8)] = 256
+    """D: features."""
+    norm_bits: Annotated[int, Meta(ge=4, le=12)] = 10
+    """nu: features are at most 2^nu."""
+    scale_bits: Annotated[int, Meta(ge=0, le=10)] = 8
+    """s: centroids are scaled by 2^s."""
+    max_updates: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """T_max of one restart."""
+    restarts: Annotated[int, Meta(ge=1, le=64)] = 4
+    max_bytes: Annotated[int, Meta(ge=64, le=16 << 20)] = 1 << 20
+    """A document's text is cut there, at a character boundary, before it is tokenised."""
+    min_tokens: Annotated[int, Meta(ge=1, le=16384)] = 40
+    """A document with fewer tokens in its first `prefix_bytes` bytes takes no part."""
+    max_tokens: Annotated[int, Meta(ge=1, le=16 << 20)] = 1 << 20
+    """No more tokens of one document are trained on: the rest is cut off."""
+    validation_bp: Annotated[int, Meta(ge=0, le=5000)] = 500
+    """Share of documents held out, in 1/10,000."""
+    router_bp: Annotated[int, Meta(ge=0, le=5000)] = 0
+    """Share of documents kept for re-sharding, in 1/10,000."""
+    overlap: Annotated[int, Meta(ge=1, le=8)] = 1
+    """Paths that train on one document (top-n); evaluation is always top-1."""
+    capacity: Capacity | None = None
+    counts: Literal["documents", "sample"] = "documents"
+    """What the paths' weights are counted over: every document of the run, or the router's sample
+    alone, for corpora that are too large for every verifier to read."""
+    beacon: Annotated[bytes, Meta(max_length=64)] = b""
+    """A public value fixed after the rest of the manifest, or nothing."""
+    reshard: Reshard | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_tokens < self.prefix + 8:
+            raise ValueError("min_tokens: below prefix + 8, nothing would be left to score")
+        if self.min_tokens > self.prefix_bytes:
+            raise ValueError("min_tokens: above prefix_bytes, no document would take part")
+        if self.max_tokens < self.min_tokens:
+            raise ValueError("max_tokens: below min_tokens")
+        if self.max_bytes < self.prefix_bytes:
+            raise ValueError("max_bytes: below prefix_bytes")
+        if self.validation_bp + self.router_bp >= BASIS_POINTS:
+            raise ValueError("validation_bp, router_bp: together they leave no training documents")
+        if self.reshard is not None and (self.kind != "kmeans" or not self.router_bp):
+            raise ValueError("reshard: needs kind kmeans, and a router_bp above 0 to score")
+        self._check_exactness()
+
+    def _check_exactness(self) -> None:
+        """Source: docs/method.md, 4.8; `RouterParams` holds the other bounds as well."""
+        if max_score(self.dimension, self.norm_bits, self.scale_bits) >= EXACT_FLOAT64:
+            raise ValueError(
+                f"norm_bits, scale_bits: {self.norm_bits} and {self.scale_bits} leave exact "
+                f"arithmetic at a dimension of {self.dimension}"
+            )
+
+
+class Scheduling(Wire, frozen=True, kw_only=True):
+    """Who hands out the work, to whom, for how long."""
+
+    schedulers: Annotated[tuple[PeerIdField, ...], Meta(min_length=1, max_length=16)]
+    """In the order in which they take over."""
+    members: Annotated[tuple[PeerIdField, ...], Meta(max_length=MAX_NODES_LISTED)]
+    """Who may join; empty: anybody."""
+    lease_ttl: Annotated[int, Meta(ge=5, le=3600)] = 20
+    """Seconds without a heartbeat after which a lease ends."""
+
+
+class Manifest(Wire, frozen=True, kw_only=True):
+    """One run, whole."""
+
+    format: Literal[2] = FORMAT
+    name: Name
+    owner: PeerIdField
+    source: Source
+    tokenizer: Tokenizer
+    model: Model
+    grid: Grid
+    routing: Routing
+    training: Training
+    schedule: Scheduling
+    seed: Annotated[int, Meta(ge=0, le=1 << 53)]
+    """Of the initial model; the router's seeds are derived, nobody chooses them."""
+    start: ModuleDigests = ()
+    """States of path 0's modules, in the topology's order, that the seed phase starts from;
+    empty: the initial model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.context <= self.routing.prefix:
+            raise ValueError("model.context: not longer than routing.prefix")
+        if self.routing.kind == "kmeans" and self.routing.sample < self.paths:
+            raise ValueError(f"routing.sample: below the number of paths, {self.paths}")
+        if self.training.early_stopping and not self.routing.validation_bp:
+            raise ValueError(
+                "training.early_stopping: routing.validation_bp holds nothing out for it"
+            )
+        if self.routing.overlap > self.paths:
+            raise ValueError(f"routing.overlap: above the number of paths, {self.paths}")
+        if self.routing.reshard is not None:
+            self._check_reshard(self.routing.reshard)
+        if self.start:
+            self._check_start()
+
+    def _check_reshard(self, reshard: Reshard) -> None:
+        where = "routing.reshard"
+        if self.paths < 2:
+            raise ValueError(f"{where}: one path has nothing to choose from")
+        if reshard.after_round >= self.training.rounds:
+            raise ValueError(f"{where}.after_round: no round of {self.training.rounds} follows it")
+        if reshard.windows > self.source.windows:
+            raise ValueError(f"{where}.windows: the source has {self.source.windows}")
+        if self.paths * reshard.windows > MAX_SHEETS:
+            raise ValueError(
+                f"{where}.windows: {reshard.windows} for {self.paths} paths, together they may "
+                f"make {MAX_SHEETS} sheets"
+            )
+        if self.most_scored * reshard.windows > MAX_SCORED:
+            raise ValueError(
+                f"{where}.windows: with routing.router_bp they may have "
+                f"{self.most_scored * reshard.windows} router documents, more than {MAX_SCORED}"
+            )
+
+    @property
+    def most_scored(self) -> int:
+        """Router documents that a window may have: twice their share, and 256.
+
+        Hashes split them off, so no window comes near; whoever claims more need not be read.
+        """
+        share = self.source.window * self.routing.router_bp // BASIS_POINTS
+        return min(self.source.window, 2 * share + 256)
+
+    def epoch_of(self, round_: int) -> int:
+        """Return by which router round `round_` trains, and version `round_` is evaluated."""
+        reshard = self.routing.reshard
+        return int(reshard is not None and round_ > reshard.after_round)
+
+    def _check_start(self) -> None:
+        if tuple(each.module for each in self.start) != self.topology.path_modules[0]:
+            raise ValueError("start: not the modules of path 0, in their order")
+
+    @property
+    def paths(self) -> int:
+        """P, the number of paths."""
+        return self.grid.paths
+
+    @property
+    def topology(self) -> Topology:
+        """The paths, modules and layouts that grid, model and vocabulary imply."""
+        return topology(self.grid, self.model, self.tokenizer.vocabulary)
+
+
+def run_id(manifest: Manifest) -> Digest:
+    """Return the identity of the run: SHA-256 of the manifest's canonical encoding."""
+    return sha256(encode(manifest))

@@ -1,0 +1,33 @@
+"""Modules by name, and the blobs that stand for them."""
+
+from collections.abc import Iterable
+from typing import Annotated, NewType
+
+from msgspec import Meta
+
+from dipaco.protocol.wire.canonical import Wire
+from dipaco.protocol.wire.digest import Digest, DigestField
+
+MAX_MODULES = 64  # of one path: stem, one per level (at most 8), its own; room for finer cuts
+
+ModuleId = NewType("ModuleId", str)
+ModuleName = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-zA-Z0-9.]+\Z")]
+
+
+class ModuleDigest(Wire, frozen=True, kw_only=True):
+    """One module and the blob that stands for it: a state, a pseudo-gradient, or moments."""
+
+    module: ModuleName
+    digest: DigestField
+
+
+ModuleDigests = Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
+"""Of one path's modules, in the topology's order."""
+
+
+def digest_of(module: str, named: Iterable[ModuleDigest]) -> Digest:
+    """Return the blob that stands for `module`; raises LookupError if it is not named."""
+    for each in named:
+        if each.module == module:
+            return each.digest
+    raise LookupError(module)

@@ -1,0 +1,64 @@
+"""How a run trains: its rounds and steps, the inner and the outer optimizer."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from dipaco.protocol.wire.canonical import Wire
+
+Positive = Annotated[float, Meta(gt=0, le=1e3)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class Adam(Wire, frozen=True, kw_only=True):
+    """The inner optimizer: AdamW, warm-up then cosine over the whole run (docs/method.md 2.1)."""
+
+    lr: Positive = 1e-3
+    """The largest learning rate."""
+    floor: Fraction = 0.1
+    """The last learning rate, as a share of `lr`."""
+    warmup: Annotated[int, Meta(ge=0, le=1 << 30)] = 20
+    """Steps."""
+    weight_decay: Fraction = 0.1
+    """Decoupled, on matrices only."""
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: Positive = 1e-8
+    clip: Positive = 1.0
+    """The largest norm of the gradient."""
+
+
+class Nesterov(Wire, frozen=True, kw_only=True):
+    """The outer optimizer of every module."""
+
+    lr: Positive = 0.7
+    momentum: Fraction = 0.9
+    rescale: Literal["sqrt", "none"] = "sqrt"
+    """The outer gradient is the mean over c paths times sqrt(c), or (DiLoCo) the mean itself."""
+    weights: Literal["tokens", "uniform"] = "tokens"
+    """A path counts in the mean by its shard's tokens, or every path alike."""
+
+
+class Training(Wire, frozen=True, kw_only=True):
+    """Rounds and steps."""
+
+    seed_steps: Annotated[int, Meta(ge=0, le=1 << 30)]
+    """k0: dense steps before the grid begins."""
+    rounds: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """T."""
+    inner_steps: Annotated[int, Meta(ge=1, le=1 << 20)]
+    """tau: steps of one path in one round."""
+    batch: Annotated[int, Meta(ge=1, le=65536)]
+    """B: sequences of one step."""
+    inner: Adam
+    outer: Nesterov
+    inner_state: Literal["carry", "reset"] = "carry"
+    """AdamW's moments go on from round to round, or are fresh in every round."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of the matrix products of the inner steps; weights, moments and sums are float32 always."""
+    early_stopping: bool = False
+    """Whether a path is kept at the version of its lowest held-out loss, or at the last."""
+    deltas: Literal["f32", "bf16", "int8", "int4"] = "f32"
+    """How pseudo-gradients are encoded on the way to the outer step."""
+    updates: Literal["f32", "int8", "int4"] = "f32"
+    """How a state advances: by the update itself, or by a packed one that travels in its place."""

@@ -1,0 +1,140 @@
+"""Pseudo-gradients on the wire: encodings of flat float32 arrays, and what no honest one holds.
+
+    f32          little-endian float32, as it is
+    bf16         its upper 16 bits, rounded to the nearest, ties to even; little-endian
+    int8, int4   integers times a power of two per 128 elements (`quantised`)
+
+All are stateless: the bytes are a function of the delta alone, so a lease can be repeated. A new
+encoding is a name in the manifest, a length and a pair of functions here.
+Sources: docs/method.md 6(e) and 7.1.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.run.batches import first_step, learning_rate
+from dipaco.protocol.run.training import Training
+from dipaco.protocol.tensors.block_float import Bits, pack, packed_bytes, steps, unpack
+
+Float32 = NDArray[np.float32]
+Encoding = Literal["f32", "bf16", "int8", "int4"]
+
+BYTES_PER_ELEMENT: dict[Encoding, int] = {"f32": 4, "bf16": 2}
+BITS: dict[Encoding, Bits] = {"int8": 8, "int4": 4}
+BOUND_SLACK = 1.05  # for rounding, of the arithmetic and to bf16
+
+
+def encoded_bytes(encoding: Encoding, elements: int) -> int:
+    """Return the only valid length of a delta of so many elements, in bytes."""
+    if encoding in BITS:
+        return packed_bytes(BITS[encoding], elements)
+    return BYTES_PER_ELEMENT[encoding] * elements
+
+
+def encode_delta(delta: Float32, encoding: Encoding) -> bytes:
+    """Return the bytes of a flat `delta`; raises ValueError if they would not be finite."""
+    if encoding in BITS:
+        return pack(delta, BITS[encoding])
+    if encoding == "f32":
+        stored = np.ascontiguousarray(delta, dtype="<f4")
+    else:
+        stored = _to_bf16(delta)
+    if not np.isfinite(_from_bytes(stored.tobytes(), encoding)).all():
+        raise ValueError("the delta holds NaN, or values too large for its encoding")
+    return stored.tobytes()
+
+
+def decode_delta(data: bytes, encoding: Encoding, elements: int) -> Float32:
+    """Return the flat float32 delta in `data`, (elements,).
+
+    Raises RemoteProtocolError for any other length, for NaN or infinity, and for bytes that
+    `encode_delta` never makes.
+    """
+    if encoding in BITS:
+        return unpack(data, BITS[encoding], elements)
+    expected = encoded_bytes(encoding, elements)
+    if len(data) != expected:
+        raise RemoteProtocolError(f"the delta has {len(data)} bytes, {expected} are due")
+    delta = _from_bytes(data, encoding)
+    if not np.isfinite(delta).all():
+        raise RemoteProtocolError("the delta holds NaN or infinity")
+    return delta
+
+
+def rounding(data: bytes, encoding: Encoding, elements: int) -> Float32 | None:
+    """Return by how much, at most, encoding moved each element of the delta in `data`.
+
+    (elements,), half a step of its group; None where it is a small share of the element itself,
+    which `BOUND_SLACK` covers. `data` was decoded before.
+    """
+    if encoding not in BITS:
+        return None
+    return np.float32(0.5) * steps(data, BITS[encoding], elements)
+
+
+def check_bound(
+    delta: Float32,
+    state: Float32,
+    training: Training,
+    round_: int,
+    *,
+    rounded: Float32 | None = None,
+) -> None:
+    """Raise RemoteProtocolError if an element moved further than honest AdamW can move it.
+
+    delta, state   (elements,) each: the pseudo-gradient, and the state that it starts from.
+    round_         t, from 1: it sets the learning rates.
+    rounded        (elements,): how far `rounding` says that encoding moved each element.
+    Source: docs/method.md 6(e), without its bound on norms.
+    """
+    reach = math.fsum(
+        learning_rate(training, training.seed_steps + first_step(training, round_) + step)
+        for step in range(training.inner_steps)
+    )
+    adam = training.inner
+    per_rate = largest_update(adam.beta1, adam.beta2)
+    if math.isinf(per_rate):
+        return
+    drift = np.float32(BOUND_SLACK * reach * adam.weight_decay)
+    limit = np.abs(state) * drift + np.float32(
+        BOUND_SLACK * reach * per_rate * (1.0 + adam.weight_decay * reach)
+    )
+    if rounded is not None:
+        limit += rounded
+    excess = np.abs(delta) - limit
+    worst = int(np.argmax(excess))
+    if excess[worst] > 0:
+        raise RemoteProtocolError(
+            f"element {worst} of the delta is {delta[worst]:.3g}, "
+            f"AdamW can move it by {limit[worst]:.3g} in round {round_}"
+        )
+
+
+def largest_update(beta1: float, beta2: float) -> float:
+    """Return the most by which one AdamW step moves an element, in learning rates.
+
+    c = (1 - b1) / sqrt((1 - b2)(1 - b1^2 / b2)), by Cauchy-Schwarz on the two moving averages;
+    bias correction only lowers it. Infinite if b1^2 >= b2, where there is no such bound.
+    """
+    if beta1 * beta1 >= beta2:
+        return math.inf
+    return (1.0 - beta1) / math.sqrt((1.0 - beta2) * (1.0 - beta1 * beta1 / beta2))
+
+
+def _to_bf16(values: Float32) -> NDArray[np.uint16]:
+    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+    rounding = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    rounded = (bits + rounding) >> np.uint32(16)
+    special = (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000)  # NaN must not wrap to 0
+    return np.where(special, (bits >> np.uint32(16)) | np.uint32(1), rounded).astype("<u2")
+
+
+def _from_bytes(data: bytes, encoding: Encoding) -> Float32:
+    if encoding == "f32":
+        return np.frombuffer(data, dtype="<f4").astype(np.float32)
+    bits = np.frombuffer(data, dtype="<u2").astype(np.uint32) << np.uint32(16)
+    return bits.view(np.float32)

@@ -1,0 +1,114 @@
+"""Rounds as decisions: which paths live, which round a path trains next, which outer steps are due.
+
+Pure: read from the ledger's fold and the router specs that it adopted. Rounds are synchronous per
+module (docs/method.md section 2): a path trains round t as soon as all its modules stand at
+version t - 1, and a module takes its outer step of round t as soon as every live path through it
+has a result. There is no global barrier but one: where the manifest re-shards, later rounds begin
+when the new router is adopted.
+"""
+
+from collections.abc import Callable, Container, Iterator
+
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.run_state import RunState
+
+Weights = tuple[int, ...]
+"""n_p per path: its training tokens as a router spec counts them; 0: the path is not trained."""
+
+
+def base_version(round_: int) -> int:
+    """Return the version that round `round_` starts from; it makes version `round_`."""
+    return round_ - 1
+
+
+class Rounds:
+    """The decisions of one run; it holds nothing that a restart would have to restore."""
+
+    def __init__(self, state: RunState, weights: Callable[[Digest], Weights | None]) -> None:
+        """weights: of a router spec by its digest; None while that spec is not here."""
+        self._manifest = state.manifest
+        self._state = state
+        self._weights = weights
+
+    # ------------------------------------------------------------------ weights, live paths
+
+    def weights_at(self, round_: int) -> Weights:
+        """Return n_p per path in a round, by the newest router that is known for it.
+
+        As long as no router is known every path counts alike.
+        """
+        adopted = self._state.specs[: self._manifest.epoch_of(round_) + 1]
+        for spec in reversed(adopted):
+            found = self._weights(spec)
+            if found is not None:
+                return found
+        return (1,) * self._manifest.paths
+
+    def live_at(self, round_: int) -> tuple[int, ...]:
+        """Return the paths that train in a round, and are evaluated at that version."""
+        return live(self.weights_at(round_))
+
+    @property
+    def live_paths(self) -> tuple[int, ...]:
+        """The paths with training data by the newest router."""
+        return self.live_at(self.last)
+
+    # ------------------------------------------------------------------ rounds
+
+    @property
+    def last(self) -> int:
+        """T, the run's last round."""
+        return self._manifest.training.rounds
+
+    @property
+    def done(self) -> int:
+        """The version at which all live paths stand; -1 before the seed model."""
+        return min(map(self._state.path_version, self.live_paths), default=-1)
+
+    def has_begun(self, round_: int) -> bool:
+        """Return whether the router of a round is adopted."""
+        return self._manifest.epoch_of(round_) <= self._state.epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether every live path stands at the last version and every version is evaluated."""
+        evaluations = self._state.evaluations
+        return self.done == self.last and all(
+            (version, path) in evaluations
+            for version in range(self.last + 1)
+            for path in self.live_at(version)
+        )
+
+    def due_evaluations(self, *, behind: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield (version, path) to evaluate, of versions at least `behind` the path's newest."""
+        for version in range(self.last + 1):
+            for path in self.live_at(version):
+                missing = (version, path) not in self._state.evaluations
+                if missing and version <= self._state.path_version(path) - behind:
+                    yield version, path
+
+    # ------------------------------------------------------------------ outer steps
+
+    def due_steps(
+        self, arrived: Container[tuple[int, int]]
+    ) -> Iterator[tuple[ModuleId, int, tuple[int, ...]]]:
+        """Yield (module, version, paths) of every outer step whose results are complete.
+
+        arrived   (path, round) of the results that count.
+        version   that the step makes.
+        paths     that contribute, ascending.
+        """
+        for module in self._state.topology.modules:
+            version = self._state.version(module) + 1
+            if not 1 <= version <= self.last:
+                continue
+            weights = self.weights_at(version)
+            paths = tuple(p for p in self._state.topology.paths_through(module) if weights[p])
+            if paths and all((path, version) in arrived for path in paths):
+                yield module, version, paths
+
+
+def live(weights: Weights) -> tuple[int, ...]:
+    """Return the paths that have training data."""
+    return tuple(path for path, weight in enumerate(weights) if weight)

@@ -1,0 +1,220 @@
+"""A run as its ledger tells it: the fold of all records, the same on every node.
+
+Owns the rules by which one record may follow another; signatures and the chain are checked before
+(`ledger.append_checked`).
+"""
+
+from collections.abc import Iterator
+
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.routing.labels import MAX_OPINIONS
+from dipaco.protocol.run.early_stopping import kept_version
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.tensors.delta import encoded_bytes
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Seeded
+from dipaco.protocol.work.ledger import Entry, ModuleUpdated, Quantised, SpecAdopted
+
+
+class RunState:
+    """Specs, module versions, moments, evaluations and scores of one run, entry by entry."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.topology = manifest.topology
+        self.reset()
+
+    def reset(self) -> None:
+        """Go back to before the first entry."""
+        self.specs: list[Digest] = []
+        """The adopted spec of every epoch so far."""
+        self.states: dict[ModuleId, list[Digest]] = {}
+        """Per module the digest of every version, 0 first; empty before the seed model."""
+        self.momenta: dict[ModuleId, Digest] = {}
+        """Per module its outer momentum; none at version 0, where it is zero."""
+        self.quantised: dict[ModuleId, dict[int, Quantised]] = {}
+        """Per module and version how it came to it; none where it was not by a packed update."""
+        self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
+        """Per path and module the inner moments after each round; none where they are not kept."""
+        self.evaluations: dict[tuple[int, int], Evaluated] = {}
+        """By (version, path)."""
+        self.scored: dict[tuple[int, int], list[Scored]] = {}
+        """By (path, window), in the order in which they were recorded."""
+        self.contributors: dict[int, PeerId] = {}
+        """Per path whose result an outer step took in last."""
+
+    @property
+    def spec(self) -> Digest | None:
+        """The spec by which the newest rounds are routed."""
+        return self.specs[-1] if self.specs else None
+
+    @property
+    def epoch(self) -> int:
+        """Its number, -1 before the first."""
+        return len(self.specs) - 1
+
+    @property
+    def seeded(self) -> bool:
+        """Whether version 0 exists."""
+        return bool(self.states)
+
+    def version(self, module: ModuleId) -> int:
+        """Return the newest version of `module`; -1 before the seed model."""
+        return len(self.states.get(module, ())) - 1
+
+    def path_version(self, path: int) -> int:
+        """Return the version at which all modules of `path` stand, at least; -1 before the seed."""
+        return min(self.version(module) for module in self.topology.path_modules[path])
+
+    def path_states(self, path: int, version: int) -> tuple[tuple[ModuleId, Digest], ...]:
+        """Return the modules of `path` and their states at `version`, in the topology's order."""
+        return tuple((m, self.states[m][version]) for m in self.topology.path_modules[path])
+
+    def path_moments(self, path: int, round_: int) -> tuple[tuple[ModuleId, Digest], ...]:
+        """Return what `path` goes on from in `round_`: its newest moments of earlier rounds.
+
+        Module by module in the topology's order; nothing where there are none, as in round 1.
+        """
+        found = []
+        for module in self.topology.path_modules[path]:
+            earlier = [v for v in self.moments.get((path, module), ()) if v < round_]
+            if not earlier:
+                return ()
+            found.append((module, self.moments[path, module][max(earlier)]))
+        return tuple(found)
+
+    def residual(self, module: ModuleId) -> Digest | None:
+        """Return what the last packed update of `module` left out; None: nothing."""
+        steps = self.quantised.get(module)
+        return steps[max(steps)].residual if steps else None
+
+    def back_from(self, module: ModuleId, version: int) -> Iterator[tuple[Digest, Digest]]:
+        """Yield the packed update to `version` and the state before it, then one further back.
+
+        As far as the updates together are less than a whole state; nothing where none are packed.
+        """
+        length = encoded_bytes(self.manifest.training.updates, self.topology.elements(module))
+        most = (self.topology.state_bytes(module) - 1) // length
+        steps, states = self.quantised.get(module, {}), self.states[module]
+        for made in range(version, max(0, version - most), -1):
+            if made not in steps:
+                return
+            yield steps[made].update, states[made - 1]
+
+    def kept_version(self, path: int) -> int:
+        """Return the version that `path` is used with, its newest or its best; -1 before any."""
+        found = {
+            version: each.evaluation.nll / each.evaluation.tokens
+            for (version, evaluated), each in self.evaluations.items()
+            if evaluated == path and each.evaluation.tokens
+        }
+        return kept_version(self.manifest, self.path_version(path), found)
+
+    def sheets(self) -> tuple[Scored, ...]:
+        """Return the scores of all paths and windows, in the ledger's order for each."""
+        return tuple(entry for given in self.scored.values() for entry in given)
+
+    def apply(self, entry: Entry) -> None:
+        """Advance by one entry; raises RemoteProtocolError if it cannot follow."""
+        match entry:
+            case SpecAdopted():
+                self._adopt(entry)
+            case Seeded():
+                self._seed(entry)
+            case ModuleUpdated():
+                self._update(entry)
+            case MomentsReplaced():
+                self._replace_moments(entry)
+            case Evaluated():
+                self._evaluate(entry)
+            case Scored():
+                self._score(entry)
+
+    def _adopt(self, entry: SpecAdopted) -> None:
+        if entry.epoch != len(self.specs):
+            raise RemoteProtocolError("the ledger adopts a spec of another epoch than the next")
+        if entry.epoch > self.manifest.epoch_of(self.manifest.training.rounds):
+            raise RemoteProtocolError("the ledger adopts a spec of an epoch that the run lacks")
+        if entry.epoch:
+            self._carry_over()
+        self.specs.append(entry.spec)
+
+    def _carry_over(self) -> None:
+        """Bring the modules that no live path went through to the version of the others.
+
+        They were not trained, but under the new router their paths may live.
+        """
+        reshard = self.manifest.routing.reshard
+        assert reshard is not None
+        newest = max(self.path_version(path) for path in range(self.topology.paths))
+        if newest != reshard.after_round:
+            raise RemoteProtocolError("the ledger adopts a second spec out of place")
+        for states in self.states.values():
+            states += states[-1:] * (reshard.after_round + 1 - len(states))
+
+    def _seed(self, entry: Seeded) -> None:
+        named = tuple(state.module for state in entry.states)
+        if self.spec is None or self.seeded or named != self.topology.modules:
+            raise RemoteProtocolError("the ledger's seed model is out of place or incomplete")
+        self.states = {ModuleId(state.module): [state.digest] for state in entry.states}
+
+    def _update(self, entry: ModuleUpdated) -> None:
+        module = ModuleId(entry.module)
+        if module not in self.states or entry.version != self.version(module) + 1:
+            raise RemoteProtocolError(f"module {entry.module} cannot take version {entry.version}")
+        if entry.version > self.manifest.training.rounds:
+            raise RemoteProtocolError(f"module {entry.module} is past the run's last round")
+        if self.manifest.epoch_of(entry.version) != self.epoch:
+            raise RemoteProtocolError(f"module {entry.module} is updated out of its epoch")
+        paths = [contribution.path for contribution in entry.contributions]
+        through = self.topology.paths_through(module)
+        if paths != sorted(set(paths)) or not set(paths) <= set(through):
+            raise RemoteProtocolError(f"module {entry.module} has contributions of other paths")
+        carried = self.manifest.training.inner_state == "carry"
+        if any((each.moments is not None) != carried for each in entry.contributions):
+            raise RemoteProtocolError(f"module {entry.module} lacks moments, or has unasked ones")
+        if (entry.quantised is None) != (self.manifest.training.updates == "f32"):
+            raise RemoteProtocolError(f"module {entry.module} lacks a packed update, or has one")
+        self.states[module].append(entry.state)
+        if entry.quantised is not None:
+            self.quantised.setdefault(module, {})[entry.version] = entry.quantised
+        self.momenta[module] = entry.momentum
+        for each in entry.contributions:
+            self.contributors[each.path] = each.peer
+            if each.moments is not None:
+                self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
+
+    def _replace_moments(self, entry: MomentsReplaced) -> None:
+        named = tuple(ModuleId(each.module) for each in entry.moments)
+        path = entry.path
+        if path >= self.topology.paths or named != self.topology.path_modules[path]:
+            raise RemoteProtocolError(f"moments of path {path} that are not of all its modules")
+        if any(entry.round not in self.moments.get((path, module), ()) for module in named):
+            raise RemoteProtocolError(f"moments of path {path} of a round that it has not ended")
+        for module, each in zip(named, entry.moments, strict=True):
+            self.moments[path, module][entry.round] = each.digest
+
+    def _evaluate(self, entry: Evaluated) -> None:
+        place = (entry.version, entry.path)
+        if entry.path >= self.topology.paths or entry.version > self.path_version(entry.path):
+            raise RemoteProtocolError(f"evaluation {place} of a version that does not exist")
+        if place in self.evaluations:
+            raise RemoteProtocolError(f"evaluation {place} stands in the ledger twice")
+        self.evaluations[place] = entry
+
+    def _score(self, entry: Scored) -> None:
+        reshard, where = self.manifest.routing.reshard, (entry.path, entry.window)
+        if reshard is None or self.epoch or entry.window >= reshard.windows:
+            raise RemoteProtocolError(f"scores {where} where the run has none to take")
+        if entry.path >= self.topology.paths:
+            raise RemoteProtocolError(f"scores {where} of a path that does not exist")
+        if self.path_version(entry.path) != reshard.after_round:
+            raise RemoteProtocolError(f"scores {where} of another version than the run's")
+        if entry.sheet.documents > self.manifest.most_scored:
+            raise RemoteProtocolError(f"scores {where} of more documents than a window has")
+        given = self.scored.get(where, [])
+        if any(each.peer == entry.peer for each in given) or len(given) >= MAX_OPINIONS:
+            raise RemoteProtocolError(f"scores {where} by a peer that gave some, or one too many")
+        self.scored[where] = [*given, entry]
