@@ -91,7 +91,7 @@ def test_every_stream_is_named_with_its_limit() -> None:
 
 def test_every_reason_for_no_lease_is_explained() -> None:
     told = {cell.strip("`") for cell in first_cells(section("protocol.md", "## Leases"))}
-    sources = [*(ROOT / "node/scheduling").glob("*.py")]
+    sources = [*(ROOT / "node/scheduler").glob("*.py")]
     used = {code for path in sources for code in re.findall(r'code="([a-z-]+)"', path.read_text())}
     assert told == used
 

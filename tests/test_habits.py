@@ -19,7 +19,7 @@ SLEEPERS = [path for path in FILES if "sleep(" in path.read_text()]
 SLEEPS: dict[str, str] = {}
 """`FILE:FUNCTION` in which a test waits for real time, and why it must."""
 VIRTUAL = ("autojump_clock", "swarm")
-"""Fixtures under which time is virtual; `swarm` of tests/node/scheduling asks for the first."""
+"""Fixtures under which time is virtual; `swarm` of tests/node/scheduler asks for the first."""
 BROAD = {"Exception", "BaseException", "ValueError", "TypeError", "OSError", "KeyError"}
 """Classes that a slip in the test itself raises too: `pytest.raises` needs a `match`."""
 

@@ -20,7 +20,7 @@ from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.routing.verdict import Derived, Outcome, Verdict, judge
 from tests.e2e.tampered import derived, peer_of, prepare_home, said, tiny_run
 from tests.e2e.tiny import LOOPBACK, TIMEOUT
-from tests.protocol.mutations import mutations
+from tests.protocol.routing.mutations import mutations
 
 STAGES = {
     *("unknown-kind", "no-fit", "static"),

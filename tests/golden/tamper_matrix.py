@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from dipaco.protocol.routing.verdict import Derived, judge
-from tests.protocol.mutations import mutations
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
+from tests.protocol.routing.mutations import mutations
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "data.md"
 HEAD: Final = "| field changed | verdicts, with their stages |\n|---|---|\n"

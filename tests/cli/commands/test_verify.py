@@ -27,7 +27,7 @@ from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.kinds import TOKEN_BYTES, Scored, ScoreLease, ScoreResult, Seeded, Sheet
 from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, SpecAdopted
-from tests.node.training.test_reference import resharding, run
+from tests.node.reference.test_run import resharding, run
 from tests.settings import settings
 from tests.values import digest, key, peer
 

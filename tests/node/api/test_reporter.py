@@ -21,7 +21,7 @@ from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
 from dipaco.protocol.wire.messages import Ping, Pong
 from tests.node.api.served import request
-from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, at_once, found, until
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, at_once, found, until
 from tests.values import manifest
 
 FILES, BYTES = 2000, 3

@@ -18,7 +18,7 @@ from dipaco.node.reference.inner_steps import steps_after_seed
 from dipaco.protocol.errors import ConfigError, DipacoError
 from dipaco.protocol.run.manifest import Manifest
 from tests.node.compare.made_up import start
-from tests.node.training.test_reference import tiny
+from tests.node.reference.test_run import tiny
 
 RUN = with_seed(tiny(), 0)
 ONE, OTHER = SeedFolder(Path("one"), RUN), SeedFolder(Path("other"), RUN)

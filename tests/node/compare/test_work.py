@@ -21,7 +21,7 @@ from dipaco.node.reference.run import ReferenceResult, run_reference
 from dipaco.protocol.run.manifest import Reshard, Routing, run_id
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
-from tests.node.training.test_reference import TRAINING, tiny
+from tests.node.reference.test_run import TRAINING, tiny
 from tests.settings import settings
 
 PATHS, STEP = 4, 2 * 48  # tokens of one inner step

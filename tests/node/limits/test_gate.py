@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from dipaco.node.limits.gate import LOOK_SECONDS, Closed, Gate, Limit, closed
 from dipaco.node.status.activity import Activity
 from dipaco.protocol.errors import Refusal
-from tests.node.scheduling.swarm import leaf
+from tests.node.scheduler.swarm import leaf
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from dipaco.node.jobs.values import Progress
 from dipaco.node.reference.inner_steps import StepCount, all_steps, steps_after_seed
-from tests.node.training.test_reference import resharding
+from tests.node.reference.test_run import resharding
 
 
 def progress(stage: str, done: int) -> Progress:

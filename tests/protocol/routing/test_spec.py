@@ -25,8 +25,8 @@ from dipaco.protocol.run.model_shape import MAX_PATHS
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import tagged
 from dipaco.protocol.wire.signed import MAX_BODY
-from tests.protocol.mutations import mutations
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
+from tests.protocol.routing.mutations import mutations
 
 KMEANS_SPEC = fitted(recipe(capacity=(11, 10)), ToySource())[0]
 FALLBACK = fitted(recipe(), ToySource(alike=True))[0]

@@ -1,7 +1,6 @@
 """Moments that follow their submission: the schedule, event by event, as in test_schedule."""
 
 from msgspec.structs import replace
-from tests.node.scheduling.shell import ANNA, BERT, TTL, Shell, moments_of, train_result
 
 from dipaco.node.kinds.changes import MomentsPending, Recorded
 from dipaco.node.kinds.train import is_again
@@ -10,6 +9,7 @@ from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import Fallen, NoLease, Stands
 from dipaco.protocol.work.kinds import MomentsReplaced, TrainLease
+from tests.node.scheduler.shell import ANNA, BERT, TTL, Shell, moments_of, train_result
 from tests.values import digest, manifest
 
 WEIGHTS = (40, 30, 0, 0)  # paths 0 and 1 alone are live

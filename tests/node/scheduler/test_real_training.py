@@ -24,8 +24,8 @@ from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.training import Adam
 from dipaco.protocol.work.kinds import TrainLease
 from tests.golden.trajectories import tiny
-from tests.node.scheduling.fakes import trains
-from tests.node.scheduling.swarm import SCHEDULER, Swarm, found, until
+from tests.node.scheduler.fakes import trains
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, found, until
 from tests.settings import settings
 
 

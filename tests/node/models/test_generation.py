@@ -12,8 +12,8 @@ from dipaco.node.models.generation import Generation, Reader, Sampling
 from dipaco.node.training.model import PathModel
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
+from tests.node.models.test_rerouted import PREFIX, Models, path_after, run, spec_of
 from tests.node.training.small import CONTEXT, VOCABULARY, small_manifest
-from tests.node.training.test_rerouted import PREFIX, Models, path_after, run, spec_of
 
 GREEDY = Sampling(temperature=0, top_k=0, seed=0)
 NO_END = VOCABULARY

@@ -7,7 +7,7 @@ from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Reshard
 from dipaco.protocol.work.kinds import Evaluation
 from dipaco.protocol.work.run_state import RunState
-from tests.protocol.test_run_view import ADOPTED, SEEDED, TOP, evaluated, updated
+from tests.protocol.work.test_run_state import ADOPTED, SEEDED, TOP, evaluated, updated
 from tests.values import manifest
 
 PLAIN = manifest()

@@ -64,8 +64,8 @@ from dipaco.protocol.run.source import Source, SourceFile
 from dipaco.protocol.run.topology import STEM
 from dipaco.protocol.work.kinds import SeedResult
 from dipaco.protocol.work.ledger import Contribution
+from tests.node.reference.test_run import TRAINING, tiny
 from tests.node.training.small import Reports, any_spec, job_of, seed_lease, small_manifest
-from tests.node.training.test_reference import TRAINING, tiny
 from tests.settings import settings
 from tests.values import digest, peer
 

@@ -18,8 +18,8 @@ from dipaco.protocol.run.source import Source
 from dipaco.protocol.work.kinds import Scored
 from dipaco.protocol.work.ledger import ModuleUpdated, SpecAdopted
 from tests.ledgers import entries_of
-from tests.node.scheduling.fakes import scored, trains
-from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, found, until
+from tests.node.scheduler.fakes import scored, trains
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found, until
 from tests.values import manifest
 
 RESHARD = Reshard(after_round=1)

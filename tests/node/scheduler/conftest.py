@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.node.scheduling.swarm import Swarm
+from tests.node.scheduler.swarm import Swarm
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -30,8 +30,8 @@ from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.signed import open_signed, sign
 from tests import values
 from tests.golden import tamper_matrix
-from tests.protocol.mutations import mutations
 from tests.protocol.routing.doubles import ToySource, derive, fitted, recipe
+from tests.protocol.routing.mutations import mutations
 
 RECIPE = recipe(capacity=(11, 10))
 HONEST = ToySource()

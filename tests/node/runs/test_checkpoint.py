@@ -13,7 +13,7 @@ from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.work.kinds import Evaluated
 from dipaco.protocol.work.run_state import RunState
 from tests.node.training.small import any_spec
-from tests.protocol.test_run_view import ADOPTED, SEEDED, TOP, evaluated, updated
+from tests.protocol.work.test_run_state import ADOPTED, SEEDED, TOP, evaluated, updated
 from tests.values import key, manifest
 
 PLAIN = manifest()

@@ -17,7 +17,7 @@ from dipaco.protocol.run.manifest import run_id
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from tests.node.training.small import any_spec
-from tests.protocol.test_run_view import evaluated
+from tests.protocol.work.test_run_state import evaluated
 from tests.values import digest, manifest
 
 RUN = manifest()

@@ -27,8 +27,8 @@ from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.digest import sha256
 from dipaco.protocol.wire.signed import sign
 from tests.node.data.corpora import no_progress, small_manifest, spec_in, texts, write_jsonl
-from tests.node.scheduling.fakes import derived, trains
-from tests.node.scheduling.swarm import (
+from tests.node.scheduler.fakes import derived, trains
+from tests.node.scheduler.swarm import (
     RUN,
     SCHEDULER,
     RealReader,

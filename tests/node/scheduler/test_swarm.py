@@ -11,8 +11,8 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest
-from tests.node.scheduling.fakes import trains
-from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, SwarmNode, found, until
+from tests.node.scheduler.fakes import trains
+from tests.node.scheduler.swarm import RUN, SCHEDULER, Swarm, SwarmNode, found, until
 from tests.values import manifest
 
 

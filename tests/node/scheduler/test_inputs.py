@@ -10,11 +10,11 @@ from dipaco.node.volunteer.inputs import Inputs, Way, way_to
 from dipaco.protocol.run.manifest import run_id
 from dipaco.protocol.run.topology import STEM
 from dipaco.protocol.work.run_state import RunState
-from tests.node.scheduling.fakes import train_leases
-from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, found, until
-from tests.node.scheduling.test_interruptions import VALUE as INTERRUPTED
-from tests.node.scheduling.test_swarm import states, undisturbed
-from tests.protocol.test_run_view import ADOPTED, SEEDED, packed, updated
+from tests.node.scheduler.fakes import train_leases
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found, until
+from tests.node.scheduler.test_interruptions import VALUE as INTERRUPTED
+from tests.node.scheduler.test_swarm import states, undisturbed
+from tests.protocol.work.test_run_state import ADOPTED, SEEDED, packed, updated
 from tests.values import digest, manifest
 
 VALUE = replace(INTERRUPTED, routing=manifest().routing)

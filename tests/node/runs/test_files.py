@@ -131,7 +131,7 @@ def test_a_peer_id_is_checked_where_it_is_typed() -> None:
 def test_the_owner_schedules_unless_somebody_else_is_named(tmp_path: Path) -> None:
     owner = peer_id(Ed25519PrivateKey.generate())
     other = peer_id(Ed25519PrivateKey.generate())
-    text = (Path(__file__).parents[2] / "node/data/demo/demo.toml").read_text()
+    text = (Path(__file__).parents[3] / "node/data/demo/demo.toml").read_text()
     (tmp_path / "a.toml").write_text(text)
     assert create_manifest(tmp_path / "a.toml", owner=owner).manifest.schedule.schedulers == (
         owner,

@@ -4,16 +4,6 @@ import random
 
 import pytest
 from msgspec.structs import replace
-from tests.node.scheduling.shell import (
-    ANNA,
-    BERT,
-    CARA,
-    FIGURES,
-    Shell,
-    evaluation,
-    moments_of,
-    train_result,
-)
 
 from dipaco.node.kinds.changes import LeaseEnded, Recorded
 from dipaco.node.kinds.train import is_again
@@ -25,6 +15,16 @@ from dipaco.protocol.work.calls import Fallen, NoLease, Stands
 from dipaco.protocol.work.kinds import EvaluateLease, Lease, SeedLease, SeedResult, TrainLease
 from dipaco.protocol.work.ledger import ModuleUpdated
 from dipaco.protocol.work.run_state import RunState
+from tests.node.scheduler.shell import (
+    ANNA,
+    BERT,
+    CARA,
+    FIGURES,
+    Shell,
+    evaluation,
+    moments_of,
+    train_result,
+)
 from tests.values import digest, manifest, peer
 
 WEIGHTS = (40, 30, 20, 10)

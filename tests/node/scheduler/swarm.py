@@ -30,7 +30,7 @@ from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.ledger import SpecAdopted
-from tests.node.scheduling.fakes import FakeWorker
+from tests.node.scheduler.fakes import FakeWorker
 from tests.settings import settings
 from tests.values import TOKENIZER, key, manifest, peer
 

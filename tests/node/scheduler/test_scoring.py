@@ -2,7 +2,6 @@
 
 import pytest
 from msgspec.structs import replace
-from tests.node.scheduling.shell import ANNA, BERT, CARA, NEXT, SPEC, result
 
 from dipaco.node.kinds.changes import Recorded
 from dipaco.node.scheduler.retention import blobs_needed
@@ -14,7 +13,8 @@ from dipaco.protocol.work.calls import Fallen, NoLease, Stands
 from dipaco.protocol.work.kinds import EvaluateLease, Lease, Scored, ScoreLease, Sheet, TrainLease
 from dipaco.protocol.work.ledger import SpecAdopted
 from dipaco.protocol.work.rounds import Weights
-from tests.node.scheduling import shell as shared
+from tests.node.scheduler import shell as shared
+from tests.node.scheduler.shell import ANNA, BERT, CARA, NEXT, SPEC, result
 from tests.values import digest, manifest, peer
 
 WEIGHTS = (40, 30, 20, 10)

@@ -15,10 +15,10 @@ from dipaco.node.jobs.values import Failed
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.run.manifest import run_id
-from tests.node.scheduling.fakes import trains
-from tests.node.scheduling.swarm import RUN, SCHEDULER, Swarm, found, until
-from tests.node.scheduling.test_interruptions import VALUE as RESHARDED
-from tests.node.scheduling.test_swarm import states, undisturbed
+from tests.node.scheduler.fakes import trains
+from tests.node.scheduler.swarm import RUN, SCHEDULER, Swarm, found, until
+from tests.node.scheduler.test_interruptions import VALUE as RESHARDED
+from tests.node.scheduler.test_swarm import states, undisturbed
 from tests.values import digest, manifest
 
 

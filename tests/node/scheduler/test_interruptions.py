@@ -16,9 +16,9 @@ from dipaco.node.storage.journal import Journal
 from dipaco.protocol.run.manifest import Reshard, run_id
 from dipaco.protocol.run.model_shape import Grid, Level
 from dipaco.protocol.work.kinds import decode_lease
-from tests.node.scheduling.fakes import train_leases
-from tests.node.scheduling.swarm import SCHEDULER, Swarm, SwarmNode, found, until
-from tests.node.scheduling.test_swarm import states, undisturbed
+from tests.node.scheduler.fakes import train_leases
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found, until
+from tests.node.scheduler.test_swarm import states, undisturbed
 from tests.values import manifest
 
 VALUE = manifest(

@@ -20,10 +20,10 @@ from dipaco.node.kinds.table import work_of
 from dipaco.node.storage.files import Home
 from dipaco.protocol.run.manifest import run_id
 from tests.golden.trajectories import tiny
-from tests.node.scheduling.fakes import trains
-from tests.node.scheduling.swarm import RUN, SCHEDULER, RealReader, Swarm, SwarmNode, found, until
-from tests.node.scheduling.test_interruptions import VALUE
-from tests.node.scheduling.test_swarm import states, undisturbed
+from tests.node.scheduler.fakes import trains
+from tests.node.scheduler.swarm import RUN, SCHEDULER, RealReader, Swarm, SwarmNode, found, until
+from tests.node.scheduler.test_interruptions import VALUE
+from tests.node.scheduler.test_swarm import states, undisturbed
 from tests.settings import settings
 from tests.values import manifest, peer
 
