@@ -18,6 +18,13 @@ SLEEPERS = [path for path in FILES if "sleep(" in path.read_text()]
 
 SLEEPS: dict[str, str] = {}
 """`FILE:FUNCTION` in which a test waits for real time, and why it must."""
+REAL_CLOCK = {
+    "tests/node/scheduler/test_closed_gate.py:"
+    "test_closing_ends_a_real_worker_process_and_opening_starts_another": "a worker's events",
+    "tests/node/status/test_counters.py:test_the_walk_is_done_in_another_thread": "a thread's end",
+}
+"""`FILE:TEST` that runs on the real clock beside helpers that sleep on a virtual one, and what it
+waits for: it calls none of them itself."""
 VIRTUAL = ("autojump_clock", "swarm")
 """Fixtures under which time is virtual; `swarm` of tests/node/scheduler asks for the first."""
 BROAD = {"Exception", "BaseException", "ValueError", "TypeError", "OSError", "KeyError"}
@@ -89,7 +96,12 @@ def real_sleeps(path: Path) -> list[str]:
             continue
         tests = [function]
         if not is_test(function):  # a helper: its clock is that of whoever may call it
-            tests = [test for file in users(path) for test in functions(file) if is_test(test)]
+            tests = [
+                test
+                for file in users(path)
+                for test in functions(file)
+                if is_test(test) and f"{place(file)}:{test.name}" not in REAL_CLOCK
+            ]
         if any(isinstance(t, ast.AsyncFunctionDef) and not is_virtual(t) for t in tests):
             found.append(f"{place(path)}:{function.name}")
     return found
@@ -98,6 +110,16 @@ def real_sleeps(path: Path) -> list[str]:
 def test_no_test_waits_for_real_time() -> None:
     assert SLEEPERS
     assert {where for path in SLEEPERS for where in real_sleeps(path)} == set(SLEEPS)
+
+
+def test_a_test_on_the_real_clock_waits_for_events_alone() -> None:
+    found = set()
+    for path in FILES:
+        for test in functions(path):
+            if f"{place(path)}:{test.name}" in REAL_CLOCK:
+                found.add(f"{place(path)}:{test.name}")
+                assert not any(calls(test, "sleep", "until", "pause", "ask_often"))
+    assert found == set(REAL_CLOCK)
 
 
 def test_time_stands_still_for_all_but_trio() -> None:

@@ -14,6 +14,29 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("protocol", "node", "cli")
 """Each may import from itself and from those before it."""
 FLOORS: dict[str, tuple[set[str], ...]] = {
+    "protocol": (
+        {"errors"},
+        {"wire"},
+        {"run"},
+        {"routing", "tensors"},
+        {"work"},
+    ),
+    "node": (
+        {"condition", "storage"},
+        {"network"},
+        {"config"},
+        {"jobs", "logs"},
+        {"aggregation", "data", "status"},
+        {"limits"},
+        {"doctor", "routing", "runs"},
+        {"training"},
+        {"kinds", "models"},
+        {"scheduler", "verification", "worker"},
+        {"api", "reference", "volunteer"},
+        {"assembly", "compare"},
+        {"roles"},
+        {"daemon"},
+    ),
     "cli": (
         {"exits", "options"},
         {"views"},

@@ -1,5 +1,7 @@
 """Rules of this file: pure values; texts are made by hand or from values that are drawn."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,15 +99,15 @@ def test_spellings_of_one_host_are_one_address() -> None:
     ],
 )
 def test_an_error_names_the_text_and_what_is_wrong_with_it(text: str, words: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
         Address.parse(text)
-    assert str(caught.value).startswith(f"{text[:MAX_TEXT]!r}: ") and words in str(caught.value)
+    assert str(caught.value).startswith(f"{text[:MAX_TEXT]!r}: ")
 
 
 def test_a_value_cannot_be_made_from_what_no_text_says() -> None:
     for host in ("2001:DB8::7", "Me.Example", "a/b", ""):
         for kind in ("ip6", "dns"):
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match=r"is no|not "):
                 Address(kind, host, 1)
     with pytest.raises(ValueError, match="is no PeerID"):
         Address("ip4", "8.8.8.8", 1, peer=PeerId("me"))
