@@ -12,7 +12,8 @@ from dipaco.node.roles.role import Role
 from dipaco.node.runs.files import choose_run
 from dipaco.node.runs.store import RunRecord
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.volunteer.loop import Volunteer, VolunteerDeps
+from dipaco.node.volunteer.deps import VolunteerDeps
+from dipaco.node.volunteer.loop import Volunteer
 from dipaco.protocol.wire.digest import short
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,6 @@ async def train(node: Node, reporter: StatusReporter) -> None:
     check_moment_bits(node.config.compute.moment_bits, record.manifest)
     log.info("joined run %s (%s)", record.manifest.name, short(record.run))
     deps = VolunteerDeps(
-        key=node.key,
         run_store=node.run_store,
         blobs=node.blobs,
         exchange=node.exchange,

@@ -1,15 +1,13 @@
 """Who schedules a run, and whether it answers: from the manifest's list, the term, and silence.
 
-A term belongs to one scheduler of the list, so no two can sign records of one term. Time decides
-only whether the scheduler counts as away; it never decides whose records are valid.
+A term belongs to one scheduler of the list, so no two can sign records of one term. Time never
+decides whose records are valid; it only tells for how long the scheduler has not answered.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dipaco.protocol.wire.identity import PeerId
-
-AWAY_SECONDS = 10.0  # without an answer: three heartbeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +18,6 @@ class Authority:
     scheduler: PeerId
     silence: float
     """Seconds since it last answered."""
-
-    @property
-    def away(self) -> bool:
-        """Whether it counts as away."""
-        return self.silence >= AWAY_SECONDS
 
 
 def scheduler_of_term(schedulers: Sequence[PeerId], term: int) -> PeerId:

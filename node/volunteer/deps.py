@@ -1,0 +1,30 @@
+"""The parts of a node that its volunteer works with."""
+
+from dataclasses import dataclass
+
+from dipaco.node.jobs.runner import JobRunner
+from dipaco.node.limits.gate import Gate
+from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.runs.store import RunStore
+from dipaco.node.status.activity import Activity
+from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.verification.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class VolunteerDeps:
+    """The parts; the node owns all of them."""
+
+    run_store: RunStore
+    blobs: BlobStore
+    exchange: Exchange
+    rpc: Rpc
+    worker: JobRunner
+    activity: Activity
+    verifier: Verifier
+    gate: Gate
+    """It cancels the volunteer's work when it closes, and says why."""
+    heartbeat_seconds: float
+    cache_max: int
+    """Bytes that the blob store may grow to."""

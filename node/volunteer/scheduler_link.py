@@ -1,0 +1,99 @@
+"""The line to the scheduler of one run: who it is, and whether it answers.
+
+Every call of the volunteer to the scheduler goes through here, so status says `scheduler-away`
+whichever call stays without an answer.
+"""
+
+import logging
+from typing import TypeVar
+
+import trio
+
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.runs.store import RunRecord
+from dipaco.node.status.activity import Activity
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.wire.canonical import Wire
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.work.authority import Authority, authority
+from dipaco.protocol.work.calls import (
+    AskLease,
+    Fallen,
+    Granted,
+    HandBack,
+    Heartbeat,
+    NoLease,
+    Stands,
+    Submit,
+)
+from dipaco.protocol.work.kinds import Lease, Result
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 10.0  # for a small question
+SUBMIT_SECONDS = 600.0  # the scheduler pulls the blobs before it answers
+GOODBYE_SECONDS = 2.0  # to hand back a lease on the way out
+
+A = TypeVar("A", bound=Wire)
+B = TypeVar("B", bound=Wire)
+
+
+class SchedulerLink:
+    """Asks the scheduler of a run, and notes when it last answered."""
+
+    def __init__(self, record: RunRecord, rpc: Rpc, activity: Activity) -> None:
+        self._record, self._rpc, self._activity = record, rpc, activity
+        self._answered = trio.current_time()
+
+    @property
+    def authority(self) -> Authority:
+        """The scheduler of the ledger's term, and its silence."""
+        record = self._record
+        return authority(
+            record.manifest.schedule.schedulers,
+            record.term,
+            answered=self._answered,
+            now=trio.current_time(),
+        )
+
+    @property
+    def scheduler(self) -> PeerId:
+        """The scheduler of the ledger's term."""
+        return self.authority.scheduler
+
+    async def ask(self, request: AskLease) -> Granted | NoLease:
+        """Ask for a lease; raises Unavailable, RemoteProtocolError."""
+        return await self._call(request, Granted, NoLease, timeout=CALL_SECONDS)
+
+    async def heartbeat(self, beat: Heartbeat) -> Stands | Fallen:
+        """Renew a lease; raises Unavailable, RemoteProtocolError."""
+        return await self._call(beat, Stands, Fallen, timeout=CALL_SECONDS)
+
+    async def submit(self, result: Result) -> Stands | Fallen:
+        """Hand in a result; raises Unavailable, RemoteProtocolError."""
+        request = Submit(run=self._record.run, result=result)
+        return await self._call(request, Stands, Fallen, timeout=SUBMIT_SECONDS)
+
+    async def hand_back(self, lease: Lease, reason: str) -> None:
+        """Give a lease back, so that another node may have the work at once.
+
+        Best effort, also on the way out: a call that fails is logged and forgotten.
+        """
+        request = HandBack(run=self._record.run, token=lease.token, reason=one_line(reason))
+        with trio.CancelScope(shield=True):
+            try:
+                await self._rpc.call(self.scheduler, request, Stands, timeout=GOODBYE_SECONDS)
+            except (Unavailable, Refusal, RemoteProtocolError) as error:
+                log.debug("lease not handed back: %s", error)
+
+    def say_away(self, error: Exception, wait: float) -> None:
+        """Put it into the status that a call failed; the next one follows after `wait` seconds."""
+        now = self.authority
+        problem = f"{short_peer(now.scheduler)} silent for {now.silence:.0f} s: {error}"
+        self._activity.say("scheduler-away", problem=problem, wait=wait)
+
+    async def _call(self, request: Wire, one: type[A], other: type[B], *, timeout: float) -> A | B:
+        reply = await self._rpc.call(self.scheduler, request, one, other, timeout=timeout)
+        self._answered = trio.current_time()
+        return reply

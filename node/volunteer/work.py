@@ -1,0 +1,168 @@
+"""The work of one lease, from its inputs to its result in the scheduler's hands.
+
+A lease that is not carried to its end is handed back on the way out, whatever the reason: a
+failure, a gate that closes, a node that leaves.
+"""
+
+import logging
+
+import trio
+
+from dipaco.node.jobs.values import Answer, Failed, PerformLease, Progress
+from dipaco.node.kinds.table import kind_of, work_of
+from dipaco.node.status.activity import left
+from dipaco.node.status.document import TaskStatus
+from dipaco.node.storage.files import DiskFull
+from dipaco.node.volunteer.deps import VolunteerDeps
+from dipaco.node.volunteer.heartbeat import Heartbeats
+from dipaco.node.volunteer.inputs import Inputs
+from dipaco.node.volunteer.scheduler_link import SchedulerLink
+from dipaco.protocol.errors import DipacoError, LeaseLost, Refusal, Unavailable
+from dipaco.protocol.routing.spec import RouterSpec
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.work.calls import Fallen
+from dipaco.protocol.work.kinds import Lease, Result
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0  # first wait for a scheduler that is away; doubles
+MAX_RETRY_SECONDS = 15.0
+
+
+class JobFailed(DipacoError):
+    """The worker process could not do the work of a lease; the lease is handed back."""
+
+
+class LeaseWork:
+    """Does one lease."""
+
+    def __init__(
+        self,
+        number: int,
+        lease: Lease,
+        manifest: Manifest,
+        spec: RouterSpec,
+        link: SchedulerLink,
+        deps: VolunteerDeps,
+    ) -> None:
+        """number   of the task, for the log.  spec   that routes the lease's documents."""
+        self._number, self._lease = number, lease
+        self._job = PerformLease(manifest=manifest, spec=spec, lease=lease)
+        self._link, self._deps, self._activity = link, deps, deps.activity
+        self._heartbeats = Heartbeats(lease, link, deps.heartbeat_seconds)
+        self._kind, self._work = kind_of(lease), work_of(lease)
+        self._text: str = self._kind.text(lease)
+
+    async def run(self, inputs: Inputs) -> Result:
+        """Return the result, once the scheduler has accepted it.
+
+        Raises LeaseLost when the lease no longer stands, JobFailed, Refusal, Unavailable, DiskFull.
+        """
+        result: Result | None = None
+        failure: DipacoError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._heartbeats.run, nursery.cancel_scope)
+                try:
+                    await self._fetch(inputs)
+                    result = await self._submit(_result_in(await self._perform()))
+                except DipacoError as error:  # bare here, a group outside
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            self._activity.task = None
+            if result is None:
+                await self._hand_back(failure)
+        if self._heartbeats.lost and result is None:
+            raise LeaseLost(self._heartbeats.lost)
+        if failure:
+            raise failure
+        assert result is not None
+        return result
+
+    async def _hand_back(self, failure: DipacoError | None) -> None:
+        reason = str(failure or self._heartbeats.lost)
+        if not reason:  # the work was cancelled
+            reason = str(self._deps.gate.closed or "stopped")
+            log.info("task %d (%s) handed back: %s", self._number, self._text, reason)
+        await self._link.hand_back(self._lease, reason)
+
+    async def _fetch(self, inputs: Inputs) -> None:
+        def on_bytes(done: int, total: int) -> None:
+            path = self._work.path
+            self._activity.say("modules", done=done / 1e6, total=total / 1e6, path=path)
+
+        with self._activity.timed("fetch"):
+            await inputs.fetch(self._lease, on_bytes)
+
+    async def _perform(self) -> Answer:
+        with self._activity.timed(self._kind.name):
+            return await self._deps.worker.run(self._job, self._show)
+
+    def _show(self, progress: Progress) -> None:
+        self._heartbeats.progress = progress
+        self._activity.task = TaskStatus(
+            kind=self._kind.name,
+            path=self._work.path,
+            round=self._work.round,
+            stage=progress.stage,
+            done=progress.done,
+            total=progress.total,
+            tokens_per_second=progress.tokens_per_second,
+            loss=progress.loss,
+        )
+        if progress.stage == self._kind.stage:
+            self._activity.say(
+                "task",
+                work=self._text,
+                done=progress.done,
+                total=progress.total,
+                unit=progress.unit,
+            )
+        else:
+            self._activity.say(
+                "shard",
+                path=self._work.path,
+                done=progress.done,
+                total=progress.total,
+                left=left(progress),
+            )
+
+    async def _submit(self, result: Result) -> Result:
+        """Hand in a result; a scheduler that is away is asked until it answers."""
+        wait = RETRY_SECONDS
+        with self._activity.timed("submit"):
+            while True:
+                self._activity.say("submitting", work=self._text)
+                try:
+                    reply = await self._link.submit(result)
+                    break
+                except Unavailable as away:
+                    self._link.say_away(away, wait)
+                    await trio.sleep(wait)
+                    wait = min(2 * wait, MAX_RETRY_SECONDS)
+        if isinstance(reply, Fallen):
+            self._activity.refused += 1
+            raise LeaseLost(reply.reason)
+        self._count(result)
+        return result
+
+    def _count(self, result: Result) -> None:
+        tokens, seconds = result.trained
+        self._activity.accepted += 1
+        self._activity.tokens += tokens
+        self._activity.train_seconds += seconds
+        log.info("task %d %s accepted", self._number, self._kind.summary(self._lease, result))
+
+
+def _result_in(answer: Answer) -> Result:
+    """Return the result that a worker process answers with, or raise its failure."""
+    match answer:
+        case Failed(kind="refused", reason=reason):
+            raise Refusal(reason)
+        case Failed(kind="disk", reason=reason):
+            raise DiskFull(reason)
+        case Failed(reason=reason):
+            raise JobFailed(reason)
+    assert isinstance(answer, Result), f"a lease is answered by {type(answer).__name__}"
+    return answer
