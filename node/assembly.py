@@ -25,7 +25,7 @@ from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.store import RunStore
-from dipaco.node.scheduler.service import RequestRouter
+from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.storage.blobs import BlobStore

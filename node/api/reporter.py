@@ -18,7 +18,8 @@ from dipaco.node.kinds.table import EVALUATE, kind_of, work_of
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
-from dipaco.node.runs.store import RunRecord, RunStore
+from dipaco.node.runs.record import RunRecord
+from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter, memory

@@ -16,8 +16,9 @@ from dipaco.node.assembly import Node
 from dipaco.node.limits.disk import DiskLimit
 from dipaco.node.limits.gate import Gate
 from dipaco.node.roles.role import Role
-from dipaco.node.runs.store import RunRecord
-from dipaco.node.scheduler.service import Scheduler, SchedulerDeps
+from dipaco.node.runs.record import RunRecord
+from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
@@ -56,7 +57,7 @@ async def _schedule(node: Node, record: RunRecord) -> None:
     else:
         derived = spec.spec
     node.activity.verdict = "verified"
-    tools = SchedulerDeps(
+    deps = SchedulerDeps(
         key=node.key,
         run_store=node.run_store,
         journal=node.journal,
@@ -65,16 +66,16 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         worker=node.worker,
         blame=node.reputation.blame,
     )
-    scheduler = await writes.do(lambda: Scheduler(record, derived, tools, trio.current_time()))
+    scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
     node.request_router.schedulers[record.run] = scheduler
     log.info("scheduling run %s for %s", record.manifest.name, short_peer(node.me))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scheduler.serve)
-        nursery.start_soon(_reshard, node, record, scheduler, tools, writes)
+        nursery.start_soon(_reshard, node, record, scheduler, deps, writes)
         while True:
             _say_what_is_scheduled(node, record, scheduler, writes)
             with trio.move_on_after(LOOK_SECONDS):
-                await tools.changed.wait()
+                await deps.changed.wait()
 
 
 class _Writes:
@@ -95,11 +96,11 @@ class _Writes:
 
 
 async def _reshard(
-    node: Node, record: RunRecord, scheduler: Scheduler, tools: SchedulerDeps, writes: _Writes
+    node: Node, record: RunRecord, scheduler: Scheduler, deps: SchedulerDeps, writes: _Writes
 ) -> None:
     """Once the scores of the run stand, derive its next router, publish it, go on by it."""
     while not scheduler.schedule.switch_due:
-        await tools.changed.wait()
+        await deps.changed.wait()
     derived = await node.verifier.derived_spec(record, epoch=record.state.epoch + 1)
     await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
     await writes.do(partial(scheduler.adopt, derived))

@@ -10,7 +10,7 @@ from dipaco.node.assembly import Node
 from dipaco.node.jobs.options import check_moment_bits
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.files import choose_run
-from dipaco.node.runs.store import RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.loop import Volunteer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dipaco.node.runs.files import RunFile
 from dipaco.node.runs.local_result import kept_local_result
-from dipaco.node.runs.store import RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dipaco.node.runs.files import RunFile, find_run, kept_runs, open_run, read_run
-from dipaco.node.runs.store import RunRecord, RunStore
+from dipaco.node.runs.record import RunRecord
+from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.wire.digest import Digest

@@ -5,15 +5,15 @@ saved, and only then handed on. Whoever waits for a value to arrive waits for `c
 strangers could make grow is bounded per run and in all.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.condition import Condition
+from dipaco.node.runs.record import HeldSpec, RunRecord
 from dipaco.node.storage.journal import Journal, SignedKind
 from dipaco.protocol.errors import (
     LocalProtocolError,
@@ -21,19 +21,15 @@ from dipaco.protocol.errors import (
     RemoteProtocolError,
     Unavailable,
 )
-from dipaco.protocol.routing.decision import ReceiptTally, tally_receipts
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
-from dipaco.protocol.routing.verdict import Outcome, Receipt
+from dipaco.protocol.routing.verdict import Receipt
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
-from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item
 from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, decode_signed, sign
-from dipaco.protocol.work.authority import scheduler_of_term
-from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, Entry, LedgerRecord, append_checked
-from dipaco.protocol.work.rounds import Rounds, Weights
-from dipaco.protocol.work.run_state import RunState
+from dipaco.protocol.work.ledger import Entry, LedgerRecord
 
 MAX_RUNS = 256  # of strangers; a node trains one
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
@@ -42,94 +38,6 @@ MAX_RECEIPTS = 4096  # of one run; the journal keeps as many
 Keep = Callable[[], None]
 
 _KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receipt": "receipt"}
-
-
-@dataclass(frozen=True)
-class HeldSpec:
-    """A router spec and who vouches for it."""
-
-    spec: RouterSpec
-    author: PeerId
-
-
-class RunRecord:
-    """What is known of one run: its manifest, its specs, and its ledger so far."""
-
-    def __init__(self, run: Digest, manifest: Manifest) -> None:
-        self.run = run
-        self.manifest = manifest
-        self.state = RunState(manifest)
-        self.specs: dict[Digest, HeldSpec] = {}
-        """By spec digest."""
-        self.rounds = Rounds(self.state, self._weights)
-        self.restart()
-        self.said: dict[Digest, dict[PeerId, Outcome]] = {}
-        """By spec digest: what each peer's receipts say of it."""
-        self.receipts = 0
-        """How many of them are held."""
-
-    def hear(self, signer: PeerId, receipt: Receipt) -> None:
-        """Take in what a peer says of a spec; who once refuted it is not heard to verify it."""
-        voices = self.said.setdefault(receipt.spec, {})
-        if voices.get(signer) is not Outcome.REFUTED:
-            voices[signer] = receipt.verdict.outcome
-        self.receipts += 1
-
-    def adopted(self, epoch: int) -> HeldSpec | None:
-        """Return the spec that the ledger adopted for an epoch, as far as it is here."""
-        adopted = self.state.specs
-        return self.specs.get(adopted[epoch]) if epoch < len(adopted) else None
-
-    def routers(self) -> list[RouterSpec]:
-        """Return the specs that the ledger adopted, epoch by epoch; none unless all are here."""
-        held = [self.adopted(epoch) for epoch in range(len(self.state.specs))]
-        return [each.spec for each in held if each] if all(held) else []
-
-    def newest(self) -> HeldSpec | None:
-        """Return the spec of the newest epoch, as far as it is here."""
-        return self.adopted(max(0, self.state.epoch))
-
-    def tally(self, me: PeerId, held: HeldSpec | None) -> ReceiptTally:
-        """Return what others than `me` and its author say of a spec."""
-        if held is None:
-            return ReceiptTally()
-        return tally_receipts(
-            self.said.get(spec_digest(held.spec), {}),
-            apart={me, held.author},
-            members=self.manifest.schedule.members,
-        )
-
-    def restart(self) -> None:
-        """Go back to an empty ledger."""
-        self.state.reset()
-        self.term = FIRST_TERM
-        self.length = 0
-        self.head = NO_RECORD
-
-    @property
-    def scheduler(self) -> PeerId:
-        """Who schedules the run in the ledger's term."""
-        return scheduler_of_term(self.manifest.schedule.schedulers, self.term)
-
-    def _weights(self, spec: Digest) -> Weights | None:
-        held = self.specs.get(spec)
-        return held.spec.tokens if held else None
-
-    def check(self, records: Iterable[Signed]) -> list[LedgerRecord]:
-        """Return the records as the ledger's next ones; raises RemoteProtocolError."""
-        return append_checked(
-            records,
-            run=self.run,
-            term=self.term,
-            seq=self.length,
-            previous=self.head,
-            schedulers=self.manifest.schedule.schedulers,
-        )
-
-    def advance(self, signed: Signed, record: LedgerRecord) -> None:
-        """Take in the ledger's next record; raises RemoteProtocolError if it cannot follow."""
-        self.state.apply(record.entry)
-        self.length, self.head = record.seq + 1, signed.body_digest
 
 
 class RunStore:

@@ -9,16 +9,12 @@ jobs of this node's worker process.
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import combinations
 
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.condition import Condition
-from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.jobs.values import (
     Failed,
     Inspected,
@@ -41,19 +37,17 @@ from dipaco.node.kinds.changes import (
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import kind_of
-from dipaco.node.network.exchange import Exchange
 from dipaco.node.routing.sheets import sheets_agree
-from dipaco.node.runs.store import RunRecord, RunStore
+from dipaco.node.runs.record import RunRecord
+from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.scheduler.journaled import save_change, saved_changes
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.node.scheduler.schedule import Schedule
-from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.tensors.moments import moments_bytes
-from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
@@ -65,16 +59,12 @@ from dipaco.protocol.work.calls import (
     Heartbeat,
     NoLease,
     Stands,
-    Submit,
 )
 from dipaco.protocol.work.kinds import (
-    MAX_LEASE_BYTES,
     TOKEN_BYTES,
     Result,
     Sheet,
     TrainLease,
-    TrainResult,
-    decode_lease,
 )
 from dipaco.protocol.work.ledger import ModuleUpdated
 
@@ -84,33 +74,18 @@ EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
 STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
 
 
-@dataclass(frozen=True)
-class SchedulerDeps:
-    """What a scheduler works with; the daemon owns all of it."""
-
-    key: Ed25519PrivateKey
-    run_store: RunStore
-    journal: Journal
-    blobs: BlobStore
-    exchange: Exchange
-    worker: JobRunner
-    blame: Callable[[PeerId, str], Awaitable[None]]
-    """Lowers a peer's standing."""
-    changed: Condition = field(default_factory=Condition)
-
-
 class Scheduler:
     """Hands out the work of one run and takes in its results."""
 
     def __init__(
-        self, record: RunRecord, spec: RouterSpec, tools: SchedulerDeps, now: float
+        self, record: RunRecord, spec: RouterSpec, deps: SchedulerDeps, now: float
     ) -> None:
         """Take up the run where its ledger and the journal end.
 
         spec   of epoch 0, derived here and published.
         """
         self.run_id = record.run
-        self._tools = tools
+        self._deps = deps
         self._spec = spec
         self._manifest = record.manifest
         self.schedule = Schedule(SchedulingState(record.run, record.rounds, record.state))
@@ -149,7 +124,7 @@ class Scheduler:
         grant = self.schedule.grant_of(peer, request.token)
         self._make(self.schedule.hand_back(peer, request.token, request.reason))
         if grant and isinstance(grant.lease, TrainLease):
-            has = self._tools.blobs.has
+            has = self._deps.blobs.has
             if not all(has(each.digest) for each in grant.lease.moments):
                 place = (grant.lease.path, grant.lease.round - 1)
                 self._make(self.schedule.moments_lost(place))
@@ -181,7 +156,7 @@ class Scheduler:
         for other, reason in kind.refuted(state, lease):
             if (other, reason) not in known:
                 log.warning("result of %s refuted: %s", short_peer(other), reason)
-                await self._tools.blame(other, reason)
+                await self._deps.blame(other, reason)
         return reply
 
     def _agree(self, ours: Sheet, theirs: Sheet) -> bool:
@@ -189,7 +164,7 @@ class Scheduler:
         reshard = self._manifest.routing.reshard
         assert reshard is not None
         try:
-            return sheets_agree(self._tools.blobs, ours, theirs, reshard.tolerance)
+            return sheets_agree(self._deps.blobs, ours, theirs, reshard.tolerance)
         except Unavailable:
             return False
 
@@ -198,12 +173,12 @@ class Scheduler:
             return None
         log.warning("result of %s refused: %s", short_peer(peer), wrong)
         self._make(self.schedule.hand_back(peer, result.token, wrong))
-        await self._tools.blame(peer, wrong)
+        await self._deps.blame(peer, wrong)
         return Fallen(reason=one_line(wrong))
 
     async def _pull(self, blob: Digest, length: int, holders: tuple[PeerId, ...]) -> None:
         try:
-            await self._tools.exchange.fetch(blob, length=length, holders=holders)
+            await self._deps.exchange.fetch(blob, length=length, holders=holders)
         except DiskFull as full:
             raise self._no_room(full) from full
 
@@ -217,7 +192,7 @@ class Scheduler:
         return reply
 
     async def _inspect(self, job: InspectResult | InspectMoments) -> str:
-        match await self._tools.worker.run(job, lambda progress: None):
+        match await self._deps.worker.run(job, lambda progress: None):
             case Inspected(wrong=wrong):
                 return wrong
             case Failed(reason=reason):
@@ -282,7 +257,7 @@ class Scheduler:
             log.warning("moments of path=%d round=%d refused: %s", *place, wrong)
             self._make(self.schedule.moments_lost(place))
             if pending.maker:
-                await self._tools.blame(pending.maker, wrong)
+                await self._deps.blame(pending.maker, wrong)
             return False
         self._held_blobs |= {each.digest for each in pending.moments}
         self._make(self.schedule.moments_arrived(place))
@@ -320,7 +295,7 @@ class Scheduler:
             residual=step.residual,
             contributions=step.contributions,
         )
-        answer = await self._tools.worker.run(job, lambda progress: None)
+        answer = await self._deps.worker.run(job, lambda progress: None)
         if isinstance(answer, Stepped):
             made = self.schedule.stepped(
                 step, state=answer.state, momentum=answer.momentum, quantised=answer.quantised
@@ -336,7 +311,7 @@ class Scheduler:
 
     def _discard_lost(self, step: DueStep) -> bool:
         """Have the paths trained again whose deltas are no longer readable here."""
-        has = self._tools.blobs.has
+        has = self._deps.blobs.has
         lost = [each.path for each in step.contributions if not has(each.delta)]
         for path in lost:
             self._make(self.schedule.discard(path, step.version))
@@ -346,7 +321,7 @@ class Scheduler:
         """Remove what no module's next step, no lease and no evaluation needs any more."""
         keep = blobs_needed(self.schedule)
         for digest in self._held_blobs - keep:
-            self._tools.blobs.remove(digest)
+            self._deps.blobs.remove(digest)
         self._held_blobs = keep
 
     # ------------------------------------------------------------------ save, then send
@@ -357,43 +332,26 @@ class Scheduler:
             return
         saved = False
         try:
-            with self._tools.journal.saving():
+            with self._deps.journal.saving():
                 for change in changes:
-                    self._save(change)
+                    save_change(change, self.run_id, self._deps)
             saved, self.full = True, ""
         except DiskFull as full:
             raise self._no_room(full) from full
         finally:
             if not saved:
-                self._tools.run_store.reread(self.run_id)
+                self._deps.run_store.reread(self.run_id)
         for change in changes:
             self.schedule.apply(change)
             self._note(change)
         self._due.notify()
-        self._tools.changed.notify()
+        self._deps.changed.notify()
 
     def _no_room(self, full: DiskFull) -> DiskFull:
         """Note that the disk is full; return what askers may hear of it."""
         self.full = str(full)
-        self._tools.changed.notify()
+        self._deps.changed.notify()
         return DiskFull("the scheduler's disk is full, nothing can be saved now: ask again")
-
-    def _save(self, change: Change) -> None:
-        journal, run = self._tools.journal, self.run_id
-        match change:
-            case Grant(lease=lease, peer=peer):
-                journal.save_lease(SavedLease(run, lease.token, peer, encode(lease)))
-            case LeaseEnded(token=token):
-                journal.drop_lease(token)
-            case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
-                journal.save_result(SavedResult(run, round_, path, peer, encode(result)))
-                journal.drop_lease(result.token)
-            case TrainingDiscarded(path=path, round=round_):
-                journal.drop_result(run, round_, path)
-            case MomentsPending() | MomentsArrived():
-                pass  # a restart looks at what is here
-            case Recorded(entry=entry):
-                self._tools.run_store.append(run, entry, self._tools.key)
 
     def _note(self, change: Change) -> None:
         """Keep the side tables in step with a change, and log it."""
@@ -419,22 +377,17 @@ class Scheduler:
                 if isinstance(entry, ModuleUpdated):
                     log.debug("stepped module=%s version=%d", entry.module, entry.version)
                     done = self.schedule.rounds.done
-                    self._tools.journal.drop_results(self.run_id, before_round=done + 1)
+                    self._deps.journal.drop_results(self.run_id, before_round=done + 1)
 
     def _restore(self, now: float) -> None:
         """Resume where the journal ends; leases in hand are renewed, their holders may return."""
-        journal, scored = self._tools.journal, self.schedule.ledger.scored
+        scored = self.schedule.ledger.scored
         for given in scored.values():
             for ours, theirs in combinations(given, 2):
                 if self.schedule.state.scoring and self._agree(ours.sheet, theirs.sheet):
                     self.schedule.state.scoring.note_alike(ours.sheet.digest, theirs.sheet.digest)
-        for saved in journal.leases(self.run_id):
-            self.schedule.apply(Grant(decode_lease(saved.data), saved.peer, now))
-        for accepted in journal.results(self.run_id):
-            result = decode(accepted.data, TrainResult, limit=MAX_LEASE_BYTES)
-            self.schedule.apply(
-                TrainingAccepted(accepted.path, accepted.round, accepted.peer, result)
-            )
+        for change in saved_changes(self.run_id, self._deps.journal, now):
+            self.schedule.apply(change)
         self.schedule.forget_taken_in()
         for pending in self.schedule.restored(now):
             self.schedule.apply(pending)
@@ -442,42 +395,3 @@ class Scheduler:
         self._make(self.schedule.adopt(spec_digest(self._spec)))
         if self.schedule.ledger.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")
-
-
-class RequestRouter:
-    """Where volunteers ask: passes each request to the scheduler of its run."""
-
-    def __init__(self) -> None:
-        self.schedulers: dict[Digest, Scheduler] = {}
-
-    async def ask(self, peer: PeerId, request: AskLease) -> Granted | NoLease:
-        """Answer `AskLease`."""
-        scheduler = self.schedulers.get(request.run)
-        if scheduler is None:
-            reason = f"run {short(request.run)} is not scheduled here, or not yet"
-            return NoLease(code="unknown-run", reason=reason, retry_after=2.0)
-        return scheduler.ask(peer, request, trio.current_time())
-
-    async def heartbeat(self, peer: PeerId, request: Heartbeat) -> Stands | Fallen:
-        """Answer `Heartbeat`."""
-        return self._of(request.run).heartbeat(peer, request, trio.current_time())
-
-    async def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
-        """Answer `HandBack`."""
-        return self._of(request.run).hand_back(peer, request)
-
-    async def submit(self, peer: PeerId, request: Submit) -> Stands | Fallen:
-        """Answer `Submit`."""
-        return await self._of(request.run).submit(peer, request.result)
-
-    def gone(self, peer: PeerId) -> None:
-        """Note that a peer's connection broke."""
-        for scheduler in self.schedulers.values():
-            scheduler.gone(peer, trio.current_time())
-
-    def _of(self, run: Digest) -> Scheduler:
-        scheduler = self.schedulers.get(run)
-        if scheduler is None:
-            # After a restart the router is derived first: leases in hand stand meanwhile.
-            raise Unavailable(f"run {short(run)} is not scheduled here, or not yet")
-        return scheduler

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dipaco.node.jobs.values import Answer, Derive, Failed, Job
 from dipaco.node.routing.sheets import read_scores
 from dipaco.node.runs.files import RunFile
-from dipaco.node.runs.store import RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.verification.spot_check import compare, draw_rows, rescoring
 from dipaco.node.verification.verifier import derivation_of

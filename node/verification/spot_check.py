@@ -17,7 +17,7 @@ from dipaco.node.kinds.state import LedgerSource
 from dipaco.node.kinds.table import SCORE
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.routing.sheets import read_scores, standing_sheet
-from dipaco.node.runs.store import RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import Activity
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable

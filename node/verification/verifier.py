@@ -18,7 +18,8 @@ from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.jobs.values import Answer, Derive, DerivedAnswer, Failed, Progress
 from dipaco.node.network.exchange import Exchange
-from dipaco.node.runs.store import HeldSpec, RunRecord, RunStore
+from dipaco.node.runs.record import HeldSpec, RunRecord
+from dipaco.node.runs.store import RunStore
 from dipaco.node.status.activity import Activity, left
 from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.journal import Journal

@@ -15,7 +15,8 @@ import trio
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.jobs.values import Advance, Advanced
 from dipaco.node.network.exchange import Exchange
-from dipaco.node.runs.store import RunRecord, RunStore
+from dipaco.node.runs.record import RunRecord
+from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.run.modules import ModuleId

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dipaco.node.kinds.table import kind_of, work_of
-from dipaco.node.runs.store import RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.work.kinds import Lease

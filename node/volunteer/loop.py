@@ -12,7 +12,7 @@ import trio
 
 from dipaco.node.jobs.values import Materialise, Progress
 from dipaco.node.kinds.table import work_of
-from dipaco.node.runs.store import RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import left
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps

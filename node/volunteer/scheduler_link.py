@@ -10,7 +10,7 @@ from typing import TypeVar
 import trio
 
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.runs.store import RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import Activity
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import Wire

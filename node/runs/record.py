@@ -1,0 +1,107 @@
+"""One run as this node knows it: manifest, router specs, receipts, and the one fold of its ledger.
+
+The store (`store.py`) checks and saves what comes in; a record only takes it in.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dipaco.protocol.routing.decision import ReceiptTally, tally_receipts
+from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.verdict import Outcome, Receipt
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.work.authority import scheduler_of_term
+from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, LedgerRecord, append_checked
+from dipaco.protocol.work.rounds import Rounds, Weights
+from dipaco.protocol.work.run_state import RunState
+
+
+@dataclass(frozen=True)
+class HeldSpec:
+    """A router spec and the peer that signed it."""
+
+    spec: RouterSpec
+    author: PeerId
+
+
+class RunRecord:
+    """One run as this node knows it: its manifest, its specs, and the fold of its ledger."""
+
+    def __init__(self, run: Digest, manifest: Manifest) -> None:
+        self.run = run
+        self.manifest = manifest
+        self.state = RunState(manifest)
+        self.specs: dict[Digest, HeldSpec] = {}
+        """By spec digest."""
+        self.rounds = Rounds(self.state, self._weights)
+        self.restart()
+        self.said: dict[Digest, dict[PeerId, Outcome]] = {}
+        """By spec digest: the outcome that each peer's receipts state."""
+        self.receipts = 0
+        """How many of them are held."""
+
+    def hear(self, signer: PeerId, receipt: Receipt) -> None:
+        """Take in a receipt; a peer that has once refuted a spec counts as refuting it."""
+        outcomes = self.said.setdefault(receipt.spec, {})
+        if outcomes.get(signer) is not Outcome.REFUTED:
+            outcomes[signer] = receipt.verdict.outcome
+        self.receipts += 1
+
+    def adopted(self, epoch: int) -> HeldSpec | None:
+        """Return the spec that the ledger adopted for an epoch, as far as it is here."""
+        adopted = self.state.specs
+        return self.specs.get(adopted[epoch]) if epoch < len(adopted) else None
+
+    def routers(self) -> list[RouterSpec]:
+        """Return the specs that the ledger adopted, epoch by epoch; none unless all are here."""
+        held = [self.adopted(epoch) for epoch in range(len(self.state.specs))]
+        return [each.spec for each in held if each] if all(held) else []
+
+    def newest(self) -> HeldSpec | None:
+        """Return the spec of the newest epoch, as far as it is here."""
+        return self.adopted(max(0, self.state.epoch))
+
+    def tally(self, me: PeerId, held: HeldSpec | None) -> ReceiptTally:
+        """Count the receipts for a spec, without those of `me` and of its author."""
+        if held is None:
+            return ReceiptTally()
+        return tally_receipts(
+            self.said.get(spec_digest(held.spec), {}),
+            apart={me, held.author},
+            members=self.manifest.schedule.members,
+        )
+
+    def restart(self) -> None:
+        """Go back to an empty ledger."""
+        self.state.reset()
+        self.term = FIRST_TERM
+        self.length = 0
+        self.head = NO_RECORD
+
+    @property
+    def scheduler(self) -> PeerId:
+        """Who schedules the run in the ledger's term."""
+        return scheduler_of_term(self.manifest.schedule.schedulers, self.term)
+
+    def _weights(self, spec: Digest) -> Weights | None:
+        held = self.specs.get(spec)
+        return held.spec.tokens if held else None
+
+    def check(self, records: Iterable[Signed]) -> list[LedgerRecord]:
+        """Return the records as the ledger's next ones; raises RemoteProtocolError."""
+        return append_checked(
+            records,
+            run=self.run,
+            term=self.term,
+            seq=self.length,
+            previous=self.head,
+            schedulers=self.manifest.schedule.schedulers,
+        )
+
+    def advance(self, signed: Signed, record: LedgerRecord) -> None:
+        """Take in the ledger's next record; raises RemoteProtocolError if it cannot follow."""
+        self.state.apply(record.entry)
+        self.length, self.head = record.seq + 1, signed.body_digest

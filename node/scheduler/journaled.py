@@ -1,0 +1,53 @@
+"""The changes of a schedule in the journal: how each is saved, and read back after a restart."""
+
+from collections.abc import Iterator
+
+from dipaco.node.kinds.changes import (
+    Change,
+    Grant,
+    LeaseEnded,
+    MomentsArrived,
+    MomentsPending,
+    Recorded,
+    TrainingAccepted,
+    TrainingDiscarded,
+)
+from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import MAX_LEASE_BYTES, TrainResult, decode_lease
+
+
+def save_change(change: Change, run: Digest, deps: SchedulerDeps) -> None:
+    """Save one change of a run's schedule; an entry also goes into the ledger's fold.
+
+    Raises DiskFull.
+    """
+    journal = deps.journal
+    match change:
+        case Grant(lease=lease, peer=peer):
+            journal.save_lease(SavedLease(run, lease.token, peer, encode(lease)))
+        case LeaseEnded(token=token):
+            journal.drop_lease(token)
+        case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
+            journal.save_result(SavedResult(run, round_, path, peer, encode(result)))
+            journal.drop_lease(result.token)
+        case TrainingDiscarded(path=path, round=round_):
+            journal.drop_result(run, round_, path)
+        case MomentsPending() | MomentsArrived():
+            pass  # a restart looks at the blobs that are here
+        case Recorded(entry=entry):
+            deps.run_store.append(run, entry, deps.key)
+
+
+def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]:
+    """Yield the leases and the accepted results that stood when the journal was last written.
+
+    now   seconds on the scheduler's clock: leases are granted anew, their holders may return.
+    """
+    for saved in journal.leases(run):
+        yield Grant(decode_lease(saved.data), saved.peer, now)
+    for kept in journal.results(run):
+        result = decode(kept.data, TrainResult, limit=MAX_LEASE_BYTES)
+        yield TrainingAccepted(kept.path, kept.round, kept.peer, result)

@@ -1,0 +1,57 @@
+"""The end of the calls that volunteers make: each request goes to the scheduler of its run."""
+
+import trio
+
+from dipaco.node.scheduler.service import Scheduler
+from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.calls import (
+    AskLease,
+    Fallen,
+    Granted,
+    HandBack,
+    Heartbeat,
+    NoLease,
+    Stands,
+    Submit,
+)
+
+
+class RequestRouter:
+    """Passes each request to the scheduler of its run."""
+
+    def __init__(self) -> None:
+        self.schedulers: dict[Digest, Scheduler] = {}
+
+    async def ask(self, peer: PeerId, request: AskLease) -> Granted | NoLease:
+        """Answer `AskLease`."""
+        scheduler = self.schedulers.get(request.run)
+        if scheduler is None:
+            reason = f"run {short(request.run)} is not scheduled here, or not yet"
+            return NoLease(code="unknown-run", reason=reason, retry_after=2.0)
+        return scheduler.ask(peer, request, trio.current_time())
+
+    async def heartbeat(self, peer: PeerId, request: Heartbeat) -> Stands | Fallen:
+        """Answer `Heartbeat`."""
+        return self._of(request.run).heartbeat(peer, request, trio.current_time())
+
+    async def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
+        """Answer `HandBack`."""
+        return self._of(request.run).hand_back(peer, request)
+
+    async def submit(self, peer: PeerId, request: Submit) -> Stands | Fallen:
+        """Answer `Submit`."""
+        return await self._of(request.run).submit(peer, request.result)
+
+    def gone(self, peer: PeerId) -> None:
+        """Note that a peer's connection broke."""
+        for scheduler in self.schedulers.values():
+            scheduler.gone(peer, trio.current_time())
+
+    def _of(self, run: Digest) -> Scheduler:
+        scheduler = self.schedulers.get(run)
+        if scheduler is None:
+            # After a restart the router is derived first: leases in hand stand meanwhile.
+            raise Unavailable(f"run {short(run)} is not scheduled here, or not yet")
+        return scheduler
