@@ -24,7 +24,7 @@ from dipaco.protocol.work.run_state import RunState
 
 MAX_ACCOUNT = 256 << 20  # bytes; 1,000 rounds of 64 modules and 256 paths have 30 MB
 FOLDER = "accounts"
-ACCOUNT_FORMAT: Final = 2
+FORMAT: Final = 2
 
 
 class ModuleVersions(Wire, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ class ModuleVersions(Wire, frozen=True, kw_only=True):
 class LocalResult(Wire, frozen=True, kw_only=True):
     """What a run came to in this home."""
 
-    format: Literal[2] = ACCOUNT_FORMAT
+    format: Literal[2] = FORMAT
     specs: Annotated[tuple[RouterSpec, ...], Meta(min_length=1)]
     """By epoch."""
     modules: tuple[ModuleVersions, ...]
@@ -68,10 +68,10 @@ def kept_local_result(
         account = decode(data, LocalResult, limit=MAX_ACCOUNT)
     except RemoteProtocolError as error:
         found = field_of(data, "format")
-        if found != ACCOUNT_FORMAT and field_of(data, "type") == LocalResult.__name__:
+        if found != FORMAT and isinstance(field_of(data, "type"), str):
             raise ConfigError(
                 f"{path}: made by another version of dipaco-node (account format {found or 1}, "
-                f"this one reads {ACCOUNT_FORMAT}): move it away, then run the reference again"
+                f"this one reads {FORMAT}): move it away, then run the reference again"
             ) from error
         raise ConfigError(f"{path}: not the account of a run: {error}") from error
     view = RunState(manifest)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -49,6 +50,21 @@ def test_an_unsigned_manifest_is_no_run_file_and_the_other_way_round(tmp_path: P
         read_run(tmp_path / "m")
     with pytest.raises(Refusal, match="not an unsigned manifest"):
         read_manifest(tmp_path / "r")
+
+
+@pytest.mark.parametrize("format_", [1, 3])
+def test_a_run_file_of_another_day_is_refused_by_its_name(format_: int, tmp_path: Path) -> None:
+    """Its fields are none of this version's, and it is signed for another one's domain."""
+    body = cbor2.dumps({"type": "Manifest", "format": format_, "name": "old"}, canonical=True)
+    envelope = {"type": "Signed", "body": body, "public_key": bytes(32), "signature": bytes(64)}
+    path = tmp_path / "old.run"
+    path.write_bytes(cbor2.dumps(envelope, canonical=True))
+    words = rf"old\.run: made by another version .*format {format_}, this one reads 2.*run create"
+    with pytest.raises(Refusal, match=words):
+        read_run(path)
+    path.write_bytes(body)
+    with pytest.raises(Refusal, match=words):
+        read_manifest(path)
 
 
 def test_only_its_owner_can_sign_a_manifest() -> None:

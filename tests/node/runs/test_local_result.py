@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cbor2
 import pytest
 from msgspec.structs import replace
 
@@ -48,6 +49,14 @@ def test_an_account_gives_back_specs_states_and_losses(tmp_path: Path) -> None:
     assert specs == (SPEC,) and view.specs == [spec_digest(SPEC)]
     assert view.states == {module: list(states) for module, states in STATES.items()}
     assert view.evaluations == {(each.version, each.path): each for each in EVALUATIONS}
+
+
+def test_an_account_of_an_earlier_day_is_refused_by_its_name(tmp_path: Path) -> None:
+    file_of(tmp_path).parent.mkdir(parents=True)
+    earlier = {"type": "Account", "specs": [], "modules": [], "evaluations": []}
+    file_of(tmp_path).write_bytes(cbor2.dumps(earlier, canonical=True))
+    with pytest.raises(ConfigError, match=r"\.account: made by another version.*move it away"):
+        kept_local_result(tmp_path, RUN)
 
 
 def test_a_later_account_takes_the_place_of_the_earlier(tmp_path: Path) -> None:
