@@ -217,7 +217,8 @@ def test_a_pass_that_is_killed_leaves_nothing_half_made(
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from dipaco.node.data import documents, progress\n"
+        "from dipaco.node.jobs import meter\n"
+        "from dipaco.node.routing import documents\n"
         "from dipaco.node.routing.derive import SourceDeps\n"
         "from dipaco.node.routing.shards import Shards\n"
         "from dipaco.node.storage import shard_cache\n"
@@ -225,7 +226,7 @@ def test_a_pass_that_is_killed_leaves_nothing_half_made(
         "from dipaco.node.jobs.values import Materialise\n"
         "from dipaco.protocol.wire.canonical import decode\n"
         "documents.BATCH_BYTES = shard_cache.FLUSH_BYTES = 1000\n"
-        "progress.INTERVAL = 0.0\n"
+        "meter.INTERVAL = 0.0\n"
         "def stop(report):\n"
         "    print('under way', flush=True)\n"
         "    sys.stdin.read()\n"

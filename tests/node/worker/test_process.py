@@ -405,11 +405,14 @@ async def test_the_child_stands_in_its_home_and_imports_nothing_from_there(tmp_p
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("worker", "torch datasets tokenizers pyarrow"), ("performer", "torch datasets tokenizers")],
+    [
+        ("jobs.runner", "torch datasets tokenizers pyarrow"),
+        ("worker.performer", "torch datasets tokenizers"),
+    ],
 )
 def test_heavy_libraries_are_loaded_by_the_jobs_that_need_them(module: str, heavy: str) -> None:
     code = (
-        f"import sys, dipaco.node.training.{module}\n"
+        f"import sys, dipaco.node.{module}\n"
         f"print([name for name in {heavy.split()} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE)
