@@ -53,8 +53,31 @@ is no circle of folders.
 MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 IMPURE = frozenset(
-    "asyncio datasets io libp2p logging multiprocessing os pathlib psutil random secrets shutil "
-    "signal socket sqlite3 subprocess sys tempfile threading time tokenizers torch trio".split()
+    [
+        "asyncio",
+        "datasets",
+        "io",
+        "libp2p",
+        "logging",
+        "multiprocessing",
+        "os",
+        "pathlib",
+        "psutil",
+        "random",
+        "secrets",
+        "shutil",
+        "signal",
+        "socket",
+        "sqlite3",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+        "tokenizers",
+        "torch",
+        "trio",
+    ]
 )
 """Clocks, files, processes, networks, chance: nothing for values and pure functions."""
 LIBP2P_IN = {"node/network/host.py", "node/network/shims.py"}

@@ -159,6 +159,7 @@ async def crowd(served: Served, size: int, then: Callable[[], Awaitable[None]]) 
         await stream.send_all(STATUS)
         assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 200 ")
         await crowd(served, size - 1, then)
+    return None
 
 
 async def test_one_client_too_many_is_told_so_until_another_leaves(served: Served) -> None:

@@ -17,6 +17,7 @@ from dipaco.node.data import readers
 from dipaco.node.data.pages import BadPage, PageGuard, _parsed
 from dipaco.node.data.readers import read_rows
 from dipaco.protocol.errors import Refusal
+import contextlib
 
 PAGE, BATCH = 100_000, 200_000
 
@@ -135,10 +136,8 @@ def test_headers_are_followed_however_the_file_is_read(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=60))
 def test_no_bytes_make_a_header_that_hangs_or_fails_otherwise(data: bytes) -> None:
-    try:
+    with contextlib.suppress(IndexError, BadPage):
         assert _parsed(data).length <= len(data)
-    except (IndexError, BadPage):
-        pass
 
 
 def test_a_header_that_claims_a_list_without_end_is_not_followed() -> None:

@@ -251,14 +251,13 @@ async def test_a_stream_that_breaks_is_opened_again(autojump_clock: MockClock) -
 
 
 async def test_a_peer_that_opens_no_stream_is_hung_up(autojump_clock: MockClock) -> None:
-    async with ends(1) as (network, (large,)):
-        async with trio.open_nursery() as nursery:
-            silent: MemoryTransport = await nursery.start(_join, network, PEERS[0])
-            await silent.dial(large.me, large.transport.addresses)
-            assert silent.peers() == {large.me}
-            await trio.sleep(rpc_module.OPEN_PATIENCE + 1)
-            assert silent.peers() == frozenset()
-            nursery.cancel_scope.cancel()
+    async with ends(1) as (network, (large,)), trio.open_nursery() as nursery:
+        silent: MemoryTransport = await nursery.start(_join, network, PEERS[0])
+        await silent.dial(large.me, large.transport.addresses)
+        assert silent.peers() == {large.me}
+        await trio.sleep(rpc_module.OPEN_PATIENCE + 1)
+        assert silent.peers() == frozenset()
+        nursery.cancel_scope.cancel()
 
 
 async def test_watchers_are_told_when_a_peer_can_be_called_and_when_no_more(

@@ -108,10 +108,9 @@ def test_a_home_too_long_for_its_socket_is_refused(tmp_path: Path) -> None:
 
 def test_two_daemons_cannot_hold_one_home(tmp_path: Path) -> None:
     home = Home.at(tmp_path)
-    with home.held():
-        with pytest.raises(HomeTaken, match=rf"process {os.getpid()}"):
-            with Home.at(tmp_path).held():
-                pass
+    with home.held(), pytest.raises(HomeTaken, match=rf"process {os.getpid()}"):
+        with Home.at(tmp_path).held():
+            pass
     with home.held():
         pass
 

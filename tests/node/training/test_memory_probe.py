@@ -31,7 +31,7 @@ def test_made_up_rows_are_real_tokens_and_the_same_every_time() -> None:
     rows = made_up_rows(small_manifest(), 3, CPU)
     assert rows.shape == (3, CONTEXT + 1) and rows.dtype == torch.int64
     assert (
-        0 <= rows.min()
+        rows.min() >= 0
         and rows.max() < VOCABULARY
         and len(set(rows.flatten().tolist())) > VOCABULARY // 2
     )
