@@ -44,7 +44,7 @@ class Unverifiable(Refusal):
 
 
 class NoDevice(DipacoError):
-    """This machine has no such device, or too little memory for the work."""
+    """The machine has no such device, or too little memory for the work."""
 
 
 class Unavailable(DipacoError):
