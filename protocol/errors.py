@@ -1,17 +1,17 @@
-"""Every error dipaco raises on purpose. The class says whose fault it is, hence what to do.
+"""Every error that dipaco raises on purpose. The class says whose fault it is, and what to do.
 
 * DipacoError
-  + ConfigError             our operator's: name the field, exit 2
+  + ConfigError             the operator's fault: name the field, exit 2
   + ProtocolError
-    - LocalProtocolError    ours, a bug: crash
-    - RemoteProtocolError   the peer's: reset the stream, lower its score
-  + Refusal                 this run is not what it claims to be: stop, never retry
-    - Unverifiable          ... or cannot be shown to be, and our operator requires it: exit 5
-  + NoDevice                this machine's: no usable device, or the work does not fit it: exit 6
-  + Unavailable             nobody's: back off and try again
-    - LeaseLost             another peer has our path: drop the work, take the next
+    - LocalProtocolError    a bug of ours: crash
+    - RemoteProtocolError   the peer's fault: reset the stream, count a strike
+  + Refusal                 the run is not what it claims to be: stop, never retry
+    - Unverifiable          the run cannot be verified, and the operator requires it: exit 5
+  + NoDevice                this machine has no usable device, or too little memory: exit 6
+  + Unavailable             nobody's fault: back off and try again
+    - LeaseLost             the lease is no longer ours: drop the work, ask for another lease
 
-A new class only where some caller does something different with it.
+Add a class only where some caller handles it differently.
 """
 
 
@@ -20,7 +20,7 @@ class DipacoError(Exception):
 
 
 class ConfigError(DipacoError):
-    """What the operator typed or wrote is wrong; the message names the field."""
+    """A setting or an argument of the operator is wrong; the message names the field."""
 
 
 class ProtocolError(DipacoError):
@@ -28,7 +28,7 @@ class ProtocolError(DipacoError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We broke our own protocol: a bug, and nobody else's fault."""
+    """We broke our own protocol: a bug, and no peer's fault."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -40,16 +40,16 @@ class Refusal(DipacoError):
 
 
 class Unverifiable(Refusal):
-    """Whether the run is what it claims to be cannot be told, and the policy requires it."""
+    """The run cannot be verified, and the policy of this node requires that it is."""
 
 
 class NoDevice(DipacoError):
-    """This machine has no such device, or too little memory for the work."""
+    """The machine has no such device, or too little memory for the work."""
 
 
 class Unavailable(DipacoError):
-    """Something is away for now (a peer, a source): back off, then try again."""
+    """A peer or a source cannot be reached for now: back off, then try again."""
 
 
 class LeaseLost(Unavailable):
-    """The lease ended under us: drop the work and ask for the next."""
+    """The lease ended before its work: drop the work and ask for another lease."""

@@ -1,7 +1,7 @@
-"""Routing: the one function by which documents find their paths, from a spec alone.
+"""Routing: the one function that gives documents their paths, from a spec alone.
 
-Sharding, evaluation and serving all come through `Router.route`; fitting counts its sample with
-the same scores (`scores.lowest`), so fit and prediction agree.
+Sharding, evaluation and serving all call `Router.route`; fitting counts its sample with the same
+scores (`scores.lowest`), so fit and prediction agree.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ from dipaco.protocol.routing.spec import (
 
 
 def unknown_kind(spec: RouterSpec) -> str | None:
-    """Return which kind in the spec this software does not know, or None."""
+    """Return the kind in the spec that this software does not know, or None."""
     known: dict[str, tuple[object, ...]] = {
         "format": (SPEC_FORMAT,),
         "kind": (KMEANS, CLASS_MEANS, ROUND_ROBIN),
@@ -62,7 +62,7 @@ class Router:
         """Return the paths of n documents, (n, top), best first; ties go to the lowest path.
 
         prefixes   (n, F), the first F token ids of each, as `documents.prefix_of` gives them.
-        documents  (n,), their indices in the source, by which round_robin goes.
+        documents  (n,), their indices in the source, which round_robin uses.
         top        paths per document: the manifest's overlap in training, else 1.
 
         Raises ValueError for other shapes, or ids outside the vocabulary.
@@ -86,5 +86,5 @@ class Router:
 
 
 def round_robin(documents: Int64, *, paths: int, top: int) -> Int64:
-    """Return the paths of n document indices without a fit, (n, top): index mod P and the next."""
+    """Return the paths of n document indices without a fit, (n, top), from index mod P upwards."""
     return (documents[:, None] + np.arange(top, dtype=np.int64)) % paths

@@ -1,4 +1,4 @@
-"""Counting documents and tokens per path, in memory that does not depend on how many they are."""
+"""Counting documents and tokens per path, in memory that does not grow with their number."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dipaco.protocol.routing.integers import Int64
 
 
 class PathCounts:
-    """How many documents went to each of P paths, and how many tokens with them."""
+    """The numbers of documents and tokens that were routed to each of P paths."""
 
     def __init__(self, paths: int) -> None:
         self._documents = np.zeros(paths, dtype=np.int64)
@@ -21,10 +21,10 @@ class PathCounts:
 
     @property
     def documents(self) -> tuple[int, ...]:
-        """Per path."""
+        """Documents per path."""
         return tuple(self._documents.tolist())
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Per path."""
+        """Tokens per path."""
         return tuple(self._tokens.tolist())

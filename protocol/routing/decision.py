@@ -1,7 +1,7 @@
-"""What a node does about a verdict: train, wait, or stop; by its policy and what others say.
+"""A node's decision on a verdict (train, wait, or stop), by its policy and the receipts of others.
 
-Receipts are statements, and identities are free: a quorum of strangers proves little. They decide
-nothing but what the policy `receipts:Q` asks them for. Source: docs/method.md, 4.10; docs/data.md.
+Receipts are statements, and identities are free: a quorum of strangers proves little. Only the
+policy `receipts:Q` uses them. Source: docs/method.md, 4.10; docs/data.md.
 """
 
 import enum
@@ -22,7 +22,7 @@ from dipaco.protocol.wire.identity import PeerId
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptTally:
-    """How many peers said what of a spec in their receipts: statements, not proofs."""
+    """The numbers of peers whose receipts verify or refute a spec: statements, not proofs."""
 
     verified: int = 0
     refuted: int = 0
@@ -31,48 +31,50 @@ class ReceiptTally:
 def tally_receipts(
     said: Mapping[PeerId, Outcome], *, apart: Collection[PeerId], members: Collection[PeerId]
 ) -> ReceiptTally:
-    """Count what peers said of one spec.
+    """Count the receipts of one spec.
 
-    apart     whose word is no second opinion: the spec's author, and this node.
-    members   where the manifest lists them, nobody else counts: identities are free.
+    said      per peer the outcome in its receipt.
+    apart     peers that do not count, since they are no second opinion: the author and this node.
+    members   the manifest's members; if it lists any, only they count, since identities are free.
     """
-    heard = [
+    outcomes = [
         outcome
         for peer, outcome in said.items()
         if peer not in apart and (not members or peer in members)
     ]
     return ReceiptTally(
-        verified=heard.count(Outcome.VERIFIED), refuted=heard.count(Outcome.REFUTED)
+        verified=outcomes.count(Outcome.VERIFIED), refuted=outcomes.count(Outcome.REFUTED)
     )
 
 
 class Decision(enum.Enum):
-    """What a node does about a verdict."""
+    """A node's decision on a verdict."""
 
     TRAIN = enum.auto()
     WAIT = enum.auto()
-    """Derive again later, or hear what others say."""
+    """Derive again later, or wait for the receipts of others."""
     STOP = enum.auto()
-    """Never train by this spec, never ask again."""
+    """Never train by this spec, and do not derive again."""
 
 
-HOPELESS: Final = frozenset({"unknown-kind", "no-fit"})
+NEVER_VERIFIED: Final = frozenset({"unknown-kind", "no-fit"})
 """Stages at which no honest node of this software can come to VERIFIED."""
 
 
-def decide(verdict: Verdict, policy: Policy, heard: ReceiptTally, *, passing: bool) -> Decision:
-    """Decide what a node of this policy does about a verdict.
+def decide(verdict: Verdict, policy: Policy, tally: ReceiptTally, *, passing: bool) -> Decision:
+    """Return the decision of a node with this policy on a verdict.
 
-    passing   whether what stood in the way of our own derivation may be gone at the next try.
+    tally     the receipts of others for the spec.
+    passing   whether our own derivation failed and may succeed at the next try.
     """
     if verdict.outcome is Outcome.VERIFIED:
         return Decision.TRAIN
     if verdict.outcome is Outcome.REFUTED or verdict.stage == "unknown-kind":
-        return Decision.STOP  # the latter cannot even be materialised
+        return Decision.STOP  # of an unknown kind not even shards can be made
     if policy.kind == "warn":
         return Decision.TRAIN
-    if policy.kind == "receipts" and verdict.stage not in HOPELESS and not heard.refuted:
-        return Decision.TRAIN if heard.verified >= policy.quorum else Decision.WAIT
+    if policy.kind == "receipts" and verdict.stage not in NEVER_VERIFIED and not tally.refuted:
+        return Decision.TRAIN if tally.verified >= policy.quorum else Decision.WAIT
     return Decision.WAIT if passing else Decision.STOP
 
 

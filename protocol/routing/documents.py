@@ -1,8 +1,8 @@
-"""The document rule: which part of a document the router sees, which documents take part at all.
+"""The document rule: the part of a document that the router reads, and which documents take part.
 
-One place for fitting, sharding and serving alike. The router sees the ids of the *head*, the first
-`prefix_bytes` bytes of the text, tokenised by itself: so nobody has to tokenise a whole document
-to learn its path. Source: docs/method.md, 4.3.
+Fitting, sharding and serving all use it. The router reads the ids of the *head*: the first
+`prefix_bytes` bytes of the text, tokenised by themselves. So nobody has to tokenise a whole
+document to find its path. Source: docs/method.md, 4.3.
 """
 
 from collections.abc import Sequence
@@ -26,24 +26,24 @@ def is_eligible(head: Sequence[int], min_tokens: int) -> bool:
 
 
 def prefix_of(head: Sequence[int], prefix: int) -> Sequence[int]:
-    """Return the token ids that decide the route: the first `prefix` of the head's."""
+    """Return the token ids that decide the route: the first `prefix` of the head."""
     if len(head) < prefix:
         raise ValueError(f"{len(head)} tokens where the prefix has {prefix}")
     return head[:prefix]
 
 
 def prefix_of_prompt(head: Sequence[int], prefix: int, end_of_text: int) -> list[int]:
-    """Return `prefix` token ids that decide the route of a prompt, which may be too short for it.
+    """Return `prefix` token ids that decide the route of a prompt, which may have fewer.
 
-    A shorter head is repeated, as a short shard is (2.2): what counts is how often each token
-    stands in it, and an end of text stands for an empty one. Source: docs/method.md, 2.5(c).
+    A shorter head is repeated, as a short shard is (2.2), since the route depends only on how often
+    each token occurs. An empty head is replaced by an end of text. Source: docs/method.md, 2.5(c).
     """
     whole = list(head[:prefix]) or [end_of_text]
     return (whole * prefix)[:prefix]
 
 
 def estimated_tokens(head_tokens: int, head_bytes: int, text_bytes: int, max_tokens: int) -> int:
-    """Return about how many ids a text of `text_bytes` has, at its head's tokens per byte.
+    """Estimate the number of ids of a text of `text_bytes` bytes from its head's tokens per byte.
 
     Rounded to the nearest; exact where the head is the whole text.
     """

@@ -24,8 +24,8 @@ BAG_SIGN: Final = "bag-sign-v1"
 
 Int16 = npt.NDArray[np.int16]
 
-_BLOCK = 256  # prefixes worked on at once: what is held of them stays in a processor's cache
-_MEMO_ROWS = 1 << 16  # sign rows remembered, about 8 MiB
+_BLOCK = 256  # prefixes per block: their arrays stay in a processor's cache
+_MEMO_ROWS = 1 << 16  # sign rows kept in memory, about 8 MiB
 
 
 @lru_cache(maxsize=_MEMO_ROWS)
@@ -43,7 +43,7 @@ def sign_rows(feat_seed: bytes, tokens: npt.NDArray[np.integer], dimension: int)
 
 
 def raw_features(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int32:
-    """Project n prefixes of F token ids; returns y, (n, D), |y| <= 16 F.
+    """Return the projections y, (n, D), of n prefixes of F token ids; |y| <= 16 F.
 
     y_d = sum over distinct tokens v of isqrt(256 m_v) s(v, d), m_v how often v occurs.
     """
@@ -55,7 +55,7 @@ def raw_features(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension:
 
 
 def _project(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int16:
-    """16 F is at most 2^14: every partial sum has room in 16 bits."""
+    """Return y of one block. 16 F is at most 2^14, so every partial sum fits in 16 bits."""
     ordered = np.sort(prefixes, axis=1)
     weights = _first_weights(ordered)
     tokens, index = np.unique(ordered, return_inverse=True)
@@ -70,7 +70,7 @@ def _project(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int
 
 
 def _first_weights(ordered: npt.NDArray[np.integer]) -> Int16:
-    """Per row of sorted tokens: the weight of each token where it occurs first, else 0."""
+    """Return per row of sorted tokens the weight of each token where it occurs first, else 0."""
     first = np.ones(ordered.shape, dtype=bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     starts = np.flatnonzero(first)  # every row begins a run, so no run crosses rows
@@ -82,7 +82,7 @@ def _first_weights(ordered: npt.NDArray[np.integer]) -> Int16:
 
 
 def mean_of(y: Int32) -> Int32:
-    """Return the rounded mean of the rows of y, (D,); zeros of no rows."""
+    """Return the rounded mean of the rows of y, (D,); zeros if there are no rows."""
     if len(y) == 0:
         return np.zeros(y.shape[1], dtype=np.int32)
     total: Int64 = y.sum(axis=0, dtype=np.int64)
@@ -90,7 +90,7 @@ def mean_of(y: Int32) -> Int32:
 
 
 def normalise(y: Int32, mean: Int32, norm_bits: int) -> Int32:
-    """Centre and scale y, (n, D), to the length 2^nu; |x| <= 2^nu, zeros where y is the mean."""
+    """Return x: y, (n, D), centred and scaled to the length 2^nu, zeros where y is the mean."""
     u = y.astype(np.int64) - mean
     length = isqrt_array(np.einsum("nd,nd->n", u, u))
     length[length == 0] = 1  # then u is zero, and so is x
@@ -98,7 +98,7 @@ def normalise(y: Int32, mean: Int32, norm_bits: int) -> Int32:
 
 
 def normalise_in_place(y: Int32, mean: Int32, norm_bits: int) -> None:
-    """Turn y into x block by block, for samples that should not lie in memory twice."""
+    """Turn y into x block by block, so that a large sample is not in memory twice."""
     for start in range(0, len(y), _BLOCK):
         block = slice(start, start + _BLOCK)
         y[block] = normalise(y[block], mean, norm_bits)

@@ -1,8 +1,8 @@
-"""Deriving the router from the source: documents go in, in order, and the whole spec comes out.
+"""Deriving the router from the source: it reads the documents in order and returns the whole spec.
 
 One pass: the first eligible training documents are the sample; once it is full the router is
-fitted, and the documents that follow are routed and counted. Nothing is kept of them, nor of any
-text. Author and verifier run the same code; only the digest of the result is compared. Source:
+fitted, and the documents that follow are routed and counted. Neither these documents nor any text
+is kept. Author and verifier run the same code; only the digest of the result is compared. Source:
 docs/method.md, 4.3 to 4.9.
 """
 
@@ -38,7 +38,7 @@ class RouterFit:
         relabelled: Resharded | None = None,
         products: tuple[Product, ...] = PRODUCTS,
     ) -> None:
-        """relabelled: what the labels came to; None at epoch 0, whose centroids are k-means'."""
+        """relabelled: the centroids from labels; None at epoch 0, which runs k-means."""
         self._recipe = recipe
         self._least_rows = 0 if relabelled is None else relabelled.rows
         self._products = products
@@ -61,7 +61,7 @@ class RouterFit:
 
     @property
     def done(self) -> bool:
-        """Whether no further row decides anything, nor may be fed."""
+        """Whether no further row is needed; `feed` then raises ValueError."""
         return self.full and not self._all and self._rows >= self._least_rows
 
     @property
@@ -111,7 +111,7 @@ class RouterFit:
         self._take(document, prefix_of(head, self._recipe.params.prefix), tokens)
 
     def finish(self) -> RouterSpec:
-        """Return the spec, wherever the source ended; only once."""
+        """Return the spec of the rows that were fed; raises ValueError at a second call."""
         if self._finished:
             raise ValueError("this fit was finished before")
         self._finished = True
@@ -128,7 +128,7 @@ class RouterFit:
 
     def _take(self, document: int, prefix: Sequence[int], tokens: int) -> None:
         if self.full and self._router is None:
-            self._flush()  # of the sample's last: those that follow are routed
+            self._flush()  # the last of the sample; the documents that follow are routed
             spec = self._fitted()
             self._router = spec, Router(spec, products=self._products)
         self._sampled += not self.full
@@ -163,7 +163,7 @@ class RouterFit:
             )
 
     def _fitted(self) -> RouterSpec:
-        """Fit and count the sample, of which nothing is kept."""
+        """Fit the router on the sample, count the sample, and drop it."""
         assert self._sample is not None
         fitted: Fitted = self._sample.fitted(self._products)
         self._counts.add(fitted.paths, self._sample_sizes)

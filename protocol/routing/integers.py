@@ -56,9 +56,9 @@ def isqrt(value: int) -> int:
 def isqrt_array(values: Int64) -> Int64:
     """Return `isqrt` of each element; raises ValueError outside 0 to 2^52.
 
-    A float64 square root is off by less than one there, which one step either way mends.
+    In that range a float64 square root is off by less than one; one step either way corrects it.
     """
-    if values.size and not (0 <= values.min() and values.max() < 1 << 52):
+    if values.size and (values.min() < 0 or values.max() >= 1 << 52):
         raise ValueError("isqrt_array takes integers from 0 to 2^52")
     root = np.sqrt(values.astype(np.float64)).astype(np.int64)
     root -= root * root > values

@@ -28,10 +28,10 @@ _CAPACITY_COOLING = 8  # steps after which the step size halves, then thirds, ..
 
 @dataclass(frozen=True)
 class Points:
-    """n points to cluster, with what every step needs of them."""
+    """n points to cluster, and the values that every step needs."""
 
     x: Whole
-    """(n, D), each within -X to X; in float64 if that is multiplied and takes little memory."""
+    """(n, D), each within -X to X; in float64 if `product` uses that and memory allows."""
     norms: Int64
     """(n,), the squared lengths."""
     scale: int
@@ -59,7 +59,7 @@ class Clustering:
     restart: int
     updates: int
     inertia: int
-    """Sum of squared distances, times S^2: may leave 64 bits."""
+    """Sum of squared distances, times S^2; it may exceed 64 bits."""
 
 
 def has_distinct_rows(x: Int32, count: int) -> bool:
@@ -89,7 +89,7 @@ def seed_centres(points: Points, paths: int, draw: Draw) -> list[int]:
 
 
 def fill_empty_clusters(assigned: Int64, distances: Int64, paths: int) -> None:
-    """Give each empty cluster the farthest point of those not alone in theirs, in place.
+    """Give each empty cluster the farthest point of the clusters with at least two, in place.
 
     assigned (n,) and the squared distances to the assigned centroid, (n,), are both updated.
     """
@@ -106,7 +106,7 @@ def fill_empty_clusters(assigned: Int64, distances: Int64, paths: int) -> None:
 class ClusterSums:
     """The sums of the members of P clusters, kept up to date by the points that move.
 
-    Integers: what is added and taken away again leaves nothing behind.
+    The sums are integers, so adding a point and subtracting it again leaves no error.
     """
 
     def __init__(self, points: Points, paths: int) -> None:
@@ -169,10 +169,11 @@ def inertia_of(points: Points, centroids: Int32) -> int:
 def capacity_bias(
     points: Points, found: Clustering, capacity: tuple[int, int], *, max_bias: int
 ) -> list[int]:
-    """Return the bias per path that brings the largest cluster to num/den of the mean, or near.
+    """Return the bias per path that brings the largest cluster closest to num/den of the mean.
 
-    Python's integers: a step times a count may leave 64 bits. Raises LocalProtocolError above
-    `max_bias`, where scores would stop being exact. Source: docs/method.md, 4.6.
+    Python's integers are used, since a step times a count may exceed 64 bits. Raises
+    LocalProtocolError above `max_bias`, where scores would no longer be exact. Source:
+    docs/method.md, 4.6.
     """
     num, den = capacity
     paths, n = len(found.centroids), len(points.x)
@@ -193,7 +194,7 @@ def capacity_bias(
 
 
 def _shrink_to_centre(nearest: Int64, points: Points, centre: int) -> None:
-    """Lower the squared distances to the nearest centre, (n,), to those to another one."""
+    """Lower `nearest`, (n,), to the squared distances to another centre where these are less."""
     x, norms = points.x, points.norms
     for block in blocks(len(x)):
         products = points.product(x[block], x[centre : centre + 1])[:, 0]

@@ -1,8 +1,8 @@
-"""Labels: which path scores a router document best, where honest scorers cannot differ on it.
+"""Labels: the path that scores a router document best, where honest scorers cannot differ on it.
 
-Scores are float likelihoods, close across hardware and not equal. So they are quantised, compared
-within a tolerance, and only what survives it becomes a label; all that follows from labels is
-exact. Source: docs/method.md, section 5.
+Scores are float likelihoods: close across hardware, but not equal. So they are quantised and
+compared within a tolerance, and a document gets a label only where its best path is best beyond
+that tolerance. Everything that follows from labels is exact. Source: docs/method.md, section 5.
 
 A score sheet holds, per router document of one window, one path's score as int32, little-endian:
 q = floor(1024 * mean negative log-likelihood in nats + 1/2), or -1 where the path does not score
@@ -36,7 +36,7 @@ def quantised(nll: float, tokens: int) -> int:
     """Return the score of `tokens` tokens of that summed negative log-likelihood, in nats."""
     if not tokens:
         return NOT_SCORED
-    if not nll / tokens < MAX_SCORE / UNITS:  # NaN, too: a path that diverged is nobody's best
+    if not nll / tokens < MAX_SCORE / UNITS:  # true for NaN: a path that diverged is never best
         return MAX_SCORE
     return int(np.floor(UNITS * (nll / tokens) + 0.5))
 
@@ -47,7 +47,7 @@ def sheet_bytes(scores: Sequence[int]) -> bytes:
 
 
 def read_sheet(data: bytes, documents: int) -> Scores:
-    """Return the scores of a sheet, (documents,); raises RemoteProtocolError for no such sheet."""
+    """Return the scores of a sheet, (documents,); raises RemoteProtocolError if it is malformed."""
     if len(data) != SCORE_BYTES * documents:
         raise RemoteProtocolError(f"{len(data)} bytes are no sheet of {documents} scores")
     scores = np.frombuffer(data, dtype="<i4").astype(np.int32)
@@ -57,7 +57,7 @@ def read_sheet(data: bytes, documents: int) -> Scores:
 
 
 def agree(ours: Scores, theirs: Scores, tolerance: int) -> bool:
-    """Return whether both can be honest: the same documents scored, none too far apart."""
+    """Return whether both can be honest: they score the same documents, none too far apart."""
     return len(ours) == len(theirs) and not len(contradictions(ours, theirs, tolerance))
 
 
@@ -70,22 +70,24 @@ def contradictions(ours: Scores, theirs: Scores, tolerance: int) -> npt.NDArray[
 def standing(
     opinions: int, agrees: Callable[[int, int], bool], *, scorers: int
 ) -> tuple[int, ...] | None:
-    """Return which of so many sheets of one path and window stand, earliest first, or None.
+    """Return the indices of the sheets of one path and window that stand, ascending, or None.
 
-    Those that agree with the earliest sheet that has `scorers` behind it, itself counted, and a
-    strict majority of all. Its scores are the ones that count. The others are refuted.
+    A sheet counts if at least `scorers` sheets and a strict majority of all agree with it, itself
+    included. The scores of the earliest such sheet are used. The sheets that agree with it stand;
+    the others are refuted.
 
-    agrees   whether sheets i < j agree.
+    opinions   number of sheets, in the order of the ledger.
+    agrees     whether sheets i < j agree.
     """
     needed = max(scorers, opinions // 2 + 1)
     for first in range(opinions):
-        behind = tuple(
+        agreeing = tuple(
             other
             for other in range(opinions)
             if other == first or agrees(min(first, other), max(first, other))
         )
-        if len(behind) >= needed:
-            return behind
+        if len(agreeing) >= needed:
+            return agreeing
     return None
 
 
@@ -93,7 +95,7 @@ def labels_of(sheets: Iterable[tuple[int, Scores]], documents: int, *, margin: i
     """Return the labels of one window, (documents,).
 
     A document's label is the path of its least score, if the second least is worse by more than
-    `margin`: so a tie gives none, nor does a single candidate.
+    `margin`. So neither a tie nor a single candidate gives a label.
 
     sheets   (path, its standing scores), one at a time in memory.
     """
@@ -111,5 +113,5 @@ def labels_of(sheets: Iterable[tuple[int, Scores]], documents: int, *, margin: i
 
 
 def label_bytes(labels: Labels) -> bytes:
-    """Return the labels of all windows as the label sheet holds them: u16, little-endian."""
+    """Return the bytes of labels in a label sheet, which holds all windows: u16, little-endian."""
     return labels.astype("<u2").tobytes()

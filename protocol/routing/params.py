@@ -1,7 +1,7 @@
 """The numbers of a router, with the bounds under which its arithmetic is exact.
 
-Owns every limit of the routing code. Knows no manifest: `recipe` builds these from one.
-Symbols are those of docs/method.md, section "The coarse router in exact integers".
+Owns every limit of the routing code. It does not depend on the manifest: `recipe` makes these
+numbers from one. Symbols are those of docs/method.md, section 4.
 """
 
 import struct
@@ -50,7 +50,7 @@ class RouterParams:
     """All numbers that the sampled k-means router depends on; raises ValueError out of bounds."""
 
     paths: int
-    """P: paths, which are clusters, which are shards."""
+    """P: number of paths, and so of clusters and shards."""
     sample: int
     """N: the most documents that the router is fitted on."""
     prefix: int
@@ -66,7 +66,7 @@ class RouterParams:
     max_updates: int
     """T_max: updates of the centroids after which a restart ends, converged or not."""
     restarts: int
-    """Independent runs of k-means, of which the tightest is kept."""
+    """Independent runs of k-means; the one with the least inertia is kept."""
     max_bytes: int
     """Bytes of UTF-8 that a document is cut to before it is tokenised."""
     min_tokens: int
@@ -127,7 +127,7 @@ class RouterParams:
 
     @property
     def scale(self) -> int:
-        """S: what a centroid is multiplied by."""
+        """S: the factor of the centroids."""
         return 1 << self.scale_bits
 
     @property
@@ -146,7 +146,7 @@ class RouterParams:
         return EXACT_FLOAT64 - 1 - self.max_score
 
     def pack(self) -> bytes:
-        """Return the 96 bytes that enter the router's root seed: what the fit depends on."""
+        """Return the 96 bytes in the router's root seed that hold the numbers of the fit."""
         return struct.pack(
             "<12Q",
             self.paths,

@@ -1,6 +1,6 @@
-"""The policies of a volunteer about routers that it cannot verify, as the configuration has them.
+"""The policies of a volunteer for routers that it cannot verify, as its configuration names them.
 
-Apart from the verdicts, so that whoever only reads a configuration imports no arithmetic.
+They are not in the module of the verdicts, so that reading a configuration imports no arithmetic.
 """
 
 import re
@@ -12,12 +12,13 @@ POLICY_PATTERN: Final = r"^(require|warn|receipts:[1-9][0-9]{0,2})\Z"
 
 @dataclass(frozen=True)
 class Policy:
-    """What a node does about a router that it cannot verify. No policy trains on REFUTED."""
+    """A node's policy for routers that it cannot verify. No policy trains on REFUTED."""
 
     kind: Literal["require", "warn", "receipts"]
-    """Train on VERIFIED only; on UNVERIFIABLE too, loudly; or on that if others verified it."""
+    """`require` trains on VERIFIED only; `warn` on UNVERIFIABLE too, with a warning; `receipts` on
+    UNVERIFIABLE if enough others verified it."""
     quorum: int = 0
-    """How many others, for `receipts`."""
+    """The number of others, for `receipts`."""
 
     @classmethod
     def parse(cls, text: str) -> "Policy":

@@ -1,6 +1,6 @@
-"""What a manifest fixes about its router, before a single document is read.
+"""The settings of a router that its manifest fixes, before any document is read.
 
-The only module of the routing code that knows the manifest.
+The only module of the routing code that depends on the manifest.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class RouterRecipe:
     """All that a router's derivation needs besides the documents."""
 
     kind: str
-    """What the manifest asks for: `kmeans` or `round_robin`."""
+    """The kind that the manifest asks for: `kmeans` or `round_robin`."""
     featurizer: str
     manifest: Digest
     """The run id."""
@@ -39,12 +39,12 @@ class RouterRecipe:
     documents: int
     """Rows of the source that belong to the run."""
     counts: str
-    """Over what the paths' weights are counted: every one of these `documents`, or the `sample`."""
+    """The documents that the paths' weights are counted over: all (`documents`), or `sample`."""
     params: RouterParams
 
     @property
     def root(self) -> Digest:
-        """The seed of all seeds."""
+        """The seed that all other seeds are derived from."""
         return router_root(self.source, self.tokenizer, self.params, self.beacon)
 
     @property
@@ -61,7 +61,7 @@ class RouterRecipe:
         ]
 
     def split(self, document: int) -> Split:
-        """Return what a document is used for; counted from 0 over every row of the source."""
+        """Return the split of a document, which is counted from 0 over every row of the source."""
         return split_of(
             self.source,
             document,
@@ -71,7 +71,7 @@ class RouterRecipe:
 
 
 def recipe_of(manifest: Manifest, *, epoch: int = 0) -> RouterRecipe:
-    """Return the recipe that a manifest implies; raises Refusal where none can be exact."""
+    """Return the recipe that a manifest implies; raises Refusal if its router cannot be exact."""
     routing, source = manifest.routing, manifest.source
     capacity = routing.capacity
     try:
@@ -112,9 +112,9 @@ def recipe_of(manifest: Manifest, *, epoch: int = 0) -> RouterRecipe:
 
 
 def unfitted_spec(recipe: RouterRecipe) -> RouterSpec:
-    """Return the spec of a manifest that asks for round_robin: no document decides it.
+    """Return the spec of a manifest that asks for round_robin, which depends on no document.
 
-    It states equal shares: no path weighs more than another.
+    It states equal shares: all paths have the same weight.
     """
     params = recipe.params
     return RouterSpec(

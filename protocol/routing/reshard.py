@@ -1,7 +1,7 @@
-"""The router of the next epoch: centroids are the means of what was labelled, in exact integers.
+"""The router of the next epoch: its centroids are means of labelled documents, in exact integers.
 
-The same features, by the same mean and sign rows, and the same predictor as before; only the
-centroids move, and with them bias and counts. Source: docs/method.md, section 5.
+Features (with the same mean and sign rows) and predictor are those of the epoch before; only the
+centroids change, and with them bias and counts. Source: docs/method.md, section 5.
 """
 
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ MIN_LABELLED: Final = 8  # documents; a path with fewer keeps its centroid
 
 @dataclass(frozen=True)
 class Resharded:
-    """What the labels came to."""
+    """The centroids that labels give."""
 
     labels: Digest
     """SHA-256 of the label sheet."""
     centroids: Int32
-    """(P, D), times S; of no use where the sample falls back to round_robin."""
+    """(P, D), times S; not used where the sample falls back to round_robin."""
     rows: int
-    """Of the source, from the first on, that were read for it."""
+    """Number of the source's rows, from the first, that were read for the labels."""
 
 
 class ClassMeans:
-    """Sums over labelled documents, in memory that does not depend on how many they are."""
+    """Sums over labelled documents, in memory that does not grow with their number."""
 
     def __init__(self, previous: RouterSpec) -> None:
         """previous: the spec whose mean and sign rows make the features."""
@@ -49,14 +49,14 @@ class ClassMeans:
         np.add.at(self._counts, labels[chosen], 1)
 
     def absorb(self, other: "ClassMeans") -> None:
-        """Add what another one summed."""
+        """Add the sums of another `ClassMeans`."""
         self._sums += other._sums
         self._counts += other._counts
 
     def centroids(self) -> Int32:
         """Return c_p = rdiv(S * sum of x, n), (P, D); the old one where n is below 8.
 
-        Divided in Python's integers: a sum times S may leave 64 bits.
+        It divides in Python's integers, since a sum times S may exceed 64 bits.
         """
         shape = self._sums.shape
         old = self._spec.centroid_array() if self._spec.centroids else np.zeros(shape, np.int32)

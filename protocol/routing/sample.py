@@ -34,15 +34,15 @@ from dipaco.protocol.routing.spec import (
 )
 from dipaco.protocol.wire.digest import Digest, tagged, u32, u64
 
-NOT_YET = Digest(bytes(32))  # the stage digest of bytes that are still being read
+NOT_YET = Digest(bytes(32))  # stands for the digest of bytes that are still being read
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted router, and where it sends its own sample."""
+    """A fitted router, and the paths that it gives its own sample."""
 
     spec: RouterSpec
-    """Complete but for the digest of the source's bytes and what is counted per path."""
+    """Complete except for the digest of the source's bytes and the counts per path."""
     paths: Int64
     """Of the sampled documents, (n_fit, overlap), best first."""
 
@@ -51,7 +51,7 @@ class Sample:
     """The sampled documents so far: `add` them in batches, in order, then `fitted`, once."""
 
     def __init__(self, recipe: RouterRecipe, relabelled: Resharded | None = None) -> None:
-        """relabelled: whose centroids take the place of k-means."""
+        """relabelled: the centroids from labels, used in the place of k-means."""
         params = recipe.params
         self._recipe = recipe
         self._relabelled = relabelled
@@ -62,7 +62,7 @@ class Sample:
         self._size = 0
 
     def add(self, documents: Int64, prefixes: Int64) -> None:
-        """Take n more: their indices, (n,), and the ids of their prefixes, (n, F)."""
+        """Take n more documents: their indices, (n,), and the ids of their prefixes, (n, F)."""
         end = self._size + len(documents)
         self._hash.update(_rows_bytes(documents, prefixes))
         self._documents[self._size : end] = documents
@@ -116,7 +116,7 @@ class Sample:
         return Fitted(spec, paths)
 
     def _centres(self, points: Points) -> tuple[str, Clustering]:
-        """Return the kind of router and its centroids: by k-means, or the labelled means."""
+        """Return the kind of router and its centroids, from k-means or from labels."""
         params, given = self._recipe.params, self._relabelled
         if given is not None:
             inertia = inertia_of(points, given.centroids)
@@ -151,7 +151,7 @@ def features_digest(x: Int32, mean: Int32) -> Digest:
 
 
 def _rows_bytes(documents: Int64, prefixes: Int64) -> bytes:
-    """Per document its index as u64 and its ids as u32, little-endian."""
+    """Return per document its index as u64 and its ids as u32, little-endian."""
     rows = np.empty(len(documents), dtype=[("document", "<u8"), ("ids", "<u4", prefixes.shape[1])])
     rows["document"], rows["ids"] = documents, prefixes
     return rows.tobytes()

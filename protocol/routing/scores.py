@@ -16,12 +16,12 @@ from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.routing.integers import Int32, Int64
 
 Whole = Int32 | npt.NDArray[np.float64]
-"""Integers, in float64 where they were made ready to be multiplied."""
+"""Integers; in float64 where they were converted before, for the products."""
 
 Product = Callable[[Whole, Whole], Int64]
 """(n, D) and (k, D) to their inner products, (n, k)."""
 
-_BLOCK = 2048  # rows worked on at once: 16 MiB of scores at most
+_BLOCK = 2048  # rows per block: 16 MiB of scores at most
 _CHECKED_ROWS = 64
 
 
@@ -37,7 +37,7 @@ def int64_product(x: Whole, c: Whole) -> Int64:
 
 
 def python_product(x: Int32, c: Int32) -> list[list[int]]:
-    """Multiply in Python's integers: what the others are checked against."""
+    """Multiply in Python's integers; the other products are checked against this one."""
     columns = c.tolist()
     return [[sum(map(mul, row, column)) for column in columns] for row in x.tolist()]
 
@@ -45,7 +45,7 @@ def python_product(x: Int32, c: Int32) -> list[list[int]]:
 def checked_product(x: Int32, c: Int32, candidates: tuple[Product, ...]) -> Product:
     """Return the first candidate that is exact on 64 fixed rows of x, i n div 64.
 
-    Raises LocalProtocolError when none is: this machine cannot do integers.
+    Raises LocalProtocolError if none is: this machine's arithmetic is wrong.
     """
     rows = sorted({i * len(x) // _CHECKED_ROWS for i in range(_CHECKED_ROWS)})
     expected = python_product(x[rows], c)
@@ -60,7 +60,7 @@ PRODUCTS: tuple[Product, ...] = (float64_product, int64_product)
 
 
 def blocks(rows: int) -> Iterator[slice]:
-    """Cut so many rows up: a sample may lie in memory once, never twice."""
+    """Cut so many rows into blocks, so that a sample is never in memory twice."""
     return (slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK))
 
 

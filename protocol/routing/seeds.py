@@ -1,7 +1,7 @@
 """Every seed of the router and every split of the documents, derived from the pinned source.
 
-Owns the derivations alone. A run's name or free text never enters: nobody can try names until a
-shard comes out as he wants it. Source: docs/method.md, 2.4 and 4.2.
+No seed depends on a run's name or other free text: otherwise an author could try names until a
+shard has the documents that the author wants. Source: docs/method.md, 2.4 and 4.2.
 """
 
 import enum
@@ -14,7 +14,7 @@ from dipaco.protocol.wire.digest import Digest, TaggedU64, tagged, u32, u64
 
 
 class Split(enum.StrEnum):
-    """What a document of the source is used for."""
+    """The use of a document of the source."""
 
     TRAINING = "training"
     VALIDATION = "validation"
@@ -30,7 +30,7 @@ def source_digest(kind: str, revision: str, files: Iterable[tuple[str, int, byte
 
 
 def router_root(source: Digest, tokenizer: Digest, params: RouterParams, beacon: bytes) -> Digest:
-    """Return the seed of all seeds; `beacon` is empty or a public value fixed later."""
+    """Return the root of all seeds; `beacon` is empty or a public value fixed later."""
     return tagged("dipaco/1/router-root", source, tokenizer, params.pack(), beacon)
 
 
@@ -45,7 +45,7 @@ def kmeans_seed(root: Digest, epoch: int, restart: int) -> Digest:
 
 
 def split_residue(source: Digest, document: int) -> int:
-    """Return the document's place in 0 to 9,999, which decides its split."""
+    """Return the document's residue, 0 to 9,999, which decides its split."""
     word = _split_hash(source)(document)[:8]
     return int.from_bytes(word, "little") % BASIS_POINTS
 
@@ -58,7 +58,7 @@ def _split_hash(source: Digest) -> TaggedU64:
 def split_of(source: Digest, document: int, *, validation_bp: int, router_bp: int) -> Split:
     """Return the split of a document, counted from 0 over every row of the source.
 
-    Salted by the source alone: all runs on it share their validation documents.
+    The hash depends on the source alone, so all runs on it share their validation documents.
     """
     residue = split_residue(source, document)
     if residue < validation_bp:

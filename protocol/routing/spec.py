@@ -1,9 +1,9 @@
-"""The router spec: by which rule documents find their path, and how that rule was derived.
+"""The router spec: the rule that routes documents to paths, and how that rule was derived.
 
 Every field is a function of the manifest and the public source. A verifier builds the whole value
 itself and compares one digest, so no field can be forgotten. Construction bounds every length and
-range; whether they fit *each other* is `misfit`'s question, which the verdict asks, for a spec of
-a kind we do not know cannot answer it. Source: docs/method.md, 4.7.
+range. Whether they fit *each other* depends on the spec's kind, which may be unknown, so the
+verdict checks that, with `misfit`. Source: docs/method.md, 4.7.
 """
 
 from typing import Annotated, Final
@@ -39,35 +39,37 @@ NO_CAPACITY: Final = "none"
 CAPACITY_BIAS: Final = "bias-v1"
 COUNT_DOCUMENTS: Final = "documents"
 COUNT_SAMPLE: Final = "sample"
-INERTIA_BYTES: Final = 16  # an inertia may leave 64 bits
+INERTIA_BYTES: Final = 16  # an inertia may exceed 64 bits
 MAX_PATH_TOKENS = 1 << 53  # on one path; no corpus comes near
 
 KindField = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*\Z")]
-"""A kind by name: unknown ones are readable, so that a verdict can say which it is."""
+"""The name of a kind. Unknown names can be read too, so that a verdict can state them."""
 DocumentCount = Annotated[int, Meta(ge=0, le=MAX_DOCUMENTS)]
 TokenCount = Annotated[int, Meta(ge=0, le=MAX_PATH_TOKENS)]
 
 
 class Fit(Wire, frozen=True, kw_only=True):
-    """How the router was fitted: what a verifier repeats, stage by stage."""
+    """How the router was fitted; a verifier repeats this stage by stage."""
 
     n_fit: Annotated[int, Meta(ge=0, le=MAX_SAMPLE)]
     """Documents of the sample."""
     restart: Annotated[int, Meta(ge=0, lt=MAX_RESTARTS)]
-    """Which run of k-means won."""
+    """The number, from 0, of the run of k-means that was kept."""
     updates: Annotated[int, Meta(ge=0, le=MAX_UPDATES)]
-    """After how many updates it ended."""
+    """The number of updates of that run."""
     inertia: Annotated[bytes, Meta(min_length=INERTIA_BYTES, max_length=INERTIA_BYTES)]
     """Its sum of squared distances times S^2, unsigned, little-endian."""
     source_bytes: DigestField
-    """Of every row read: up to the one that filled the sample, or all where these are counted."""
+    """Digest of every row read: up to the one that filled the sample, or all of the run where all
+    documents are counted."""
     tokens: DigestField
-    """Of the sampled documents' indices and prefixes."""
+    """Digest of the sampled documents' indices and prefixes."""
     features: DigestField
-    """Of the mean and the features."""
+    """Digest of the mean and the features."""
     centroids: DigestField
+    """Digest of the centroids."""
     labels: DigestField | None = None
-    """SHA-256 of the label sheet that the centroids are class means of; none at epoch 0."""
+    """SHA-256 of the label sheet that gave the class means; null at epoch 0."""
 
 
 class RouterSpec(Wire, frozen=True, kw_only=True):
@@ -80,30 +82,30 @@ class RouterSpec(Wire, frozen=True, kw_only=True):
     capacity: KindField
     """The capacity rule: `none` or `bias-v1`."""
     counts: KindField
-    """What the last two fields are counted over: `documents`, all of the run, or the `sample`."""
+    """The documents that the last two fields count: all of the run (`documents`), or `sample`."""
     manifest: DigestField
-    """The run."""
+    """The run id."""
     epoch: Annotated[int, Meta(ge=0, le=MAX_EPOCH)]
     """How often the run's router was replaced."""
     paths: Annotated[int, Meta(ge=1, le=MAX_PATHS)]
-    """P."""
+    """P: number of paths."""
     vocabulary: Annotated[int, Meta(ge=2, le=MAX_VOCABULARY)]
     """V: token ids are below it."""
     prefix: Annotated[int, Meta(ge=1, le=MAX_PREFIX)]
-    """F, tokens."""
+    """F: number of tokens that routing reads."""
     prefix_bytes: Annotated[int, Meta(ge=MIN_PREFIX_BYTES, le=MAX_PREFIX_BYTES)]
-    """Of the document's text, that these tokens are taken from."""
+    """Bytes of a document's text that these tokens are taken from."""
     dimension: Annotated[int, Meta(ge=8, le=MAX_DIMENSION, multiple_of=8)]
-    """D."""
+    """D: number of features."""
     norm_bits: Annotated[int, Meta(ge=1, le=MAX_NORM_BITS)]
     """nu: features are at most X = 2^nu."""
     scale_bits: Annotated[int, Meta(ge=0, le=MAX_SCALE_BITS)]
-    """s: centroids are times S = 2^s."""
+    """s: centroids are multiplied by S = 2^s."""
     tokenizer: DigestField
     feat_seed: DigestField
     """Seed of the sign rows."""
     mean: Annotated[bytes, Meta(max_length=4 * MAX_DIMENSION)]
-    """mu, (D,), int32 little-endian; empty for round_robin, as the next two."""
+    """mu, (D,), int32 little-endian; empty for round_robin, as are the next two."""
     centroids: Annotated[bytes, Meta(max_length=4 * MAX_DIMENSION * MAX_PATHS)]
     """(P, D), int32 little-endian, row-major."""
     bias: Annotated[bytes, Meta(max_length=8 * MAX_PATHS)]
@@ -145,9 +147,10 @@ def int64_bytes(values: list[int]) -> bytes:
 
 
 def misfit(spec: RouterSpec) -> str | None:
-    """Return why a spec of known kinds contradicts itself, or None; allocates no more than it.
+    """Return why a spec of known kinds contradicts itself, or None.
 
-    A spec without a misfit can route: every score of it is exact.
+    It allocates no more memory than the spec has. A spec without a misfit can route: all its
+    scores are exact.
     """
     if len(spec.documents) != spec.paths or len(spec.tokens) != spec.paths:
         return f"documents, tokens: {spec.paths} counts are due"
@@ -180,8 +183,8 @@ def _length_misfit(spec: RouterSpec) -> str | None:
 
 
 def _range_misfit(spec: RouterSpec) -> str | None:
-    room = EXACT_FLOAT64 - 1 - max_score(spec.dimension, spec.norm_bits, spec.scale_bits)
-    if room < 0:
+    max_bias = EXACT_FLOAT64 - 1 - max_score(spec.dimension, spec.norm_bits, spec.scale_bits)
+    if max_bias < 0:
         return "dimension, norm_bits, scale_bits: together they leave exact arithmetic"
     if _beyond(spec.mean_array(), 16 * spec.prefix):
         return f"mean: beyond {16 * spec.prefix}"
@@ -189,8 +192,8 @@ def _range_misfit(spec: RouterSpec) -> str | None:
     if _beyond(spec.centroid_array(), largest):
         return f"centroids: beyond {largest}"
     bias = spec.bias_array()
-    if bias.min() != 0 or bias.max() > room:
-        return f"bias: not from 0 to {room} with a least of 0"
+    if bias.min() != 0 or bias.max() > max_bias:
+        return f"bias: not from 0 to {max_bias} with a least of 0"
     if spec.capacity == NO_CAPACITY and bias.any():
         return "bias: not zero without a capacity rule"
     return None

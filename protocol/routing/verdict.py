@@ -1,9 +1,9 @@
 """The verdict on a router spec: VERIFIED, REFUTED or UNVERIFIABLE, with the stage and a reason.
 
-A verdict is a value, not an exception. `judge` is the whole decision: it takes the spec that was
-claimed and what our own derivation came to, and reads nothing else. The digest of the whole spec
-decides; the stages only say where two specs part. What a node then does about it is `course`.
-Source: docs/method.md, 4.10, whose rows the comments name.
+A verdict is a value, not an exception. `judge` makes the whole verdict from two arguments, the
+claimed spec and the result of our own derivation, and reads nothing else. The digest of the whole
+spec decides; the stages only say where two specs differ. `decision` says whether a node then
+trains. Source: docs/method.md, 4.10; the comments name the rows of its table.
 """
 
 import enum
@@ -48,11 +48,11 @@ Stage = Literal[
     "spec",
     "local",
 ]
-"""Where the decision fell; `spec` is the comparison of the whole."""
+"""The check that decided; `spec` is the comparison of the whole spec."""
 
 
 class Outcome(enum.StrEnum):
-    """What we know about a spec."""
+    """The result of verifying a spec."""
 
     VERIFIED = "verified"
     REFUTED = "refuted"
@@ -60,7 +60,7 @@ class Outcome(enum.StrEnum):
 
 
 class Verdict(Wire, frozen=True, kw_only=True):
-    """What we know about a spec, where we learnt it, and why, in words for people."""
+    """The result of verifying a spec, the check that decided, and the reason, for people."""
 
     outcome: Outcome
     stage: Stage
@@ -69,7 +69,7 @@ class Verdict(Wire, frozen=True, kw_only=True):
 
     @property
     def final(self) -> bool:
-        """Whether another try cannot change it; UNVERIFIABLE is tried again, with back-off."""
+        """Whether another try cannot change it; after UNVERIFIABLE a node tries again later."""
         return self.outcome is not Outcome.UNVERIFIABLE
 
     def __str__(self) -> str:
@@ -89,16 +89,16 @@ class Receipt(Wire, frozen=True, kw_only=True):
 
 
 class _Derivation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    """The base of what a derivation comes to: a worker tells its node, and no peer hears it."""
+    """The base of a derivation's results, which a worker sends to its node, never to a peer."""
 
 
 class Derived(_Derivation, frozen=True, kw_only=True):
-    """Our own derivation came to an end."""
+    """Our own derivation succeeded."""
 
     spec: RouterSpec
     authenticated: bool
-    """Whether every file we read rows of matched its pinned SHA-256; where the source ended
-    before the sample was full, every file of it."""
+    """Whether every file that we read rows of matched its pinned SHA-256; where the source ended
+    before the sample was full, whether all its files did."""
 
 
 class SourceFailure(_Derivation, frozen=True, kw_only=True):
@@ -107,17 +107,17 @@ class SourceFailure(_Derivation, frozen=True, kw_only=True):
     stage: Literal["source", "tokenizer", "labels"]
     reason: str
     lasting: bool = False
-    """Whether another try comes to the same: what is there cannot be what the manifest says."""
+    """Whether another try must fail too: the data found cannot be the data in the manifest."""
 
 
 class LocalFailure(_Derivation, frozen=True, kw_only=True):
-    """The derivation broke on this machine: our bug, or no memory; nobody else is blamed."""
+    """The derivation failed on this machine, by our bug or for lack of memory; blames no peer."""
 
     reason: str
 
 
 class FalseLabels(_Derivation, frozen=True, kw_only=True):
-    """What the ledger names as score sheets makes no labels, whatever the source holds."""
+    """The score sheets that the ledger names give no labels, whatever the source holds."""
 
     reason: str
 
@@ -143,7 +143,7 @@ def judge(recipe: RouterRecipe, claimed: RouterSpec, derivation: Derivation) -> 
 
 
 def static_check(recipe: RouterRecipe, claimed: RouterSpec) -> Verdict | None:
-    """Return the verdict that needs no document (rows 1 to 4), or None: the source must speak."""
+    """Return the verdict if it needs no document (rows 1 to 4), None if it needs the source."""
     unknown = unknown_kind(claimed)
     if unknown is not None:  # row 1
         return _unverifiable("unknown-kind", f"this software does not know {unknown}")
@@ -239,13 +239,13 @@ def _compare(claimed: RouterSpec, derived: Derived) -> Verdict:
         )
     if not same_bytes:  # row 7
         return _refuted("source-bytes", "fitted on other bytes than the pinned files have")
-    return _refuted(*_parting(ours, ours.fit, theirs, theirs.fit))
+    return _refuted(*_first_stage(ours, ours.fit, theirs, theirs.fit))
 
 
-def _parting(
+def _first_stage(
     ours: RouterSpec, our_fit: Fit, theirs: RouterSpec, their_fit: Fit
 ) -> tuple[Stage, str]:
-    """Rows 9 and 11: the inputs agree, the specs do not. Name the first stage that differs."""
+    """Return the first stage that differs where the inputs agree (rows 9 and 11), and a reason."""
     if (our_fit.n_fit, our_fit.tokens) != (their_fit.n_fit, their_fit.tokens):
         return "tokens", "other documents or token ids were sampled"
     if our_fit.labels != their_fit.labels:
@@ -275,17 +275,17 @@ def _first_difference(ours: RouterSpec, theirs: RouterSpec) -> str:
 
 
 def contradicted(reason: str) -> Verdict:
-    """Return the verdict on a spec whose labels come of scores that our own contradict."""
+    """Return the verdict on a spec whose labels come from scores that our own scores contradict."""
     return _refuted("labels", reason)
 
 
 def labels_hold(reason: str) -> Verdict:
-    """Return the verdict on scores of which a sample was done again."""
+    """Return the verdict on scores of which a sample was computed again, with the same result."""
     return Verdict(outcome=Outcome.VERIFIED, stage="labels", reason=one_line(reason, MAX_REASON))
 
 
 def labels_untold(reason: str) -> Verdict:
-    """Return the verdict on scores that cannot be done again here."""
+    """Return the verdict on scores that cannot be computed again here."""
     return _unverifiable("labels", reason)
 
 

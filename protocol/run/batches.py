@@ -1,7 +1,7 @@
-"""Which rows of its shard a path trains on at which step, and at which learning rate.
+"""The rows of its shard that a path trains on at each step, and the learning rate there.
 
-Everything here follows from the manifest, the path and the step: a lease can be repeated by
-anybody, and nothing is drawn from a library's generator. Source: docs/method.md 2.1 and 2.2.
+Everything here follows from the manifest, the path and the step, and no library's random
+generator is used: anybody can repeat a lease. Source: docs/method.md 2.1 and 2.2.
 """
 
 import math
@@ -10,7 +10,7 @@ from dipaco.protocol.run.training import Training
 from dipaco.protocol.wire.digest import Digest, tagged, u32
 
 DENSE = 0xFFFFFFFF
-"""In the place of a path: the whole training stream, which the seed phase trains on."""
+"""Stands for the whole training stream instead of a path; the seed phase trains on it."""
 
 
 def batch_seed(run: Digest, path: int) -> Digest:
@@ -25,7 +25,7 @@ def order_of_pass(seed: Digest, number: int, rows: int) -> list[int]:
 
 
 class RowOrder:
-    """The endless sequence of rows of one shard: pass after pass, batches run on through ends."""
+    """The endless sequence of rows of one shard, pass after pass; a batch may span passes."""
 
     def __init__(self, seed: Digest, rows: int) -> None:
         if rows < 1:

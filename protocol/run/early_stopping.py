@@ -1,6 +1,6 @@
-"""Which version of its modules a path is used with (docs/method.md 2, line 18).
+"""The version of its modules that a path is used with (docs/method.md 2, line 18).
 
-A choice among versions that exist; training goes on from the newest whatever is chosen here, since
+This chooses among versions that exist. Training goes on from the newest version in any case, since
 a path shares its modules with others.
 """
 
@@ -10,13 +10,13 @@ from dipaco.protocol.run.manifest import Manifest
 
 
 def kept_version(manifest: Manifest, newest: int, losses: Mapping[int, float]) -> int:
-    """Return `newest`, or under early stopping the version of the lowest loss, of equals the first.
+    """Return `newest`, or under early stopping the first version of the lowest loss.
 
     newest   the version at which all of the path's modules stand.
-    losses   of the path on its held-out documents, by version; those not evaluated are missing.
+    losses   the path's held-out loss by version; versions that are not evaluated are missing.
 
-    Where the run re-shards, versions of the first router were evaluated on other documents: only
-    those of the newest's router are compared.
+    Where the run re-shards, versions of the first router were evaluated on other documents. So
+    only versions of the same router as `newest` are compared.
     """
     if not manifest.training.early_stopping:
         return newest

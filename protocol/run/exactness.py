@@ -1,6 +1,6 @@
-"""Up to where integers in floating point and in 64 bits are exact. Source: docs/method.md, 4.8.
+"""The bounds below which integers in float64 and in int64 are exact. Source: docs/method.md, 4.8.
 
-Imports nothing: manifests are checked with it, and so are the specs of strangers.
+The checks of manifests and those of received specs both use them, so this module imports neither.
 """
 
 from typing import Final

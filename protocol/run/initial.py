@@ -1,8 +1,8 @@
-"""The model that a run begins with, derived by anybody from the manifest alone.
+"""The initial model of a run, which anybody can derive from the manifest alone.
 
 Every element is a multiple of a power of two, computed without rounding from the bits of
 SHAKE-256 (FIPS 202), so all nodes hold the same bytes. A tensor's values depend on its name and
-shape and not on the module it lies in: all paths begin as one model. Norms begin at 1.
+shape, not on its module: all paths begin as the same model. Norms begin at 1.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ def initial_tensor(manifest: Manifest, tensor: Tensor) -> Float32:
     """Return the initial values of `tensor`, flat, shape (size,): uniform(-a, a), or 1 (norms).
 
     a is a power of two: 1/32 for embedding and output head, else the largest that is at most
-    sqrt(3 / fan-in), i.e. a standard deviation of at most 1/sqrt(fan-in). What is added to the
-    residual stream counts its fan-in 2 * blocks times, as GPT-2 does, so that the stream's
-    variance does not grow with depth.
+    sqrt(3 / fan-in), i.e. a standard deviation of at most 1/sqrt(fan-in). A matrix whose product
+    is added to the residual stream counts its fan-in 2 * blocks times, as GPT-2 does, so that the
+    stream's variance does not grow with depth.
     """
     if len(tensor.shape) == 1:
         return np.ones(tensor.size, dtype=np.float32)
@@ -44,7 +44,7 @@ def initial_tensor(manifest: Manifest, tensor: Tensor) -> Float32:
 
 
 def _exponent(manifest: Manifest, tensor: Tensor) -> int:
-    """log2 of a: see `initial_tensor`."""
+    """Return log2 of a: see `initial_tensor`."""
     if tensor.name in ("model.embed_tokens.weight", "lm_head.weight"):
         return EMBEDDING_EXPONENT
     fan_in = tensor.shape[1]

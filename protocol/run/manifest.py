@@ -1,9 +1,9 @@
 """The run manifest: everything that all nodes of a run agree on, signed by the run's owner.
 
-Nothing volunteer-local is in here; that is `NodeConfig`'s (node/config.py). The manifest is public
-and complete: with it and the public source anybody re-derives the router, the shards, the order of
-the batches and the initial model. Its identity is the SHA-256 of its canonical encoding, the
-*run id*. Terms and defaults: docs/method.md.
+It holds no settings of a single node; these are in `NodeConfig` (node/config.py). The manifest is
+public and complete: with it and the public source anybody derives the router, the shards, the
+order of the batches and the initial model again. Its identity is the SHA-256 of its canonical
+encoding, the *run id*. Terms and defaults: docs/method.md.
 """
 
 from typing import Annotated, Final, Literal
@@ -21,8 +21,8 @@ from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerIdField
 
 FORMAT: Final = 2
-MAX_NODES_LISTED = 1024  # schedulers and members named one by one
-MAX_SHEETS = 4096  # of scores: paths times windows; the ledger names each
+MAX_NODES_LISTED = 1024  # members named one by one
+MAX_SHEETS = 4096  # score sheets: paths times windows; the ledger names each
 MAX_SCORED = 1 << 22  # router documents; the paper's 0.5 % of C4 are 1.8 million
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
@@ -46,29 +46,30 @@ class Reshard(Wire, frozen=True, kw_only=True):
     after_round: Annotated[int, Meta(ge=1, le=1 << 20)]
     """The paths score the router documents at this version; later rounds use the new router."""
     tolerance: Annotated[int, Meta(ge=1, le=1024)] = 4
-    """How far an honest score may be from the true one, in 1/1024 nat."""
+    """The most by which an honest score may differ from the true one, in 1/1024 nat."""
     scorers: Annotated[int, Meta(ge=1, le=3)] = 1
     """Distinct peers that must agree on the scores of a path in a window."""
     candidates: Annotated[int, Meta(ge=2, le=64)] = 8
-    """Paths that score one document: the present router's best; all, where there are fewer."""
+    """Number of paths that score one document: the current router's best, or all paths where
+    there are fewer."""
     windows: Annotated[int, Meta(ge=1, le=MAX_SHEETS)] = 1
-    """The router documents of the source's first so many windows are scored."""
+    """Number of windows of the source, from the first, whose router documents are scored."""
 
     @property
     def margin(self) -> int:
-        """M: a document gets a label if its second best score is worse by more."""
+        """M: a document gets a label if its second best score is worse by more than this."""
         return 4 * self.tolerance
 
 
 class Routing(Wire, frozen=True, kw_only=True):
-    """How documents find their path: docs/method.md section 4."""
+    """The rule that routes documents to paths: docs/method.md section 4."""
 
     kind: Literal["kmeans", "round_robin"] = "kmeans"
     featurizer: Literal["bag-sign-v1"] = "bag-sign-v1"
     sample: Annotated[int, Meta(ge=1, le=1 << 20)]
-    """N: the router is fitted on the first so many eligible training documents."""
+    """N: number of eligible training documents, from the first, that the router is fitted on."""
     prefix: Annotated[int, Meta(ge=1, le=1024)] = 32
-    """F: tokens of a document that routing sees."""
+    """F: number of tokens of a document that routing reads."""
     prefix_bytes: Annotated[int, Meta(ge=64, le=16384)] = 256
     """Bytes of a document, cut at a character boundary, that these tokens are taken from."""
     dimension: Annotated[int, Meta(ge=8, le=256, multiple_of=8)] = 256
@@ -78,14 +79,14 @@ class Routing(Wire, frozen=True, kw_only=True):
     scale_bits: Annotated[int, Meta(ge=0, le=10)] = 8
     """s: centroids are scaled by 2^s."""
     max_updates: Annotated[int, Meta(ge=1, le=1024)] = 64
-    """T_max of one restart."""
+    """T_max: the most updates of one restart."""
     restarts: Annotated[int, Meta(ge=1, le=64)] = 4
     max_bytes: Annotated[int, Meta(ge=64, le=16 << 20)] = 1 << 20
-    """A document's text is cut there, at a character boundary, before it is tokenised."""
+    """Bytes that a document's text is cut to, at a character boundary, before it is tokenised."""
     min_tokens: Annotated[int, Meta(ge=1, le=16384)] = 40
     """A document with fewer tokens in its first `prefix_bytes` bytes takes no part."""
     max_tokens: Annotated[int, Meta(ge=1, le=16 << 20)] = 1 << 20
-    """No more tokens of one document are trained on: the rest is cut off."""
+    """The most tokens of one document that are trained on; the rest is cut off."""
     validation_bp: Annotated[int, Meta(ge=0, le=5000)] = 500
     """Share of documents held out, in 1/10,000."""
     router_bp: Annotated[int, Meta(ge=0, le=5000)] = 0
@@ -94,10 +95,10 @@ class Routing(Wire, frozen=True, kw_only=True):
     """Paths that train on one document (top-n); evaluation is always top-1."""
     capacity: Capacity | None = None
     counts: Literal["documents", "sample"] = "documents"
-    """What the paths' weights are counted over: every document of the run, or the router's sample
-    alone, for corpora that are too large for every verifier to read."""
+    """The documents that the paths' weights are counted over: all of the run, or the router's
+    sample alone, for corpora that are too large for every verifier to read."""
     beacon: Annotated[bytes, Meta(max_length=64)] = b""
-    """A public value fixed after the rest of the manifest, or nothing."""
+    """A public value fixed after the rest of the manifest, or empty."""
     reshard: Reshard | None = None
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ class Routing(Wire, frozen=True, kw_only=True):
         self._check_exactness()
 
     def _check_exactness(self) -> None:
-        """Source: docs/method.md, 4.8; `RouterParams` holds the other bounds as well."""
+        """Source: docs/method.md, 4.8; `RouterParams` checks the other bounds too."""
         if max_score(self.dimension, self.norm_bits, self.scale_bits) >= EXACT_FLOAT64:
             raise ValueError(
                 f"norm_bits, scale_bits: {self.norm_bits} and {self.scale_bits} leave exact "
@@ -126,18 +127,18 @@ class Routing(Wire, frozen=True, kw_only=True):
 
 
 class Scheduling(Wire, frozen=True, kw_only=True):
-    """Who hands out the work, to whom, for how long."""
+    """The peers that grant leases, the peers that may get them, and how long a lease lasts."""
 
     schedulers: Annotated[tuple[PeerIdField, ...], Meta(min_length=1, max_length=16)]
     """In the order in which they take over."""
     members: Annotated[tuple[PeerIdField, ...], Meta(max_length=MAX_NODES_LISTED)]
-    """Who may join; empty: anybody."""
+    """The only peers that may join; empty: any peer may."""
     lease_ttl: Annotated[int, Meta(ge=5, le=3600)] = 20
     """Seconds without a heartbeat after which a lease ends."""
 
 
 class Manifest(Wire, frozen=True, kw_only=True):
-    """One run, whole."""
+    """The whole definition of one run."""
 
     format: Literal[2] = FORMAT
     name: Name
@@ -150,7 +151,7 @@ class Manifest(Wire, frozen=True, kw_only=True):
     training: Training
     schedule: Scheduling
     seed: Annotated[int, Meta(ge=0, le=1 << 53)]
-    """Of the initial model; the router's seeds are derived, nobody chooses them."""
+    """Seed of the initial model. The router's seeds are derived, so that nobody chooses them."""
     start: ModuleDigests = ()
     """States of path 0's modules, in the topology's order, that the seed phase starts from;
     empty: the initial model."""
@@ -163,7 +164,7 @@ class Manifest(Wire, frozen=True, kw_only=True):
             raise ValueError(f"routing.sample: below the number of paths, {self.paths}")
         if self.training.early_stopping and not self.routing.validation_bp:
             raise ValueError(
-                "training.early_stopping: routing.validation_bp holds nothing out for it"
+                "training.early_stopping: needs held-out documents, a routing.validation_bp above 0"
             )
         if self.routing.overlap > self.paths:
             raise ValueError(f"routing.overlap: above the number of paths, {self.paths}")
@@ -175,15 +176,15 @@ class Manifest(Wire, frozen=True, kw_only=True):
     def _check_reshard(self, reshard: Reshard) -> None:
         where = "routing.reshard"
         if self.paths < 2:
-            raise ValueError(f"{where}: one path has nothing to choose from")
+            raise ValueError(f"{where}: needs at least 2 paths")
         if reshard.after_round >= self.training.rounds:
             raise ValueError(f"{where}.after_round: no round of {self.training.rounds} follows it")
         if reshard.windows > self.source.windows:
             raise ValueError(f"{where}.windows: the source has {self.source.windows}")
         if self.paths * reshard.windows > MAX_SHEETS:
             raise ValueError(
-                f"{where}.windows: {reshard.windows} for {self.paths} paths, together they may "
-                f"make {MAX_SHEETS} sheets"
+                f"{where}.windows: {reshard.windows} windows times {self.paths} paths are more "
+                f"than {MAX_SHEETS} score sheets"
             )
         if self.most_scored * reshard.windows > MAX_SCORED:
             raise ValueError(
@@ -193,15 +194,15 @@ class Manifest(Wire, frozen=True, kw_only=True):
 
     @property
     def most_scored(self) -> int:
-        """Router documents that a window may have: twice their share, and 256.
+        """The most router documents that a window may have: twice their share plus 256.
 
-        Hashes split them off, so no window comes near; whoever claims more need not be read.
+        A hash selects them, so no window comes near; a longer sheet is refused unread.
         """
         share = self.source.window * self.routing.router_bp // BASIS_POINTS
         return min(self.source.window, 2 * share + 256)
 
     def epoch_of(self, round_: int) -> int:
-        """Return by which router round `round_` trains, and version `round_` is evaluated."""
+        """Return the epoch of the router of round `round_` and of evaluating version `round_`."""
         reshard = self.routing.reshard
         return int(reshard is not None and round_ > reshard.after_round)
 

@@ -39,11 +39,11 @@ class Level(Wire, frozen=True, kw_only=True):
 
     experts: Annotated[int, Meta(ge=1, le=256)]
     blocks: Annotated[int, Meta(ge=0, le=256)]
-    """0: the level splits the data and no parameters (DiLoCo is such a level and a shared one)."""
+    """0: the level splits the data but no parameters (DiLoCo: such a level and a shared one)."""
 
 
 class Grid(Wire, frozen=True, kw_only=True):
-    """The levels, and which parts every path owns alone (DiPaCo section 2.6.2)."""
+    """The levels, and the parts that every path owns alone (DiPaCo section 2.6.2)."""
 
     levels: Annotated[tuple[Level, ...], Meta(min_length=1, max_length=8)]
     path_specific_blocks: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=256)]

@@ -1,4 +1,4 @@
-"""Modules by name, and the blobs that stand for them."""
+"""The names of modules, and the digests of their blobs."""
 
 from collections.abc import Iterable
 from typing import Annotated, NewType
@@ -8,14 +8,14 @@ from msgspec import Meta
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import Digest, DigestField
 
-MAX_MODULES = 64  # of one path: stem, one per level (at most 8), its own; room for finer cuts
+MAX_MODULES = 64  # of one path: 10 (stem, 8 levels, its own), and spare ones for finer cuts
 
 ModuleId = NewType("ModuleId", str)
 ModuleName = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-zA-Z0-9.]+\Z")]
 
 
 class ModuleDigest(Wire, frozen=True, kw_only=True):
-    """One module and the blob that stands for it: a state, a pseudo-gradient, or moments."""
+    """One module and the digest of a blob of it: a state, a pseudo-gradient, or moments."""
 
     module: ModuleName
     digest: DigestField
@@ -26,7 +26,7 @@ ModuleDigests = Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)
 
 
 def digest_of(module: str, named: Iterable[ModuleDigest]) -> Digest:
-    """Return the blob that stands for `module`; raises LookupError if it is not named."""
+    """Return the digest of `module`'s blob; raises LookupError if `named` lacks the module."""
     for each in named:
         if each.module == module:
             return each.digest

@@ -1,4 +1,4 @@
-"""Where the documents of a run come from, and the tokenizer that reads them: both by content."""
+"""The source of a run's documents, and its tokenizer: both identified by content."""
 
 import re
 from typing import Annotated, Final, Literal
@@ -21,31 +21,33 @@ class SourceFile(Wire, frozen=True, kw_only=True):
     """One pinned file of a source."""
 
     name: Annotated[str, Meta(min_length=1, max_length=512)]
-    """Where a source of this kind finds it; never joined to a path of ours."""
+    """The file's place in the terms of this kind of source; never joined to a local path."""
     size: Annotated[int, Meta(ge=0, le=1 << 50)]
     """Bytes."""
     sha256: DigestField
     rows: Annotated[int, Meta(ge=0, le=1 << 40)]
-    """Its first so many rows belong to the source: where the next file's rows begin is known."""
+    """Number of rows, from the first, that belong to the source. So the number of the next
+    file's first row is known without reading this file."""
 
 
 class Source(Wire, frozen=True, kw_only=True):
-    """Where the documents come from, pinned to the byte."""
+    """The source of the documents, pinned to the byte."""
 
     kind: Literal["embedded", "files", "hub", "synthetic"]
     revision: Annotated[str, Meta(min_length=1, max_length=128)]
-    """What a source of this kind calls its version; of `hub` the commit, 40 hexadecimal digits."""
+    """The version, in the terms of this kind of source; for `hub` a commit, 40 hexadecimal
+    digits."""
     dataset: Annotated[str, Meta(max_length=200)] = ""
-    """Of `hub`: owner/name. This and the next two are empty for every other kind."""
+    """For `hub`: owner/name. This and the next two are empty for every other kind."""
     config: Annotated[str, Meta(max_length=128)] = ""
     split: Annotated[str, Meta(max_length=128)] = ""
     files: Annotated[tuple[SourceFile, ...], Meta(max_length=MAX_FILES)]
     """In the order in which their rows are counted; empty for `synthetic`."""
     text_field: Annotated[str, Meta(min_length=1, max_length=128)] = "text"
     documents: Count
-    """Only the first so many rows belong to the run."""
+    """Number of rows, from the first, that belong to the run."""
     window: Count
-    """Documents of one window: a lease's shard is cut from one window."""
+    """Number of documents of one window; a lease's shard is cut from one window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,10 +82,10 @@ class Source(Wire, frozen=True, kw_only=True):
 
 
 class Tokenizer(Wire, frozen=True, kw_only=True):
-    """A tokenizer's file, by content."""
+    """A tokenizer's file, identified by content."""
 
     kind: Literal["tokenizers-json"] = "tokenizers-json"
-    """Which library reads the file, and so how text becomes token ids."""
+    """The library that reads the file and makes token ids of text."""
     sha256: DigestField
     size: Annotated[int, Meta(ge=1, le=64 << 20)]
     """Bytes of the file."""

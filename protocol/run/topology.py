@@ -1,4 +1,4 @@
-"""The grid: paths, modules, and how a module's flat state is laid out (docs/method.md section 1).
+"""The grid: paths, modules, and the layout of a module's flat state (docs/method.md section 1).
 
 A module is the unit of transfer and of the outer step:
 
@@ -60,7 +60,7 @@ class Topology:
         return FLOAT_BYTES * self.elements(module)
 
     def counterpart(self, module: ModuleId) -> ModuleId:
-        """Return the module of path 0 in the place of `module`: the same layout, expert 0."""
+        """Return path 0's module that corresponds to `module`: the same layout, expert 0."""
         if module.startswith("L"):
             return ModuleId(module.split(".")[0] + ".E0")
         return ModuleId("p0") if module.startswith("p") else module
@@ -71,7 +71,7 @@ class Topology:
 
 
 def experts_of(grid: Grid, path: int) -> tuple[int, ...]:
-    """Return the expert that `path` takes at each level (mixed radix, level 1 first)."""
+    """Return the expert of `path` at each level (mixed radix, level 1 first)."""
     taken: list[int] = []
     for level in reversed(grid.levels):
         path, expert = divmod(path, level.experts)
@@ -115,7 +115,7 @@ def _expert(level: int, expert: int) -> ModuleId:
 
 
 def _shared_blocks(grid: Grid) -> dict[int, tuple[int, ...]]:
-    """Per level (from 0) the indices of its blocks that experts share."""
+    """Return per level (from 0) the indices of its shared blocks."""
     shared, first = {}, 0
     for level, spec in enumerate(grid.levels):
         blocks = range(first, first + spec.blocks)

@@ -1,4 +1,4 @@
-"""How a run trains: its rounds and steps, the inner and the outer optimizer."""
+"""The training settings of a run: rounds and steps, the inner and the outer optimizer."""
 
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ class Adam(Wire, frozen=True, kw_only=True):
     floor: Fraction = 0.1
     """The last learning rate, as a share of `lr`."""
     warmup: Annotated[int, Meta(ge=0, le=1 << 30)] = 20
-    """Steps."""
+    """Steps of linear warm-up."""
     weight_decay: Fraction = 0.1
     """Decoupled, on matrices only."""
     beta1: Fraction = 0.9
@@ -36,16 +36,16 @@ class Nesterov(Wire, frozen=True, kw_only=True):
     rescale: Literal["sqrt", "none"] = "sqrt"
     """The outer gradient is the mean over c paths times sqrt(c), or (DiLoCo) the mean itself."""
     weights: Literal["tokens", "uniform"] = "tokens"
-    """A path counts in the mean by its shard's tokens, or every path alike."""
+    """A path's weight in the mean: the tokens of its shard, or the same for every path."""
 
 
 class Training(Wire, frozen=True, kw_only=True):
-    """Rounds and steps."""
+    """Rounds, steps, optimizers and encodings."""
 
     seed_steps: Annotated[int, Meta(ge=0, le=1 << 30)]
     """k0: dense steps before the grid begins."""
     rounds: Annotated[int, Meta(ge=1, le=1 << 20)]
-    """T."""
+    """T: number of rounds."""
     inner_steps: Annotated[int, Meta(ge=1, le=1 << 20)]
     """tau: steps of one path in one round."""
     batch: Annotated[int, Meta(ge=1, le=65536)]
@@ -53,12 +53,12 @@ class Training(Wire, frozen=True, kw_only=True):
     inner: Adam
     outer: Nesterov
     inner_state: Literal["carry", "reset"] = "carry"
-    """AdamW's moments go on from round to round, or are fresh in every round."""
+    """AdamW's moments are carried from round to round, or are zero at the start of each."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Of the matrix products of the inner steps; weights, moments and sums are float32 always."""
+    """Of the inner steps' matrix products; weights, moments and sums are always float32."""
     early_stopping: bool = False
-    """Whether a path is kept at the version of its lowest held-out loss, or at the last."""
+    """Whether a path is used at the version of its lowest held-out loss, not at the newest."""
     deltas: Literal["f32", "bf16", "int8", "int4"] = "f32"
     """How pseudo-gradients are encoded on the way to the outer step."""
     updates: Literal["f32", "int8", "int4"] = "f32"
-    """How a state advances: by the update itself, or by a packed one that travels in its place."""
+    """How a state advances: by the float32 update, or by a packed one that is sent in its place."""

@@ -1,10 +1,10 @@
 """Flat float32 arrays as small integers times powers of two: 4 or 8 bits an element.
 
 128 consecutive elements share an exponent k; an element is q * 2^k with |q| <= 7 or 127, rounded
-to the nearest, ties to even. Layout: every group's k as an int8, then every element's q, of 4 bits
-as q + 8, the low half of a byte first. k follows from the group's largest element, so an array has
-one packed form, and what is no array's is refused. Multiplying by a power of two is exact: anybody
-unpacks the same values.
+to the nearest, ties to even. Layout: every group's k as an int8, then every element's q; a q of 4
+bits is stored as q + 8, the low half of a byte first. k follows from the group's largest element,
+so an array has one packed form, and other bytes are refused. Multiplying by a power of two is
+exact, so all nodes unpack the same values.
 
 Source: docs/method.md 7.3.
 """
@@ -21,8 +21,8 @@ Float32 = NDArray[np.float32]
 Bits = Literal[4, 8]
 
 GROUP = 128  # elements that share an exponent
-SMALLEST = 2.0**-100  # a group below it is all zero, so that no step is subnormal
-SLICE = 1 << 19  # elements worked on at once, a multiple of GROUP: they fit a processor's cache
+SMALLEST = 2.0**-100  # a group below it is packed as zeros, so that no step is subnormal
+SLICE = 1 << 19  # elements per slice, a multiple of GROUP: they fit a processor's cache
 
 
 def packed_bytes(bits: Bits, elements: int) -> int:
@@ -59,9 +59,10 @@ def unpack(data: bytes, bits: Bits, elements: int) -> Float32:
 
 
 def steps(data: bytes, bits: Bits, elements: int) -> Float32:
-    """Return of what every element is a multiple, (elements,): 2^k of its group, 0 if all are 0.
+    """Return the step of every element, (elements,): 2^k of its group, 0 for a group of zeros.
 
-    `data` was unpacked before. Half of it is the most by which packing moved an element.
+    Packing moved an element by at most half its step. `data` must have been unpacked before, which
+    checks it.
     """
     values = np.empty(elements, dtype=np.float32)
     for start, k, q in _slices(data, bits, elements):
@@ -76,7 +77,7 @@ def _groups(elements: int) -> int:
 
 
 def _in_groups(values: Float32) -> Float32:
-    """Shape (groups, GROUP), the last one filled up with zeros."""
+    """Return the values as (groups, GROUP), the last group filled up with zeros."""
     missing = -values.size % GROUP
     if missing:
         values = np.concatenate([values, np.zeros(missing, dtype=np.float32)])
@@ -84,26 +85,26 @@ def _in_groups(values: Float32) -> Float32:
 
 
 def _exponents(largest: Float32, bits: Bits) -> NDArray[np.int8]:
-    """k of every group: the least with `largest` <= (2^(bits-1) - 1) * 2^k; 0 for a zero group."""
+    """Return the least k of each group with `largest` <= (2^(bits-1) - 1) * 2^k; 0 for zeros."""
     fraction, exponent = np.frexp(largest)
     fits = fraction <= (2 ** (bits - 1) - 1) / 2 ** (bits - 1)
     k = exponent - np.where(fits, bits - 1, bits - 2)
     if not np.isfinite(largest).all() or (k > _most(bits)).any():
         raise ValueError("the values hold NaN, or are too large for their encoding")
-    # k is 0, and with it every q, below half a step of 1.
+    # A k of 0 makes every q of such a group 0: its elements are below half a step of 1.
     return np.where(largest < SMALLEST, 0, k).astype(np.int8)
 
 
 def _least(bits: Bits) -> int:
-    return -98 - bits  # of 2^-100 and above
+    return -98 - bits  # the k of a group whose largest element is `SMALLEST`
 
 
 def _most(bits: Bits) -> int:
-    return 129 - bits  # one more, and the least q of a largest element leaves float32
+    return 129 - bits  # with one more, even the least q of a largest element exceeds float32
 
 
 def _power(k: NDArray[np.int8]) -> Float32:
-    """2^k, shape (groups, 1): exact, no k leaves the normal range."""
+    """Return 2^k, shape (groups, 1): exact, since every k is in float32's normal range."""
     return np.ldexp(np.float32(1), k.astype(np.int32))[:, None]
 
 
@@ -118,7 +119,7 @@ def _nibbles(q: NDArray[np.int8]) -> bytes:
 def _slices(
     data: bytes, bits: Bits, elements: int
 ) -> Iterator[tuple[int, NDArray[np.int8], NDArray[np.int8]]]:
-    """Yield the first element's index, k (groups,) and q (groups, GROUP) of slice after slice."""
+    """Yield the first element's index, k (groups,) and q (groups, GROUP) of each slice."""
     groups = _groups(elements)
     exponents = np.frombuffer(data, dtype=np.int8, count=groups)
     for start in range(0, elements, SLICE):

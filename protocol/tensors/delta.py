@@ -1,11 +1,11 @@
-"""Pseudo-gradients on the wire: encodings of flat float32 arrays, and what no honest one holds.
+"""Pseudo-gradients on the wire: encodings of flat float32 arrays, and the bounds of honest ones.
 
     f32          little-endian float32, as it is
     bf16         its upper 16 bits, rounded to the nearest, ties to even; little-endian
-    int8, int4   integers times a power of two per 128 elements (`quantised`)
+    int8, int4   integers times a power of two per 128 elements (`block_float`)
 
-All are stateless: the bytes are a function of the delta alone, so a lease can be repeated. A new
-encoding is a name in the manifest, a length and a pair of functions here.
+All are stateless: the bytes are a function of the delta alone, so a lease can be repeated. To add
+an encoding, add a name in the manifest, and a length and a pair of functions here.
 Sources: docs/method.md 6(e) and 7.1.
 """
 
@@ -25,7 +25,7 @@ Encoding = Literal["f32", "bf16", "int8", "int4"]
 
 BYTES_PER_ELEMENT: dict[Encoding, int] = {"f32": 4, "bf16": 2}
 BITS: dict[Encoding, Bits] = {"int8": 8, "int4": 4}
-BOUND_SLACK = 1.05  # for rounding, of the arithmetic and to bf16
+BOUND_SLACK = 1.05  # for rounding: that of the arithmetic, and that to bf16
 
 
 def encoded_bytes(encoding: Encoding, elements: int) -> int:
@@ -39,10 +39,7 @@ def encode_delta(delta: Float32, encoding: Encoding) -> bytes:
     """Return the bytes of a flat `delta`; raises ValueError if they would not be finite."""
     if encoding in BITS:
         return pack(delta, BITS[encoding])
-    if encoding == "f32":
-        stored = np.ascontiguousarray(delta, dtype="<f4")
-    else:
-        stored = _to_bf16(delta)
+    stored = np.ascontiguousarray(delta, dtype="<f4") if encoding == "f32" else _to_bf16(delta)
     if not np.isfinite(_from_bytes(stored.tobytes(), encoding)).all():
         raise ValueError("the delta holds NaN, or values too large for its encoding")
     return stored.tobytes()
@@ -66,10 +63,10 @@ def decode_delta(data: bytes, encoding: Encoding, elements: int) -> Float32:
 
 
 def rounding(data: bytes, encoding: Encoding, elements: int) -> Float32 | None:
-    """Return by how much, at most, encoding moved each element of the delta in `data`.
+    """Return the most by which encoding moved each element of the delta in `data`, (elements,).
 
-    (elements,), half a step of its group; None where it is a small share of the element itself,
-    which `BOUND_SLACK` covers. `data` was decoded before.
+    It is half a step of the element's group; None for f32 and bf16, where it is a small share of
+    the element itself, which `BOUND_SLACK` covers. `data` must have been decoded before.
     """
     if encoding not in BITS:
         return None
@@ -88,7 +85,7 @@ def check_bound(
 
     delta, state   (elements,) each: the pseudo-gradient, and the state that it starts from.
     round_         t, from 1: it sets the learning rates.
-    rounded        (elements,): how far `rounding` says that encoding moved each element.
+    rounded        (elements,): the result of `rounding`.
     Source: docs/method.md 6(e), without its bound on norms.
     """
     reach = math.fsum(
@@ -118,7 +115,7 @@ def largest_update(beta1: float, beta2: float) -> float:
     """Return the most by which one AdamW step moves an element, in learning rates.
 
     c = (1 - b1) / sqrt((1 - b2)(1 - b1^2 / b2)), by Cauchy-Schwarz on the two moving averages;
-    bias correction only lowers it. Infinite if b1^2 >= b2, where there is no such bound.
+    bias correction only makes it smaller. Infinite if b1^2 >= b2, where there is no such bound.
     """
     if beta1 * beta1 >= beta2:
         return math.inf

@@ -1,4 +1,4 @@
-"""AdamW's moments on the way from one round to the next: 8 bits each, exact, and their bounds.
+"""The encoding of AdamW's moments between rounds: 8 bits each, exact, and their bounds.
 
 A module's moments are two arrays of its elements, m (a mean of gradients) and v (of their squares,
 never negative). Both are cut into groups of 128 consecutive elements, the last may be shorter. The
@@ -12,9 +12,9 @@ units, at most 4 significant bits of it: code c stands for s * 2^shift with shif
 - 1 and s = c - 8 * shift. m is a sign bit and 7 bits of code, in units of 2^(e - 18); v is 8 bits
 of code, in units of 2^(e - 34). So every byte string of that length is an array of finite float32.
 
-m is rounded towards zero and v up, so that no step gets longer by it, and encoding what was decoded
-gives the same bytes. Everything is powers of two and integers below 2^53: exact, hence the same
-everywhere. Source: docs/method.md 2.3 and 6(e).
+m is rounded towards zero and v up, so that rounding makes no step longer. Encoding decoded moments
+gives the same bytes. All numbers are powers of two and integers below 2^53: exact, hence the same
+on every machine. Source: docs/method.md 2.3 and 6(e).
 """
 
 import math
@@ -42,12 +42,12 @@ FIRST_BITS: Final = 18  # the largest m of a group has its first bit there
 SECOND_BITS: Final = 34
 SIGNIFICANT: Final = 4  # bits of a magnitude
 SIGN: Final = 0x80
-BLOCK: Final = 1 << 13  # groups at once: a few ten MB of memory, whatever the module's size
-SLACK: Final = 1.001  # of the check, for powers that another libm rounds another way
+BLOCK: Final = 1 << 13  # groups per block: some ten MB of memory, whatever the module's size
+SLACK: Final = 1.001  # of the check, since another libm may round powers another way
 
 SHIFTS = np.maximum(np.arange(256) // 8, 1) - 1
 UNITS: Final[Float64] = np.ldexp((np.arange(256) - 8 * SHIFTS).astype(np.float64), SHIFTS)
-"""Per code, how many units it stands for."""
+"""The number of units that each code stands for."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, elements: int) -> "Moments":
-        """Return those that a fresh AdamW begins with."""
+        """Return the moments that AdamW begins with."""
         return cls(np.zeros(elements, np.float32), np.zeros(elements, np.float32))
 
 
@@ -73,8 +73,8 @@ def moments_bytes(elements: int) -> int:
 def encode_moments(moments: Moments, adam: Adam, steps: int) -> bytes:
     """Return the bytes of moments after `steps` steps of AdamW, first round to last.
 
-    m is drawn towards zero where it is above what the rounded v allows (`largest_ratio`).
-    Raises ValueError for what AdamW cannot have come to: not finite, v negative or too large.
+    m is reduced to the bound that the rounded v allows (`largest_ratio`). Raises ValueError for
+    moments that AdamW cannot produce: not finite, or a v that is negative or too large.
     """
     _check_finite(moments)
     elements = len(moments.first)
@@ -112,8 +112,8 @@ def decode_moments(data: bytes, elements: int) -> Moments:
 def check_moments(moments: Moments, training: Training, round_: int) -> None:
     """Raise RemoteProtocolError for moments that honest AdamW cannot have after round `round_`.
 
-    |m| <= c sqrt(v), so that a successor's step keeps the bound of method 6(e); and v is at most
-    the square of the clipped gradient's norm, or the successor would hardly move.
+    |m| <= c sqrt(v), so that the next round's steps keep the bound of method 6(e). v is at most the
+    square of the clipped gradient's norm: with a larger v the next round would hardly move.
     """
     adam = training.inner
     ratio = largest_ratio(adam, first_step(training, round_ + 1))
@@ -121,7 +121,7 @@ def check_moments(moments: Moments, training: Training, round_: int) -> None:
     largest = moments.second.max(initial=0.0)
     if largest > SLACK * 1.125 * adam.clip**2:
         raise RemoteProtocolError(
-            f"the second moment is {largest:.3g}, and a clipped gradient has no such square"
+            f"the second moment is {largest:.3g}, larger than the square of a clipped gradient"
         )
     excess = np.abs(moments.first) - SLACK * _reach(ratio, moments.second.astype(np.float64))
     worst = int(np.argmax(excess))
@@ -136,9 +136,9 @@ def largest_ratio(adam: Adam, steps: int) -> float:
     """Return the most that |m| / sqrt(v) can be after `steps` steps from zero.
 
     By Cauchy-Schwarz on the two moving averages, c = (1 - b1) sqrt((1 + q + ... + q^(steps - 1))
-    / (1 - b2)) with q = b1^2 / b2, which grows to that of `delta.largest_update`. A step from
-    moments within c leads to moments within the next c, and bias correction lowers the largest
-    update to that of `largest_update` at every step. Infinite if q >= 1.
+    / (1 - b2)) with q = b1^2 / b2, which grows to the c of `delta.largest_update`. A step from
+    moments within c leads to moments within the next c, and with bias correction every update is
+    at most that of `largest_update`. Infinite if q >= 1.
     """
     if adam.beta1**2 >= adam.beta2:
         return math.inf
@@ -195,7 +195,7 @@ def _encode_first(values: Float32, limit: Float64) -> tuple[Bytes, Bytes]:
 
 
 def _shift(units: Float64) -> NDArray[np.int32]:
-    """Return by how many bits whole numbers are longer than the 4 that are kept."""
+    """Return the number of bits that whole numbers have beyond the 4 that are kept."""
     length: NDArray[np.int32] = np.frexp(units)[1]
     return np.maximum(length - SIGNIFICANT, 0)
 
@@ -223,7 +223,7 @@ def _limit(ratio: float, exponents: Bytes, codes: Bytes) -> Float64:
 
 
 def _reach(ratio: float, second: Float64) -> Float64:
-    """Return the most that |m| can be, element by element; nothing where v is zero."""
+    """Return the most that |m| can be, element by element; 0 where v is zero."""
     root = np.sqrt(second)
     reach: Float64 = np.where(root > 0, np.inf if math.isinf(ratio) else ratio * root, 0.0)
     return reach

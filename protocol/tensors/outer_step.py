@@ -1,7 +1,7 @@
-"""The outer step of one module: element-wise float32, so that anybody gets the same bytes.
+"""The outer step of one module: element-wise float32, so that all nodes get the same bytes.
 
-Source: docs/method.md section 2, lines 13 to 17 (DiPaCo, 2403.10616, Algorithm 1). NumPy's
-element-wise functions alone, one operation at a time, contributions in path order: a fused
+Source: docs/method.md section 2, lines 13 to 17 (DiPaCo, 2403.10616, Algorithm 1). It uses only
+NumPy's element-wise functions, one operation at a time, contributions in path order: a fused
 multiply-add, a matrix product or a sum in another order would give other bits.
 """
 
@@ -33,13 +33,13 @@ def outer_step(
 def outer_update(
     momentum: Float32, weights: Sequence[int], deltas: Iterable[Float32], outer: Nesterov
 ) -> tuple[Float32, Float32]:
-    """Return U, which a module's state advances by, and the momentum after it.
+    """Return U, the update that is subtracted from a module's state, and the momentum after it.
 
     momentum   (elements,), zeros before the first step.
-    weights    n_p of every contributing path, ascending by path; all count alike where the
-               manifest says so.
-    deltas     their pseudo-gradients (elements,), state minus what the inner steps made of it, in
-               the same order; taken one at a time, so one is in memory.
+    weights    n_p of every contributing path, ascending by path; not used where the manifest
+               weighs all paths alike.
+    deltas     their pseudo-gradients (elements,), the state minus the state after the inner steps,
+               in the same order; read one at a time, so that only one is in memory.
     """
     shares = weights if outer.weights == "tokens" else [1] * len(weights)
     gradient = combine(shares, deltas, np.zeros_like(momentum))
@@ -51,9 +51,9 @@ def outer_update(
 
 
 def quantise(update: Float32, residual: Float32, bits: Bits) -> tuple[bytes, Float32]:
-    """Return the packed form of `update` + `residual`, and what it leaves out: the next residual.
+    """Return the packed form of `update` + `residual`, and the rest, which is the next residual.
 
-    So nothing is lost from version to version, only late (docs/method.md 7.2). `residual` is zeros
+    So no part of an update is lost; it is applied later (docs/method.md 7.2). `residual` is zeros
     before the first step.
     """
     wanted = update + residual
@@ -62,7 +62,7 @@ def quantise(update: Float32, residual: Float32, bits: Bits) -> tuple[bytes, Flo
 
 
 def advance(state: Float32, data: bytes, bits: Bits) -> Float32:
-    """Return the next version of `state` by a packed update: the same bits for whoever holds it.
+    """Return the next version of `state` by a packed update: the same bits on every node.
 
     Raises RemoteProtocolError for bytes that `quantise` never makes.
     """
@@ -72,8 +72,8 @@ def advance(state: Float32, data: bytes, bits: Bits) -> Float32:
 def combine(weights: Sequence[int], deltas: Iterable[Float32], zeros: Float32) -> Float32:
     """Return the weighted mean of the deltas.
 
-    Weights are shares of the paths through this module, so they sum to 1 in every module. The
-    sum begins at +0, so that no element of it is ever -0.
+    Each weight is divided by the sum over the paths through this module, so the shares sum to 1 in
+    every module. The sum of the deltas begins at +0, so that no element of it is ever -0.
     """
     total = sum(weights)
     mean = zeros

@@ -1,8 +1,8 @@
-"""`Address`: where a peer is reached, read once from its text, a multiaddr.
+"""`Address`: the place where a peer is reached, parsed once from its text, a multiaddr.
 
 The wire and the configuration carry the text; everything else holds the value. The forms are
 `/ip4|ip6/IP/tcp/PORT` and `/dns|dns4|dns6/NAME/tcp/PORT`, then `/p2p/RELAY/p2p-circuit` when a
-relay stands there for the peer, then `/p2p/PEER` when the peer is named.
+relay there forwards to the peer, then `/p2p/PEER` when the peer is named.
 """
 
 import enum
@@ -16,13 +16,13 @@ IP_VERSIONS = {"ip4": 4, "ip6": 6}
 NAME_KINDS = ("dns", "dns4", "dns6")
 MAX_PORT = 65535
 MAX_NAME = 253  # characters of a DNS name (RFC 1035, section 2.3.4, less length bytes)
-MAX_PLACE = 256  # characters without the peer, as a record of a peer has it
+MAX_PLACE = 256  # characters without the peer: the form that a `PeerRecord` holds
 MAX_TEXT = MAX_PLACE + len("/p2p/") + 52
 _LABEL = re.compile(r"(?!..--)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?|xn--[A-Za-z0-9-]{1,59}")
 
 
 class Scope(enum.IntEnum):
-    """From where an address is of use; what is of use from afar is so from near."""
+    """The range from which an address can be dialled; a wider one includes the narrower ones."""
 
     MACHINE = 0
     HOUSE = 1
@@ -30,7 +30,7 @@ class Scope(enum.IntEnum):
 
 
 def scope_of_ip(ip: str | None) -> Scope:
-    """Return the scope of an IP address; of an unknown one the widest, which reveals least."""
+    """Return the scope of an IP address; an unknown one has the widest, which reveals least."""
     if ip is None:
         return Scope.WORLD
     address = ipaddress.ip_address(ip.partition("%")[0])
@@ -41,18 +41,18 @@ def scope_of_ip(ip: str | None) -> Scope:
 
 @dataclass(frozen=True)
 class Address:
-    """Host and port, and who is there; raises ValueError for what no address can be."""
+    """A host, a port and the peer there; raises ValueError for an impossible address."""
 
     kind: str
     """One of `IP_VERSIONS` and `NAME_KINDS`."""
     host: str
     """An IP address in its shortest form, or a DNS name in lower case."""
     port: int
-    """0 stands for any free port: to listen on, never to dial."""
+    """0 stands for any free port: valid to listen on, never to dial."""
     peer: PeerId | None = None
-    """Who is reached."""
+    """The peer that is reached here, if it is named."""
     relay: PeerId | None = None
-    """Who listens at host and port, if it passes on to the peer."""
+    """The relay that listens at host and port and forwards to the peer, if there is one."""
 
     def __post_init__(self) -> None:
         if self.kind in IP_VERSIONS:
@@ -72,7 +72,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Read a multiaddr; raises ValueError, which names it and what is wrong with it."""
+        """Read a multiaddr; raises ValueError with the text and the reason."""
         try:
             return cls._parsed(text)
         except ValueError as error:
@@ -113,22 +113,22 @@ class Address:
 
     @property
     def scope(self) -> Scope:
-        """From where host and port are of use; a name, unless it is localhost, is of the world."""
+        """The scope of the host; a DNS name other than localhost has the scope WORLD."""
         if self.is_name:
             return Scope.MACHINE if self.host == "localhost" else Scope.WORLD
         return scope_of_ip(self.host)
 
     @property
     def without_peer(self) -> "Address":
-        """The same place; of a circuit the relay stays, since it is how to get there."""
+        """The same address without the peer; a relay stays, since the way leads through it."""
         return replace(self, peer=None)
 
     def with_peer(self, peer: PeerId) -> "Address":
-        """Return the same place with `peer` there."""
+        """Return the same address with `peer` as its peer."""
         return replace(self, peer=peer)
 
     def at_ip(self, ip: str) -> "Address":
-        """Return the same port and peers with the IP address `ip` for the host."""
+        """Return the same address with the IP address `ip` as its host."""
         found = ipaddress.ip_address(ip)
         return replace(self, kind=f"ip{found.version}", host=str(found))
 
@@ -139,25 +139,25 @@ class Address:
         return f"{host}:{self.port}"
 
     def listen_fault(self) -> str | None:
-        """Return why no node can listen here, or None when one may."""
+        """Return why no node can listen here, or None if one can."""
         if self.is_name or self.peer or self.relay:
             return "a node listens on an IP address and a port, such as /ip4/0.0.0.0/tcp/4410"
         return None
 
     def dial_fault(self) -> str | None:
-        """Return why nobody can dial this, or None when somebody may."""
+        """Return why this address cannot be dialled, or None if it can."""
         if not self.is_name and ipaddress.ip_address(self.host).is_unspecified:
             return f"{self.host} is a wildcard: nobody can dial it"
         return None if self.port else "port 0 stands for any free port: nobody can dial it"
 
     def seed_fault(self) -> str | None:
-        """Return why no peer can be found here, or None when it names one who may be dialled."""
-        whose = None if self.peer else "names no peer: /p2p/12D3KooW... is missing at its end"
-        return self.dial_fault() or whose
+        """Return why this cannot be a seed's address, or None if it names a peer to dial."""
+        unnamed = None if self.peer else "names no peer: /p2p/12D3KooW... is missing at its end"
+        return self.dial_fault() or unnamed
 
 
 def _relay_and_peer(rest: list[str]) -> tuple[PeerId | None, PeerId | None]:
-    """Read what follows the port."""
+    """Read the parts after the port."""
     match rest:
         case []:
             return None, None
@@ -180,7 +180,7 @@ def _shortest(kind: str, host: str) -> str:
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
-        return host  # refused with its reason when the address is made
+        return host  # the constructor refuses it and says why
 
 
 def _check_ip(host: str, version: int) -> None:
@@ -198,7 +198,7 @@ def _check_name(host: str) -> None:
     labels = host.split(".")
     if len(host) > MAX_NAME or host != host.lower() or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError(f"{host!r} is no DNS name")
-    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):  # systems read it as an IP address
+    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):  # resolvers read it as an IP address
         raise ValueError(f"{host!r} is a number, no DNS name")
 
 

@@ -2,7 +2,7 @@
 
 Owns the base class of every wire value and its two rules: a value is valid from the moment it is
 constructed, by us or by a decoder; and bytes that are not the one canonical encoding of a value
-are refused. Text keys alone are used in maps, for which cbor2's order is RFC 8949's.
+are refused. Maps have text keys only: for these, cbor2's order is that of RFC 8949.
 """
 
 from functools import cache
@@ -14,14 +14,14 @@ import msgspec
 from dipaco.protocol.errors import RemoteProtocolError
 
 PROTOCOL_VERSION: Final = 2  # in the name of every stream, and in the domain of every signature
-MAX_DEPTH = 16  # nested arrays and maps; the deepest value of ours has 6
+MAX_DEPTH = 16  # nested arrays and maps; our deepest value has 6
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """The base of every value that peers exchange.
 
     Types and bounds (`msgspec.Meta`) are checked on construction too, not only on decoding, so
-    nothing downstream asks again. A value of ours that breaks them is a bug: `ValueError`.
+    later code need not check again. Code of ours that breaks them has a bug: `ValueError`.
     A subclass with rules of its own calls `super().__post_init__()` first.
     """
 
@@ -68,9 +68,9 @@ def decode(data: bytes, kind: type[W], *, limit: int) -> W:
 
 
 def field_of(data: bytes, name: str) -> object:
-    """Return one field of an encoded map, whatever its type and version; None if there is none.
+    """Return one field of an encoded map of any type and version; None if there is none.
 
-    For messages about a value that `decode` refused, and for nothing else.
+    Use it only for messages about a value that `decode` refused.
     """
     try:
         plain = _plain(data)

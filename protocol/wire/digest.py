@@ -1,6 +1,6 @@
 """Digests: SHA-256 of whole values, the tagged hash `H`, and little-endian parts.
 
-Owns no state. Source of `tagged`: docs/method.md, "Primitives".
+Source of `tagged`: docs/method.md, 4.1.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ def u64(value: int) -> bytes:
 def tagged(tag: str, *parts: bytes | bytearray | memoryview) -> Digest:
     """Return H(tag, parts): SHA-256 over `u32(length) || bytes` of the ASCII tag and each part.
 
-    The lengths keep apart what concatenation would confuse; the tag keeps apart what is hashed
-    for different ends.
+    The lengths separate inputs that concatenation would confuse; the tag separates hashes of
+    different purposes.
     """
     running = hashlib.sha256(_framed(tag.encode("ascii")))
     for part in parts:
@@ -47,7 +47,7 @@ def tagged(tag: str, *parts: bytes | bytearray | memoryview) -> Digest:
 
 
 class TaggedU64:
-    """H(tag, part, u64 n) for many n: what they begin with is put together once."""
+    """H(tag, part, u64 n) for many n; the bytes before n are encoded once."""
 
     def __init__(self, tag: str, part: bytes) -> None:
         self._begin = _framed(tag.encode("ascii")) + _framed(part) + u32(8)
@@ -62,5 +62,5 @@ def _framed(part: bytes) -> bytes:
 
 
 def short(digest: bytes) -> str:
-    """Return the form for logs and people: the first 4 bytes in hex."""
+    """Return the short form for logs and people: the first 4 bytes in hex."""
     return digest[:4].hex()

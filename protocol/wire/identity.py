@@ -1,7 +1,7 @@
-"""Who is who: Ed25519 keys and the libp2p PeerID that is nothing but a key, written for people.
+"""Identities: Ed25519 keys, and libp2p PeerIDs, which are such keys as text.
 
 A PeerID of an Ed25519 key is base58btc of the identity multihash of its protobuf encoding
-(libp2p specs, peer-ids), so key and PeerID give each other without a look-up.
+(libp2p specs, peer-ids), so the PeerID follows from the key, and the key from the PeerID.
 """
 
 from typing import Annotated, NewType
@@ -32,7 +32,7 @@ def public_key_of(peer: PeerId) -> bytes:
     """Return the 32-byte Ed25519 public key that `peer` names; raises ValueError."""
     try:
         raw = base58.b58decode(peer)
-    except ValueError:  # base58's own words name a character and no PeerID
+    except ValueError:  # base58's own message names a character, not the PeerID
         raw = b""
     if len(raw) != len(_MULTIHASH_PREFIX) + PUBLIC_KEY_BYTES or raw[:6] != _MULTIHASH_PREFIX:
         raise ValueError(f"{peer!r} is not the PeerID of an Ed25519 key")
@@ -45,5 +45,5 @@ def peer_id(key: Ed25519PrivateKey) -> PeerId:
 
 
 def short_peer(peer: PeerId) -> str:
-    """Return the form for logs and people: the PeerID's end, where PeerIDs differ."""
+    """Return the short form for logs and people; it keeps the end, where PeerIDs differ."""
     return f"{peer[:8]}...{peer[-4:]}"

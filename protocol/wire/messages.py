@@ -1,8 +1,8 @@
-"""What peers say to each other below the level of runs: calls, pings, directory, gossip, blobs.
+"""Messages between peers below the level of runs: calls, pings, directory, gossip, blobs.
 
-Owns the wire form of each; who answers what, and when, is `dipaco.node.network`'s. The messages of
-the scheduler stand with their own values (leases, ledger). Every list and text is bounded here, so
-a decoder never allocates more than the frame's limit implies.
+Owns the wire form of each; `dipaco.node.network` decides who answers it, and when. The messages
+about leases and the ledger are in `protocol.work`. Every list and text is bounded here, so a
+decoder never allocates more than the frame's limit implies.
 """
 
 from typing import Annotated, Literal
@@ -18,10 +18,10 @@ from dipaco.protocol.wire.signed import Signed, open_signed
 from dipaco.protocol.wire.text import Text
 
 MAX_ADDRESSES = 8  # of one peer; a home node has 2 to 4
-MAX_LISTED = 50  # peers in one listing: a sample, not a census
+MAX_LISTED = 50  # peers in one listing, which is a sample
 MAX_ITEMS = 4096  # of one kind in an inventory; the most recent
 MAX_KINDS = 4  # manifest, spec, receipt, ledger
-MAX_RECORDS = 4096  # ledger records in one reply; bytes bound it first
+MAX_RECORDS = 4096  # ledger records in one reply; the frame's limit is reached before
 MAX_CHUNKS = 30_000  # in an outline: 30 GB in chunks of 1 MiB, and 1 MB of digests
 MAX_ANNOUNCEMENT = 4096  # bytes: gossip carries digests, never bodies
 
@@ -33,61 +33,62 @@ AddressText = Annotated[
 
 
 class Request(Wire, frozen=True, kw_only=True):
-    """A call on a kept stream."""
+    """A call on a stream that stays open."""
 
     id: Count
     """Chosen by the caller, never used twice on one stream."""
     kind: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     """The type of the value in `body`."""
     body: bytes
-    """Canonical encoding of the value that is asked."""
+    """Canonical encoding of the request's value."""
 
 
 class Reply(Wire, frozen=True, kw_only=True):
     """The answer to the `Request` with this id."""
 
     id: Count
-    """The request's."""
+    """The request's id."""
     body: bytes
-    """Canonical encoding of the value that answers."""
+    """Canonical encoding of the answer's value."""
 
 
 class Failure(Wire, frozen=True, kw_only=True):
-    """Why the `Request` with this id has no answer."""
+    """The `Request` with this id has no answer, and why."""
 
     id: Count
-    """The request's."""
+    """The request's id."""
     fault: Literal["refusal", "unavailable"]
-    """Never ask again; ask later. Whoever breaks the protocol is not answered but hung up."""
+    """`refusal`: never ask again; `unavailable`: ask later. A peer that breaks the protocol gets
+    no answer: its connection is closed."""
     reason: Text
     """One line for a person."""
 
 
 class Ping(Wire, frozen=True, kw_only=True):
-    """Are you there?"""
+    """Asks for a sign of life."""
 
 
 class Pong(Wire, frozen=True, kw_only=True):
-    """I am."""
+    """The answer to a `Ping`."""
 
 
 class PeerRecord(Wire, frozen=True, kw_only=True):
-    """A node's own statement of how it is reached; travels signed with the node's key."""
+    """A node's own statement of its addresses, roles and runs; it travels signed by the node."""
 
     peer: PeerIdField
     """The node; its key must be the signer's."""
     addresses: Annotated[tuple[AddressText, ...], msgspec.Meta(max_length=MAX_ADDRESSES)]
-    """Multiaddrs without the closing `/p2p/...`, none of them a wildcard; none: dials out only."""
+    """Multiaddrs without the closing `/p2p/...`, no wildcards; empty: the node only dials out."""
     roles: Annotated[tuple[Kind, ...], msgspec.Meta(max_length=8)]
-    """What it offers: `rendezvous`, `keeper`, `volunteer`."""
+    """The services that it offers: `rendezvous`, `keeper`, `volunteer`."""
     runs: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=16)]
     """The runs it takes part in."""
     sequence: Count
-    """Larger in each newer statement; milliseconds since 1970 will do."""
+    """Larger in each newer statement, for example milliseconds since 1970."""
 
 
 def open_record(signed: Signed) -> PeerRecord:
-    """Return the record inside, proven to be that peer's own; raises RemoteProtocolError."""
+    """Return the record inside, if its own peer signed it; else raises RemoteProtocolError."""
     record = open_signed(signed, PeerRecord)
     if record.peer != signed.signer:
         raise RemoteProtocolError(f"the record of {record.peer} is signed by {signed.signer}")
@@ -95,91 +96,91 @@ def open_record(signed: Signed) -> PeerRecord:
 
 
 class Register(Wire, frozen=True, kw_only=True):
-    """Enter me into your directory."""
+    """Asks a rendezvous node to enter the sender into its directory."""
 
     records: Annotated[tuple[Signed, ...], msgspec.Meta(min_length=1, max_length=3)]
-    """One per scope: of the public addresses; with the private ones; with loopback."""
+    """One per scope: public addresses only; private ones too; loopback too."""
 
 
 class Registered(Wire, frozen=True, kw_only=True):
-    """You are entered."""
+    """The sender is entered into the directory."""
 
     observed: Annotated[str, msgspec.Meta(max_length=64)]
-    """The IP address that your connection comes from, or nothing."""
+    """The IP address that the sender's connection comes from; empty if unknown."""
     life: Count
     """Seconds until the entry ends, unless a ping renews it."""
 
 
 class ListPeers(Wire, frozen=True, kw_only=True):
-    """Whom do you know?"""
+    """Asks a rendezvous node for peers in its directory."""
 
     run: DigestField | None
-    """Only those of this run."""
+    """Only peers of this run; null: of any run or none."""
     most: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED)]
-    """How many at most."""
+    """The largest number of peers to list."""
 
 
 class Listing(Wire, frozen=True, kw_only=True):
-    """A random sample of the directory; each record proves itself."""
+    """A random sample of the directory; each record is signed by its own peer."""
 
     records: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=MAX_LISTED)]
     """Signed `PeerRecord`s."""
 
 
 class Item(Wire, frozen=True, kw_only=True):
-    """One value that a node holds and hands on."""
+    """Names one value that a node holds and passes on."""
 
     kind: Kind
     """`manifest`, `spec`, `receipt` or `ledger`."""
     run: DigestField
     """The run it belongs to."""
     digest: DigestField
-    """Of the signed value's bytes; of a ledger, its head."""
+    """SHA-256 of the envelope; for a ledger, the body digest of its last record."""
     seq: Count
     """A ledger's length; 0 for everything else."""
 
 
 class Announcement(Wire, frozen=True, kw_only=True):
-    """Gossiped: the author now holds this."""
+    """Gossip: its author now holds a new value."""
 
     item: Item
-    """What is new."""
+    """The new value's name."""
     size: Count
-    """Bytes of it."""
+    """The new value's size in bytes."""
 
 
 class AskInventory(Wire, frozen=True, kw_only=True):
-    """What do you hold, unless it is just what I hold?"""
+    """Asks for the peer's inventory, unless it equals the asker's."""
 
     summary: DigestField
     """Digest over the asker's own sorted inventory."""
 
 
 class Inventory(Wire, frozen=True, kw_only=True):
-    """What a node holds."""
+    """The values that a node holds."""
 
     same: bool
-    """True: exactly what the asker holds, so nothing is listed."""
+    """True: the inventory equals the asker's, and `items` is empty."""
     items: Annotated[tuple[Item, ...], msgspec.Meta(max_length=MAX_ITEMS * MAX_KINDS)]
     """At most `MAX_ITEMS` of each kind, the most recent."""
 
 
 class ReadValue(Wire, frozen=True, kw_only=True):
-    """Send me this value."""
+    """Asks for one value."""
 
     item: Item
-    """As listed in an inventory; no ledger."""
+    """As an inventory lists it; never a ledger."""
 
 
 class Value(Wire, frozen=True, kw_only=True):
-    """One signed value, or nothing when it is gone."""
+    """One signed value, or null if the node no longer holds it."""
 
     data: bytes | None
     """The bytes as their author signed them."""
 
 
 class ReadLedger(Wire, frozen=True, kw_only=True):
-    """Send me this run's records from `first` on."""
+    """Asks for a run's ledger records from `first` on."""
 
     run: DigestField
     """The run."""
@@ -195,31 +196,31 @@ class LedgerPart(Wire, frozen=True, kw_only=True):
 
 
 class AskHave(Wire, frozen=True, kw_only=True):
-    """Do you hold this blob?"""
+    """Asks whether the peer holds a blob."""
 
     blob: DigestField
     """Its digest."""
 
 
 class Have(Wire, frozen=True, kw_only=True):
-    """Whether the blob is here."""
+    """Says whether the peer holds the blob."""
 
     held: bool
-    """True: whole and ready to send."""
+    """True: it holds the whole blob and can send it."""
 
 
 class AskOutline(Wire, frozen=True, kw_only=True):
-    """First word on a blob stream: which blob."""
+    """The first message on a blob stream; it names the blob."""
 
     blob: DigestField
     """Its digest."""
 
 
 class Outline(Wire, frozen=True, kw_only=True):
-    """How a blob is cut; chunk i is bytes [i * chunk, min((i + 1) * chunk, length))."""
+    """How a blob is cut into chunks; chunk i is bytes [i * chunk, min((i + 1) * chunk, length))."""
 
     length: Count
-    """Bytes in all."""
+    """Bytes of the blob."""
     chunk: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     """Bytes of every chunk but the last; follows from `length`."""
     digests: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=MAX_CHUNKS)]
@@ -227,11 +228,11 @@ class Outline(Wire, frozen=True, kw_only=True):
 
 
 class Absent(Wire, frozen=True, kw_only=True):
-    """The blob is not here."""
+    """The peer does not hold the blob."""
 
 
 class AskChunk(Wire, frozen=True, kw_only=True):
-    """Send this chunk: its bytes follow, without a frame, for their number is known."""
+    """Asks for one chunk. Its bytes follow without a frame, since their number is known."""
 
     index: Annotated[int, msgspec.Meta(ge=0, lt=MAX_CHUNKS)]
-    """Which."""
+    """The chunk's number, from 0."""

@@ -1,8 +1,8 @@
-"""The signed envelope: a value's bytes, who signed them, and for what they were signed.
+"""The signed envelope: a value's bytes, the signer's key, and the signature.
 
-The bytes are kept verbatim: they are what was signed, and what digests are taken of. The type of
-the value is part of what is signed (domain separation), so a receipt can never pass for a
-manifest. Signatures are Ed25519 (RFC 8032).
+The bytes are kept verbatim, since signatures and digests are computed over them. The type of the
+value is signed too (domain separation), so a receipt can never pass for a manifest. Signatures
+are Ed25519 (RFC 8032).
 """
 
 from typing import Annotated, TypeVar
@@ -58,7 +58,7 @@ def sign(value: Wire, key: Ed25519PrivateKey) -> Signed:
 
 
 def open_signed(signed: Signed, kind: type[W]) -> W:
-    """Return the value inside, its signature checked first; raises RemoteProtocolError."""
+    """Check the signature, then return the value inside; raises RemoteProtocolError."""
     try:
         Ed25519PublicKey.from_public_bytes(signed.public_key).verify(
             signed.signature, _domain(kind) + signed.body

@@ -1,23 +1,23 @@
-"""Text that one node says to another's people: one line of printable ASCII, and bounded.
+"""Text for people that travels between nodes: one line of printable ASCII, of bounded length.
 
-They end in logs, terminals and status pages of strangers, so no line break and no escape sequence
-may travel in them. Senders make them so by `one_line`; the wire types let nothing else in.
+It is shown in logs, terminals and status pages of strangers, so it may hold no line break and no
+escape sequence. Senders make it with `one_line`; the wire types refuse any other text.
 """
 
 from typing import Annotated
 
 from msgspec import Meta
 
-MAX_WORDS = 500  # characters
+MAX_CHARACTERS = 500
 
-Text = Annotated[str, Meta(max_length=MAX_WORDS, pattern=r"^[ -~]*\Z")]
+Text = Annotated[str, Meta(max_length=MAX_CHARACTERS, pattern=r"^[ -~]*\Z")]
 """A reason inside a wire value."""
 
 
-def one_line(text: str, limit: int = MAX_WORDS) -> str:
+def one_line(text: str, limit: int = MAX_CHARACTERS) -> str:
     """Return `text` as `Text` of at most `limit` characters.
 
-    It may quote file names and foreign error messages, so what is not ASCII is escaped.
+    It may quote file names and foreign error messages, so characters outside ASCII are escaped.
     """
     line = " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")
     return "".join(c for c in line if c.isprintable())[:limit]

@@ -1,4 +1,4 @@
-"""Who schedules a run, and whether it answers: from the manifest's list, the term, and silence.
+"""The scheduler of a run, and whether it answers, from the manifest's list, the term and time.
 
 A term belongs to one scheduler of the list, so no two can sign records of one term. Time never
 decides whose records are valid; it only tells for how long the scheduler has not answered.
@@ -29,7 +29,7 @@ def scheduler_of_term(schedulers: Sequence[PeerId], term: int) -> PeerId:
 
 
 def authority(schedulers: Sequence[PeerId], term: int, *, answered: float, now: float) -> Authority:
-    """Return who schedules a run in `term`, and for how long it has been silent.
+    """Return the scheduler of a run in `term`, and for how long it has been silent.
 
     answered   when it last answered, or when the node began to ask; seconds, as `now`.
     """

@@ -1,7 +1,7 @@
-"""What a volunteer and the scheduler say to each other about leases.
+"""Messages between a volunteer and the scheduler about leases.
 
-Requests and replies of the control stream. A refusal is a reply with its reason in words, never a
-silence: a volunteer must be able to say why it is not training.
+They are requests and replies of the control stream. A refusal is a reply with a reason as text,
+never a missing reply: a volunteer must be able to say why it does not train.
 """
 
 from typing import Annotated
@@ -21,17 +21,17 @@ class AskLease(Wire, frozen=True, kw_only=True):
 
     run: DigestField
     spec: DigestField
-    """The spec it verified: a scheduler that adopted another one says so."""
+    """The spec that it verified; a scheduler that adopted another one refuses."""
 
 
 class Granted(Wire, frozen=True, kw_only=True):
-    """Here is work."""
+    """The scheduler grants a lease."""
 
     lease: Lease
 
 
 class NoLease(Wire, frozen=True, kw_only=True):
-    """There is none for you now."""
+    """The scheduler has no lease for this volunteer now."""
 
     code: Code
     """`no-lease`, `not-admitted`, `run-over`, `other-spec`, `unknown-run`: see docs/protocol.md."""
@@ -41,19 +41,19 @@ class NoLease(Wire, frozen=True, kw_only=True):
 
 
 class Heartbeat(Wire, frozen=True, kw_only=True):
-    """The work goes on; renews the lease."""
+    """The volunteer is still working; this renews the lease."""
 
     run: DigestField
     token: Token
     done: Size
-    """Of `total`: inner steps, documents, or what else the work consists of."""
+    """Units of work done, of `total`: inner steps, or documents."""
     total: Size
     tokens_per_second: Annotated[float, Meta(ge=0, le=1e12)]
     loss: Nats | None = None
 
 
 class HandBack(Wire, frozen=True, kw_only=True):
-    """The lease is given up; somebody else may have the work at once."""
+    """The volunteer gives the lease up; another peer may get the work at once."""
 
     run: DigestField
     token: Token
@@ -61,17 +61,17 @@ class HandBack(Wire, frozen=True, kw_only=True):
 
 
 class Submit(Wire, frozen=True, kw_only=True):
-    """The work is done; its blobs can be fetched from the sender until the reply."""
+    """The work is done; the scheduler can fetch its blobs from the sender until the reply."""
 
     run: DigestField
     result: Result
 
 
 class Stands(Wire, frozen=True, kw_only=True):
-    """Yes: the lease is renewed, taken back, or the result counts."""
+    """Accepted: the lease is renewed or taken back, or the result counts."""
 
 
 class Fallen(Wire, frozen=True, kw_only=True):
-    """No: the lease is no longer yours, or the result does not count."""
+    """Not accepted: the lease is no longer the sender's, or the result does not count."""
 
     reason: Text

@@ -1,11 +1,11 @@
-"""The kinds of work: of each its lease, its result, and the entry that it makes in the ledger.
+"""The kinds of work: the lease, the result and the ledger entry of each.
 
 A lease is the right to do one piece of work. It names everything that the work depends on by
-digest, so whoever does it, and however often, gets the same result. `token` is the fence: a result
-under a token that no longer stands is refused, whatever it holds.
+digest, so the work can be repeated by any peer, with the same result. `token` is a fencing token:
+a result whose token is no longer valid is refused, whatever it holds.
 
-A further kind is a further lease, result and entry here, named in the three unions. What a node
-decides about a kind is in `dipaco.node.kinds`.
+To add a kind, add its lease, result and entry here, and name them in the three unions. The
+decisions of a node about each kind are in `dipaco.node.kinds`.
 """
 
 from typing import Annotated
@@ -19,7 +19,7 @@ from dipaco.protocol.wire.digest import Digest, DigestField
 from dipaco.protocol.wire.identity import PeerIdField
 
 MAX_ROUNDS = 1 << 20
-MAX_LEASE_BYTES = 64 << 10  # encoded; 64 modules have 4 KB
+MAX_LEASE_BYTES = 64 << 10  # encoded; 64 modules take 4 KB
 TOKEN_BYTES = 16
 
 Token = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
@@ -35,11 +35,11 @@ class _Lease(Wire, frozen=True, kw_only=True):
 
     run: DigestField
     token: Token
-    """Random, single use: it names the lease and fences its result."""
+    """Random and of single use: it names the lease, and the result must carry it."""
     spec: DigestField
-    """The router spec by which documents find their path."""
+    """The router spec that routes the documents."""
     window: Size
-    """The window of the source that the documents are of."""
+    """The window of the source that the documents come from."""
     modules: ModuleDigests
     """The states to start from; for a seed lease the manifest's `start`."""
     ttl: Annotated[int, Meta(ge=1, le=3600)]
@@ -60,7 +60,7 @@ class _Result(Wire, frozen=True, kw_only=True):
     """The fields and properties that all results share."""
 
     token: Token
-    """The lease's."""
+    """The lease's token."""
 
     @property
     def handed_over_later(self) -> tuple[ModuleDigest, ...]:
@@ -82,9 +82,9 @@ class _InnerStepsResult(_Result, frozen=True, kw_only=True):
     """The figures of inner steps."""
 
     tokens: Size
-    """Trained on."""
+    """Tokens trained on."""
     seconds: Annotated[float, Meta(ge=0, le=1e9)]
-    """Of the inner steps alone."""
+    """Duration of the inner steps alone."""
     loss_first: Nats
     """Mean training loss of the first step, nats per token."""
     loss_last: Nats
@@ -103,7 +103,7 @@ class SeedLease(_Lease, frozen=True, kw_only=True):
 
     @property
     def base_version(self) -> int:
-        """No version: the seed model becomes version 0."""
+        """-1: there is no version before the seed model, which becomes version 0."""
         return -1
 
 
@@ -111,7 +111,7 @@ class SeedResult(_InnerStepsResult, frozen=True, kw_only=True):
     """The seed model."""
 
     states: ModuleDigests
-    """Of path 0's modules."""
+    """The states of path 0's modules."""
 
     @property
     def digests(self) -> set[Digest]:
@@ -123,9 +123,9 @@ class Seeded(Wire, frozen=True, kw_only=True):
     """The seed model became version 0 of every module."""
 
     peer: PeerIdField
-    """Who trained it."""
+    """The peer that trained it."""
     states: Annotated[tuple[ModuleDigest, ...], Meta(max_length=1 << 14)]
-    """Of all modules, in the topology's order."""
+    """The states of all modules, in the topology's order."""
 
 
 # --------------------------------------------------------------------------- train
@@ -138,7 +138,7 @@ class TrainLease(_Lease, frozen=True, kw_only=True):
     round: Round
     """t: it starts from version t - 1 and contributes to version t."""
     moments: ModuleDigests
-    """The path's AdamW moments to go on from; empty: they are zero (docs/method.md 2.3)."""
+    """The path's AdamW moments to start from; empty: they are zero (docs/method.md 2.3)."""
 
     @property
     def base_version(self) -> int:
@@ -171,16 +171,16 @@ class TrainResult(_InnerStepsResult, frozen=True, kw_only=True):
 
 
 class MomentsReplaced(Wire, frozen=True, kw_only=True):
-    """A path's moments after a round, made once more, elsewhere: their first maker took them away.
+    """A path's moments after a round, as a second peer made them: the first left with its own.
 
-    Where the hardware is alike they are the same, and there is no such entry.
+    On equal hardware both have the same digests, and then there is no such entry.
     """
 
     path: Path
     round: Round
     peer: PeerIdField
     moments: Annotated[tuple[ModuleDigest, ...], Meta(min_length=1, max_length=MAX_MODULES)]
-    """Of all the path's modules, in the topology's order."""
+    """The moments of all the path's modules, in the topology's order."""
 
 
 # --------------------------------------------------------------------------- evaluate
@@ -231,7 +231,7 @@ class Sheet(Wire, frozen=True, kw_only=True):
 
     digest: DigestField
     documents: Size
-    """The blob has 4 bytes for each."""
+    """Number of router documents; the blob has 4 bytes for each."""
 
 
 class ScoreLease(_Lease, frozen=True, kw_only=True):
@@ -260,8 +260,8 @@ class ScoreResult(_Result, frozen=True, kw_only=True):
 class Scored(Wire, frozen=True, kw_only=True):
     """A peer's scores of the router documents of one window by one path, at the re-sharding.
 
-    Which of several sheets of one path and window stand follows from their contents and order
-    (`labels.standing`).
+    Where peers gave several sheets of one path and window, their contents and order decide which
+    ones count (`labels.standing`).
     """
 
     path: Path
@@ -273,7 +273,7 @@ class Scored(Wire, frozen=True, kw_only=True):
 Lease = SeedLease | TrainLease | EvaluateLease | ScoreLease
 Result = SeedResult | TrainResult | EvaluateResult | ScoreResult
 WorkEntry = Seeded | MomentsReplaced | Evaluated | Scored
-"""What the ledger tells of leased work."""
+"""The ledger entries that leased work makes."""
 
 
 def decode_lease(data: bytes) -> Lease:

@@ -1,8 +1,8 @@
 """The ledger: the scheduler's signed, hash-chained account of a run.
 
-Whoever holds the records from the first on knows which spec was adopted and which version every
-module stands at, and can redo each outer step from its listed contributions. Records are few and
-small: they name blobs by digest and hold none.
+A node that holds all records knows the adopted specs and the version of every module, and can
+repeat each outer step from the contributions that its record lists. Records are few and small:
+they name blobs by digest and hold none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.kinds import Path, Round, Size, WorkEntry
 
 NO_RECORD = Digest(bytes(32))
-"""What the first record calls its predecessor."""
+"""The field `previous` of the first record."""
 FIRST_TERM = 0
 MAX_TERMS = 1 << 20
 
@@ -46,12 +46,12 @@ class Contribution(Wire, frozen=True, kw_only=True):
 
 
 class Quantised(Wire, frozen=True, kw_only=True):
-    """A state's way to the next version where `training.updates` are packed (method.md 7.2)."""
+    """An outer step's packed update and residual, where the manifest packs updates (method 7.2)."""
 
     update: DigestField
-    """Whoever holds the version before needs this alone."""
+    """The packed update: a node that holds the version before needs this blob alone."""
     residual: DigestField
-    """What the update leaves out, float32: the next outer step adds it."""
+    """The part that packing left out, float32; the next outer step adds it."""
 
 
 class ModuleUpdated(Wire, frozen=True, kw_only=True):
@@ -75,11 +75,11 @@ class LedgerRecord(Wire, frozen=True, kw_only=True):
 
     run: DigestField
     term: Annotated[int, Meta(ge=0, le=MAX_TERMS)]
-    """Who may sign: each term belongs to one scheduler (`authority.scheduler_of_term`)."""
+    """It says who may sign: each term belongs to one scheduler (`authority.scheduler_of_term`)."""
     seq: Annotated[int, Meta(ge=0, le=1 << 40)]
     """From 0, without gaps."""
     previous: DigestField
-    """Body digest of the record before; zeros for the first."""
+    """Body digest of the record before; zeros in the first record."""
     entry: Entry
 
 
@@ -92,10 +92,10 @@ def append_checked(
     previous: Digest,
     schedulers: Sequence[PeerId],
 ) -> list[LedgerRecord]:
-    """Return the entries of `records`, which continue a chain of `seq` records.
+    """Return the records in `records`, after checking that they continue a chain of `seq` records.
 
-    term        of the chain so far, 0 at its beginning. A chain stays in its term: no entry that
-                this version knows begins another.
+    term        the chain's term so far, 0 at its beginning. A chain stays in its term: this
+                version knows no entry that begins another.
     previous    body digest of the chain's last record, `NO_RECORD` if it is empty.
     schedulers  PeerIDs of the manifest's schedulers, in its order.
 
@@ -106,11 +106,13 @@ def append_checked(
     for signed in records:
         record = open_signed(signed, LedgerRecord)
         if signed.signer != scheduler:
-            raise RemoteProtocolError(f"{signed.signer} does not keep this ledger in term {term}")
-        if (record.run, record.term) != (run, term):
-            raise RemoteProtocolError(f"a record of term {record.term} or of another run")
+            raise RemoteProtocolError(f"{signed.signer} is not the scheduler of term {term}")
+        if record.run != run:
+            raise RemoteProtocolError("the record belongs to another run")
+        if record.term != term:
+            raise RemoteProtocolError(f"the record is of term {record.term}, the chain of {term}")
         if (record.seq, record.previous) != (seq, previous):
-            raise RemoteProtocolError(f"not record {seq} of this ledger, or of another chain")
+            raise RemoteProtocolError(f"the record is not record {seq} of this chain")
         opened.append(record)
         seq, previous = seq + 1, signed.body_digest
     return opened

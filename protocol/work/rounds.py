@@ -1,10 +1,10 @@
-"""Rounds as decisions: which paths live, which round a path trains next, which outer steps are due.
+"""Decisions about rounds: the live paths, a path's next round, the outer steps that are due.
 
-Pure: read from the ledger's fold and the router specs that it adopted. Rounds are synchronous per
-module (docs/method.md section 2): a path trains round t as soon as all its modules stand at
-version t - 1, and a module takes its outer step of round t as soon as every live path through it
-has a result. There is no global barrier but one: where the manifest re-shards, later rounds begin
-when the new router is adopted.
+They are pure: they read the ledger's fold and the router specs that it adopted. Rounds are
+synchronous per module (docs/method.md section 2): a path trains round t as soon as all its modules
+stand at version t - 1, and a module takes its outer step of round t as soon as every live path
+through it has a result. The only global barrier is a re-sharding: later rounds begin when the new
+router is adopted.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -26,7 +26,7 @@ class Rounds:
     """The decisions of one run; it holds nothing that a restart would have to restore."""
 
     def __init__(self, state: RunState, weights: Callable[[Digest], Weights | None]) -> None:
-        """weights: of a router spec by its digest; None while that spec is not here."""
+        """weights: gives a router spec's weights by its digest, None while that spec is missing."""
         self._manifest = state.manifest
         self._state = state
         self._weights = weights
@@ -36,7 +36,7 @@ class Rounds:
     def weights_at(self, round_: int) -> Weights:
         """Return n_p per path in a round, by the newest router that is known for it.
 
-        As long as no router is known every path counts alike.
+        While no router is known, every path has the weight 1.
         """
         adopted = self._state.specs[: self._manifest.epoch_of(round_) + 1]
         for spec in reversed(adopted):
@@ -63,7 +63,7 @@ class Rounds:
 
     @property
     def done(self) -> int:
-        """The version at which all live paths stand; -1 before the seed model."""
+        """The newest version that all live paths have; -1 before the seed model."""
         return min(map(self._state.path_version, self.live_paths), default=-1)
 
     def has_begun(self, round_: int) -> bool:
@@ -81,7 +81,10 @@ class Rounds:
         )
 
     def due_evaluations(self, *, behind: int = 0) -> Iterator[tuple[int, int]]:
-        """Yield (version, path) to evaluate, of versions at least `behind` the path's newest."""
+        """Yield every (version, path) that is not evaluated yet.
+
+        behind   leave out versions that are fewer than `behind` before the path's newest.
+        """
         for version in range(self.last + 1):
             for path in self.live_at(version):
                 missing = (version, path) not in self._state.evaluations

@@ -1,7 +1,7 @@
-"""A run as its ledger tells it: the fold of all records, the same on every node.
+"""The state of a run: the fold of its ledger's records, the same on every node.
 
-Owns the rules by which one record may follow another; signatures and the chain are checked before
-(`ledger.append_checked`).
+Owns the rules for which entry may follow which; `ledger.append_checked` checks signatures and the
+chain before.
 """
 
 from collections.abc import Iterator
@@ -33,26 +33,26 @@ class RunState:
         self.states: dict[ModuleId, list[Digest]] = {}
         """Per module the digest of every version, 0 first; empty before the seed model."""
         self.momenta: dict[ModuleId, Digest] = {}
-        """Per module its outer momentum; none at version 0, where it is zero."""
+        """Per module its outer momentum; missing at version 0, where it is zero."""
         self.quantised: dict[ModuleId, dict[int, Quantised]] = {}
-        """Per module and version how it came to it; none where it was not by a packed update."""
+        """Per module and version the packed update that made it; empty without packing."""
         self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
-        """Per path and module the inner moments after each round; none where they are not kept."""
+        """Per path and module the inner moments after each round; empty where none are carried."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
         """By (version, path)."""
         self.scored: dict[tuple[int, int], list[Scored]] = {}
         """By (path, window), in the order in which they were recorded."""
         self.contributors: dict[int, PeerId] = {}
-        """Per path whose result an outer step took in last."""
+        """Per path the peer whose result was last used by an outer step."""
 
     @property
     def spec(self) -> Digest | None:
-        """The spec by which the newest rounds are routed."""
+        """The spec that routes the newest rounds; None before the first."""
         return self.specs[-1] if self.specs else None
 
     @property
     def epoch(self) -> int:
-        """Its number, -1 before the first."""
+        """The epoch of that spec; -1 before the first."""
         return len(self.specs) - 1
 
     @property
@@ -65,7 +65,7 @@ class RunState:
         return len(self.states.get(module, ())) - 1
 
     def path_version(self, path: int) -> int:
-        """Return the version at which all modules of `path` stand, at least; -1 before the seed."""
+        """Return the newest version that all modules of `path` have; -1 before the seed model."""
         return min(self.version(module) for module in self.topology.path_modules[path])
 
     def path_states(self, path: int, version: int) -> tuple[tuple[ModuleId, Digest], ...]:
@@ -73,9 +73,9 @@ class RunState:
         return tuple((m, self.states[m][version]) for m in self.topology.path_modules[path])
 
     def path_moments(self, path: int, round_: int) -> tuple[tuple[ModuleId, Digest], ...]:
-        """Return what `path` goes on from in `round_`: its newest moments of earlier rounds.
+        """Return the moments that `path` starts `round_` from: its newest of earlier rounds.
 
-        Module by module in the topology's order; nothing where there are none, as in round 1.
+        One per module in the topology's order; empty where there are none, as in round 1.
         """
         found = []
         for module in self.topology.path_modules[path]:
@@ -86,14 +86,15 @@ class RunState:
         return tuple(found)
 
     def residual(self, module: ModuleId) -> Digest | None:
-        """Return what the last packed update of `module` left out; None: nothing."""
+        """Return the residual of the last packed update of `module`; None if there is none."""
         steps = self.quantised.get(module)
         return steps[max(steps)].residual if steps else None
 
     def back_from(self, module: ModuleId, version: int) -> Iterator[tuple[Digest, Digest]]:
-        """Yield the packed update to `version` and the state before it, then one further back.
+        """Yield the packed update to `version` and the state before it, then the same one back.
 
-        As far as the updates together are less than a whole state; nothing where none are packed.
+        It stops when the updates together would be as long as a whole state, and yields nothing
+        where updates are not packed.
         """
         length = encoded_bytes(self.manifest.training.updates, self.topology.elements(module))
         most = (self.topology.state_bytes(module) - 1) // length
@@ -134,9 +135,14 @@ class RunState:
 
     def _adopt(self, entry: SpecAdopted) -> None:
         if entry.epoch != len(self.specs):
-            raise RemoteProtocolError("the ledger adopts a spec of another epoch than the next")
+            raise RemoteProtocolError(
+                f"the ledger adopts a spec of epoch {entry.epoch}, where epoch {len(self.specs)} "
+                "is next"
+            )
         if entry.epoch > self.manifest.epoch_of(self.manifest.training.rounds):
-            raise RemoteProtocolError("the ledger adopts a spec of an epoch that the run lacks")
+            raise RemoteProtocolError(
+                f"the ledger adopts a spec of epoch {entry.epoch}, which this run does not have"
+            )
         if entry.epoch:
             self._carry_over()
         self.specs.append(entry.spec)
@@ -144,39 +150,55 @@ class RunState:
     def _carry_over(self) -> None:
         """Bring the modules that no live path went through to the version of the others.
 
-        They were not trained, but under the new router their paths may live.
+        They were not trained, but under the new router their paths may be live.
         """
         reshard = self.manifest.routing.reshard
         assert reshard is not None
         newest = max(self.path_version(path) for path in range(self.topology.paths))
         if newest != reshard.after_round:
-            raise RemoteProtocolError("the ledger adopts a second spec out of place")
+            raise RemoteProtocolError(
+                f"the ledger adopts the second spec at version {newest}, where the manifest says "
+                f"{reshard.after_round}"
+            )
         for states in self.states.values():
             states += states[-1:] * (reshard.after_round + 1 - len(states))
 
     def _seed(self, entry: Seeded) -> None:
         named = tuple(state.module for state in entry.states)
         if self.spec is None or self.seeded or named != self.topology.modules:
-            raise RemoteProtocolError("the ledger's seed model is out of place or incomplete")
+            raise RemoteProtocolError(
+                "the ledger's seed model is out of place, or does not name every module in order"
+            )
         self.states = {ModuleId(state.module): [state.digest] for state in entry.states}
 
-    def _update(self, entry: ModuleUpdated) -> None:
-        module = ModuleId(entry.module)
+    def _check_update(self, module: ModuleId, entry: ModuleUpdated) -> None:
+        training = self.manifest.training
         if module not in self.states or entry.version != self.version(module) + 1:
-            raise RemoteProtocolError(f"module {entry.module} cannot take version {entry.version}")
-        if entry.version > self.manifest.training.rounds:
-            raise RemoteProtocolError(f"module {entry.module} is past the run's last round")
+            raise RemoteProtocolError(f"module {module} cannot take version {entry.version}")
+        if entry.version > training.rounds:
+            raise RemoteProtocolError(f"module {module} is past the run's last round")
         if self.manifest.epoch_of(entry.version) != self.epoch:
-            raise RemoteProtocolError(f"module {entry.module} is updated out of its epoch")
+            raise RemoteProtocolError(f"module {module} is updated out of its epoch")
         paths = [contribution.path for contribution in entry.contributions]
         through = self.topology.paths_through(module)
         if paths != sorted(set(paths)) or not set(paths) <= set(through):
-            raise RemoteProtocolError(f"module {entry.module} has contributions of other paths")
-        carried = self.manifest.training.inner_state == "carry"
+            raise RemoteProtocolError(
+                f"module {module} has contributions of other paths, or not in ascending order"
+            )
+        carried = training.inner_state == "carry"
         if any((each.moments is not None) != carried for each in entry.contributions):
-            raise RemoteProtocolError(f"module {entry.module} lacks moments, or has unasked ones")
-        if (entry.quantised is None) != (self.manifest.training.updates == "f32"):
-            raise RemoteProtocolError(f"module {entry.module} lacks a packed update, or has one")
+            raise RemoteProtocolError(
+                f"module {module} must have moments exactly where training.inner_state is carry"
+            )
+        if (entry.quantised is None) != (training.updates == "f32"):
+            raise RemoteProtocolError(
+                f"module {module} must have a packed update exactly where training.updates is not "
+                "f32"
+            )
+
+    def _update(self, entry: ModuleUpdated) -> None:
+        module = ModuleId(entry.module)
+        self._check_update(module, entry)
         self.states[module].append(entry.state)
         if entry.quantised is not None:
             self.quantised.setdefault(module, {})[entry.version] = entry.quantised
@@ -190,31 +212,37 @@ class RunState:
         named = tuple(ModuleId(each.module) for each in entry.moments)
         path = entry.path
         if path >= self.topology.paths or named != self.topology.path_modules[path]:
-            raise RemoteProtocolError(f"moments of path {path} that are not of all its modules")
+            raise RemoteProtocolError(f"the moments of path {path} do not name all its modules")
         if any(entry.round not in self.moments.get((path, module), ()) for module in named):
-            raise RemoteProtocolError(f"moments of path {path} of a round that it has not ended")
+            raise RemoteProtocolError(
+                f"the moments of path {path} are of round {entry.round}, which it has not ended"
+            )
         for module, each in zip(named, entry.moments, strict=True):
             self.moments[path, module][entry.round] = each.digest
 
     def _evaluate(self, entry: Evaluated) -> None:
         place = (entry.version, entry.path)
+        named = f"the evaluation of version {entry.version} of path {entry.path}"
         if entry.path >= self.topology.paths or entry.version > self.path_version(entry.path):
-            raise RemoteProtocolError(f"evaluation {place} of a version that does not exist")
+            raise RemoteProtocolError(f"{named}: that version does not exist")
         if place in self.evaluations:
-            raise RemoteProtocolError(f"evaluation {place} stands in the ledger twice")
+            raise RemoteProtocolError(f"{named} is in the ledger twice")
         self.evaluations[place] = entry
 
     def _score(self, entry: Scored) -> None:
-        reshard, where = self.manifest.routing.reshard, (entry.path, entry.window)
+        reshard, place = self.manifest.routing.reshard, (entry.path, entry.window)
+        named = f"the score sheet of path {entry.path}, window {entry.window}"
         if reshard is None or self.epoch or entry.window >= reshard.windows:
-            raise RemoteProtocolError(f"scores {where} where the run has none to take")
+            raise RemoteProtocolError(f"{named}: the run asks for no such scores now")
         if entry.path >= self.topology.paths:
-            raise RemoteProtocolError(f"scores {where} of a path that does not exist")
+            raise RemoteProtocolError(f"{named}: the path does not exist")
         if self.path_version(entry.path) != reshard.after_round:
-            raise RemoteProtocolError(f"scores {where} of another version than the run's")
+            raise RemoteProtocolError(f"{named}: the path is not at version {reshard.after_round}")
         if entry.sheet.documents > self.manifest.most_scored:
-            raise RemoteProtocolError(f"scores {where} of more documents than a window has")
-        given = self.scored.get(where, [])
-        if any(each.peer == entry.peer for each in given) or len(given) >= MAX_OPINIONS:
-            raise RemoteProtocolError(f"scores {where} by a peer that gave some, or one too many")
-        self.scored[where] = [*given, entry]
+            raise RemoteProtocolError(f"{named}: it has more documents than a window may have")
+        given = self.scored.get(place, [])
+        if any(each.peer == entry.peer for each in given):
+            raise RemoteProtocolError(f"{named}: {entry.peer} gave one before")
+        if len(given) >= MAX_OPINIONS:
+            raise RemoteProtocolError(f"{named}: {MAX_OPINIONS} peers gave one before")
+        self.scored[place] = [*given, entry]

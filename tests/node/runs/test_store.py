@@ -148,7 +148,7 @@ def test_a_ledger_is_taken_in_record_by_record_and_again_without_harm(
 
 def test_a_ledger_of_another_hand_or_with_a_gap_is_refused(run_store: RunStore) -> None:
     adopted = SpecAdopted(epoch=0, spec=spec_digest(SPEC))
-    with pytest.raises(RemoteProtocolError, match="does not keep this ledger"):
+    with pytest.raises(RemoteProtocolError, match="is not the scheduler of term 0"):
         run_store.offer_ledger(RUN, tuple(chain(adopted, by="mallory")))
     with pytest.raises(RemoteProtocolError, match="not record 0"):
         run_store.offer_ledger(RUN, tuple(chain(adopted, seeded())[1:]))

@@ -29,7 +29,7 @@ def verdict(outcome: Outcome, stage: Stage = "source") -> Verdict:
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, WARN, THREE], ids=str)
-def test_no_policy_and_no_voices_trains_on_a_refuted_spec_or_doubts_a_verified_one(
+def test_no_policy_and_no_receipts_train_on_a_refuted_spec_or_doubt_a_verified_one(
     policy: Policy,
 ) -> None:
     for stage, heard, passing in product(STAGES, HEARD, (True, False)):

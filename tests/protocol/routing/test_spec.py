@@ -2,6 +2,7 @@
 counts in the digest; what `misfit` lets through can route."""
 
 import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import cbor2
@@ -27,7 +28,6 @@ from dipaco.protocol.wire.digest import tagged
 from dipaco.protocol.wire.signed import MAX_BODY
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 from tests.protocol.routing.mutations import mutations
-import contextlib
 
 KMEANS_SPEC = fitted(recipe(capacity=(11, 10)), ToySource())[0]
 FALLBACK = fitted(recipe(), ToySource(alike=True))[0]
@@ -121,7 +121,7 @@ def test_a_claim_of_a_thousand_million_dimensions_allocates_nothing() -> None:
     tracemalloc.start()
     for claim in claims:
         data = cbor2.dumps(plain(KMEANS_SPEC) | claim, canonical=True)
-        with contextlib.suppress(RemoteProtocolError):
+        with suppress(RemoteProtocolError):
             assert misfit(decode(data, RouterSpec, limit=MAX_BODY)) is not None
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -135,7 +135,7 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         (lambda: resharding(tolerance=0), "tolerance"),
         (
             lambda: resharding(replace(PLAIN, grid=levels(1, 1)), windows=1),
-            "routing.reshard: one path has nothing to choose from",
+            "routing.reshard: needs at least 2 paths",
         ),
         (
             lambda: resharding(large(1 << 27, 1 << 24), router_bp=5000),
@@ -143,7 +143,7 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         ),
         (
             lambda: resharding(large(1 << 20, 16), windows=1025),
-            "routing.reshard.windows: 1025 for 4 paths, together they may make 4096 sheets",
+            "routing.reshard.windows: 1025 windows times 4 paths are more than 4096 score sheets",
         ),
         (lambda: with_parts(routing={"dimension": 60}), "multiple of 8"),
         (lambda: with_parts(routing={"dimension": 264}), "dimension"),
@@ -157,7 +157,7 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         (lambda: with_parts(training={"precision": "f16"}), "precision"),
         (
             lambda: with_parts(training={"early_stopping": True}, routing={"validation_bp": 0}),
-            "early_stopping: routing.validation_bp holds nothing out",
+            "early_stopping: needs held-out documents, a routing.validation_bp above 0",
         ),
         (lambda: replace(PLAIN, format=3), "format"),
         (lambda: replace(PLAIN, name=""), "name"),

@@ -37,7 +37,7 @@ def test_text_and_value_give_each_other(
     st.text(max_size=80)
     | st.lists(
         st.sampled_from(
-            [*["ip4", "dns", "1.2.3.4", "a..b", "tcp", "80", "p2p", "p2p-circuit"], "", PEER]
+            ["ip4", "dns", "1.2.3.4", "a..b", "tcp", "80", "p2p", "p2p-circuit", "", PEER]
         )
     ).map("/".join)
 )

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.canonical import decode, encode
-from dipaco.protocol.wire.text import MAX_WORDS, one_line
+from dipaco.protocol.wire.text import MAX_CHARACTERS, one_line
 from dipaco.protocol.work.calls import Fallen
 
 
-@given(st.text(max_size=2 * MAX_WORDS))
+@given(st.text(max_size=2 * MAX_CHARACTERS))
 def test_any_text_becomes_words_that_travel(text: str) -> None:
     fallen = Fallen(reason=one_line(text))
     assert decode(encode(fallen), Fallen, limit=4096) == fallen
@@ -20,7 +20,7 @@ def test_plain_words_stay_as_they_are_and_the_rest_is_escaped() -> None:
     assert one_line("the file a.txt is gone") == "the file a.txt is gone"
     assert one_line("two\nlines\tand  gaps") == "two lines and gaps"
     assert one_line("caf\u00e9 \x1b[2J") == "caf\\xe9 [2J"
-    assert one_line("x" * 1000) == "x" * MAX_WORDS
+    assert one_line("x" * 1000) == "x" * MAX_CHARACTERS
 
 
 @pytest.mark.parametrize("reason", ["\x1b[2J", "a\nb", "caf\u00e9", "end\n"])

@@ -63,12 +63,15 @@ def test_an_honest_chain_is_taken_in_pieces_of_any_length(one: int, other: int) 
         (CHAIN[:2] + CHAIN[1:], "not record 2"),
         (list(reversed(CHAIN)), "not record 0"),
         (CHAIN[:3] + chain(ENTRIES[1:])[3:], "not record 3"),
-        (chain(ENTRIES, who="stranger"), "does not keep this ledger"),
-        (CHAIN[:3] + chain(ENTRIES, who="stranger")[3:], "does not keep this ledger"),
-        (chain(ENTRIES, who="second"), "does not keep this ledger in term 0"),
-        (CHAIN[:3] + chain(ENTRIES, who="second")[3:], "does not keep this ledger in term 0"),
+        (chain(ENTRIES, who="stranger"), "is not the scheduler of term 0"),
+        (CHAIN[:3] + chain(ENTRIES, who="stranger")[3:], "is not the scheduler of term 0"),
+        (chain(ENTRIES, who="second"), "is not the scheduler of term 0"),
+        (CHAIN[:3] + chain(ENTRIES, who="second")[3:], "is not the scheduler of term 0"),
         (chain(ENTRIES, run=digest("another")), "another run"),
-        (chain(ENTRIES, term=2), "a record of term 2"),  # the scheduler's own, but never begun
+        (
+            chain(ENTRIES, term=2),
+            "is of term 2, the chain of 0",
+        ),  # the scheduler's own, but never begun
         ([replace(CHAIN[0], body=CHAIN[1].body)], "signature"),
         ([sign(ENTRIES[0], key("scheduler"))], "signature"),  # signed as another type
     ],

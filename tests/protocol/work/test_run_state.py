@@ -127,7 +127,7 @@ def test_where_every_round_begins_anew_no_contribution_has_moments() -> None:
     for entry in (ADOPTED, SEEDED, without_moments(updated("stem", 1))):
         told.apply(entry)
     assert not told.moments and told.path_moments(0, 2) == ()
-    with pytest.raises(RemoteProtocolError, match="unasked"):
+    with pytest.raises(RemoteProtocolError, match="must have moments exactly where"):
         told.apply(updated("L1.E0", 1))
 
 
@@ -183,14 +183,18 @@ def test_a_module_that_nobody_trained_stands_with_the_others_after_the_switch() 
 
 
 MISPLACED = [
-    (len(SCORED), replace(NEXT, epoch=2), "another epoch than the next"),
-    (len(SCORED), replace(NEXT, epoch=0), "another epoch than the next"),
-    (1, NEXT, "out of place"),
-    (len(FIRST_ROUND) - 1, scored(3), "of another version"),
-    (len(FIRST_ROUND), scored(4), "a path that does not exist"),
-    (len(FIRST_ROUND), scored(0, window=1), "none to take"),
-    (len(FIRST_ROUND), scored(0, documents=resharding().most_scored + 1), "more documents"),
-    (len(SCORED), scored(0), "a peer that gave some"),
+    (len(SCORED), replace(NEXT, epoch=2), "epoch 2, where epoch 1 is next"),
+    (len(SCORED), replace(NEXT, epoch=0), "epoch 0, where epoch 1 is next"),
+    (1, NEXT, "second spec at version -1, where the manifest says 1"),
+    (len(FIRST_ROUND) - 1, scored(3), "path 3, window 0: the path is not at version 1"),
+    (len(FIRST_ROUND), scored(4), "path 4, window 0: the path does not exist"),
+    (len(FIRST_ROUND), scored(0, window=1), "path 0, window 1: the run asks for no such"),
+    (
+        len(FIRST_ROUND),
+        scored(0, documents=resharding().most_scored + 1),
+        "it has more documents than a window may have",
+    ),
+    (len(SCORED), scored(0), "gave one before"),
 ]
 
 
@@ -209,9 +213,9 @@ def test_one_sheet_too_many_is_refused_and_so_is_any_after_the_switch() -> None:
     told = resharded(FIRST_ROUND)
     for number in range(MAX_OPINIONS):
         told.apply(scored(0, who=f"v{number}"))
-    with pytest.raises(RemoteProtocolError, match="one too many"):
+    with pytest.raises(RemoteProtocolError, match=f"{MAX_OPINIONS} peers gave one before"):
         told.apply(scored(0, who="one more"))
-    with pytest.raises(RemoteProtocolError, match="none to take"):
+    with pytest.raises(RemoteProtocolError, match="the run asks for no such scores now"):
         resharded([*SCORED, NEXT]).apply(scored(0, who="late"))
 
 
@@ -225,17 +229,17 @@ OUT_OF_PLACE = [
     (0, SEEDED, "seed model is out of place"),
     (0, updated("stem", 1), "cannot take version 1"),
     (0, evaluated(0, 0), "does not exist"),
-    (1, ADOPTED, "another epoch than the next"),
-    (1, replace(SEEDED, states=SEEDED.states[1:]), "incomplete"),
-    (1, replace(SEEDED, states=SEEDED.states[::-1]), "incomplete"),
-    (1, replace(SEEDED, states=SEEDED.states[:1] * 5), "incomplete"),
+    (1, ADOPTED, "epoch 0, where epoch 1 is next"),
+    (1, replace(SEEDED, states=SEEDED.states[1:]), "does not name every module in order"),
+    (1, replace(SEEDED, states=SEEDED.states[::-1]), "does not name every module in order"),
+    (1, replace(SEEDED, states=SEEDED.states[:1] * 5), "does not name every module in order"),
     (2, SEEDED, "out of place"),
     (2, updated("stem", 2), "cannot take version 2"),
     (2, updated("nothing", 1, [0]), "cannot take version 1"),
     (2, updated("L1.E0", 1, [0, 2]), "other paths"),
     (2, updated("L1.E0", 1, [1, 0]), "other paths"),
     (2, updated("L1.E0", 1, [0, 0]), "other paths"),
-    (2, without_moments(updated("stem", 1)), "lacks moments"),
+    (2, without_moments(updated("stem", 1)), "must have moments exactly where"),
     (2, evaluated(4, 0), "does not exist"),
     (2, evaluated(0, 1), "does not exist"),
     (6, evaluated(0, 0), "twice"),
