@@ -58,11 +58,13 @@ def check_comparable(manifest: Manifest, methods: Iterable[str]) -> None:
         raise ConfigError("routing.kind: a comparison needs kmeans; round_robin is one of its rows")
     if not manifest.routing.validation_bp:
         raise ConfigError("routing.validation_bp: 0 holds no document out; nothing to compare by")
-    if "dipaco-em" in methods:
+    if "dipaco-reshard" in methods:
         if not manifest.routing.router_bp:
-            raise ConfigError("routing.router_bp: 0 keeps no document that dipaco-em could score")
+            raise ConfigError(
+                "routing.router_bp: 0 keeps no document that dipaco-reshard could score"
+            )
         if manifest.training.rounds < 2:
-            raise ConfigError("training.rounds: dipaco-em needs one before and one after")
+            raise ConfigError("training.rounds: dipaco-reshard needs one before and one after")
 
 
 def round_robin(manifest: Manifest) -> Manifest:
@@ -130,7 +132,7 @@ def dipaco_reset(manifest: Manifest) -> Manifest:
     return _changed(dipaco(manifest), inner_state="reset")
 
 
-def dipaco_em(manifest: Manifest) -> Manifest:
+def dipaco_reshard(manifest: Manifest) -> Manifest:
     """Return `dipaco` with its re-sharding, after half of the rounds unless the run says when."""
     plain, reshard = dipaco(manifest), manifest.routing.reshard
     if reshard is None:
@@ -152,7 +154,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "dipaco-random": Method(
         title="DiPaCo, random shards", manifest=dipaco_random, stream="round_robin"
     ),
-    "dipaco-em": Method(title="DiPaCo, re-sharded", manifest=dipaco_em, stream="own"),
+    "dipaco-reshard": Method(title="DiPaCo, re-sharded", manifest=dipaco_reshard, stream="own"),
 }
 """By name, in the order of the table."""
 USUAL: Final = ("dense", "dense-compute", "diloco", "flat-moe", "dipaco", "dipaco-ps")

@@ -217,7 +217,8 @@ def test_a_pass_that_is_killed_leaves_nothing_half_made(
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from dipaco.node.data import documents, progress\n"
+        "from dipaco.node.jobs import meter\n"
+        "from dipaco.node.routing import documents\n"
         "from dipaco.node.routing.derive import SourceDeps\n"
         "from dipaco.node.routing.shards import Shards\n"
         "from dipaco.node.storage import shard_cache\n"
@@ -225,7 +226,7 @@ def test_a_pass_that_is_killed_leaves_nothing_half_made(
         "from dipaco.node.jobs.values import Materialise\n"
         "from dipaco.protocol.wire.canonical import decode\n"
         "documents.BATCH_BYTES = shard_cache.FLUSH_BYTES = 1000\n"
-        "progress.INTERVAL = 0.0\n"
+        "meter.INTERVAL = 0.0\n"
         "def stop(report):\n"
         "    print('under way', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -380,7 +381,7 @@ def test_a_spec_of_another_run_and_a_window_beyond_the_last_are_bugs(
     made = shards(tmp_path, tools)
     with pytest.raises(LocalProtocolError, match="another run"):
         made.materialise(replace(run[0], name="other"), run[1], 0, no_progress)
-    with pytest.raises(LocalProtocolError, match="window 3 of a source of 3"):
+    with pytest.raises(LocalProtocolError, match="no window 3: the source has 3"):
         made.materialise(*run, 3, no_progress)
 
 
