@@ -27,7 +27,7 @@ STYLES: Final = {  # colours that differ in grey and to the colour-blind (Okabe 
     "dipaco-ps": ("#d55e00", "P"),
     "dipaco-reset": ("#56b4e9", "<"),
     "dipaco-random": ("#cc79a7", ">"),
-    "dipaco-em": ("#882255", "X"),
+    "dipaco-reshard": ("#882255", "X"),
 }
 
 

@@ -1,1 +1,1 @@
-"""A run held against its controls: dense, DiLoCo, a flat mixture of experts."""
+"""Compares a run with its controls: dense, DiLoCo, a flat mixture of experts."""

@@ -1,10 +1,10 @@
-"""The folder of a comparison: what is finished, and where the rest is done.
+"""The folder of a comparison, with its results and the methods in training.
 
 seed-{n}/                         a home: a seed's shards, router and final models
-seed-{n}/start.json               what its methods share, once it is there
-seed-{n}/{method}.json            a finished method
-seed-{n}/{method}.rerouted.json   what re-routing it came to, if that was asked for
-seed-{n}/{method}.work/           the blobs of one that is being trained; goes when it is finished
+seed-{n}/start.json               the common start of its methods
+seed-{n}/{method}.json            the result of a finished method
+seed-{n}/{method}.rerouted.json   the result of re-routing it, if that was asked for
+seed-{n}/{method}.work/           the blobs of a method in training; deleted when it is finished
 """
 
 import shutil
@@ -21,7 +21,7 @@ R = TypeVar("R", Start, MethodResult, Rerouted)
 
 @dataclass(frozen=True)
 class SeedFolder:
-    """Where one seed of a comparison lies."""
+    """The folder of one seed of a comparison."""
 
     root: Path
     manifest: Manifest
@@ -29,35 +29,35 @@ class SeedFolder:
 
     @property
     def start_file(self) -> Path:
-        """What all methods share."""
+        """The file of the methods' common start."""
         return self.root / "start.json"
 
     def method_file(self, method: str) -> Path:
-        """What a method came to."""
+        """Return the file of a method's result."""
         return self.root / f"{method}.json"
 
     def rerouted_file(self, method: str) -> Path:
-        """What re-routing a finished method came to."""
+        """Return the file of the result of re-routing a method."""
         return self.root / f"{method}.rerouted.json"
 
     def work(self, method: str) -> Path:
-        """Where a method is trained."""
+        """Return the folder in which a method is trained."""
         return self.root / f"{method}.work"
 
     def start(self) -> Start | None:
-        """Return what was prepared, None before; raises ConfigError for another run's."""
+        """Return the common start, None before it is made; raises ConfigError for another run."""
         return self._read(self.start_file, Start)
 
     def result(self, method: str) -> MethodResult | None:
-        """Return a finished method, None before; raises ConfigError for another run's."""
+        """Return a method's result, None before it is there; raises ConfigError for another run."""
         return self._read(self.method_file(method), MethodResult)
 
     def rerouted(self, method: str) -> Rerouted | None:
-        """Return what re-routing came to, None before; raises ConfigError for another run's."""
+        """Return the result of re-routing, None before; raises ConfigError for another run."""
         return self._read(self.rerouted_file(method), Rerouted)
 
     def clear_work(self, method: str) -> None:
-        """Remove what a training left, ended well or not."""
+        """Delete the files of a training, finished or not."""
         shutil.rmtree(self.work(method), ignore_errors=True)
 
     def _read(self, path: Path, kind: type[R]) -> R | None:
@@ -66,11 +66,11 @@ class SeedFolder:
         found = read_result(path, kind)
         if found.run != run_id(self.manifest).hex():
             raise ConfigError(
-                f"out: {path} is of another run ({found.run[:8]}); choose another folder"
+                f"--out: {path} is of another run ({found.run[:8]}); choose another folder"
             )
         return found
 
 
 def seed_folder(out: Path, manifest: Manifest) -> SeedFolder:
-    """Return the folder of the run of a seed (`variants.with_seed`)."""
+    """Return the folder of one seed. manifest: of the run with this seed, `variants.with_seed`."""
     return SeedFolder(out / f"seed-{manifest.seed}", manifest)

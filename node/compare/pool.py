@@ -1,7 +1,7 @@
-"""Processes that do the work of a comparison: several at once, each one task at a time.
+"""Processes that do the tasks of a comparison: several at once, each one task at a time.
 
-A process has one torch thread and yields to whatever else the machine does. It lives as long as
-its pipe: should the command that started it die, its next report ends it.
+A process has one torch thread and a low priority. It ends when its pipe is closed: if the command
+that started it dies, its next report fails and it ends.
 """
 
 import os
@@ -21,7 +21,7 @@ from dipaco.node.jobs.settings import environment
 from dipaco.protocol.errors import DipacoError
 
 REPORT_SECONDS = 0.2  # between reports of one piece of work
-END_SECONDS = 2.0  # that a process has to end when its pipe is closed
+END_SECONDS = 2.0  # for a process to end after its pipe is closed
 
 Pipe: TypeAlias = "connection.Connection[Any, Any]"
 
@@ -39,13 +39,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What it is called on the screen."""
+        """The name of the task in the display."""
         what = f"{self.method or 'start'}{' re-routed' if self.windows else ''}"
         return f"seed {self.folder.manifest.seed}, {what}"
 
     @property
     def steps(self) -> int:
-        """Inner steps that it takes."""
+        """The number of its inner steps."""
         from dipaco.node.compare.variants import METHODS
         from dipaco.node.reference.inner_steps import steps_after_seed
 
@@ -56,7 +56,7 @@ class Task:
         return steps_after_seed(METHODS[self.method].manifest(self.folder.manifest))
 
     def needs(self, other: "Task") -> bool:
-        """Return whether `other` must be finished before."""
+        """Return whether `other` must be finished before this task."""
         if self.folder != other.folder or self.method is None or other.windows:
             return False
         return other.method is None or (bool(self.windows) and self.method == other.method)
@@ -64,7 +64,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """How far a task is."""
+    """The progress of a task."""
 
     what: str
     steps: int
@@ -76,35 +76,35 @@ OnReport = Callable[[Task, Report | None], None]
 
 
 def run_tasks(tasks: Iterable[Task], jobs: int, on_report: OnReport) -> None:
-    """Do all `tasks`, at most `jobs` at once, in their order, in which each follows what it needs.
+    """Do all `tasks` in order, at most `jobs` at once; a task must come after those it needs.
 
-    Raises the DipacoError of the first task that fails; what was finished stays.
+    Raises the DipacoError of the first task that fails; the results of finished tasks stay.
     """
     waiting = list(tasks)
-    with _lanes(min(jobs, len(waiting))) as lanes:
+    with _processes(min(jobs, len(waiting))) as processes:
         running: dict[Pipe, Task] = {}
         while waiting or running:
-            for pipe in lanes:
+            for pipe in processes:
                 task = None if pipe in running else _next(waiting, running.values())
                 if task is not None:
                     waiting.remove(task)
                     running[pipe] = task
                     pipe.send(task)
-            for pipe in _with_news(running):
-                report = _receive(pipe, lanes[pipe])
+            for pipe in _readable(running):
+                report = _receive(pipe, processes[pipe])
                 on_report(running[pipe], report)
                 if report is None:
                     del running[pipe]
 
 
 def _next(waiting: list[Task], running: Collection[Task]) -> Task | None:
-    """Return the first task that needs none of those that run."""
+    """Return the first task that needs none of the running ones."""
     ready = (task for task in waiting if not any(task.needs(each) for each in running))
     return next(ready, None)
 
 
-def _with_news(pipes: Collection[Pipe]) -> list[Pipe]:
-    """Wait until a process says something, or is gone."""
+def _readable(pipes: Collection[Pipe]) -> list[Pipe]:
+    """Wait until a process reports or ends; return the pipes of all that do."""
     ready = connection.wait(list(pipes))
     return [pipe for pipe in pipes if pipe in ready]
 
@@ -115,7 +115,7 @@ def _receive(pipe: Pipe, process: SpawnProcess) -> Report | None:
     except EOFError:
         process.join(END_SECONDS)
         raise DipacoError(
-            f"{describe_death(process.exitcode, '')}; call again: what is finished is kept"
+            f"{describe_death(process.exitcode, '')}; call again: finished results are kept"
         ) from None
     if isinstance(report, DipacoError):
         raise report
@@ -124,29 +124,29 @@ def _receive(pipe: Pipe, process: SpawnProcess) -> Report | None:
 
 
 @contextmanager
-def _lanes(count: int) -> Iterator[dict[Pipe, SpawnProcess]]:
-    """Start `count` processes; by their pipes. When the block ends, so do they."""
+def _processes(count: int) -> Iterator[dict[Pipe, SpawnProcess]]:
+    """Start `count` processes, give them by their pipes, and end them with the block."""
     context = get_context("spawn")
     os.environ.update(environment(threads=1))  # inherited; torch reads it when it is imported
-    lanes: dict[Pipe, SpawnProcess] = {}
+    processes: dict[Pipe, SpawnProcess] = {}
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
-            lanes[ours] = process
-        yield lanes
+            processes[ours] = process
+        yield processes
     finally:
-        for pipe, process in lanes.items():
+        for pipe, process in processes.items():
             pipe.close()
             process.terminate()
             process.join()
 
 
 def _work(pipe: Pipe) -> None:
-    """Do one task after the other: the whole life of a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us ends us
+    """Do one task after the other: the main function of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command ends its processes
     os.nice(ComputeSection().nice)
     try:
         while True:
@@ -174,7 +174,7 @@ def _do(task: Task, on_work: Callable[[str, int], None]) -> None:
 
 
 def _throttled(pipe: Pipe) -> Callable[[str, int], None]:
-    """Return what sends the first report of each piece of work, and then a few a second."""
+    """Return a function that sends the first report of each piece of work, then a few a second."""
     sent: tuple[str, float] = ("", 0.0)
 
     def report(what: str, steps: int) -> None:

@@ -1,7 +1,7 @@
-"""A trained method scored again, its path chosen anew every W tokens of a document.
+"""Scores a trained method again, with the path chosen anew every W tokens of a document.
 
-Nothing is trained: the final states lie in the seed's blob store. Documents and scored positions
-are those of the training's own looks at the loss; docs/method.md, 2.5(b).
+Nothing is trained: the seed's blob store has the final states. Documents and scored positions are
+those of the evaluations during training; docs/method.md, 2.5(b).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from dipaco.node.compare.folder import SeedFolder
 from dipaco.node.compare.results import Loss, MethodResult, Rerouted, write_result
 from dipaco.node.compare.variants import METHODS
-from dipaco.node.compare.work import Ground, OnWork, blobs_of
+from dipaco.node.compare.work import OnWork, SeedData, blobs_of
 from dipaco.node.models.rerouted import evaluate_rerouted
 from dipaco.node.training.devices import choose_device
 from dipaco.node.training.inner_loop import make_deterministic
@@ -23,16 +23,16 @@ from dipaco.protocol.wire.digest import Digest
 def reroute_method(
     folder: SeedFolder, method: str, windows: Sequence[int], *, device: str, on_work: OnWork
 ) -> None:
-    """Add `windows`, W in tokens each, to what re-routing a trained method has come to."""
+    """Add scores for `windows`, each W in tokens, to the result of re-routing a trained method."""
     start, result, before = folder.start(), folder.result(method), folder.rerouted(method)
     assert start is not None and result is not None
     make_deterministic(1)
-    ground = Ground.at_end(folder, start, result)
+    data = SeedData.at_end(folder, start, result)
     held_out = {
-        shard: ground.held_out(shard, lambda progress: on_work("documents", 0))
-        for shard in range(ground.manifest.paths)
+        shard: data.held_out(shard, lambda progress: on_work("documents", 0))
+        for shard in range(data.manifest.paths)
     }
-    router, models = Router(ground.spec), FinalModels(folder, result, choose_device(device))
+    router, models = Router(data.spec), FinalModels(folder, result, choose_device(device))
     found = dict(before.windows) if before else {}
     for window in windows:
 
@@ -51,7 +51,7 @@ def reroute_method(
 
 
 class FinalModels:
-    """Gives the final model of any path; the one it gave before is that path's from then on."""
+    """Returns the final model of any path; each call replaces the weights of the one before."""
 
     def __init__(self, folder: SeedFolder, result: MethodResult, device: torch.device) -> None:
         self._manifest = METHODS[result.method].manifest(folder.manifest)

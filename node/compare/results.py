@@ -1,8 +1,8 @@
-"""What a comparison has found: one file for each method and seed, and what follows from them.
+"""The results of a comparison: one file for each method and seed, and the tables made from them.
 
-A file is written whole when its training is done, so a comparison that was interrupted goes on
-with what is missing. Losses are sums in nats with the number of tokens they are over; everything
-else is computed from them here.
+A file is written whole at the end of a training, so a comparison that was interrupted continues
+with the missing ones. Losses are sums in nats, with the number of tokens; all other figures are
+computed from them here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,28 +31,28 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean; infinity where nothing was scored."""
+        """The exponential of the mean; infinity where nothing was scored."""
         return perplexity([self])
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at the held-out loss."""
+    """One evaluation of the held-out loss."""
 
     steps: int
-    """Of one path, those of the seed model included."""
+    """Inner steps of one path, those of the seed model included."""
     tokens: int
-    """Trained on by all paths together, the seed model's included."""
+    """Tokens that all paths together trained on, those of the seed model included."""
     losses: tuple[Loss, ...]
     """Per shard, ascending."""
 
     @property
     def perplexity(self) -> float:
-        """Routed: every held-out document once, token-weighted."""
+        """The routed perplexity: every held-out document once, token-weighted."""
         return perplexity(self.losses)
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard of the router, as the router spec counts it."""
+    """The counts of one shard in the router spec."""
 
     shard: int
     documents: int
@@ -60,7 +60,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What all methods of one seed share: router, shards, seed model."""
+    """The common start of all methods of one seed: router, shards, seed model."""
 
     run: str
     """Run id of the manifest with this seed, hex."""
@@ -77,42 +77,42 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     """One method, trained from one seed's start to its end."""
 
     run: str
-    """The start's."""
+    """Run id of its start, hex."""
     method: str
     seed: int
     compute: float
-    """Inner steps after the seed model, times those of the dense model at equal steps."""
+    """Inner steps after the seed model, as a multiple of those of dense at equal steps."""
     parameters: int
-    """Of all modules together."""
+    """Number of parameters of all modules together."""
     path_parameters: int
-    """Of one path's model."""
+    """Number of parameters of one path's model."""
     seconds: float
-    """Training and evaluation, on a machine that may have done other things as well."""
+    """Time of training and evaluation, on a machine that may have been busy."""
     points: tuple[Point, ...]
     """The seed model's first, then one after each round."""
     states: dict[str, str]
     """The last version: module to the SHA-256 of its state, hex."""
     spec: str = ""
-    """SHA-256 of its own last router spec, canonical, hex; empty where it keeps the start's."""
+    """SHA-256 of its own last router spec, canonical, hex; empty if it keeps the start's."""
     shards: tuple[Shard, ...] = ()
-    """Of that router."""
+    """The shards of that router."""
 
     @property
     def perplexity(self) -> float:
-        """Of the last version."""
+        """The routed perplexity of the last version."""
         return self.points[-1].perplexity
 
 
 class Rerouted(msgspec.Struct, frozen=True, kw_only=True):
-    """A trained method on the same held-out documents, its path chosen anew within each."""
+    """The losses of a trained method whose path is chosen anew within each document."""
 
     run: str
-    """The start's."""
+    """Run id of its start, hex."""
     method: str
     seed: int
     windows: dict[int, tuple[Loss, ...]]
-    """By W, the tokens between two choices: per path what it was chosen to score. Its documents
-    are those that begin with it."""
+    """By W, the tokens between two choices: per path the loss on the tokens that it scored.
+    `documents` counts those that begin with the path."""
 
 
 def perplexity(losses: Iterable[Loss]) -> float:
@@ -123,7 +123,7 @@ def perplexity(losses: Iterable[Loss]) -> float:
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One method over all seeds: a line of the table."""
+    """One method over all seeds: a row of the table."""
 
     method: str
     title: str
@@ -131,17 +131,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     path_parameters: int
     tokens: int
-    """Trained on by all paths, the seed model's included."""
+    """Tokens that all paths trained on, those of the seed model included."""
     perplexities: dict[int, float]
     """By seed."""
     mean: float
     lowest: float
     highest: float
     ratios: dict[int, float]
-    """By seed: to dense at equal steps; empty where that was not trained."""
+    """By seed: the ratio to dense at equal steps; empty if that was not trained."""
     shards: tuple[float, ...]
-    """Perplexity per shard, mean over the seeds; the largest first of the router's that it ends
-    with."""
+    """Perplexity per shard of the last router, mean over the seeds, the largest shard first."""
 
 
 class RerouteRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,18 +149,18 @@ class RerouteRow(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     title: str
     window: int | None
-    """Tokens; None: once."""
+    """Tokens between two choices; None: routed once."""
     perplexities: dict[int, float]
     """By seed."""
     mean: float
     lowest: float
     highest: float
     ratios: dict[int, float]
-    """By seed: to once."""
+    """By seed: the ratio to routing once."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole of it, as `compare.json` has it."""
+    """The whole comparison: the content of `compare.json`."""
 
     schema: Literal[1] = 1
     name: str
@@ -181,7 +180,7 @@ def summarise(
     results: Sequence[MethodResult],
     rerouted: Sequence[Rerouted] = (),
 ) -> Comparison:
-    """Put together what has been found; methods in the order of `titles`."""
+    """Return the comparison of these results, with the methods in the order of `titles`."""
     by_seed = {start.seed: start for start in starts}
     dense = {each.seed: each for each in results if each.method == "dense"}
     rows: list[Row] = []
@@ -204,14 +203,14 @@ def summarise(
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """Return the sentence without which no figure of a comparison is to be shown."""
+    """Return the sentence that stands under every table and picture of a comparison."""
     compute = next((row for row in rows if row.method == "dense-compute"), None)
     found = f"reaches {compute.mean:.1f}" if compute else "was not trained here"
     return f"Dense at equal compute {found}: DiPaCo buys wall clock and memory, not FLOPs."
 
 
 def by_size(shards: Iterable[Shard]) -> list[int]:
-    """Return the numbers of shards, the largest first: across seeds they mean nothing."""
+    """Return the shards, the largest first: the numbers of two seeds are unrelated."""
     return [each.shard for each in sorted(shards, key=lambda s: (-s.tokens, s.shard))]
 
 
@@ -246,7 +245,7 @@ def _row(
 def _reroute_rows(
     title: str, results: list[MethodResult], rerouted: Sequence[Rerouted]
 ) -> list[RerouteRow]:
-    """Return a method's lines, routed once first; nothing if it was never re-routed."""
+    """Return a method's rows, routed once first; none if it was never re-routed."""
     method = results[0].method
     found = {each.seed: each for each in rerouted if each.method == method}
     once = {each.seed: each.perplexity for each in results if each.seed in found}
@@ -291,7 +290,7 @@ def write_result(path: Path, value: Result) -> None:
 
 
 def read_result(path: Path, kind: type[S]) -> S:
-    """Read a value back; raises ConfigError for a file that holds something else."""
+    """Read a value back; raises ConfigError for a file of another content."""
     try:
         return msgspec.json.decode(read_file(path, limit=MAX_FILE), type=kind)
     except msgspec.DecodeError as error:

@@ -13,14 +13,17 @@ from dipaco.protocol.run.modules import ModuleId
 
 
 def make_folder(folder: SeedFolder, tokenizer: bytes | None, given: BlobStore) -> None:
-    """Make a seed's folder, and put tokenizer and start checkpoint of its run there."""
+    """Make a seed's folder, and copy the tokenizer and start checkpoint of its run into it.
+
+    given   the store that has the states of the start checkpoint.
+    """
     kept, manifest = BlobStore(Home.at(folder.root).blobs), folder.manifest
     if tokenizer is not None:
         kept.write(tokenizer)
     for state in manifest.start:
         if not given.has(state.digest):
             raise ConfigError(
-                f"{manifest.name}: a run file holds no checkpoint; name the TOML file"
+                f"{manifest.name}: its run file has no states of the checkpoint: name the TOML file"
             )
         elements = manifest.topology.elements(ModuleId(state.module))
         kept.write_array(given.read_array(state.digest, elements))
@@ -29,7 +32,7 @@ def make_folder(folder: SeedFolder, tokenizer: bytes | None, given: BlobStore) -
 def missing_tasks(
     folder: SeedFolder, methods: Sequence[str], windows: Sequence[int], device: str
 ) -> list[Task]:
-    """Return the tasks still to do for one seed: its start first, re-routing last."""
+    """Return the tasks of one seed that are not done: its start first, re-routing last."""
     tasks = [] if folder.start() else [Task(folder, None, device)]
     tasks += [Task(folder, method, device) for method in methods if folder.result(method) is None]
     for method in methods:
@@ -41,7 +44,7 @@ def missing_tasks(
 
 
 def finished(name: str, folders: Sequence[SeedFolder]) -> Comparison:
-    """Return the comparison of all that is finished for these seeds, asked for now or before."""
+    """Return the comparison of all finished methods of these seeds, of earlier calls too."""
     starts = [folder.start() for folder in folders]
     results = [folder.result(method) for folder in folders for method in METHODS]
     rerouted = [folder.rerouted(method) for folder in folders for method in METHODS]

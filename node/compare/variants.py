@@ -1,8 +1,8 @@
-"""The controls of a run as manifests: one manifest and a seed in, another manifest out.
+"""The controls of a run as manifests: each function turns the run's manifest into a method's.
 
-Every variant keeps the run's tokenizer, source, path model, batch, seed steps and (but for dense
-at equal compute) steps per path. It differs in what paths share, or in how documents find them.
-Source: docs/method.md, section 9. A further method is one more entry of `METHODS`.
+Every variant keeps the run's tokenizer, source, path model, batch, seed steps and (except for dense
+at equal compute) steps per path. It differs in the modules that paths share, or in the router.
+Source: docs/method.md, section 9. A new method is one more entry of `METHODS`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,52 +21,56 @@ from dipaco.protocol.run.training import Nesterov
 from dipaco.protocol.wire.digest import u64
 
 Float32 = NDArray[np.float32]
-MAX_PATHS: Final = 256  # experts of one level, which DiLoCo's workers are
+MAX_PATHS: Final = 256  # experts of one level, which are the workers of DiLoCo
 Stream = Literal["routed", "round_robin", "dense", "own"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One line of the table."""
+    """One row of the table."""
 
     title: str
     manifest: Callable[[Manifest], Manifest]
-    """From the run of a seed, `with_seed`, to the method's own run."""
+    """Turns the manifest of a seed's run, `with_seed`, into the method's own."""
     stream: Stream
-    """What a path trains on: its shard by the run's router, every P-th document, all documents, or
-    its shard by a router that becomes the method's own."""
+    """The training data of a path: its shard by the run's router, every P-th document, all
+    documents, or its shard by a router that the method re-shards."""
 
     @property
     def is_routed(self) -> bool:
-        """Whether the router chooses a path by the text: else re-routing changes nothing."""
+        """Whether the router chooses a path by the text; otherwise re-routing changes nothing."""
         return self.stream in ("routed", "own")
 
 
 def with_seed(manifest: Manifest, seed: int) -> Manifest:
-    """Return the run number `seed`: initial model, router and so the batches are its own."""
+    """Return the run with this seed: another initial model, router and order of batches."""
     routing = msgspec.structs.replace(manifest.routing, beacon=u64(seed))
     return msgspec.structs.replace(manifest, seed=seed, routing=routing)
 
 
 def check_comparable(manifest: Manifest, methods: Iterable[str]) -> None:
-    """Refuse, by the field's name, a run that its controls would not differ from."""
+    """Raise ConfigError, naming the field, for a run that does not differ from its controls."""
     if manifest.paths < 2:
         raise ConfigError("grid.levels: one path is the dense model itself; nothing to compare")
     if manifest.paths > MAX_PATHS:
-        raise ConfigError(f"grid.levels: {manifest.paths} paths, a comparison takes {MAX_PATHS}")
+        raise ConfigError(
+            f"grid.levels: {manifest.paths} paths, a comparison takes at most {MAX_PATHS}"
+        )
     if manifest.routing.kind != "kmeans":
         raise ConfigError("routing.kind: a comparison needs kmeans; round_robin is one of its rows")
     if not manifest.routing.validation_bp:
         raise ConfigError("routing.validation_bp: 0 holds no document out; nothing to compare by")
-    if "dipaco-em" in methods:
+    if "dipaco-reshard" in methods:
         if not manifest.routing.router_bp:
-            raise ConfigError("routing.router_bp: 0 keeps no document that dipaco-em could score")
+            raise ConfigError(
+                "routing.router_bp: 0 keeps no document that dipaco-reshard could score"
+            )
         if manifest.training.rounds < 2:
-            raise ConfigError("training.rounds: dipaco-em needs one before and one after")
+            raise ConfigError("training.rounds: dipaco-reshard needs 2: one before and one after")
 
 
 def round_robin(manifest: Manifest) -> Manifest:
-    """Return the run with every P-th document for a path: shards that are all alike."""
+    """Return the run in which a path gets every P-th document: all shards are alike."""
     routing = msgspec.structs.replace(
         manifest.routing, kind="round_robin", overlap=1, capacity=None, reshard=None
     )
@@ -74,9 +78,9 @@ def round_robin(manifest: Manifest) -> Manifest:
 
 
 def dense(manifest: Manifest) -> Manifest:
-    """Return the run of one path that trains on everything, with as many steps as a path.
+    """Return the run of one path that trains on all documents, with as many steps as a path.
 
-    Its outer step gives back what the inner steps led to, so rounds are only looks at the loss.
+    Its outer step keeps the result of the inner steps, so a round only adds an evaluation.
     """
     levels = (Level(experts=1, blocks=manifest.grid.blocks),)
     return _changed(
@@ -87,12 +91,12 @@ def dense(manifest: Manifest) -> Manifest:
 
 
 def dense_compute(manifest: Manifest) -> Manifest:
-    """Return `dense` with as many steps as all paths together, its schedule stretched over them."""
+    """Return `dense` with as many steps as all paths together; its schedule spans all of them."""
     return _changed(dense(manifest), inner_steps=manifest.paths * manifest.training.inner_steps)
 
 
 def diloco(manifest: Manifest) -> Manifest:
-    """Return DiLoCo (2311.08105): P workers on like shards share every module; a plain mean."""
+    """Return DiLoCo (2311.08105): P workers on equal shards share every module; a plain mean."""
     levels = (
         Level(experts=manifest.paths, blocks=0),
         Level(experts=1, blocks=manifest.grid.blocks),
@@ -121,7 +125,7 @@ def dipaco_ps(manifest: Manifest) -> Manifest:
 
 
 def dipaco_random(manifest: Manifest) -> Manifest:
-    """Return `dipaco` with every P-th document for a path: the null for routing."""
+    """Return `dipaco` in which a path gets every P-th document: the control for routing."""
     return round_robin(dipaco(manifest))
 
 
@@ -130,8 +134,8 @@ def dipaco_reset(manifest: Manifest) -> Manifest:
     return _changed(dipaco(manifest), inner_state="reset")
 
 
-def dipaco_em(manifest: Manifest) -> Manifest:
-    """Return `dipaco` with its re-sharding, after half of the rounds unless the run says when."""
+def dipaco_reshard(manifest: Manifest) -> Manifest:
+    """Return `dipaco` with re-sharding, by default after half of the rounds."""
     plain, reshard = dipaco(manifest), manifest.routing.reshard
     if reshard is None:
         reshard = Reshard(after_round=manifest.training.rounds // 2)
@@ -152,7 +156,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "dipaco-random": Method(
         title="DiPaCo, random shards", manifest=dipaco_random, stream="round_robin"
     ),
-    "dipaco-em": Method(title="DiPaCo, re-sharded", manifest=dipaco_em, stream="own"),
+    "dipaco-reshard": Method(title="DiPaCo, re-sharded", manifest=dipaco_reshard, stream="own"),
 }
 """By name, in the order of the table."""
 USUAL: Final = ("dense", "dense-compute", "diloco", "flat-moe", "dipaco", "dipaco-ps")
@@ -168,10 +172,10 @@ def parameters(manifest: Manifest) -> tuple[int, int]:
 def recut(
     states: Mapping[ModuleId, Float32], manifest: Manifest, target: Manifest
 ) -> dict[ModuleId, Float32]:
-    """Return one path's model, cut into modules by `manifest`, as every module of `target`.
+    """Cut the model of one path into the modules of `target`; all its paths begin as this model.
 
-    states   per module of path 0 its flat state, in its layout.
-    Returns  per module of `target` its flat state: all paths begin as that one model.
+    states   per module of path 0 of `manifest` its flat state, in its layout.
+    Returns  per module of `target` its flat state.
     """
     tensors: dict[str, Float32] = {}
     for module, state in states.items():
@@ -186,7 +190,7 @@ def recut(
 
 
 def _grid(manifest: Manifest, **changes: Any) -> Manifest:
-    """Return the run with another grid, and one router to its end."""
+    """Return the run with another grid, and without re-sharding."""
     grid = msgspec.structs.replace(manifest.grid, **changes)
     routing = msgspec.structs.replace(manifest.routing, reshard=None)
     return msgspec.structs.replace(manifest, grid=grid, routing=routing, start=())
@@ -196,6 +200,6 @@ def _changed(manifest: Manifest, *, grid: Grid | None = None, **training: Any) -
     return msgspec.structs.replace(
         manifest,
         grid=grid or manifest.grid,
-        start=(),  # what it begins with is recut for it
+        start=(),  # `recut` makes its start
         training=msgspec.structs.replace(manifest.training, **training),
     )

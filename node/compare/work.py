@@ -1,8 +1,8 @@
-"""One seed's start, and one method's training: what a process of a comparison does.
+"""The tasks of a comparison: makes one seed's start, and trains one method.
 
-All methods of a seed share its router, its shards and its seed model, and every one is scored on
-the same held-out documents of the same shards. Training itself is `ReferenceRun`'s; only where a
-path's rows come from is decided here.
+All methods of a seed share its router, its shards and its seed model, and are scored on the same
+held-out documents of the same shards. `ReferenceRun` does the training; this module only chooses
+the training rows of a path.
 """
 
 from collections.abc import Callable
@@ -41,23 +41,23 @@ from dipaco.protocol.work.kinds import SeedLease, TrainLease
 
 MAX_SPEC = 64 << 20  # bytes
 OnWork = Callable[[str, int], None]
-"""Gets what is being done, and how many inner steps have been taken."""
+"""Gets the name of the work and the number of inner steps taken."""
 OnProgress = Callable[[Progress], None]
 
 
 def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
-    """Make what all methods of a seed share: router, shards, seed model and its loss.
+    """Make the common start of a seed's methods: router, shards, seed model and its loss.
 
     The folder's blobs must hold the run's tokenizer, unless it is the packaged one.
-    Raises what a run's jobs raise: Refusal, Unavailable, or another DipacoError.
+    Raises the errors of a run's jobs: Refusal, Unavailable, or another DipacoError.
     """
     manifest, count = folder.manifest, _Steps(on_work)
     performer = Performer(reproducible_settings(folder.root, device))
     spec = derive_spec(Derive(manifest=manifest), performer, count)
-    ground = Ground(manifest, spec, _shards(folder.root))
-    run = ReferenceRun(manifest, [spec], ground.performer_for("dense", performer), count)
+    data = SeedData(manifest, spec, _shards(folder.root))
+    run = ReferenceRun(manifest, [spec], data.performer_for("dense", performer), count)
     run.seed()
-    losses = _losses(run, 0, ground, performer, count)
+    losses = _losses(run, 0, data, performer, count)
     first = manifest.topology.path_modules[0]
     start = Start(
         run=run_id(manifest).hex(),
@@ -75,19 +75,19 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
 
 
 def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) -> None:
-    """Train one method from the start that `prepare` made; leaves its result and final states."""
+    """Train one method from the start that `prepare` made; write its result and final states."""
     start, began = folder.start(), monotonic()
     assert start is not None
     folder.clear_work(method)
     own = Performer(reproducible_settings(folder.work(method), device))
-    ground = Ground.of(folder, start)
+    data = SeedData.of(folder, start)
     manifest = METHODS[method].manifest(folder.manifest)
     reshard = manifest.routing.reshard
-    performer, count = ground.performer_for(METHODS[method].stream, own), _Steps(on_work)
-    run = ReferenceRun(manifest, [ground.spec_for(manifest)], performer, count)
+    performer, count = data.performer_for(METHODS[method].stream, own), _Steps(on_work)
+    run = ReferenceRun(manifest, [data.spec_for(manifest)], performer, count)
     run.states = _beginning(folder, start, method, manifest)
     if reshard is not None:
-        _lend_tokenizer(folder, method)
+        _copy_tokenizer(folder, method)
     points = [start.point]
     for round_ in range(1, manifest.training.rounds + 1):
         run.round(round_)
@@ -97,14 +97,14 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
                 steps=points[-1].steps + steps,
                 tokens=points[-1].tokens
                 + len(run.live_paths(round_)) * steps * _step_tokens(manifest),
-                losses=_losses(run, round_, ground, own, count),
+                losses=_losses(run, round_, data, own, count),
             )
         )
         if reshard is not None and round_ == reshard.after_round:
             run.reshard(reshard)
-            ground = Ground(manifest, run.specs[-1], _shards(folder.work(method)))
+            data = SeedData(manifest, run.specs[-1], _shards(folder.work(method)))
     last = {module: digests[-1] for module, digests in run.states.items()}
-    _hand_over(folder, method, manifest, last)
+    _copy_states(folder, method, manifest, last)
     total, of_path = parameters(manifest)
     result = MethodResult(
         run=start.run,
@@ -124,35 +124,35 @@ def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) 
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What the methods of one seed stand on: its router, and the shards in its home."""
+class SeedData:
+    """The data that the methods of one seed share: its router and its shards."""
 
     manifest: Manifest
     spec: RouterSpec
     shards: Shards
-    """Of the seed's home."""
+    """The shards in the seed's home; after re-sharding those in the method's."""
 
     @classmethod
-    def of(cls, folder: SeedFolder, start: Start) -> "Ground":
-        """Take up what `prepare` left."""
+    def of(cls, folder: SeedFolder, start: Start) -> "SeedData":
+        """Return the data that `prepare` made."""
         return cls(folder.manifest, _read_spec(folder, start.spec), _shards(folder.root))
 
     @classmethod
-    def at_end(cls, folder: SeedFolder, start: Start, result: MethodResult) -> "Ground":
-        """Take up what a method ended on: that of all, or its own router and held-out documents."""
+    def at_end(cls, folder: SeedFolder, start: Start, result: MethodResult) -> "SeedData":
+        """Return the data at a method's end: the common data, or those of its own last router."""
         if not result.spec:
             return cls.of(folder, start)
         manifest = METHODS[result.method].manifest(folder.manifest)
         return cls(manifest, _read_spec(folder, result.spec), _shards(folder.root))
 
     def spec_for(self, manifest: Manifest) -> RouterSpec:
-        """Return the spec that a variant's own derivation gives: the same router, its run id."""
+        """Return the spec that a variant's own derivation gives: this router with its run id."""
         if manifest.routing.kind == "round_robin":
             return unfitted_spec(recipe_of(manifest))
         return msgspec.structs.replace(self.spec, manifest=run_id(manifest))
 
     def performer_for(self, stream: Stream, own: Performer) -> Performs:
-        """Return what does a variant's jobs on `own` blobs, and trains on `stream`."""
+        """Return a performer that does a variant's jobs on the blobs of `own`, with `stream`."""
         return own if stream == "own" else _SharedShards(self, stream, own)
 
     def training(
@@ -174,29 +174,29 @@ class Ground:
 
 @dataclass(frozen=True)
 class _SharedShards:
-    """A performer whose training rows are those of the seed's home."""
+    """A performer that takes training rows from the seed's home."""
 
-    ground: Ground
+    data: SeedData
     stream: Stream
     own: Performer
 
     def perform(self, job: Job, on_progress: OnProgress) -> Answer:
-        """Do `job`; raises what goes wrong with it."""
+        """Do `job`; raises its errors."""
         if not isinstance(job, PerformLease):
             return self.own.perform(job, on_progress)
         match job.lease:
             case SeedLease() as lease:
-                shard = self.ground.training(self.stream, 0, lease.window, on_progress)
+                shard = self.data.training(self.stream, 0, lease.window, on_progress)
                 return self.own.trainer().seed(job.manifest, lease, shard, on_progress)
             case TrainLease() as lease:
-                shard = self.ground.training(self.stream, lease.path, lease.window, on_progress)
+                shard = self.data.training(self.stream, lease.path, lease.window, on_progress)
                 return self.own.trainer().train(job.manifest, lease, shard, on_progress)
             case _:
                 return self.own.perform(job, on_progress)
 
 
 class _Steps:
-    """Counts the inner steps of lease after lease."""
+    """Counts the inner steps over all leases."""
 
     def __init__(self, on_work: OnWork) -> None:
         self._on_work, self._count = on_work, StepCount()
@@ -206,18 +206,18 @@ class _Steps:
 
 
 def _losses(
-    run: ReferenceRun, version: int, ground: Ground, performer: Performer, count: _Steps
+    run: ReferenceRun, version: int, data: SeedData, performer: Performer, count: _Steps
 ) -> tuple[Loss, ...]:
     """Score every shard's held-out documents: by the path of its number, or the only path."""
     losses = []
-    for shard in range(ground.manifest.paths):
+    for shard in range(data.manifest.paths):
         what = f"evaluation {version}, shard {shard}"
 
         def on_progress(progress: Progress, what: str = what) -> None:
             count(what, progress)
 
         lease = run.evaluation(version, shard if run.manifest.paths > 1 else 0)
-        documents, trainer = ground.held_out(shard, on_progress), performer.trainer()
+        documents, trainer = data.held_out(shard, on_progress), performer.trainer()
         found = trainer.evaluate(run.manifest, lease, documents, on_progress).evaluation
         losses.append(
             Loss(shard=shard, documents=found.documents, tokens=found.tokens, nll=found.nll)
@@ -228,7 +228,10 @@ def _losses(
 def _beginning(
     folder: SeedFolder, start: Start, method: str, manifest: Manifest
 ) -> dict[ModuleId, list[Digest]]:
-    """Put the seed model, cut as `manifest` has it, into the method's store; version 0."""
+    """Write the seed model, cut into the modules of `manifest`, to the method's store.
+
+    Returns the digests per module, those of version 0.
+    """
     top, blobs = folder.manifest.topology, blobs_of(folder.root)
     seed = {
         ModuleId(module): blobs.read_array(
@@ -241,24 +244,24 @@ def _beginning(
     return {module: [own.write_array(state)] for module, state in cut.items()}
 
 
-def _lend_tokenizer(folder: SeedFolder, method: str) -> None:
-    """Give a method that derives a router itself the run's tokenizer, unless it is packaged."""
+def _copy_tokenizer(folder: SeedFolder, method: str) -> None:
+    """Copy the run's tokenizer, unless it is packaged, for a method that derives a router."""
     tokenizer, kept = folder.manifest.tokenizer, blobs_of(folder.root)
     if kept.has(tokenizer.sha256):
         blobs_of(folder.work(method)).write(kept.read(tokenizer.sha256, tokenizer.size))
 
 
-def _hand_over(
+def _copy_states(
     folder: SeedFolder, method: str, manifest: Manifest, states: dict[ModuleId, Digest]
 ) -> None:
-    """Copy a method's final states to where they stay."""
+    """Copy a method's final states from its own store into the seed's."""
     own, kept = blobs_of(folder.work(method)), blobs_of(folder.root)
     for module, digest in states.items():
         kept.write_array(own.read_array(digest, manifest.topology.elements(module)))
 
 
 def blobs_of(home: Path) -> BlobStore:
-    """Return the blob store of a seed's home, or of a method's."""
+    """Return the blob store of a seed's home, or of a method's folder."""
     return BlobStore(Home.at(home).blobs)
 
 

@@ -1,8 +1,7 @@
-"""What keeps a node from working here, found before it tries: each check ok, warn or fail, and the
-cure.
+"""Checks of this machine before a node starts. Each ends with ok, warn or fail, and a cure.
 
-Nothing is sent to anybody and nothing is changed. The device is looked at by a worker process,
-since a driver that crashes must not take the command along (`cli/commands/doctor.py`).
+They send nothing and change nothing. A worker process describes the device, so that a driver that
+crashes does not end the command (`cli/commands/doctor.py`).
 """
 
 import os
@@ -27,28 +26,28 @@ from dipaco.protocol.wire.address import Address
 
 PACKAGE = "dipaco-node"
 LIBP2P = "0.8.1"  # the version that node/network/shims.py repairs
-TOLD = ("torch", "libp2p", "numpy")  # whose versions decide most
+SHOWN = ("torch", "libp2p", "numpy")  # libraries whose versions are printed
 PYTHON = (3, 11)
-LEAST_MEMORY = 1 << 30  # bytes for daemon and worker before the model
+LEAST_MEMORY = 1 << 30  # bytes for daemon and worker, beside the model
 DAY = 86400.0
-FUTURE_SECONDS = 60.0  # that a file may be ahead of the clock
+FUTURE_SECONDS = 60.0  # by which a file may be ahead of the clock
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     verdict: Literal["ok", "warn", "fail"]
     words: str
-    """What was found."""
+    """The finding, for people."""
     cure: str = ""
-    """What the person can do about it; empty for `ok`."""
+    """The advice to the operator; empty for `ok`."""
 
 
 def checks(config: NodeConfig, *, daemon: int | None) -> Iterator[Check]:
-    """Look at everything but the device.
+    """Check everything but the device.
 
-    daemon   process id of the daemon that runs in this home, which then holds its port.
+    daemon   process id of the daemon that runs in this home and holds its port, if there is one.
     """
     yield python(sys.version_info[:2])
     yield libraries()
@@ -63,7 +62,7 @@ def checks(config: NodeConfig, *, daemon: int | None) -> Iterator[Check]:
 
 
 def python(running: tuple[int, ...]) -> Check:
-    """Look at the interpreter."""
+    """Check the interpreter's version."""
     words = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     if running >= PYTHON:
         return Check(name="python", verdict="ok", words=words)
@@ -71,19 +70,19 @@ def python(running: tuple[int, ...]) -> Check:
 
 
 def libraries() -> Check:
-    """Look for every library that the package asks for; libp2p must be the repaired version."""
+    """Check that all required libraries are installed, and libp2p in the repaired version."""
     try:
         wanted = [line for line in requires(PACKAGE) or () if "extra ==" not in line]
     except PackageNotFoundError:  # run from a folder
-        wanted = list(TOLD)
+        wanted = list(SHOWN)
     found = {name: _version(name) for name in map(_name, wanted)}
     missing = sorted(name for name, installed in found.items() if installed is None)
-    words = ", ".join(f"{name} {found[name]}" for name in TOLD if found.get(name))
+    words = ", ".join(f"{name} {found[name]}" for name in SHOWN if found.get(name))
     if missing:
         words, cure = f"missing: {', '.join(missing)}", "run `make`, or pip install them"
         return Check(name="libraries", verdict="fail", words=words, cure=cure)
     if found.get("libp2p") != LIBP2P:
-        cure = f"pip install libp2p=={LIBP2P}: its faults are repaired for that version alone"
+        cure = f"pip install libp2p=={LIBP2P}: this program repairs that version only"
         return Check(name="libraries", verdict="fail", words=words, cure=cure)
     return Check(name="libraries", verdict="ok", words=words)
 
@@ -106,7 +105,7 @@ def existing(folder: Path) -> Path:
 
 
 def home(folder: Path, daemon: int | None) -> Check:
-    """Look whether the home can be used, or made."""
+    """Check that the home can be used, or made."""
     words, at = str(folder), existing(folder)
     if not at.is_dir() or not os.access(at, os.R_OK | os.W_OK | os.X_OK):
         cure = f"make {at} a folder that you may write, or choose another --home"
@@ -119,30 +118,31 @@ def home(folder: Path, daemon: int | None) -> Check:
 
 
 def disk(free: int, least: int, cache: int) -> Check:
-    """Compare the room on the home's disk with what the configuration asks for."""
+    """Compare the free space on the home's disk with the configuration's limits, in bytes."""
     words = f"{free / 1e9:.1f} GB free"
     if free < least:
-        cure = f"make room, or lower storage.min_free ({least / 1e9:.1f} GB): no work runs"
+        cure = f"free some space, or lower storage.min_free ({least / 1e9:.1f} GB): no work runs"
         return Check(name="disk", verdict="fail", words=words, cure=cure)
     if free < least + cache:
-        cure = f"lower storage.cache_max ({cache / 1e9:.1f} GB), or it will run into min_free"
+        cure = f"lower storage.cache_max ({cache / 1e9:.1f} GB), or a full cache will stop the work"
         return Check(name="disk", verdict="warn", words=words, cure=cure)
     return Check(name="disk", verdict="ok", words=words)
 
 
 def ram(total: int, available: int) -> Check:
-    """Look at the memory of the machine; what the model needs `--fit` measures."""
+    """Check the memory of the machine; `--fit` measures the need of a model."""
     words = f"{available / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if available < LEAST_MEMORY:
-        cure = "close something: daemon and worker need 1 GB beside the model"
+        cure = "close other programs: daemon and worker need 1 GB beside the model"
         return Check(name="memory", verdict="warn", words=words, cure=cure)
     return Check(name="memory", verdict="ok", words=words)
 
 
 def clock(now: float, installed: float, written: float) -> Check:
-    """Look whether time has gone backwards, Unix seconds.
+    """Check that the clock has not gone backwards; times are Unix seconds.
 
-    installed   when this program's files were written; written: when the home's journal was.
+    installed   the time at which this program's files were written.
+    written     the time at which the home's journal was last written.
     """
     words = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     cure = "set the clock (for example with NTP): certificates, leases and records depend on it"
@@ -161,7 +161,7 @@ def _written(folder: Path) -> float:
 
 
 def port(address: Address, daemon: int | None) -> Check:
-    """Try to listen on an address of this machine, for a moment."""
+    """Listen on an address of this machine for a moment."""
     cure = "end the other program, or set node.listen to another port (0: any free one)"
     if daemon is not None:
         return Check(name="port", verdict="ok", words=f"{address}, held by the running daemon")
@@ -175,18 +175,18 @@ def port(address: Address, daemon: int | None) -> Check:
 
 
 def bootstrap(config: NodeConfig) -> Check:
-    """Look whether there is anybody to dial."""
+    """Check that there is a peer to dial."""
     if config.node.bootstrap:
         words = f"{len(config.node.bootstrap)} peers to dial first, not tried here"
         return Check(name="peers", verdict="ok", words=words)
     if config.node.rendezvous:
         return Check(name="peers", verdict="ok", words="none: this node founds a network")
     cure = "start with --bootstrap ADDR, the line that a running node prints"
-    return Check(name="peers", verdict="warn", words="nobody to dial", cure=cure)
+    return Check(name="peers", verdict="warn", words="no peer to dial", cure=cure)
 
 
 def source(manifest: Manifest, *, local_sources: bool) -> Check:
-    """Look whether a run's documents can be read, as far as that can be told without a network."""
+    """Check that a run's documents can be read, as far as this shows without the network."""
     from dipaco.node.data.sources.dispatch import reachable
     from dipaco.node.data.sources.interface import Access
 
@@ -196,13 +196,16 @@ def source(manifest: Manifest, *, local_sources: bool) -> Check:
 
 
 def device(answer: Answer, wish: str) -> Check:
-    """Judge what the worker process said of the device that was wished for."""
+    """Judge the worker's description of the device.
+
+    wish   the configuration's `compute.device`.
+    """
     if isinstance(answer, Failed):
-        cure = "see compute.device; a GPU needs its driver, and a torch that is built for it"
+        cure = "set compute.device; a GPU needs its driver, and a torch that is built for it"
         return Check(name="device", verdict="fail", words=answer.reason, cure=cure)
     assert isinstance(answer, Described)
     if answer.device == "cpu" and wish == "auto":
-        cure = "a GPU that is here needs its driver, and a torch that is built for it; else none"
+        cure = "a GPU needs its driver, and a torch that is built for it; without a GPU do nothing"
         words = f"{answer}; no GPU was found"
         return Check(name="device", verdict="warn", words=words, cure=cure)
     return Check(name="device", verdict="ok", words=str(answer))

@@ -1,8 +1,7 @@
-"""Whether a path of a run fits a device, before anything is leased: which sizes to measure, and
-what the measurements come to.
+"""The memory fit: whether a path of a run fits a device, measured before anything is leased.
 
-The measuring is a worker process's (`training/fitting.py`); what is here is the choice, and pure
-but for `find_fit`, which asks the worker.
+This module chooses the sizes and sums up the measurements. It is pure except for `find_fit`, which
+has a worker process measure (`training/memory_probe.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.tensors.delta import encoded_bytes
 
-PATIENCE_SECONDS = 5.0  # of one micro-batch: a larger one gains nothing and takes for ever
-AS_FAST = 0.95  # of the fastest: what is measured on a busy machine is no closer
+SLOW_SECONDS = 5.0  # of one micro-batch: a larger one gains nothing and takes too long to measure
+AS_FAST = 0.95  # of the fastest: measurements on a busy machine are no more precise
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,22 +33,23 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run asks of a device."""
+    """The demands of a run on a device, and the measurements."""
 
     run: str
     device: Described
     parameters: int
-    """Of one path."""
+    """Number of one path's parameters."""
     batch: int
     """Sequences of a step."""
     context: int
     inner_steps: int
     paths: int
     least: int
-    """Bytes of weights, gradients and moments, before the first sequence: a bound from below."""
+    """Bytes of weights, gradients and moments, without any sequence: a lower bound."""
     down: int
+    """Bytes that a lease fetches at most."""
     up: int
-    """Bytes that a lease fetches at most, and hands in."""
+    """Bytes that a lease hands in."""
     tries: tuple[Try, ...]
 
     @property
@@ -62,17 +62,17 @@ class FitReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tokens_per_second(self) -> float:
-        """Trained on at the chosen micro-batch; 0 if none fits."""
+        """Speed of training at the chosen micro-batch; 0 if none fits."""
         return self.rate(self.chosen) if self.chosen else 0.0
 
     @property
     def lease_seconds(self) -> float:
-        """Of a lease's inner steps; 0 if the path does not fit."""
+        """Time of a lease's inner steps; 0 if the path does not fit."""
         return self.inner_steps * self._seconds(self.chosen) if self.chosen else 0.0
 
     @property
     def settings(self) -> dict[str, int | str]:
-        """What to set, by key of the configuration; empty where the defaults do."""
+        """The settings to change, by key of the configuration; empty if the defaults fit."""
         found: dict[str, int | str] = {}
         if self.chosen and self.chosen.micro_batch < self.batch:
             found["compute.max_batch"] = self.chosen.micro_batch
@@ -81,7 +81,7 @@ class FitReport(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def rate(self, measured: Try) -> float:
-        """Return the tokens per second of whole steps in micro-batches as measured."""
+        """Return the tokens per second of whole steps with the measured micro-batch."""
         return self.batch * self.context / self._seconds(measured)
 
     def _seconds(self, measured: Try) -> float:
@@ -92,12 +92,13 @@ class FitReport(msgspec.Struct, frozen=True, kw_only=True):
 def next_try(
     found: Sequence[Try], *, most: int, usable: int, checkpointing: Checkpointing
 ) -> tuple[int, bool] | None:
-    """Return the micro-batch to measure next and whether with checkpointing; None: enough.
+    """Return the next micro-batch to measure, and whether with checkpointing; None at the end.
 
     most     sequences of a micro-batch at most.
-    usable   bytes of the device. Sizes double while they fit, and while a straight line through
-             the last two says that the next one will. Checkpointing comes when one sequence does
-             not fit without it.
+    usable   bytes of the device.
+
+    Sizes double while they fit, and while a straight line through the last two predicts that the
+    next one fits. If one sequence does not fit, it is tried once more with checkpointing.
     """
     if not found:
         return 1, checkpointing == "on"
@@ -105,7 +106,7 @@ def next_try(
     if not last.fits:
         retry = last.micro_batch == 1 and not last.checkpointing and checkpointing == "auto"
         return (1, True) if retry else None
-    if last.micro_batch >= most or last.micro_seconds > PATIENCE_SECONDS:
+    if last.micro_batch >= most or last.micro_seconds > SLOW_SECONDS:
         return None
     size = min(2 * last.micro_batch, most)
     before = [t for t in found[:-1] if t.fits and t.checkpointing == last.checkpointing]
@@ -117,7 +118,7 @@ def next_try(
 
 
 def bytes_per_parameter(moment_bits: MomentBits) -> int:
-    """Return what is held whatever the micro-batch: float32 weight and gradient, two moments."""
+    """Return the bytes that any micro-batch needs: float32 weight and gradient, two moments."""
     return 4 + 4 + 2 * moment_bits // 8
 
 
@@ -131,8 +132,8 @@ async def find_fit(
 ) -> FitReport:
     """Measure `manifest` on the worker's device, size by size.
 
-    compute   the worker's; a micro-batch has `max_batch` sequences at most, 0 for no limit.
-    Raises DipacoError when a measurement fails otherwise than for want of memory.
+    compute   of the worker; a micro-batch has `max_batch` sequences at most, 0 for no limit.
+    Raises DipacoError when a measurement fails for another reason than memory.
     """
     batch = manifest.training.batch
     most = min(compute.max_batch or batch, batch)
@@ -147,7 +148,7 @@ async def find_fit(
     ):
         size, again = chosen
         job = ProbeMemory(manifest=manifest, micro_batch=size, checkpointing=again, usable=usable)
-        await worker.close()  # each is measured in a new process
+        await worker.close()  # a new process for each measurement
         answer = await worker.run(job, lambda progress: None)
         tries.append(_tried(job, answer, device.usable))
         on_try(tries[-1])
@@ -167,7 +168,7 @@ async def find_fit(
 
 
 def _tried(job: ProbeMemory, answer: object, usable: int) -> Try:
-    """Return what came of a measurement; a process killed by the kernel did not fit."""
+    """Return the outcome of a measurement; a process that the kernel killed did not fit."""
     if isinstance(answer, Failed) and KILLED in answer.reason:
         answer = MemoryProbed(fits=False)
     if isinstance(answer, Failed):

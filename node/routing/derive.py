@@ -1,7 +1,8 @@
-"""Deriving the router spec of a run from its public source, as author and verifier alike do.
+"""The router spec of a run, derived from its public source. Author and verifier run the same code.
 
-Streams rows to the fit, all of the run's or until the sample is full; holds the sample's features
-and one batch of text. What stands in the way is said as a stage: the verdict is made elsewhere.
+The rows are streamed to the fit: all rows of the run, or those until the sample is full. Memory
+holds the sample's features and one batch of text. A failure names its stage; the verdict on a spec
+is made in `protocol/routing/verdict.py`.
 """
 
 from collections.abc import Callable
@@ -27,34 +28,34 @@ MAX_REASON = 1024  # characters; a verdict has fewer
 
 @dataclass(frozen=True)
 class SourceDeps:
-    """What a pass over the source needs of this node."""
+    """The parts of this node that a pass over the source uses."""
 
     blobs: BlobStore
-    """Holds tokenizer files that are not the embedded one."""
+    """The store of tokenizer files other than the embedded one."""
     access: Access = field(default_factory=Access)
-    """What a source may ask of this node."""
+    """The permissions and folders that this node gives to a source."""
 
 
-def derive(manifest: Manifest, tools: SourceDeps, on_progress: OnProgress) -> Derivation:
-    """Return the spec of epoch 0 that `manifest` and its source imply, or why there is none."""
+def derive(manifest: Manifest, deps: SourceDeps, on_progress: OnProgress) -> Derivation:
+    """Return the spec of epoch 0 that manifest and source imply, or the reason for its lack."""
     recipe = recipe_of(manifest)
-    if recipe.kind == "round_robin":  # asked for by the manifest: no document decides it
+    if recipe.kind == "round_robin":  # the manifest alone determines the spec
         return Derived(spec=unfitted_spec(recipe), authenticated=True)
     return derived_by(
-        manifest, tools, lambda encoder: fitted(manifest, recipe, encoder, tools, on_progress)
+        manifest, deps, lambda encoder: fitted(manifest, recipe, encoder, deps, on_progress)
     )
 
 
 def derived_by(
-    manifest: Manifest, tools: SourceDeps, fit: Callable[[TextEncoder], RouterSpec]
+    manifest: Manifest, deps: SourceDeps, fit: Callable[[TextEncoder], RouterSpec]
 ) -> Derivation:
-    """Return what `fit` makes with the run's tokenizer, or what of its inputs was away.
+    """Return the spec that `fit` makes with the run's tokenizer, or the failure of an input.
 
-    A later try may find what is away; but not what this node's settings forbid, nor a source that
-    was read and cannot be what the manifest says of it.
+    A failure is `lasting` where a later try cannot succeed: this node's settings forbid the source,
+    or the source was read and contradicts the manifest.
     """
     try:
-        encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
+        encoder = load_tokenizer(manifest.tokenizer, deps.blobs)
     except Refusal as error:
         return SourceFailure(stage="source", reason=reason_of(error), lasting=True)
     except (Unavailable, ConfigError) as error:
@@ -65,23 +66,23 @@ def derived_by(
         return SourceFailure(stage="source", reason=reason_of(error), lasting=True)
     except Unavailable as error:
         return SourceFailure(stage="source", reason=reason_of(error))
-    return Derived(spec=spec, authenticated=is_authenticated(manifest.source, tools.access))
+    return Derived(spec=spec, authenticated=is_authenticated(manifest.source, deps.access))
 
 
 def fitted(
     manifest: Manifest,
     recipe: RouterRecipe,
     encoder: TextEncoder,
-    tools: SourceDeps,
+    deps: SourceDeps,
     on_progress: OnProgress,
-    relabelled: Resharded | None = None,
+    resharded: Resharded | None = None,
 ) -> RouterSpec:
-    """Read the source and fit the router; `relabelled`: by the means of what was labelled."""
+    """Read the source and fit the router; the means of `resharded` take the place of k-means."""
     source = manifest.source
     dataset = rows(
-        source, start=0, stop=source.documents, access=tools.access, on_progress=on_progress
+        source, start=0, stop=source.documents, access=deps.access, on_progress=on_progress
     )
-    fit = RouterFit(recipe, relabelled=relabelled)
+    fit = RouterFit(recipe, relabelled=resharded)
     everything = recipe.counts == COUNT_DOCUMENTS
     meter = Meter(on_progress, "read", source.documents if everything else recipe.params.sample)
     splits = {Split.TRAINING}
@@ -111,5 +112,5 @@ def fitted(
 
 
 def reason_of(error: DipacoError) -> str:
-    """Return the words of an error, as a failed derivation has them."""
+    """Return the message of an error, cut to the length that a failed derivation may have."""
     return str(error)[:MAX_REASON]

@@ -1,10 +1,10 @@
-"""The document rule: from rows of the source to documents with a split and token ids.
+"""The document rule: turns rows of the source into documents with a split and token ids.
 
-One place for fitting, sharding and evaluation alike. What routes a document, and whether it takes
-part at all, hangs on its head alone: the first `prefix_bytes` bytes of its text, tokenised by
-themselves. What is trained on is the whole text, cut to `max_bytes` at a character boundary,
-tokenised, and cut to `max_tokens`. Batches are bounded by bytes, so that memory does not depend on
-the corpus, nor on how large its documents are. Source: docs/method.md, 2.4 and 4.3.
+Fitting, sharding and evaluation all use it. A document's head alone decides its path, and whether
+it takes part at all: the first `prefix_bytes` bytes of its text, tokenised by themselves. Training
+uses the whole text, cut to `max_bytes` at a character boundary, tokenised, and cut to `max_tokens`.
+Batches are bounded by bytes, so memory depends neither on the size of the corpus nor on that of its
+documents. Source: docs/method.md, 2.4 and 4.3.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -19,9 +19,9 @@ from dipaco.protocol.routing.seeds import Split
 
 BATCH_BYTES = 128 << 10  # of text tokenised at once; a batch has at least one document
 BATCH_DOCUMENTS = 256
-HEADS_BYTES = 2 << 20  # of text at once of which the heads alone are tokenised
+HEADS_BYTES = 2 << 20  # of text in a batch of which the heads alone are tokenised
 HEADS_DOCUMENTS = 1024
-FEWEST_DOCUMENTS = 32  # of a batch, however few are due: most may be too short to take part
+FEWEST_DOCUMENTS = 32  # of a batch, even if fewer are due: most may be too short to take part
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Document:
     text: bytes
     """All of the row's text, as UTF-8."""
     head: list[int] | None
-    """Ids of the first `prefix_bytes` bytes; None where nobody asked for this split's."""
+    """Ids of the first `prefix_bytes` bytes; None for a split that was not asked for."""
     tokens: list[int] | None
     """Ids of the whole text after the cuts; None unless asked for and eligible."""
     eligible: bool
-    """Whether it has a head, and enough ids in it to take part."""
+    """Whether the document has a head with enough ids to take part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ def document_batches(
 ) -> Iterator[list[Document]]:
     """Yield every row in order as a document, a batch at a time.
 
-    rows         as `sources.rows` gives them.
+    rows         the rows of `sources.dispatch.rows`.
     splits       documents of these splits get a head, and tokens if they are eligible.
-    heads_only   nobody needs the tokens: they are not made.
-    due          asked before each batch: how many more documents may be wanted, so that few are
-                 tokenised for nothing.
+    heads_only   make no tokens.
+    due          returns how many more documents the caller may use; it is called before each batch
+                 and bounds it, since documents beyond that number are tokenised in vain.
     """
     most_bytes, most_documents = (
         (HEADS_BYTES, HEADS_DOCUMENTS) if heads_only else (BATCH_BYTES, BATCH_DOCUMENTS)
@@ -89,9 +89,9 @@ def _batch_size(most: int, due: int) -> int:
 
 
 def token_count(document: Document, params: RouterParams) -> int | None:
-    """Return how many ids a document counts as: of the tokens, else estimated from the head.
+    """Return the number of a document's ids: of its tokens, else estimated from its head.
 
-    None for one that takes no part. Source: docs/method.md, 4.7.
+    None for a document that takes no part. Source: docs/method.md, 4.7.
     """
     if not document.eligible:
         return None
@@ -137,7 +137,7 @@ def _heads(rows: list[_Row], params: RouterParams, encoder: TextEncoder) -> list
 def _whole(
     rows: list[_Row], heads: dict[int, list[int]], params: RouterParams, encoder: TextEncoder
 ) -> dict[int, list[int]]:
-    """Ids of the texts after the cuts, by index; a text that ends within its head has them."""
+    """Return the ids of the cut texts, by index; a text no longer than its head has the head's."""
     longer = [row for row in rows if len(row.text) > params.prefix_bytes]
     texts = [cut(row.text, params.max_bytes).decode("utf-8") for row in longer]
     found = zip((row.index for row in longer), encoder.encode(texts), strict=True)

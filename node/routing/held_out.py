@@ -1,6 +1,6 @@
-"""Held-out documents by the path of their prefix: the run's own, or those of any file.
+"""Held-out documents by the path of their prefix: those of the run, or those of any file.
 
-Both go through the one document rule, so a figure for a file is comparable with the run's.
+Both follow the same document rule, so a figure for a file is comparable with the run's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.manifest import Manifest
 
-WINDOW = 0  # of the source: where the run looks for its held-out documents
+WINDOW = 0  # of the source; it has the run's held-out documents
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class HeldOutDocuments:
     by_path: dict[int, Sequence[Ids]]
     """Per path, ids (n,) each, n at most the context."""
     left_out: int
-    """Documents that take no part: too short for the router."""
+    """The number of documents that are too short for the router."""
 
 
 def of_run(
     manifest: Manifest, spec: RouterSpec, shards: Shards, on_progress: OnProgress
 ) -> HeldOutDocuments:
-    """Return the run's held-out documents; raises what reading its source raises."""
+    """Return the run's held-out documents; raises the errors of reading its source."""
     found: dict[int, Sequence[Ids]] = {
         path: shards.validation(manifest, spec, WINDOW, path, on_progress)
         for path in range(manifest.paths)
@@ -57,8 +57,8 @@ def of_file(
 ) -> HeldOutDocuments:
     """Return all rows of a parquet, JSON lines or txt file as documents.
 
-    field   the column or key of the text; None: what the run calls it.
-    Raises ConfigError for a file that cannot be read as such, or has nothing to score.
+    field   the column or key of the text; None: the run's `text_field`.
+    Raises ConfigError for a file that cannot be read, or has no document to score.
     """
     try:
         if field is None:

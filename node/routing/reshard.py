@@ -1,9 +1,9 @@
-"""The router spec of the epoch after a re-sharding: from the source and the ledger's score sheets.
+"""The router spec of the epoch after re-sharding, from the source and the ledger's score sheets.
 
-Two passes. The first reads the windows whose router documents were scored and sums the features of
-those with a label; the second is the derivation that every epoch has, with the class means in the
-place of k-means. In memory are the sheets of one path and window, all labels, and the sample's
-features. Author and verifier run the same code. Source: docs/method.md, section 5.
+There are two passes. The first reads the windows whose router documents were scored, and sums the
+features of the labelled documents. The second is the derivation of every epoch, with the class
+means in the place of k-means. Memory holds the sheets of one path and window, all labels, and the
+sample's features. Author and verifier run the same code. Source: docs/method.md, section 5.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,17 +36,17 @@ from dipaco.protocol.work.kinds import Scored, Sheet
 
 
 def derive_resharded(
-    job: Derive, previous: RouterSpec, tools: SourceDeps, on_progress: OnProgress
+    job: Derive, previous: RouterSpec, deps: SourceDeps, on_progress: OnProgress
 ) -> Derivation:
-    """Return the spec of the epoch after `previous`, or why there is none.
+    """Return the spec of the epoch after `previous`, or the reason for its lack.
 
-    Leaves the label sheet in the store.
+    Writes the label sheet into the blob store.
     """
     manifest = job.manifest
     reshard = manifest.routing.reshard
     if reshard is None:
         raise LocalProtocolError("a run without re-sharding has one epoch")
-    sheets = LedgerSheets(tools.blobs, reshard, job.sheets)
+    sheets = LedgerSheets(deps.blobs, reshard, job.sheets)
     live = [path for path, tokens in enumerate(previous.tokens) if tokens]
     try:
         windows = [sheets.window(live, window) for window in range(reshard.windows)]
@@ -59,35 +59,36 @@ def derive_resharded(
     def fit(encoder: TextEncoder) -> RouterSpec:
         means = LabelledMeans(manifest, windows, previous)
         stop = min(reshard.windows * manifest.source.window, manifest.source.documents)
-        meter = Meter(on_progress, "relabel", stop)
+        meter = Meter(on_progress, "reshard", stop)
         dataset = rows(
-            manifest.source, start=0, stop=stop, access=tools.access, on_progress=on_progress
+            manifest.source, start=0, stop=stop, access=deps.access, on_progress=on_progress
         )
         for batch in document_batches(dataset, recipe, encoder, splits={Split.ROUTER}):
             means.take(batch)
             meter.at(batch[-1].index + 1)
-        found = means.finish(tools.blobs, stop)
-        return fitted(manifest, recipe, encoder, tools, on_progress, found)
+        found = means.finish(deps.blobs, stop)
+        return fitted(manifest, recipe, encoder, deps, on_progress, found)
 
     try:
-        return derived_by(manifest, tools, fit)
-    except FalseSheets as error:  # or our documents are not the manifest's, where nobody can tell
-        if is_authenticated(manifest.source, tools.access):
+        return derived_by(manifest, deps, fit)
+    except FalseSheets as error:
+        # Documents that no digest pins may themselves be the wrong ones.
+        if is_authenticated(manifest.source, deps.access):
             return FalseLabels(reason=reason_of(error))
         return SourceFailure(stage="source", reason=reason_of(error))
 
 
 class FalseSheets(RemoteProtocolError):
-    """The ledger's sheets score other documents than the source has for them."""
+    """A sheet of the ledger scores other documents than the source has in its window."""
 
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """What the ledger's sheets say of one window's router documents."""
+    """The router documents of one window, as the ledger's sheets score them."""
 
     labels: Labels
     paths: tuple[int, ...]
-    """The live ones, ascending."""
+    """The live paths, ascending."""
     scored: NDArray[np.bool_]
     """(paths, documents): whether the path's sheet has a score of the document."""
 
@@ -101,12 +102,12 @@ class LedgerSheets:
     entries: tuple[Scored, ...]
 
     def window(self, paths: Sequence[int], window: int) -> ScoredWindow:
-        """Return one window's labels, and who scored what.
+        """Return one window's labels, and which path scored which document.
 
-        paths   all live ones: each must have a sheet that stands.
+        paths   all live paths; each must have a sheet that stands.
 
-        Raises Unavailable for a sheet that is not here, RemoteProtocolError for sheets that no
-        honest scheduler goes on from.
+        Raises Unavailable for a sheet that is not here, RemoteProtocolError for sheets that an
+        honest scheduler would not have used.
         """
         places = [(path, self._standing(path, window)) for path in paths]
         documents = places[0][1].documents
@@ -135,16 +136,16 @@ class LedgerSheets:
 
 
 class LabelledMeans:
-    """The pass over the scored windows: class means, and whether the sheets are of these documents.
+    """The pass over the scored windows: sums class means, and checks which documents were scored.
 
-    Which documents a path scores follows from the source and the router before, so it is checked
-    here, exactly: a sheet of other documents is false, whatever its scores are.
+    The source and the previous router determine exactly which documents a path scores. A sheet of
+    other documents is false, whatever its scores are.
     """
 
     def __init__(
         self, manifest: Manifest, windows: Sequence[ScoredWindow], previous: RouterSpec
     ) -> None:
-        """windows: all that were scored, from the source's first on."""
+        """windows: all scored windows, beginning with the source's first."""
         self._window, self._prefix = manifest.source.window, manifest.routing.prefix
         self._candidates = candidates_of(manifest)
         self._previous, self._router = previous, Router(previous)
@@ -153,37 +154,41 @@ class LabelledMeans:
         self._means = ClassMeans(previous)
 
     def take(self, batch: list[Document]) -> None:
-        """Take the next documents of the source; raises FalseSheets."""
+        """Add the next documents of the source; raises FalseSheets."""
         for window, documents in groupby(batch, lambda document: document.index // self._window):
             chosen = [d for d in documents if d.eligible and d.split is Split.ROUTER]
             if not chosen:
                 continue
-            first, told = self._found[window], self._windows[window]
+            first, claimed = self._found[window], self._windows[window]
             last = self._found[window] = first + len(chosen)
             prefixes = np.array([prefix_of(d.head or [], self._prefix) for d in chosen])
-            if not np.array_equal(told.scored[:, first:last], self._due(told, chosen, prefixes)):
+            due = self._due(claimed.paths, chosen, prefixes)
+            if not np.array_equal(claimed.scored[:, first:last], due):
                 raise FalseSheets(
-                    f"the sheets of window {window} score other documents than it has for them"
+                    f"the sheets of window {window} score other documents than the source has there"
                 )
             if self._previous.kind != ROUND_ROBIN:
-                self._means.add(prefixes, told.labels[first:last])
+                self._means.add(prefixes, claimed.labels[first:last])
 
     def _due(
-        self, told: ScoredWindow, chosen: list[Document], prefixes: NDArray[np.int64]
+        self, paths: tuple[int, ...], chosen: list[Document], prefixes: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Return which of the documents each path is to score, as `RouterDocuments.scored_by`."""
+        """Return (paths, documents): whether a path scores a document.
+
+        The rule is that of `RouterDocuments.scored_by`.
+        """
         indices = np.array([each.index for each in chosen], dtype=np.int64)
         routed = self._router.route(prefixes, indices, top=self._candidates)
         long = np.array([len(each.tokens or ()) > self._prefix for each in chosen])
-        return np.stack([(routed == path).any(axis=1) & long for path in told.paths])
+        return np.stack([(routed == path).any(axis=1) & long for path in paths])
 
     def finish(self, blobs: BlobStore, rows_read: int) -> Resharded:
-        """Return what the labels came to; raises FalseSheets for sheets that go on."""
-        for window, (told, found) in enumerate(zip(self._windows, self._found, strict=True)):
-            if len(told.labels) != found:
+        """Return labels and class means; raises FalseSheets for sheets of a wrong length."""
+        for window, (claimed, found) in enumerate(zip(self._windows, self._found, strict=True)):
+            if len(claimed.labels) != found:
                 raise FalseSheets(
-                    f"the sheets of window {window} have {len(told.labels)} scores, and its router "
-                    f"documents are {found}"
+                    f"the sheets of window {window} have {len(claimed.labels)} scores for {found} "
+                    f"router documents"
                 )
         sheet = b"".join(label_bytes(each.labels) for each in self._windows)
         return Resharded(

@@ -1,9 +1,9 @@
-"""Shards: what each path trains on and is evaluated on, in one window of the source.
+"""Shards: the documents that each path trains on and is evaluated on, in one window of the source.
 
 One streaming pass over a window routes all its documents and leaves every path's shard in the
-disk cache. Every part is written as it comes, so memory depends neither on the corpus nor on the
-window. Which bytes a shard has follows from the manifest, the spec and the source alone; the
-cache decides only when they are made again. Source: docs/method.md, 2.2, 2.5 and 2.6.
+disk cache. The parts are written during the pass, so memory depends neither on the corpus nor on
+the window. Manifest, spec and source alone determine the bytes of a shard; the cache decides only
+when they are made again. Source: docs/method.md, 2.2, 2.5 and 2.6.
 
 Parts of a group, token ids little-endian in the width that the vocabulary needs:
     train.{path}     training documents in stream order, an end of text after each
@@ -51,7 +51,7 @@ WAITING = Progress(stage="wait", done=0, total=0)
 
 
 class ShardMissing(Unavailable):
-    """The window's shards are not in the cache (any more): materialise it."""
+    """The window's shards are not in the cache: materialise it."""
 
 
 class TokenShard:
@@ -120,11 +120,11 @@ class RouterDocuments:
 
 
 class Shards:
-    """The shards of a node: from the cache, and made where they are not in it."""
+    """The shards of a node: reads them from the cache, and makes those that are missing."""
 
-    def __init__(self, cache: ShardCache, tools: SourceDeps, *, max_shards: int) -> None:
-        """max_shards: training shards that stay open; the least recently used is closed."""
-        self._cache, self._tools, self._max_shards = cache, tools, max_shards
+    def __init__(self, cache: ShardCache, deps: SourceDeps, *, max_shards: int) -> None:
+        """max_shards: number of training shards kept open; the least recently used is closed."""
+        self._cache, self._deps, self._max_shards = cache, deps, max_shards
         self._open: OrderedDict[tuple[Digest, int, int], tuple[TokenShard, ShardGroup]] = (
             OrderedDict()
         )
@@ -132,21 +132,21 @@ class Shards:
     def materialise(
         self, manifest: Manifest, spec: RouterSpec, window: int, on_progress: OnProgress
     ) -> Materialised:
-        """Leave all shards of `window` in the cache, if they are not in it.
+        """Make all shards of `window`, unless they are in the cache.
 
-        Whoever asks for a window that is being made, here or in another process of this home,
-        waits and shares what comes of it. Raises what reading the source raises, ConfigError if
-        the cache is too small, DiskFull.
+        While another call makes the window, in this process or another of the same home, this one
+        waits and uses its result. Raises the errors of reading the source, ConfigError if the
+        cache is too small, and DiskFull.
         """
         digest = spec_digest(spec)
         group = self._cache.open(digest, window)
         if group is None:
-            self._close_all()  # or an idle shard of ours would keep its group from being evicted
+            self._close_all()  # a group with an open shard cannot be evicted
             with self._cache.turn(digest, window, lambda: on_progress(WAITING)):
                 group = self._cache.open(digest, window)
                 if group is None:
                     with self._cache.build(digest, window) as writer:
-                        write_window(manifest, spec, window, self._tools, writer, on_progress)
+                        write_window(manifest, spec, window, self._deps, writer, on_progress)
             group = group or self._cache.open(digest, window)
             if group is None:
                 raise Unavailable("the shard cache lost a window while it was made")
@@ -189,7 +189,7 @@ class Shards:
     def router_documents(
         self, manifest: Manifest, spec: RouterSpec, window: int, on_progress: OnProgress
     ) -> RouterDocuments:
-        """Return what is scored of a window; made if it is missing or damaged.
+        """Return the router documents of a window; made if they are missing or damaged.
 
         spec    of epoch 0: its best paths are a document's candidates.
         """
@@ -261,7 +261,7 @@ class _Pass:
     context: int
     token_bytes: int
     candidates: int
-    """Paths that score a router document; 0: the window's are not scored."""
+    """Number of paths that score a router document; 0: this window is not scored."""
     documents: int = 0
     tokens: int = 0
 
@@ -314,7 +314,7 @@ def write_window(
     manifest: Manifest,
     spec: RouterSpec,
     window: int,
-    tools: SourceDeps,
+    deps: SourceDeps,
     writer: GroupWriter,
     on_progress: OnProgress,
 ) -> None:
@@ -323,8 +323,8 @@ def write_window(
         raise LocalProtocolError("the spec is of another run than the manifest")
     source = manifest.source
     if window >= source.windows:
-        raise LocalProtocolError(f"window {window} of a source of {source.windows}")
-    encoder = load_tokenizer(manifest.tokenizer, tools.blobs)
+        raise LocalProtocolError(f"no window {window}: the source has {source.windows}")
+    encoder = load_tokenizer(manifest.tokenizer, deps.blobs)
     recipe = recipe_of(manifest)
     state = _Pass(
         recipe=recipe,
@@ -337,7 +337,7 @@ def write_window(
     )
     start = window * source.window
     stop = min(start + source.window, source.documents)
-    dataset = rows(source, start=start, stop=stop, access=tools.access, on_progress=on_progress)
+    dataset = rows(source, start=start, stop=stop, access=deps.access, on_progress=on_progress)
     meter = Meter(on_progress, "route", stop - start)
     wanted = {Split.TRAINING, Split.VALIDATION} | ({Split.ROUTER} if state.candidates else set())
     for batch in document_batches(dataset, recipe, encoder, splits=wanted):

@@ -1,4 +1,4 @@
-"""Score sheets in the blob store: read, and held against each other. NumPy alone.
+"""Score sheets in the blob store: reads and compares them, with NumPy alone.
 
 Source: docs/method.md, section 5.
 """
@@ -25,14 +25,16 @@ def read_scores(blobs: BlobStore, sheet: Sheet) -> Scores:
 
 
 def sheets_agree(blobs: BlobStore, ours: Sheet, theirs: Sheet, tolerance: int) -> bool:
-    """Return whether both can be honest; raises Unavailable, RemoteProtocolError."""
+    """Return whether both sheets can be honest; raises Unavailable, RemoteProtocolError."""
     if ours == theirs:
         return True
     return agree(read_scores(blobs, ours), read_scores(blobs, theirs), tolerance)
 
 
 def standing_sheet(blobs: BlobStore, reshard: Reshard, given: Sequence[Scored]) -> Scored | None:
-    """Return the one whose scores count, of the sheets of one path and window, as recorded.
+    """Return the sheet whose scores count, None if too few agree.
+
+    given   the sheets of one path and window, in the ledger's order.
 
     Raises Unavailable, and RemoteProtocolError for a blob that is no sheet.
     """
@@ -48,13 +50,13 @@ def standing_sheet(blobs: BlobStore, reshard: Reshard, given: Sequence[Scored]) 
 def wrong_sheet(
     blobs: BlobStore, manifest: Manifest, lease: ScoreLease, sheet: Sheet, due: "RouterDocuments"
 ) -> str:
-    """Check that a sheet scores just the documents that it is to score.
+    """Check that a sheet scores exactly the documents of its lease.
 
     due   the router documents of the lease's window.
 
-    Returns what is wrong, in words; empty: nothing. Which documents are scored is exact; how high
-    the scores are is not. Raises Unavailable if the blob is missing: that is not the submitter's
-    fault.
+    Returns the fault as text, empty if there is none. The set of scored documents is exact and is
+    checked; the scores are not exact and are not checked. Raises Unavailable if the blob is
+    missing, which is not the fault of the peer that handed it in.
     """
     try:
         scores = read_scores(blobs, sheet)
@@ -62,5 +64,5 @@ def wrong_sheet(
         return f"score sheet: {error}"
     wanted = due.scored_by(lease.path, manifest.routing.prefix)
     if len(scores) != len(due.documents) or not np.array_equal(np.flatnonzero(scores >= 0), wanted):
-        return "score sheet: scores other documents than the window has for it"
+        return "score sheet: it scores other documents than the window has for this path"
     return ""

@@ -1,8 +1,8 @@
-"""Checkpoints: where a run stands, as one value that evaluation, generation and export read.
+"""Checkpoints: the versions of a run's modules, as one value that evaluation and export read.
 
-It says which version of its modules every path is used with, and where their states are: in the
-blob store of a home, or in a bank that was exported. No torch here, and no network: whether a
-state is at hand is asked of `missing`.
+A checkpoint has, for every path, the version of its modules that the path uses, and the place of
+their states: the blob store of a home, or an exported folder. It uses neither torch nor the
+network; `missing` lists the states that are not here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,14 +30,14 @@ Float32 = NDArray[np.float32]
 
 
 class States(Protocol):
-    """Module states by digest, wherever they are; `BlobStore` is one."""
+    """Reads module states by digest; `BlobStore` is one implementation."""
 
     def has(self, digest: Digest) -> bool:
         """Return whether the state is here."""
         ...
 
     def read_array(self, digest: Digest, elements: int) -> Float32:
-        """Return it flat, (elements,), its digest checked; raises BlobMissing."""
+        """Return the state flat, (elements,), its digest checked; raises BlobMissing."""
         ...
 
 
@@ -52,11 +52,11 @@ class ModuleState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands."""
+    """The states that each path of a run is used with, and the router."""
 
     run: RunFile
     spec: RouterSpec
-    """By which documents find their path at this version."""
+    """The router of this version's documents."""
     paths: tuple[tuple[ModuleState, ...], ...]
     """Per path its modules, in the topology's order, at the version that the path is used with."""
     newest: Mapping[ModuleId, int]
@@ -78,14 +78,14 @@ class Checkpoint:
         return self.paths[path][0].version
 
     def modules(self, paths: Iterable[int] | None = None) -> tuple[ModuleState, ...]:
-        """Return what `paths` (None: all) are made of, each state once, in the topology's order."""
+        """Return the states of `paths` (None: of all), each once, in the topology's order."""
         chosen = range(len(self.paths)) if paths is None else paths
         found = {state for path in chosen for state in self.paths[path]}
         order = {module: place for place, module in enumerate(self.topology.modules)}
         return tuple(sorted(found, key=lambda state: (order[state.module], state.version)))
 
     def missing(self, paths: Iterable[int] | None = None) -> tuple[ModuleState, ...]:
-        """Return which of those states are not here."""
+        """Return those of the states that are not here."""
         return tuple(each for each in self.modules(paths) if not self.states.has(each.digest))
 
     def read(self, state: ModuleState) -> Float32:
@@ -105,13 +105,13 @@ def checkpoint_of(
     *,
     version: int | None = None,
 ) -> Checkpoint:
-    """Return where a run stands by its ledger, or stood when all modules were at `version`.
+    """Return the newest checkpoint of a ledger, or the one with all modules at `version`.
 
-    specs   of every epoch so far. Documents are routed by the newest, as the next round's are; at
-            `version` by the one that it was trained and evaluated by.
+    specs   of every epoch so far. The newest checkpoint has the newest router, as the next round
+            does; one at `version` has the router that this version was trained and evaluated by.
 
-    Raises Unavailable before the seed model is trained, and for a version that is yet to come;
-    ConfigError for one that never comes.
+    Raises Unavailable before the seed model is trained, and for a version that is not trained yet;
+    ConfigError for a version beyond the run's last round.
     """
     name, top, rounds = run.manifest.name, run.manifest.topology, run.manifest.training.rounds
     if version is not None and version > rounds:
@@ -135,18 +135,18 @@ def checkpoint_of(
 def checkpoint_in(
     home: Path, run: RunFile, record: RunRecord | None, *, version: int | None = None
 ) -> Checkpoint:
-    """Return where a run stands by what `home` has of it: its ledger, else its own account.
+    """Return the checkpoint of a run by the ledger in `home`, else by its local result.
 
-    record   what the home's journal has of the run.
-    Raises Unavailable if there is nothing of it, or not enough.
+    record   of the run, from the journal of `home`.
+    Raises Unavailable if `home` has neither, or no states yet.
     """
     blobs = BlobStore(Home.at(home).blobs)
     routers = record.routers() if record is not None else []
     if record is not None and routers and record.state.seeded:
         return checkpoint_of(run, routers, record.state, blobs, version=version)
-    account = kept_local_result(home, run.manifest)
-    if account is not None:
-        return checkpoint_of(run, *account, blobs, version=version)
+    result = kept_local_result(home, run.manifest)
+    if result is not None:
+        return checkpoint_of(run, *result, blobs, version=version)
     if routers:
         raise Unavailable(f"{run.manifest.name}: the seed model is not trained yet")
     raise Unavailable(
@@ -156,7 +156,7 @@ def checkpoint_in(
 
 
 def path_named(manifest: Manifest, text: str) -> int:
-    """Return the path of an index, or of experts such as `2,0`; raises ConfigError."""
+    """Return the path with this index, or with experts such as `2,0`; raises ConfigError."""
     levels = manifest.grid.levels
     parts = text.strip("() ").split(",")
     if not all(part.strip().isdecimal() and len(part) < 8 for part in parts):

@@ -1,9 +1,10 @@
-"""Founding a run: from a TOML file to a manifest that is complete by itself.
+"""Creates a run: turns a TOML file into a complete manifest.
 
-`create_manifest` pins what the TOML names (source files and tokenizer by SHA-256) and refuses, by
-the field's name, what could never be trained. Tables and fields are the manifest's own, but for
-`source.files`, `tokenizer.file` and `model.checkpoint`, which name files beside the TOML (or
-addresses), and a `hub` source's revision, which may be a branch. docs/runs.md has an example.
+`create_manifest` pins the files that the TOML names (sources and tokenizer) by SHA-256. It refuses
+a run that could never be trained, and names the field. Tables and fields are the manifest's own,
+with two exceptions: `source.files`, `tokenizer.file` and `model.checkpoint` name files beside the
+TOML (or addresses), and the revision of a `hub` source may be a branch. docs/runs.md has an
+example.
 """
 
 import re
@@ -34,11 +35,11 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Created:
-    """A new manifest and what it pins beside files."""
+    """A new manifest and its tokenizer."""
 
     manifest: Manifest
     tokenizer: bytes | None
-    """The file, for the blob store of whoever offers the run; None for the embedded one."""
+    """The file, for the blob store of the node that offers the run; None for the embedded one."""
 
 
 def create_manifest(
@@ -54,16 +55,16 @@ def create_manifest(
 ) -> Created:
     """Read the TOML file of a run and return its manifest, all inputs pinned.
 
-    owner        its PeerID; the file names none.
-    schedulers   if the file names none; the owner if these are empty too.
-    rounds       in place of the file's.
-    data         a folder: its parquet files, by name, in place of `source.files`.
-    cache        where files of https addresses are kept; without it they are dropped again.
-    blobs        where the states of a warm start are kept.
-    on_progress  hears of files that are fetched and rows that are counted.
+    owner        the PeerID of the owner; the file names none.
+    schedulers   used if the file names none; if they are empty too, the owner is the scheduler.
+    rounds       replaces the file's `training.rounds`.
+    data         a folder whose parquet files, in order of name, replace `source.files`.
+    cache        the folder that keeps files of https addresses; without it they are deleted again.
+    blobs        the store that keeps the states of a warm start.
+    on_progress  gets the progress of fetching files and counting rows.
 
-    Raises ConfigError, which names the field, for what is malformed or cannot be trained, and
-    Unavailable if a source cannot be reached.
+    Raises ConfigError, which names the field, for a run that is malformed or cannot be trained,
+    and Unavailable if a source cannot be reached.
     """
     tables = _tables(path)
     model, warm = _model(_table(tables, "model"), path)
@@ -89,7 +90,7 @@ def create_manifest(
     try:
         manifest = msgspec.convert(table, Manifest, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {in_words(error)}") from None
+        raise ConfigError(f"{path}: {field_message(error)}") from None
     _check_enough(manifest, path)
     if warm is not None:
         manifest = _started(manifest, warm, path, blobs, on_progress)
@@ -119,7 +120,7 @@ def _started(
     blobs: BlobStore | None,
     on_progress: OnProgress,
 ) -> Manifest:
-    """Pin the states of a warm start, which are left in `blobs`."""
+    """Write the states of a warm start into `blobs`; return the manifest that pins them."""
     from dipaco.node.runs.warm_start import keep_start
 
     if manifest.grid.blocks != warm.blocks:
@@ -127,7 +128,7 @@ def _started(
             f"{path}: grid.levels: {manifest.grid.blocks} blocks, the checkpoint has {warm.blocks}"
         )
     if blobs is None:
-        raise LocalProtocolError("a warm start without a store for its states")
+        raise LocalProtocolError("a warm start needs a store for its states")
     return msgspec.structs.replace(manifest, start=keep_start(warm, manifest, blobs, on_progress))
 
 
@@ -141,12 +142,14 @@ def _check_enough(manifest: Manifest, path: Path) -> None:
 
 
 def _with_files_of(folder: Path, table: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the source table with the parquet files of `folder` for its own."""
+    """Return the source table with the parquet files of `folder` in place of its own."""
     from dipaco.node.data.sources.dispatch import kind_named
 
     kind = kind_named(table.get("kind"))
     if kind is None or "files" not in kind.table.__struct_fields__:
-        raise ConfigError(f"data: {path} has no source of kind files, whose files it could replace")
+        raise ConfigError(
+            f"data: {path} has no source of kind files, whose files could be replaced"
+        )
     found = sorted(str(file) for file in folder.absolute().glob("*.parquet"))
     if not found:
         raise ConfigError(f"data: no .parquet files in {folder}")
@@ -172,7 +175,7 @@ def _source(
 def _tokenizer(
     table: dict[str, Any], path: Path, warm: "LlamaCheckpoint | None"
 ) -> tuple[Tokenizer, bytes | None]:
-    """Return the tokenizer as the manifest states it, and its file unless it is the embedded."""
+    """Return the tokenizer as the manifest states it, and its file; None for the embedded one."""
     given = _read(table, _TokenizerTable, "tokenizer", path)
     end: str | int | None = given.end_of_text
     if given.file is not None:
@@ -203,19 +206,19 @@ def _routing(table: dict[str, Any]) -> dict[str, Any]:
         try:
             table["beacon"] = bytes.fromhex(beacon)
         except ValueError:
-            raise ConfigError("routing.beacon: not hexadecimal") from None
+            raise ConfigError(f"routing.beacon: {beacon!r} is not hexadecimal") from None
     return table
 
 
 class _TokenizerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The manifest holds the facts of the file in its place."""
+    """The table `tokenizer` of a run's TOML file; the manifest states the facts of the file."""
 
     file: str | None = None
     """Relative to the TOML file; without one, the checkpoint's, or the embedded tokenizer."""
     end_of_text: str | None = None
-    """[`END_OF_TEXT`, or what the checkpoint of a warm start says]"""
+    """[that of the checkpoint of a warm start, else `END_OF_TEXT`]"""
     sha256: str | None = None
-    """If given, the file must have it."""
+    """The digest that the file must have, if it is given."""
 
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -225,7 +228,7 @@ def _read(table: dict[str, Any], kind: type[T], name: str, path: Path) -> T:
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {name}.{in_words(error)}") from None
+        raise ConfigError(f"{path}: {name}.{field_message(error)}") from None
 
 
 def _plain(value: Wire) -> Any:
@@ -246,7 +249,7 @@ def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(table)
 
 
-def in_words(error: msgspec.ValidationError) -> str:
+def field_message(error: msgspec.ValidationError) -> str:
     """Return `model.heads: ...` for msgspec's `... - at `$.model.heads``."""
     words, _, place = str(error).partition(" - at `$")
     place = place.strip("`.")

@@ -1,7 +1,7 @@
-"""Runs on disk: signed run files (`.run`), and the ones that this node offers.
+"""Runs on disk: signed run files (`.run`), and those that this node offers.
 
-A run file is a `Signed` manifest in its canonical encoding. The home keeps the ones this node
-offers in `runs/`, each under its run id. How a manifest comes about is `founding.py`'s.
+A run file is a `Signed` manifest in its canonical encoding. The home keeps the runs that this node
+offers in `runs/`, each under its run id. `create.py` makes manifests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from dipaco.protocol.wire.identity import PeerId, peer_id, public_key_of
 from dipaco.protocol.wire.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
 
 SUFFIX = ".run"
-MAX_OFFERS = 8  # runs that are named to a person
+MAX_OFFERS = 8  # runs that a message names
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """A manifest as its owner signed it."""
+    """A manifest with its owner's signature."""
 
     signed: Signed
     manifest: Manifest
@@ -37,9 +37,11 @@ class RunFile:
 
 
 def sign_manifest(manifest: Manifest, key: Ed25519PrivateKey) -> RunFile:
-    """Sign `manifest` with its owner's key; raises ConfigError for another one's."""
+    """Sign `manifest` with its owner's key; raises ConfigError for another key."""
     if peer_id(key) != manifest.owner:
-        raise ConfigError(f"owner: this key is {peer_id(key)}, the manifest's is {manifest.owner}")
+        raise ConfigError(
+            f"owner: this key is of {peer_id(key)}, the manifest names {manifest.owner}"
+        )
     return RunFile(sign(manifest, key), manifest)
 
 
@@ -66,7 +68,7 @@ def write_run(path: Path, run: RunFile) -> None:
 
 
 def keep_run(home: Path, run: RunFile) -> RunFile:
-    """Put `run` among those that the node of `home` offers."""
+    """Add `run` to those that the node of `home` offers."""
     folder = home / "runs"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,13 +79,13 @@ def keep_run(home: Path, run: RunFile) -> RunFile:
 
 
 def kept_runs(home: Path) -> tuple[RunFile, ...]:
-    """Return the runs that the node of `home` offers, by name and id."""
+    """Return the runs that the node of `home` offers, sorted by name and id."""
     found = [read_run(path) for path in (home / "runs").glob(f"*{SUFFIX}")]
     return tuple(sorted(found, key=lambda run: (run.manifest.name, run.id)))
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write an unsigned manifest, for its owner to sign elsewhere."""
+    """Write an unsigned manifest, which its owner signs elsewhere."""
     write_file(path, encode(manifest))
 
 
@@ -118,29 +120,29 @@ def peer_named(text: str, field: str) -> PeerId:
 
 @dataclass(frozen=True)
 class RunChoice:
-    """Which of some runs a text means."""
+    """The runs that a text can mean."""
 
     found: tuple[Digest, ...]
-    """One run; or none; or several, and the text does not say which."""
+    """One run; or none; or several, if the text is ambiguous."""
     offers: str
-    """The runs to choose from, in words: those found, or all where none is."""
+    """The runs to choose from, as text: those found, or all if none was found."""
 
 
 def choose_run(text: str, names: Mapping[Digest, str]) -> RunChoice:
     """Find the run that `text` means: an id or a name, else the beginning of an id.
 
-    names   of the runs on offer, by run id. An empty text means the only one of them.
+    names   of the runs on offer, by run id. If there is only one, an empty text means that run.
     """
     exact = tuple(run for run, name in names.items() if text in (name, run.hex()))
     found = exact or tuple(run for run in names if run.hex().startswith(text))
-    words = [f"{names[run]} ({short(run)})" for run in found or names]
-    more = len(words) - MAX_OFFERS
-    shown = [*words[:MAX_OFFERS], f"{more} more"] if more > 0 else words
+    offers = [f"{names[run]} ({short(run)})" for run in found or names]
+    more = len(offers) - MAX_OFFERS
+    shown = [*offers[:MAX_OFFERS], f"{more} more"] if more > 0 else offers
     return RunChoice(found, ", ".join(shown) or "none")
 
 
 def find_run(runs: Sequence[RunFile], text: str) -> RunFile:
-    """Return the one run that `text` means, as `choose_run` has it; raises ConfigError."""
+    """Return the one run that `choose_run` finds for `text`; raises ConfigError."""
     by_id = {run.id: run for run in runs}
     choice = choose_run(text, {run.id: run.manifest.name for run in runs})
     if len(choice.found) == 1:

@@ -1,4 +1,4 @@
-"""The runs a home knows: its own run files, and what its journal has kept of others' runs."""
+"""The runs that a home knows: its own run files, and the runs of other nodes in its journal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def _journal(home: Path) -> Iterator[Journal | None]:
 
 
 def known_runs(home: Path) -> tuple[RunFile, ...]:
-    """Return the runs that the node of `home` offers or has pulled; none for no home."""
+    """Return the runs that the node of `home` offers or has pulled; none if there is no home."""
     found = {run.id: run for run in kept_runs(home)}
     with _journal(home) as journal:
         for saved in journal.signed("manifest") if journal is not None else ():
@@ -44,6 +44,6 @@ def named_run(name: str, home: Path) -> RunFile:
 
 
 def record_of(run: Digest, home: Path) -> RunRecord | None:
-    """Return what the node of `home` has of a run's specs and ledger, None if it is in none."""
+    """Return the record of a run's specs and ledger in `home`; None if the journal has none."""
     with _journal(home) as journal:
         return RunStore(journal).runs.get(run) if journal is not None else None

@@ -1,9 +1,8 @@
-"""The account of a run that was trained in one process: what a ledger would say, unsigned.
+"""The local result: an unsigned record of a run that was trained in one process.
 
-A single process has no scheduler whose signature would count, and for another owner's run no key.
-So `reference` keeps in its home, beside the blobs, one file per run: the spec of every epoch, the
-digest of every module's every version, and the held-out losses. It serves this home alone and is
-never sent.
+It takes the place of a ledger, which only a scheduler of the run can sign. `reference` keeps one
+file per run in its home, beside the blobs: the spec of every epoch, the digest of every version of
+every module, and the held-out losses. The file serves this home alone and is never sent.
 """
 
 from collections.abc import Iterable
@@ -22,9 +21,9 @@ from dipaco.protocol.wire.digest import Digest, DigestField
 from dipaco.protocol.work.kinds import Evaluated
 from dipaco.protocol.work.run_state import RunState
 
-MAX_ACCOUNT = 256 << 20  # bytes; 1,000 rounds of 64 modules and 256 paths have 30 MB
+MAX_BYTES = 256 << 20  # 1,000 rounds of 64 modules and 256 paths have 30 MB
 FOLDER = "accounts"
-FORMAT: Final = 2
+RESULT_FORMAT: Final = 2
 
 
 class ModuleVersions(Wire, frozen=True, kw_only=True):
@@ -36,51 +35,52 @@ class ModuleVersions(Wire, frozen=True, kw_only=True):
 
 
 class LocalResult(Wire, frozen=True, kw_only=True):
-    """What a run came to in this home."""
+    """The specs, states and losses of a run that this home trained."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[2] = RESULT_FORMAT
     specs: Annotated[tuple[RouterSpec, ...], Meta(min_length=1)]
     """By epoch."""
     modules: tuple[ModuleVersions, ...]
     evaluations: tuple[Evaluated, ...]
 
 
-def keep_local_result(home: Path, run: Digest, account: LocalResult) -> None:
-    """Write the account of `run`, in place of an earlier one; raises DiskFull, ConfigError."""
+def keep_local_result(home: Path, run: Digest, result: LocalResult) -> None:
+    """Write the local result of `run` over an earlier one; raises DiskFull, ConfigError."""
     path = _path(home, run)
     with translated(path.parent, "make"):
         path.parent.mkdir(mode=0o700, exist_ok=True)
-    write_file(path, encode(account))
+    write_file(path, encode(result))
 
 
 def kept_local_result(
     home: Path, manifest: Manifest
 ) -> tuple[tuple[RouterSpec, ...], RunState] | None:
-    """Return specs, by epoch, and view of a run that `home` has an account of.
+    """Return the specs, by epoch, and the state of a run; None if `home` has no local result of it.
 
-    Raises ConfigError.
+    Raises ConfigError for a file that is damaged, or not of this run or version.
     """
     path = _path(home, run_id(manifest))
     if not path.exists():
         return None
-    data = read_file(path, limit=MAX_ACCOUNT)
+    data = read_file(path, limit=MAX_BYTES)
     try:
-        account = decode(data, LocalResult, limit=MAX_ACCOUNT)
+        result = decode(data, LocalResult, limit=MAX_BYTES)
     except RemoteProtocolError as error:
         found = field_of(data, "format")
-        if found != FORMAT and isinstance(field_of(data, "type"), str):
+        if found != RESULT_FORMAT and isinstance(field_of(data, "type"), str):
             raise ConfigError(
-                f"{path}: made by another version of dipaco-node (account format {found or 1}, "
-                f"this one reads {FORMAT}): move it away, then run the reference again"
+                f"{path}: made by another version of dipaco-node (format {found or 1} of local "
+                f"results, this one reads {RESULT_FORMAT}): move it away, then run the reference "
+                f"again"
             ) from error
-        raise ConfigError(f"{path}: not the account of a run: {error}") from error
-    view = RunState(manifest)
-    named = {ModuleId(each.module): list(each.states) for each in account.modules}
+        raise ConfigError(f"{path}: not the local result of a run: {error}") from error
+    state = RunState(manifest)
+    named = {ModuleId(each.module): list(each.states) for each in result.modules}
     if set(named) != set(manifest.topology.modules):
-        raise ConfigError(f"{path}: not an account of the run {manifest.name}")
-    view.specs, view.states = [spec_digest(spec) for spec in account.specs], named
-    view.evaluations = {(each.version, each.path): each for each in account.evaluations}
-    return account.specs, view
+        raise ConfigError(f"{path}: not a local result of the run {manifest.name}")
+    state.specs, state.states = [spec_digest(spec) for spec in result.specs], named
+    state.evaluations = {(each.version, each.path): each for each in result.evaluations}
+    return result.specs, state
 
 
 def local_result_of(
@@ -88,7 +88,7 @@ def local_result_of(
     states: dict[ModuleId, tuple[Digest, ...]],
     evaluations: Iterable[Evaluated],
 ) -> LocalResult:
-    """Return the account of specs, by epoch, states, by version, and evaluations."""
+    """Return the local result of specs, by epoch, states, by version, and evaluations."""
     return LocalResult(
         specs=specs,
         modules=tuple(ModuleVersions(module=m, states=s) for m, s in states.items()),

@@ -1,8 +1,9 @@
-"""Warm start: a Hugging Face Llama checkpoint becomes what a run's seed phase starts from.
+"""Warm start: a run's seed phase starts from a Hugging Face Llama checkpoint.
 
-Reads a folder as transformers writes it: config.json, and the tensors in one safetensors file or
-several with an index. What this model cannot be is refused by the field's name, never passed over:
-a bias, a scaled rotary embedding, another activation. Tensors are read one at a time.
+It reads a folder that transformers wrote: config.json, and the tensors in one safetensors file, or
+in several with an index. It refuses a model that this one cannot represent (a bias, a scaled rotary
+embedding, another activation) and names the field; it ignores no such field. Tensors are read one
+at a time.
 """
 
 import json
@@ -28,8 +29,8 @@ CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_JSON = 64 << 20  # bytes of config or index; an index of 100,000 tensors has 10 MB
 DEFAULTS: Final = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
-"""What LlamaConfig takes for a number that config.json leaves out."""
-ONLY: Final = {  # the values of fields that this model has no choice of; None: left out
+"""LlamaConfig's defaults of numbers that config.json leaves out."""
+ONLY: Final = {  # the values that this model can represent; None: the field is left out
     "model_type": ("llama",),
     "hidden_act": ("silu", None),
     "attention_bias": (False, None),
@@ -41,7 +42,7 @@ PRECISIONS: Final = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class LlamaCheckpoint:
-    """A folder whose config.json this model can be."""
+    """A folder whose config.json describes a model that this one can represent."""
 
     folder: Path
     model: Mapping[str, Any]
@@ -53,12 +54,12 @@ class LlamaCheckpoint:
 
     @property
     def tokenizer(self) -> Path:
-        """Where its tokenizer is, if it has one."""
+        """The path of its tokenizer, if it has one."""
         return self.folder / TOKENIZER
 
 
 def read_checkpoint(folder: Path) -> LlamaCheckpoint:
-    """Read a folder's config.json; raises ConfigError that names the field."""
+    """Read a folder's config.json; raises ConfigError, which names the field."""
     path = folder / CONFIG
     config = _json(path)
     rope = config.get("rope_parameters") or {}
@@ -67,9 +68,9 @@ def read_checkpoint(folder: Path) -> LlamaCheckpoint:
         if isinstance(value, dict) and value.get("rope_type", value.get("type")) == "default":
             continue
         if value not in allowed:
-            raise ConfigError(f"{path}: {name}: {value!r}, this model knows {allowed[0]!r} alone")
+            raise ConfigError(f"{path}: {name}: {value!r}, this model knows {allowed[0]!r} only")
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise ConfigError(f"{path}: rope_parameters: this model knows rope_type 'default' alone")
+        raise ConfigError(f"{path}: rope_parameters: this model knows rope_type 'default' only")
     for where in (rope, config):
         if where.get("partial_rotary_factor", 1.0) not in (1.0, None):
             raise ConfigError(f"{path}: partial_rotary_factor: this model rotates whole heads")
@@ -80,7 +81,7 @@ def read_checkpoint(folder: Path) -> LlamaCheckpoint:
             f"{path}: head_dim: {head_dim} times {heads} heads is not hidden_size {hidden}"
         )
     end = config.get("eos_token_id")
-    if isinstance(end, list):  # several tokens may end a text: the first is the one we write
+    if isinstance(end, list):  # several tokens may end a text: training data gets the first
         end = end[0] if end else None
     if end is not None and type(end) is not int:
         raise ConfigError(f"{path}: eos_token_id: {end!r} is no id")
@@ -105,15 +106,15 @@ def read_checkpoint(folder: Path) -> LlamaCheckpoint:
 def keep_start(
     checkpoint: LlamaCheckpoint, manifest: Manifest, blobs: BlobStore, on_progress: OnProgress
 ) -> tuple[ModuleDigest, ...]:
-    """Cut a checkpoint into the modules of path 0 and leave their states, float32, in `blobs`.
+    """Cut a checkpoint into the modules of path 0 and write their states, float32, to `blobs`.
 
-    Raises ConfigError for a tensor that is missing, too many, of another shape, or not finite.
+    Raises ConfigError for a tensor that is missing, unknown, of another shape, or not finite.
     """
     top = manifest.topology
     modules = top.path_modules[0]
     kept = []
     with _tensors(checkpoint.folder) as tensors:
-        tensors.hold_against(top.path_tensors(0), tied=manifest.model.tied)
+        tensors.check_names(top.path_tensors(0), tied=manifest.model.tied)
         for done, module in enumerate(modules):
             on_progress(Progress(stage="warm start", done=done, total=len(modules)))
             state = np.empty(top.elements(module), dtype=np.float32)
@@ -133,8 +134,8 @@ class _Tensors:
         """files: by the name of every tensor, the open file that has it."""
         self._folder, self._files = folder, files
 
-    def hold_against(self, due: tuple[Tensor, ...], *, tied: bool) -> None:
-        """Raise ConfigError if these are not just the tensors that a path has."""
+    def check_names(self, due: tuple[Tensor, ...], *, tied: bool) -> None:
+        """Raise ConfigError unless these are exactly the tensors of a path."""
         names = {tensor.name for tensor in due}
         lacking = sorted(names - set(self._files))
         if lacking:
@@ -154,10 +155,12 @@ class _Tensors:
         found = file.get_slice(tensor.name)
         shape, kind = tuple(found.get_shape()), found.get_dtype()
         if shape != tensor.shape:
-            raise ConfigError(f"{self._folder}: {tensor.name} is {shape}, not {tensor.shape}")
+            raise ConfigError(
+                f"{self._folder}: {tensor.name} has shape {shape}, not {tensor.shape}"
+            )
         if kind not in PRECISIONS:
             known = ", ".join(PRECISIONS)
-            raise ConfigError(f"{self._folder}: {tensor.name} is {kind}, none of {known}")
+            raise ConfigError(f"{self._folder}: {tensor.name} has type {kind}, none of {known}")
         flat: Float32 = file.get_tensor(tensor.name).float().numpy().reshape(-1)
         if not np.isfinite(flat).all():
             raise ConfigError(f"{self._folder}: {tensor.name} holds NaN or infinity")
@@ -179,7 +182,10 @@ def _tensors(folder: Path) -> Iterator[_Tensors]:
                 raise ConfigError(f"{path}: {error}") from error
             except OSError as error:
                 raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-        yield _Tensors(folder, {key: file for file in opened.values() for key in file.keys()})
+        files: dict[str, Any] = {}
+        for file in opened.values():
+            files |= dict.fromkeys(file.keys(), file)
+        yield _Tensors(folder, files)
 
 
 def _file_names(folder: Path) -> list[str]:
@@ -188,7 +194,7 @@ def _file_names(folder: Path) -> list[str]:
     parts = _json(folder / INDEX).get("weight_map")
     names = sorted(set(parts.values())) if isinstance(parts, dict) else []
     if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
-        raise ConfigError(f"{folder / INDEX}: weight_map: names no files of this folder")
+        raise ConfigError(f"{folder / INDEX}: weight_map: it must name files of this folder")
     return names
 
 
@@ -206,7 +212,7 @@ def _whole(path: Path, config: Mapping[str, Any], name: str, default: int | None
     value = config.get(name)
     value = default if value is None else value
     if type(value) is not int or value < 1:  # True is an int to isinstance
-        raise ConfigError(f"{path}: {name}: {value!r} is no positive whole number")
+        raise ConfigError(f"{path}: {name}: {value!r} is not a positive whole number")
     return value
 
 
@@ -214,7 +220,7 @@ def _number(path: Path, config: Mapping[str, Any], name: str) -> float:
     value = config.get(name)
     value = DEFAULTS[name] if value is None else value
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise ConfigError(f"{path}: {name}: {value!r} is no positive number")
+        raise ConfigError(f"{path}: {name}: {value!r} is not a positive number")
     return float(value)
 
 

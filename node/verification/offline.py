@@ -1,6 +1,7 @@
-"""A run's routers judged in one home, without a swarm: derived again, or some scores done again.
+"""Verification of a run's routers in one home, without a network.
 
-Jobs and fetches are the caller's: a command does its jobs in its own process.
+It derives the routers again, or repeats some scores. The caller supplies the functions that do jobs
+and fetch blobs: a command does its jobs in its own process.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class OfflineVerification:
-    """One run, the records of it in this home, and the means to do jobs."""
+    """One run, this home's record of it, and the functions that do jobs and fetch blobs."""
 
     run: RunFile
     record: RunRecord | None
@@ -50,7 +51,7 @@ class OfflineVerification:
     blobs: BlobStore
     perform: Callable[[Job], Answer]
     fetch: Callable[[Mapping[Digest, str]], None]
-    """Brings blobs, digest: name, into `blobs`; raises Unavailable."""
+    """Fetches blobs, digest: name, into `blobs`; raises Unavailable."""
 
     def adopted(self) -> list[RouterSpec]:
         """Return the specs that the run's ledger adopted, epoch by epoch, as far as known."""
@@ -60,13 +61,13 @@ class OfflineVerification:
         return [each.spec for each in held if each is not None]
 
     def up_to(self, claimed: RouterSpec) -> list[RouterSpec]:
-        """Return the adopted specs that `claimed` builds on, then itself: all are to be judged."""
+        """Return the adopted specs that `claimed` builds on, then `claimed` itself."""
         return [*self.adopted()[: claimed.epoch], claimed]
 
     def judge_all(self, claims: list[RouterSpec], *, derive: bool) -> Judged:
-        """Judge the specs in turn, up to the first that does not hold; without one, derive ours.
+        """Judge the specs in order, up to the first that is not VERIFIED; without any, derive ours.
 
-        derive   make our own even where the manifest alone decides.
+        derive   derive our own spec even where the manifest alone decides the verdict.
         """
         judged = Judged()
         for claimed in claims:
@@ -76,7 +77,7 @@ class OfflineVerification:
         return judged if claims else Judged(derivation=self._derive(epoch=0))
 
     def _judge(self, claimed: RouterSpec, *, derive: bool) -> Judged:
-        # An epoch that the run does not come to is refuted by epoch 0's recipe.
+        # The recipe of the run's last epoch refutes a spec of a later one.
         epoch = min(claimed.epoch, self.run.manifest.epoch_of(self.run.manifest.training.rounds))
         recipe = recipe_of(self.run.manifest, epoch=epoch)
         verdict = static_check(recipe, claimed)
@@ -86,7 +87,7 @@ class OfflineVerification:
         return Judged(claimed, derivation, verdict or judge(recipe, claimed, derivation))
 
     def _derive(self, epoch: int) -> Derivation:
-        """Derive an epoch's spec, a later one from the ledger's score sheets as well."""
+        """Derive an epoch's spec; after epoch 0 the ledger's score sheets are inputs too."""
         if epoch == 0:
             return derivation_of(self.perform(Derive(manifest=self.run.manifest)))
         previous = self.record.adopted(epoch - 1) if self.record else None
@@ -100,7 +101,7 @@ class OfflineVerification:
         return derivation_of(self.perform(job))
 
     def rescore(self, count: int) -> Judged:
-        """Do `count` scores of one sheet again, drawn at random, and nothing else."""
+        """Repeat `count` scores of one sheet, drawn at random, and compare them."""
         record = self.record
         newest = record.newest() if record else None
         try:
@@ -122,11 +123,11 @@ class OfflineVerification:
             verdict = labels_untold(str(away))
         else:
             entry = sampled.entry
-            words = (
-                f"{len(sampled.rows)} scores of path {entry.path} in window {entry.window} done "
-                f"again, none is more than the tolerance away"
+            reason = (
+                f"{len(sampled.rows)} scores of path {entry.path} in window {entry.window} "
+                f"repeated, none differs by more than the tolerance"
             )
-            verdict = contradicted(found) if found else labels_hold(words)
+            verdict = contradicted(found) if found else labels_hold(reason)
         return Judged(newest.spec if newest else None, None, verdict)
 
     def _sheets(self) -> tuple[Scored, ...]:

@@ -1,8 +1,8 @@
-"""The spot check: score a random sample of a sheet again, before training by what came of it.
+"""The spot check: scores a random sample of one sheet again, before training by the new router.
 
-Which sheet and which rows is drawn on this node alone, so nobody knows beforehand where a lie would
-be looked for. What cannot be scored here (a module that nobody holds any more, no memory) is left
-unchecked, and said so in the log. Source: docs/method.md, section 5.
+This node alone draws the sheet and its rows, so no peer knows beforehand which scores are checked.
+If the scores cannot be repeated here (no peer holds a module any more, or memory is short), the
+check is left out and the log says so. Source: docs/method.md, section 5.
 """
 
 import logging
@@ -41,7 +41,7 @@ class Sampled:
     entry: Scored
     rows: tuple[int, ...]
     scores: Scores
-    """What the sheet says of them, (rows,)."""
+    """The sheet's scores of these rows, (rows,)."""
 
 
 def draw_rows(
@@ -67,13 +67,13 @@ def rescoring(record: RunRecord, spec: RouterSpec, sampled: Sampled) -> Rescore:
     if reshard is None:
         raise LocalProtocolError("a run without re-sharding has no scores")
     work = Work(SCORE, entry.path, reshard.after_round, entry.window)
-    nobodys = bytes(TOKEN_BYTES)
-    lease = SCORE.lease(LedgerSource(record.run, record.state), work, nobodys)
+    no_token = bytes(TOKEN_BYTES)
+    lease = SCORE.lease(LedgerSource(record.run, record.state), work, no_token)
     return Rescore(manifest=record.manifest, spec=spec, lease=lease, rows=sampled.rows)
 
 
 def compare(record: RunRecord, sampled: Sampled, ours: Scores) -> str:
-    """Return the first contradiction between the sheet and our scores, in words; empty: none."""
+    """Return the first contradiction between the sheet and our scores; empty if there is none."""
     reshard = record.manifest.routing.reshard
     assert reshard is not None
     wrong = contradictions(sampled.scores, ours, reshard.tolerance)
@@ -82,25 +82,25 @@ def compare(record: RunRecord, sampled: Sampled, ours: Scores) -> str:
     place, entry = int(wrong[0]), sampled.entry
     return (
         f"router document {sampled.rows[place]} of window {entry.window}: path {entry.path} is "
-        f"said to score {sampled.scores[place]}, here it scores {ours[place]}, more than "
-        f"{2 * reshard.tolerance} apart ({len(wrong)} of {len(ours)} looked at)"
+        f"claimed to score {sampled.scores[place]}, here it scores {ours[place]}, more than "
+        f"{2 * reshard.tolerance} apart ({len(wrong)} of {len(ours)} checked)"
     )
 
 
 @dataclass(frozen=True)
 class SpotCheck:
-    """Scores a random sample again; the daemon owns all that it works with."""
+    """Scores a random sample again; the daemon owns all its parts."""
 
     blobs: BlobStore
     exchange: Exchange
     worker: JobRunner
     activity: Activity
     blame: Callable[[PeerId, str], Awaitable[None]]
-    """Lowers a peer's standing, and hangs up."""
+    """Lowers a peer's reputation, and disconnects it."""
     below: Below = secrets.randbelow
 
     async def contradiction(self, record: RunRecord) -> str:
-        """Return what a random sample of the run's scores contradicts, in words; empty: nothing."""
+        """Score a random sample again; return a contradiction, empty if there is none."""
         held = record.adopted(0)
         assert held is not None
         try:
@@ -129,8 +129,10 @@ class SpotCheck:
         with self.activity.timed("spot-check"):
             answer = await self.worker.run(job, lambda progress: None)
         if not isinstance(answer, ScoreResult):
-            raise Unavailable(f"the scores cannot be done again here: {answer}")
+            raise Unavailable(f"the scores cannot be repeated here: {answer}")
         ours = read_scores(self.blobs, answer.sheet)
         if len(ours) != len(job.rows):
-            raise LocalProtocolError("a spot check is answered by another number of scores")
+            raise LocalProtocolError(
+                f"the spot check returned {len(ours)} scores for {len(job.rows)} documents"
+            )
         return ours

@@ -1,9 +1,9 @@
-"""Verification: derive the router again, compare one digest, and live by the outcome.
+"""Verification: derives the router again, compares one digest, and acts on the verdict.
 
-Always on, in every mode, before the first lease. A final verdict is remembered by spec digest in
-the journal, so that a restart does not stream the sample again. REFUTED is a Refusal: it goes
-straight up, through no retry, once the node has told its peers. What may pass is tried again with
-back-off, for ever. Source: docs/method.md, 4.10; docs/data.md.
+It runs in every mode, before the first lease. The journal keeps a final verdict under the digest of
+its spec, so a restart does not stream the sample again. REFUTED raises Refusal, which nothing
+retries, after the node has told its peers. A failure that may pass is retried with back-off,
+without end. Source: docs/method.md, 4.10; docs/data.md.
 """
 
 import logging
@@ -57,7 +57,7 @@ MAX_VERDICT_BYTES = 4096
 
 @dataclass(frozen=True)
 class Verifier:
-    """Verifies the specs of runs; the daemon owns all that it works with."""
+    """Verifies the specs of runs; the daemon owns all its parts."""
 
     key: Ed25519PrivateKey
     run_store: RunStore
@@ -69,23 +69,24 @@ class Verifier:
     software: str
     """Name and version, for receipts."""
     blame: Callable[[PeerId, str], Awaitable[None]]
-    """Lowers a peer's standing, and hangs up."""
+    """Lowers a peer's reputation, and disconnects it."""
     spot_check: SpotCheck
     spread: Callable[[Item, int], Awaitable[int]]
-    """Tells all peers of an item of so many bytes, in bounded time; returns how many hold it."""
+    """Sends an item, with its size in bytes, to all peers; returns how many hold it. Its time is
+    bounded."""
 
     async def verified_spec(self, record: RunRecord, epoch: int = 0) -> RouterSpec:
-        """Return the spec that the run adopted for an epoch, once it may be trained by.
+        """Return the adopted spec of an epoch, once the policy allows training by it.
 
-        Waits for the spec, and with back-off for whatever may pass: a source that is away, a
-        worker that was killed, receipts that the policy asks for. Raises Refusal when the spec is
-        REFUTED, Unverifiable when it cannot be told and no waiting helps.
+        Waits for the spec and for the receipts that the policy asks for. Retries with back-off what
+        may pass: a source that is away, a worker that was killed. Raises Refusal when the spec is
+        REFUTED, Unverifiable when it is UNVERIFIABLE and waiting cannot help.
         """
         wait = FIRST_RETRY_SECONDS
         while (found := await self._found(record, epoch, wait)) is None:
             wait = min(2 * wait, MAX_RETRY_SECONDS)
         if epoch and found.train and self._remembered(record, found.held) is None:
-            found = found.after(await self.spot_check.contradiction(record))
+            found = found.with_contradiction(await self.spot_check.contradiction(record))
         return await self._conclude(record, found)
 
     async def derived_spec(self, record: RunRecord, epoch: int = 0) -> RouterSpec:
@@ -96,7 +97,7 @@ class Verifier:
                 raise Unverifiable(
                     f"run {record.manifest.name}: no router can be derived: {derivation.reason}"
                 )
-            self._say_what_is_away(derivation, wait)
+            self._report_retry(derivation, wait)
             await trio.sleep(wait)
             wait = min(2 * wait, MAX_RETRY_SECONDS)
         return derivation.spec
@@ -104,22 +105,22 @@ class Verifier:
     # ------------------------------------------------------------------ the claimed spec
 
     async def _found(self, record: RunRecord, epoch: int, wait: float) -> "_Finding | None":
-        """Return what to do about the adopted spec, or None when it is time to derive again."""
+        """Return the finding on the adopted spec, or None when it is time to derive again."""
         known = self._known(record, epoch)
         derivation = None if known else await self._derivation_unless_known(record, epoch)
         known = known or self._known(record, epoch)
         passing = derivation is not None and may_pass(derivation)
         if passing:
             assert derivation is not None
-            self._say_what_is_away(derivation, wait)
-        # Nothing but waiting happens in this scope: a verdict that falls in it is not cut off.
+            self._report_retry(derivation, wait)
+        # The only checkpoint in this scope is the wait, so the deadline cuts off no verdict.
         with trio.move_on_after(wait if passing else math.inf):
             while True:
                 finding = self._judged(record, epoch, known, derivation, passing=passing)
                 if finding is not None and finding.decide is not Decision.WAIT:
                     return finding
                 if not passing:
-                    self._say_what_is_lacking(record, finding)
+                    self._report_wait(record, finding)
                 await self.run_store.changed.wait()
         return None
 
@@ -150,19 +151,19 @@ class Verifier:
         if known is None:
             assert derivation is not None
             known = judge(recipe_of(record.manifest, epoch=epoch), held.spec, derivation)
-        # The manifest alone may have decided meanwhile; then nothing passes.
+        # If the manifest alone has decided meanwhile, no retry changes the verdict.
         passing = passing and known.stage in ("source", "tokenizer", "labels", "local")
-        heard = record.tally(self.me, held)
-        return _Finding(held, known, heard, decide(known, self.policy, heard, passing=passing))
+        tally = record.tally(self.me, held)
+        return _Finding(held, known, tally, decide(known, self.policy, tally, passing=passing))
 
-    def _say_what_is_lacking(self, record: RunRecord, finding: "_Finding | None") -> None:
+    def _report_wait(self, record: RunRecord, finding: "_Finding | None") -> None:
         if finding is None:
             self.activity.say("no-spec", run=record.manifest.name)
         else:
             self.activity.say(
                 "receipts",
                 problem=finding.verdict.reason,
-                verified=finding.heard.verified,
+                verified=finding.tally.verified,
                 quorum=self.policy.quorum,
             )
 
@@ -170,11 +171,11 @@ class Verifier:
 
     @property
     def me(self) -> PeerId:
-        """This node."""
+        """The PeerID of this node."""
         return peer_id(self.key)
 
     async def _derivation_unless_known(self, record: RunRecord, epoch: int) -> Derivation | None:
-        """Derive the spec, once; None if one is adopted meanwhile that needs no document."""
+        """Derive the spec, once; None if a spec is adopted meanwhile whose verdict is known."""
         derivation = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_once_known, record, epoch, nursery.cancel_scope)
@@ -198,12 +199,12 @@ class Verifier:
         if epoch == 0:
             return await self._derive(record, Derive(manifest=record.manifest))
         try:
-            return await self._derive(record, await self._relabelling(record, epoch))
+            return await self._derive(record, await self._resharding_job(record, epoch))
         except Unavailable as away:
             return SourceFailure(stage="labels", reason=str(away))
 
-    async def _relabelling(self, record: RunRecord, epoch: int) -> Derive:
-        """Bring the score sheets that the ledger names into the store."""
+    async def _resharding_job(self, record: RunRecord, epoch: int) -> Derive:
+        """Fetch the score sheets that the ledger names; return the job that derives by them."""
         previous = record.adopted(epoch - 1)
         if previous is None:
             raise Unavailable("the spec of the epoch before is not here")
@@ -216,7 +217,7 @@ class Verifier:
             )
         return Derive(manifest=record.manifest, previous=previous.spec, sheets=sheets)
 
-    def _say_what_is_away(self, derivation: Derivation, wait: float) -> None:
+    def _report_retry(self, derivation: Derivation, wait: float) -> None:
         assert not isinstance(derivation, Derived)
         problem = derivation.reason
         if isinstance(derivation, SourceFailure):
@@ -226,7 +227,7 @@ class Verifier:
         log.warning("no router derived: %s; next try in %.0f s", problem, wait)
 
     async def _obtain_tokenizer(self, record: RunRecord) -> None:
-        """Bring a tokenizer that is not shipped with this program into the store."""
+        """Fetch the run's tokenizer into the store, unless it is part of this program."""
         pinned = record.manifest.tokenizer
         if embedded_tokenizer_path(pinned.sha256) is None:
             await self.exchange.fetch(pinned.sha256, length=pinned.size)
@@ -265,7 +266,7 @@ class Verifier:
     # ------------------------------------------------------------------ the outcome
 
     async def _conclude(self, record: RunRecord, found: "_Finding") -> RouterSpec:
-        """Live by the verdict; nothing on the way up handles what is raised here."""
+        """Act on the verdict: return the spec to train by, or raise what no caller catches."""
         held, verdict = found.held, found.verdict
         digest = spec_digest(held.spec)
         new = self.journal.verdict(record.run, digest) is None
@@ -276,13 +277,13 @@ class Verifier:
             self.activity.say("router", stage=verdict.stage, signer=short_peer(held.author))
         if verdict.final:
             self.journal.save_verdict(record.run, digest, encode(verdict))
-            await self._testify(record, held, verdict, leaving=new and not found.train)
+            await self._publish_receipt(record, held, verdict, leaving=new and not found.train)
         if found.train:
             if verdict.outcome is not Outcome.VERIFIED:
                 log.warning(
                     "training on an unverified router, by policy %s (%d peers verified it): %s",
                     self.policy,
-                    found.heard.verified,
+                    found.tally.verified,
                     verdict,
                 )
             return held.spec
@@ -293,16 +294,16 @@ class Verifier:
                 f"stage {verdict.stage}: {verdict.reason}; this node does not train it"
             )
         self.activity.say("unverifiable", problem=verdict.reason, policy=self.policy)
-        others = f", {found.heard.refuted} peers refute it" if found.heard.refuted else ""
+        others = f", {found.tally.refuted} peers refute it" if found.tally.refuted else ""
         raise Unverifiable(
             f"run {record.manifest.name}: the router cannot be verified ({verdict.stage}): "
             f"{verdict.reason}; the policy is {self.policy}{others}"
         )
 
-    async def _testify(
+    async def _publish_receipt(
         self, record: RunRecord, held: HeldSpec, verdict: Verdict, *, leaving: bool
     ) -> None:
-        """Publish a receipt; `leaving`: this node ends next, so see that its peers have it."""
+        """Publish a receipt. `leaving`: this node ends next, so wait until its peers have it."""
         receipt = Receipt(
             manifest=record.run,
             spec=spec_digest(held.spec),
@@ -313,24 +314,24 @@ class Verifier:
         item = self.run_store.publish("receipt", signed)
         if leaving:
             count = await self.spread(item, len(encode(signed)))
-            log.info("receipt told to %d peers", count)
+            log.info("receipt sent to %d peers", count)
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """A verdict on the adopted spec, and what this node does about it."""
+    """A verdict on the adopted spec, and the policy's decision."""
 
     held: HeldSpec
     verdict: Verdict
-    heard: ReceiptTally
+    tally: ReceiptTally
     decide: Decision
 
     @property
     def train(self) -> bool:
         return self.decide is Decision.TRAIN
 
-    def after(self, contradiction: str) -> "_Finding":
-        """Return what it becomes when scores that were done again contradict, if not empty."""
+    def with_contradiction(self, contradiction: str) -> "_Finding":
+        """Return this finding, refuted unless `contradiction` is empty."""
         if not contradiction:
             return self
         verdict = contradicted(contradiction)
@@ -338,11 +339,11 @@ class _Finding:
 
 
 def derivation_of(answer: Answer) -> Derivation:
-    """Return what a `Derive` job came to; that a worker could not do it is this machine's fault."""
+    """Return the derivation in the answer to `Derive`; a failed job is this machine's fault."""
     match answer:
         case DerivedAnswer(derivation=derivation):
             return derivation
         case Failed(reason=reason):
             return LocalFailure(reason=reason)
         case _:
-            return LocalFailure(reason=f"a derivation is answered by {type(answer).__name__}")
+            return LocalFailure(reason=f"a worker answered Derive with {type(answer).__name__}")

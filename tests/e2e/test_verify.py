@@ -150,7 +150,7 @@ def check_refusal(lines: list[str], stage: str, derivations: int) -> None:
     assert order[started:] == list(events[1:]), lines
     assert f"REFUTED ({stage})" in next(line for line in lines if "REFUTED" in line)
     assert f"stage {stage}" in lines[-1]
-    assert any(re.search("receipt told to [1-9][0-9]* peers", line) for line in lines), lines
+    assert any(re.search("receipt sent to [1-9][0-9]* peers", line) for line in lines), lines
     assert not any("Traceback" in line or " task " in line for line in lines)
 
 
@@ -192,7 +192,7 @@ async def test_a_refusal_shows_in_the_status_and_ends_though_nobody_listens(tiny
     assert (status["state"], status["reason"]["code"]) == ("refused", "router")
     assert (status["run"]["verdict"], status["run"]["stage"]) == ("refuted", "features")
     assert node.process.returncode == 4 and "stage features" in node.tail[-1]
-    assert any("receipt told to 0 peers" in line for line in node.tail)
+    assert any("receipt sent to 0 peers" in line for line in node.tail)
 
 
 def test_the_verify_command_tells_same_from_different_and_from_unknown(tiny: Path) -> None:

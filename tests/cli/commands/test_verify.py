@@ -156,7 +156,7 @@ def test_a_score_that_is_off_is_found_when_it_is_done_again(
     assert verify(home, capsys)[0] == Exit.OK
     code, said = verify(home, capsys, "--labels", "3")
     assert (code, said["verdict"], said["stage"]) == (Exit.REFUSED, "refuted", "labels")
-    assert "is said to score" in said["reason"] and "(3 of 3 looked at)" in said["reason"]
+    assert "is claimed to score" in said["reason"] and "(3 of 3 checked)" in said["reason"]
 
 
 @pytest.mark.parametrize("more", [(), ("--labels", "3")])

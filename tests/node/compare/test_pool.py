@@ -109,6 +109,6 @@ def killing() -> OnReport:
 
 def test_a_process_that_is_killed_is_said_and_what_is_finished_is_kept(tmp_path: Path) -> None:
     folder = made(tmp_path)
-    with pytest.raises(DipacoError, match=r"SIGKILL.*what is finished is kept"):
+    with pytest.raises(DipacoError, match=r"SIGKILL.*finished results are kept"):
         run_tasks([task(None, folder)], 1, killing())
     assert folder.start() is None and active_children() == []

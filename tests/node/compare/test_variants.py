@@ -73,7 +73,7 @@ DIFFER = {
     "dipaco-ps": {"grid.path_specific_stem", "routing.reshard"},
     "dipaco-reset": {"grid.path_specific_blocks", "routing.reshard", "training.inner_state"},
     "dipaco-random": {*ROUND_ROBIN, "grid.path_specific_blocks"},
-    "dipaco-em": {"grid.path_specific_blocks"},
+    "dipaco-reshard": {"grid.path_specific_blocks"},
 }
 
 
@@ -91,10 +91,10 @@ def test_a_method_differs_in_just_these_fields(method: str) -> None:
 def test_resharding_is_after_half_of_the_rounds_unless_the_run_says_when() -> None:
     run = the_run()
     routing, training = replace(run.routing, reshard=None), replace(run.training, rounds=7)
-    silent = METHODS["dipaco-em"].manifest(replace(run, routing=routing, training=training))
+    silent = METHODS["dipaco-reshard"].manifest(replace(run, routing=routing, training=training))
     assert silent.routing.reshard == Reshard(after_round=3)
     asked = replace(run.routing, reshard=Reshard(after_round=6, tolerance=9))
-    found = METHODS["dipaco-em"].manifest(replace(run, routing=asked, training=training))
+    found = METHODS["dipaco-reshard"].manifest(replace(run, routing=asked, training=training))
     assert found.routing.reshard == asked.reshard
 
 
@@ -218,4 +218,4 @@ def test_resharding_needs_documents_to_score_and_a_round_after_it() -> None:
         training=replace(without.training, rounds=1),
     )
     with pytest.raises(ConfigError, match=r"training\.rounds"):
-        check_comparable(once, ["dipaco-em"])
+        check_comparable(once, ["dipaco-reshard"])

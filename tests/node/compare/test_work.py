@@ -75,8 +75,8 @@ def scored(point: Point) -> list[tuple[int, int, int]]:
 def test_the_run_itself_among_its_controls_is_the_reference_bit_for_bit(
     folder: SeedFolder, reference: ReferenceResult
 ) -> None:
-    assert run_id(METHODS["dipaco-em"].manifest(RUN)) == run_id(RUN)
-    own = result(folder, "dipaco-em")
+    assert run_id(METHODS["dipaco-reshard"].manifest(RUN)) == run_id(RUN)
+    own = result(folder, "dipaco-reshard")
     assert own.states == {m: states[-1].hex() for m, states in reference.states.items()}
     for version, point in enumerate(own.points):
         for loss in point.losses:
@@ -94,14 +94,14 @@ def test_every_method_begins_from_one_model_and_is_scored_on_the_same_tokens(
     for method in METHODS:
         points = result(folder, method).points
         assert points[0] == start.point
-        if method != "dipaco-em":
+        if method != "dipaco-reshard":
             assert [scored(point) for point in points] == [same] * (TRAINING.rounds + 1)
 
 
 def test_after_a_resharding_the_same_documents_are_scored_by_the_new_router(
     folder: SeedFolder,
 ) -> None:
-    resharded, start = result(folder, "dipaco-em"), folder.start()
+    resharded, start = result(folder, "dipaco-reshard"), folder.start()
     before, after = (scored(point) for point in resharded.points[1:])
     assert before != after
     for column in (1, 2):
@@ -157,7 +157,7 @@ def test_final_states_stay_and_are_not_the_seed_models(folder: SeedFolder) -> No
             assert not np.array_equal(state, begun[ModuleId(module)])
 
 
-@pytest.mark.parametrize("method", ["dipaco", "dipaco-em"])
+@pytest.mark.parametrize("method", ["dipaco", "dipaco-reshard"])
 def test_rerouting_scores_the_same_tokens_and_a_wide_window_changes_nothing(
     method: str, again: SeedFolder
 ) -> None:

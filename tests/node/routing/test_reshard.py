@@ -39,21 +39,21 @@ class Resharded:
     manifest: Manifest
     first: RouterSpec
     sheets: Sheets
-    tools: SourceDeps
+    deps: SourceDeps
     scored: list[RouterDocuments]
     """By window."""
 
-    def derive(self, sheets: Sheets | None = None, tools: SourceDeps | None = None) -> Derivation:
+    def derive(self, sheets: Sheets | None = None, deps: SourceDeps | None = None) -> Derivation:
         job = Derive(
             manifest=self.manifest,
             previous=self.first,
             sheets=self.sheets if sheets is None else sheets,
         )
-        return derive_resharded(job, self.first, tools or self.tools, no_progress)
+        return derive_resharded(job, self.first, deps or self.deps, no_progress)
 
     def written(self, place: int, change: Callable[[list[int]], list[int]]) -> Sheets:
         """Return the ledger's sheets, one of them with other scores."""
-        entry, blobs = self.sheets[place], self.tools.blobs
+        entry, blobs = self.sheets[place], self.deps.blobs
         data = blobs.read(entry.sheet.digest, 4 * entry.sheet.documents)
         scores = change(read_sheet(data, entry.sheet.documents).tolist())
         sheet = Sheet(digest=blobs.write(sheet_bytes(scores)), documents=len(scores))
@@ -63,15 +63,15 @@ class Resharded:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Resharded:
     root = tmp_path_factory.mktemp("resharded")
-    tools = SourceDeps(blobs=BlobStore(root / "blobs"))
+    deps = SourceDeps(blobs=BlobStore(root / "blobs"))
     routing = Routing(sample=64, dimension=64, router_bp=3000, reshard=RESHARD)
     manifest = small_manifest(
         synthetic(DOCUMENTS, WINDOW),
         routing=routing,
         training=replace(small_manifest(synthetic(8)).training, rounds=2),
     )
-    first = spec_in(derive(manifest, tools, no_progress))
-    shards = Shards(ShardCache(root / "cache", 1 << 24), tools, max_shards=4)
+    first = spec_in(derive(manifest, deps, no_progress))
+    shards = Shards(ShardCache(root / "cache", 1 << 24), deps, max_shards=4)
     scored = [shards.router_documents(manifest, first, w, no_progress) for w in range(2)]
     sheets = []
     for path in range(4):
@@ -80,10 +80,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Resharded:
                 1000 if (int(best[0]) + 2) % 4 == path or row % 7 == 0 else 1200
                 for row, best in enumerate(documents.candidates)
             ]
-            blob = tools.blobs.write(sheet_bytes(own))
+            blob = deps.blobs.write(sheet_bytes(own))
             sheet = Sheet(digest=blob, documents=len(own))
             sheets.append(Scored(path=path, window=window, peer=peer("a"), sheet=sheet))
-    return Resharded(manifest, first, tuple(sheets), tools, scored)
+    return Resharded(manifest, first, tuple(sheets), deps, scored)
 
 
 def verdict(run: Resharded, claimed: RouterSpec, derived: Derivation) -> tuple[Outcome, str]:
@@ -101,7 +101,7 @@ def test_the_next_router_sends_documents_where_they_scored_best(
 ) -> None:
     assert second.kind == CLASS_MEANS and second.epoch == 1 and second.fit and run.first.fit
     assert second.fit.tokens == run.first.fit.tokens
-    labels = np.frombuffer(run.tools.blobs.read(second.fit.labels or digest(""), 1 << 16), "<u2")
+    labels = np.frombuffer(run.deps.blobs.read(second.fit.labels or digest(""), 1 << 16), "<u2")
     best = np.concatenate([each.candidates[:, 0] for each in run.scored])
     rows = np.concatenate([np.arange(len(each.candidates)) for each in run.scored])
     assert (labels == np.where(rows % 7 == 0, NO_LABEL, (best + 2) % 4)).all()
@@ -173,7 +173,7 @@ def test_sheets_that_make_no_labels_refute_whoever_goes_on_from_them(
 def test_a_sheet_that_is_away_refutes_nobody(
     run: Resharded, second: RouterSpec, tmp_path: Path
 ) -> None:
-    derived = run.derive(tools=SourceDeps(blobs=BlobStore(tmp_path)))
+    derived = run.derive(deps=SourceDeps(blobs=BlobStore(tmp_path)))
     assert isinstance(derived, SourceFailure)
     assert verdict(run, second, derived) == (Outcome.UNVERIFIABLE, "labels")
 
@@ -190,7 +190,7 @@ def in_every_path(run: Resharded, change: Callable[[list[int]], list[int]]) -> S
     ("change", "words"),
     [
         (lambda scores: scores[:-1], "score other documents"),
-        (lambda scores: [*scores, 7], "and its router documents are"),
+        (lambda scores: [*scores, 7], "router documents"),
         (lambda scores: [NOT_SCORED] * len(scores), "score other documents"),
         (lambda scores: [NOT_SCORED, *scores[1:]], "score other documents"),
     ],
@@ -228,7 +228,7 @@ def inspected(run: Resharded, change: Callable[[list[int]], list[int]]) -> str:
         modules=(),
         ttl=20,
     )
-    return wrong_sheet(run.tools.blobs, run.manifest, lease, entry.sheet, run.scored[0])
+    return wrong_sheet(run.deps.blobs, run.manifest, lease, entry.sheet, run.scored[0])
 
 
 def test_a_sheet_is_taken_if_it_scores_what_is_to_be_scored(run: Resharded) -> None:
@@ -255,7 +255,7 @@ def test_a_sheet_that_scores_other_documents_is_refused(
 def test_windows_that_are_not_scored_have_no_router_documents(
     run: Resharded, second: RouterSpec, tmp_path: Path
 ) -> None:
-    shards = Shards(ShardCache(tmp_path, 1 << 24), run.tools, max_shards=4)
+    shards = Shards(ShardCache(tmp_path, 1 << 24), run.deps, max_shards=4)
     for spec, window in ((second, 0), (run.first, 2)):
         with pytest.raises(LocalProtocolError):
             shards.router_documents(run.manifest, spec, window, no_progress)
@@ -265,4 +265,4 @@ def test_a_run_without_re_sharding_has_no_next_epoch(run: Resharded) -> None:
     routing = replace(run.manifest.routing, reshard=None)
     job = Derive(manifest=replace(run.manifest, routing=routing), previous=run.first)
     with pytest.raises(LocalProtocolError):
-        derive_resharded(job, run.first, run.tools, no_progress)
+        derive_resharded(job, run.first, run.deps, no_progress)

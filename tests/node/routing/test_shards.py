@@ -381,7 +381,7 @@ def test_a_spec_of_another_run_and_a_window_beyond_the_last_are_bugs(
     made = shards(tmp_path, tools)
     with pytest.raises(LocalProtocolError, match="another run"):
         made.materialise(replace(run[0], name="other"), run[1], 0, no_progress)
-    with pytest.raises(LocalProtocolError, match="window 3 of a source of 3"):
+    with pytest.raises(LocalProtocolError, match="no window 3: the source has 3"):
         made.materialise(*run, 3, no_progress)
 
 

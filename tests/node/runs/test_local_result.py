@@ -79,7 +79,7 @@ def with_a_foreign_module() -> LocalResult:
 def test_an_account_of_other_modules_is_refused_by_its_file(made: object, tmp_path: Path) -> None:
     assert callable(made)
     keep_local_result(tmp_path, run_id(RUN), made())
-    with pytest.raises(ConfigError, match=r"\.account: not an account of the run tiny"):
+    with pytest.raises(ConfigError, match=r"\.account: not a local result of the run tiny"):
         kept_local_result(tmp_path, RUN)
 
 
@@ -87,5 +87,5 @@ def test_an_account_of_other_modules_is_refused_by_its_file(made: object, tmp_pa
 def test_a_file_that_is_no_account_is_refused_by_its_name(damage: bytes, tmp_path: Path) -> None:
     keep_local_result(tmp_path, run_id(RUN), ACCOUNT)
     file_of(tmp_path).write_bytes(damage)
-    with pytest.raises(ConfigError, match=r"\.account: not the account of a run"):
+    with pytest.raises(ConfigError, match=r"\.account: not the local result of a run"):
         kept_local_result(tmp_path, RUN)

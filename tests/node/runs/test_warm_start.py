@@ -196,12 +196,15 @@ def original(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
         (changed("num_key_value_heads", "2"), "num_key_value_heads: '2'"),
         (changed("tie_word_embeddings", "no"), "tie_word_embeddings: 'no'"),
         (changed("head_dim", {}), "head_dim: {}"),
-        (changed("intermediate_size", 32), r"gate_proj.weight is \(24, 16\), not \(32, 16\)"),
+        (
+            changed("intermediate_size", 32),
+            r"gate_proj.weight has shape \(24, 16\), not \(32, 16\)",
+        ),
         (retold("context = 48", "heads = 2"), "model.heads: 2, the checkpoint has 4"),
         (retold('"llama"', '"nowhere"'), "nowhere/config.json"),
         (tensor("model.norm.weight", None), "model.norm.weight is missing"),
         (tensor("model.norm.weight", torch.full((16,), torch.nan)), "holds NaN"),
-        (tensor("model.norm.weight", torch.ones(16, dtype=torch.int64)), "is I64"),
+        (tensor("model.norm.weight", torch.ones(16, dtype=torch.int64)), "has type I64"),
         (tensor("model.norm.bias", torch.ones(16)), "model.norm.bias: this model has no such"),
     ],
 )

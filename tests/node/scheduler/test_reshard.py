@@ -185,7 +185,7 @@ async def test_a_lie_that_nobody_out_voted_is_caught_by_the_spot_check(
             continue
         await node.ended.wait()
         assert isinstance(node.error, Refusal)
-        assert "window 0: path 0 is said to score" in str(node.error)
+        assert "window 0: path 0 is claimed to score" in str(node.error)
         assert not any(trains(job) for job in node.worker.done)
         said = scheduler.parts.run_store.runs[run_id(run)].said
         assert said[view.specs[1]][node.parts.me] is Outcome.REFUTED
