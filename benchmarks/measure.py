@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -59,5 +60,5 @@ def in_new_process(module: str, function: str, *arguments: Any) -> Any:
 def peak_rss(pid: int | str = "self") -> int:
     """Return the largest resident set of a process so far, bytes (Linux); by default this one's."""
     # Not getrusage: its maximum is inherited from whoever started this process.
-    with open(f"/proc/{pid}/status", encoding="ascii") as lines:
+    with Path(f"/proc/{pid}/status").open(encoding="ascii") as lines:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))

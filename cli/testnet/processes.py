@@ -70,7 +70,7 @@ class LocalSwarm:
         self, nursery: trio.Nursery, name: str, home: Path, arguments: Sequence[str]
     ) -> LocalNode:
         """Start a node; its stderr goes to `home`/daemon.log."""
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await trio.Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "dipaco.cli.main", "start", "--home", str(home), *arguments],
             stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 
@@ -29,15 +30,15 @@ def _imported() -> Any:
 
     With torch it would take 190 MB and two seconds more.
     """
-    scratch = tempfile.mkdtemp(prefix="dipaco-datasets-")
+    scratch = Path(tempfile.mkdtemp(prefix="dipaco-datasets-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     os.environ.update(
-        HF_HOME=scratch,
-        HF_HUB_CACHE=os.path.join(scratch, "hub"),
-        HF_DATASETS_CACHE=os.path.join(scratch, "datasets"),
-        HF_MODULES_CACHE=os.path.join(scratch, "modules"),
-        HF_XET_CACHE=os.path.join(scratch, "xet"),
-        HF_TOKEN_PATH=os.path.join(scratch, "token"),
+        HF_HOME=str(scratch),
+        HF_HUB_CACHE=str(scratch / "hub"),
+        HF_DATASETS_CACHE=str(scratch / "datasets"),
+        HF_MODULES_CACHE=str(scratch / "modules"),
+        HF_XET_CACHE=str(scratch / "xet"),
+        HF_TOKEN_PATH=str(scratch / "token"),
         HF_HUB_DISABLE_IMPLICIT_TOKEN="1",
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_UPDATE_CHECK="1",

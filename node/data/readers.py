@@ -285,7 +285,7 @@ def _count_txt(content: Content) -> int:
 
 
 def _lines(content: Content, stream: BinaryIO) -> Iterator[str]:
-    """Lines as Python reads text: `\\r\\n` and `\\r` end one too."""
+    r"""Give lines as Python reads text: `\r\n` and `\r` end one too."""
     with io.TextIOWrapper(stream, encoding="utf-8", newline=None) as file:
         number = 0
         while line := file.readline(MAX_ROW_BYTES + 1):

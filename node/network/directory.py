@@ -165,9 +165,9 @@ class Directory:
         others = [other for known, other in self._entries.items() if known != peer]
         if len(others) >= MAX_ENTRIES:
             raise Unavailable("the directory is full")
-        if scope_of_ip(entry.ip) != Scope.MACHINE:
-            if sum(other.ip == entry.ip for other in others) >= MAX_PER_IP:
-                raise Unavailable(f"{MAX_PER_IP} peers are registered from {entry.ip} already")
+        same_ip = sum(other.ip == entry.ip for other in others)
+        if scope_of_ip(entry.ip) != Scope.MACHINE and same_ip >= MAX_PER_IP:
+            raise Unavailable(f"{MAX_PER_IP} peers are registered from {entry.ip} already")
         for run in {run for _, _, record in entry.records for run in record.runs}:
             if sum(other.takes_part_in(run) for other in others) >= MAX_PER_RUN:
                 raise Unavailable(f"{MAX_PER_RUN} peers are registered for this run already")

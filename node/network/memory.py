@@ -260,10 +260,10 @@ class MemoryNetwork:
         while edge:
             peer = edge.pop()
             for near in self.neighbours(peer):
-                if near not in seen and not self.stalled(peer, near):
-                    if topic in self.nodes[near].topics:
-                        seen.add(near)
-                        edge.append(near)
+                subscribed = topic in self.nodes[near].topics
+                if subscribed and near not in seen and not self.stalled(peer, near):
+                    seen.add(near)
+                    edge.append(near)
         return [self.nodes[peer] for peer in seen - {author}]
 
     def connect(self, one: PeerId, other: PeerId) -> None:

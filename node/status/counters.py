@@ -101,7 +101,7 @@ def _resident(pid: int | None) -> tuple[int, int]:
     """
     # Not getrusage: its maximum is inherited from whoever started this process.
     try:
-        with open(f"/proc/{pid or 'self'}/status", "rb") as file:
+        with Path(f"/proc/{pid or 'self'}/status").open("rb") as file:
             text = file.read()
     except OSError:  # it has ended, or this is no Linux
         return _resident_by_psutil(pid), 0

@@ -196,7 +196,7 @@ class BlobStore:
         """Give a synced file of the right content its name."""
         path = self._place(digest)
         with translated(path, "write"):
-            os.replace(file, path)
+            file.replace(path)
             sync_folder(path.parent)
 
     def _usable(self, digest: Digest) -> bool:

@@ -66,11 +66,11 @@ def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         descriptor = os.open(temporary, flags, mode)
         try:
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)  # nothing is left of it when all went well
@@ -92,7 +92,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             sync_folder(temporary)
-            os.rename(temporary, path)
+            temporary.rename(path)
             sync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # not there when all went well

@@ -1,6 +1,5 @@
 """Rules of this file: real files, a made-up environment; no daemon."""
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -160,4 +159,4 @@ def test_the_home_is_the_flag_else_the_variable_else_the_users_data_folder() -> 
     assert home_folder("/from/flag", environ) == Path("/from/flag")
     assert home_folder(None, environ) == Path("/from/environment")
     assert home_folder(None, {}).name == "dipaco-node"
-    assert home_folder("here", {}) == Path(os.getcwd()) / "here"
+    assert home_folder("here", {}) == Path.cwd() / "here"

@@ -1,6 +1,7 @@
 """Rules of this file: files are written by the real library; where one lies, its bytes are changed.
 Limits are set low, so that what stands for a file that fills the memory stays small."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,6 @@ from dipaco.node.data import readers
 from dipaco.node.data.pages import BadPage, PageGuard, _parsed
 from dipaco.node.data.readers import read_rows
 from dipaco.protocol.errors import Refusal
-import contextlib
 
 PAGE, BATCH = 100_000, 200_000
 

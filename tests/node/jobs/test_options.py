@@ -69,9 +69,9 @@ def test_a_machine_that_cannot_compile_is_told_what_to_set() -> None:
     torch._dynamo.reset()  # else the blocks are those compiled above
     model = PathModel(small_manifest(), CPU)
     compile_blocks(model, backend=broken)
-    with pytest.raises(ConfigError, match=r"compute.compile = true.*no compiler here") as caught:
-        with compiling_in_words():
-            loss_and_gradients(model)
+    refused = pytest.raises(ConfigError, match=r"compute.compile = true.*no compiler here")
+    with refused as caught, compiling_in_words():
+        loss_and_gradients(model)
     assert "\n" not in str(caught.value)
 
 

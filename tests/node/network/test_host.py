@@ -4,6 +4,7 @@ Rules of this file: real hosts on loopback, real time; strangers speak through b
 """
 
 import ast
+import contextlib
 import logging
 import socket
 from pathlib import Path
@@ -22,7 +23,6 @@ from dipaco.protocol.wire.address import Address
 from tests.node.network.peers import KEYS, PEERS
 from tests.node.network.test_shims import LISTEN, is_served
 from tests.node.network.test_transport_contract import ECHO, echo, until
-import contextlib
 
 NETWORK = Path(host_module.__file__).parent
 

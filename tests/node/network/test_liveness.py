@@ -37,15 +37,18 @@ class Node:
 @asynccontextmanager
 async def pair() -> AsyncIterator[tuple[MemoryNetwork, Node, Node]]:
     network = MemoryNetwork()
-    async with network.join(PEERS[0]) as one, network.join(PEERS[1]) as other:
-        async with trio.open_nursery() as nursery:
-            nodes = Node(one), Node(other)
-            for node in nodes:
-                await nursery.start(node.rpc.run)
-                await nursery.start(node.liveness.run)
-            await one.dial(other.me, other.addresses)
-            yield network, *nodes
-            nursery.cancel_scope.cancel()
+    async with (
+        network.join(PEERS[0]) as one,
+        network.join(PEERS[1]) as other,
+        trio.open_nursery() as nursery,
+    ):
+        nodes = Node(one), Node(other)
+        for node in nodes:
+            await nursery.start(node.rpc.run)
+            await nursery.start(node.liveness.run)
+        await one.dial(other.me, other.addresses)
+        yield network, *nodes
+        nursery.cancel_scope.cancel()
 
 
 async def test_peers_hear_of_each_other_several_times_within_a_life_of_30_s(

@@ -131,7 +131,7 @@ def test_what_vanishes_under_the_walk_counts_for_nothing(
 
         def __enter__(self) -> "Entries":
             for entry in self:
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
             return self
 
         def __exit__(self, *_: object) -> None:

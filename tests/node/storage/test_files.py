@@ -20,6 +20,8 @@ from dipaco.node.storage.files import (
 )
 from dipaco.protocol.errors import ConfigError
 
+FULL = Path("/dev/full")
+
 
 def test_a_file_is_replaced_whole_and_leaves_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "value"
@@ -57,12 +59,12 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
         read_file(tmp_path / "gone", limit=1)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device is Linux's")
+@pytest.mark.skipif(not FULL.exists(), reason="the device is Linux's")
 def test_a_full_disk_is_its_own_error() -> None:
-    with pytest.raises(DiskFull, match="no space left"):
-        with translated(Path("/dev/full"), "write"), open("/dev/full", "wb") as file:
-            file.write(b"anything")
-            file.flush()
+    refused = pytest.raises(DiskFull, match="no space left")
+    with refused, translated(FULL, "write"), FULL.open("wb") as file:
+        file.write(b"anything")
+        file.flush()
 
 
 def test_a_used_up_quota_counts_as_a_full_disk(tmp_path: Path) -> None:
@@ -108,9 +110,9 @@ def test_a_home_too_long_for_its_socket_is_refused(tmp_path: Path) -> None:
 
 def test_two_daemons_cannot_hold_one_home(tmp_path: Path) -> None:
     home = Home.at(tmp_path)
-    with home.held(), pytest.raises(HomeTaken, match=rf"process {os.getpid()}"):
-        with Home.at(tmp_path).held():
-            pass
+    taken = pytest.raises(HomeTaken, match=rf"process {os.getpid()}")
+    with home.held(), taken, Home.at(tmp_path).held():
+        pass
     with home.held():
         pass
 
