@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 1.0  # between two looks at what no bell announces: connections, leases
+LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connections, leases
 
 
 async def schedule_all(node: Node, reporter: StatusReporter) -> None:

@@ -18,7 +18,7 @@ from dipaco.protocol.wire.digest import short
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between two looks at what no bell announces: connections
+LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connections
 
 
 async def train(node: Node, reporter: StatusReporter) -> None:
