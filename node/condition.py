@@ -1,19 +1,22 @@
-"""A bell: wakes everybody who waits for something to have changed; they look for themselves."""
+"""A condition: it wakes all tasks that wait for a change, and each checks its own predicate."""
 
 import trio
 
 
 class Condition:
-    """Waiting never misses a ring that follows the look: look, then `wait` without an await."""
+    """Tasks wait on it for the next `notify`.
+
+    Check the predicate and call `wait` with no await in between: then no `notify` is missed.
+    """
 
     def __init__(self) -> None:
-        self._rung = trio.Event()
+        self._notified = trio.Event()
 
     def notify(self) -> None:
-        """Wake all who wait now."""
-        rung, self._rung = self._rung, trio.Event()
-        rung.set()
+        """Wake all tasks that wait now."""
+        notified, self._notified = self._notified, trio.Event()
+        notified.set()
 
     async def wait(self) -> None:
-        """Return at the next ring."""
-        await self._rung.wait()
+        """Return at the next `notify`."""
+        await self._notified.wait()

@@ -54,7 +54,7 @@ async def test_a_fetch_says_how_far_it_is_until_it_is_done(served: Served) -> No
 
 async def test_a_fetch_that_fails_says_why(served: Served) -> None:
     request = FetchRequest(run=RUN, blob=MISSING)
-    with pytest.raises(Unavailable, match=r"^nobody connected has it$"):
+    with pytest.raises(Unavailable, match=r"^no connected peer has it$"):
         await served.call(ask_fetch, request, lambda progress: None, timeout=5.0)
 
 
