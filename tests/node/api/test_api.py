@@ -111,8 +111,8 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: "
         (HEAD + b"2\r\n\r\n{}", RemoteProtocolError, "another version"),
         (HEAD + b"99999999999\r\n\r\n", RemoteProtocolError, "longer than"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nOops", RemoteProtocolError, "version"),
-        (HEAD + b"20\r\n\r\n{}", NoDaemon, "went away"),
-        (b"", NoDaemon, "went away"),
+        (HEAD + b"20\r\n\r\n{}", NoDaemon, "ended before its answer"),
+        (b"", NoDaemon, "ended before its answer"),
     ],
     ids=["no-http", "no-status", "too-long", "no-error-either", "cut", "nothing"],
 )

@@ -46,7 +46,7 @@ def test_every_reason_says_something_in_one_line(code: str) -> None:
 
 
 def test_a_reason_without_its_values_is_a_bug() -> None:
-    with pytest.raises(KeyError, match=r"^'round'$"):
+    with pytest.raises(KeyError, match=r"^'work'$"):
         reason("task", 0.0, path=1)
 
 
