@@ -1,23 +1,25 @@
-"""A condition: wakes everybody who waits for something to have changed; they look for themselves.
+"""A condition: it wakes all tasks that wait for a change, and each checks its own predicate.
 
-trio.Condition would do, with its lock held around each look: nothing here awaits between a look
-and its `wait`, so that no lock is needed, and whoever notifies need not be async.
+Unlike trio.Condition it needs no lock, and whoever notifies need not be async.
 """
 
 import trio
 
 
 class Condition:
-    """Waiting never misses a `notify` after the look: look, then `wait` with no await between."""
+    """Tasks wait on it for the next `notify`.
+
+    Check the predicate and call `wait` with no await in between: then no `notify` is missed.
+    """
 
     def __init__(self) -> None:
-        self._changed = trio.Event()
+        self._notified = trio.Event()
 
     def notify(self) -> None:
-        """Wake all who wait now."""
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
+        """Wake all tasks that wait now."""
+        notified, self._notified = self._notified, trio.Event()
+        notified.set()
 
     async def wait(self) -> None:
         """Return at the next `notify`."""
-        await self._changed.wait()
+        await self._notified.wait()

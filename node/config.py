@@ -1,10 +1,11 @@
-"""`NodeConfig`: what is this volunteer's own business, and nobody else's.
+"""`NodeConfig`: the settings that this node's operator alone decides.
 
-Private: it never goes on the wire, and a manifest cannot set it. Precedence: flag > environment >
-`config.toml` in the home folder > default. One name in all: `[storage] max_shards` in the file,
-`DIPACO_STORAGE_MAX_SHARDS` in the environment, `--max-shards` as a flag. An unknown key or
-`DIPACO_*` variable is an error that names the nearest known one; so is a size without a unit.
-Lists in the environment are separated by commas. Every key here is honoured by the daemon.
+They never go on the wire, and a manifest cannot set them. Precedence: flag > environment >
+`config.toml` in the home folder > default. A setting has the same name everywhere:
+`[storage] max_shards` in the file, `DIPACO_STORAGE_MAX_SHARDS` in the environment, `--max-shards`
+as a flag. An unknown key or `DIPACO_*` variable is an error that names the nearest known one. A
+size without a unit is an error too. Lists in the environment are separated by commas. The daemon
+honours every key here.
 """
 
 import difflib
@@ -40,7 +41,7 @@ Checkpointing = Literal["auto", "on", "off"]
 MomentBits = Literal[32, 8]
 RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*\Z")]
 
-_LIKE = {  # the pattern's meaning in words, for whom a regular expression tells nothing
+_LIKE = {  # the patterns in words: an error message does not quote a regular expression
     Device: "auto, cpu, cuda, cuda:N or mps",
     RunName: "a run id or name",
     Trust: "require, warn or receipts:Q (Q from 1 to 999)",
@@ -52,51 +53,52 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class NodeSection(Section, frozen=True, kw_only=True):
-    """`[node]`: who this is and whom it talks to."""
+    """`[node]`: this node's addresses, the peers it dials first, and its role as rendezvous."""
 
     listen: tuple[Address, ...] = (Address.parse("/ip4/0.0.0.0/tcp/4410"),)
-    """Where connections are accepted; port 0: any free one."""
+    """The addresses that accept connections; port 0: any free one."""
     announce: tuple[Address, ...] = ()
-    """Addresses told to others instead of the ones found."""
+    """Addresses told to other peers instead of the ones found."""
     bootstrap: tuple[Address, ...] = ()
-    """Whom to dial first; empty: the packaged bootstrap.toml."""
+    """The peers to dial first; empty: the packaged bootstrap.toml."""
     rendezvous: bool = False
     """Keep the peer directory and, if a manifest names this node, schedule its run."""
 
 
 class RunSection(Section, frozen=True, kw_only=True):
-    """`[run]`: what to train, and on what trust."""
+    """`[run]`: the run to train, and the proof that its router needs first."""
 
     id: RunName = ""
     """Run id (hex, or its beginning) or name; empty: the only run on offer."""
     verify: Trust = "require"
     """When the router cannot be verified here: refuse to train (`require`), train all the same
-    (`warn`), or train if Q others say that they verified it and none refutes it (`receipts:Q`)."""
+    (`warn`), or train if Q other peers say that they verified it and no peer refutes it
+    (`receipts:Q`)."""
     local_sources: bool = False
     """Whether a manifest may name files of this machine."""
     whole_files: bool = False
-    """Fetch files of the hub whole and hash them before use, in the place of streaming them."""
+    """Fetch files of the hub whole and hash them before use, instead of streaming them."""
 
 
 class ComputeSection(Section, frozen=True, kw_only=True):
-    """`[compute]`: what the worker process may use."""
+    """`[compute]`: the device, memory and threads of the worker process."""
 
     device: Device = "auto"
     """`auto` takes the first GPU (CUDA, ROCm, Apple), and the CPU if this machine has none."""
     max_batch: Annotated[int, Meta(ge=0, le=65536)] = 0
-    """Most sequences of one micro-batch; 0: the whole batch of the manifest."""
+    """The largest number of sequences in one micro-batch; 0: the whole batch of the manifest."""
     checkpointing: Checkpointing = "auto"
-    """Make activations again in the backward pass instead of keeping them: less memory, slower.
-    `auto`: when one sequence does not fit without."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower.
+    `auto`: only when one sequence does not fit otherwise."""
     compile: bool = False
-    """Have torch compile the blocks: slow to begin, then faster; needs a compiler."""
+    """Compile the blocks with torch: a slow start, then faster; needs a compiler."""
     moment_bits: MomentBits = 32
-    """In which AdamW keeps its moments; 8 is for GPUs that are short of memory, and for runs whose
+    """Bits of each AdamW moment. 8 is for GPUs that are short of memory, and only for runs whose
     `inner_state` is `reset`."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    """0: cores - 1, at least 1."""
+    """Threads of torch on the CPU; 0: cores - 1, at least 1."""
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
-    """Added to the worker's niceness: other programs go first."""
+    """Added to the worker's niceness, so that other programs run first."""
 
     @property
     def torch_threads(self) -> int:
@@ -105,32 +107,32 @@ class ComputeSection(Section, frozen=True, kw_only=True):
 
 
 class StorageSection(Section, frozen=True, kw_only=True):
-    """`[storage]`: what the home folder may hold."""
+    """`[storage]`: the limits of the home folder."""
 
     cache_max: Annotated[int, Meta(ge=0)] = 10 * 10**9
-    """Bytes of the shard cache, written with a unit; blobs that work needs are beside it."""
+    """Most bytes of the shard cache, written with a unit. Blobs that work needs do not count."""
     min_free: Annotated[int, Meta(ge=0)] = 500 * 10**6
     """Bytes, written with a unit: with less free on the disk the node does no work."""
     max_shards: Annotated[int, Meta(ge=1, le=1024)] = 4
-    """Shards in the cache at once."""
+    """The largest number of shards in the cache at once."""
 
 
 class LeaseSection(Section, frozen=True, kw_only=True):
-    """`[lease]`: how work is held."""
+    """`[lease]`: how this node keeps the leases that it holds."""
 
     heartbeat_s: Annotated[float, Meta(ge=0.1, le=600)] = 3.0
-    """Between signs of life; the run's lease_ttl must be well above."""
+    """Seconds between two heartbeats; the run's lease_ttl must be much longer."""
 
 
 class LogSection(Section, frozen=True, kw_only=True):
-    """`[log]`: what is said on stderr."""
+    """`[log]`: the log lines on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it, checked; build it with `load_config`."""
+    """All settings, checked; build it with `load_config`."""
 
     home: Path
     """Absolute; may not exist yet."""
@@ -158,13 +160,13 @@ ADDRESSES: dict[str, Callable[[Address], str | None]] = {
     "node.announce": Address.dial_fault,
     "node.bootstrap": Address.seed_fault,
 }
-"""The keys whose values are addresses, and what returns why one cannot be used so."""
+"""The keys whose values are addresses. Each function returns why an address cannot serve there."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
 
 
 def default_home() -> Path:
-    """Return the home folder when neither flag nor environment name one."""
+    """Return the home folder that is used when neither flag nor environment names one."""
     return platformdirs.user_data_path("dipaco-node", appauthor=False)
 
 
@@ -181,7 +183,7 @@ def load_config(
     flags: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> NodeConfig:
-    """Read `home`/config.toml if it exists, and put environment and flags above it.
+    """Read `home`/config.toml if it exists; environment and flags override it.
 
     flags     key (`section.name`) to value; None stands for a flag that was not given.
     defaults  the same, below the file and above the built-in defaults.
@@ -231,7 +233,7 @@ def _file_layer(path: Path) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} stands outside a [section]")
+            raise ConfigError(f"{path}: {section} is outside any [section]; move it into one")
         for name, value in table.items():
             key = f"{section}.{name}"
             if key not in KEYS:
@@ -290,7 +292,7 @@ def _in_words(key: str, error: msgspec.ValidationError) -> str:
 
 
 def parse_size(value: Any) -> int:
-    """Return the bytes of `10 GB`, `1.5GiB`, ...; ValueError for one without or a wrong unit."""
+    """Return the bytes of `10 GB`, `1.5GiB`, ...; raises ValueError without a known unit."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", str(value).strip())
     if not found:
         raise ValueError(f"not a size such as '10 GB' (units: {', '.join(SIZE_UNITS)})")
@@ -298,11 +300,12 @@ def parse_size(value: Any) -> int:
     if unit not in SIZE_UNITS:
         like = [known for known in SIZE_UNITS if known.lower() == unit.lower()]
         hint = f"did you mean {like[0]}?" if like else f"units: {', '.join(SIZE_UNITS)}"
-        raise ValueError(f"{f'{unit!r} is no unit' if unit else 'the unit is missing'}; {hint}")
+        fault = f"{unit!r} is no unit" if unit else "the unit is missing"
+        raise ValueError(f"{fault}; {hint}")
     return int(float(number) * SIZE_UNITS[unit])
 
 
 def nearest(name: str, known: Any) -> str:
-    """Return `; did you mean ...?` for the known name next to `name`, or nothing."""
+    """Return `; did you mean ...?` with the known name nearest to `name`, or an empty string."""
     like = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {like[0]}?" if like else ""

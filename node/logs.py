@@ -1,7 +1,7 @@
-"""Log lines on stderr: for people, or one JSON object a line.
+"""Log lines on stderr, as text or as one JSON object a line.
 
-The daemon's own lines (`say`) and Python's logging share one format. Other libraries are kept to
-warnings: libp2p alone would say hundreds of lines a minute.
+The daemon's own lines (`say`) and Python's logging share one format. Other libraries log from
+warnings on: libp2p alone would write hundreds of lines a minute.
 """
 
 import json
@@ -55,7 +55,7 @@ def configure_logging(config: LogSection) -> None:
 
 
 def sayer(config: LogSection) -> Callable[[str], None]:
-    """Return `say`: what a person at the terminal must read, at every level."""
+    """Return `say`, which prints a line that the operator must read at every log level."""
 
     def say(line: str) -> None:
         if config.format == "json":

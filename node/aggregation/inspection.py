@@ -1,7 +1,7 @@
-"""The checks of what a volunteer hands in, before it counts. NumPy alone, no torch.
+"""The checks of a volunteer's result before it is accepted. NumPy alone, no torch.
 
-Each returns what is wrong with it, in words; empty: nothing. A blob that is missing is Unavailable:
-that is not the submitter's fault.
+Each returns the fault in words, or an empty string. A missing blob raises Unavailable, since it is
+not the volunteer's fault.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def wrong_states(blobs: BlobStore, manifest: Manifest, states: Sequence[ModuleDi
 def wrong_deltas(
     blobs: BlobStore, manifest: Manifest, lease: TrainLease, deltas: Sequence[ModuleDigest]
 ) -> str:
-    """Check that honest training can have made the pseudo-gradients (docs/method.md 6(e))."""
+    """Check that honest training can give these pseudo-gradients (docs/method.md 6(e))."""
     training = manifest.training
 
     def check(module: ModuleId, digest: Digest) -> None:
@@ -53,7 +53,7 @@ def wrong_deltas(
 def wrong_moments(
     blobs: BlobStore, manifest: Manifest, lease: TrainLease, moments: Sequence[ModuleDigest]
 ) -> str:
-    """Check that honest training can have left the moments."""
+    """Check that honest training can give these moments."""
 
     def check(module: ModuleId, digest: Digest) -> None:
         found = read_moments(blobs, manifest, module, digest)

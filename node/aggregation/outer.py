@@ -1,4 +1,4 @@
-"""The outer step as work on the blob store. NumPy alone."""
+"""The outer step, on blobs of the store. NumPy alone."""
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from dipaco.protocol.work.ledger import Quantised
 
 
 def take_outer_step(blobs: BlobStore, job: OuterStep) -> Stepped:
-    """Take the outer step of one module and leave what it makes in `blobs`.
+    """Take the outer step of one module and write its outputs to `blobs`.
 
-    One delta is in memory at a time. Raises RemoteProtocolError if a contribution is not what an
-    honest path sends (deltas are checked before they are accepted, so that is not expected), and
-    Unavailable if a blob is missing.
+    One delta is in memory at a time. Raises Unavailable if a blob is missing, and
+    RemoteProtocolError for a malformed contribution (not expected: deltas are checked before they
+    are accepted).
     """
     module = ModuleId(job.module)
     elements = job.manifest.topology.elements(module)
@@ -42,7 +42,7 @@ def take_outer_step(blobs: BlobStore, job: OuterStep) -> Stepped:
 
 
 def advance_state(blobs: BlobStore, job: Advance) -> Advanced:
-    """Make a later version of a state; raises RemoteProtocolError, Unavailable."""
+    """Compute a later version of a state; raises RemoteProtocolError, Unavailable."""
     elements = job.manifest.topology.elements(ModuleId(job.module))
     encoding = job.manifest.training.updates
     state = blobs.read_array(job.state, elements)

@@ -43,28 +43,28 @@ def ask_status(home: Path, *, timeout: float = 5.0) -> Status:
 
 
 def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:
-    """Ask the daemon of `home` what its run's ledger adds up to; raises NoDaemon."""
+    """Ask the daemon of `home` for the summary of its run's ledger; raises NoDaemon."""
     return _ask(home, "GET", LEDGER, LedgerView, timeout=timeout)
 
 
 def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
-    """Ask the daemon of `home` to leave; raises NoDaemon."""
+    """Ask the daemon of `home` to stop; raises NoDaemon."""
     _ask(home, "POST", STOP, Stopping, StopRequest(now=now), timeout=timeout)
 
 
 def ask_fetch(
     home: Path, request: FetchRequest, on_progress: Callable[[Fetching], None], *, timeout: float
 ) -> Fetched:
-    """Have the daemon of `home` fetch a blob; it is in the home's store when this returns.
+    """Ask the daemon of `home` to fetch a blob; it is in the home's store when this returns.
 
-    timeout   seconds without a line; a daemon at work sends two a second.
-    Raises NoDaemon, and Unavailable with the daemon's words when nobody connected has the blob.
+    timeout   seconds without a line; a daemon that fetches sends two a second.
+    Raises NoDaemon, and Unavailable with the daemon's reason when no connected peer has the blob.
     """
     with _answer(home, "POST", FETCH, request, timeout=timeout) as answer:
         while True:
             line = answer.readline(MAX_REPLY + 1)
             if not line:
-                raise NoDaemon("the daemon went away instead of answering")
+                raise NoDaemon("the daemon ended before its answer was complete")
             event: FetchEvent = _decoded(line, FetchEvent)  # type: ignore[arg-type]
             match event:
                 case Fetching() as progress:
@@ -94,14 +94,14 @@ def _answer(
 ) -> Iterator[http.client.HTTPResponse]:
     """Send one request; the block reads its answer.
 
-    Raises NoDaemon when nobody listens, or nothing comes for `timeout` seconds, or the daemon ends
-    in mid-answer; Unavailable with the daemon's words when it cannot do it; RemoteProtocolError
-    for an answer that is not HTTP.
+    Raises NoDaemon when no process listens, when nothing arrives for `timeout` seconds, or when the
+    daemon ends during its answer; Unavailable with the daemon's reason when it cannot do it;
+    RemoteProtocolError for an answer that is not HTTP.
     """
     path = Home(home).socket
     try:
         with closing(_Connection(path, timeout)) as connection:
-            with suppress(BrokenPipeError):  # refused before it was read: the answer says why
+            with suppress(BrokenPipeError):  # refused before it was read: the answer has the reason
                 data = None if body is None else msgspec.json.encode(body)
                 connection.request(method, target, data)
             answer = connection.getresponse()
@@ -111,7 +111,7 @@ def _answer(
     except TimeoutError:
         raise NoDaemon(f"the daemon at {path} does not answer within {timeout:g} s") from None
     except (http.client.RemoteDisconnected, http.client.IncompleteRead):
-        raise NoDaemon("the daemon went away instead of answering") from None
+        raise NoDaemon("the daemon ended before its answer was complete") from None
     except http.client.HTTPException as error:
         raise RemoteProtocolError(f"the daemon answers in another version: {error!r}") from None
     except OSError as error:

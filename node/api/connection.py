@@ -1,7 +1,7 @@
-"""One connection of the local API: whole requests in, whole answers or JSON lines out, by h11.
+"""One connection of the local API: it reads whole requests and sends answers, by h11.
 
-Owns the limits of a client: the bytes of a request, and the seconds that it may take to send one
-and to read an answer. Knows no route.
+An answer is one whole value or JSON lines. Owns the limits of a client: the bytes of a request, and
+the seconds that the client may take to send one and to read an answer. The routes are in `server`.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ SEND_SECONDS = 10.0  # for a client to read one part of an answer; a local one n
 
 
 class Refused(Exception):
-    """A request gets no answer but an error: its status, one line, and headers."""
+    """A request is answered by an error: its status, one line, and headers."""
 
     def __init__(
-        self, status: HTTPStatus, words: str, headers: Sequence[tuple[str, str]] = ()
+        self, status: HTTPStatus, text: str, headers: Sequence[tuple[str, str]] = ()
     ) -> None:
-        super().__init__(words)
+        super().__init__(text)
         self.status, self.headers = status, headers
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request, whole."""
+    """A whole request."""
 
     method: str
     target: str
@@ -48,8 +48,7 @@ class Connection:
     async def next_request(self) -> Request | None:
         """Return the next request; None when the client is done, or sends none in time.
 
-        Raises Refused for what is no request, or a longer one than is allowed. There is no next
-        request after that.
+        Raises Refused for a malformed request, or one that is too long. No request can follow it.
         """
         try:
             with trio.move_on_after(IDLE_SECONDS):
@@ -68,8 +67,8 @@ class Connection:
         while isinstance(part := await self._next_event(), h11.Data):
             body += part.data
             if len(body) > MAX_BODY:
-                words = f"a request's body has at most {MAX_BODY} bytes"
-                raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
+                text = f"a request's body has at most {MAX_BODY} bytes"
+                raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
         return Request(self._method, head.target.decode(), bytes(body))
 
     async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
@@ -109,7 +108,7 @@ class Connection:
             await self._stream.send_all(data)
 
     def again(self) -> bool:
-        """Make ready for the connection's next request; False: there cannot be one."""
+        """Prepare for the connection's next request; returns False if there cannot be one."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
         self._http.start_next_cycle()

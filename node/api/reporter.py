@@ -1,7 +1,6 @@
-"""The node as it tells of itself: fills the status document and the ledger's summary.
+"""The daemon's answers to the local API: the status document and the ledger's summary.
 
-Reads from memory what the other node own, touches no disk and changes nothing. Knows the daemon's
-node, not their tasks.
+It reads the state of the daemon's other parts from memory, reads no disk, and changes nothing.
 """
 
 import os
@@ -27,6 +26,7 @@ from dipaco.node.status.document import (
     CacheStatus,
     NetworkStatus,
     Offer,
+    PathState,
     PathStatus,
     PeerStatus,
     RunStatus,
@@ -42,7 +42,7 @@ from dipaco.protocol.wire.identity import PeerId
 
 @dataclass
 class StatusReporter:
-    """Answers the local API (`api.Handler`)."""
+    """Answers the local API (`server.Handler`)."""
 
     version: str
     me: PeerId
@@ -58,12 +58,12 @@ class StatusReporter:
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     run: RunRecord | None = None
-    """The run that this node is in."""
+    """The run that this node takes part in."""
     started: float = 0.0
     """Unix time, seconds."""
 
     def stop(self, *, now: bool) -> None:
-        """Begin to leave; `now`: at once, without a goodbye."""
+        """Begin to stop; `now`: end the process at once."""
         if now:
             os._exit(0)
         self.leave()
@@ -94,7 +94,7 @@ class StatusReporter:
         )
 
     def ledger(self) -> LedgerView:
-        """Return what the ledger of the run adds up to."""
+        """Return the summary of the run's ledger."""
         if self.run is None:
             return LedgerView(
                 run="", records=0, head="", versions={}, states={}, evaluations=(), finished=False
@@ -124,19 +124,19 @@ class StatusReporter:
         )
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
-        """Bring a blob that the ledger or the manifest of a run names into the store."""
+        """Fetch a blob that the ledger or the manifest of a run names; returns its bytes."""
         record = self.run_store.runs.get(Digest(bytes.fromhex(run)))
         if record is None:
             raise Unavailable(f"this node does not know the run {run[:16]}")
         digest = Digest(bytes.fromhex(blob))
         length = _length_of(record, digest)
         if length is None:
-            raise Unavailable(f"no state of {record.manifest.name} is called {blob[:16]}")
+            raise Unavailable(f"run {record.manifest.name} names no blob {blob[:16]}")
         holders = tuple(PeerId(peer) for peer in record.manifest.schedule.schedulers)
         await self.exchange.fetch(digest, length=length, holders=holders, progress=on_progress)
         return length
 
-    # ------------------------------------------------------------------ node
+    # ------------------------------------------------------------------ parts of the document
 
     def _offer(self, record: RunRecord) -> Offer:
         heard = record.tally(self.me, record.newest())
@@ -207,19 +207,21 @@ class StatusReporter:
             experts=experts_of(record.manifest.grid, path),
             round=min(round_, rounds),
             holder=grant.peer if grant else "",
-            state="done"
-            if round_ > rounds
-            else "leased"
-            if grant
-            else "submitted"
-            if submitted
-            else "idle",
+            state=_path_state(over=round_ > rounds, leased=grant is not None, submitted=submitted),
             loss=beat.loss if beat else None,
         )
 
 
+def _path_state(*, over: bool, leased: bool, submitted: bool) -> PathState:
+    if over:
+        return "done"
+    if leased:
+        return "leased"
+    return "submitted" if submitted else "idle"
+
+
 def _printable(path: Path) -> str:
-    """Return a path as text that any program can read: bytes that are not UTF-8 are escaped."""
+    """Return a path as UTF-8 text: other bytes are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -1,8 +1,8 @@
 """The daemon's end of the local API: HTTP/1.1 on the home's unix socket.
 
-Owns the socket and the table of routes; the daemon answers through `Handler`. A client that
-goes away, sends what is no request, sends half of one or does not read its answer costs its own
-connection alone. Tokens, Host and Origin are not looked at: the socket's mode says who may ask.
+Owns the socket and the table of routes; the daemon answers through `Handler`. A client that leaves,
+sends a malformed or half a request, or does not read its answer loses its own connection alone.
+Tokens, Host and Origin are not checked: the mode of the socket decides which users may connect.
 """
 
 import logging
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_CLIENTS = 16  # connections at once, of some 1,024 descriptors; another one is told to come back
-TELL_SECONDS = 0.5  # between two lines that say how far a fetch is
+MAX_CLIENTS = 16  # connections at once, of some 1,024 descriptors; one more gets status 503
+PROGRESS_SECONDS = 0.5  # between two progress lines of a fetch
 
 BEGUN: Final = Fetching(received=0, total=0)
 
@@ -51,24 +51,24 @@ B = TypeVar("B", StopRequest, FetchRequest)
 
 
 class Handler(Protocol):
-    """The daemon, as the server calls it; what is not async is quick and reads no disk."""
+    """The daemon, as the server calls it; methods that are not async are quick and read no disk."""
 
     def status(self) -> Status:
         """Return the node's status."""
         ...
 
     def ledger(self) -> LedgerView:
-        """Return what the run's ledger adds up to."""
+        """Return the summary of the run's ledger."""
         ...
 
     def stop(self, *, now: bool) -> None:
-        """Begin to leave, as a TERM would (`now`: as a second one)."""
+        """Begin to stop, as after a TERM signal (`now`: as after a second one)."""
         ...
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
-        """Bring a blob of a run into the store and return its bytes; raises Unavailable.
+        """Fetch a blob of a run into the store and return its bytes; raises Unavailable.
 
-        on_progress   gets the bytes that are here, and the bytes in all.
+        on_progress   gets the bytes received so far, and the blob's length.
         """
         ...
 
@@ -93,9 +93,9 @@ async def serve_api(
 
 def _listen(path: Path) -> trio.SocketListener:
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)  # the socket is 0600 from its first moment
+    mask = os.umask(0o177)  # so that the socket is never wider than 0600
     try:
-        path.unlink(missing_ok=True)  # of a daemon that was killed: the home is ours alone
+        path.unlink(missing_ok=True)  # left by a daemon that was killed: this one holds the home
         raw.bind(str(path))
         raw.listen(MAX_CLIENTS)
     except OSError as error:
@@ -115,19 +115,19 @@ async def _serve_client(
             try:
                 limiter.acquire_nowait()
             except trio.WouldBlock:
-                words = f"{MAX_CLIENTS} clients are served at once: try again"
-                await client.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, words))
+                text = f"{MAX_CLIENTS} clients are served at once: try again"
+                await client.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, text))
                 return
             try:
                 await _converse(handler, client)
             finally:
                 limiter.release()
     except* (trio.BrokenResourceError, trio.TooSlowError) as gone:
-        log.debug("a client of the local API went away: %r", gone.exceptions[0])
+        log.debug("a client of the local API left: %r", gone.exceptions[0])
 
 
 async def _converse(handler: Handler, client: Connection) -> None:
-    """Answer one request after the other; what is no request is the last."""
+    """Answer one request after the other; a malformed request ends the connection."""
     try:
         while (request := await client.next_request()) is not None:
             await _answer(handler, request, client)
@@ -164,20 +164,20 @@ async def _stop(handler: Handler, body: bytes, client: Connection) -> None:
 
 
 async def _fetch(handler: Handler, body: bytes, client: Connection) -> None:
-    """Have the blob fetched, and say how far it is; a client that goes away ends it."""
+    """Fetch the blob and send its progress; the fetch ends if the client leaves."""
     fetch = _Fetch(handler, _read(body, FetchRequest))
     await client.begin_lines()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetch.run)
         while not fetch.ended.is_set():
-            with trio.move_on_after(TELL_SECONDS):
+            with trio.move_on_after(PROGRESS_SECONDS):
                 await fetch.ended.wait()
             await client.line(fetch.latest, last=fetch.ended.is_set())
 
 
 @dataclass
 class _Fetch:
-    """A fetch that runs, and the latest that can be said of it."""
+    """A running fetch and its latest event."""
 
     handler: Handler
     request: FetchRequest
@@ -209,16 +209,16 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
 def _route(request: Request) -> Route:
     methods = ROUTES.get(request.target)
     if methods is None:
-        raise Refused(HTTPStatus.NOT_FOUND, f"there is no {request.target[:80]} here")
+        raise Refused(HTTPStatus.NOT_FOUND, f"this API has no {request.target[:80]}")
     if request.method not in methods:
         allowed = ", ".join(methods)
-        words = f"{request.target} takes {allowed}"
-        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, words, [("Allow", allowed)])
+        text = f"{request.target} takes {allowed}"
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, text, [("Allow", allowed)])
     return methods[request.method]
 
 
 def _read(body: bytes, kind: type[B]) -> B:
-    """Return the request in a body; an empty one stands for all defaults. Raises Refused."""
+    """Return the request in a body; an empty body means all defaults. Raises Refused."""
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

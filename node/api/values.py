@@ -1,7 +1,7 @@
-"""The values of the local API: what goes over the socket, and the limits of both ends.
+"""The values of the local API: requests, answers, and the limits of both ends.
 
-`server.py` and `client.py` are the ends; docs/api.md is their contract. Nothing here imports trio,
-torch, libp2p or numpy, since every command of the command line reads this module.
+`server.py` and `client.py` are the ends; docs/api.md is their contract. This module imports neither
+trio, torch, libp2p nor numpy, since every command of the command line imports it.
 """
 
 from typing import Annotated, Final, Literal
@@ -21,11 +21,11 @@ MAX_REPLY = 32 << 20  # bytes; the ledger of 1,000 rounds of 64 modules has 6 MB
 
 
 class NoDaemon(Unavailable):
-    """No daemon answers in this home: the command line exits with a code of its own."""
+    """No daemon answers in this home: a command ends with its own exit code."""
 
 
 class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ask the daemon to leave."""
+    """Ask the daemon to stop."""
 
     now: bool = False
     """At once, without handing back the lease."""
@@ -34,7 +34,7 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the daemon to bring a blob of a run into its store, from any peer that has it.
 
-    Only what the run's ledger or manifest names is fetched, in the one length that it can have.
+    Only blobs that the run's ledger or manifest names are fetched, and only in their right length.
     """
 
     run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -56,15 +56,15 @@ class EvaluationView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run's ledger adds up to, as far as this node has it."""
+    """The summary of a run's ledger, as far as this node has it."""
 
     run: str
-    """Run id, hex; empty: the node is in no run."""
+    """Run id, hex; empty: the node takes part in no run."""
     records: int
     head: str
     """Body digest of the last record, hex."""
     versions: dict[str, int]
-    """Module: the version it stands at."""
+    """Module: its latest version."""
     states: dict[str, dict[int, str]]
     """Module: version: digest of the state, hex."""
     evaluations: tuple[EvaluationView, ...]
@@ -72,17 +72,17 @@ class LedgerView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True):
-    """The daemon is on its way out."""
+    """The daemon is stopping."""
 
     stopping: Literal[True] = True
 
 
 class Fetching(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):
-    """A line of a fetch: how far it is."""
+    """A progress line of a fetch."""
 
     received: int
     total: int
-    """Bytes; 0: no peer that has the blob was found yet."""
+    """The blob's bytes; 0: no peer that has it was found yet."""
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="done"):
@@ -92,7 +92,7 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
 
 
 class FetchFailed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failed"):
-    """The last line of a fetch: the blob did not come."""
+    """The last line of a fetch: it failed."""
 
     error: str
     """One line."""

@@ -1,9 +1,9 @@
 """Frames on the pipes between the daemon and its worker process: u32 length, canonical CBOR.
 
-The first frame to the worker holds its settings, every other one a job.
+The first frame to the worker holds its settings, every later one a job.
 
-Both ends are ours, so a bad frame is a bug (LocalProtocolError). Lengths are still bounded before
-anything is read: a stray write into a pipe must not make the other end allocate gigabytes.
+Both ends are this program, so a bad frame is a bug (LocalProtocolError). Lengths are still checked
+before anything is read: a stray write into a pipe must not make the other end allocate gigabytes.
 """
 
 import struct
@@ -26,7 +26,7 @@ def pack(value: Wire) -> bytes:
 
 
 def body_length(header: bytes | bytearray) -> int:
-    """Return the length that a frame's 4 bytes of header announce; raises LocalProtocolError."""
+    """Return the length of a body from its frame's 4-byte header; raises LocalProtocolError."""
     length: int = struct.unpack("<I", header)[0]
     if length > MAX_FRAME:
         raise LocalProtocolError(f"a frame of {length} bytes where {MAX_FRAME} are allowed")

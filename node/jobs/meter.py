@@ -1,4 +1,4 @@
-"""Progress of a pass over the source, told a few times a second at most."""
+"""Progress of a pass over the source, reported at most a few times a second."""
 
 import time
 from collections.abc import Callable
@@ -11,11 +11,11 @@ OnProgress = Callable[[Progress], None]
 
 
 def silent(progress: Progress) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 class Meter:
-    """Counts documents (or megabytes) and tells how far the pass is."""
+    """Counts documents (or megabytes) and reports the progress of the pass."""
 
     def __init__(
         self,
@@ -26,17 +26,17 @@ class Meter:
         unit: str = "documents",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """total: of `unit`; 0 if not known. What is left over the rate is the time to go."""
-        self._tell, self._stage, self._total, self._unit = on_progress, stage, total, unit
+        """total: number of `unit`s in all; 0 if not known."""
+        self._on_progress, self._stage, self._total, self._unit = on_progress, stage, total, unit
         self._clock = clock
-        self._began = self._told = clock()
+        self._began = self._reported = clock()
 
     def at(self, done: int) -> None:
-        """Say that `done` of them are done: heard if the last report is old, or at the end."""
+        """Note that `done` units are done; report it if `INTERVAL` has passed, or at the end."""
         now = self._clock()
-        if now - self._told < INTERVAL and done != self._total:
+        if now - self._reported < INTERVAL and done != self._total:
             return
-        self._told = now
+        self._reported = now
         per_second = done / (now - self._began) if now > self._began else 0.0
         progress = Progress(
             stage=self._stage,
@@ -45,4 +45,4 @@ class Meter:
             unit=self._unit,
             per_second=per_second,
         )
-        self._tell(progress)
+        self._on_progress(progress)

@@ -1,6 +1,6 @@
-"""Which runs the operator's choice of moments suits. No torch here.
+"""The check of the operator's choice of moments against a run. No torch here.
 
-The choices are `ComputeSection`'s; docs/fit.md says what each changes, and by how much.
+The choices are those of `ComputeSection`; docs/fit.md has the effect of each.
 """
 
 from importlib.util import find_spec
@@ -11,11 +11,11 @@ from dipaco.protocol.run.manifest import Manifest
 
 
 def check_moment_bits(bits: MomentBits, manifest: Manifest) -> None:
-    """Hold a choice against a run; raises ConfigError.
+    """Check that a run allows moments of `bits`; raises ConfigError.
 
-    Moments of 8 bits lead elsewhere than exact ones, within the noise of training but far beyond
-    rounding. A run that carries moments hands them to whoever trains the path next, so there they
-    are not one volunteer's own business.
+    Moments of 8 bits lead to other weights than exact ones: the difference is within the noise of
+    training but far beyond rounding. A run that carries moments passes them on to the next
+    volunteer of the path, so there one volunteer cannot choose alone.
     """
     if bits == 32:
         return

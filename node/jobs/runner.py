@@ -1,9 +1,9 @@
-"""The daemon's side of the worker process: start it, hand it one job at a time, notice its death.
+"""The daemon's side of the worker process: start it, send it one job at a time, notice its death.
 
-Knows nothing of what jobs mean, and never imports torch. The process is started with the first
-job and again after it died. Whoever cancels `run` kills the process at once, which is how a lost
-lease or a pause frees the GPU. When the daemon itself dies, however, the process reads the end
-of its stdin and leaves: no orphan.
+The meaning of the jobs is not known here, and torch is never imported. The process is started with
+the first job, and again after it died. Cancelling `run` kills the process at once: so a lost lease
+or a pause frees the GPU. When the daemon itself dies, the process reads the end of its stdin and
+exits, so that no orphan stays.
 """
 
 import os
@@ -23,28 +23,28 @@ from dipaco.protocol.errors import LocalProtocolError
 
 MODULE = "dipaco.node.worker.process"
 COMMAND = (sys.executable, "-P", "-m", MODULE)
-"""-P: nothing is imported from the folder that the process stands in."""
+"""-P: Python imports nothing from the working folder of the process."""
 READ_BYTES = 1 << 16
 MAX_LOG_LINE = 4096  # bytes; a longer line of the process is cut
 EXIT_SECONDS = 2.0  # between the end of its output and its exit
-MAX_REASON = 1024  # characters of its last words
+MAX_REASON = 1024  # characters of a `Failed` for a process that died
 KILLED = "was killed by the kernel: out of memory"
 
 
 class JobRunner(Protocol):
-    """Whoever does jobs for the daemon: a `Worker`, or in tests a fake."""
+    """Does jobs for the daemon: a `Worker`, or a fake in tests."""
 
     @property
     def pid(self) -> int | None:
-        """The id of the process at work, or None while there is none."""
+        """The id of the worker process, or None while there is none."""
         ...
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        """Do `job`; what goes wrong is a `Failed`. Cancelling ends the work at once."""
+        """Do `job`; a failure is returned as `Failed`. Cancelling ends the work at once."""
         ...
 
     async def close(self) -> None:
-        """Free what idle jobs still hold: memory, the GPU."""
+        """Free the memory and the GPU that an idle process still holds."""
         ...
 
 
@@ -58,10 +58,10 @@ class Worker:
         *,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        """`on_log` gets what the process writes on stderr, line by line."""
+        """`on_log` is called with each line that the process writes on stderr."""
         self._settings, self._command = settings, command
         self._log = _LineLog(on_log)
-        self._turn = trio.Lock()
+        self._lock = trio.Lock()
         self._process: trio.Process | None = None
         self._closing = False
 
@@ -71,12 +71,12 @@ class Worker:
         return None if self._process is None else self._process.pid
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        """Have the process do `job`; several callers take turns.
+        """Send `job` to the process and return its answer; several callers wait for each other.
 
-        A job that fails, and a process that dies of it, is a `Failed` and no exception. The
-        process is killed when the caller is cancelled, and a new one started for the next job.
+        A failed job, or a process that dies in it, is a `Failed` and no exception. When the caller
+        is cancelled, the process is killed; the next job starts a new one.
         """
-        async with self._turn:
+        async with self._lock:
             finished = False
             try:
                 process, frames = await self._started(pack(job))
@@ -88,20 +88,20 @@ class Worker:
                     await self._kill()
 
     async def close(self) -> None:
-        """End the process, if there is one, and what it does: frees memory and GPU.
+        """Kill the process, if there is one, with the job that it does: frees memory and GPU.
 
-        Whoever waits in `run` gets a `Failed`; who runs a job after that gets a new process.
+        A caller that waits in `run` gets a `Failed`; a later job starts a new process.
         """
         if self._process is not None:
             self._closing = True
             self._process.kill()
-        async with self._turn:  # only the turn's holder may close the pipes
+        async with self._lock:  # only the holder of the lock may close the pipes
             await self._kill()
 
     async def _started(self, job: bytes) -> tuple[trio.Process, bytes]:
-        """Return the process, and the frames to send it: before its first job, its settings."""
+        """Return the process and the frames to send: the job, after the settings if it is new."""
         if self._process is not None and self._process.poll() is not None:
-            await self._kill()  # it died in its sleep
+            await self._kill()  # it died while idle
         if self._process is not None:
             return self._process, job
         self._process = await trio.lowlevel.open_process(
@@ -126,23 +126,23 @@ class Worker:
                 await process.stdin.send_all(frames)
                 answer = await _read_answer(process, on_progress)
             except trio.BrokenResourceError:
-                pass  # it died before it had read the job
+                pass  # the process died before it had read the job
             except LocalProtocolError as error:
-                broken = f"the worker process wrote garbage: {error}"
+                broken = f"the worker process wrote a bad frame: {error}"
             nursery.cancel_scope.cancel()
         if answer is None:
-            return await self._bury(process, broken)
+            return await self._clean_up(process, broken)
         self._log.drain(process.stderr)
         return answer
 
-    async def _bury(self, process: trio.Process, broken: str) -> Failed:
-        """Clear away a process that gave no answer; returns what to tell the caller."""
+    async def _clean_up(self, process: trio.Process, broken: str) -> Failed:
+        """Kill a process that gave no answer; returns the failure with its reason."""
         with trio.move_on_after(0 if broken else EXIT_SECONDS):
             await process.wait()
         assert process.stderr is not None
         self._log.drain(process.stderr)
         if self._closing:
-            broken = "the worker process was ended by its own node"
+            broken = "this node ended the worker process"
         reason = broken or describe_death(process.poll(), self._log.last)
         await self._kill()
         return Failed(kind="local", reason=reason[:MAX_REASON])
@@ -159,23 +159,26 @@ class Worker:
                     await pipe.aclose()
 
 
-def describe_death(code: int | None, last_words: str) -> str:
-    """Say why a worker process that exited with `code` (negative: by a signal) is gone."""
+def describe_death(code: int | None, last_line: str) -> str:
+    """Return in words why a worker process with exit code `code` (negative: a signal) ended.
+
+    last_line   the last line that it wrote on stderr; empty: none.
+    """
     if code is None:
         why = "closed its output and had to be killed"
     elif code == -signal.SIGKILL:
-        why = f"{KILLED} (or somebody sent it SIGKILL)"
+        why = f"{KILLED} (or another process sent SIGKILL)"
     elif code < 0:
         why = f"was ended by signal {signal.Signals(-code).name}"
     else:
         why = f"exited with code {code}"
-    return f"the worker process {why}" + (f"; its last words: {last_words}" if last_words else "")
+    return f"the worker process {why}" + (f"; its last line: {last_line}" if last_line else "")
 
 
 async def _read_answer(
     process: trio.Process, on_progress: Callable[[Progress], None]
 ) -> Answer | None:
-    """Read reports until the answer; None when the process ends before it."""
+    """Read reports until the answer; returns None when the process ends before it."""
     assert process.stdout is not None
     received = bytearray()
     while True:
@@ -191,7 +194,7 @@ async def _read_answer(
 
 
 def _take_frame(received: bytearray) -> bytes | None:
-    """Cut the body of the first whole frame off `received`, or leave all as it is."""
+    """Remove the first whole frame from `received` and return its body; None without one."""
     if len(received) < HEADER_BYTES:
         return None
     end = HEADER_BYTES + body_length(received[:HEADER_BYTES])
@@ -203,7 +206,7 @@ def _take_frame(received: bytearray) -> bytes | None:
 
 
 class _LineLog:
-    """Cuts what the process writes on stderr into lines."""
+    """Splits the stderr of the process into lines."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
@@ -215,7 +218,7 @@ class _LineLog:
             self._feed(chunk)
 
     def drain(self, stderr: trio.abc.ReceiveStream) -> None:
-        """Take what already lies in the pipe, without waiting for more."""
+        """Read all that is in the pipe now, without waiting for more."""
         assert isinstance(stderr, trio.lowlevel.FdStream)
         try:
             while chunk := os.read(stderr.fileno(), READ_BYTES):

@@ -1,6 +1,6 @@
-"""What a worker process is told once, in its first frame: the sections of the configuration.
+"""The settings of a worker process, sent in its first frame: sections of the configuration.
 
-No default stands here: all of them are the sections' own (`node/config.py`).
+The defaults are those of the sections (`node/config.py`).
 """
 
 import os
@@ -15,10 +15,10 @@ from dipaco.protocol.wire.canonical import Wire
 
 
 class WorkerSettings(Wire, frozen=True, kw_only=True):
-    """How this volunteer's worker process runs; all of it is the volunteer's own business."""
+    """The settings of this node's worker process; the operator alone decides them."""
 
     home: Annotated[str, Meta(pattern=r"^/")]
-    """The node's folder, absolute: blob store and caches lie in it."""
+    """The node's home folder, absolute, with the blob store and the caches."""
     run: RunSection
     compute: ComputeSection
     storage: StorageSection
@@ -45,9 +45,9 @@ def settings_of(config: NodeConfig) -> WorkerSettings:
 
 
 def reproducible_settings(home: Path, device: str) -> WorkerSettings:
-    """Return the settings of commands that train a run of the operator's own in one process.
+    """Return the settings of commands that train the operator's own run in one process.
 
-    One thread: on the CPU the results are then the same bits on every machine of a kind.
+    They use one thread: on the CPU the results are then the same bits on every machine of a kind.
     """
     return settings_of(
         NodeConfig(
@@ -59,10 +59,10 @@ def reproducible_settings(home: Path, device: str) -> WorkerSettings:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the environment of a process that trains with `threads`: ours, and calm threads.
+    """Return the environment of a process that trains with `threads`: ours, with these changes.
 
-    Active spinning of OpenMP's threads was measured to cost a shared machine a factor of 8.
-    cuBLAS is deterministic only with a fixed workspace.
+    OpenMP's threads wait passively: on a shared machine active waiting was measured to cost a
+    factor of 8. cuBLAS gets a fixed workspace: without it, it is not deterministic.
     """
     count = str(threads)
     return os.environ | {

@@ -1,8 +1,8 @@
-"""Jobs: what the daemon asks of a worker process, and what it answers.
+"""Jobs that the daemon sends to a worker process, and the answers to them.
 
-Typed values over the worker's pipes, one job at a time. Inputs and outputs that are large are
-blobs in the store that daemon and worker share, named by digest; a job holds none. The daemon
-sends a job only when its input blobs are in the store.
+They are typed values over the worker's pipes, one job at a time. Large inputs and outputs are blobs
+in the store that daemon and worker share, and a job names them by digest. The daemon sends a job
+only when its input blobs are in the store.
 """
 
 from typing import Annotated, Literal
@@ -31,11 +31,11 @@ class Derive(Wire, frozen=True, kw_only=True):
     previous: RouterSpec | None = None
     """The verified spec of the epoch before, if there is one."""
     sheets: tuple[Scored, ...] = ()
-    """The ledger's, in its order; the blobs are in the store as far as they can be had."""
+    """The score sheets of the ledger, in its order. Blobs that no peer has may be missing."""
 
 
 class DerivedAnswer(Wire, frozen=True, kw_only=True):
-    """Our own spec, or why there is none."""
+    """The spec derived here, or the reason why there is none."""
 
     derivation: Derivation
 
@@ -49,16 +49,16 @@ class Materialise(Wire, frozen=True, kw_only=True):
 
 
 class Materialised(Wire, frozen=True, kw_only=True):
-    """What the pass over the window found."""
+    """The size of the window that was routed."""
 
     documents: Size
     tokens: Size
 
 
 class PerformLease(Wire, frozen=True, kw_only=True):
-    """Do the work of a lease; answered by the result that is handed in for it.
+    """Do the work of a lease; the answer is the lease's `Result`.
 
-    Shards are taken from the cache, or made.
+    Shards are taken from the cache, or computed.
     """
 
     manifest: Manifest
@@ -67,24 +67,24 @@ class PerformLease(Wire, frozen=True, kw_only=True):
 
 
 class Rescore(Wire, frozen=True, kw_only=True):
-    """Score some rows of a sheet again; answered by a `ScoreResult` of these rows alone."""
+    """Score some rows of a sheet again; the answer is a `ScoreResult` of these rows alone."""
 
     manifest: Manifest
     spec: RouterSpec
     lease: ScoreLease
-    """Of the sheet; nobody holds it."""
+    """The lease of the sheet's work; no peer holds it now."""
     rows: tuple[Size, ...]
     """The router documents of the window to score, from 0."""
 
 
 class InspectResult(Wire, frozen=True, kw_only=True):
-    """Check what was handed in for a lease."""
+    """Check the result of a lease."""
 
     manifest: Manifest
     spec: RouterSpec
     lease: Lease
     result: Result
-    """Its blobs are in the store, of the right lengths."""
+    """Its blobs are in the store and have the right lengths."""
 
 
 class InspectMoments(Wire, frozen=True, kw_only=True):
@@ -93,14 +93,14 @@ class InspectMoments(Wire, frozen=True, kw_only=True):
     manifest: Manifest
     lease: TrainLease
     moments: ModuleDigests
-    """In the store, of the right lengths."""
+    """The blobs are in the store and have the right lengths."""
 
 
 class Inspected(Wire, frozen=True, kw_only=True):
-    """Whether what was handed in can be used."""
+    """The outcome of a check."""
 
     wrong: Annotated[str, Meta(max_length=MAX_WRONG)]
-    """Empty: nothing."""
+    """The fault in words; empty: none."""
 
 
 class OuterStep(Wire, frozen=True, kw_only=True):
@@ -112,41 +112,41 @@ class OuterStep(Wire, frozen=True, kw_only=True):
     momentum: DigestField | None
     """None at version 0: zeros."""
     residual: DigestField | None = None
-    """What the last packed update left out; None: nothing."""
+    """The part of the exact update that the last packed update left out; None: zeros."""
     contributions: tuple[Contribution, ...]
 
 
 class Stepped(Wire, frozen=True, kw_only=True):
-    """What the step made, left in the store."""
+    """The blobs that the outer step wrote to the store."""
 
     state: DigestField
     momentum: DigestField
     quantised: Quantised | None = None
-    """Where the manifest packs updates."""
+    """Present if the manifest packs updates."""
 
 
 class Advance(Wire, frozen=True, kw_only=True):
-    """Make a later version of a module's state by packed updates; NumPy alone, no torch."""
+    """Compute a later version of a module's state from packed updates; NumPy alone, no torch."""
 
     manifest: Manifest
     module: ModuleName
     state: DigestField
     updates: Annotated[tuple[DigestField, ...], Meta(min_length=1)]
-    """In their order."""
+    """In the order of their versions."""
 
 
 class Advanced(Wire, frozen=True, kw_only=True):
-    """The later version, left in the store."""
+    """The later version, written to the store."""
 
     state: DigestField
 
 
 class Describe(Wire, frozen=True, kw_only=True):
-    """Say which device this worker trains on; fails where the one asked for is missing."""
+    """Describe the device that this worker trains on; fails if the chosen device is missing."""
 
 
 class Described(Wire, frozen=True, kw_only=True):
-    """A device as a person knows it."""
+    """A device in words and figures, for a person."""
 
     device: Annotated[str, Meta(max_length=16)]
     """As in the configuration: `cuda:0`, `mps`, `cpu`."""
@@ -154,9 +154,10 @@ class Described(Wire, frozen=True, kw_only=True):
     driver: Annotated[str, Meta(max_length=64)]
     """`CUDA 12.8`, `ROCm 6.4`, `Metal`; empty for the CPU."""
     memory: Size
-    """Bytes it has in all; for the CPU those of the machine, or of the container."""
+    """All bytes of the device; for the CPU those of the machine, or of the container."""
     usable: Size
-    """Bytes that this worker may hold: a share of all, and no more than it has and is free."""
+    """Bytes that this worker may hold: at most a share of all, and at most the free ones together
+    with those that it holds already."""
 
     def __str__(self) -> str:
         driver = f", {self.driver}" if self.driver else ""
@@ -164,28 +165,28 @@ class Described(Wire, frozen=True, kw_only=True):
 
 
 class ProbeMemory(Wire, frozen=True, kw_only=True):
-    """Take a few real steps of one path at one micro-batch, on made-up tokens."""
+    """Take a few real steps of one path at one micro-batch, on artificial tokens."""
 
     manifest: Manifest
     micro_batch: Annotated[int, Meta(ge=1, le=65536)]
     """Sequences."""
     checkpointing: bool
     usable: Size
-    """Bytes that may be taken; on the CPU of a Linux machine an allocation beyond them fails, so
-    that nobody is killed."""
+    """Bytes that may be allocated. On the CPU of a Linux machine a larger allocation fails, so that
+    the kernel kills no process."""
 
 
 class MemoryProbed(Wire, frozen=True, kw_only=True):
-    """What the steps needed."""
+    """The memory and the time of the steps."""
 
     fits: bool
-    """False: the device had too little memory; nothing else is known then."""
+    """False: the device had too little memory; the other fields are then 0."""
     peak: Size = 0
     """Bytes: of the device's allocator on a GPU, of the whole worker process on the CPU."""
     micro_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     """Forward and backward of one micro-batch."""
     step_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
-    """The optimizer, once a step."""
+    """The optimizer's part of one step."""
 
 
 class Progress(Wire, frozen=True, kw_only=True):
@@ -209,8 +210,8 @@ class Failed(Wire, frozen=True, kw_only=True):
     """The job could not be done."""
 
     kind: FailureKind
-    """Refused: the run is not what it claims; disk: full; unavailable: try again; device: missing
-    or too small; local: ours."""
+    """`refused`: the run is not what it claims; `disk`: full; `unavailable`: try again; `device`:
+    missing or too small; `local`: a fault of this node."""
     reason: Annotated[str, Meta(max_length=4096)]
 
 

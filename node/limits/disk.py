@@ -1,6 +1,6 @@
-"""The limit on the disk: work needs some free space, and pauses after a write that found none.
+"""The limit on the disk: work needs some free space, and pauses after a write on a full disk.
 
-Nothing is half-written then: files and database take what they are given whole or not at all.
+A failed write leaves nothing half-written: files and database store each value whole or not at all.
 """
 
 import math
@@ -11,15 +11,15 @@ from pathlib import Path
 from dipaco.node.limits.gate import Closed
 from dipaco.node.storage.files import DiskFull
 
-RETRY_SECONDS = 30.0  # after a write found no space, however much seems free: it may be a quota
-MARGIN = 1.1  # times `least` opens again: else work whose own files cross the line goes to and fro
+RETRY_SECONDS = 30.0  # pause after a failed write, even if space seems free: it may be a quota
+MARGIN = 1.1  # work resumes at this times `least`: else its own files would stop and start it
 
 
 class DiskLimit:
     """Forbids work while the disk of the node's home is short of space."""
 
     def __init__(self, free: Callable[[], int], least: int) -> None:
-        """Watch the disk by `free`.
+        """Watch the disk through `free`.
 
         free    returns the bytes that may still be written.
         least   `storage.min_free`, bytes: with less, no work runs.
@@ -29,11 +29,11 @@ class DiskLimit:
         self._opens_at = least
         """Bytes free; more than `least` while the disk is short."""
         self._problem = ""
-        """What the last write said that found no space."""
+        """The error of the last write on a full disk."""
         self._retry_at = -math.inf
 
     def note(self, full: DiskFull, now: float) -> None:
-        """Forbid work for a while, since a write found no space."""
+        """Forbid work for `RETRY_SECONDS`, since a write found the disk full."""
         self._problem, self._retry_at = str(full), now + RETRY_SECONDS
 
     def closed(self, now: float) -> Closed | None:
@@ -46,12 +46,12 @@ class DiskLimit:
         self._opens_at = math.ceil(self._least * MARGIN)
         return self._closed(
             f"storage.min_free is {self._least / 1e9:.1f} GB",
-            f"goes on when {self._opens_at / 1e9:.2f} GB are free",
+            f"work goes on when {self._opens_at / 1e9:.2f} GB are free",
         )
 
     def no_space(self, problem: str) -> Closed:
         """Return the reason of a node whose write failed with `problem`."""
-        return self._closed(problem, "tries again by itself")
+        return self._closed(problem, "the node tries again by itself")
 
     def _closed(self, problem: str, opens: str) -> Closed:
         free = f"{self._free() / 1e9:.1f} GB free"
@@ -59,5 +59,5 @@ class DiskLimit:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how much this user may still write to the disk that `folder` is on."""
+    """Return the bytes that this user may still write to the disk of `folder`."""
     return shutil.disk_usage(folder).free

@@ -1,10 +1,10 @@
-"""The gate: whether a role may work now, and if not, why and until when.
+"""The gate: it decides whether a role may work now, and gives the reason if not.
 
-A gate asks its limits in order; the first that gives a `Closed` closes it. Under a closed gate no
-work of the role runs: `Gate.run` cancels it, and the way out of the work hands its lease back.
+A gate asks its limits in order; the first that returns a `Closed` closes it. While the gate is
+closed, no work of the role runs: `Gate.run` cancels it, and on its way out it hands its lease back.
 
 A new limit is one module in this folder with one class (see `disk.py`), and one line in
-`wiring.limits_of`. Its code and its words stand in that class alone; the state is always `paused`.
+`assembly.limits_of`. Its code and its text are in that class alone; the state is always `paused`.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,7 +16,7 @@ import trio
 from dipaco.node.condition import Condition
 from dipaco.node.status.activity import Activity
 
-LOOK_SECONDS = 5.0  # between two looks at the limits; `Gate.changed` causes one at once
+CHECK_SECONDS = 5.0  # between two checks of the limits; `Gate.changed` causes one at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,15 @@ class Closed:
     """For programs: one per limit, listed in docs/operation.md."""
     why: str
     opens: str
-    """What would open the gate, in words."""
+    """The event that would open the gate, in words."""
 
     def __str__(self) -> str:
-        """Return the words for a person, or for a scheduler that gets its lease back."""
+        """Return the text for a person, or for the scheduler that gets the lease back."""
         return f"{self.why}; {self.opens}"
 
 
 class Limit(Protocol):
-    """One thing that may forbid work: a full disk, later hours, a battery, heat."""
+    """One condition that may forbid work, such as a full disk."""
 
     def closed(self, now: float) -> Closed | None:
         """Return why no work may run `now`, or None.
@@ -52,21 +52,21 @@ def closed(limits: Iterable[Limit], now: float) -> Closed | None:
 
 
 class Gate:
-    """Watches the limits of one role and tells the activity why the role is paused."""
+    """Checks the limits of one role, and reports to the activity why the role is paused."""
 
     def __init__(self, activity: Activity, limits: tuple[Limit, ...]) -> None:
         self._activity = activity
         self._limits = limits
         self.closed: Closed | None = None
-        """Why the gate is closed, as of the last look."""
+        """The reason why the gate is closed, as of the last check."""
         self.changed = Condition()
-        """To be rung when a limit may have changed: the gate then looks at once."""
+        """Notify it when a limit may have changed: the gate then checks its limits at once."""
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> NoReturn:
         """Run `work` whenever the gate is open; cancel it as soon as the gate is closed.
 
-        `work` starts again when the gate opens, and also when it returns by itself. Whatever it
-        raises is raised here.
+        `work` starts again when the gate opens, and also when it returns by itself. Its errors are
+        raised here.
         """
         while True:
             if await self.wait_open():
@@ -77,26 +77,26 @@ class Gate:
                 nursery.cancel_scope.cancel()
 
     async def wait_open(self) -> bool:
-        """Return once the gate is open; whether it was closed before."""
+        """Wait until the gate is open; returns whether it was closed before."""
         await trio.lowlevel.checkpoint()
         waited = self.closed is not None
-        while not self._look():
+        while not self._check():
             waited = True
-            await self._until_next_look()
+            await self._until_next_check()
         return waited
 
     async def _cancel_once_closed(self, scope: trio.CancelScope) -> None:
-        while self._look():
-            await self._until_next_look()
+        while self._check():
+            await self._until_next_check()
         scope.cancel()
 
-    def _look(self) -> bool:
-        """Ask the limits; return whether the gate is open, and tell the activity if it is not."""
+    def _check(self) -> bool:
+        """Ask the limits; returns whether the gate is open, and reports a closed one."""
         self.closed = closed(self._limits, trio.current_time())
         if self.closed is not None:
             self._activity.pause(self.closed.code, str(self.closed))
         return self.closed is None
 
-    async def _until_next_look(self) -> None:
-        with trio.move_on_after(LOOK_SECONDS):
+    async def _until_next_check(self) -> None:
+        with trio.move_on_after(CHECK_SECONDS):
             await self.changed.wait()

@@ -20,7 +20,7 @@ class Assessment:
     window: int | None
     """W, tokens; None: routed once."""
     paths: dict[int, Evaluation]
-    """Of every path that has documents or scored a token."""
+    """By path, for every path that has documents or scored a token."""
 
 
 def assess(
@@ -32,9 +32,10 @@ def assess(
     max_batch: int,
     on_progress: OnProgress,
 ) -> list[Assessment]:
-    """Score the documents, per path as their prefix is routed, once for each of `windows`.
+    """Score the documents once for each of `windows`.
 
-    Raises BlobMissing if a state is not at hand, DipacoError if the device has too little memory.
+    documents   token ids, (n,) each, by the path that their prefix is routed to.
+    Raises BlobMissing if a state is missing, DipacoError if the device has too little memory.
     """
     router = Router(checkpoint.spec)
     found = []

@@ -1,8 +1,8 @@
 """Export of one path as a folder that Hugging Face's transformers loads: `LlamaForCausalLM`.
 
 The tensor names of a path are those of Llama already, so nothing is renamed or rearranged. The
-tokenizer's file is the run's; where it would add special tokens or cut texts, which no run does, a
-copy without that is written.
+tokenizer's file is the run's. If it would add special tokens or cut texts, which no run does, a
+copy without these settings is written.
 """
 
 import json
@@ -57,10 +57,10 @@ The run names no licence for these weights: ask its owner, and mind the terms of
 ROUTED = """
 This is one path of {paths}, trained on the texts that the run's router sends to it: it knows the
 others' topics less well. The router looks at the first {prefix} tokens of a text.
-`dipaco-node generate` and `eval` route by themselves; so does whoever reads `router.spec` of
+`dipaco-node generate` and `eval` route by themselves; other programs can route by `router.spec` of
 `dipaco-node ckpt export --format safetensors`."""
 UNROUTED = """
-This is one path of {paths}; the run's router looks at no text, so any of them serves."""
+This is one path of {paths}; the run's router does not read the text, so every path is as good."""
 
 
 def export_path(
@@ -68,7 +68,7 @@ def export_path(
 ) -> None:
     """Write one path to the new folder `out`, or nothing.
 
-    tokenizer   the run's file.
+    tokenizer   the bytes of the run's tokenizer file.
     Raises ConfigError if `out` exists, BlobMissing if a state is not here, DiskFull.
     """
     tensors: dict[str, Float32] = {}
@@ -103,10 +103,10 @@ def as_json(value: dict[str, Any]) -> bytes:
 
 
 def llama_config(manifest: Manifest) -> dict[str, Any]:
-    """Return `config.json`: what `LlamaConfig` reads.
+    """Return `config.json`, which `LlamaConfig` reads.
 
-    The rotary base stands twice: transformers 5 reads `rope_parameters`, older ones `rope_theta`;
-    so does the type, `dtype` and `torch_dtype`.
+    The rotary base and the type are given twice: transformers 5 reads `rope_parameters` and
+    `dtype`, older versions read `rope_theta` and `torch_dtype`.
     """
     model = manifest.model
     return {
@@ -150,7 +150,7 @@ def _tokenizer_config(manifest: Manifest, tokenizer: bytes) -> dict[str, Any]:
         "eos_token": end,
         "model_max_length": manifest.model.context,
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # as in training: text that spells one is text
+        "split_special_tokens": True,  # as in training: text that spells one is ordinary text
     }
 
 
@@ -162,7 +162,7 @@ def _end_of_text(manifest: Manifest, tokenizer: bytes) -> str:
 
 
 def plain_tokenizer(data: bytes) -> bytes:
-    """Return a tokenizer file that adds, cuts and pads nothing; the same bytes if it is one."""
+    """Return a tokenizer file that adds, cuts and pads nothing: `data` itself if it does not."""
     import tokenizers
 
     table = json.loads(data)

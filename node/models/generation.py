@@ -1,8 +1,8 @@
 """Generation: one token after the other from the path that the text is routed to.
 
-Keys and values of what was read are kept, so that a token costs one position. They are made anew
-when the path changes, and when the context is full: then the later half of it is read again as if
-the text began there, since a position beyond the context was never trained.
+Keys and values of the tokens read are kept, so that a new token costs one position. They are
+computed again when the path changes, and when the context is full: then its later half is read
+again as if the text began there, since no position beyond the context was trained.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from dipaco.protocol.routing.spec import ROUND_ROBIN
 
 
 class Reader:
-    """Reads a text with one path's model, and keeps keys and values of what it has read.
+    """Reads a text with one path's model, and keeps the keys and values of the tokens read.
 
     Shapes: T new tokens after n old ones, h heads, k key and value heads, c per head.
     """
@@ -38,11 +38,11 @@ class Reader:
 
     @property
     def context(self) -> int:
-        """The most tokens that it can read."""
+        """The largest number of tokens that it can read."""
         return len(self._model.cos)
 
     def read(self, tokens: Sequence[int]) -> Tensor:
-        """Read on, at least one token, within the context; returns the next one's logits, (V,)."""
+        """Read at least one more token within the context; returns the next one's logits, (V,)."""
         end = self.length + len(tokens)
         with torch.inference_mode():
             ids = torch.tensor([list(tokens)], device=self._model.device)
@@ -55,7 +55,7 @@ class Reader:
         return last
 
     def _attend(self, place: int, attention: Attention, x: Tensor, end: int) -> Tensor:
-        """Mix (1, T, d) with all that was read so far, as `Attention.forward` does from 0 on."""
+        """Return the attention of (1, T, d) over all tokens read so far, as `Attention.forward`."""
         count = x.shape[1]
         cos, sin = self._model.cos[self.length : end], self._model.sin[self.length : end]
 
@@ -80,16 +80,16 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen."""
+    """The rule that chooses the next token."""
 
     temperature: float
-    """0: the likeliest."""
+    """0: always the likeliest token."""
     top_k: int
-    """Only from the likeliest so many; 0: from all."""
+    """Choose from so many likeliest tokens; 0: from all."""
     seed: int
 
     def chooser(self) -> Callable[[Tensor], int]:
-        """Return what maps logits (V,) to a token; on the CPU the same for the same seed."""
+        """Return a function from logits (V,) to a token; on the CPU it depends on `seed` alone."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def choose(logits: Tensor) -> int:
@@ -105,13 +105,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Step:
-    """One token, and what came with it."""
+    """One generated token."""
 
     token: int
     path: int
-    """Whose it is."""
+    """The path that generated it."""
     slid: bool
-    """Whether the context was full, and half of it was let go before."""
+    """Whether the context was full, so that its first half was dropped before."""
 
 
 End = Literal["end of text", "max tokens"]
@@ -132,26 +132,27 @@ class Generation:
         max_tokens: int,
         end_of_text: int,
     ) -> None:
-        """prompt: ids; an empty one begins after an end of text.
+        """Prepare the text; iteration generates it.
 
-        first_path   where the prompt's prefix goes.
-        models       returns a path's model, loaded; the one before it is used no more.
-        reroute      W: the path is chosen anew every W tokens, as in evaluation (method.md 2.5).
+        prompt       ids; an empty one begins after an end of text.
+        first_path   the path that the prompt's prefix is routed to.
+        models       returns a path's model, loaded; the model returned before is then invalid.
+        reroute      W: the path is chosen again every W tokens, as in evaluation (method.md 2.5).
         """
         self.text = list(prompt) or [end_of_text]
         self.end: End = "max tokens"
-        """Why it ended."""
+        """The reason why the text ended."""
         self._path, self._models = first_path, models
-        # A round_robin router looks at no text.
-        blind = router is None or router.spec.kind == ROUND_ROBIN
-        self._router = None if blind else router
+        # A round_robin router does not read the text.
+        fixed = router is None or router.spec.kind == ROUND_ROBIN
+        self._router = None if fixed else router
         self._reroute, self._choose = reroute, sampling.chooser()
         self.max_tokens, self._end_of_text = max_tokens, end_of_text
-        self._start = 0  # of what is in the context
+        self._start = 0  # of the tokens in the context
         self._reader: Reader | None = None
 
     def __iter__(self) -> Iterator[Step]:
-        """Yield step after step; the end of text ends it and is no step."""
+        """Yield one step per token; the end of text ends the iteration and is not yielded."""
         for _ in range(self.max_tokens):
             path = self._path_now()
             if path != self._path:
@@ -160,7 +161,7 @@ class Generation:
             reader = self._reader
             if reader is None or reader.length == reader.context:
                 reader = self._reader = Reader(self._models(path))
-                slid = self._let_go(reader.context)
+                slid = self._drop_half(reader.context)
             unread = self.text[self._start + reader.length :]
             token = self._choose(reader.read(unread))
             if token == self._end_of_text:
@@ -179,14 +180,14 @@ class Generation:
             return self._path
         first = prefix + chunk * self._reroute
         if self._reader is not None and first != len(self.text):
-            return self._path  # in mid-chunk, where it was routed before
+            return self._path  # inside a chunk, which is routed already
         seen = np.array([self.text[first - prefix : first]])
         return int(self._router.route(seen, np.zeros(1, dtype=np.int64))[0, 0])
 
-    def _let_go(self, context: int) -> bool:
-        """Keep the later half of a context, if there is more than one; returns whether there was.
+    def _drop_half(self, context: int) -> bool:
+        """Drop all but the later half of a context, if the text is longer; returns whether it was.
 
-        The half that is let go is room for what comes.
+        The new tokens then fill the other half.
         """
         if len(self.text) - self._start <= context:
             return False

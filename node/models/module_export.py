@@ -1,15 +1,15 @@
-"""A bank: every module that a run's paths are used with, as a folder of safetensors files.
+"""A module export: all modules of a run's paths, as a folder of safetensors files.
 
-    index.json             which file holds which module at which version, and what a path is
-                           made of; `Index` below
+    index.json             the file of each module and version, and the modules of each path;
+                           `Index` below
     manifest.run           the run, signed by its owner
-    router.spec            by which rule documents find their path, canonical CBOR
+    router.spec            the rule that routes documents to paths, canonical CBOR
     tokenizer.json         of the `tokenizers` library
     L1.E0.v5.safetensors   one module at one version; tensor names are Hugging Face's Llama
 
-It serves `eval`, `generate` and `ckpt` as a home does, on a machine that has no other part of the
-run. Everything in it is held against a digest when it is read: states against the ones that the
-run's ledger names. File names are made up from what they hold, never taken from the index.
+`eval`, `generate` and `ckpt` read it like a home, on a machine that has no other part of the run.
+Every file is checked against a digest when it is read, a state against the digest in the run's
+ledger. File names are computed from their content's names, never taken from the index.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ MAX_INDEX = 64 << 20  # bytes; 1,024 paths of 10 modules have 300 KB
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the bank."""
+    """One file of the export."""
 
     file: str
     sha256: str
@@ -62,7 +62,7 @@ class HeldModule(msgspec.Struct, frozen=True, kw_only=True):
     module: str
     version: int
     newest: int
-    """The run's last version of this module, when the bank was written."""
+    """The run's last version of this module at the time of the export."""
     file: str
     sha256: str
     """Of the file, hex."""
@@ -72,7 +72,7 @@ class HeldModule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldPath(msgspec.Struct, frozen=True, kw_only=True):
-    """What one path is made of."""
+    """The modules of one path."""
 
     path: int
     experts: tuple[int, ...]
@@ -81,7 +81,7 @@ class HeldPath(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
-    """What is where."""
+    """The index of an export: its files, modules and paths."""
 
     format: Literal[1] = 1
     name: str
@@ -106,7 +106,7 @@ def file_of(state: ModuleState) -> str:
 def write_bank(
     checkpoint: Checkpoint, tokenizer: bytes, out: Path, on_progress: OnProgress
 ) -> None:
-    """Write the whole bank to the new folder `out`, or nothing; one module in memory at a time.
+    """Write the whole export to the new folder `out`, or nothing; one module in memory at a time.
 
     Raises ConfigError if `out` exists, BlobMissing if a state is not here, DiskFull.
     """
@@ -180,9 +180,9 @@ def named_tensors(manifest: Manifest, module: ModuleId, flat: Float32) -> dict[s
 
 
 def save_tensors(path: Path, tensors: dict[str, Float32], metadata: dict[str, str]) -> None:
-    """Write one safetensors file, on disk when this returns."""
+    """Write one safetensors file and sync it."""
     save_file(tensors, path, metadata)
-    path.chmod(PUBLIC)  # the library's are 0600
+    path.chmod(PUBLIC)  # the library makes its files 0600
     sync_file(path)
 
 
@@ -194,7 +194,7 @@ def _hash(path: Path) -> str:
 
 
 class ModuleExport:
-    """The states of a bank; a `checkpoints.States`."""
+    """The states of an export; a `checkpoint.States`."""
 
     def __init__(self, folder: Path, manifest: Manifest, held: dict[Digest, ModuleState]) -> None:
         self._folder, self._manifest, self._held = folder, manifest, held
@@ -204,9 +204,9 @@ class ModuleExport:
         return digest in self._held and (self._folder / file_of(self._held[digest])).is_file()
 
     def read_array(self, digest: Digest, elements: int) -> Float32:
-        """Return it flat, (elements,), its digest checked.
+        """Return the state flat, (elements,), its digest checked.
 
-        Raises BlobMissing if it is not here, Refusal for a file that is not what the index says.
+        Raises BlobMissing if it is not here, Refusal for a file that differs from the index.
         """
         if not self.has(digest):
             raise BlobMissing(f"state {short(digest)} is not in {self._folder}")
@@ -225,14 +225,14 @@ class ModuleExport:
 
 
 def is_bank(path: Path) -> bool:
-    """Return whether `path` looks like a bank."""
+    """Return whether `path` is the folder of a module export."""
     return (path / INDEX).is_file()
 
 
 def open_bank(folder: Path) -> tuple[Checkpoint, bytes]:
-    """Return the checkpoint that a bank holds, and its tokenizer's file.
+    """Return the checkpoint of a module export, and the bytes of its tokenizer's file.
 
-    Raises ConfigError if it cannot be read, Refusal if its parts do not belong together.
+    Raises ConfigError if it cannot be read, Refusal if its files do not belong together.
     """
     try:
         index = msgspec.json.decode(read_file(folder / INDEX, limit=MAX_INDEX), type=Index)
@@ -240,7 +240,7 @@ def open_bank(folder: Path) -> tuple[Checkpoint, bytes]:
         run = read_run(folder / MANIFEST)
         spec = decode(read_file(folder / SPEC, limit=MAX_BODY), RouterSpec, limit=MAX_BODY)
     except (msgspec.DecodeError, RemoteProtocolError) as error:
-        raise Refusal(f"{folder}: not a bank of this version: {error}") from error
+        raise Refusal(f"{folder}: not a module export of this version: {error}") from error
     for name in (MANIFEST, SPEC, TOKENIZER):
         if _hash(folder / name) != held.get(name):
             raise Refusal(f"{folder / name}: not the file that {INDEX} names")
@@ -250,10 +250,10 @@ def open_bank(folder: Path) -> tuple[Checkpoint, bytes]:
     if sha256(tokenizer) != run.manifest.tokenizer.sha256:
         raise Refusal(f"{folder / TOKENIZER}: not the run's tokenizer")
     states = _states(folder, index, run.manifest)
-    bank = ModuleExport(folder, run.manifest, {each.digest: each for each in states.values()})
+    export = ModuleExport(folder, run.manifest, {each.digest: each for each in states.values()})
     paths = _paths(folder, index, run.manifest, states)
     newest = {ModuleId(each.module): each.newest for each in index.modules}
-    return Checkpoint(run, spec, paths, newest, bank), tokenizer
+    return Checkpoint(run, spec, paths, newest, export), tokenizer
 
 
 def _states(
@@ -279,7 +279,7 @@ def _paths(
     manifest: Manifest,
     states: dict[tuple[ModuleId, int], ModuleState],
 ) -> tuple[tuple[ModuleState, ...], ...]:
-    """Return what every path is made of; raises Refusal where that is not the run's grid."""
+    """Return the module states of every path; raises Refusal if they differ from the run's grid."""
     grid = manifest.topology.path_modules
     if len(index.paths) != len(grid):
         raise Refusal(f"{folder}: {INDEX} has {len(index.paths)} paths, the run {len(grid)}")
@@ -287,7 +287,9 @@ def _paths(
     for path, (modules, held) in enumerate(zip(grid, index.paths, strict=True)):
         made_of = [(module, held.modules.get(module, -1)) for module in modules]
         if held.path != path or not all(each in states for each in made_of):
-            raise Refusal(f"{folder}: {INDEX}: path {path} is out of place, or lacks a module")
+            raise Refusal(
+                f"{folder}: {INDEX}: path {path} is at the wrong place, or lacks a module"
+            )
         found.append(tuple(states[each] for each in made_of))
     return tuple(found)
 

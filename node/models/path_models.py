@@ -13,10 +13,10 @@ from dipaco.protocol.errors import DipacoError
 
 
 class PathModels:
-    """Gives the model of any path; the one it gave before is that path's from then on."""
+    """Returns the model of any path: always one object, loaded with that path's states."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: str, threads: int) -> None:
-        """device: `auto`, `cpu` or `cuda:N`; raises DipacoError for one that is not there."""
+        """device: `auto`, `cpu` or `cuda:N`; raises NoDevice if it is missing."""
         make_deterministic(threads)
         self._checkpoint = checkpoint
         self.device = choose_device(device)
@@ -34,7 +34,7 @@ class PathModels:
 
 @contextmanager
 def memory_in_words(device: torch.device) -> Iterator[None]:
-    """Turn running out of a device's memory into what to do about it."""
+    """Turn a lack of device memory into DipacoError, with the options to change."""
     try:
         yield
     except torch.OutOfMemoryError as error:

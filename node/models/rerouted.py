@@ -1,12 +1,12 @@
 """Held-out loss of all paths together, where a document may change its path every W tokens.
 
-Chunk c of a document is its tokens [F + cW, F + (c + 1)W). Chunk 0 goes where the prefix goes, as
-without re-routing; chunk c > 0 is routed on the F tokens before it. The path that a chunk goes to
-sees all the text before it. Source: docs/method.md 2.5(b).
+Chunk c of a document is its tokens [F + cW, F + (c + 1)W). Chunk 0 goes to the path of the prefix,
+as without re-routing; chunk c > 0 is routed by the F tokens before it. The path of a chunk reads
+all the text before it. Source: docs/method.md 2.5(b).
 
-A path sees a document at most once, however its chunks are spread: it reads the document up to its
-last chunk there and scores the chunks that are its own. So every path's model is loaded once, one
-at a time, and nothing is kept between them.
+A path reads a document at most once: up to the document's last chunk on this path, and it scores
+all chunks that are routed to it. So every path's model is loaded once, one at a time, and nothing
+is kept between them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from dipaco.protocol.work.kinds import Evaluation
 ROUTED_AT_ONCE = 4096  # chunks
 
 HeldOut = Mapping[int, Sequence[Ids]]
-"""Per path the held-out documents whose prefix is routed to it: ids, (n,) each."""
+"""By path, the held-out documents whose prefix is routed to it: ids, (n,) each."""
 
 
 def evaluate_rerouted(
@@ -34,15 +34,15 @@ def evaluate_rerouted(
     max_batch: int,
     on_batch: Callable[[int, int], None],
 ) -> dict[int, Evaluation]:
-    """Score every document from its prefix's end on, each chunk by the path it is routed to.
+    """Score every document from the end of its prefix, each chunk by the path it is routed to.
 
-    held_out    documents of at most the context; those that the prefix fills are left out.
-    model_of    returns a path's model, loaded; the one before it is used no more.
-    window      W, tokens; None: routed once, as `evaluate` does.
-    on_batch    gets the passages done and their number; a document is one for every path on it.
+    held_out    documents of at most the context; those not longer than the prefix are left out.
+    model_of    returns a path's model, loaded; the model returned before is then invalid.
+    window      W, tokens; None: routed once, as in `evaluate`.
+    on_batch    gets the passages done and all passages; a document is one per path that scores it.
 
-    Returns, per path that has documents or scored a token: the documents whose prefix goes to it,
-    the tokens that it scored, and their loss.
+    Returns for each path that has documents or scored a token: the documents whose prefix is routed
+    to it, the tokens that it scored, and their loss.
     """
     passages = route_chunks(held_out, router, window=window)
     total, done = sum(map(len, passages.values())), 0
@@ -69,9 +69,9 @@ def evaluate_rerouted(
 def route_chunks(
     held_out: HeldOut, router: Router, *, window: int | None
 ) -> dict[int, list[Passage]]:
-    """Return per path what it has to score, in the order of `held_out`."""
+    """Return by path the passages to score, in the order of `held_out`."""
     prefix = router.spec.prefix
-    if router.spec.kind == ROUND_ROBIN:  # it looks at no text: a document stays where it is
+    if router.spec.kind == ROUND_ROBIN:  # it does not read the text: a document keeps its path
         window = None
     work: dict[int, list[Passage]] = {path: [] for path in held_out}
     for first_path, documents in held_out.items():

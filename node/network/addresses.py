@@ -1,7 +1,8 @@
-"""What a node makes of addresses: its signed records, a free port, names looked up.
+"""A node's addresses: its signed records, the check for a free port, the look-up of names.
 
-An address on loopback is of use on the same machine, a private one in the same house; so a node
-signs one record per scope, and a directory hands each asker the widest that is of use to it.
+A loopback address is of use only on the same machine, a private one only in the same local
+network. So a node signs one record per scope, and a directory gives each peer that asks the record
+with the most addresses that it can use.
 """
 
 import errno
@@ -21,7 +22,7 @@ from dipaco.protocol.wire.signed import Signed, sign
 
 
 def addresses_of(record: PeerRecord) -> tuple[Address, ...]:
-    """Return the addresses in a record; raises RemoteProtocolError when nobody can dial one."""
+    """Return the addresses in a record; raises RemoteProtocolError if one cannot be dialled."""
     try:
         found = tuple(Address.parse(text) for text in record.addresses)
     except ValueError as error:
@@ -71,14 +72,16 @@ def sign_records(
 def check_free(address: Address) -> None:
     """Raise ConfigError when `address` cannot be listened on.
 
-    libp2p sets SO_REUSEPORT: a second daemon on the port would silently take half of the peers.
+    libp2p sets SO_REUSEPORT: without this check a second daemon on the port would take half of the
+    connections, and neither would notice.
     """
     if reason := address.listen_fault():
         raise ConfigError(f"cannot listen on {address}: {reason}")
     family = socket.AF_INET6 if address.kind == "ip6" else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not what just closed
+            # A socket that closed just now does not count as taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address.host, address.port))
     except OSError as error:
         hint = "; is another node running?" if error.errno == errno.EADDRINUSE else ""
@@ -87,7 +90,7 @@ def check_free(address: Address) -> None:
 
 
 async def resolve(address: Address) -> list[Address]:
-    """Return `address` with its name looked up; libp2p asks DNS servers only, no hosts file."""
+    """Return the IP addresses of a name. libp2p itself asks DNS servers only, no hosts file."""
     if not address.is_name:
         return [address]
     families = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}

@@ -1,9 +1,9 @@
 """One blob over one stream: the holder's side and the receiver's.
 
-The receiver names the blob; the holder answers with its outline (length and the SHA-256 of every
-chunk); the receiver asks for chunks by number, a few ahead, and checks each. So a wrong byte is
-noticed within a chunk, and what was checked outlives the connection. Knows nothing of who is
-asked, or why.
+The receiver names the blob. The holder answers with the blob's outline: its length and the SHA-256
+of every chunk. The receiver asks for chunks by number, a few ahead, and checks each. So a wrong
+byte is noticed within its chunk, and checked chunks outlive the connection. The choice of the
+holder is made elsewhere (`exchange`).
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ OUTLINE_LIMIT = (1 << 20) + 256  # bytes; 30,000 chunk digests of 34 bytes
 SMALL_BLOB = 16 << 20  # bytes up to which chunks are small: more holders, finer progress
 SMALL_CHUNK = 256 * 1024  # bytes; smaller reads cost speed
 LARGE_CHUNK = 1 << 20
-AHEAD = 2  # chunks asked for and not yet here: hides one round trip
-UPLOADS = 2  # chunks on their way out at once, to all peers: more would starve pings on an uplink
-UPLOAD_STALL = 30.0  # s for a chunk to leave; slower than 35 kB/s holds a place from the others
+AHEAD = 2  # chunks asked for and not yet received: hides one round trip
+UPLOADS = 2  # chunks sent at once, to all peers: more would starve pings on an uplink
+UPLOAD_STALL = 30.0  # s to send a chunk; a peer below 35 kB/s would block an upload slot
 IDLE = 60.0  # s without a question
-PATIENCE = 60.0  # s for the next chunk, the wait for the holder's turn included
+CHUNK_TIMEOUT = 60.0  # s for the next chunk, the wait for an upload slot of the holder included
 OUTLINES = 64  # kept, the latest used; the largest has 1 MB
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class InThread(Protocol):
 
 
 class Readable(Protocol):
-    """What a holder needs of its store."""
+    """The part of a blob store that a holder reads."""
 
     def has(self, digest: Digest) -> bool:
         """Return whether the whole blob is here."""
@@ -58,7 +58,7 @@ class Readable(Protocol):
 
 
 def chunk_bytes(length: int) -> int:
-    """Return the bytes of a chunk: a function of the length, so all outlines of a blob agree."""
+    """Return the bytes of a chunk: it depends on the length alone, so all outlines agree."""
     return SMALL_CHUNK if length <= SMALL_BLOB else LARGE_CHUNK
 
 
@@ -68,15 +68,15 @@ def chunk_count(length: int) -> int:
 
 
 class Uploads:
-    """The holder's side: every stream of every peer, a few chunks at a time, in turn."""
+    """The holder's side: all streams of all peers share `UPLOADS` slots, chunk by chunk."""
 
     def __init__(self, blobs: Readable, in_thread: InThread) -> None:
         self._blobs = blobs
         self._in_thread = in_thread
-        self._turns = trio.Semaphore(UPLOADS)
+        self._slots = trio.Semaphore(UPLOADS)
         self._outlines: dict[Digest, Outline] = {}
         self.sent = 0
-        """Bytes of chunks."""
+        """Bytes of chunks sent."""
 
     async def serve(self, stream: Stream) -> None:
         """Serve one stream to its end; raises RemoteProtocolError and Unavailable."""
@@ -96,7 +96,7 @@ class Uploads:
             ask = decode(await self._question(stream), AskChunk, limit=ASK_LIMIT)
             if ask.index >= len(outline.digests):
                 raise RemoteProtocolError(f"asks for chunk {ask.index} of {len(outline.digests)}")
-            async with self._turns:
+            async with self._slots:
                 await self._send_chunk(stream, blob, ask.index * outline.chunk, outline.chunk)
 
     async def _send_chunk(self, stream: Stream, blob: Digest, offset: int, most: int) -> None:
@@ -114,15 +114,15 @@ class Uploads:
         outline = self._outlines.pop(blob, None)
         if outline is None:
             try:
-                outline = await self._draw_outline(blob)
-            except Unavailable:  # collected meanwhile
+                outline = await self._compute_outline(blob)
+            except Unavailable:  # removed meanwhile
                 return None
         self._outlines[blob] = outline
         if len(self._outlines) > OUTLINES:
             del self._outlines[next(iter(self._outlines))]
         return outline
 
-    async def _draw_outline(self, blob: Digest) -> Outline:
+    async def _compute_outline(self, blob: Digest) -> Outline:
         length = self._blobs.size(blob)
         chunk = chunk_bytes(length)
 
@@ -146,10 +146,10 @@ class Download:
         self.outline = Outline(length=0, chunk=1, digests=())
 
     async def begin(self) -> Outline:
-        """Return the outline; raises Unavailable (not there) and RemoteProtocolError."""
+        """Return the outline; raises Unavailable (no such blob) and RemoteProtocolError."""
         await self._stream.send(frame(encode(AskOutline(blob=self._blob))))
         data: bytes | None = None
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(CHUNK_TIMEOUT):
             data = await receive_frame(self._stream, OUTLINE_LIMIT)
         if data is None:
             raise self._silent()
@@ -163,7 +163,7 @@ class Download:
         return answer
 
     def start_at(self, index: int) -> None:
-        """Skip the chunks that are here already."""
+        """Begin at chunk `index`: the ones before it are here already."""
         self._asked = self._next = index
 
     async def next_chunk(self) -> bytes | None:
@@ -176,7 +176,7 @@ class Download:
             self._asked += 1
         offset = self._next * self.outline.chunk
         data: bytes | None = None
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(CHUNK_TIMEOUT):
             wanted = min(self.outline.chunk, self.outline.length - offset)
             data = await receive_exactly(self._stream, wanted)
         if data is None:
@@ -187,4 +187,4 @@ class Download:
         return data
 
     def _silent(self) -> Unavailable:
-        return Unavailable(f"{short_peer(self._stream.peer)} sent nothing for {PATIENCE:g} s")
+        return Unavailable(f"{short_peer(self._stream.peer)} sent nothing for {CHUNK_TIMEOUT:g} s")

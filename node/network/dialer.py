@@ -1,9 +1,9 @@
-"""Whom to be connected to: the loop that dials, for ever, and says in words why it is not.
+"""The loop that keeps a node connected, and the reason in words while it is not.
 
-Owns candidates (seeds from the operator, peers remembered from earlier, peers that directories
-list) and their back-off. A seed is dialled whenever it is away; others only while there are fewer
-than `low` connections. No failure ends the loop: the commonest complaint about networks like this
-one is a node that gave up.
+Owns the candidates (seeds from the operator, peers remembered from earlier, peers that directories
+list) and their back-off. A seed is dialled whenever it is not connected; other candidates only
+while there are fewer than `low` connections. No failure ends the loop: the commonest complaint
+about networks like this one is a node that gave up.
 """
 
 import logging
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOW_CONNECTIONS = 16  # dial more below this; tens, since hundreds bring home routers down
-HIGH_CONNECTIONS = 48  # hang up some above this
+LOW_CONNECTIONS = 16  # dial more below this; tens, since hundreds overload home routers
+HIGH_CONNECTIONS = 48  # close some above this
 SHORTEST = 1.0  # s between two dials of a peer
 LONGEST = 60.0
 SHARE = 0.15  # of the time it has been away: after an outage of 30 s it is dialled every 4.5 s
 DIALS = 4  # at once: home routers hold few half-open connections
 CANDIDATES = 512  # the least promising are forgotten
-CONSULT = 60.0  # s between two visits to a directory
-PATIENCE = 10.0  # s for its answers
-REMEMBERED = 128  # peers kept on disk: those that answered
+CONSULT = 60.0  # s between two calls of a directory
+ANSWER_TIMEOUT = 10.0  # s for its answers
+REMEMBERED = 128  # peers kept on disk, of those that answered
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Dialer:
 
     seeds    from flags or bootstrap.toml; raises ConfigError for one that names no peer.
     records  returns the node's own signed records, as `addresses.sign_records` makes them.
-    keep     whether a peer is never hung up to make room (a scheduler, a holder at work).
+    keep     whether a peer stays connected above `high` (a scheduler, a holder at work).
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Dialer:
         self._consulting: set[PeerId] = set()
         self._saved: tuple[Signed, ...] = ()
         self._nursery: trio.Nursery | None = None
-        self._places = trio.Semaphore(DIALS)
+        self._slots = trio.Semaphore(DIALS)
         self.observed = ""
-        """The IP address from which the last directory saw us come."""
+        """This node's IP address as the last directory saw it."""
         for address in seeds:
             self._add_seed(address)
 
@@ -118,7 +118,7 @@ class Dialer:
         return f"no seed answers ({len(tried)} tried; last: {last.cause}), next try in {wait:.0f} s"
 
     def refresh(self) -> None:
-        """Register anew everywhere, since our records have changed."""
+        """Register again with every directory, since our records have changed."""
         for peer in self._rpc.ready():
             self._on_ready(peer, True)
 
@@ -134,7 +134,7 @@ class Dialer:
                 self._nursery.start_soon(self._consult_regularly)
                 task_status.started()
                 while True:
-                    wait = self._tend()
+                    wait = self._start_due_dials()
                     with trio.move_on_after(wait):
                         await self._wake.wait()
                     self._wake = trio.Event()
@@ -155,10 +155,10 @@ class Dialer:
             try:
                 self._add_listed(signed)
             except RemoteProtocolError as error:
-                log.warning("a remembered peer is dropped: %s", error)
+                log.warning("the saved record of a peer is dropped: %s", error)
 
     def _add_listed(self, signed: Signed) -> None:
-        """Make a candidate of whom the record is about; raises RemoteProtocolError."""
+        """Make the peer of the record a candidate; raises RemoteProtocolError."""
         record = open_record(signed)
         addresses, known = addresses_of(record), self._candidates.get(record.peer)
         if record.peer == self._transport.me or not addresses or (known and known.seed):
@@ -170,7 +170,7 @@ class Dialer:
         known.addresses, known.record = addresses, signed
 
     def _forget_one(self) -> bool:
-        """Make room by forgetting whoever has been away longest."""
+        """Remove the candidate that has been away longest; returns whether there was one."""
         away = [c for c in self._candidates.values() if not c.seed and c.away_since is not None]
         if away:
             del self._candidates[min(away, key=lambda c: c.away_since or 0.0).peer]
@@ -187,27 +187,27 @@ class Dialer:
                 candidate.answered, candidate.cause = True, ""
         self._wake.set()
 
-    def _tend(self) -> float:
-        """Start the dials that are due; returns the seconds until the next may be."""
+    def _start_due_dials(self) -> float:
+        """Start the dials that are due; returns the seconds until the next one may be."""
         now, peers = trio.current_time(), self._transport.peers()
-        room = max(0, self._low - len(peers))
+        lacking = max(0, self._low - len(peers))
         waiting = [c for c in self._candidates.values() if c.peer not in peers and not c.dialling]
         self._chance.shuffle(waiting)
         for candidate in waiting:
             if candidate.next_try > now or self._reputation.banned(candidate.peer):
                 continue
             if not candidate.seed:
-                if not room:
+                if not lacking:
                     continue
-                room -= 1
+                lacking -= 1
             candidate.dialling = True
             assert self._nursery is not None
             self._nursery.start_soon(self._dial, candidate)
-        self._make_room(peers)
+        self._close_surplus(peers)
         later = [c.next_try - now for c in waiting if not c.dialling and c.next_try > now]
         return min(later, default=LONGEST)
 
-    def _make_room(self, peers: frozenset[PeerId]) -> None:
+    def _close_surplus(self, peers: frozenset[PeerId]) -> None:
         spare = [
             peer
             for peer in sorted(peers)
@@ -221,7 +221,7 @@ class Dialer:
 
     async def _dial(self, candidate: _Candidate) -> None:
         try:
-            async with self._places:
+            async with self._slots:
                 await self._transport.dial(candidate.peer, candidate.addresses)
             candidate.away_since = None
         except Unavailable as error:
@@ -260,16 +260,16 @@ class Dialer:
                 self._store.save(self._saved)
 
     async def _consult(self, peer: PeerId) -> None:
-        """Register with `peer` and ask whom it knows, in case it keeps a directory."""
+        """Register with `peer` and ask for the peers it knows, in case it keeps a directory."""
         try:
             register = Register(records=self._records())
-            reply = await self._rpc.call(peer, register, Registered, timeout=PATIENCE)
+            reply = await self._rpc.call(peer, register, Registered, timeout=ANSWER_TIMEOUT)
             self.observed = reply.observed
             ask = ListPeers(run=None, most=MAX_LISTED)
-            listing = await self._rpc.call(peer, ask, Listing, timeout=PATIENCE)
+            listing = await self._rpc.call(peer, ask, Listing, timeout=ANSWER_TIMEOUT)
             await self._take_listing(peer, listing)
         except DipacoError as error:
-            log.debug("peer=%s is no directory for us: %s", short_peer(peer), error)
+            log.debug("peer=%s does not serve as directory: %s", short_peer(peer), error)
         finally:
             self._consulting.discard(peer)
             self._wake.set()

@@ -1,11 +1,10 @@
-"""The rendezvous node's directory: who is there, and how to dial them.
+"""The rendezvous node's directory: the peers that are present, and their addresses.
 
-A convenience and no authority: every record is signed by the peer it is about, and readers check
-that. An entry lives for 30 s, renewed by whatever sign of life the peer gives, and ends with its
-connection; lists are random samples, so that nobody is dialled by all.
+The directory needs no trust: every record is signed by the peer it is about, and readers check
+that. An entry lives for 30 s after the peer's latest sign of life, and ends with its connection.
+Lists are random samples, so that no peer is dialled by all.
 
-Knows nothing of clocks and disks: `now` is given, and what must outlive a restart goes to a
-`PeerStore`.
+The clock is given as `now`, and records that must outlive a restart go to a `PeerStore`.
 """
 
 import logging
@@ -40,19 +39,19 @@ log = logging.getLogger(__name__)
 
 LIFE = 30  # s; a peer is pinged every 10 to 15
 MAX_ENTRIES = 4096  # 6 MB of records
-MAX_PER_IP = 32  # behind one public or private address; one machine's own nodes are not counted
+MAX_PER_IP = 32  # behind one public or private address; nodes of this machine do not count
 MAX_PER_RUN = 2048  # so that one run cannot fill the directory
-SAVE_PAUSE = 5.0  # s between two writes: a restart may lose so much, and peers return by themselves
+SAVE_PAUSE = 5.0  # s between two writes; a restart may lose these, and the peers register again
 
 
 class PeerStore(Protocol):
     """Keeps signed records over a restart."""
 
     def load(self) -> tuple[Signed, ...]:
-        """Return what was saved last; nothing when there is none."""
+        """Return the records that were saved last, if any."""
 
     def save(self, records: tuple[Signed, ...]) -> None:
-        """Replace what was saved."""
+        """Replace the saved records."""
 
 
 @dataclass
@@ -66,7 +65,7 @@ class _Entry:
         return max(record.sequence for _, _, record in self.records)
 
     def visible_from(self, asker: Scope) -> Signed | None:
-        """Return the record with the most addresses of those that are of use to the asker."""
+        """Return the record with the most addresses among those that the asker can use."""
         seen = [(len(r.addresses), n) for n, (scope, _, r) in enumerate(self.records)]
         seen = [(size, n) for size, n in seen if size and self.records[n][0] >= asker]
         return self.records[max(seen)[1]][1] if seen else None
@@ -76,7 +75,7 @@ class _Entry:
 
 
 class Directory:
-    """Answers `Register` and `ListPeers`; `renew` is what tells it of signs of life."""
+    """Answers `Register` and `ListPeers`; call `renew` at every sign of life of a peer."""
 
     def __init__(
         self,
@@ -99,7 +98,7 @@ class Directory:
 
     @property
     def size(self) -> int:
-        """How many peers are registered."""
+        """The number of registered peers."""
         return len(self._alive())
 
     def renew(self, peer: PeerId) -> None:
@@ -108,7 +107,7 @@ class Directory:
             entry.ends = self._now() + LIFE
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Take up what was saved, and keep saving, until cancelled."""
+        """Load the saved records, and save every change, until cancelled."""
         self._restore()
         task_status.started()
         while True:
@@ -119,7 +118,7 @@ class Directory:
                 self._store.save(tuple(s for entry in alive for _, s, _ in entry.records))
 
     def _restore(self) -> None:
-        """Give what was saved one life: time for its peers to come back."""
+        """Load the saved records with a life of `LIFE` seconds, so that their peers can return."""
         found: dict[PeerId, list[tuple[Scope, Signed, PeerRecord]]] = {}
         for signed in self._store.load():
             try:
@@ -147,21 +146,21 @@ class Directory:
             if record.peer != peer:
                 raise RemoteProtocolError(f"registers {record.peer}, which it is not")
             scope = record_scope(record)
-            if scope >= scope_of_ip(ip):  # from afar, its loopback is not the askers'
+            if scope >= scope_of_ip(ip):  # a remote peer's loopback address is of no use to others
                 records.append((scope, signed, record))
         if not records:
-            raise Refusal("none of your addresses is of use beyond your own machine or network")
+            raise Refusal("none of your addresses can be reached from outside your own network")
         entry = _Entry(tuple(records), ip, self._now() + LIFE)
         before = self._alive().get(peer)
         if before is not None and entry.sequence < before.sequence:
             raise Refusal(f"your record {entry.sequence} is older than {before.sequence}")
-        self._check_room(peer, entry)
+        self._check_capacity(peer, entry)
         if before is None or entry.records != before.records:
             self._changed = True
         self._entries[peer] = entry
         return Registered(observed=ip or "", life=LIFE)
 
-    def _check_room(self, peer: PeerId, entry: _Entry) -> None:
+    def _check_capacity(self, peer: PeerId, entry: _Entry) -> None:
         others = [other for known, other in self._entries.items() if known != peer]
         if len(others) >= MAX_ENTRIES:
             raise Unavailable("the directory is full")

@@ -1,8 +1,9 @@
-"""Blobs by digest from any holder: whoever is connected will do, since the digest is the proof.
+"""Blobs by digest, from any connected peer that holds them: the digest proves the content.
 
-Owns which holder is asked and what is done when one fails: the next goes on where it stopped.
-Several callers share one fetch; what has arrived outlives a restart. A holder that lies costs a
-strike: a chunk against its own outline at once, an outline against the blob's digest at the end.
+Owns the choice of the holder, and the change to the next one when it fails: the next one goes on
+where the last one stopped. Several callers share one fetch, and received bytes outlive a restart. A
+holder gets a strike for a chunk that differs from its own outline (at once), and for an outline
+that differs from the blob (at the end, by the blob's digest).
 """
 
 import logging
@@ -26,46 +27,46 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DOWNLOADS = 4  # blobs on their way in at once; the rest wait
-ASK_PATIENCE = 5.0  # s for a peer to say whether it has a blob
-LARGEST = 1 << 32  # bytes, where the caller names no limit
+DOWNLOADS = 4  # blobs fetched at once; the rest wait
+ASK_TIMEOUT = 5.0  # s for a peer to say whether it has a blob
+LARGEST = 1 << 32  # bytes of a blob when the caller names no limit
 
 T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are here and the bytes in all."""
+"""Called with the bytes received so far and the blob's length."""
 
 
 class Draft(Protocol):
-    """The first bytes of a blob on its way."""
+    """The first bytes of a blob that is being received."""
 
     @property
     def received(self) -> int:
-        """How many there are."""
+        """The number of these bytes."""
 
     def append(self, data: bytes) -> None:
         """Add the bytes at `received`."""
 
     def finish(self) -> None:
-        """Make the blob part of the store; raises RemoteProtocolError when it is another."""
+        """Put the blob into the store; raises RemoteProtocolError when its digest is another."""
 
     def discard(self) -> None:
-        """Throw away what has arrived."""
+        """Delete the received bytes."""
 
 
 class Blobs(Readable, Protocol):
-    """What the exchange needs of the blob store; its own errors reach the caller of `fetch`."""
+    """The part of the blob store that the exchange uses; its errors reach `fetch`'s caller."""
 
     def partial(self, digest: Digest, size: int) -> Draft:
-        """Open what has arrived so far, in this life or an earlier one."""
+        """Open the bytes received so far, by this process or an earlier one."""
 
 
 class _HolderFailed(Exception):
-    """This holder will not do, for this reason; the next may."""
+    """This holder cannot give the blob, for the reason in the message; another one may."""
 
 
 class _Fetch:
-    """One blob that somebody waits for."""
+    """One blob that at least one caller waits for."""
 
     def __init__(self, blob: Digest, length: int | None, limit: int) -> None:
         self.blob = blob
@@ -78,16 +79,16 @@ class _Fetch:
         self.scope = trio.CancelScope()
         self.done = trio.Event()
         self.error: DipacoError | None = None
-        self.cause = "nobody connected has it"
-        self.inherited = 0  # chunks from an earlier life, which no outline of this one vouches for
-        self.checked: list[Digest] | None = None  # of the chunks since; None: nothing looked at yet
+        self.cause = "no connected peer has it"
+        self.inherited = 0  # chunks of an earlier process, checked against no outline in this one
+        self.checked: list[Digest] | None = None  # of the chunks after those; None: not started
 
     def fits(self, length: int) -> bool:
         return length <= self.limit if self.length is None else length == self.length
 
 
 class Exchange:
-    """Serves the blobs of a store to peers, and fetches what it lacks into it."""
+    """Serves the blobs of a store to peers, and fetches missing blobs into it."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class Exchange:
         self._in_thread = in_thread
         self._uploads = Uploads(blobs, in_thread)
         self._fetches: dict[Digest, _Fetch] = {}
-        self._places = trio.Semaphore(DOWNLOADS)
+        self._slots = trio.Semaphore(DOWNLOADS)
         self._nursery: trio.Nursery | None = None
         self._received = 0
         rpc.handle(AskHave, self._have)
@@ -113,12 +114,12 @@ class Exchange:
 
     @property
     def sent(self) -> int:
-        """Bytes of blobs that went out."""
+        """Bytes of blobs sent."""
         return self._uploads.sent
 
     @property
     def received(self) -> int:
-        """Bytes of blobs that came in and passed their check."""
+        """Bytes of blobs received and checked."""
         return self._received
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -139,13 +140,14 @@ class Exchange:
         holders: Sequence[PeerId] = (),
         progress: Progress | None = None,
     ) -> None:
-        """Bring the blob into the store, from `holders` first, else from whoever has it.
+        """Bring the blob into the store, from `holders` first, else from any peer that has it.
 
-        length  the only right length in bytes, where it is known.
-        limit   the largest that is taken, where it is not.
+        length  the blob's length in bytes, if it is known.
+        limit   the largest length that is accepted if it is not known.
 
-        Several callers share one fetch; it ends when none is left. Raises Unavailable when nobody
-        connected has the blob in that length: back off and ask again, what has arrived is kept.
+        Several callers share one fetch; it ends when the last of them is cancelled. Raises
+        Unavailable when no connected peer has the blob in that length: back off and ask again, the
+        received bytes are kept.
         """
         if not self._blobs.has(digest):
             await self._share(digest, length, limit, holders, progress)
@@ -165,7 +167,7 @@ class Exchange:
         fetch = self._fetches.get(digest)
         if fetch is None:
             if self._nursery is None:
-                raise Unavailable("the exchange does not run")
+                raise Unavailable("the exchange of blobs is not running")
             fetch = self._fetches[digest] = _Fetch(digest, length, limit)
             self._nursery.start_soon(self._run_fetch, fetch)
         fetch.hints.extend(holder for holder in holders if holder not in fetch.hints)
@@ -193,7 +195,7 @@ class Exchange:
     async def _run_fetch(self, fetch: _Fetch) -> None:
         with fetch.scope:
             try:
-                async with self._places:
+                async with self._slots:
                     await self._find(fetch)
             except DipacoError as error:
                 fetch.error = error
@@ -201,7 +203,7 @@ class Exchange:
         fetch.done.set()
 
     async def _find(self, fetch: _Fetch) -> None:
-        """Try the hinted holders, then whoever says it has the blob; raises Unavailable."""
+        """Try the hinted holders, then any peer that says it has the blob; raises Unavailable."""
         while fetch.hints:
             if await self._try(fetch, fetch.hints.popleft()):
                 return
@@ -211,7 +213,7 @@ class Exchange:
         raise Unavailable(f"cannot fetch blob {short(fetch.blob)}: {fetch.cause}")
 
     async def _first_holder(self, fetch: _Fetch) -> PeerId | None:
-        """Return whoever is first to say that it has the blob: near, and not too busy."""
+        """Return the first peer that says it has the blob: it is near, and not too busy."""
         found: list[PeerId] = []
         async with trio.open_nursery() as nursery:
 
@@ -226,9 +228,9 @@ class Exchange:
 
     async def _says_it_has(self, peer: PeerId, blob: Digest) -> bool:
         try:
-            return (await self._rpc.call(peer, AskHave(blob=blob), Have, timeout=ASK_PATIENCE)).held
+            return (await self._rpc.call(peer, AskHave(blob=blob), Have, timeout=ASK_TIMEOUT)).held
         except DipacoError as error:
-            log.debug("peer=%s cannot be asked for blobs: %s", short_peer(peer), error)
+            log.debug("peer=%s does not say whether it has a blob: %s", short_peer(peer), error)
             return False
 
     async def _try(self, fetch: _Fetch, holder: PeerId) -> bool:
@@ -253,19 +255,19 @@ class Exchange:
         return True
 
     async def _download(self, fetch: _Fetch, download: Download) -> None:
-        """Add to the draft what it lacks and make it a blob; raises _HolderFailed."""
+        """Append the missing chunks to the draft and finish it; raises _HolderFailed."""
         outline = await _of_holder(download.begin)
         if not fetch.fits(outline.length):
-            raise _HolderFailed(f"its {outline.length} bytes are not what is expected")
+            raise _HolderFailed(f"a holder's blob has {outline.length} bytes: not the length asked")
         draft = self._blobs.partial(fetch.blob, outline.length)
         while True:
-            _keep_what_agrees(fetch, draft, outline)
+            _discard_if_contradicted(fetch, draft, outline)
             await self._append_chunks(fetch, draft, download)
             try:
-                return await self._in_thread(draft.finish)  # which throws a false blob away
+                return await self._in_thread(draft.finish)  # it deletes a blob of another digest
             except RemoteProtocolError as error:
-                # An honest outline agrees with no false chunk, so whoever completed a false blob
-                # gave a false outline: unless chunks from an earlier life were taken on trust.
+                # A true outline agrees with no false chunk, so the holder that completed a false
+                # blob gave a false outline: unless chunks of an earlier process were not checked.
                 on_trust, fetch.inherited, fetch.checked = fetch.inherited, 0, []
                 if not on_trust:
                     raise _HolderFailed(f"{error}, though it matches its outline") from error
@@ -293,8 +295,8 @@ class Exchange:
         return Have(held=self._blobs.has(ask.blob))
 
 
-def _keep_what_agrees(fetch: _Fetch, draft: Draft, outline: Outline) -> None:
-    """Drop a draft that `outline` contradicts, or that a crash left in mid-chunk."""
+def _discard_if_contradicted(fetch: _Fetch, draft: Draft, outline: Outline) -> None:
+    """Discard a draft that `outline` contradicts, or that a crash cut inside a chunk."""
     if fetch.checked is None:
         whole, torn = divmod(draft.received, outline.chunk)
         last = draft.received == outline.length
@@ -309,7 +311,7 @@ def _keep_what_agrees(fetch: _Fetch, draft: Draft, outline: Outline) -> None:
 
 
 async def _of_holder(step: Callable[[], Awaitable[T]]) -> T:
-    """Do what depends on the holder alone, and mark its failure as the holder's."""
+    """Run a step that depends on the holder alone; its failure becomes _HolderFailed."""
     try:
         return await step()
     except (Unavailable, RemoteProtocolError) as error:

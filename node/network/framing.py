@@ -1,7 +1,7 @@
 """Frames on a stream: 4 bytes of big-endian length, then that many bytes.
 
-Owns lengths alone; what the bytes mean is the caller's. A length is checked against its limit
-before anything is allocated, and what is allocated grows only with what arrives.
+Owns lengths alone; callers decode the bytes. A length is checked against its limit before anything
+is allocated, and the buffer grows only with the bytes that arrive.
 """
 
 from dipaco.node.network.transport import Stream
@@ -12,7 +12,7 @@ _LENGTH_BYTES = 4
 
 
 async def receive_exactly(stream: Stream, count: int) -> bytes:
-    """Return the next `count` bytes; raises Unavailable when the stream ends before."""
+    """Return the next `count` bytes; raises Unavailable when the stream ends earlier."""
     parts = bytearray()
     while len(parts) < count:
         data = await stream.receive(min(READ, count - len(parts)))
@@ -23,7 +23,7 @@ async def receive_exactly(stream: Stream, count: int) -> bytes:
 
 
 async def receive_frame(stream: Stream, limit: int) -> bytes:
-    """Return the next frame's bytes; raises RemoteProtocolError above `limit`, Unavailable."""
+    """Return the next frame's bytes; raises Unavailable, and RemoteProtocolError above `limit`."""
     length = int.from_bytes(await receive_exactly(stream, _LENGTH_BYTES), "big")
     if length > limit:
         raise RemoteProtocolError(f"a frame of {length} bytes where {limit} are allowed")
@@ -31,5 +31,5 @@ async def receive_frame(stream: Stream, limit: int) -> bytes:
 
 
 def frame(body: bytes) -> bytes:
-    """Return `body` as it goes on the stream."""
+    """Return the frame of `body`: its length and its bytes."""
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body

@@ -1,11 +1,11 @@
-"""Announcements on a topic, and the anti-entropy that heals whatever gossip loses.
+"""Announcements on a topic, and the anti-entropy that replaces lost ones.
 
-An announcement names a new value, never carries it; whoever lacks it pulls it from the author. On
-each new connection, and every 10 to 30 s with a random peer, a node also compares inventories and
-pulls what it lacks: that alone brings everything to late joiners, restarted nodes and both sides
-of a healed partition. Nothing is pushed.
+An announcement names a new value and never carries it; a peer that lacks the value pulls it from
+the author. On each new connection, and every 10 to 30 s with a random peer, a node also compares
+inventories and pulls the missing values: that alone brings all values to late joiners, restarted
+nodes and both sides of a healed partition. Nothing is pushed.
 
-Knows nothing of what the values mean: their owner is a `ValueStore`.
+The values' meaning is known to their owner alone, a `ValueStore`.
 """
 
 import logging
@@ -46,30 +46,31 @@ log = logging.getLogger(__name__)
 Pull = Callable[..., Awaitable[None]]
 
 TOPIC = f"/dipaco/announce/{PROTOCOL_VERSION}"
-SYNC = (
-    f"/dipaco/sync/{PROTOCOL_VERSION}"  # apart from control: a spec of 1 MB must not delay a ping
-)
+# Apart from the control stream: a spec of 1 MB must not delay a ping.
+SYNC = f"/dipaco/sync/{PROTOCOL_VERSION}"
 SYNC_LIMIT = MAX_ENVELOPE + 1024  # bytes of a frame: the largest signed value
-KINDS = ("manifest", "spec", "receipt", "ledger")  # in the order in which they build on each other
+KINDS = ("manifest", "spec", "receipt", "ledger")  # each is judged by means of the ones before it
 LEDGER = "ledger"
 LEDGER_PART = 256 * 1024  # bytes of records in a reply
 PAUSE = (10.0, 30.0)  # s between two comparisons with a random peer
-HEARSAY = 1.0  # s after which a neighbour has probably pulled what a stranger announced
-PATIENCE = 60.0  # s for an answer: the largest value over a slow uplink
-PULLS = 8  # pulls at once; announcements beyond 64 waiting ones are left to the comparison
-WAITING = 64
-SPREAD_PAUSE = 0.25  # s between two tellings of what must be known before this node leaves
-DECLINED = 4096  # values remembered as not wanted, the latest
+NEIGHBOUR_DELAY = (
+    1.0  # s: by then a neighbour has probably pulled what an unconnected peer announced
+)
+ANSWER_TIMEOUT = 60.0  # s: enough for the largest value over a slow uplink
+PULLS = 8  # pulls at once
+WAITING = 64  # pulls running or waiting; more are dropped, and the next comparison finds the values
+SPREAD_PAUSE = 0.25  # s between two announcements in `spread`
+DECLINED = 4096  # values remembered as not wanted, the latest ones
 
 
 class ValueStore(Protocol):
-    """Whoever owns the values that are gossiped: manifests, specs, receipts, ledgers."""
+    """The owner of the values that are gossiped: manifests, specs, receipts, ledgers."""
 
     def inventory(self) -> tuple[Item, ...]:
-        """Return all that is held, the most recent first; of a ledger its head and length."""
+        """Return all held values, the most recent first; a ledger as its head and length."""
 
     def read(self, kind: str, run: Digest, digest: Digest) -> bytes | None:
-        """Return one signed value verbatim, or None when it is gone."""
+        """Return one signed value verbatim, or None when it is not held."""
 
     def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
         """Return consecutive signed records from `first` on, of at most `limit` bytes in all."""
@@ -77,19 +78,19 @@ class ValueStore(Protocol):
     def offer(self, kind: str, data: bytes) -> None:
         """Take a value from a peer; one that is held already changes nothing.
 
-        Raises RemoteProtocolError when it is invalid (its sender gets a strike), Refusal when it
-        is valid and not wanted (this peer is not asked for it again), Unavailable when it cannot
-        be judged yet (it is asked for again).
+        Raises RemoteProtocolError when the value is invalid (its sender gets a strike), Refusal
+        when it is valid and not wanted (this peer is not asked for it again), Unavailable when it
+        cannot be judged yet (this peer is asked for it again).
         """
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
-        """Take records that follow our own; raises as `offer` does."""
+        """Take records that continue our own; raises as `offer` does."""
 
 
 class Gossip:
-    """Brings our values what our peers' catalogues hold.
+    """Brings the values that our peers hold into `values`.
 
-    chance  decides whom to ask and when; seeded in tests.
+    chance  chooses the peers and the times; seeded in tests.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Gossip:
         self._comparing: set[PeerId] = set()
         self._pulling: set[tuple[str, Digest]] = set()
         self._declined: OrderedDict[tuple[PeerId, str, Digest], None] = OrderedDict()
-        self._places = trio.Semaphore(PULLS)
+        self._slots = trio.Semaphore(PULLS)
         self._waiting = 0
         self._nursery: trio.Nursery | None = None
 
@@ -122,7 +123,7 @@ class Gossip:
         async with trio.open_nursery() as self._nursery:
             try:
                 await self._nursery.start(self._rpc.run)
-                self._nursery.start_soon(self._compare_now_and_then)
+                self._nursery.start_soon(self._compare_regularly)
                 task_status.started()
                 async for author, data in announcements:
                     await self._on_announcement(author, data)
@@ -130,13 +131,14 @@ class Gossip:
                 self._nursery = None  # late callbacks start nothing
 
     async def announce(self, item: Item, size: int) -> None:
-        """Tell all peers, at once and best effort, that our values now holds `item`."""
+        """Tell all peers, at once and best effort, that this node now holds `item`."""
         await self._transport.publish(TOPIC, encode(Announcement(item=item, size=size)))
 
     async def spread(self, item: Item, size: int, *, within: float) -> int:
         """Announce `item` until all connected peers hold it, for at most `within` seconds.
 
-        For what must be known before this node leaves. Returns how many peers hold it.
+        Use it for a value that peers must hold before this node stops. Returns the number of peers
+        that hold it.
         """
         holders: set[PeerId] = set()
         asked: set[PeerId] = set()
@@ -152,11 +154,11 @@ class Gossip:
         return len(holders)
 
     async def _note_when_held(self, peer: PeerId, item: Item, holders: set[PeerId]) -> None:
-        """Ask `peer` again and again what it holds, until `item` is in it."""
+        """Ask `peer` for its inventory until `item` is in it, then add `peer` to `holders`."""
         while True:
             try:
                 ask = AskInventory(summary=_summary(self._inventory()))
-                answer = await self._rpc.call(peer, ask, Inventory, timeout=PATIENCE)
+                answer = await self._rpc.call(peer, ask, Inventory, timeout=ANSWER_TIMEOUT)
             except (Unavailable, Refusal, RemoteProtocolError) as error:
                 log.debug("peer=%s does not say what it holds: %s", short_peer(peer), error)
             else:
@@ -171,7 +173,7 @@ class Gossip:
         if ready:
             self._start(self._compare, peer)
 
-    async def _compare_now_and_then(self) -> None:
+    async def _compare_regularly(self) -> None:
         while True:
             await trio.sleep(self._chance.uniform(*PAUSE))
             peers = sorted(self._rpc.ready())
@@ -182,7 +184,7 @@ class Gossip:
         try:
             item = decode(data, Announcement, limit=MAX_ANNOUNCEMENT).item
         except RemoteProtocolError as error:
-            await self._reputation.blame(author, f"announces what is none: {error}")
+            await self._reputation.blame(author, f"a malformed announcement: {error}")
             return
         if not self._lacks(item, self._held()):
             return
@@ -194,11 +196,11 @@ class Gossip:
     def _start(self, pull: Pull, *arguments: object) -> None:
         if self._nursery is not None and self._waiting < WAITING:
             self._waiting += 1
-            self._nursery.start_soon(self._in_place, pull, *arguments)
+            self._nursery.start_soon(self._run_pull, pull, *arguments)
 
-    async def _in_place(self, pull: Pull, *arguments: object) -> None:
+    async def _run_pull(self, pull: Pull, *arguments: object) -> None:
         try:
-            async with self._places:
+            async with self._slots:
                 await pull(*arguments)
         except (Unavailable, Refusal) as error:
             log.debug("pull: %s", error)
@@ -211,18 +213,18 @@ class Gossip:
 
     async def _compare_soon(self) -> None:
         """Compare with any neighbour, once the author's own neighbours have had time to pull."""
-        await trio.sleep(HEARSAY * self._chance.uniform(0.5, 1.5))
+        await trio.sleep(NEIGHBOUR_DELAY * self._chance.uniform(0.5, 1.5))
         if peers := sorted(self._rpc.ready()):
             await self._compare(self._chance.choice(peers))
 
     async def _compare(self, peer: PeerId) -> None:
-        """Ask `peer` for its inventory and pull what we lack."""
+        """Ask `peer` for its inventory and pull the values that we lack."""
         if peer in self._comparing:
             return
         self._comparing.add(peer)
         try:
             ask = AskInventory(summary=_summary(self._inventory()))
-            answer = await self._rpc.call(peer, ask, Inventory, timeout=PATIENCE)
+            answer = await self._rpc.call(peer, ask, Inventory, timeout=ANSWER_TIMEOUT)
             await self._check_inventory(peer, answer)
             held = self._held()
             lacking = [
@@ -247,15 +249,15 @@ class Gossip:
             await self._pull(peer, [item])
 
     async def _pull(self, peer: PeerId, items: Iterable[Item]) -> None:
-        """Read what `items` name from `peer`, one after the other, and offer it."""
+        """Read the values of `items` from `peer`, one after the other, and offer them."""
         taken = [item for item in items if await self._pull_one(peer, item)]
         held = self._held()
         for item in taken:
-            if self._lacks(item, held):  # it came, and the values made nothing of it
+            if self._lacks(item, held):  # the value arrived, and the store did not keep it
                 self._decline(peer, item)
 
     async def _pull_one(self, peer: PeerId, item: Item) -> bool:
-        """Return whether the values took what it was offered."""
+        """Return whether the store took the value without an error."""
         key = (item.kind, item.digest)
         if key in self._pulling or (peer, *key) in self._declined:
             return False
@@ -277,13 +279,13 @@ class Gossip:
         return True
 
     def _decline(self, peer: PeerId, item: Item) -> None:
-        """Do not ask `peer` for it again; another peer may have the true value of that name."""
+        """Do not ask `peer` for `item` again; another peer may have the true value of that name."""
         self._declined[(peer, item.kind, item.digest)] = None
         if len(self._declined) > DECLINED:
             self._declined.popitem(last=False)
 
     async def _pull_value(self, peer: PeerId, item: Item) -> None:
-        value = await self._rpc.call(peer, ReadValue(item=item), Value, timeout=PATIENCE)
+        value = await self._rpc.call(peer, ReadValue(item=item), Value, timeout=ANSWER_TIMEOUT)
         if value.data is None:
             raise Unavailable(f"{short_peer(peer)} no longer holds that {item.kind}")
         self._values.offer(item.kind, value.data)
@@ -292,19 +294,19 @@ class Gossip:
         first = self._held().get((LEDGER, item.run), 0)
         while first < item.seq:
             ask = ReadLedger(run=item.run, first=first)
-            part = await self._rpc.call(peer, ask, LedgerPart, timeout=PATIENCE)
+            part = await self._rpc.call(peer, ask, LedgerPart, timeout=ANSWER_TIMEOUT)
             if not part.records:
                 raise Unavailable(f"{short_peer(peer)} no longer holds that ledger")
             self._values.offer_ledger(item.run, part.records)
             first += len(part.records)
 
-    # ---------------------------------------------------------------- what we hold
+    # ---------------------------------------------------------------- our own values
 
     def _inventory(self) -> tuple[Item, ...]:
         return _bounded(self._values.inventory())
 
     def _held(self) -> dict[tuple[str, Digest], int]:
-        """Return (kind, digest) of each value, and (ledger, run) with the length of each ledger."""
+        """Return the length of each ledger by (ledger, run), and the rest by (kind, digest)."""
         return {
             (item.kind, item.run if item.kind == LEDGER else item.digest): item.seq
             for item in self._values.inventory()
@@ -344,5 +346,5 @@ def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:
 
 
 def _summary(items: Iterable[Item]) -> Digest:
-    """Return one digest over the whole inventory, whatever its order."""
+    """Return one digest over the whole inventory, independent of its order."""
     return tagged("dipaco/1/inventory", *sorted(map(encode, items)))

@@ -1,8 +1,8 @@
 """The transport over libp2p: TCP, Noise and yamux, and nothing else.
 
-With `shims` the only importer of libp2p: its types, errors and pitfalls end here. What the recipe
-leaves out is left out on purpose: plaintext (anyone is anybody), QUIC and mplex (slow), the
-auto-connector (dials everybody), the resource manager (loses count), kad-DHT and bitswap.
+Together with `shims` this is the only importer of libp2p: its types, errors and pitfalls end here.
+Left out on purpose: plaintext (it proves no identity), QUIC and mplex (slow), the auto-connector
+(it dials every peer it hears of), the resource manager (it loses count), kad-DHT and bitswap.
 """
 
 import logging
@@ -41,11 +41,11 @@ from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 
-MOST = 256  # connections; enough for a rendezvous node, far below what a process may hold
+MOST = 256  # connections; enough for a rendezvous node, far below a process's limit of open files
 STREAMS = 64  # inbound streams that one peer may hold open
-DIAL_TIMEOUT = 8.0  # s for one address: a silent one would cost the library's 120
-RESET_TIMEOUT = 2.0  # s for a reset to leave
-HANG_UP_TIMEOUT = 5.0  # s for goodbyes at the end
+DIAL_TIMEOUT = 8.0  # s for one address that does not answer; libp2p's own limit is 120
+RESET_TIMEOUT = 2.0  # s to send a reset
+HANG_UP_TIMEOUT = 5.0  # s to close the connections to a peer
 
 
 class HostStream:
@@ -139,7 +139,7 @@ class HostTransport:
     async def _dial_address(self, identity: ID, place: Address) -> None:
         if place.relay is not None:
             relay = short_peer(place.relay)
-            raise Unavailable(f"this version dials nobody through a relay (here {relay})")
+            raise Unavailable(f"this version dials no peer through a relay (here {relay})")
         last = Unavailable(f"no such host in {place}")
         for target in await resolve(place):
             what = target.host_and_port
@@ -202,7 +202,7 @@ class HostTransport:
         self.refresh(identity)
 
     async def hang_up_all(self) -> None:
-        """Say goodbye to all; the first step of every shutdown."""
+        """Close all connections; the first step of every shutdown."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for peer in self.peers():
@@ -231,7 +231,7 @@ class HostTransport:
             except trio.WouldBlock:
                 log.debug("a message of peer=%s is dropped: the reader lags", short_peer(author))
 
-    # ---------------------------------------------------------------- who is connected
+    # ---------------------------------------------------------------- connections
 
     def _alive(self, identity: ID | None) -> list[Any]:
         if identity is None:
@@ -239,7 +239,7 @@ class HostTransport:
         return [each for each in self._net.get_connections(identity) if not each.is_closed]
 
     def refresh(self, identity: ID) -> None:
-        """Compare what we know of a peer with the connections there are, and tell the watchers."""
+        """Bring our entry of a peer up to date with libp2p's connections, and tell the watchers."""
         peer, alive = PeerId(str(identity)), bool(self._alive(identity))
         if alive == (peer in self._connected):
             return
@@ -259,7 +259,7 @@ class HostTransport:
 
 
 class _Notifee(INotifee):
-    """What libp2p tells of connections; it stops no exception, so nothing here may raise."""
+    """Receives libp2p's events; libp2p catches no exception of theirs, so none may raise."""
 
     def __init__(self, transport: HostTransport) -> None:
         self._transport = transport
@@ -279,7 +279,7 @@ class _Notifee(INotifee):
     async def listen_close(self, _network: Any, _address: Any) -> None: ...
 
 
-# -------------------------------------------------------------------- making a host
+# -------------------------------------------------------------------- construction
 
 
 @asynccontextmanager
@@ -293,9 +293,9 @@ async def open_host(
     """Run a host until the block ends.
 
     listen    IP addresses and ports; none: the node only dials out.
-    announce  addresses that replace what is found: a forwarded port must be given by hand.
-    most      connections that are kept.
-    Raises ConfigError, which names the address, when one cannot be listened on.
+    announce  addresses that replace the ones found: a forwarded port must be given by hand.
+    most      the largest number of connections.
+    Raises ConfigError, which names the address that cannot be listened on.
     """
     install_shims()
     contain_logging()
@@ -317,11 +317,11 @@ async def open_host(
             finally:
                 await transport.hang_up_all()
                 nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # a nursery of each service wraps what the block raises
+    except BaseExceptionGroup as group:  # the services' nurseries wrap an error of the block
         raise _innermost(group) from None
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
-            await host.close()  # else the port stays open, and served by nobody, until exit
+            await host.close()  # else the port stays open, without a server, until the process ends
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -337,11 +337,11 @@ def _make_host(
     host = new_host(
         key_pair=pair,
         listen_addrs=[Multiaddr(str(address)) for address in listen],  # decides the transports
-        # Never leave sec_opt out: the default also accepts plaintext, where anyone is anybody.
+        # Never leave sec_opt out: the default also accepts plaintext, which proves no identity.
         sec_opt={NOISE: Noise(pair, noise_privkey=new_x25519().private_key)},
         muxer_opt={TProtocol(YAMUX): Yamux},  # never mplex: slow, and resets on overflow
         announce_addrs=[Multiaddr(str(each.without_peer)) for each in announce] or None,
-        connection_config=ConnectionConfig(  # no auto-connector: it dials all it ever heard of
+        connection_config=ConnectionConfig(  # no auto-connector: it dials every peer it hears of
             min_connections=0,
             low_watermark=0,
             high_watermark=most,
@@ -357,7 +357,7 @@ def _make_host(
 
 
 def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
-    """Wrap what serves inbound streams: an exception that leaves it ends the whole host."""
+    """Wrap the handler of inbound streams: an exception that leaves it ends the whole host."""
     held: Counter[ID] = Counter()
 
     async def guarded(stream: INetStream) -> None:
@@ -381,7 +381,7 @@ def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
 
 @asynccontextmanager
 async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
-    """Run pubsub; before the first connection, else connections hang."""
+    """Run pubsub; start it before the first connection, else connections hang."""
     router = GossipSub(
         protocols=[PROTOCOL_ID_V11],
         degree=6,
@@ -411,7 +411,7 @@ async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
 
 
 def _addresses(host: IHost, announce: tuple[Address, ...]) -> tuple[Address, ...]:
-    """Return what to tell others: what is announced, else what is listened on, no wildcards."""
+    """Return the addresses to tell other peers: `announce`, else all listened on, no wildcards."""
     places = announce or [
         Address.parse(str(expanded))
         for address in host.get_transport_addrs()

@@ -1,8 +1,8 @@
-"""A node's key on disk: made at the first start, the same PeerID ever after.
+"""A node's key on disk: made at the first start, so that the PeerID stays the same.
 
 The file holds libp2p's private key format (libp2p specs, peer-ids): a protobuf of the key type
-and 64 bytes, the Ed25519 seed and the public key. The public half is what gives a damaged file
-away: a seed alone is valid whatever its bits.
+and 64 bytes, the Ed25519 seed and the public key. The public half shows that a file is damaged: a
+seed alone is valid with any bits.
 """
 
 import os
@@ -20,8 +20,8 @@ _SEED_BYTES = 32
 def load_or_create_identity(path: Path) -> Ed25519PrivateKey:
     """Return the key in `path`, a new one if there is no file; raises ConfigError.
 
-    The file is for its owner alone (0600). One that others can read is refused: whoever has the
-    key is the node.
+    Only its owner may read the file (0600). A file that others can read is refused: with the key
+    they can act as this node.
     """
     if not path.exists():
         with replacing(path, mode=PRIVATE) as file:
@@ -29,7 +29,7 @@ def load_or_create_identity(path: Path) -> Ed25519PrivateKey:
     with translated(path, "read"):
         mode = path.stat().st_mode & 0o777
         if os.name == "posix" and mode & 0o077:
-            raise ConfigError(f"{path} has mode {mode:04o}: make it 0600, it is the node's key")
+            raise ConfigError(f"{path} has mode {mode:04o}: make it 0600, it holds a private key")
         data = path.read_bytes()
     key = Ed25519PrivateKey.from_private_bytes(data[4:36].ljust(_SEED_BYTES, b"\0"))
     if data != key_file(key):

@@ -13,7 +13,7 @@ from dipaco.protocol.errors import ConfigError
 
 
 def read_key(path: Path) -> Ed25519PrivateKey:
-    """Read a key file; raises ConfigError if there is none, or it is damaged or readable by all."""
+    """Read a key file; raises ConfigError if it is missing, damaged or readable by others."""
     if not path.exists():
         raise ConfigError(f"cannot read {path}: no such key file; `dipaco-node key new` makes one")
     return load_or_create_identity(path)

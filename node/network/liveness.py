@@ -1,7 +1,7 @@
-"""Who is still there: a ping on the control stream, since TCP notices a dead peer after minutes.
+"""Pings on the control stream: they notice a dead peer in about 45 s, TCP only after minutes.
 
 Owns misses and round-trip times. A peer that is busy for a few seconds is not dead: only the third
-miss in a row (about 45 s) ends the connection.
+miss in a row ends the connection.
 """
 
 import logging
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAUSE = (10.0, 15.0)  # s between two pings; jittered, lest all peers ping at once
-PATIENCE = 10.0  # s for the answer
-MISSES = 3
+PAUSE = (10.0, 15.0)  # s between two pings; jittered, so that peers do not ping at the same time
+ANSWER_TIMEOUT = 10.0  # s
+MISSES = 3  # in a row
 
 
 class Liveness:
     """Pings every peer that can be called.
 
-    heard   called with each peer that gave a sign of life, by asking or by answering.
+    heard   called with each peer that gave a sign of life: a ping or an answer.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Liveness:
         self._watched: set[PeerId] = set()
         self._nursery: trio.Nursery | None = None
         self.round_trips: dict[PeerId, float] = {}
-        """Seconds of each live peer's latest answer."""
+        """Seconds from the latest ping of each peer to its answer."""
         rpc.handle(Ping, self._pong)
         rpc.watch(self._on_peer)
 
@@ -90,7 +90,7 @@ class Liveness:
     async def _ping(self, peer: PeerId) -> bool:
         asked = trio.current_time()
         try:
-            await self._rpc.call(peer, Ping(), Pong, timeout=PATIENCE)
+            await self._rpc.call(peer, Ping(), Pong, timeout=ANSWER_TIMEOUT)
         except DipacoError:
             return False
         self.round_trips[peer] = trio.current_time() - asked

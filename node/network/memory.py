@@ -1,4 +1,4 @@
-"""A transport in memory: the fake that ships with the seam, for tests on virtual time.
+"""A transport in memory, for tests on virtual time: the second implementation of `transport`.
 
 Owns streams with a bounded window, connections, topics, and faults on demand: cut a link, freeze
 a peer (its bytes stop, nothing closes), kill it (everything closes). No sockets, no threads.
@@ -18,9 +18,9 @@ from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 
-WINDOW = 256 * 1024  # bytes sent and not yet received, as yamux begins with
-DIAL_TIMEOUT = 8.0  # s until a silent address is given up, as in `host`
-OPEN_TIMEOUT = 10.0  # s until a silent peer gets no stream, as in libp2p
+WINDOW = 256 * 1024  # bytes sent and not yet received; yamux begins with the same
+DIAL_TIMEOUT = 8.0  # s for an address that does not answer, as in `host`
+OPEN_TIMEOUT = 10.0  # s for a peer that does not answer to open a stream, as in libp2p
 
 
 class _Pipe:
@@ -28,7 +28,7 @@ class _Pipe:
 
     def __init__(self) -> None:
         self.buffer = bytearray()
-        self.closed = False  # by the sender: what is buffered can still be received
+        self.closed = False  # by the sender: buffered bytes can still be received
         self.broken = False
         self._changed = trio.Event()
 
@@ -59,13 +59,13 @@ class MemoryStream:
         while rest:
             if pipe.broken or pipe.closed:
                 raise Unavailable(f"the stream to {short_peer(self._peer)} is gone")
-            room = WINDOW - len(pipe.buffer)
-            if room <= 0 or self._node.network.stalled(self._node.me, self._peer):
+            free = WINDOW - len(pipe.buffer)
+            if free <= 0 or self._node.network.stalled(self._node.me, self._peer):
                 await pipe.wait()
                 continue
-            pipe.buffer += rest[:room]
-            self._node.traffic.count(self._peer, sent=min(room, len(rest)))
-            rest = rest[room:]
+            pipe.buffer += rest[:free]
+            self._node.traffic.count(self._peer, sent=min(free, len(rest)))
+            rest = rest[free:]
             pipe.wake()
 
     async def receive(self, most: int) -> bytes:
@@ -96,7 +96,7 @@ class MemoryStream:
         self.outward.wake()
 
     def lose(self) -> None:
-        """The connection is gone: sends fail, receives come to what looks like a clean end."""
+        """End the stream with its connection: sends fail, receives see a clean end."""
         self.outward.broken = True
         self.inward.closed = True
         self.inward.wake()
@@ -174,7 +174,7 @@ class MemoryTransport:
         try:
             await handler(stream)
             await stream.close()
-        except DipacoError as error:  # anything else is a bug, and fails the test
+        except DipacoError as error:  # any other error is a bug, and fails the test
             log.info("stream of peer=%s: %s", short_peer(stream.peer), error)
             await stream.reset()
 
@@ -200,7 +200,7 @@ class MemoryTransport:
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         for node in self.network.reached(self._me, topic):
-            with contextlib.suppress(trio.WouldBlock):  # a reader that lags loses messages
+            with contextlib.suppress(trio.WouldBlock):  # a slow reader loses messages
                 node.topics[topic].send_nowait((self._me, data))
 
     async def subscribe(self, topic: str) -> "trio.MemoryReceiveChannel[tuple[PeerId, bytes]]":
@@ -211,7 +211,7 @@ class MemoryTransport:
 
 
 class MemoryNetwork:
-    """Who exists, who is connected to whom, and what is broken."""
+    """All nodes, the links between them, and the faults."""
 
     def __init__(self) -> None:
         self.nodes: dict[PeerId, MemoryTransport] = {}
@@ -237,7 +237,7 @@ class MemoryNetwork:
                 nursery.cancel_scope.cancel()
 
     def at(self, place: Address) -> MemoryTransport | None:
-        """Return who listens at an address that names no peer."""
+        """Return the node that listens at an address (without its peer), if there is one."""
         return next((node for node in self.nodes.values() if node.place == place), None)
 
     def stalled(self, one: PeerId, other: PeerId) -> bool:
@@ -249,7 +249,7 @@ class MemoryNetwork:
         return self.stalled(one, other) or frozenset((one, other)) in self.cuts
 
     def neighbours(self, peer: PeerId) -> Iterator[PeerId]:
-        """Yield those connected to `peer`."""
+        """Yield the peers connected to `peer`."""
         for link in self.links:
             if peer in link:
                 yield from link - {peer}
@@ -277,7 +277,7 @@ class MemoryNetwork:
             self.disconnect(one, other)
 
     def disconnect(self, one: PeerId, other: PeerId) -> None:
-        """Close what is between the two; both notice, even when one is frozen."""
+        """Close the link between the two; both notice, even when one is frozen."""
         streams = self.links.pop(frozenset((one, other)), None)
         if streams is None:
             return

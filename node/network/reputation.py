@@ -1,7 +1,7 @@
-"""What each peer has done to us, and who is therefore not spoken to for a while.
+"""Each peer's breaches of the protocol, and the temporary bans that follow from them.
 
-Owns strikes and bans. A strike is one breach of the protocol (garbage, an oversized frame, a bogus
-signature, a lying outline); each also costs the connection. Silence and slowness are no breaches.
+Owns strikes and bans. A strike is one breach of the protocol (garbage, an oversized frame, a false
+signature, a false outline); each also ends the connection. Silence and slowness are no breaches.
 """
 
 import logging
@@ -15,10 +15,10 @@ from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 
-STRIKES = 3  # breaches that end in a ban: one may be a version's bug, three are a habit
-MEMORY = 3600.0  # s in which they add up
-BAN = 600.0  # s; identities are free, so a longer ban keeps nobody out
-MAX_PEERS = 4096  # remembered, the latest offenders; identities are free
+STRIKES = 3  # breaches that lead to a ban: one may be a bug of the peer's version
+MEMORY = 3600.0  # s for which a breach counts
+BAN = 600.0  # s; new identities are free, so a longer ban would not keep a peer out
+MAX_PEERS = 4096  # peers remembered, the latest to breach; bounded since identities are free
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Reputation:
         transport.gate(self.banned)
 
     async def blame(self, peer: PeerId, reason: str) -> None:
-        """Give `peer` a strike for `reason` and hang up on it."""
+        """Give `peer` a strike for `reason` and end its connections."""
         now = self._now()
         before = self._offences.pop(peer, _Offence((), ""))
         recent = tuple(time for time in before.times if now - time < MEMORY)
@@ -49,14 +49,14 @@ class Reputation:
         await self._transport.hang_up(peer)
 
     def banned(self, peer: PeerId) -> bool:
-        """Return whether nothing is sent to `peer` or taken from it."""
+        """Return whether `peer` is banned: nothing is sent to it or taken from it."""
         offence = self._offences.get(peer)
         if offence is None or len(offence.times) < STRIKES:
             return False
         return self._now() - offence.times[-1] < BAN
 
     def strikes(self, peer: PeerId) -> int:
-        """Return how many breaches of `peer` still count."""
+        """Return the number of breaches of `peer` that still count."""
         offence = self._offences.get(peer)
         now = self._now()
         return sum(now - time < MEMORY for time in offence.times) if offence else 0

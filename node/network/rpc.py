@@ -1,11 +1,11 @@
 """Calls between peers on kept streams: one stream per pair, requests by id, deadlines at callers.
 
-The peer with the smaller PeerID opens the stream as soon as they are connected; whoever dialled
-does not matter, so a node without an inbound port is called like any other. Each stream has one
+The peer with the smaller PeerID opens the stream as soon as the two are connected, even if the
+other one dialled, so a node without an inbound port is called like any other. Each stream has one
 reader and one writer task. A caller waits on an event under its own deadline, never on the stream
 (a cancelled read or write would ruin it); answers that come too late are dropped by their id.
 
-Knows nothing of what is asked: services register handlers by request type.
+The requests' meaning is not known here: services register handlers by request type.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 
 CONTROL = f"/dipaco/control/{PROTOCOL_VERSION}"
 CONTROL_LIMIT = 1 << 20  # bytes of a frame; the largest, a listing of 50 records, has 150 KB
-IN_FLIGHT = 16  # requests that we leave unanswered at one peer; more wait their turn
-SERVED = 32  # requests of one peer that we work on; an honest one keeps to IN_FLIGHT
+IN_FLIGHT = 16  # our unanswered requests to one peer; more wait
+SERVED = 32  # requests of one peer that we handle at once; an honest one keeps to IN_FLIGHT
 OUTBOX = 64  # frames that wait for the stream; a peer that fills it with refusals does not read
-REOPEN = 0.2  # s between two attempts at a stream
-OPEN_PATIENCE = 15.0  # s for the stream to stand after the connection; libp2p's own limit is 10
+REOPEN = 0.2  # s between two attempts to open a stream
+OPEN_TIMEOUT = 15.0  # s from the connection to its stream; libp2p's own limit is 10
 
 Q = TypeVar("Q", bound=Wire)
 R = TypeVar("R", bound=Wire)
@@ -106,7 +106,7 @@ class Rpc:
         self._lines: dict[PeerId, _Line] = {}
         self._arrivals: dict[PeerId, trio.Event] = {}
         self._serving: Counter[PeerId] = Counter()
-        self._attended: set[PeerId] = set()
+        self._served: set[PeerId] = set()
         self._callbacks: list[PeerCallback] = []
         self._nursery: trio.Nursery | None = None
         self._started = trio.Event()
@@ -125,7 +125,7 @@ class Rpc:
         return frozenset(self._lines)
 
     def watch(self, callback: PeerCallback) -> None:
-        """Have `callback` told when a peer becomes callable (True) and when it no longer is."""
+        """Call `callback` when a peer becomes callable (True) and when it no longer is (False)."""
         self._callbacks.append(callback)
 
     @overload
@@ -141,7 +141,7 @@ class Rpc:
 
         Raises Refusal and Unavailable as the peer's handler did, Unavailable when the peer is not
         connected, leaves, or does not answer in time, RemoteProtocolError when the answer is
-        malformed (the peer is then hung up). A call to oneself needs no network.
+        malformed (the peer then gets a strike). A call to oneself needs no network.
         """
         name = type(request).__name__
         body: bytes | None = None
@@ -210,34 +210,34 @@ class Rpc:
     def _pack(self, value: Wire) -> bytes:
         data = encode(value)
         if len(data) > self._limit:
-            raise LocalProtocolError(f"a {type(value).__name__} of {len(data)} bytes: too long")
+            raise LocalProtocolError(f"a {type(value).__name__} of {len(data)} bytes is too long")
         return frame(data)
 
     # ---------------------------------------------------------------- one task per connected peer
 
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
-        if connected and peer not in self._attended and self._nursery is not None:
-            self._attended.add(peer)
-            self._nursery.start_soon(self._attend, peer)
+        if connected and peer not in self._served and self._nursery is not None:
+            self._served.add(peer)
+            self._nursery.start_soon(self._keep_stream, peer)
         if not connected:
-            self._announce_arrival(peer)  # whoever waits for the stream looks again, and gives up
+            self._announce_arrival(peer)  # callers that wait for the stream wake and give up
 
-    async def _attend(self, peer: PeerId) -> None:
-        """See to it that a connected peer has a stream, or hang up."""
+    async def _keep_stream(self, peer: PeerId) -> None:
+        """Keep a stream to a peer while it is connected; hang up if none can be opened."""
         while peer in self._transport.peers():
             if (line := self._lines.get(peer)) is not None:
                 await line.ended.wait()
                 await trio.sleep(REOPEN)
                 continue
-            with trio.move_on_after(OPEN_PATIENCE) as patience:
+            with trio.move_on_after(OPEN_TIMEOUT) as opening:
                 if self._transport.me < peer:
                     await self._open(peer)
                 else:
                     await self._arrivals.setdefault(peer, trio.Event()).wait()
-            if patience.cancelled_caught:
+            if opening.cancelled_caught:
                 log.info("peer=%s opened no %s stream", short_peer(peer), self._protocol)
                 await self._transport.hang_up(peer)
-        self._attended.discard(peer)
+        self._served.discard(peer)
 
     async def _open(self, peer: PeerId) -> None:
         while peer in self._transport.peers():
@@ -257,12 +257,12 @@ class Rpc:
     async def _accept(self, stream: Stream) -> None:
         await self._started.wait()
         if self._transport.me < stream.peer:
-            await self._reputation.blame(stream.peer, "opened a stream that is ours to open")
+            await self._reputation.blame(stream.peer, "opened a stream that only we may open")
             return
         await self._converse(stream)
 
     async def _converse(self, stream: Stream) -> None:
-        """Serve one stream until it ends; a newer one of the same peer takes its place."""
+        """Serve one stream until it ends; a newer stream of the same peer replaces it."""
         peer = stream.peer
         line, previous = _Line(stream), self._lines.get(peer)
         self._lines[peer] = line
@@ -335,7 +335,7 @@ class Rpc:
         try:
             line.outbox.send_nowait(self._pack(failure))
         except trio.WouldBlock:
-            raise RemoteProtocolError("asks without reading the answers") from None
+            raise RemoteProtocolError("sends requests without reading the answers") from None
 
     async def _answer(
         self,
@@ -361,5 +361,5 @@ class Rpc:
             self._serving[peer] -= 1
             if not self._serving[peer]:
                 del self._serving[peer]
-        with contextlib.suppress(Unavailable):  # gone meanwhile: nobody waits for it
+        with contextlib.suppress(Unavailable):  # the peer left meanwhile: no caller waits
             await line.send(self._pack(answer))

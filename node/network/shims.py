@@ -1,8 +1,8 @@
-"""What libp2p 0.8.1 does wrong, put right: once per process, before the first host.
+"""Corrections of libp2p 0.8.1, applied once per process before the first host.
 
 Owns every change to libp2p's own functions. A test holds the hash of each function that is
-replaced or relied on, so that a version bump that touches one is noticed, and shows for each that
-the change still does what it is for. Nothing here knows of our protocols.
+replaced or relied on, so that a new version that changes one is noticed. Other tests show that each
+correction still has its effect. Our own protocols do not appear here.
 """
 
 import logging
@@ -29,19 +29,19 @@ log = logging.getLogger(__name__)
 FRAME = 65519  # bytes of a yamux frame: 12 of header and 65507 fill one Noise message, not two
 PENDING = 1024  # messages of a topic that wait; libp2p keeps 32 and drops the rest silently
 READ = 256 * 1024  # bytes of one system call
-WINDOW_STALL = 60.0  # s a reader may pause before a transfer to it is given up
-SOCKET_STALL = 20.0  # s in which the kernel takes not one frame: the peer is gone
-LONGEST_POLL = 0.02  # s between two looks at a closed window: a long stall must not cost CPU
+WINDOW_STALL = 60.0  # s that a reader may pause before a transfer to it fails
+SOCKET_STALL = 20.0  # s in which the kernel accepts no frame: the peer is gone
+LONGEST_POLL = 0.02  # s between two checks of a closed window: a long stall must not cost CPU
 
 _installed = False
 
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn whatever libp2p raises into Unavailable: the one broad except of the product.
+    """Turn every error of libp2p into Unavailable: the one broad except of the product.
 
-    Its dozen error classes, those of its dependencies and plain bugs of its own all mean the same
-    to us: this connection or stream is of no more use. An escaping one would end the whole host.
+    Its dozen error classes, those of its dependencies and its own bugs all have the same meaning
+    here: this connection or stream is unusable. An error that escaped would end the whole host.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def cause_of(error: BaseException) -> str:
-    """Return in words what lies at the bottom of a chain of errors."""
+    """Return the first cause of a chain of errors, in words."""
     while True:
         if isinstance(error, OSError) and error.errno is not None:
             return os.strerror(error.errno).lower()
@@ -79,8 +79,8 @@ def install_shims() -> None:
 
 
 async def _write(self: yamux.YamuxStream, data: bytes) -> None:
-    """Send with a patient window: the original dies when the reader pauses 5 s, polls at 10 ms."""
-    view, room = memoryview(data), FRAME - yamux.HEADER_SIZE
+    """Wait `WINDOW_STALL` for the window; the original fails after 5 s, and polls every 10 ms."""
+    view, most = memoryview(data), FRAME - yamux.HEADER_SIZE
     while view:
         stop, pause = trio.current_time() + WINDOW_STALL, 0.001
         while self.send_window <= 0 and not (self.closed or self.send_closed):
@@ -90,7 +90,7 @@ async def _write(self: yamux.YamuxStream, data: bytes) -> None:
             pause = min(pause * 1.5, LONGEST_POLL)
         if self.closed or self.send_closed:
             raise MuxedStreamError("stream is closed")
-        count = min(self.send_window, room, len(view))
+        count = min(self.send_window, most, len(view))
         self.send_window -= count  # no await since the test: no lock needed
         head = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, self.stream_id, count)
         await self.conn._write_frame(head + view[:count])
@@ -98,12 +98,12 @@ async def _write(self: yamux.YamuxStream, data: bytes) -> None:
 
 
 async def _write_frame(self: yamux.Yamux, data: bytes) -> None:
-    """Send a frame whole or not at all: a cancelled write broke the connection, unnoticed."""
-    async with self._write_lock:  # waiting for our turn may be cancelled
+    """Send a frame whole or not at all: a cancelled write broke the connection unnoticed."""
+    async with self._write_lock:  # the wait for the lock may be cancelled
         deadline = trio.current_time() + SOCKET_STALL
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            await self.secured_conn.write(data)  # once encrypted it must leave whole
-        if scope.cancelled_caught:  # half a message is out: unusable
+            await self.secured_conn.write(data)  # once encrypted it must be sent whole
+        if scope.cancelled_caught:  # a part of the message was sent: the connection is unusable
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self.secured_conn.close()
             raise ConnectionClosedError(f"peer took no bytes for {SOCKET_STALL:g} s")
@@ -114,7 +114,7 @@ _receive = TrioTCPStream.read
 
 
 async def _read(self: Any, n: int | None = None) -> bytes:
-    """Read ahead: the original makes a system call per length, header and body."""
+    """Read ahead; the original makes one system call each for length, header and body."""
     if n == 0:
         return b""
     buffer = getattr(self, "_dipaco_buffer", b"") or memoryview(await _receive(self, READ))
@@ -146,9 +146,9 @@ async def _handle_inbound(self: Any, raw: Any, maddr: Any, _failure: trio.Event)
 
 
 def contain_logging(*, verbose: bool = False) -> None:
-    """Silence libp2p, which logs everyday failures as errors and some through the root logger.
+    """Silence libp2p: it logs everyday failures as errors, some through the root logger.
 
-    Configure our own root handler first: at its first connection libp2p makes root install one.
+    Configure our own root handler first: else libp2p's first connection installs one.
     """
     if not logging.root.handlers:
         logging.root.addHandler(logging.NullHandler())

@@ -1,8 +1,8 @@
-"""The seam under the network: peers, streams and topics, without a word of libp2p.
+"""The interface of a transport: peers, streams and topics, independent of libp2p.
 
 Two implementations pass one contract suite: `host` (libp2p) and `memory` (virtual time). Both
 translate every error once: `Unavailable` when a peer or connection is away, `RemoteProtocolError`
-when a peer breaks the protocol. Everything above is written against this module alone.
+when a peer breaks the protocol. All code above the transport uses this module alone.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,19 +13,21 @@ import trio
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId
 
-TOPIC_PENDING = 1024  # messages of one topic that wait for our reader; more are dropped, and pulled
+TOPIC_PENDING = (
+    1024  # messages of a topic that wait for our reader; the rest is dropped, and pulled
+)
 
 
 class Stream(Protocol):
     """Bytes both ways between two peers; one sender and one receiver at a time.
 
-    A send or receive that is cancelled leaves the stream unusable: reset it. Put deadlines round
+    A cancelled send or receive leaves the stream unusable: reset it. Put deadlines on waits for
     events instead.
     """
 
     @property
     def peer(self) -> PeerId:
-        """Who is at the other end, proven by the handshake."""
+        """The peer at the other end, proven by the handshake."""
 
     async def send(self, data: bytes) -> None:
         """Send all of `data`; waits while the peer does not read; raises Unavailable."""
@@ -38,7 +40,7 @@ class Stream(Protocol):
         """
 
     async def close(self) -> None:
-        """Say that nothing more is sent, and stop receiving."""
+        """Tell the peer that nothing more is sent, and stop receiving."""
 
     async def reset(self) -> None:
         """Drop the stream at once in both directions; never raises."""
@@ -48,14 +50,15 @@ Handler = Callable[[Stream], Awaitable[None]]
 """Serves one inbound stream. It is closed when the handler returns, reset when it raises."""
 
 PeerCallback = Callable[[PeerId, bool], None]
-"""Called with True when the first connection to a peer stands, False when the last is gone.
+"""Called with True when the first connection to a peer is made, False when the last one is gone.
 
-Synchronous, so that no event is lost or reordered: change a table, set an event, start a task.
+It is synchronous, so that no event is lost or reordered: change a table, set an event or start a
+task in it.
 """
 
 
 class Transport(Protocol):
-    """A node's place in the network."""
+    """A node's connections to its peers."""
 
     @property
     def me(self) -> PeerId:
@@ -63,7 +66,7 @@ class Transport(Protocol):
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where this node is reached; each names this node as its peer."""
+        """The addresses at which this node is reached; each names this node as its peer."""
 
     @property
     def traffic(self) -> "Traffic":
@@ -72,42 +75,42 @@ class Transport(Protocol):
     async def dial(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         """Connect to `peer` at the first address that answers; nothing if already connected.
 
-        Whom the addresses themselves name as their peer has no effect.
-        Raises Unavailable with the cause, in words that fit "no seed answers (...)".
+        A peer that the addresses themselves name has no effect. Raises Unavailable with the cause,
+        in words that fit "no seed answers (...)".
         """
 
     async def open(self, peer: PeerId, protocol: str) -> Stream:
-        """Open a stream over a reputation connection; never dials. Raises Unavailable."""
+        """Open a stream over an existing connection; never dials. Raises Unavailable."""
 
     def serve(self, protocol: str, handler: Handler) -> None:
-        """Let `handler` serve the streams that peers open for `protocol`."""
+        """Serve the streams that peers open for `protocol` with `handler`."""
 
     def peers(self) -> frozenset[PeerId]:
-        """Return those connected now."""
+        """Return the peers that are connected now."""
 
     def remote_ip(self, peer: PeerId) -> str | None:
         """Return the IP address at the other end of a connection to `peer`, if there is one."""
 
     def watch(self, callback: PeerCallback) -> None:
-        """Have `callback` told of every coming and going from now on."""
+        """Call `callback` at every connect and disconnect from now on."""
 
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
-        """Neither dial peers for whom `banned` is true nor keep them when they come."""
+        """Neither dial a peer for which `banned` is true, nor keep a connection that it makes."""
 
     async def hang_up(self, peer: PeerId) -> None:
-        """Close every connection to `peer` at once, frozen or not; never raises."""
+        """Close every connection to `peer` at once, even if it is frozen; never raises."""
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Hand `data` (at most a few KB) to all subscribers, best effort."""
+        """Send `data` (at most a few KB) to all subscribers, best effort."""
 
     async def subscribe(self, topic: str) -> "trio.MemoryReceiveChannel[tuple[PeerId, bytes]]":
-        """Return what others publish on `topic`, each with its author; call once per topic."""
+        """Return the messages of other peers on `topic`, with their authors; call once a topic."""
 
 
 class Traffic:
     """Payload bytes of streams, in all and per peer; headers and gossip are not counted."""
 
-    MAX_PEERS = 4096  # the longest silent is forgotten; its bytes stay in the totals
+    MAX_PEERS = 4096  # the one silent for longest is forgotten; its bytes stay in the totals
 
     def __init__(self) -> None:
         self.sent = 0

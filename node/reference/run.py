@@ -1,9 +1,9 @@
-"""The single-process run of a manifest: what a swarm must equal, bit for bit.
+"""The single-process run of a manifest, which a swarm must equal bit for bit.
 
-A plain reading of docs/method.md section 2 with a loop of its own, and no user of `Schedule` or of
-the ledger's fold: they check each other. How a lease is made, and how its work is done, it shares
-with them (`dipaco.node.kinds`). It does the jobs of a run one after the other, on a blob store and
-a shard cache of the same format; only order and place differ.
+It follows docs/method.md section 2 in a loop of its own, and uses neither `Schedule` nor the fold
+of the ledger, so that they check each other. It shares with them the construction of leases and the
+work of each kind (`dipaco.node.kinds`). It does the jobs of a run one after the other, on a blob
+store and a shard cache of the same format; only order and place differ.
 """
 
 import math
@@ -48,35 +48,35 @@ from dipaco.protocol.work.ledger import Contribution
 
 OnProgress = Callable[[str, Progress], None]
 
-NO_TOKEN = bytes(TOKEN_BYTES)  # nobody else is there to be fenced off
+NO_TOKEN = bytes(TOKEN_BYTES)  # one process needs no fencing
 
 
 class Performs(Protocol):
-    """Whoever does jobs in this process: a `Performer`, or one that shares its shards."""
+    """Does jobs in this process: a `Performer`, or one that shares its shards."""
 
     def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        """Do `job`; raises what goes wrong with it."""
+        """Do `job`; raises DipacoError."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceResult:
-    """What a run came to."""
+    """The outcome of a run."""
 
     run: Digest
     specs: tuple[RouterSpec, ...]
     """The router spec of every epoch."""
     states: dict[ModuleId, tuple[Digest, ...]]
-    """Per module the digest of every version, 0 first; one alone where no live path passes."""
+    """By module, the digest of every version from 0; version 0 alone if no live path uses it."""
     momenta: dict[ModuleId, Digest]
-    """Per module the outer momentum of its last version."""
+    """By module, the outer momentum of its last version."""
     evaluations: dict[tuple[int, int], Evaluation]
     """By (version, path): the held-out loss of every live path, version 0 included."""
 
     def perplexity(self, version: int) -> float | None:
         """Return the routed validation perplexity at `version`, token-weighted over the paths.
 
-        None when there is not one held-out token.
+        None if there is no held-out token.
         """
         found = [e for (v, _), e in self.evaluations.items() if v == version]
         tokens = sum(e.tokens for e in found)
@@ -88,9 +88,9 @@ def run_reference(
 ) -> ReferenceResult:
     """Run `manifest` from its source to the last round, in this process.
 
-    settings      as a worker's: with one thread and the same micro-batch, the bits of a swarm.
-    on_progress   gets what is being done (`round 3, path 1`) and how far it is.
-    Raises what a worker's jobs would fail with: Refusal, Unavailable, or another DipacoError.
+    settings      as of a worker; one thread and the same micro-batch give the bits of a swarm.
+    on_progress   gets the name of the current job (`round 3, path 1`) and its progress.
+    Raises Refusal, Unavailable, or another DipacoError, as the jobs of a worker do.
     """
     performer = Performer(settings)
     first = derive_spec(Derive(manifest=manifest), performer, on_progress)
@@ -107,7 +107,7 @@ def run_reference(
 
 
 def derive_spec(job: Derive, performer: Performs, on_progress: OnProgress) -> RouterSpec:
-    """Return the router that `job` derives; raises Refusal or Unavailable where there is none."""
+    """Return the router that `job` derives; raises Refusal or Unavailable if there is none."""
     answer = performer.perform(job, lambda progress: on_progress("router", progress))
     assert isinstance(answer, DerivedAnswer)
     found = answer.derivation
@@ -120,24 +120,24 @@ def derive_spec(job: Derive, performer: Performs, on_progress: OnProgress) -> Ro
 class ReferenceRun:
     """The state of a run between two rounds.
 
-    It begins with `seed`, or from states that were put into `states` as version 0 of every module.
+    It begins with `seed`, or with given `states` as version 0 of every module.
     """
 
     manifest: Manifest
     specs: list[RouterSpec]
-    """Of every epoch so far."""
+    """The router spec of every epoch so far."""
     performer: Performs
     on_progress: OnProgress
     states: dict[ModuleId, list[Digest]] = field(default_factory=dict)
     momenta: dict[ModuleId, Digest] = field(default_factory=dict)
     residuals: dict[ModuleId, Digest] = field(default_factory=dict)
-    """Per module what its last packed update left out."""
+    """By module, the part of the exact update that its last packed update left out."""
     moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
-    """Per path what its last round left of AdamW's; nothing where they begin anew."""
+    """By path, AdamW's moments after its last round; none if they begin at zero."""
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
 
     def live_paths(self, round_: int) -> list[int]:
-        """Paths that have training data in a round."""
+        """Return the paths that have training data in a round."""
         return [path for path, tokens in enumerate(self._spec(round_).tokens) if tokens]
 
     def seed(self) -> None:
@@ -164,7 +164,7 @@ class ReferenceRun:
         self.moments = {path: trained.moments for path, trained in done.items()}
 
     def evaluate(self, version: int) -> None:
-        """Look at the held-out loss of every live path at `version` (line 19)."""
+        """Compute the held-out loss of every live path at `version` (line 19)."""
         for path in self.live_paths(version):
             work, what = Work(EVALUATE, path, version), f"evaluation {version}, path {path}"
             found = self._perform_lease(work, what)
@@ -176,7 +176,7 @@ class ReferenceRun:
         return EVALUATE.lease(self, Work(EVALUATE, path, version), NO_TOKEN)
 
     def reshard(self, reshard: Reshard) -> None:
-        """Score the router documents, and go on by a router that is fitted to the scores (5)."""
+        """Score the router documents and derive the next epoch's router from the scores (5)."""
         sheets = [
             Scored(
                 path=path,
@@ -202,7 +202,7 @@ class ReferenceRun:
         return self.specs[self.manifest.epoch_of(round_)]
 
     def result(self) -> ReferenceResult:
-        """Return all that came out."""
+        """Return the outcome so far."""
         return ReferenceResult(
             run=self.run,
             specs=tuple(self.specs),
@@ -244,7 +244,7 @@ class ReferenceRun:
         return run_id(self.manifest)
 
     def spec_at(self, round_: int) -> Digest:
-        """Return the router spec of a round."""
+        """Return the digest of a round's router spec."""
         return spec_digest(self._spec(round_))
 
     def states_at(self, path: int, version: int) -> tuple[ModuleDigest, ...]:
@@ -253,7 +253,7 @@ class ReferenceRun:
         return tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in names)
 
     def moments_before(self, path: int, round_: int) -> tuple[ModuleDigest, ...]:
-        """Return the moments that the path's last round left; none where it begins anew."""
+        """Return the moments after the path's last round; none if they begin at zero."""
         return self.moments.get(path, ())
 
     def _perform_lease(self, work: Work, what: str) -> Result:

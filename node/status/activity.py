@@ -1,4 +1,4 @@
-"""What this node is doing and why: the one place that status, log and messages read from."""
+"""The node's current activity and its reason; status, log and messages all read it here."""
 
 import logging
 import time
@@ -28,16 +28,16 @@ _STEPS: Final = frozenset({"fetching", "training"})
 
 
 def left(progress: Progress) -> str:
-    """Return `, 12 s left`, or nothing where it cannot be told."""
+    """Return `, 12 s left`, or an empty string if the time is not known."""
     rest, per_second = progress.total - progress.done, progress.per_second
     return f", {rest / per_second:.0f} s left" if rest > 0 and per_second > 0 else ""
 
 
 class Activity:
-    """State and reason, the task in hand, the verdict, and sums since the start."""
+    """State and reason, the current task, the verdict, and sums since the start."""
 
     def __init__(self, *, worked: Callable[[], None] = lambda: None) -> None:
-        """worked   called at the end of every piece of work that is timed."""
+        """Set the hook `worked`, which is called at the end of every timed piece of work."""
         self._worked = worked
         self.state: State = "starting"
         """The state that the reason belongs to."""
@@ -45,7 +45,7 @@ class Activity:
         self.task: TaskStatus | None = None
         self.verdict: Verdict = "unverified"
         self.stage = ""
-        """The stage at which a refuted spec parts from ours."""
+        """The first stage at which a refuted spec differs from ours."""
         self.accepted = 0
         self.refused = 0
         self.tokens = 0
@@ -53,9 +53,9 @@ class Activity:
         self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
 
     def say(self, code: str, **values: object) -> None:
-        """Enter the state of `code`; its words are logged once per change of code.
+        """Enter the state of `code`; its text is logged once per change of code.
 
-        At INFO only what a person would ask about: steps of a task have the task's own line.
+        Steps of a task are logged at DEBUG, since the task has its own line at INFO.
         """
         self._enter(state_of(code), reason(code, time.time(), **values))
 

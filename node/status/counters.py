@@ -1,7 +1,8 @@
-"""Figures of the status document that are measured: bytes on the disk, memory of the processes.
+"""Measured figures of the status document: bytes on the disk, memory of the processes.
 
-`StorageMeter` walks a folder in a thread, now and then, so that a status is answered from memory.
-The memory of a process is read when it is asked for: two small files of the kernel, 0.08 ms.
+`StorageMeter` walks a folder in a thread from time to time, so that a status is answered without
+reading the disk. The memory of a process is read at each status: two small files of the kernel,
+0.08 ms.
 """
 
 import os
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 LEAST_SECONDS = 10.0  # between two walks: 30,000 files, the most of a cache, take half a second
-MOST_SECONDS = 60.0  # between two walks, when no work of this node asks for one sooner
+MOST_SECONDS = 60.0  # between two walks, if no work of this node asks for one sooner
 
 InThread = Callable[[Callable[[], int]], Awaitable[int]]
 
@@ -38,7 +39,7 @@ class Measured:
 
 
 class StorageMeter:
-    """Keeps the size of a folder; one task, so never two walks at once."""
+    """Keeps the size of a folder up to date; one task, so never two walks at once."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class StorageMeter:
         in_thread: InThread = trio.to_thread.run_sync,
         walk: Callable[[Path], int] | None = None,
     ) -> None:
-        """walk   returns the bytes below a folder [`folder_bytes`]."""
+        """Measure `folder` with `walk`, which returns the bytes below a folder [`folder_bytes`]."""
         self._walk = partial(walk or folder_bytes, folder)
         self._in_thread = in_thread
         self._wanted = trio.Event()
@@ -71,7 +72,7 @@ class StorageMeter:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files below `folder`; what vanishes meanwhile counts for nothing."""
+    """Return the bytes of all files below `folder`; a file removed meanwhile does not count."""
     total, folders = 0, [os.fspath(folder)]
     while folders:
         with suppress(OSError), os.scandir(folders.pop()) as entries:
@@ -97,13 +98,12 @@ def memory(worker: int | None) -> Memory:
 def _resident(pid: int | None) -> tuple[int, int]:
     """Return the resident set of a process (None: this one) now and at its largest, bytes.
 
-    Zeros for a process that has ended, and for a largest that the system does not tell.
+    Both are 0 for a process that has ended; the largest is 0 on systems that do not record it.
     """
-    # Not getrusage: its maximum is inherited from whoever started this process.
+    # getrusage cannot be used: its maximum is inherited from the parent process.
     try:
-        with Path(f"/proc/{pid or 'self'}/status").open("rb") as file:
-            text = file.read()
-    except OSError:  # it has ended, or this is no Linux
+        text = Path(f"/proc/{pid or 'self'}/status").read_bytes()
+    except OSError:  # the process has ended, or this is not Linux
         return _resident_by_psutil(pid), 0
     return _kilobytes(b"VmRSS", text), _kilobytes(b"VmHWM", text)
 
@@ -116,5 +116,5 @@ def _kilobytes(name: bytes, text: bytes) -> int:
 def _resident_by_psutil(pid: int | None) -> int:
     try:
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # it has ended meanwhile
+    except psutil.Error:  # the process has ended meanwhile
         return 0

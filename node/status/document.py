@@ -1,8 +1,8 @@
-"""What a node says of itself: one document, and one table of states and reasons.
+"""The status document of a node, and the table of states and reasons.
 
-`Status` feeds every view (`status`, `status --json`, the progress of `testnet`); none computes
-anything itself. The daemon alone fills it. Words and codes are the same in log and status; the
-code is for programs. Knows nothing of the wire, of trio or of torch. Schema: docs/api.md.
+Every view (`status`, `status --json`, the progress of `testnet`) shows a `Status` and computes
+nothing itself. The daemon alone fills it. Texts and codes are the same in log and status; the code
+is for programs. This module is independent of the wire, trio and torch. Schema: docs/api.md.
 """
 
 from typing import Final, Literal
@@ -26,6 +26,8 @@ State = Literal[
 ]
 
 Verdict = Literal["unverified", "verified", "refuted", "unverifiable"]
+
+PathState = Literal["idle", "leased", "submitted", "done"]
 
 REASONS: dict[str, tuple[State, str]] = {
     "starting": ("starting", "reading the home folder"),
@@ -59,7 +61,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "directory": ("serving", "peer directory of {peers} peers, no run to schedule"),
     "stopping": ("stopping", "handing back the lease"),
 }
-"""Reason code: the state it belongs to, and its words. Limits (node/limits/) have their own."""
+"""Reason code: its state and its text. The codes of limits are in node/limits/."""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +80,12 @@ def state_of(code: str) -> State:
 
 
 def reason(code: str, since: float, **values: object) -> Reason:
-    """Return the reason `code`, its words filled with `values`; KeyError for a missing one."""
+    """Return the reason `code` with `values` filled into its text; KeyError for a missing one."""
     return Reason(code=code, text=REASONS[code][1].format(**values), since=since)
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The run this node is in."""
+    """The run that this node takes part in."""
 
     id: str
     """Run id, hex."""
@@ -97,48 +99,49 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The stage that differs, for `refuted`; else empty."""
     verified: int
     refuted: int
-    """Receipts of others for the spec, as far as this node heard; of members, where listed."""
+    """Receipts of other peers for the spec that reached this node; if the manifest lists members,
+    only theirs."""
     round: int
-    """The round in work, from 1; 0: seed."""
+    """The current round, from 1; 0: seed."""
     rounds: int
     finished: bool
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """A run somebody offers."""
+    """A run that a peer offers."""
 
     id: str
     name: str
     owner: str
     verified: int
     refuted: int
-    """Receipts of others for its router, as `RunStatus` has them."""
+    """Receipts of other peers for its router, as in `RunStatus`."""
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The work in hand."""
+    """The current work."""
 
     kind: str
     """A kind of work (`seed`, `train`, `evaluate`, `score`), or `derive`."""
     path: int
     round: int
     stage: str
-    """What the worker process says it does: `read`, `route`, `train`, ..."""
+    """The stage that the worker process reports: `read`, `route`, `train`, ..."""
     done: int
     total: int
-    """Of steps or documents; 0: not known."""
+    """In steps or documents; 0: not known."""
     tokens_per_second: float
     loss: float | None
     """Nats per token."""
 
 
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """This node on the network."""
+    """This node's network."""
 
     listen: tuple[str, ...]
-    """Addresses others dial, with /p2p/PEERID."""
+    """Addresses that other peers dial, with /p2p/PEERID."""
     peers: int
-    """Connected now."""
+    """The number of connected peers."""
     sent: int
     received: int
     """Bytes of blobs and messages since the start."""
@@ -156,9 +159,9 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The shard cache."""
 
     bytes: int
-    """When it was last measured; 0 before."""
+    """At the last measurement; 0 before the first."""
     measured: float | None
-    """Unix time of that, seconds; None: not yet."""
+    """Unix time of that measurement, seconds; None: not yet."""
     max: int
     shards: int
 
@@ -168,12 +171,12 @@ class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     path: int
     experts: tuple[int, ...]
-    """The expert it takes at each level."""
+    """The expert that the path takes at each level."""
     round: int
-    """The round in work; the last one when the run is over."""
+    """The current round; the last one when the run is over."""
     holder: str
-    """PeerID; empty: nobody."""
-    state: Literal["idle", "leased", "submitted", "done"]
+    """PeerID of the lease's holder; empty: not leased."""
+    state: PathState
     loss: float | None
     """The latest known training loss, nats per token."""
 
@@ -185,7 +188,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     tokens: int
     seconds: float
-    """Of inner steps."""
+    """Time of the inner steps."""
 
 
 class StageTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,9 +204,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     daemon: int
     peak: int
-    """The daemon's largest so far."""
+    """The daemon's largest since its start."""
     worker: int
-    """0: no worker process runs."""
+    """0: there is no worker process."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,7 +230,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[PeerStatus, ...]
     cache: CacheStatus
     swarm: tuple[PathStatus, ...]
-    """Every path as this node last heard of it; empty before a run is chosen."""
+    """Every path, as far as this node knows; empty before a run is chosen."""
     totals: Totals
     stages: tuple[StageTime, ...]
     memory: Memory

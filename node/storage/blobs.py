@@ -1,14 +1,14 @@
-"""Content-addressed files: whatever is large travels and is kept under its SHA-256.
+"""Content-addressed files: large values are sent and kept under their SHA-256.
 
     blobs/ab/abcdef...         a whole blob, named by its digest in hex
-    blobs/partial/abcdef...    the first bytes of one on its way from a peer
+    blobs/partial/abcdef...    the first bytes of a blob that a peer is sending
 
-Files alone, no state in memory that another process would miss: the daemon and its worker
-processes use one folder at once, each through a store of its own. A blob in place is whole and
-was synced; that it is still what its name says is checked when it is read. A file that is not is
-removed and counts as missing, so it is fetched again.
+All state is in files: the daemon and its worker processes use one folder at the same time, each
+through a store of its own. A blob in place is whole and synced. Its content is checked against its
+name when it is read; a file that does not match is removed and counts as missing, so that it is
+fetched again.
 
-All methods touch the disk: in the daemon, call those that read or write much in a thread.
+All methods use the disk: in the daemon, call those that read or write much in a thread.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class BlobStore:
     # Writing
 
     def write(self, data: Buffer) -> Digest:
-        """Keep `data`, on disk when this returns; returns its digest. Raises DiskFull."""
+        """Keep `data` and return its digest; it is synced to the disk then. Raises DiskFull."""
         digest = sha256(data)
         if not self._usable(digest):
             with replacing(self._place(digest)) as file:
@@ -76,13 +76,13 @@ class BlobStore:
         return self.write(flat.view(np.uint8).data)
 
     def partial(self, digest: Digest, size: int) -> "Partial":
-        """Open what has arrived so far of a blob of `size` bytes; go on at its `received`."""
+        """Open the received bytes of a blob of `size` bytes; go on at `received`."""
         return Partial(self, digest, size, self._root / _PARTIAL / digest.hex())
 
     # Reading
 
     def path(self, digest: Digest) -> Path:
-        """Return where the blob is, or would be; nothing is checked."""
+        """Return the path of the blob's file, which may not exist; nothing is checked."""
         name = digest.hex()
         return self._root / name[:2] / name
 
@@ -100,7 +100,7 @@ class BlobStore:
     def read(self, digest: Digest, limit: int) -> bytes:
         """Return the blob, its digest checked; raises BlobMissing.
 
-        A blob of more than `limit` bytes is not the one that was meant: RemoteProtocolError.
+        Raises RemoteProtocolError for a blob of more than `limit` bytes: it is not the one meant.
         """
         size = self.size(digest)
         if size > limit:
@@ -124,10 +124,10 @@ class BlobStore:
         return array
 
     def read_range(self, digest: Digest, offset: int, length: int) -> bytes:
-        """Return the at most `length` bytes from `offset` on, for a peer; raises BlobMissing.
+        """Return at most `length` bytes from `offset` on, for a peer; raises BlobMissing.
 
-        The whole blob is hashed before its first range is given away, and again only if the file
-        has changed: a peer must not be served what would cost us its trust.
+        The whole blob is hashed before its first range is returned, and again only if the file has
+        changed: the peer would give this node a strike for damaged bytes.
         """
         if not self._sound(digest):
             raise _missing(digest)
@@ -137,7 +137,7 @@ class BlobStore:
         self._touch(digest)
         return data
 
-    # Room
+    # Space
 
     def total_bytes(self) -> int:
         """Return the bytes of all files of the store."""
@@ -146,8 +146,8 @@ class BlobStore:
     def prune(self, keep: Collection[Digest], max_bytes: int) -> int:
         """Remove the least recently used blobs until `max_bytes` are left; returns bytes freed.
 
-        keep   digests that stay whatever the total, blobs on their way included: what running
-               work reads or has just written must be in here.
+        keep   digests that stay even above `max_bytes`, partial blobs included. It must name all
+               blobs that running work reads or has just written.
         """
         kept = {digest.hex() for digest in keep}
         files = sorted(self._files())
@@ -155,7 +155,7 @@ class BlobStore:
         for _, size, path in files:
             if total - freed <= max_bytes:
                 break
-            if len(path.name) == 2 * DIGEST_BYTES and path.name not in kept:  # no draft of a writer
+            if len(path.name) == 2 * DIGEST_BYTES and path.name not in kept:  # never a draft
                 path.unlink(missing_ok=True)
                 freed += size
         return freed
@@ -166,7 +166,7 @@ class BlobStore:
         self.path(digest).unlink(missing_ok=True)
 
     def remove_drafts(self) -> None:
-        """Remove what writers that crashed left behind; only while nobody else writes."""
+        """Remove the temporary files of crashed writers; only while no other process writes."""
         for pattern in ("*/*.temp", f"{_PARTIAL}/draft-*"):
             for path in self._root.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -174,7 +174,7 @@ class BlobStore:
     # Inside
 
     def _files(self) -> list[tuple[int, int, Path]]:
-        """Last use (ns), bytes and path of every file."""
+        """Return last use (ns), bytes and path of every file."""
         found = []
         for path in self._root.glob("*/*"):
             try:
@@ -200,7 +200,7 @@ class BlobStore:
             sync_folder(path.parent)
 
     def _usable(self, digest: Digest) -> bool:
-        """Whether writing can be saved: the blob is here and sound."""
+        """Return whether the blob is here and sound, so that it need not be written."""
         if not (self.has(digest) and self._sound(digest)):
             return False
         self._touch(digest)
@@ -226,7 +226,7 @@ class BlobStore:
                 yield file
 
     def _sound(self, digest: Digest) -> bool:
-        """Whether the file is what its name says; removes it if not."""
+        """Return whether the file has the content that its name says; remove it if not."""
         mark = self._mark(digest)
         if mark is None:
             return False
@@ -239,7 +239,7 @@ class BlobStore:
         return True
 
     def _mark(self, digest: Digest) -> _Mark | None:
-        """What changes whenever the file does; None if it is not here."""
+        """Return a value that changes whenever the file does; None if there is no file."""
         try:
             status = self.path(digest).stat()
         except FileNotFoundError:
@@ -247,26 +247,26 @@ class BlobStore:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def _touch(self, digest: Digest) -> None:
-        """Note that the blob was used: in its file's time, since access times are often off."""
+        """Note the use of the blob in its modification time: access times are often disabled."""
         checked = self._checked.get(digest) == self._mark(digest)
         try:
             os.utime(self.path(digest))
         except OSError:
-            return  # removed meanwhile, or a read-only disk: only the order of removal suffers
+            return  # removed meanwhile, or a read-only disk: only the order of removal is affected
         mark = self._mark(digest)
         if checked and mark is not None:
             self._checked[digest] = mark
 
 
 class Partial:
-    """A blob on its way: bytes arrive in order and outlive a restart. One writer at a time."""
+    """A blob being received in order. Its bytes outlive a restart. One writer at a time."""
 
     def __init__(self, store: BlobStore, digest: Digest, size: int, path: Path) -> None:
         self._store, self._digest, self._size, self._path = store, digest, size, path
 
     @property
     def received(self) -> int:
-        """Bytes that are here: the offset to ask for next."""
+        """The number of bytes received: the offset to ask for next."""
         try:
             return self._path.stat().st_size
         except FileNotFoundError:
@@ -282,10 +282,10 @@ class Partial:
             file.write(data)
 
     def finish(self) -> None:
-        """Make the blob, all bytes here, part of the store.
+        """Put the blob into the store, once all its bytes are here.
 
-        Bytes that are not the blob are thrown away and raise RemoteProtocolError; so do missing
-        ones, which are kept.
+        Raises RemoteProtocolError if bytes are missing (the others are kept), or if the digest is
+        another (all are deleted).
         """
         if self.received != self._size:
             raise RemoteProtocolError(
@@ -295,18 +295,20 @@ class Partial:
             self._path.touch()
         if hash_file(self._path) != self._digest:
             self.discard()
-            raise RemoteProtocolError(f"what arrived as blob {short(self._digest)} is not it")
+            raise RemoteProtocolError(
+                f"the bytes of blob {short(self._digest)} have another digest"
+            )
         with translated(self._path, "write"), self._path.open("rb") as file:
             os.fsync(file.fileno())
         self._store._adopt(self._path, self._digest)
 
     def discard(self) -> None:
-        """Throw away what has arrived."""
+        """Delete the received bytes."""
         self._path.unlink(missing_ok=True)
 
 
 def _read_into(file: BinaryIO, target: memoryview) -> bool:
-    """Fill `target`; returns whether the file had that much."""
+    """Fill `target` from the file; returns whether the file had enough bytes."""
     filled = 0
     while filled < len(target):
         count = file.readinto(target[filled : filled + READ_BYTES])  # type: ignore[attr-defined]

@@ -1,8 +1,9 @@
-"""The home directory of a node, and the one way in which its files are written.
+"""The home folder of a node, and the one way in which its files are written.
 
-A file is written whole or not at all: temporary file, fsync, rename, fsync of the directory. One
-daemon at a time owns a home; the lock dies with the process, so a crash leaves none behind. Errors
-of the operating system are translated here, once, into one line that names the path.
+A file is written whole or not at all: temporary file, fsync, rename, fsync of the folder. One
+daemon at a time holds a home; the operating system releases the lock when the process ends, even by
+a crash. Errors of the operating system are translated here, once, into one line that names the
+path.
 """
 
 import errno
@@ -20,7 +21,7 @@ from typing import BinaryIO
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.digest import Digest
 
-PRIVATE = 0o600  # keys, tokens, sockets: for their owner alone
+PRIVATE = 0o600  # keys, tokens, sockets: only their owner may read them
 PUBLIC = 0o644
 MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes: sun_path less its zero
 
@@ -30,12 +31,12 @@ class HomeTaken(ConfigError):
 
 
 class DiskFull(Unavailable):
-    """No room is left to write: the node waits, and a command has its own exit code."""
+    """The disk is full: the node waits, and a command ends with its own exit code."""
 
 
 @contextmanager
 def translated(path: Path, doing: str) -> Iterator[None]:
-    """Turn the OSErrors of `doing` something with `path` into ours: DiskFull or ConfigError."""
+    """Turn an OSError into DiskFull or ConfigError: "cannot {doing} {path}: reason"."""
     try:
         yield
     except OSError as error:
@@ -46,7 +47,7 @@ def translated(path: Path, doing: str) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
+    """Sync a folder, so that the names of its files survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -56,9 +57,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes `path` when the block ends well, and vanishes if not.
+    """Open a temporary file; it becomes `path` if the block succeeds, and is removed if not.
 
-    Any number of processes may do this to one path at once: the last one wins, whole.
+    Several processes may do this to one path at once: the file of the last one stays, whole.
     Raises DiskFull, and ConfigError if the folder cannot be written.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.temp")
@@ -73,15 +74,15 @@ def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
             temporary.replace(path)
             sync_folder(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)  # nothing is left of it when all went well
+            temporary.unlink(missing_ok=True)  # after a success it is already renamed
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `path` when the block ends well, and vanishes if not.
+    """Yield a temporary folder; it becomes `path` if the block succeeds, and is removed if not.
 
-    Raises ConfigError if `path` is there already: nothing is ever written over. What is written
-    in the block is the caller's to sync (`write_file`, `sync_file`).
+    Raises ConfigError if `path` exists already: nothing is overwritten. The caller syncs the files
+    that it writes in the block (`write_file`, `sync_file`).
     """
     if path.exists():
         raise ConfigError(f"{path} exists already: choose another folder, or remove it")
@@ -95,11 +96,11 @@ def new_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
             sync_folder(path.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # not there when all went well
+            shutil.rmtree(temporary, ignore_errors=True)  # after a success it is already renamed
 
 
 def sync_file(path: Path) -> None:
-    """Have a file that a library wrote survive a power cut."""
+    """Sync a file that a library wrote, so that it survives a power cut."""
     with translated(path, "write"), path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -121,21 +122,22 @@ def read_file(path: Path, *, limit: int) -> bytes:
 
 @dataclass(frozen=True)
 class Home:
-    """Where one node keeps what it owns; get one from `Home.at`."""
+    """The paths of one node's files; get one from `Home.at`."""
 
     root: Path
 
     @classmethod
     def at(cls, root: Path) -> "Home":
-        """Return the home at `root`, made if it is not there (mode 0700).
+        """Return the home at `root`; the folder is made if it does not exist (mode 0700).
 
-        Raises ConfigError if it cannot be read and written, or is too long for a socket in it.
+        Raises ConfigError if it cannot be read and written, or if its path is too long for a
+        socket in it.
         """
         home = cls(root.expanduser().absolute())
         length = len(os.fsencode(home.socket))
         if length > MAX_SOCKET_PATH:
             raise ConfigError(
-                f"home: {home.socket} has {length} bytes, a socket's path at most "
+                f"home: the path {home.socket} has {length} bytes, a socket's path at most "
                 f"{MAX_SOCKET_PATH}: choose a shorter --home"
             )
         with translated(home.root, "use the home"):
@@ -168,12 +170,12 @@ class Home:
 
     @property
     def socket(self) -> Path:
-        """The local API."""
+        """The socket of the local API."""
         return self.root / "api.sock"
 
     @property
     def lock_file(self) -> Path:
-        """Held by the one daemon of this home; holds its process id, for people."""
+        """The file that the daemon of this home locks; its text is the process id, for people."""
         return self.root / "lock"
 
     @contextmanager
@@ -185,7 +187,8 @@ class Home:
             self._take(descriptor)
             yield
         finally:
-            os.close(descriptor)  # which lets go of the lock; the file stays, or two could hold one
+            # This releases the lock. The file stays: with a new file two daemons could hold a lock.
+            os.close(descriptor)
 
     def _take(self, descriptor: int) -> None:
         try:

@@ -1,16 +1,16 @@
-"""The journal: what a node must still know after a crash, in one SQLite file.
+"""The journal: the values that a node must keep over a crash, in one SQLite file.
 
-Write-ahead log, synchronous=FULL: what `saving()` has saved survives a power cut. The rule is
-*save, then send*: a change is in the journal, whole, before any peer hears of it.
+Write-ahead log, synchronous=FULL: changes that `saving()` has saved survive a power cut. The rule
+is *save, then send*: a change is in the journal, whole, before it is sent to any peer.
 
     with journal.saving():
         journal.save_result(...)
         journal.drop_lease(token)
     # only now answer
 
-Values are kept as the bytes that were signed or sent; nothing here decodes them. What a peer can
-make grow (receipts) is bounded: the oldest go. One process uses a journal at a
-time; within it any thread may, one after the other.
+Values are kept as the bytes that were signed or sent, and are not decoded here. Receipts are the
+one table that peers can make grow: their number is bounded, and the oldest are removed. One process
+uses a journal at a time; within it any thread may, one after the other.
 """
 
 import sqlite3
@@ -27,13 +27,13 @@ from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
 
 MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
-BUSY_SECONDS = 5.0  # a reader of another process (a client verb) may hold the file for so long
+BUSY_SECONDS = 5.0  # the wait for another process (a client command) that reads the file
 
 SignedKind = Literal["manifest", "spec", "receipt"]
 
-FIRST_VERSION = 2  # of a journal that can be brought to this version; version 1 held other values
-# Newest on top: the last entry makes a new file of FIRST_VERSION, each above it leads one version
-# further. Never edit one that was released: put a new one on top.
+FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held other values
+# Newest on top: the last entry makes a new file of FIRST_VERSION, each one above it leads to the
+# next version. Never edit one that was released: put a new one on top.
 MIGRATIONS = (
     """
     CREATE TABLE signed (
@@ -86,7 +86,7 @@ class SavedRecord:
 
 @dataclass(frozen=True, slots=True)
 class SavedLease:
-    """A lease that stood when it was saved."""
+    """A lease that was held when it was saved."""
 
     run: Digest
     token: bytes
@@ -97,7 +97,7 @@ class SavedLease:
 
 @dataclass(frozen=True, slots=True)
 class SavedResult:
-    """What was accepted for one path and round."""
+    """The result that was accepted for one path and round."""
 
     run: Digest
     round: int
@@ -117,7 +117,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """Open the journal at `path`, made or brought to this version; raises ConfigError."""
+        """Open the journal at `path`, created or migrated if needed; raises ConfigError."""
         with _translated(path), ExitStack() as unfinished:
             connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -129,7 +129,7 @@ class Journal:
         return journal
 
     def close(self) -> None:
-        """Close the file; the journal is not used again."""
+        """Close the file; do not use the journal afterwards."""
         with self._lock, _translated(self._path):
             self._db.close()
 
@@ -137,8 +137,8 @@ class Journal:
     def saving(self) -> Iterator[None]:
         """Save all changes of the block at its end, or none if it raises.
 
-        May be nested: the outermost block saves. Never await inside one, and let its errors
-        leave it: only then is all of it taken back. Raises DiskFull.
+        Blocks may be nested: the outermost one saves. Never await inside a block, and let errors
+        leave it: only then are all its changes undone. Raises DiskFull.
         """
         with self._lock:
             if self._depth:
@@ -190,7 +190,7 @@ class Journal:
     # Ledger
 
     def append_ledger(self, run: Digest, seq: int, digest: Digest, data: bytes) -> None:
-        """Add the next record; a gap or a second record of one number is a bug of ours."""
+        """Add the next record; raises LocalProtocolError if `seq` is not the next number."""
         with self.saving():
             if seq != self.ledger_length(run):
                 raise LocalProtocolError(f"record {seq} does not continue ledger {short(run)}")
@@ -205,14 +205,14 @@ class Journal:
         return [SavedRecord(*row) for row in rows]
 
     def ledger_length(self, run: Digest) -> int:
-        """Return the number of records, which is the next one's `seq`."""
+        """Return the number of records, which is the `seq` of the next one."""
         row = self._row("SELECT seq FROM ledger WHERE run = ? ORDER BY seq DESC", (run,))
         return row[0] + 1 if row else 0
 
     # Verdicts
 
     def save_verdict(self, run: Digest, spec: Digest, data: bytes) -> None:
-        """Keep the verdict on a spec, instead of an earlier one."""
+        """Keep the verdict on a spec; it replaces an earlier one."""
         self._change("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (run, spec, data))
 
     def verdict(self, run: Digest, spec: Digest) -> bytes | None:
@@ -230,7 +230,7 @@ class Journal:
         )
 
     def drop_lease(self, token: bytes) -> None:
-        """Forget a lease that ended."""
+        """Remove a lease that ended."""
         self._change("DELETE FROM leases WHERE token = ?", (token,))
 
     def leases(self, run: Digest) -> list[SavedLease]:
@@ -242,7 +242,7 @@ class Journal:
         return [SavedLease(*row) for row in rows]
 
     def save_result(self, result: SavedResult) -> bool:
-        """Keep an accepted result; returns False, changing nothing, if the work has one."""
+        """Keep an accepted result; returns False, and changes nothing, if there is one already."""
         new = self._change(
             "INSERT OR IGNORE INTO results (run, round, path, peer, data) VALUES (?, ?, ?, ?, ?)",
             (result.run, result.round, result.path, result.peer, result.data),
@@ -258,13 +258,13 @@ class Journal:
         return [SavedResult(*row) for row in rows]
 
     def drop_result(self, run: Digest, round_: int, path: int) -> None:
-        """Forget one accepted result: its work is to be done again."""
+        """Remove one accepted result: its work must be done again."""
         self._change(
             "DELETE FROM results WHERE run = ? AND round = ? AND path = ?", (run, round_, path)
         )
 
     def drop_results(self, run: Digest, *, before_round: int) -> None:
-        """Forget the results of rounds that are over."""
+        """Remove the results of the rounds before `before_round`."""
         self._change("DELETE FROM results WHERE run = ? AND round < ?", (run, before_round))
 
     # Inside
@@ -272,7 +272,7 @@ class Journal:
     def _prepare(self) -> None:
         for pragma in ("journal_mode = WAL", "synchronous = FULL"):
             self._db.execute(f"PRAGMA {pragma}")
-        with self.saving():  # two openers at once: the second waits, then finds nothing to do
+        with self.saving():  # of two processes that open at once, the second one migrates nothing
             ((version,),) = self._rows("PRAGMA user_version", ())
             self._check_version(version)
             done = version - FIRST_VERSION + 1 if version else 0
@@ -282,7 +282,7 @@ class Journal:
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _check_version(self, version: int) -> None:
-        """Raise ConfigError for a file of another version than can be used here; 0: a new file."""
+        """Raise ConfigError for a version that this node cannot use; 0 is a new file."""
         if version > VERSION:
             raise ConfigError(
                 f"{self._path} was made by a newer version of dipaco-node (journal version "
@@ -296,7 +296,7 @@ class Journal:
             )
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> int:
-        """Execute one statement, saved at once unless in `saving()`; returns rows changed."""
+        """Execute one statement, saved at once unless in `saving()`; returns the changed rows."""
         with self.saving(), _translated(self._path):
             return self._db.execute(statement, values).rowcount
 
@@ -305,7 +305,7 @@ class Journal:
             return self._db.execute(query, values).fetchall()
 
     def _row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The first row."""
+        """Return the first row, if any."""
         with self._lock, _translated(self._path):
             row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
             return row
@@ -313,7 +313,7 @@ class Journal:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours; one that means a bug in this module goes through."""
+    """Turn SQLite's errors into ours; one that means a bug in this module passes unchanged."""
     try:
         yield
     except sqlite3.DatabaseError as error:

@@ -21,21 +21,21 @@ class _Saved(Wire, frozen=True, kw_only=True):
 
 
 class Roster:
-    """One file of peers' records; it can be lost without harm, so a bad one counts as empty."""
+    """One file of peers' records. Its loss does no harm, so a damaged file counts as empty."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self) -> tuple[Signed, ...]:
-        """Return what was saved last; nothing when there is none."""
+        """Return the records that were saved last, if any."""
         try:
             return decode(read_file(self._path, limit=MAX_BYTES), _Saved, limit=MAX_BYTES).records
         except (ConfigError, RemoteProtocolError):
             return ()
 
     def save(self, records: tuple[Signed, ...]) -> None:
-        """Replace what was saved; on a full disk it stays as it was."""
+        """Replace the saved records; on a full disk the old ones stay."""
         try:
             write_file(self._path, encode(_Saved(records=records)))
         except DiskFull as full:
-            log.warning("known peers not saved: %s", full)
+            log.warning("the known peers are not saved: %s", full)

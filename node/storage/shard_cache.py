@@ -1,17 +1,17 @@
-"""The shard cache: groups of files that can be made again, bounded in bytes.
+"""The shard cache: groups of files that can be computed again, bounded in bytes.
 
-A group is what one pass over one window leaves behind: all shards of that window under one router
-spec. It is written into a draft folder and renamed whole, so a crash leaves no half group. Each
-file's length and SHA-256 stand in the group's index, so a damaged, cut or foreign file is noticed
-when it is opened, and the group made again. Nothing is synced for the same reason.
+A group holds all shards of one window under one router spec: the output of one pass over that
+window. It is written into a draft folder and renamed whole, so a crash leaves no half group. Each
+file's length and SHA-256 are in the group's index, so a damaged, cut or foreign file is noticed
+when it is opened, and the group is computed again. For the same reason nothing is synced.
 
-    cache/shards/{spec in hex}-{window}/   index, lock, and files named by their maker
-    cache/shards/.build-*, .gone-*         drafts, and groups on their way out
-    cache/shards/.turn-*                   who makes a group; the others wait for him
+    cache/shards/{spec in hex}-{window}/   index, lock, and files named by the group's builder
+    cache/shards/.build-*, .gone-*         drafts, and groups that are being removed
+    cache/shards/.turn-*                   lock of the process that builds a group; others wait
 
-Whoever uses a group holds a shared lock on it. Eviction takes the least recently used groups that
-nobody holds. Several processes, and threads, may share one cache: every lock is a flock on an open
-file of its own, which keeps threads apart as well, and dies with its process.
+Every user of a group holds a shared lock on it. Eviction removes the least recently used groups
+without a lock. Several processes and threads may share one cache: every lock is a flock on an open
+file of its own. So it also separates threads, and ends with its process.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ from dipaco.protocol.wire.digest import DIGEST_BYTES, Digest, DigestField, sha25
 
 MAX_FILES = 1 << 13  # of one group: some per path of the largest grid
 MAX_INDEX_BYTES = 2 << 20
-FLUSH_BYTES = 8 << 20  # held in memory while a group is written, over all its files
+FLUSH_BYTES = 8 << 20  # buffered while a group is written, over all its files
 _LOCK, _INDEX = "lock", "index"
 
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
@@ -51,7 +51,7 @@ class GroupFile(Wire, frozen=True, kw_only=True):
 
 
 class GroupFacts(Wire, frozen=True, kw_only=True):
-    """What a group's maker says of it as a whole."""
+    """A group's properties as a whole, stated by its builder."""
 
     context: Annotated[int, Meta(ge=1, le=1 << 20)]
     """Tokens of one training sequence."""
@@ -71,11 +71,11 @@ class GroupIndex(Wire, frozen=True, kw_only=True):
 
 
 class DamagedGroup(Exception):
-    """A file of the group is not what the index says; the group has been removed."""
+    """A file of the group differs from the index; the group has been removed."""
 
 
 class ShardGroup:
-    """One whole group, held until `close`; get one from `ShardCache.open`."""
+    """One whole group, locked until `close`; get one from `ShardCache.open`."""
 
     def __init__(self, cache: "ShardCache", folder: Path, index: GroupIndex, lock: int) -> None:
         self._cache, self._folder, self._lock = cache, folder, lock
@@ -86,7 +86,7 @@ class ShardGroup:
         """Return a file's content as a read-only mapped array, (n,); empty without such a file.
 
         The file is hashed first; raises DamagedGroup if it is not the one that was written.
-        The mapping stays good when the group is closed, and even when it is evicted.
+        The array stays valid after the group is closed, and even after it is evicted.
         """
         entry = self._files.get(name)
         if entry is None or entry.size == 0:
@@ -101,7 +101,7 @@ class ShardGroup:
         return np.frombuffer(mapped, dtype=dtype)
 
     def close(self) -> None:
-        """Let go of the group: it may be evicted from now on."""
+        """Release the lock: the group may be evicted from now on."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -109,7 +109,7 @@ class ShardGroup:
     def _damaged(self, name: str) -> NoReturn:
         self.close()
         self._cache.drop(self._folder)
-        raise DamagedGroup(f"{self._folder / name} is damaged; it will be made again")
+        raise DamagedGroup(f"{self._folder / name} is damaged; it will be computed again")
 
 
 class GroupWriter:
@@ -117,36 +117,36 @@ class GroupWriter:
 
     def __init__(self, cache: "ShardCache", folder: Path) -> None:
         self._cache, self._folder = cache, folder
-        self._waiting: dict[str, bytearray] = {}
-        self.waiting_bytes = 0
+        self._buffered: dict[str, bytearray] = {}
+        self.buffered_bytes = 0
         self._hashes: dict[str, hashlib._Hash] = {}
         self._sizes: dict[str, int] = {}
         self.facts: GroupFacts | None = None
 
     def append(self, name: str, data: bytes) -> None:
-        """Add bytes to the file called `name`; raises DiskFull, and ConfigError past the bound."""
-        self._waiting.setdefault(name, bytearray()).extend(data)
-        self.waiting_bytes += len(data)
-        if self.waiting_bytes >= FLUSH_BYTES:
+        """Add bytes to the file called `name`; raises DiskFull, and ConfigError past cache_max."""
+        self._buffered.setdefault(name, bytearray()).extend(data)
+        self.buffered_bytes += len(data)
+        if self.buffered_bytes >= FLUSH_BYTES:
             self.flush()
 
     def finish(self, facts: GroupFacts) -> None:
-        """State the facts; without this call the group is thrown away."""
+        """State the facts; without this call the group is discarded."""
         self.facts = facts
 
     def flush(self) -> None:
-        """Write out what waits in memory."""
-        self._cache.make_room(self.waiting_bytes, own=self._folder)
-        for name, data in self._waiting.items():
+        """Write the buffered bytes."""
+        self._cache.evict_for(self.buffered_bytes, own=self._folder)
+        for name, data in self._buffered.items():
             with translated(self._folder, "write"), (self._folder / name).open("ab") as file:
                 file.write(data)
             self._hashes.setdefault(name, hashlib.sha256()).update(data)
             self._sizes[name] = self._sizes.get(name, 0) + len(data)
-        self._waiting.clear()
-        self.waiting_bytes = 0
+        self._buffered.clear()
+        self.buffered_bytes = 0
 
     def entries(self) -> tuple[GroupFile, ...]:
-        """Return what the index says of the files."""
+        """Return the index's entries of the files."""
         return tuple(
             GroupFile(name=name, size=self._sizes[name], sha256=Digest(running.digest()))
             for name, running in sorted(self._hashes.items())
@@ -157,14 +157,14 @@ class ShardCache:
     """All groups of one node."""
 
     def __init__(self, root: Path, cache_max: int) -> None:
-        """cache_max: that all groups may take together."""
+        """cache_max: the most bytes of all groups together."""
         self._root, self._cache_max = root, cache_max
         with translated(root, "use the cache"):
             root.mkdir(parents=True, exist_ok=True)
             self._clear_away()
 
     def open(self, spec: Digest, window: int) -> ShardGroup | None:
-        """Return a group, held and marked as used, or None if it is not here."""
+        """Return a group, locked and marked as used, or None if it is not here."""
         folder = self._folder(spec, window)
         lock = _lock(folder, fcntl.LOCK_SH)
         if lock is None:
@@ -182,9 +182,10 @@ class ShardCache:
 
     @contextmanager
     def turn(self, spec: Digest, window: int, waits: Callable[[], None]) -> Iterator[None]:
-        """Be the only one who makes this group: nobody else is in such a block meanwhile.
+        """Hold the exclusive right to build this group during the block.
 
-        waits   called once if somebody else is at it; look again for the group afterwards.
+        waits   called once if another process holds it. After a wait, `open` the group first: it
+                may be there now.
         """
         path = self._root / f".turn-{spec.hex()}-{window}"
         with translated(path, "lock"):
@@ -192,14 +193,14 @@ class ShardCache:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is ours: who waits for it sees that it is gone
+            path.unlink(missing_ok=True)  # while locked: a process that waits sees the removal
             os.close(turn)
 
     @contextmanager
     def build(self, spec: Digest, window: int) -> Iterator[GroupWriter]:
-        """Make a group, in place once the block has called `finish` and ended well.
+        """Build a group; it is put in place if the block calls `finish` and succeeds.
 
-        If another process was faster its group stays: it holds the same bytes.
+        If another process was faster, its group stays: it holds the same bytes.
         """
         draft, lock = self._draft()
         try:
@@ -212,10 +213,10 @@ class ShardCache:
             shutil.rmtree(draft, ignore_errors=True)
             os.close(lock)
 
-    def make_room(self, extra: int, *, own: Path) -> None:
-        """Evict until `extra` more bytes fit beside the draft `own`.
+    def evict_for(self, extra: int, *, own: Path) -> None:
+        """Evict groups until `extra` more bytes fit beside the draft `own`.
 
-        Raises ConfigError if they cannot: the bound is the volunteer's, and it is kept.
+        Raises ConfigError if they cannot fit: the operator's limit is never exceeded.
         """
         total = extra + _bytes_of(own)
         others = [folder for folder in self._root.iterdir() if folder != own and folder.is_dir()]
@@ -228,12 +229,12 @@ class ShardCache:
                 total -= sizes[folder]
         if total > self._cache_max:
             raise ConfigError(
-                f"storage.cache_max: the shards of one window need more than its "
+                f"storage.cache_max: the shards of one window need more than "
                 f"{self._cache_max} bytes; raise it to train this run"
             )
 
     def drop(self, folder: Path) -> None:
-        """Remove a damaged group, even while somebody has it mapped."""
+        """Remove a damaged group, even while a process has it mapped."""
         gone = self._gone()
         try:
             folder.rename(gone)
@@ -242,7 +243,7 @@ class ShardCache:
         _delete(gone)
 
     def clear(self) -> None:
-        """Remove every group that nobody holds."""
+        """Remove every group that is not locked."""
         for folder in self._root.iterdir():
             self._remove(folder)
 
@@ -251,7 +252,7 @@ class ShardCache:
         return sum(_bytes_of(folder) for folder in self._root.iterdir())
 
     def groups(self) -> int:
-        """Return how many groups there are."""
+        """Return the number of groups."""
         return sum(1 for folder in self._root.iterdir() if not folder.name.startswith("."))
 
     def _folder(self, spec: Digest, window: int) -> Path:
@@ -261,7 +262,7 @@ class ShardCache:
         return self._root / f".gone-{os.getpid()}-{os.urandom(4).hex()}"
 
     def _draft(self) -> tuple[Path, int]:
-        """Make a folder for a new group; returns it and its lock, held."""
+        """Make the folder of a new group; returns it and the descriptor of its lock, held."""
         draft = self._root / f".build-{os.getpid()}-{os.urandom(4).hex()}"
         with translated(self._root, "write"), self._quiet():
             draft.mkdir()
@@ -270,7 +271,7 @@ class ShardCache:
         return draft, lock
 
     def _clear_away(self) -> None:
-        """Remove what processes that died left behind; those that live hold their locks."""
+        """Remove the drafts and locks of dead processes; live processes hold their locks."""
         with self._quiet():
             for gone in self._root.glob(".gone-*"):
                 _delete(gone)
@@ -278,13 +279,13 @@ class ShardCache:
                 if _is_whole(draft):
                     self._remove(draft)
                 else:
-                    self.drop(draft)  # its maker died before it had a lock, or while it removed it
+                    self.drop(draft)  # its process died before it had the lock, or in removing it
             for turn in self._root.glob(".turn-*"):
                 _remove_idle(turn)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """Hold the whole cache for a moment: drafts are made and cleared away in here alone."""
+        """Lock the whole cache: drafts are made and cleared away only under this lock."""
         root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(root, fcntl.LOCK_EX)
@@ -305,7 +306,7 @@ class ShardCache:
                     raise
 
     def _remove(self, folder: Path) -> bool:
-        """Remove a group or draft unless somebody holds it."""
+        """Remove a group or draft unless it is locked; returns whether it was removed."""
         lock = _lock(folder, fcntl.LOCK_EX)
         if lock is None:
             return False
@@ -317,23 +318,23 @@ class ShardCache:
 
 
 def _lock(folder: Path, kind: int) -> int | None:
-    """Lock a folder; None if it is not there, damaged, or held in a way that forbids it."""
+    """Lock a folder; returns None if it is missing, damaged, or under a conflicting lock."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        if _is_at(descriptor, folder / _LOCK):  # else removed meanwhile, and perhaps made again
+        if _is_at(descriptor, folder / _LOCK):  # else removed meanwhile, and perhaps built again
             return descriptor
     except BlockingIOError:
-        pass  # in use
+        pass  # locked by another user
     os.close(descriptor)
     return None
 
 
 def _sole(path: Path, waits: Callable[[], None]) -> int:
-    """Return the lock on a file of this name, once nobody else has it."""
+    """Return the lock on a file of this name; wait until no other process holds it."""
     told = False
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
@@ -346,11 +347,11 @@ def _sole(path: Path, waits: Callable[[], None]) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_at(descriptor, path):
             return descriptor
-        os.close(descriptor)  # its holder removed the name: the next to come would not see ours
+        os.close(descriptor)  # the last holder removed the name: a newcomer would not see this lock
 
 
 def _remove_idle(path: Path) -> None:
-    """Remove a lock file that nobody holds."""
+    """Remove a lock file that is not locked."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -366,7 +367,7 @@ def _remove_idle(path: Path) -> None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still goes by this name."""
+    """Return whether an open file still has this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -374,12 +375,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a name is free, or a folder with a lock in it; anything else is damaged."""
+    """Return whether a name is free or a folder with a lock; anything else is damaged."""
     return not os.path.lexists(folder) or (folder / _LOCK).is_file()
 
 
 def _delete(path: Path) -> None:
-    """Delete a folder, or whatever lies in its place."""
+    """Delete a folder, or a file in its place."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -387,7 +388,7 @@ def _delete(path: Path) -> None:
 
 
 def _read_index(folder: Path) -> GroupIndex | None:
-    """The group's index, if it is whole and the files have the sizes it states."""
+    """Return the group's index, if it is whole and the files have the sizes that it states."""
     try:
         data = (folder / _INDEX).read_bytes()
         body, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
@@ -395,7 +396,7 @@ def _read_index(folder: Path) -> GroupIndex | None:
             return None
         index = decode(body, GroupIndex, limit=MAX_INDEX_BYTES)
         whole = all((folder / file.name).stat().st_size == file.size for file in index.files)
-    except (OSError, RemoteProtocolError):  # gone, a folder of this name, a bad sector: no matter
+    except (OSError, RemoteProtocolError):  # gone, a folder of this name, or a bad sector
         return None
     return index if whole else None
 

@@ -1,9 +1,9 @@
 """AdamW (1711.05101) with bias correction, by torch's fused kernels.
 
-Called as the operator, not as torch.optim.AdamW(fused=True), which does the same: constructing any
-of torch's optimizers imports the compiler stack, which was measured to cost every worker process 2
-to 6 seconds and 100 MB before its first step. On one CPU core and 1.3 M parameters the kernel takes
-0.2 of the time of the same arithmetic in plain tensor operations.
+The operator is called directly. torch.optim.AdamW(fused=True) does the same arithmetic, but the
+constructor of any torch optimizer imports the compiler stack, which was measured to cost every
+worker process 2 to 6 seconds and 100 MB before its first step. On one CPU core and 1.3 M parameters
+the kernel takes 0.2 of the time of the same arithmetic in plain tensor operations.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ class AdamW:
     """The inner optimizer; weight decay is decoupled and on matrices only (docs/method.md 2.1)."""
 
     def __init__(self, parameters: Mapping[str, Tensor], settings: Adam, *, steps: int = 0) -> None:
-        """Begin with moments of zero; whoever has others copies them in.
+        """Begin with moments of zero; a caller with other moments copies them in.
 
-        steps   what bias correction takes for done: how many steps those moments have seen.
+        steps   the steps that those moments have seen, for the bias correction.
         """
         self._parameters = parameters
         self._settings = settings
@@ -44,7 +44,7 @@ class AdamW:
         if not names:
             return
         parameters = [self._parameters[name] for name in names]
-        # One count for all: the kernel reads it, and only torch's own optimizer raises it.
+        # One tensor for all: the kernel reads it, and only torch's own optimizer increments it.
         steps = torch.tensor(float(self._steps), device=parameters[0].device)
         torch.ops.aten._fused_adamw_(
             parameters,

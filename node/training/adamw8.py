@@ -1,8 +1,8 @@
-"""AdamW whose moments take one byte a value (2110.02861): 10 bytes a parameter instead of 16.
+"""AdamW with moments of one byte a value (2110.02861): 10 bytes a parameter instead of 16.
 
-The arithmetic and the quantising in blocks of 256 are bitsandbytes', which has them for CUDA, ROCm
-and the CPU. Vectors and small matrices keep float32: they weigh nothing, and quantising hurts them
-most.
+bitsandbytes does the arithmetic and the quantisation in blocks of 256, on CUDA, ROCm and the CPU.
+Vectors and small matrices keep float32 moments: these take little memory, and quantisation harms
+them most.
 """
 
 import importlib
@@ -22,7 +22,7 @@ LEAST = 4096  # values of a matrix that is quantised; bitsandbytes' own default
 
 @dataclass(frozen=True)
 class Quantised:
-    """Codes of a moment, as its parameter is shaped, and a scale for every block."""
+    """A moment's codes, in the shape of its parameter, and a scale for every block."""
 
     codes: Tensor
     scales: Tensor
@@ -37,10 +37,10 @@ class Quantised:
 
 
 class AdamW8bit:
-    """As `AdamW`, moments beginning at zero."""
+    """The same interface as `AdamW`; the moments begin at zero."""
 
     def __init__(self, parameters: Mapping[str, Tensor], settings: Adam) -> None:
-        # By name: it is an extra, and no type checker finds it where it is not installed.
+        # Imported by name: it is an extra, and a type checker fails where it is not installed.
         self._library: Any = importlib.import_module("bitsandbytes.functional")
         large = {n: p for n, p in parameters.items() if p.dim() > 1 and p.numel() >= LEAST}
         self._all = list(parameters.values())
@@ -62,7 +62,7 @@ class AdamW8bit:
             parameter.mul_(1.0 - lr * self._settings.weight_decay)
             self._update(parameter, first, second, lr)
             parameter.grad = None
-        self._exact.step(lr)  # clips again what is within the norm by now
+        self._exact.step(lr)  # clips again, without effect: the norm is within the limit now
 
     def _update(self, parameter: Tensor, first: Quantised, second: Quantised, lr: float) -> None:
         s = self._settings
@@ -74,7 +74,7 @@ class AdamW8bit:
             second.codes,
             beta1=s.beta1,
             beta2=s.beta2,
-            beta3=0.0,  # of another optimizer, as is alpha
+            beta3=0.0,  # beta3 and alpha belong to another optimizer
             alpha=0.0,
             eps=s.eps,
             step=self._steps,

@@ -1,7 +1,7 @@
 """torch.compile for the blocks of a path's model, when the operator asks for it.
 
-Block by block: all blocks of all paths are the same code, which is compiled once in a process, for
-a first shape and then for any. The head's loss stays as it is; it has its own backward.
+All blocks of all paths have the same code, so each process compiles it once for its first shape,
+and once more for any other shape. The head's loss is not compiled; it has its own backward.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,15 +12,15 @@ from dipaco.protocol.errors import ConfigError
 
 
 def compile_blocks(model: PathModel, *, backend: str | Callable[..., object] = "inductor") -> None:
-    """Have the blocks of `model` compiled at their first use; names of parameters stay."""
+    """Mark the blocks of `model` to be compiled at their first use; parameters keep their names."""
     for block in model.model.layers:
         block.compile(backend=backend)
 
 
 @contextmanager
 def compiling_in_words() -> Iterator[None]:
-    """Say what to set when torch cannot compile on this machine; raises ConfigError."""
-    from torch._dynamo.exc import TorchDynamoException  # seconds: only who compiles pays them
+    """Turn torch's errors of compilation into ConfigError, with the setting to change."""
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds: imported only when needed
 
     try:
         yield

@@ -1,8 +1,8 @@
-"""Cross-entropy of an output head without its logits: they are made and used up block by block.
+"""Cross-entropy of an output head, computed block by block without all logits in memory.
 
-At a vocabulary of V the logits of a batch are by far the largest array of a training step: V
-values per token where the model has a few d. Here they never exist at once; every block of rows
-gives its loss and both gradients while it lies in the cache. On one CPU core (d 96, V 4,096,
+The logits of a batch are by far the largest array of a training step: V values per token for a
+vocabulary of V, where the model has a few d. Here they never exist all at once: every block of rows
+gives its loss and both gradients while it is in the cache. On one CPU core (d 96, V 4,096,
 1,024 tokens) a whole training step takes 0.75 of its time with torch's cross_entropy, and at V
 32,000 a home GPU saves gigabytes.
 """
@@ -24,7 +24,7 @@ class HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         """Map features (N, d), weight (V, d) and targets (N,) to a scalar.
 
-        dtype   of what the matrix products read; softmax and sums are float32 always.
+        dtype   of the inputs of the matrix products; softmax and sums are always float32.
         """
         d_features, d_weight = torch.empty_like(features), torch.zeros_like(weight)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
@@ -46,7 +46,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Scale what `forward` has worked out already."""
+        """Scale the gradients that `forward` has computed already."""
         d_features, d_weight = ctx.saved_tensors
         return d_features.mul_(gradient), d_weight.mul_(gradient), None, None
 
@@ -57,7 +57,7 @@ def head_loss(
     """Return the sum over all tokens of their negative log-likelihood in nats, differentiable.
 
     features   (N, d), weight (V, d), both float32; targets (N,) ids below V.
-    dtype      of what the matrix products read.
+    dtype      of the inputs of the matrix products.
     """
     loss: Tensor = HeadLoss.apply(features, weight, targets, dtype)  # type: ignore[no-untyped-call]
     return loss
@@ -85,5 +85,5 @@ def softmax_and_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_rows(weight: Tensor) -> int:
-    """Return how many tokens' logits are made at once."""
+    """Return the number of tokens whose logits are computed at once."""
     return max(1, BLOCK_VALUES.get(weight.device.type, 1 << 19) // len(weight))

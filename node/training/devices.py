@@ -1,8 +1,7 @@
-"""The device that this machine trains on: chosen by name or by itself, and put in words.
+"""The device that this machine trains on: its choice, its memory, and its description.
 
-`auto` takes a CUDA device (in torch that is an AMD card under ROCm too), else Apple's GPU, else the
-CPU. What was asked for by name and is missing is an error: a node never falls to the CPU in
-silence.
+`auto` takes a CUDA device (in torch also an AMD card under ROCm), else Apple's GPU, else the CPU. A
+device that is chosen by name and missing is an error: a node never falls back to the CPU silently.
 """
 
 import os
@@ -19,8 +18,8 @@ import torch
 from dipaco.node.jobs.values import Described
 from dipaco.protocol.errors import NoDevice
 
-SHARE = 0.9  # of a device's memory that training may take: what else runs there needs some
-CGROUP = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, where there is one
+SHARE = 0.9  # of a device's memory that training may take: other programs need some of it
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # the container's limit, if there is one
 CPU_NAMES = Path("/proc/cpuinfo")
 STATUS = Path("/proc/self/status")
 NO_MEMORY = (  # torch has no class for these
@@ -56,13 +55,16 @@ def _need_cuda(wish: str, number: int) -> None:
             f"device {wish}: this torch sees no CUDA device ({why}); use --device cpu or auto"
         )
     if number >= torch.cuda.device_count():
-        raise NoDevice(f"device {wish}: there are {torch.cuda.device_count()}, counted from 0")
+        raise NoDevice(
+            f"device {wish}: this machine has {torch.cuda.device_count()} CUDA devices, counted "
+            "from cuda:0"
+        )
 
 
 def describe(device: torch.device) -> Described:
-    """Return name, driver and memory of a device that is there.
+    """Return name, driver and memory of a device that exists.
 
-    What this process holds already counts as usable by it.
+    Memory that this process holds already counts as usable.
     """
     if device.type == "cuda":
         index = device.index or 0
@@ -89,7 +91,7 @@ def _words(device: str, name: str, driver: str, total: int, free: int) -> Descri
 
 
 def _contained(total: int, free: int) -> tuple[int, int]:
-    """Bound the machine's memory by that of the container."""
+    """Return the machine's memory, limited to that of the container."""
     try:
         limit = int(CGROUP.read_text())
     except (OSError, ValueError):  # no such file; or `max`
@@ -98,7 +100,7 @@ def _contained(total: int, free: int) -> tuple[int, int]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name and its cores, as far as the system tells."""
+    """Return the processor's name and its number of cores, as far as the system knows them."""
     name = platform.processor() or platform.machine()
     try:
         lines = CPU_NAMES.read_text().splitlines()
@@ -109,14 +111,14 @@ def cpu_name() -> str:
 
 
 def ran_out(error: MemoryError | RuntimeError) -> bool:
-    """Return whether `error` was raised for want of memory, of any kind of device."""
+    """Return whether `error` means that the device, of any kind, ran out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in str(error) for words in NO_MEMORY
     )
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what torch keeps of the device's memory for reuse: its pieces may be too small."""
+    """Free the device memory that torch keeps for reuse: its pieces may be too small."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -124,11 +126,11 @@ def release_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most memory taken so far, bytes: on the device, or by this whole process."""
+    """Return the most memory used so far, bytes: on the device, or by this whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
-        return int(torch.mps.driver_allocated_memory())  # of now: there is no record of the most
+        return int(torch.mps.driver_allocated_memory())  # the current figure: no peak is recorded
     if (peak := _status("VmHWM")) is not None:
         return peak
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -137,10 +139,10 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def bounded(device: torch.device, usable: int) -> Iterator[None]:
-    """Have allocations on the device fail in this block beyond `usable` bytes of this process.
+    """Limit this process to `usable` bytes of the device in this block: larger allocations fail.
 
-    On a GPU the rest is for what else runs there. On the CPU the kernel would otherwise kill a
-    process for want of memory, and not always the one that took it; Linux alone can be told.
+    On a GPU this leaves the rest to other programs. On the CPU the kernel would otherwise kill a
+    process when memory runs out, and not always the one that took it. Only Linux has such a limit.
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -165,7 +167,7 @@ def bounded(device: torch.device, usable: int) -> Iterator[None]:
 
 
 def _status(name: str) -> int | None:
-    """Return a size of this process in bytes, as Linux knows it; None on other systems."""
+    """Return a size of this process in bytes from Linux's record; None on other systems."""
     try:
         with STATUS.open(encoding="ascii") as lines:
             found = (line.split() for line in lines)
@@ -175,7 +177,7 @@ def _status(name: str) -> int | None:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when all that was asked of the device is done: clocks are read after that."""
+    """Wait until the device has finished all its work, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,8 +1,7 @@
-"""Held-out loss of one path: every document alone, scored from the prefix's end on.
+"""Held-out loss of one path: every document alone, scored from the end of its prefix.
 
-Source: docs/method.md 2.5(a); re-routing (b) is `rerouted.py`'s. Routing has happened already: the
-documents are those that the router sends to this path. The result is close across hardware, not
-equal.
+Source: docs/method.md 2.5(a); re-routing (b) is in `models/rerouted.py`. The documents are those
+that the router sends to this path. Results are close across hardware, but not equal.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,12 +23,12 @@ Ids = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Passage:
-    """A text from its beginning, and which of its tokens to score."""
+    """A text from its beginning, and the spans of its tokens to score."""
 
     tokens: Ids
     """(n,), n at most the context."""
     spans: tuple[tuple[int, int], ...]
-    """Positions [first, end) of the tokens that count; none is position 0."""
+    """Positions [first, end) of the tokens to score; position 0 is never one."""
 
 
 def evaluate(
@@ -40,11 +39,11 @@ def evaluate(
     max_batch: int,
     on_batch: Callable[[int], None],
 ) -> Evaluation:
-    """Score the tokens from `prefix` to the end of each document, and add up.
+    """Return the loss of the tokens from `prefix` to the end of each document, summed.
 
-    documents   token ids, (n,) each, n at most the context; those of at most `prefix` tokens have
-                nothing to score and are left out.
-    max_batch   documents at once; 0: as many as are usual.
+    documents   token ids, (n,) each, n at most the context; documents of at most `prefix` tokens
+                have no token to score and are left out.
+    max_batch   documents at once; 0: `BATCH`.
     on_batch    gets the number of documents done.
     """
     passages = [whole(each, prefix) for each in documents if len(each) > prefix]
@@ -54,7 +53,7 @@ def evaluate(
 
 
 def whole(document: Ids, prefix: int) -> Passage:
-    """Return a document, (n,), n above `prefix`, of which all tokens after the prefix count."""
+    """Return a document, (n,), n above `prefix`, with all tokens after the prefix to score."""
     return Passage(document, ((prefix, len(document)),))
 
 
@@ -65,7 +64,7 @@ def score(
     max_batch: int,
     on_batch: Callable[[int], None],
 ) -> list[float]:
-    """Return the negative log-likelihood of each passage's tokens that count, nats, summed.
+    """Return the negative log-likelihood of each passage's scored tokens, nats, summed.
 
     on_batch    gets the number of passages done.
     """
@@ -86,7 +85,7 @@ def score(
 
 
 def _batch_nlls(model: PathModel, batch: list[Passage]) -> list[float]:
-    """Sum the losses of each passage, padded on the right: no token looks to its right."""
+    """Return each passage's summed loss. Padding is on the right, where no token attends to it."""
     longest = max(len(passage.tokens) for passage in batch)
     padded = np.zeros((len(batch), longest), dtype=np.int64)
     counts = np.zeros((len(batch), longest), dtype=bool)

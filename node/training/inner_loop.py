@@ -1,8 +1,8 @@
 """The inner loop: AdamW steps of one path on the rows of its shard (docs/method.md, section 2).
 
-One loop for the seed phase and for every path and round. Same inputs, same bits, on the same
-hardware, library versions, thread count and micro-batch: nothing is drawn at random, moments
-begin as the lease says, and torch is held to its deterministic kernels.
+One loop serves the seed phase and every path and round. The same inputs give the same bits on the
+same hardware, library versions, thread count and micro-batch: no value is drawn at random, the
+lease decides the initial moments, and torch uses its deterministic kernels alone.
 """
 
 import time
@@ -33,17 +33,17 @@ class Rows(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         ...
 
     def row(self, index: int) -> NDArray[np.integer]:
-        """Return one, (context + 1,)."""
+        """Return one row, (context + 1,)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Which steps of a run to take."""
+    """The inner steps to take."""
 
     count: int
     first_batch: int
@@ -51,7 +51,7 @@ class Steps:
     first_rate: int
     """The first step's k, which sets the learning rate."""
     behind: int = 0
-    """Steps that the moments to start from have seen."""
+    """Steps that the initial moments have seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,27 +59,27 @@ class StepReport:
     """One step that was taken."""
 
     done: int
-    """Steps, this one included."""
+    """The number of steps taken, with this one."""
     loss: float
     """Mean over the batch before the step, nats per token."""
     per_second: float
-    """Steps, since the first one."""
+    """Steps per second since the first one."""
     tokens_per_second: float
-    """The same in tokens."""
+    """Tokens per second since the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathState:
-    """Where inner steps start or end, module by module."""
+    """The state at the start or the end of inner steps, per module."""
 
     weights: Mapping[ModuleId, Float32]
     moments: Mapping[ModuleId, Moments] | None = None
-    """AdamW's. None: it starts from zero, and what it comes to is not wanted."""
+    """AdamW's moments. None: they start from zero, and are not needed at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InnerResult:
-    """What the steps came to."""
+    """The outcome of inner steps."""
 
     end: PathState
     tokens: int
@@ -89,19 +89,19 @@ class InnerResult:
 
     @classmethod
     def nothing(cls, start: PathState) -> "InnerResult":
-        """Return the result of no step at all."""
+        """Return the outcome of zero steps."""
         return cls(end=start, tokens=0, seconds=0.0, loss_first=0.0, loss_last=0.0)
 
 
 def make_deterministic(threads: int) -> None:
-    """Hold torch to deterministic kernels and `threads` CPU threads, for the whole process.
+    """Limit torch to deterministic kernels and `threads` CPU threads, in the whole process.
 
-    A kernel that has no deterministic form on CUDA warns and is used; on the CPU there is none.
+    On CUDA a kernel without a deterministic form is used with a warning; the CPU has none such.
     """
     torch.set_num_threads(threads)
-    # Not torch.use_deterministic_algorithms: that imports the compiler stack for seconds.
+    # torch.use_deterministic_algorithms would import the compiler stack, which takes seconds.
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
-    # Costs time and changes no result; a property of the module, which mypy cannot see.
+    # It costs time and changes no result. It is a property of the module, which mypy cannot see.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -118,12 +118,12 @@ def run_steps(
     shrink: Shrink = halve,
     moment_bits: MomentBits = 32,
 ) -> InnerResult:
-    """Take `steps` of one path; returns what they lead to.
+    """Take `steps` of one path.
 
     max_batch   sequences per micro-batch, 0 for all at once. Gradients of a batch are summed, so
                 it changes the memory needed and the last bits, not the method.
-    shrink      what comes after a micro-batch for which memory did not suffice.
-    moment_bits 8 only where no moments are carried.
+    shrink      returns the next size after a micro-batch that did not fit into memory.
+    moment_bits 8 only if the run carries no moments.
     Raises DipacoError when the loss is not finite, NoDevice when no micro-batch fits.
     """
     load(model, manifest, start.weights)
@@ -167,7 +167,7 @@ def run_steps(
 def _optimizer(
     model: PathModel, manifest: Manifest, start: PathState, steps: Steps, moment_bits: MomentBits
 ) -> AdamW | AdamW8bit:
-    """Return AdamW with the moments of `start`, or with none behind it."""
+    """Return AdamW with the moments of `start`, or with moments of zero."""
     parameters, settings = dict(model.named_parameters()), manifest.training.inner
     if moment_bits == 8:
         assert start.moments is None  # check_moment_bits has refused the run
@@ -182,7 +182,7 @@ def _optimizer(
 def _moments(
     optimizer: AdamW | AdamW8bit, manifest: Manifest, modules: Iterable[ModuleId]
 ) -> dict[ModuleId, Moments]:
-    assert isinstance(optimizer, AdamW)  # nothing else is given moments
+    assert isinstance(optimizer, AdamW)  # only this one carries moments
     return {
         module: Moments(
             gather(optimizer.first, manifest, module), gather(optimizer.second, manifest, module)
@@ -192,8 +192,8 @@ def _moments(
 
 
 def _backward(model: PathModel, shard: Rows, batch: list[int], micro: int) -> float:
-    """Leave the gradient of the batch's mean loss in `model`; returns the summed loss in nats."""
-    model.zero_grad()  # there is one if memory ran out between two micro-batches
+    """Compute the gradient of the batch's mean loss; returns the summed loss in nats."""
+    model.zero_grad()  # a gradient is left if memory ran out between two micro-batches
     total = 0.0
     for rows in _micro_batches(shard, batch, micro):
         tokens = torch.from_numpy(rows).to(model.device)

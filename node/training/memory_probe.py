@@ -1,7 +1,8 @@
-"""What a path needs on this device, measured: real steps on made-up tokens, nothing downloaded.
+"""The memory and time that a path needs on this device, measured by real steps.
 
-One micro-batch in a process that has done nothing else, or the peak would be another's. Which to
-try next is `node/doctor/memory_fit.py`'s.
+The tokens are artificial. A process measures one micro-batch and does nothing else, so that the
+peak is that micro-batch's. `node/doctor/memory_fit.py` chooses the next one to try. Nothing is
+downloaded.
 """
 
 import time
@@ -22,11 +23,11 @@ from dipaco.protocol.run.manifest import Manifest
 
 REPEATS = 3
 SECONDS = 2.0  # no further repeat after that
-SPREAD = 0.02  # of made-up parameters: losses and gradients are of an ordinary size
+SPREAD = 0.02  # of artificial parameters: losses and gradients then have an ordinary size
 
 
 def measure(job: ProbeMemory, device: torch.device, compute: ComputeSection) -> MemoryProbed:
-    """Take steps at the job's micro-batch; what does not fit is an answer, not an error."""
+    """Take steps at the job's micro-batch; a lack of memory is an answer, not an error."""
     compiling = compiling_in_words if compute.compile else nullcontext
     try:
         with bounded(device, job.usable), compiling():
@@ -66,7 +67,7 @@ def _seconds(
         between = time.perf_counter()
         optimizer.step(training.inner.lr)
         wait_for(device)
-        if turn:  # the first one also makes ready
+        if turn:  # the first one includes one-time work
             micro.append((between - began) / in_a_step)
             step.append(time.perf_counter() - between)
             if sum(micro) > SECONDS:

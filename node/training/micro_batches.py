@@ -1,8 +1,8 @@
-"""How many sequences go through the model at once, and what happens when memory does not suffice.
+"""The number of sequences in a micro-batch, and its reduction when memory runs out.
 
-The gradient of a batch is a sum over its sequences, so fewer at once cost time and the last bits
-of a result, and nothing else (docs/fit.md has the tolerance). A batch that ran out of memory is
-therefore begun again with half as many at once.
+The gradient of a batch is a sum over its sequences. So a smaller micro-batch costs time and changes
+the last bits of a result, and nothing else (docs/fit.md has the tolerance). A batch that ran out of
+memory is therefore started again with half the micro-batch.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,17 @@ from dipaco.protocol.errors import NoDevice
 T = TypeVar("T")
 
 Shrink = Callable[[int], int]
-"""Gets how many sequences at once were too many; returns how many to try, or raises NoDevice."""
+"""Takes the micro-batch that was too large; returns the next one to try, or raises NoDevice."""
 
 
 def do_what_fits(
     work: Callable[[int], T], size: int, *, device: torch.device, shrink: Shrink
 ) -> tuple[T, int]:
-    """Do `work` with `size` sequences at once, or with as many as `shrink` comes to.
+    """Do `work` with `size` sequences at once; as long as that does not fit, with fewer.
 
-    work   begins anew at every call: what it did before memory ran out is lost.
-    Returns what it returned, and the size that fitted.
+    work     starts from the beginning at every call.
+    shrink   returns the next size after one that did not fit.
+    Returns the value of `work` and the size that fitted.
     """
     while True:
         try:
@@ -35,7 +36,7 @@ def do_what_fits(
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
                 raise
-        # Not in the handler: the error holds the frames, and these the tensors to be freed.
+        # After the handler: in it the error keeps the frames alive, and they keep the tensors.
         release_memory(device)
         size = shrink(size)
 
@@ -43,20 +44,24 @@ def do_what_fits(
 def halve(tried: int) -> int:
     """Return half of `tried`; raises NoDevice when one sequence was too many."""
     if tried == 1:
-        raise NoDevice("one sequence at a time needs more memory than there is")
+        raise NoDevice("one sequence at a time needs more memory than the device has")
     return tried // 2
 
 
 class MicroBatches:
-    """The sizes that one worker process trains with: the operator's, and less after a shortage.
+    """The micro-batch of one worker process: the operator's, and smaller after a lack of memory.
 
-    What was learnt holds for later leases, so memory runs out once and not in every lease.
+    The size that fitted is kept for later leases, so memory runs out once and not in every lease.
     """
 
     def __init__(
         self, *, most: int, checkpointing: Checkpointing, tell: Callable[[str], None]
     ) -> None:
-        """most: sequences at once, 0 for the whole batch; tell: gets what to set, once."""
+        """Start with the operator's settings.
+
+        most   sequences at once, 0 for the whole batch.
+        tell   is called once with a line for the operator, after a lack of memory.
+        """
         self._first = self.most = most
         self._may_checkpoint = checkpointing == "auto"
         self.checkpointing = checkpointing == "on"
@@ -64,10 +69,10 @@ class MicroBatches:
         self._told = True
 
     def shrink(self, model: PathModel, batch: int) -> Shrink:
-        """Return how to go on with `model` when a micro-batch of a step of `batch` did not fit.
+        """Return the function that reduces the micro-batch of `model` in a step of `batch`.
 
-        Sizes halve; after one sequence comes checkpointing, if the operator left that to us, and
-        then the first size again.
+        It halves the size. When one sequence does not fit, it turns checkpointing on, if the
+        operator allows it (`auto`), and begins with the first size again.
         """
 
         def smaller(tried: int) -> int:
@@ -84,12 +89,12 @@ class MicroBatches:
         return smaller
 
     def fitted(self, device: torch.device) -> None:
-        """Hear that a step went well; after a shortage, say what to set."""
+        """Note that a step fitted; the first time after a lack of memory, tell the operator."""
         if self._told:
             return
         self._told = True
         checkpointing = ' and compute.checkpointing = "on"' if self.checkpointing else ""
         self._tell(
-            f"{device} ran out of memory; the step was begun again and goes on with micro-batches "
-            f"of {self.most}: set compute.max_batch = {self.most}{checkpointing} to begin with it"
+            f"{device} ran out of memory; the step was started again with micro-batches of "
+            f"{self.most}: set compute.max_batch = {self.most}{checkpointing} to begin with it"
         )

@@ -1,8 +1,8 @@
-"""One path's model in torch, and its way from and to module states.
+"""One path's model in torch, and the conversion from and to module states.
 
-Llama-style: RMSNorm, rotary embedding, SwiGLU, no biases. Parameter names are the topology's,
-which are Hugging Face's Llama; so is the rotary convention (the two halves of a head rotate
-against each other), and an export loads in transformers unchanged.
+Llama-style: RMSNorm, rotary embedding, SwiGLU, no biases. Parameter names are the topology's, which
+are those of Hugging Face's Llama. The rotary convention is the same too (the two halves of a head
+rotate against each other), so an export loads in transformers unchanged.
 
 Shapes: B sequences, T tokens, d d_model, h heads, c = d / h, V vocabulary.
 """
@@ -25,11 +25,11 @@ from dipaco.protocol.run.modules import ModuleId
 Float32 = NDArray[np.float32]
 
 PRODUCTS = {"f32": torch.float32, "bf16": torch.bfloat16}
-"""By the manifest's precision what the matrix products of training read."""
+"""The dtype of the inputs of training's matrix products, by the manifest's precision."""
 
 
 class Linear(nn.Module):
-    """A matrix without bias, and without the random start that torch's own would draw."""
+    """A matrix without bias, and without the random initial values of torch's own class."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
@@ -125,14 +125,14 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Block(model) for _ in range(manifest.grid.blocks))
         self.norm = Norm(model)
         self.checkpointing = False
-        """Whether backward makes a block's inner activations again instead of keeping them."""
+        """Whether backward computes a block's inner activations again instead of keeping them."""
 
     def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Map token ids (B, T) to features (B, T, d)."""
         x = functional.embedding(tokens, self.embed_tokens.weight)
         again = self.checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            if again:  # nothing here draws at random, so there is no generator to put back
+            if again:  # no value is drawn at random, so there is no generator state to restore
                 x = checkpoint(layer, x, cos, sin, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, cos, sin)
@@ -141,7 +141,7 @@ class Backbone(nn.Module):
 
 
 class PathModel(nn.Module):
-    """The model of any one path; which path's it is, and all its values, `load` decides."""
+    """The model of one path; `load` sets all its values, and thereby the path."""
 
     def __init__(self, manifest: Manifest, device: torch.device) -> None:
         super().__init__()
@@ -172,9 +172,9 @@ class PathModel(nn.Module):
     def loss(self, rows: Tensor) -> Tensor:
         """Return the summed negative log-likelihood in nats of all tokens of a batch but the first.
 
-        In the manifest's precision: this is for training, and evaluation is float32 always.
+        It is computed in the manifest's precision, for training; evaluation is always float32.
 
-        rows   (B, T + 1): the inputs and, one to the right, what they should predict.
+        rows   (B, T + 1): the inputs and, one to the right, their targets.
         """
         half = self.products != torch.float32
         with torch.autocast(self.device.type, dtype=self.products, enabled=half):
@@ -185,7 +185,7 @@ class PathModel(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + c/2) of (B, h, T, c) by the angles of their positions (2104.09864)."""
+    """Rotate the pairs (i, i + c/2) of (B, h, T, c) by their positions' angles (2104.09864)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 

@@ -1,7 +1,7 @@
 """The work of leases: from module states in the blob store to results.
 
-Runs in worker processes and in the single-process reference, never in the daemon: this is where
-torch comes in.
+It runs in worker processes and in the single-process reference, never in the daemon, since it
+imports torch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,7 @@ class Trainer:
     ) -> None:
         """Choose the device; raises NoDevice.
 
-        tell   gets what the operator should know, a line.
+        tell   is called with each line for the operator.
         """
         make_deterministic(compute.torch_threads)
         self._blobs, self._compute = blobs, compute
@@ -82,14 +82,14 @@ class Trainer:
         """Return the device in words."""
         return describe(self._device)
 
-    def fit(self, job: ProbeMemory) -> MemoryProbed:
-        """Measure one micro-batch."""
+    def probe_memory(self, job: ProbeMemory) -> MemoryProbed:
+        """Measure the memory and the time of one micro-batch."""
         return measure(job, self._device, self._compute)
 
     def seed(
         self, manifest: Manifest, lease: SeedLease, shard: Rows, on_progress: OnProgress
     ) -> SeedResult:
-        """Take the dense steps of the seed phase and leave the states in the store.
+        """Take the dense steps of the seed phase and write the states to the store.
 
         shard   the dense training stream of the window.
         Raises Refusal if it has no row, DipacoError if the loss is not finite.
@@ -106,10 +106,10 @@ class Trainer:
     def train(
         self, manifest: Manifest, lease: TrainLease, shard: Rows, on_progress: OnProgress
     ) -> TrainResult:
-        """Take the inner steps of a path and leave pseudo-gradients and moments in the store.
+        """Take the inner steps of a path and write pseudo-gradients and moments to the store.
 
         shard   of the lease's path and window.
-        A path to which the window gives no document learns nothing: its pseudo-gradients are zero.
+        If the window has no document for the path, its pseudo-gradients are zero.
         Raises DipacoError if the loss is not finite.
         """
         start = PathState(
@@ -153,10 +153,10 @@ class Trainer:
     def _train_result(
         self, manifest: Manifest, lease: TrainLease, start: PathState, result: InnerResult
     ) -> TrainResult:
-        """Leave what came out in the store.
+        """Write pseudo-gradients and moments to the store; returns the result that names them.
 
-        Whoever takes the next round, this node too, reads the moments back. So staying and moving
-        give the same bits, though 8 bits do not hold all of a moment.
+        The next round reads the moments from the store, on this node as on any other. So a path
+        gives the same bits wherever it is trained, though 8 bits do not hold all of a moment.
         """
         training, deltas, moments = manifest.training, {}, {}
         for module, weights in result.end.weights.items():
@@ -203,9 +203,9 @@ class Trainer:
         *,
         rows: Sequence[int] | None = None,
     ) -> ScoreResult:
-        """Score the lease's router documents and leave the sheet in the store.
+        """Score the lease's router documents and write the sheet to the store.
 
-        rows   of the documents to score, from 0; None: all.
+        rows   the documents to score, by their number from 0; None: all.
         """
         prefix = manifest.routing.prefix
         asked = range(len(documents.documents)) if rows is None else rows
@@ -237,14 +237,14 @@ class Trainer:
         return model
 
     def _seed_weights(self, manifest: Manifest, lease: SeedLease) -> dict[ModuleId, Float32]:
-        """The states that the seed phase starts from: the manifest's, or the initial model."""
+        """Return the initial states of the seed phase: the lease's, or the initial model."""
         if lease.modules:
             return self._weights(manifest, lease)
         first = manifest.topology.path_modules[0]
         return {module: initial_module(manifest, module) for module in first}
 
     def _weights(self, manifest: Manifest, lease: Lease) -> dict[ModuleId, Float32]:
-        """The states that the lease names."""
+        """Return the states that the lease names."""
         top = manifest.topology
         return {
             ModuleId(each.module): self._blobs.read_array(
@@ -254,7 +254,7 @@ class Trainer:
         }
 
     def _moments(self, manifest: Manifest, lease: TrainLease) -> dict[ModuleId, Moments] | None:
-        """AdamW's moments that the lease starts from; None where none are carried."""
+        """Return AdamW's initial moments; None if the run does not carry moments."""
         if manifest.training.inner_state == "reset":
             return None
         top = manifest.topology
@@ -269,7 +269,7 @@ class Trainer:
 
     @contextmanager
     def _within_memory(self) -> Iterator[None]:
-        """Turn a lack of memory into an error that says so, on the CPU too."""
+        """Turn a lack of memory into NoDevice, on the CPU too."""
         try:
             with bounded(self._device, describe(self._device).usable):
                 yield
@@ -300,7 +300,7 @@ class Trainer:
 
 
 def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
-    """Return the inner steps that a lease stands for."""
+    """Return the inner steps of a lease."""
     training = manifest.training
     first = first_step(training, lease.round)
     return Steps(
@@ -312,7 +312,7 @@ def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
 
 
 def _figures(result: InnerResult) -> dict[str, Any]:
-    """Return the figures of inner steps as results have them."""
+    """Return the figures of inner steps as fields of a result."""
     return {
         "tokens": result.tokens,
         "seconds": result.seconds,
@@ -322,5 +322,5 @@ def _figures(result: InnerResult) -> dict[str, Any]:
 
 
 def _named(blobs: dict[ModuleId, Digest]) -> tuple[ModuleDigest, ...]:
-    """Return modules and their blobs as the wire has them."""
+    """Return modules and the digests of their blobs as fields of a result."""
     return tuple(ModuleDigest(module=m, digest=digest) for m, digest in blobs.items())

@@ -1,7 +1,8 @@
-"""Does one job of any kind: the table from jobs to the functions that do them.
+"""The performer of jobs: it maps each kind of job to the function that does it.
 
-The same object works in a worker process and in the single-process reference. torch is imported
-with the first training job, so that whoever only inspects and takes outer steps never loads it.
+The same object is used in a worker process and in the single-process reference. torch is imported
+with the first training job, so that a process that only inspects results and takes outer steps
+never loads it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 
 def tools_of(settings: WorkerSettings) -> SourceDeps:
-    """Return what a pass over a source needs of the home that `settings` name."""
+    """Return the blob store and the access to sources in the home that `settings` name."""
     home = Home.at(settings.folder)
     access = Access(
         local_sources=settings.run.local_sources,
@@ -60,11 +61,11 @@ def tools_of(settings: WorkerSettings) -> SourceDeps:
     return SourceDeps(BlobStore(home.blobs), access)
 
 
-def shards_of(settings: WorkerSettings, tools: SourceDeps) -> Shards:
-    """Return the shards of that home, made with `tools` where they are missing."""
+def shards_of(settings: WorkerSettings, deps: SourceDeps) -> Shards:
+    """Return the shards of that home; missing ones are computed through `deps`."""
     storage = settings.storage
     cache = ShardCache(Home.at(settings.folder).cache / "shards", storage.cache_max)
-    return Shards(cache, tools, max_shards=storage.max_shards)
+    return Shards(cache, deps, max_shards=storage.max_shards)
 
 
 class Performer:
@@ -72,22 +73,22 @@ class Performer:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._tools = tools_of(settings)
-        self._shards = shards_of(settings, self._tools)
+        self._deps = tools_of(settings)
+        self._shards = shards_of(settings, self._deps)
         self._made_trainer: Trainer | None = None
 
     @property
     def blobs(self) -> BlobStore:
         """The blob store that daemon and worker share."""
-        return self._tools.blobs
+        return self._deps.blobs
 
     @property
     def shards(self) -> Shards:
-        """The shards of the home, made where they are missing."""
+        """The shards of the home; missing ones are computed."""
         return self._shards
 
     def perform(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-        """Do `job`; raises what the functions raise that do it (DipacoError, or a bug's error)."""
+        """Do `job`; raises DipacoError, or the error of a bug."""
         match job:
             case PerformLease(lease=lease):
                 result: Result = kind_of(lease).perform(job, lease, self, on_progress)
@@ -112,15 +113,15 @@ class Performer:
             case Describe():
                 return self.trainer().describe()
             case ProbeMemory():
-                return self.trainer().fit(job)
+                return self.trainer().probe_memory(job)
 
     def _derive(self, job: Derive, on_progress: Callable[[Progress], None]) -> Derivation:
         if job.previous is None:
-            return derive(job.manifest, self._tools, on_progress)
-        return derive_resharded(job, job.previous, self._tools, on_progress)
+            return derive(job.manifest, self._deps, on_progress)
+        return derive_resharded(job, job.previous, self._deps, on_progress)
 
     def trainer(self) -> Trainer:
-        """Return what trains and evaluates; made, and torch imported, with the first call."""
+        """Return the trainer; the first call imports torch and constructs it."""
         if self._made_trainer is None:
             from dipaco.node.training.trainer import Trainer
 

@@ -1,10 +1,10 @@
-"""The worker process: settings and jobs in on stdin, progress and one answer each out on stdout.
+"""The worker process: it reads settings and jobs from stdin, and writes progress and answers.
 
     python -P -m dipaco.node.worker.process
 
-It is started by `worker.Worker`, which sends its settings in the first frame. It leaves when its
-stdin ends, in mid-job too, so a daemon that is killed leaves no orphan. Errors raised on purpose
-become a `Failed`; a bug ends the process with its traceback on stderr, which the daemon logs and
+`jobs.runner.Worker` starts it and sends its settings in the first frame. It exits when its stdin
+ends, even during a job, so that a daemon that is killed leaves no orphan. Errors raised on purpose
+become a `Failed`. A bug ends the process with its traceback on stderr, which the daemon logs and
 reports.
 """
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 def main() -> None:
     """Serve jobs until stdin ends."""
     answers, pipe = protect_stdout(), sys.stdin.fileno()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon handles Ctrl-C
     settings = receive(pipe, read_settings)
     os.nice(settings.compute.nice)
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -50,9 +50,9 @@ def main() -> None:
 
 
 def protect_stdout() -> BinaryIO:
-    """Return the answers' pipe, and point everybody else's stdout at stderr.
+    """Return the pipe of the answers, and redirect stdout to stderr for all other code.
 
-    A library that prints, in Python or in C, would break the frames.
+    The output of a library that prints, in Python or in C, would corrupt the frames.
     """
     own = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -66,7 +66,7 @@ def read_jobs(pipe: int, jobs: "queue.SimpleQueue[Job]") -> None:
 
 
 def receive(pipe: int, read: Callable[[bytes], T]) -> T:
-    """Return what `read` makes of the next frame; ends the process with `pipe`, or at garbage."""
+    """Return the next frame, decoded by `read`; exits at the end of `pipe`, or at a bad frame."""
     try:
         header = _read(pipe, HEADER_BYTES)
         return read(_read(pipe, body_length(header)))
@@ -80,7 +80,7 @@ def receive(pipe: int, read: Callable[[bytes], T]) -> T:
 def _read(pipe: int, count: int) -> bytes:
     """Read `count` bytes; raises EOFError when the pipe ends before them.
 
-    Not through a buffered file: its lock, held by a waiting thread, aborts the interpreter when a
+    A buffered file cannot be used: a waiting thread holds its lock, and Python then aborts when a
     bug ends the main thread.
     """
     data = bytearray()
@@ -93,7 +93,7 @@ def _read(pipe: int, count: int) -> bytes:
 
 
 def perform(performer: Performer, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
-    """Do one job; what goes wrong for a reason becomes a `Failed`."""
+    """Do one job; an error raised on purpose becomes a `Failed`."""
     try:
         return performer.perform(job, on_progress)
     except Refusal as error:
@@ -109,7 +109,7 @@ def perform(performer: Performer, job: Job, on_progress: Callable[[Progress], No
 
 
 def send_to(pipe: BinaryIO) -> Callable[[Progress | Answer], None]:
-    """Return what writes one frame to `pipe`, at once."""
+    """Return a function that writes one frame to `pipe` and flushes it."""
 
     def send(value: Progress | Answer) -> None:
         pipe.write(pack(value))
@@ -119,10 +119,10 @@ def send_to(pipe: BinaryIO) -> Callable[[Progress | Answer], None]:
 
 
 class Throttle:
-    """Passes on the first and the last report of a stage, and in between a few a second."""
+    """Passes on the first and the last report of a stage, and a few a second in between."""
 
     def __init__(self, send: Callable[[Progress], None], now: Callable[[], float]) -> None:
-        """now: seconds on any steady clock."""
+        """now: returns seconds of a monotonic clock."""
         self._send, self._now = send, now
         self._stage, self._next = "", 0.0
 

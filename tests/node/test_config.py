@@ -92,7 +92,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
     [
         ("[storage]\nmax_shard = 2", "unknown key storage.max_shard; did you mean storage.max_sha"),
         ("[stroage]\nmax_shards = 2", "stroage.max_shards; did you mean storage.max_shards"),
-        ("max_shards = 2", "max_shards stands outside a [section]"),
+        ("max_shards = 2", "max_shards is outside any [section]"),
         ("[storage]\nmax_shards = 0", "storage.max_shards = 0"),
         ("[storage]\nmax_shards = '2'", "storage.max_shards = '2'"),
         ("[storage]\ncache_max = 5", "the unit is missing"),

@@ -135,7 +135,7 @@ class FakeNode:
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
         """As `Handler`: arrives in two parts, as `fetched` lets it."""
         if blob == MISSING:
-            raise Unavailable("nobody connected has it")
+            raise Unavailable("no connected peer has it")
         on_progress(4, 10)
         try:
             await self.fetched.wait()

@@ -54,7 +54,7 @@ async def test_a_fetch_says_how_far_it_is_until_it_is_done(served: Served) -> No
 
 async def test_a_fetch_that_fails_says_why(served: Served) -> None:
     request = FetchRequest(run=RUN, blob=MISSING)
-    with pytest.raises(Unavailable, match=r"^nobody connected has it$"):
+    with pytest.raises(Unavailable, match=r"^no connected peer has it$"):
         await served.call(ask_fetch, request, lambda progress: None, timeout=5.0)
 
 
@@ -111,8 +111,8 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: "
         (HEAD + b"2\r\n\r\n{}", RemoteProtocolError, "another version"),
         (HEAD + b"99999999999\r\n\r\n", RemoteProtocolError, "longer than"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nOops", RemoteProtocolError, "version"),
-        (HEAD + b"20\r\n\r\n{}", NoDaemon, "went away"),
-        (b"", NoDaemon, "went away"),
+        (HEAD + b"20\r\n\r\n{}", NoDaemon, "ended before its answer"),
+        (b"", NoDaemon, "ended before its answer"),
     ],
     ids=["no-http", "no-status", "too-long", "no-error-either", "cut", "nothing"],
 )

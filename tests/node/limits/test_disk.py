@@ -20,7 +20,7 @@ def test_less_than_the_least_free_space_forbids_work_and_says_what_would_allow_i
     disk.free -= 1
     found = limit.closed(2.0)
     assert found and found.code == "disk"
-    words = "0.5 GB free, storage.min_free is 0.5 GB; goes on when 0.55 GB are free"
+    words = "0.5 GB free, storage.min_free is 0.5 GB; work goes on when 0.55 GB are free"
     assert str(found) == words
 
 
@@ -45,6 +45,7 @@ def test_a_write_that_found_no_space_forbids_work_for_a_while_whatever_seems_fre
     limit = Disk().limit()
     limit.note(DiskFull("cannot write shards: no space left on the disk"), 100.0)
     found = limit.closed(100.0 + RETRY_SECONDS - 0.1)
-    words = "1000.0 GB free, cannot write shards: no space left on the disk; tries again by itself"
+    problem = "cannot write shards: no space left on the disk"
+    words = f"1000.0 GB free, {problem}; the node tries again by itself"
     assert found and found.code == "disk" and str(found) == words
     assert limit.closed(100.0 + RETRY_SECONDS) is None

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from dipaco.node.limits.gate import LOOK_SECONDS, Closed, Gate, Limit, closed
+from dipaco.node.limits.gate import CHECK_SECONDS, Closed, Gate, Limit, closed
 from dipaco.node.status.activity import Activity
 from dipaco.protocol.errors import Refusal
 from tests.node.scheduler.swarm import leaf
@@ -79,7 +79,7 @@ async def test_closing_cancels_the_work_with_its_reason_and_opening_starts_it_ag
         assert activity.reason.text == "86 degrees; opens later"
         await trio.sleep(100.0)
         switch.why = ""
-        await trio.sleep(LOOK_SECONDS)
+        await trio.sleep(CHECK_SECONDS)
         assert activity.reason.code == "resuming" and gate.closed is None
         nursery.cancel_scope.cancel()
     assert len(work.spans) == 2 and work.spans[1][2] == "None"  # the end of the node closes nothing
@@ -110,7 +110,7 @@ async def test_a_change_is_seen_within_the_time_between_two_looks(
     gate = Gate(Activity(), (Until(trio.current_time() + 12.0),))
     before = trio.current_time()
     assert await gate.wait_open()
-    assert 12.0 <= trio.current_time() - before <= 12.0 + LOOK_SECONDS
+    assert 12.0 <= trio.current_time() - before <= 12.0 + CHECK_SECONDS
     assert not await gate.wait_open()
 
 

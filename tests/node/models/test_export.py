@@ -108,7 +108,7 @@ def test_the_folder_says_what_it_is(tmp_path: Path) -> None:
         "stem v2",
         "L1.E1 v2",
         "licence",
-        "looks at no text",
+        "does not read the text",
     ):
         assert fact in card
     config = json.loads((tmp_path / "out" / "config.json").read_text())

@@ -101,7 +101,7 @@ async def test_a_name_that_nobody_has_is_unavailable() -> None:
 async def test_a_relay_is_not_dialled_in_place_of_the_peer_behind_it() -> None:
     async with open_host(KEYS[0], listen=LISTEN) as relay, open_host(KEYS[1]) as node:
         circuit = Address("ip4", "127.0.0.1", _port(relay), peer=PEERS[2], relay=relay.me)
-        with pytest.raises(Unavailable, match="this version dials nobody through a relay"):
+        with pytest.raises(Unavailable, match="this version dials no peer through a relay"):
             await node.dial(PEERS[2], [circuit])
         assert not node.peers() and not relay.peers()
 

@@ -255,7 +255,7 @@ async def test_a_peer_that_opens_no_stream_is_hung_up(autojump_clock: MockClock)
         silent: MemoryTransport = await nursery.start(_join, network, PEERS[0])
         await silent.dial(large.me, large.transport.addresses)
         assert silent.peers() == {large.me}
-        await trio.sleep(rpc_module.OPEN_PATIENCE + 1)
+        await trio.sleep(rpc_module.OPEN_TIMEOUT + 1)
         assert silent.peers() == frozenset()
         nursery.cancel_scope.cancel()
 

@@ -186,10 +186,10 @@ async def test_inbound_slots_are_given_back() -> None:
 async def test_dials_to_a_silent_port_cost_their_limit_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "DIAL_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = Address("ip4", "127.0.0.1", silent.getsockname()[1])
         async with two() as (one, other):
+            monkeypatch.setattr(host_module, "DIAL_TIMEOUT", 0.05)  # not for the dial of `two`
             assert one._net._resource_manager is None  # it loses a place per dial like these
             with pytest.raises(Unavailable, match=r"no answer within 0\.05 s at 127\.0\.0\.1:"):
                 for _ in range(20):

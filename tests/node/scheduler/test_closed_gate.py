@@ -60,7 +60,7 @@ async def test_closing_hands_the_lease_back_for_another_and_opening_goes_on(
     status = anna.reporter.status()
     assert (status.state, status.task) == ("paused", None)
     assert (
-        "handed back: 0.4 GB free, storage.min_free is 0.5 GB; goes on when 0.55 GB are free"
+        "handed back: 0.4 GB free, storage.min_free is 0.5 GB; work goes on when 0.55 GB are free"
         in caplog.text
     )
 

@@ -32,7 +32,9 @@ async def test_a_worker_without_room_pauses_its_node_which_goes_on_by_itself(
     activity = anna.parts.activity
     await until(lambda: activity.reason.code == "disk")
     assert activity.state == "paused"
-    assert activity.reason.text.endswith("no space left on the disk; tries again by itself")
+    assert activity.reason.text.endswith(
+        "no space left on the disk; the node tries again by itself"
+    )
     assert not scheduler.parts.request_router.schedulers[
         RUN
     ].schedule.grants  # others may have the work

@@ -76,7 +76,7 @@ def test_small_pieces_and_large_ones_make_the_same_group(
     with cache.build(SPEC, 0) as writer:
         for value in range(20):
             writer.append("a", value.to_bytes(2, "little"))
-            assert writer.waiting_bytes < 3
+            assert writer.buffered_bytes < 3
         writer.finish(FACTS)
     assert content(cache, 0) == list(range(20))
 

@@ -182,7 +182,7 @@ def test_what_a_lease_learnt_holds_for_the_next_and_is_told_once(
     plenty = Trainer(blobs, replace(ONE_THREAD, max_batch=2))
     assert seed(short) == seed(plenty)
     assert told == [
-        "cpu ran out of memory; the step was begun again and goes on with micro-batches of 2: "
+        "cpu ran out of memory; the step was started again with micro-batches of 2: "
         "set compute.max_batch = 2 to begin with it"
     ]
     seed(short)

@@ -240,9 +240,7 @@ async def test_jobs_take_turns_and_close_ends_a_running_one(tmp_path: Path) -> N
             nursery.start_soon(endless)
             await started.wait()
             await made.close()
-    assert answers[-1] == Failed(
-        kind="local", reason="the worker process was ended by its own node"
-    )
+    assert answers[-1] == Failed(kind="local", reason="this node ended the worker process")
 
 
 async def test_a_bug_in_the_child_ends_it_and_its_last_words_are_told(tmp_path: Path) -> None:
@@ -251,7 +249,7 @@ async def test_a_bug_in_the_child_ends_it_and_its_last_words_are_told(tmp_path: 
     async with worker(tmp_path, log) as made:
         answer = await made.run(bug, ignore)
         assert isinstance(answer, Failed)
-        assert answer.reason.endswith("exited with code 1; its last words: KeyError: 'L9.E9'")
+        assert answer.reason.endswith("exited with code 1; its last line: KeyError: 'L9.E9'")
     assert any("Traceback" in line for line in log)
 
 
@@ -314,7 +312,7 @@ async def test_garbage_from_the_child_is_a_failure_with_a_reason(tmp_path: Path)
     with trio.fail_after(PATIENCE):
         answer = await made.run(step_job(tmp_path), ignore)
         await made.close()
-    assert isinstance(answer, Failed) and "wrote garbage: a frame of" in answer.reason
+    assert isinstance(answer, Failed) and "wrote a bad frame: a frame of" in answer.reason
 
 
 def test_what_libraries_print_goes_to_stderr(tmp_path: Path) -> None:
@@ -440,7 +438,7 @@ def test_progress_is_sent_a_few_times_a_second_and_at_the_ends_of_a_stage() -> N
 def test_a_death_is_described_for_a_person() -> None:
     assert "out of memory" in describe_death(-9, "")
     assert describe_death(-11, "") == "the worker process was ended by signal SIGSEGV"
-    assert describe_death(1, "boom").endswith("exited with code 1; its last words: boom")
+    assert describe_death(1, "boom").endswith("exited with code 1; its last line: boom")
     assert "had to be killed" in describe_death(None, "")
 
 
