@@ -1,9 +1,9 @@
-"""Files fetched whole: hashed before use, kept in a folder that is bounded in bytes.
+"""Downloads: files that are fetched whole, hashed before use, and kept in a bounded folder.
 
-A file is called by the SHA-256 that it must have, never by what a manifest calls it. What has come
-of it waits in a `.part` beside it, so a broken connection, and a restart too, go on where they
-stopped. Processes that want the same file wait for one another. Eviction takes what was used
-longest ago; a file that is open stays readable all the same.
+The name of a file is the SHA-256 that it must have, never the name in a manifest. An incomplete
+file has the suffix `.part`, so a download continues after a broken connection and after a restart.
+Processes that want the same file wait for one another. The file that was used longest ago is
+deleted first; a file that is open stays readable.
 """
 
 import fcntl
@@ -39,20 +39,21 @@ class Downloads:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def get(self, file: SourceFile, fetch: Fetch, on_progress: OnProgress) -> Path:
-        """Return where the verified file is, fetched if it is not there yet.
+        """Return the path of a file of the right size, after fetching it if it is missing.
 
-        Raises Unavailable if it cannot be had or is another one, ConfigError if it is larger than
-        the folder may be, DiskFull.
+        A fetched file has the right digest; the reader hashes one that was there before. Raises
+        Unavailable if the file cannot be fetched or has another digest, ConfigError if it is larger
+        than the folder may be, and DiskFull.
         """
         if file.size > self.cache_max:
             raise ConfigError(
-                f"storage.cache_max: {file.name} of the source has {file.size} bytes, "
-                f"{self.cache_max} are allowed"
+                f"storage.cache_max: {file.name} of the source has {file.size} bytes, the limit is "
+                f"{self.cache_max}"
             )
         path = self.folder / file.sha256.hex()
         with self._locked():
             if not self._is_good(path, file):
-                self._make_room(path, file.size)
+                self._evict_for(path, file.size)
                 self._fetch(path, file, fetch, on_progress)
             with translated(path, "use"):
                 os.utime(path)
@@ -61,9 +62,9 @@ class Downloads:
     def get_unpinned(
         self, name: str, fetch: Fetch, on_progress: OnProgress
     ) -> tuple[Path, int, Digest]:
-        """Fetch a file of which nothing is known yet; return where it is, its size and SHA-256.
+        """Fetch a file whose digest is not known yet; return its path, size and SHA-256.
 
-        name   for messages. Raises what `get` raises.
+        name   for messages. Raises the errors of `get`.
         """
         part = self.folder / f"{os.getpid()}-{os.urandom(4).hex()}{_PART}"
         with self._locked(), translated(part, "write"):
@@ -77,9 +78,9 @@ class Downloads:
                     size = out.tell()
                 digest = hash_file(part)
                 path = part.rename(self.folder / digest.hex())
-                self._make_room(path, size)
+                self._evict_for(path, size)
             finally:
-                part.unlink(missing_ok=True)  # it has its own name by now, unless this failed
+                part.unlink(missing_ok=True)  # it is there only if something failed
         return path, size, digest
 
     @contextmanager
@@ -94,16 +95,16 @@ class Downloads:
             os.close(lock)
 
     def _is_good(self, path: Path, file: SourceFile) -> bool:
-        """Whether it is there, of the right length: who reads it looks at the digest again."""
+        """Return whether the file is there in the right size; its reader checks the digest."""
         return path.is_file() and path.stat().st_size == file.size
 
     def forget(self, file: SourceFile) -> None:
-        """Delete a file that turned out damaged."""
+        """Delete a damaged file."""
         with self._locked():
             (self.folder / file.sha256.hex()).unlink(missing_ok=True)
 
-    def _make_room(self, kept: Path, size: int) -> None:
-        """Evict until `size` bytes fit, not counting what `kept` has and its part."""
+    def _evict_for(self, kept: Path, size: int) -> None:
+        """Delete old files until `size` bytes fit, beside the file `kept` and its part."""
         mine = (_LOCK, kept.name, kept.name + _PART)
         with translated(self.folder, "read"):
             others = [path for path in self.folder.iterdir() if path.name not in mine]
@@ -135,12 +136,12 @@ class Downloads:
 
 
 def _append(out: BinaryIO, name: str, limit: int, fetch: Fetch, meter: Meter) -> None:
-    """Append what is missing; a file that is longer than `limit` is noticed at once."""
+    """Append the missing bytes; raises Unavailable as soon as they are more than `limit`."""
     done = out.seek(0, os.SEEK_END)
     for piece in fetch(done):
         if done + len(piece) > limit:
             out.truncate(0)
-            raise Unavailable(f"source.files: {name}: more than the {limit} bytes that it may have")
+            raise Unavailable(f"source.files: {name}: longer than its limit of {limit} bytes")
         out.write(piece)
         done += len(piece)
         if done // MEGABYTE > (done - len(piece)) // MEGABYTE:
@@ -155,7 +156,7 @@ def _other_file(file: SourceFile, found: Digest) -> Unavailable:
 
 
 def hashed(pieces: Iterator[bytes]) -> tuple[int, Digest]:
-    """Return length and SHA-256 of what comes."""
+    """Return length and SHA-256 of all pieces together."""
     running, size = hashlib.sha256(), 0
     for piece in pieces:
         running.update(piece)

@@ -1,6 +1,7 @@
-"""The tokenizer that is shipped inside the package, pinned to the byte.
+"""The embedded tokenizer: a part of the package, pinned by its SHA-256.
 
-Byte-level BPE, trained on the embedded corpus. The tests hold the constants against the file.
+It is a byte-level BPE, trained on the embedded corpus. The tests compare the constants with the
+file.
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ from dipaco.protocol.run.source import Tokenizer
 from dipaco.protocol.wire.digest import Digest
 
 FOLDER = Path(__file__).parent / "demo"
-"""Of the shipped tokenizer and corpus."""
+"""The folder of the embedded tokenizer and corpus."""
 _TOKENIZER_FILE = "demo-bpe-4096.json"
 _TOKENIZER = Tokenizer(
     sha256=Digest(
@@ -27,5 +28,5 @@ def embedded_tokenizer() -> Tokenizer:
 
 
 def embedded_tokenizer_path(digest: Digest) -> Path | None:
-    """Return where the tokenizer of this digest is, if it is the embedded one."""
+    """Return the path of the embedded tokenizer, None if it has another digest."""
     return FOLDER / _TOKENIZER_FILE if digest == _TOKENIZER.sha256 else None

@@ -1,9 +1,9 @@
-"""One file over HTTPS: where a run may send us for it, and its bytes from an offset on.
+"""One file over HTTPS: checks its address, and reads its bytes from an offset on.
 
-A manifest from the network may name any address, so: https alone, with the certificate checked, in
-redirects too; no user or password in it; and no machine of the volunteer's own network, by its
-name or by the address that the name leads to, unless the operator allows that
-(`run.local_sources`). Nothing of an address becomes a path of ours.
+A manifest from the network may name any address. So these rules hold, for redirects too: only
+https, with the certificate checked; no user or password; and no machine of the volunteer's own
+network, neither by name nor by the IP address of the name, unless the operator allows that
+(`run.local_sources`). No part of an address becomes a path on this machine.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 PREFIX = "https://"
 TIMEOUT = 30.0  # seconds without a byte
 MAX_REDIRECTS = 10
-MAX_LABEL = 63  # characters of one label of a host name; a longer one cannot be looked up
+MAX_LABEL = 63  # characters of one label of a host name, a limit of DNS
 MAX_PORT = 65535
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 HEADERS = {"User-Agent": "dipaco-node", "Accept-Encoding": "identity"}
@@ -31,7 +31,7 @@ ALLOW = "only the operator can allow that (run.local_sources)"
 def check_url(url: str, *, private: bool) -> None:
     """Raise Refusal for an address that no run may name.
 
-    private   whether machines of this network, and this one, are allowed.
+    private   whether this machine and others of its network are allowed.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
         raise Refusal(f"source.files: {url!r}: not an https address")
@@ -42,9 +42,9 @@ def check_url(url: str, *, private: bool) -> None:
     if parts.scheme != "https" or not _is_host(parts.host) or (parts.port or 0) > MAX_PORT:
         raise Refusal(f"source.files: {url!r}: not an https address")
     if parts.userinfo or parts.fragment:
-        raise Refusal(f"source.files: {url!r}: an address is scheme, host, path and query alone")
+        raise Refusal(f"source.files: {url!r}: an address has no user, password or fragment")
     if not private and not _is_public(parts.host):
-        raise Refusal(f"source.files: {url!r}: of this machine's own network; {ALLOW}")
+        raise Refusal(f"source.files: {url!r}: it is in this machine's own network; {ALLOW}")
 
 
 def _is_host(host: str) -> bool:
@@ -53,7 +53,7 @@ def _is_host(host: str) -> bool:
 
 
 def _is_public(host: str) -> bool:
-    """Whether a host is of the internet, by its name alone."""
+    """Return whether a host is on the public internet, as far as its name shows."""
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:
@@ -63,15 +63,15 @@ def _is_public(host: str) -> bool:
 
 
 class HttpsFile:
-    """A file of an address, opened anew for every attempt."""
+    """The file at an address; every attempt opens it anew."""
 
     def __init__(self, url: str, *, private: bool, size: int | None = None) -> None:
-        """size: of the file, in bytes, where it is known; raises Refusal for a bad address."""
+        """size: of the file in bytes, if it is known. Raises Refusal for a bad address."""
         check_url(url, private=private)
         self._url, self._private, self._size = url, private, size
 
     def pieces(self, start: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` on; raises Broken, Unavailable for what will not pass."""
+        """Yield the bytes from `start` on; raises Broken, or Unavailable if a retry cannot help."""
         came, left = 0, None
         try:
             with _client() as client, closing(self._open(client, start)) as response:
@@ -88,7 +88,7 @@ class HttpsFile:
             raise Broken(ended if came else _words(error), some=came > 0) from error
 
     def _open(self, client: httpx2.Client, start: int) -> httpx2.Response:
-        """Return the answer with its body still to come, from wherever redirects lead."""
+        """Follow redirects, and return the final response before its body is read."""
         headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
         guard = _Guard(self._private)
         request: httpx2.Request | None = client.build_request(
@@ -105,7 +105,7 @@ class HttpsFile:
         raise Unavailable(f"source.files: {self._url}: more than {MAX_REDIRECTS} redirects")
 
     def _good(self, response: httpx2.Response) -> httpx2.Response:
-        """Return `response` if it brings the file; else close it and raise."""
+        """Return `response` if it is a success; else close it and raise."""
         if response.is_success:
             return response
         response.close()
@@ -118,10 +118,13 @@ class HttpsFile:
         )
 
     def _left(self, response: httpx2.Response, start: int) -> int | None:
-        """How many bytes are to come, if it is said; another length than pinned is no use."""
+        """Return the number of bytes to come, None if the server states none.
+
+        Raises Unavailable for another range than asked for, or another size than the run pins.
+        """
         ranged = response.status_code == 206
         if ranged and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise Unavailable(f"source.files: {self._url}: another range came than asked for")
+            raise Unavailable(f"source.files: {self._url}: the server sends another range")
         if (said := response.headers.get("Content-Length")) is None:
             return None
         left = int(said)
@@ -136,18 +139,18 @@ class HttpsFile:
 class _Guard:
     """Ends a connection into this machine's own network before a byte is sent over it.
 
-    A name tells nothing of where it leads, so the address that was connected to is looked at. What
-    goes through a proxy goes to the operator's own: there the proxy alone knows the address.
+    A public name can have a private IP address, so the address of the connection is checked. A
+    connection to the operator's proxy is not checked: only the proxy knows the final address.
     """
 
     def __init__(self, private: bool) -> None:
         self.host = ""
-        """Of the request; a connection to any other host is one to a proxy."""
+        """The host of the request; a connection to another host goes to a proxy."""
         self._private = private
         self._connecting = ""
 
     def trace(self, event: str, details: dict[str, Any]) -> None:
-        """Hear from httpx2 of every step; raises Unavailable."""
+        """Take httpx2's report of a step; raises Unavailable."""
         if event == "connection.connect_tcp.started":
             self._connecting = details["host"]
         if event != "connection.connect_tcp.complete" or self._private:
@@ -157,7 +160,7 @@ class _Guard:
         if self._connecting == self.host and not ipaddress.ip_address(ip).is_global:
             stream.close()
             raise Unavailable(
-                f"source.files: {self.host} leads to {ip}, of this machine's own network; {ALLOW}"
+                f"source.files: {self.host} leads to {ip} in this machine's own network; {ALLOW}"
             )
 
 
@@ -165,14 +168,14 @@ def _client() -> httpx2.Client:
     """Return a client with the certificates and proxies of the environment; raises ConfigError."""
     try:
         return httpx2.Client(timeout=TIMEOUT)
-    except (ImportError, ValueError, OSError) as error:  # no SOCKS here; no proxy; no certificates
+    except (ImportError, ValueError, OSError) as error:  # SOCKS is missing; bad proxy; bad file
         raise ConfigError(
             f"SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY or ALL_PROXY: {_words(error)}"
         ) from error
 
 
 def retry_after(said: str | None) -> float:
-    """Return the seconds that a Retry-After header asks for: 0 if there is none."""
+    """Return the seconds that a Retry-After header asks for, 0 if there is none."""
     if not said:
         return 0.0
     if said.strip().isdigit():

@@ -1,11 +1,11 @@
-"""Data sets of the Hugging Face hub, by name and commit, through its own client library.
+"""Data sets of the Hugging Face hub, by name and commit, through the hub's own client library.
 
-Rows are streamed: a file is read in ranges over the hub's file system, so that no node needs disk
-or memory for more than it trains on. No account, no token, no code of a data set, no cache. The
-address of the hub is `HF_ENDPOINT`, as everywhere with that library.
+Rows are streamed: a file is read in ranges over the hub's file system, so a node needs disk and
+memory only for its own training data. No account, token, cache or code of a data set is used. The
+environment variable `HF_ENDPOINT` names another hub, as always with that library.
 
-Every request is repeated by the library a few times, and by `RetryPolicy` for some minutes; what
-comes is whole ranges, so a stream goes on at the byte where it broke.
+The library repeats every request a few times, and `RetryPolicy` repeats it for some minutes. A
+range comes whole, so a stream continues at the byte where it broke.
 """
 
 import re
@@ -27,7 +27,7 @@ from dipaco.protocol.run.source import DATASET, SourceFile
 from dipaco.protocol.wire.digest import Digest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-ABSENT = frozenset({401, 403, 404, 410})  # what is private is not there for whoever asks
+ABSENT = frozenset({401, 403, 404, 410})  # without an account a private data set is absent
 
 T = TypeVar("T")
 
@@ -36,12 +36,12 @@ class Hub:
     """One data set at one commit; made anew for every pass over it."""
 
     def __init__(self, dataset: str, commit: str, retry: RetryPolicy) -> None:
-        """Nothing is asked of the hub yet."""
-        self._dataset, self._commit, self._patience = dataset, commit, retry
+        """Name the data set; this sends no request."""
+        self._dataset, self._commit, self._retry = dataset, commit, retry
         self._systems: list[Any] = []
 
     def content(self, file: SourceFile) -> Content:
-        """Return the bytes of a file, read in ranges as they are wanted.
+        """Return the content of a file, whose bytes are read in ranges on demand.
 
         Raises Unavailable if the commit or the file is gone, or the hub has another file there.
         """
@@ -57,9 +57,9 @@ class Hub:
                 yield piece
 
     def describe(self, name: str, on_progress: OnProgress = silent) -> SourceFile:
-        """Return size and SHA-256 of a file, as the hub tells them, or as its bytes do.
+        """Return a file with its size and SHA-256; `rows` stays 0.
 
-        The hub knows the SHA-256 of large files; a small one is read for it. `rows` stays 0.
+        The hub states the SHA-256 of large files; a small one is read and hashed.
         """
         size, digest = self._facts(name)
         file = SourceFile(name=name, size=size, sha256=digest or Digest(bytes(32)), rows=0)
@@ -76,7 +76,7 @@ class Hub:
             )
 
     def _facts(self, name: str) -> tuple[int, Digest | None]:
-        """Size, and SHA-256 where the hub tells it."""
+        """Return size, and SHA-256 if the hub states it."""
         found = self._ask(
             lambda system: system._api.get_paths_info(
                 self._dataset, [name], revision=self._commit, repo_type="dataset"
@@ -105,16 +105,16 @@ class Hub:
         return open_ranges(self._name(file.name), file.size, fetch)
 
     def _ask(self, question: Callable[[Any], T], name: str) -> T:
-        """Ask the hub, again and again if the answer did not come."""
+        """Ask the hub, and retry while a connection breaks; raises Unavailable."""
 
         def attempt() -> T:
             with _translated(f"{self._dataset}@{self._commit}"):
                 return question(self._system())
 
-        return self._patience.retry(attempt, f"source.files: {self._name(name)}")
+        return self._retry.retry(attempt, f"source.files: {self._name(name)}")
 
     def _system(self) -> Any:
-        """The library's file system; it remembers what was not there, so we own ours."""
+        """Return the library's file system; it caches misses, so each `Hub` has its own."""
         if not self._systems:
             import_datasets(hub=True)
             from huggingface_hub import HfFileSystem
@@ -129,7 +129,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a data set: what a name means at a commit."""
+    """A split of a data set at one commit."""
 
     commit: str
     config: str
@@ -144,7 +144,8 @@ def find_split(
 
     revision   a commit, branch or tag.
 
-    Raises ConfigError for what is not on the hub, Unavailable if it cannot be reached.
+    Raises ConfigError for a data set or split that does not exist, Unavailable if the hub cannot be
+    reached.
     """
     if not DATASET.fullmatch(dataset):
         raise ConfigError(f"source.dataset: {dataset!r} is not owner/name")
@@ -182,13 +183,13 @@ def _commit_of(dataset: str, revision: str) -> str:
     with _translated(f"{dataset}@{revision}"):
         commit = HfApi(token=False).dataset_info(dataset, revision=revision, timeout=30.0).sha
     if commit is None or not COMMIT.fullmatch(commit):
-        raise Unavailable(f"source.revision: the hub names no commit for {revision} of {dataset}")
+        raise Unavailable(f"source.revision: {dataset}: the hub has no commit for {revision}")
     return commit
 
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Turn the library's errors into Broken, for what may pass, and Unavailable."""
+    """Turn the library's errors into Broken if they may pass, else into Unavailable."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -209,7 +210,7 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _set_up_client() -> None:
-    """Make the library's client refuse what no range asks for, and waits without bound."""
+    """Make the library's client refuse whole files in place of ranges, and unbounded waits."""
     from huggingface_hub import set_client_factory
 
     set_client_factory(_client)
@@ -220,12 +221,12 @@ def _client() -> Any:
 
     client = default_client_factory()
     hooks = client.event_hooks
-    client.event_hooks = {**hooks, "response": [*hooks.get("response", []), _look_at]}
+    client.event_hooks = {**hooks, "response": [*hooks.get("response", []), _check_response]}
     return client
 
 
-def _look_at(response: Any) -> None:
-    """Look at an answer before its body is read; raises Unavailable."""
+def _check_response(response: Any) -> None:
+    """Check a response before its body is read; raises Unavailable."""
     if retry_after(response.headers.get("Retry-After")) > LONGEST_WAIT_ASKED:
         raise Unavailable(
             f"source: the hub asks to come back after {response.headers['Retry-After']} seconds"

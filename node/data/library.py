@@ -1,8 +1,8 @@
 """The `datasets` library and the hub's client, set up before their first import.
 
-They read their settings when they are imported, and take more than a second for it: only worker
-processes and `run create` come here, and get what they need cut off from the rest: no telemetry, no
-account, nothing in the user's cache folder, no torch, and no hub unless the source is on it.
+They read their settings during the import, which takes more than a second; so only worker processes
+and `run create` import them. The settings forbid telemetry, accounts, files in the user's cache
+folder, torch, and the hub unless the source is on it.
 """
 
 import atexit
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def import_datasets(*, hub: bool = False) -> Any:
-    """Return the `datasets` module; `hub` says whether it may reach the hub from now on."""
+    """Return the `datasets` module; `hub`: whether it may use the hub from now on."""
     datasets = _imported()
     from huggingface_hub import constants
 
@@ -26,9 +26,9 @@ def import_datasets(*, hub: bool = False) -> Any:
 
 @lru_cache(maxsize=1)
 def _imported() -> Any:
-    """Import it, with a scratch folder of this process for the files that it leaves.
+    """Import it, with a scratch folder of this process for its files.
 
-    With torch it would take 190 MB and two seconds more.
+    `USE_TORCH` keeps it from importing torch, which takes 190 MB and two seconds more.
     """
     scratch = Path(tempfile.mkdtemp(prefix="dipaco-datasets-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
@@ -42,7 +42,7 @@ def _imported() -> Any:
         HF_HUB_DISABLE_IMPLICIT_TOKEN="1",
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_UPDATE_CHECK="1",
-        HF_HUB_DISABLE_XET="1",  # its transfers are no ranged reads, and keep a cache
+        HF_HUB_DISABLE_XET="1",  # Xet does not read ranges, and keeps a cache
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         HF_DATASETS_DISABLE_PROGRESS_BARS="1",
         HF_UPDATE_DOWNLOAD_COUNTS="0",

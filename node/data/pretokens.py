@@ -1,17 +1,17 @@
-"""Tokenising word by word: the ids of the library, several times as fast.
+"""Tokenising word by word: gives the ids of the library, several times as fast.
 
 GPT-2's byte-level BPE first cuts a text into words by a regular expression, then merges within each
-word alone. So the ids of a text are those of its words in a row, and the words of a corpus repeat.
-Only for tokenizers that do exactly this (`merges_words`), and for text of characters whose classes
-no version of Unicode will change: everything else goes through the library as it is.
+word alone. So the ids of a text are the ids of its words in order, and the words of a corpus
+repeat. This module serves only tokenizers that do exactly this (`merges_words`), and only text of
+characters whose classes no version of Unicode will change. The library tokenises all other text.
 
-Kept for its figure, since a second tokenizer is a risk: every node must find the library's ids. Of
-3,384 documents (7 MB of text) a router with `counts = "documents"`, the default, took 3.9 s of
-processor time, and 10.5 s with the library alone (2.7 times); with `counts = "sample"` 4,000
-documents took 1.4 and 1.8 s (1.3 times, their heads alone are tokenised); materialising a window
-4.2 and 10.8 s (2.6 times). Medians of three in turns on 27 November 2026, one thread, two busy
-cores. The risk is held by the tests, which compare every character that is taken by words, and by
-`TextEncoder.encode`, which asks the library about one text in 16 batches.
+A second tokenizer is a risk, since every node must find the library's ids. It is kept for its
+speed. For a router over 3,384 documents (7 MB of text) with `counts = "documents"`, the default, it
+took 3.9 s of processor time, and the library alone 10.5 s (2.7 times); with `counts = "sample"`,
+which tokenises heads alone, 1.4 and 1.8 s for 4,000 documents (1.3 times); for materialising a
+window 4.2 and 10.8 s (2.6 times). These are medians of three alternating runs on 27 November 2026,
+with one thread on two busy cores. Two checks bound the risk: the tests compare every character that
+is tokenised by words, and `TextEncoder.encode` compares one text in 16 batches with the library.
 """
 
 import json
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 _END: Final = 0x2070  # alphabets from Latin to Georgian and beyond, and general punctuation
-_KEPT_WORDS = 1 << 16  # words remembered, some 15 MiB
-_KEPT_LENGTH = 32  # characters of a word that is remembered: longer ones hardly come again
+_KEPT_WORDS = 1 << 16  # words in the cache, about 15 MiB
+_KEPT_LENGTH = 32  # characters of a word in the cache: longer ones hardly repeat
 
 
 def _class(*categories: str) -> str:
@@ -44,7 +44,7 @@ _SETTLED = re.compile(rf"[\x00-\x9f{_class('L', 'N', 'Z', 'M', 'P', 'S')}]*")
 
 
 def _byte_letters() -> dict[int, str]:
-    """Return GPT-2's letter for each byte: printable ones stand for themselves."""
+    """Return GPT-2's letter for each byte: a printable byte is its own letter."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {byte: chr(byte) for byte in plain} | {b: chr(256 + i) for i, b in enumerate(others)}
@@ -57,7 +57,7 @@ Encode = Callable[[Sequence[str]], list[list[int]]]
 
 
 def merges_words(tokenizer: "tokenizers.Tokenizer") -> bool:
-    """Return whether a tokenizer merges within the words of GPT-2's expression, and no more."""
+    """Return whether a tokenizer merges within the words of GPT-2's expression and does no more."""
     import tokenizers
 
     model, before = tokenizer.model, tokenizer.pre_tokenizer
@@ -77,16 +77,16 @@ def merges_words(tokenizer: "tokenizers.Tokenizer") -> bool:
 
 
 class _Words(dict[str, tuple[int, ...]]):
-    """The ids of words: one that is not known yet is merged when it is asked for."""
+    """A cache of the ids of words; an unknown word is merged when it is looked up."""
 
     def __init__(self, model: "tokenizers.models.Model") -> None:
         super().__init__()
         self._merge = model.tokenize
         self._long: list[str] = []
-        """Known now, and not to be kept."""
+        """Words to remove at the end of the batch."""
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        if word.isascii() and word.isprintable():  # a space at most is not its own letter
+        if word.isascii() and word.isprintable():  # only a space is not its own letter
             letters = word.replace(" ", _SPACE_LETTER)
         else:
             letters = word.encode().decode("latin-1").translate(_LETTERS)
@@ -96,7 +96,7 @@ class _Words(dict[str, tuple[int, ...]]):
         return ids
 
     def forget(self) -> None:
-        """Keep the memory bounded, whatever the words are."""
+        """Remove words, so that the memory stays bounded for any text."""
         for word in self._long:
             del self[word]
         self._long.clear()
@@ -105,10 +105,10 @@ class _Words(dict[str, tuple[int, ...]]):
 
 
 class WordEncoder:
-    """Gives the ids that a tokenizer gives, a batch of texts at a time."""
+    """Returns the ids of a tokenizer for batches of texts."""
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer", encode: Encode) -> None:
-        """tokenizer: one for which `merges_words` holds; encode: its own way."""
+        """tokenizer: `merges_words` must hold for it; encode: its own encoding of texts."""
         self._encode = encode
         self._known = _Words(tokenizer.model)
 

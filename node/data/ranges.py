@@ -1,8 +1,8 @@
 """A file over the network as a seekable stream, read in ranges, in bounded memory.
 
-Reading on doubles the range asked for, up to `MAX_RANGE`: few requests for whoever reads a file to
-its end, few bytes in vain for whoever jumps about in it (parquet). A range comes whole or not at
-all, so whoever reads never sees that the connection broke in between: `fetch` tries again.
+Each range read in sequence is twice as long as the one before, up to `MAX_RANGE`. So reading a
+whole file takes few requests, and seeking in it (parquet) wastes few bytes. A range comes whole or
+not at all, and `fetch` retries, so the reader never sees a broken connection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Fetch = Callable[[int, int], bytes]
 
 
 def open_ranges(name: str, size: int, fetch: Fetch) -> BinaryIO:
-    """Return a stream over `size` bytes that `fetch` gets; `name` is for messages."""
+    """Return a stream over the `size` bytes that `fetch` returns; `name` is for messages."""
     return io.BufferedReader(_Ranges(name, size, fetch), io.DEFAULT_BUFFER_SIZE)
 
 
@@ -50,11 +50,11 @@ class _Ranges(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        room = memoryview(buffer)
+        target = memoryview(buffer)
         if not 0 <= self._place - self._held_from < len(self._held):
-            self._hold(len(room))
-        part = self._held[self._place - self._held_from :][: len(room)]
-        room[: len(part)] = part
+            self._hold(len(target))
+        part = self._held[self._place - self._held_from :][: len(target)]
+        target[: len(part)] = part
         self._place += len(part)
         return len(part)
 
@@ -63,13 +63,13 @@ class _Ranges(io.RawIOBase):
         self._ahead = min(self._ahead * 2, MAX_RANGE) if goes_on else MIN_RANGE
         start = self._place
         stop = min(self._size, start + min(max(wanted, self._ahead), MAX_RANGE))
-        self._held, self._held_from = b"", start  # two of them need not be held at once
+        self._held, self._held_from = b"", start  # frees the old range before the new one comes
         if start >= stop:
             return
         data = self._fetch(start, stop)
         if len(data) != stop - start:
             raise Unavailable(
-                f"source.files: {self._name}: {len(data)} bytes came where {stop - start} were "
-                f"asked for at {start}"
+                f"source.files: {self._name}: {len(data)} bytes came for a range of "
+                f"{stop - start} at {start}"
             )
         self._held = data

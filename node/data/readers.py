@@ -1,14 +1,14 @@
-"""The rows of one file: parquet, JSON lines or txt, one after the other, in bounded memory.
+"""Readers: yield the rows of one file (parquet, JSON lines or txt) in order, in bounded memory.
 
-What a row is, is part of what every node must agree on, so it is stated here and not left to the
-version of a library: a parquet row; a line of a JSON lines file that is not blank; a line of a txt
-file, blank or not. Every row has text. Files come here pinned, by digest or commit, so what is
-wrong with their content is the fault of the run that names them: Refusal. Where their bytes come
-from is the affair of whoever made the `Content`: a local file, or ranges over the network.
+All nodes must agree on the rows, so they are defined here and not by the version of a library: a
+row of a parquet file; a line of a JSON lines file that is not blank; a line of a txt file, blank or
+not. Every row has text. The files are pinned, by digest or commit, so a fault in their content is
+the fault of the run that names them, and raises Refusal. A `Content` hides the origin of the bytes:
+a local file, or ranges over the network.
 
-`datasets` has readers of its own, and the tests compare rows with theirs. They are not used: its
-parquet reader took 330 MB more memory on one 169 MB file, and its JSON reader falls back to
-reading a whole file when a line is malformed.
+`datasets` has its own readers, and the tests compare the rows of both. They are not used: the
+parquet reader took 330 MB more memory on one 169 MB file, and the JSON reader reads the whole file
+when a line is malformed.
 """
 
 import gzip
@@ -30,9 +30,9 @@ from dipaco.protocol.errors import Refusal, Unavailable
 MAX_ROW_BYTES = 1 << 28  # of one row: it is hashed whole, so it is held whole
 _BATCH_BYTES = 1 << 20  # of parquet rows decoded at once, about
 _BATCH_ROWS = 256
-_FEWER = 16  # times fewer rows at once, where these unpack to too much
-_PAGE_BYTES = MAX_ROW_BYTES + (16 << 20)  # a page ends with the row that makes it long enough
-_PAGES_BYTES = 2 * MAX_ROW_BYTES  # that the parquet pages of one batch may unpack to
+_FEWER = 16  # the factor by which a batch shrinks when its pages unpack to too much
+_PAGE_BYTES = MAX_ROW_BYTES + (16 << 20)  # a writer ends a page after the row that fills it
+_PAGES_BYTES = 2 * MAX_ROW_BYTES  # of the unpacked parquet pages of one batch
 _READ_BYTES = 1 << 20  # of one read of a parquet file
 _BOM = b"\xef\xbb\xbf"
 
@@ -42,35 +42,35 @@ Rows = Iterator[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of one file, wherever they are."""
+    """The bytes of one file, from any origin."""
 
     name: str
-    """As messages call it; its ending tells the format."""
+    """The name for messages; its ending determines the format."""
     open: Callable[[], BinaryIO]
     """Returns a new seekable stream of the bytes, at their start."""
     check: Callable[[], None] = lambda: None
-    """Raises Unavailable if the bytes are no longer those that were opened."""
+    """Raises Unavailable if the bytes have changed since they were opened."""
 
 
 def read_rows(file: Path | Content, field: str, skip: int = 0) -> Rows:
     """Yield the rows of a file from row `skip` on.
 
-    field   the column of a parquet file, the key of a line; a txt file has `text` alone.
+    field   the column of a parquet file, or the key of a JSON line; a txt file has `text` only.
 
-    Raises Refusal for content that is not what its name says, Unavailable if it cannot be read.
+    Raises Refusal for content that does not fit its format, Unavailable if it cannot be read.
     """
     content = _content(file)
     return _FORMATS[file_format(content.name)][0](content, field, skip)
 
 
 def count_rows(file: Path | Content) -> int:
-    """Return the number of rows; of a parquet file without reading them."""
+    """Return the number of rows; a parquet file states it, any other is read."""
     content = _content(file)
     return _FORMATS[file_format(content.name)][1](content)
 
 
 def file_format(name: str) -> str:
-    """Return the ending that tells a file's format; raises Refusal for any other."""
+    """Return the ending of a file's name that names its format; raises Refusal for another."""
     lower = name.lower()
     for ending in _FORMATS:
         if lower.endswith(f".{ending}"):
@@ -91,14 +91,14 @@ def local_content(path: Path, name: str | None = None) -> Content:
 
 @contextmanager
 def _opened(content: Content) -> Iterator[BinaryIO]:
-    """Open the bytes, and translate what damaged ones make the libraries raise."""
+    """Open the bytes, and translate the libraries' errors of damaged bytes."""
     try:
         with content.open() as file:
             yield file
     except (pa.ArrowException, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise Refusal(f"source.files: {content.name}: {_one_line(error)}") from error
     except OSError as error:
-        if error.errno is None:  # pyarrow's and gzip's, of bytes that are damaged or end too early
+        if error.errno is None:  # from pyarrow and gzip, for bytes that are damaged or cut off
             raise Refusal(f"source.files: {content.name}: {_one_line(error)}") from error
         raise Unavailable(f"source.files: {content.name}: {error.strerror}") from error
 
@@ -122,7 +122,7 @@ def _read_parquet(content: Content, field: str, skip: int) -> Rows:
         row = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
-            if row + rows <= skip:  # none of the group is wanted: not read at all
+            if row + rows <= skip:  # the whole group is skipped without reading it
                 row += rows
                 continue
             for value in _group_values(content, file, guard, group, column):
@@ -141,7 +141,10 @@ def _parquet(stream: BinaryIO | PageGuard) -> Any:
 
 
 def _text_column(content: Content, file: Any, field: str) -> int:
-    """The place of the text column among the file's leaves; refuses one that is no text."""
+    """Return the index of the text column among the file's leaf columns.
+
+    Raises Refusal if it is missing or has another type.
+    """
     schema, name = file.schema_arrow, content.name
     if field not in schema.names:
         has = ", ".join(schema.names)[:200]
@@ -156,7 +159,7 @@ def _text_column(content: Content, file: Any, field: str) -> int:
 def _group_values(
     content: Content, file: Any, guard: PageGuard, group: int, column: int
 ) -> Iterator[Any]:
-    """The values of one row group, in smaller and smaller batches where the pages are heavy."""
+    """Yield the values of one row group; batches shrink while their pages are too large."""
     chunk = file.metadata.row_group(group).column(column)
     mean = chunk.total_uncompressed_size // max(chunk.num_values, 1)
     rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(mean, 1)))
@@ -176,7 +179,7 @@ def _group_values(
 def _batches(
     file: Any, guard: PageGuard, group: int, chunk: Any, rows: int, done: int
 ) -> Iterator[Any]:
-    """Yield the values from `done` on, by so many rows; raises Heavy, BadPage."""
+    """Yield the values from `done` on, in batches of `rows` rows; raises Heavy, BadPage."""
     start = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
@@ -232,7 +235,7 @@ def _json_lines(content: Content, stream: BinaryIO) -> Iterator[bytes]:
 
 @contextmanager
 def _unpacked(content: Content, stream: BinaryIO) -> Iterator[BinaryIO]:
-    """Unpack as the file's ending says, a little at a time."""
+    """Decompress as the file's ending says, piece by piece."""
     with ExitStack() as stack:
         ending = content.name.lower().rpartition(".")[2]
         if ending == "gz":
@@ -285,7 +288,7 @@ def _count_txt(content: Content) -> int:
 
 
 def _lines(content: Content, stream: BinaryIO) -> Iterator[str]:
-    r"""Give lines as Python reads text: `\r\n` and `\r` end one too."""
+    """Yield lines as Python reads text: CR LF and CR end a line too."""
     with io.TextIOWrapper(stream, encoding="utf-8", newline=None) as file:
         number = 0
         while line := file.readline(MAX_ROW_BYTES + 1):
@@ -300,6 +303,6 @@ _JSON_LINES: _Reader = (_read_jsonl, _count_jsonl)
 _FORMATS: dict[str, _Reader] = {
     "parquet": (_read_parquet, _count_parquet),
     **dict.fromkeys(("jsonl", "jsonl.gz", "jsonl.zst"), _JSON_LINES),
-    **dict.fromkeys(("json", "json.gz", "json.zst"), _JSON_LINES),  # as the hub calls them
+    **dict.fromkeys(("json", "json.gz", "json.zst"), _JSON_LINES),  # common names on the hub
     "txt": (_read_txt, _count_txt),
 }

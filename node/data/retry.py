@@ -1,7 +1,7 @@
-"""Trying again what a network broke: with back-off, and for a bounded time.
+"""Retries after a network failure, with back-off, for a bounded time.
 
-Only what may pass is tried again (`Broken`). Whoever asked gets `Unavailable` in the end, and its
-own caller decides how much later to start anew: the node's verifier never gives up.
+Only a failure that may pass is retried (`Broken`). In the end the caller gets `Unavailable` and
+decides when to start again; the node's verifier does so without end.
 """
 
 import random
@@ -16,31 +16,31 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.5  # seconds
 LONGEST_PAUSE = 30.0
-LONGEST_WAIT_ASKED = 120.0  # seconds of a Retry-After that are waited; asked for more, we give up
+LONGEST_WAIT_ASKED = 120.0  # seconds of a Retry-After that are waited; a longer one ends the retry
 
 
 class Broken(Exception):
-    """The connection broke, or the server asks to come again: it may pass."""
+    """The connection broke, or the server asks for a later request: a retry may succeed."""
 
     def __init__(self, reason: str, *, retry_after: float = 0.0, some: bool = False) -> None:
-        """retry_after: seconds that the server asks for; some: whether anything came before."""
+        """retry_after: seconds that the server asks for; some: whether any bytes had come."""
         super().__init__(reason)
         self.retry_after, self.some = retry_after, some
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to try again; clock and sleep are a test's to replace."""
+    """The time limit of retries; tests replace clock and sleep."""
 
     limit: float = 180.0
-    """Seconds without a byte after which we give up."""
+    """Seconds without a byte after which the retry ends."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
     def retry(self, attempt: Callable[[], T], what: str) -> T:
-        """Return what `attempt` returns, trying again while it raises Broken.
+        """Call `attempt` again while it raises Broken; return its result.
 
-        what   begins the message of the Unavailable that is raised in the end.
+        what   begins the message of the Unavailable that is raised at the limit.
         """
         since, pause = self.clock(), FIRST_PAUSE
         while True:

@@ -1,7 +1,7 @@
-"""Tokenizers by content: a `tokenizers` JSON file, checked before a token of it is used.
+"""Tokenizers: loads a `tokenizers` JSON file by its digest, and checks it before use.
 
 Text becomes ids without special tokens: nothing is added, and text that spells a special token is
-ordinary text, so no document can end another. Runs in worker processes only.
+ordinary text, so no document can insert an end of text. Only worker processes use this module.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 64 << 20  # the manifest's own bound
 
-CHECK_EVERY = 16  # batches; in each of these the library has its say on one text
+CHECK_EVERY = 16  # batches; in one of them a text is compared with the library's ids
 CHECK_CHARACTERS = 4096
-CHARACTER_BYTES = 4  # of UTF-8 at most, each of which may be a token
+CHARACTER_BYTES = 4  # of a UTF-8 character at most; each may be a token
 
 GOLDEN_TEXT = "The naïve café—42 \t\r\n¿Qué? 日本語 😀 <|endoftext|> def f(x): return x**2  \x00'll"
 GOLDEN_IDS = {
@@ -35,7 +35,7 @@ GOLDEN_IDS = {
 
 
 class TextEncoder:
-    """A tokenizer that passed its checks; get one from `load_tokenizer`."""
+    """A tokenizer that passed its checks; `load_tokenizer` returns one."""
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer", pinned: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -47,8 +47,8 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text.
 
-        Raises LocalProtocolError if the fast way and the library disagree on this machine: then
-        no result of this process may be shown to anybody.
+        Raises LocalProtocolError if the fast encoding and the library's differ on this machine:
+        then no result of this process may be used.
         """
         if self._words is None:
             return self.plainly(texts)
@@ -56,13 +56,13 @@ class TextEncoder:
             sample = [texts[0][:CHECK_CHARACTERS]]
             if self._words(sample) != self.plainly(sample):
                 raise LocalProtocolError(
-                    "tokenising word by word differs from the library here: please report it"
+                    "tokenizer: word by word its ids differ from the library's: please report it"
                 )
         self._batches += 1
         return self._words(texts)
 
     def plainly(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text by the library alone, which `encode` must equal."""
+        """Return the ids of each text by the library alone; those of `encode` are the same."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
@@ -73,19 +73,19 @@ class TextEncoder:
 
 
 class TextDecoder:
-    """Text from ids that come one at a time: a character is given when all its bytes are there.
+    """Decodes ids one at a time, and returns a character when all its bytes are there.
 
-    Ids that are no text come out as U+FFFD, after as many more as a character may have bytes.
+    Bytes that are not UTF-8 become U+FFFD as soon as no further byte can complete a character.
     """
 
     def __init__(self, encoder: TextEncoder, before: Sequence[int] = ()) -> None:
-        """before: ids that come before the text and are not given again: a space may hang on it."""
+        """before: the ids before the text, which decide whether it begins with a space."""
         self._decode = encoder.decode
         self._ids = list(before[-CHARACTER_BYTES:])
         self._shown = len(self._ids)
 
     def step(self, token: int) -> str:
-        """Take the next id; returns the text that is complete with it, maybe none."""
+        """Add the next id; return the text that it completes, which may be empty."""
         self._ids.append(token)
         waiting = len(self._ids) - self._shown < CHARACTER_BYTES
         if waiting and self._decode(self._ids).endswith("\ufffd"):
@@ -93,7 +93,7 @@ class TextDecoder:
         return self.rest()
 
     def rest(self) -> str:
-        """Return what was held back, complete or not."""
+        """Return the text that was held back, complete or not."""
         known, whole = self._decode(self._ids[: self._shown]), self._decode(self._ids)
         del self._ids[:-CHARACTER_BYTES]
         self._shown = len(self._ids)
@@ -103,8 +103,8 @@ class TextDecoder:
 def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
     """Return the tokenizer that a manifest pins: the embedded one, or a blob of the store.
 
-    Raises Unavailable if the file is not here or its golden text fails, Refusal if the file is
-    not what the manifest says of it.
+    Raises Unavailable if the file is not here or its golden text fails, Refusal if the file
+    contradicts the manifest.
     """
     return checked_tokenizer(tokenizer_file(pinned, blobs), pinned)
 
@@ -117,7 +117,9 @@ def tokenizer_file(pinned: Tokenizer, blobs: BlobStore) -> bytes:
             read_file(path, limit=pinned.size) if path else blobs.read(pinned.sha256, pinned.size)
         )
     except BlobMissing:
-        raise Unavailable(f"tokenizer: no file of SHA-256 {short(pinned.sha256)}... here") from None
+        raise Unavailable(
+            f"tokenizer: the file of SHA-256 {short(pinned.sha256)}... is not here"
+        ) from None
     if len(data) != pinned.size or sha256(data) != pinned.sha256:
         raise Unavailable(f"tokenizer: the file is not the pinned {short(pinned.sha256)}...")
     return data
@@ -154,10 +156,10 @@ def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
     if largest >= pinned.vocabulary:
         raise Refusal(
             f"tokenizer.vocabulary: the file has ids up to {largest}, "
-            f"the manifest's end at {pinned.vocabulary - 1}"
+            f"the manifest allows {pinned.vocabulary - 1}"
         )
     if getattr(parsed.model, "dropout", None):
-        raise Refusal("tokenizer: its model has a dropout: the ids of a text are drawn by chance")
+        raise Refusal("tokenizer: its model has a dropout, so the ids of a text are random")
     if parsed.id_to_token(pinned.end_of_text) is None:
         raise Refusal(f"tokenizer.end_of_text: the file has no token {pinned.end_of_text}")
     encoder = TextEncoder(parsed, pinned)
@@ -165,8 +167,8 @@ def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
     known = GOLDEN_IDS.get(pinned.sha256)
     if known is not None and golden_digest(ids) != known:
         raise Unavailable(
-            "tokenizer: the golden text comes out differently here: another version of the "
-            "`tokenizers` library is needed"
+            "tokenizer: the golden text has other ids here: install another version of the "
+            "`tokenizers` library (constraints.txt names one)"
         )
     return encoder
 
@@ -177,7 +179,7 @@ def golden_digest(ids: Sequence[int]) -> str:
 
 
 def _parse(data: bytes) -> "tokenizers.Tokenizer":
-    # One thread unless told otherwise: a volunteer's cores are his. The ids are the same.
+    # One thread by default, to leave a volunteer's cores free. The ids are the same.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import tokenizers
 

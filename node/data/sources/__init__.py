@@ -1,1 +1,1 @@
-"""Where documents come from: one file a kind of source; `dispatch` has the table of them."""
+"""Sources of documents: one file for each kind; `dispatch` has the table of kinds."""

@@ -1,9 +1,9 @@
 """The public source of a run as a stream of numbered rows, through the `datasets` library.
 
-`rows` gives every kind of source the same shape: an `IterableDataset` of `SourceRow`. The table
-`KINDS` is the one place where the name of a kind is told apart from another.
+`rows` returns the same type for every kind of source: an `IterableDataset` of `SourceRow`. Only the
+table `KINDS` maps the name of a kind to its code.
 
-`datasets` takes more than a second to import: only worker processes and `run create` call this.
+Importing `datasets` takes more than a second: only worker processes and `run create` call `rows`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,17 +29,17 @@ KINDS: Mapping[str, SourceKind[Any]] = MappingProxyType(
 
 
 def kind_named(name: object) -> SourceKind[Any] | None:
-    """Return the kind that a TOML file names, if it is one."""
+    """Return the kind that a TOML file names, None if there is none."""
     return KINDS.get(name) if isinstance(name, str) else None
 
 
 def is_authenticated(source: Source, access: Access) -> bool:
-    """Return whether every row that `rows` gives comes from bytes of the manifest's SHA-256."""
+    """Return whether every row of `rows` comes from bytes of the manifest's SHA-256."""
     return KINDS[source.kind].is_authenticated(access)
 
 
 def reachable(source: Source, access: Access) -> Reach:
-    """Tell whether this node can read `source`; asks no network."""
+    """Return whether this node can read `source`, without using the network."""
     return KINDS[source.kind].reachable(source, access)
 
 
@@ -53,11 +53,11 @@ def rows(
 ) -> Iterable[SourceRow]:
     """Return the rows `start` to `stop` - 1 of a source, or up to its end: an IterableDataset.
 
-    on_progress   hears of files that are fetched whole; of rows whoever reads them tells.
+    on_progress   gets the progress of files that are fetched whole; the reader counts rows itself.
 
-    Raises ConfigError for what the operator does not allow, and Refusal for a file that no run can
-    name. Reading raises Unavailable if the source is away or a file is not the pinned one, and
-    Refusal for content that cannot be what the run claims.
+    Raises ConfigError for a source that the operator does not allow, and Refusal for a file that no
+    run can name. Reading raises Unavailable if the source is away or a file is not the pinned one,
+    and Refusal for content that contradicts the manifest.
     """
     kind = KINDS[source.kind]
     read = kind.open(source, access, on_progress)
@@ -68,7 +68,7 @@ def rows(
 
 
 class _Rows:
-    """A generator function for `datasets`, which names its data sets by a pickle of it."""
+    """A generator function for `datasets`, which pickles it to name the data set."""
 
     def __init__(self, generate: Callable[[], Iterator[SourceRow]]) -> None:
         self._generate = generate

@@ -1,7 +1,7 @@
-"""Sources of kind `embedded`: the corpus that is shipped inside the package, pinned to the byte.
+"""Sources of kind `embedded`: the corpus inside the package, pinned by its SHA-256.
 
-1,810 documents of public-domain text in eight domains (demo/NOTICE.md says where each is stated).
-The tests hold the constants against the file.
+It has 1,810 documents of public-domain text in eight domains (demo/NOTICE.md lists the licences).
+The tests compare the constants with the file.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ CORPUS_PATH = FOLDER / _CORPUS.name
 
 
 class EmbeddedTable(SourceTable, frozen=True, kw_only=True):
-    """Of the TOML file of a run."""
+    """The table `source` of a run's TOML file."""
 
     documents: Count = DOCUMENTS
     window: Count | None = None
@@ -61,8 +61,8 @@ def _check(source: Source) -> None:
     """Raise Unavailable if this version embeds another corpus."""
     if source.revision != REVISION or source.files != (_CORPUS,):
         raise Unavailable(
-            f"source.revision: this version embeds the corpus {REVISION}, "
-            f"not {source.revision} as the run has it"
+            f"source.revision: the run's corpus {source.revision} is not the one that this version "
+            f"embeds ({REVISION})"
         )
 
 

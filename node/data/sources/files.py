@@ -1,6 +1,6 @@
-"""Sources of kind `files`: files of this machine, and files at https addresses, in any mixture.
+"""Sources of kind `files`: files of this machine, files at https addresses, or both.
 
-A file of this machine is read only where the operator allows it. A file at an address is fetched
+A file of this machine is read only if the operator allows it. A file at an address is fetched
 whole. Both are hashed before the first row is used.
 """
 
@@ -39,11 +39,11 @@ from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.run.source import MAX_FILES, Count, Source, SourceFile
 
 REVISION = "pinned"
-MAX_DOWNLOADS = 10 * 10**9  # bytes: what a volunteer's cache holds by default
+MAX_DOWNLOADS = 10 * 10**9  # bytes: the default size of a volunteer's cache
 
 
 class FilesTable(SourceTable, frozen=True, kw_only=True):
-    """Of the TOML file of a run."""
+    """The table `source` of a run's TOML file."""
 
     files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
     """Relative to the TOML file, or https addresses."""
@@ -79,11 +79,11 @@ def pin_files(
     downloads: Downloads | None = None,
     on_progress: OnProgress = silent,
 ) -> Source:
-    """Return local files and https addresses as a manifest states them, every row read once.
+    """Return local files and https addresses as a manifest states them; reads every row once.
 
-    documents   only the first so many rows; by default all.
+    documents   the number of rows to use, from the first on; by default all.
     window      documents of one window; by default all.
-    downloads   where files of addresses are kept; without it none can be named.
+    downloads   the folder for files of addresses; without it no address can be named.
 
     Raises ConfigError for files that no run can use, Unavailable for an address that is away.
     """
@@ -124,9 +124,9 @@ def _pinned(
 def _pinned_address(
     url: str, field: str, downloads: Downloads | None, on_progress: OnProgress
 ) -> SourceFile:
-    """Fetch the file of an address; the author may name machines of his own network."""
+    """Fetch the file of an address; its author may name machines of the own network."""
     if downloads is None:
-        raise ConfigError(f"source.files: {url}: there is no folder to fetch it into")
+        raise ConfigError(f"source.files: {url}: there is no folder for downloads")
     file_format(url)
     path, size, digest = downloads.get_unpinned(
         url, HttpsFile(url, private=True).pieces, on_progress
@@ -148,8 +148,8 @@ def _content(file: SourceFile, access: Access, on_progress: OnProgress) -> OpenC
         return partial(fetched, file, remote.pieces, access, on_progress)
     if not access.local_sources:
         raise ConfigError(
-            "run.local_sources: this run names files of this machine; allow that only for runs "
-            "of your own"
+            "run.local_sources: this run names files of this machine; allow that only for your "
+            "own runs"
         )
     path = Path(file.name)
     if not path.is_absolute():
@@ -178,7 +178,7 @@ def _reachable(source: Source, access: Access) -> Reach:
     missing = [name for name in local if not os.access(name, os.R_OK)]
     if missing:
         words = f"{len(missing)} of {_files(len(local))} cannot be read, first {missing[0]}"
-        return Reach(words, cure="put them where the run's manifest names them")
+        return Reach(words, cure="put them at the paths that the run's manifest names")
     here = [f"{_files(len(local))} of this machine"] if local else []
     remote = len(source.files) - len(local)
     away = [f"{_files(remote)} at https addresses, not tried here"] if remote else []

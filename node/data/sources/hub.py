@@ -1,7 +1,7 @@
 """Sources of kind `hub`: a split of a data set on the Hugging Face hub, at one commit.
 
-Its rows are streamed, pinned by the commit alone, unless the operator has files fetched whole and
-hashed before use.
+Its rows are streamed and only the commit pins them, unless the operator sets `run.whole_files`:
+then files are fetched whole and hashed before use.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ from dipaco.protocol.run.source import MAX_FILES, Count, Source, SourceFile
 
 
 class HubTable(SourceTable, frozen=True, kw_only=True):
-    """Of the TOML file of a run."""
+    """The table `source` of a run's TOML file."""
 
     dataset: str
     config: str | None = None
     """[the data set's default]"""
     split: str = "train"
     revision: str = "main"
-    """A commit, or a branch or tag that is to become one."""
+    """A commit, or a branch or tag, which the manifest replaces by its commit."""
     text_field: str = "text"
     documents: Count | None = None
     window: Count | None = None
@@ -72,9 +72,9 @@ def pin_hub(
 ) -> Source:
     """Return a split of a data set on the hub as a manifest states it.
 
-    A branch or tag becomes the commit that it names now. Only the files that hold the first
-    `documents` rows are pinned; of a parquet file no more than its end is read for that. Without
-    `documents` all of the split is, which needs parquet.
+    A branch or tag becomes the commit that it names now. Only the files with the first `documents`
+    rows are pinned; for that, only the end of a parquet file is read. Without `documents` the whole
+    split is pinned, which needs parquet.
 
     Raises ConfigError, which names the field, and Unavailable if the hub cannot be reached.
     """
@@ -111,8 +111,8 @@ def _pin_split(
     formats = [file_format(name) for name in names]
     if documents is None and set(formats) != {"parquet"}:
         raise ConfigError(
-            "source.documents: is missing; of files that are not parquet nobody knows the rows "
-            "before reading them all"
+            "source.documents: is missing; it is needed because the number of rows is known "
+            "without reading them for parquet files only"
         )
     pinned: list[SourceFile] = []
     left = documents
@@ -124,7 +124,7 @@ def _pin_split(
         content = hub.content(file)
         if kind == "parquet":
             if not pinned:
-                next(iter(read_rows(content, field)), None)  # names a column that is not there
+                next(iter(read_rows(content, field)), None)  # refuses a missing column
             count = count_rows(content)
             meter.at(sum(each.rows for each in pinned) + count)
         else:
@@ -132,7 +132,7 @@ def _pin_split(
         pinned.append(SourceFile(name=file.name, size=file.size, sha256=file.sha256, rows=count))
         left = None if left is None else left - count
     if len(pinned) > MAX_FILES:
-        raise ConfigError(f"source.documents: in more than {MAX_FILES} files; name fewer")
+        raise ConfigError(f"source.documents: they are in more than {MAX_FILES} files; name fewer")
     return tuple(pinned)
 
 

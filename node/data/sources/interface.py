@@ -1,4 +1,4 @@
-"""The values between a kind of source and whoever makes, reads or examines one."""
+"""The interface of a kind of source: the values to pin, read and examine one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,48 +17,48 @@ class SourceRow(TypedDict):
     """One row of a source."""
 
     index: int
-    """Counted from 0 over every row of the source."""
+    """The row's number, from 0, over all rows of the source."""
     text: str
 
 
 @dataclass(frozen=True)
 class Access:
-    """What this node allows a run's source, and where it keeps what it fetched."""
+    """The permissions of a run's source on this node, and the folder of its downloads."""
 
     local_sources: bool = False
     """Whether a run may name files and addresses of this machine and its network."""
     downloads: Downloads | None = None
-    """Where files fetched whole are kept; without it none can be fetched."""
+    """The folder of files that are fetched whole; without it none can be fetched."""
     whole_files: bool = False
     """Whether files of the hub are fetched whole and hashed before use, not streamed."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    """With what is streamed."""
+    """The retries of streamed reads."""
 
 
 class SourceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of what the TOML file of a run says of its source, beside the kind."""
+    """The base of the table `source` in the TOML file of a run, without its `kind`."""
 
 
 @dataclass(frozen=True)
 class Pinning:
-    """What pinning a new run's source may use."""
+    """The folders and the progress report for pinning the source of a new run."""
 
     folder: Path
-    """Where relative names begin: the TOML file's folder."""
+    """The base of relative names: the folder of the TOML file."""
     cache: Path | None
-    """Where fetched files are kept; without it they are dropped again."""
+    """The folder of fetched files; without it they are deleted again."""
     on_progress: OnProgress
-    """Hears of files that are fetched and of rows that are counted."""
+    """Gets the progress of fetching files and counting rows."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Whether this node can read a source, as far as that is known without a network."""
+    """Whether this node can read a source, as far as that is known without the network."""
 
     words: str
-    """What was found."""
+    """The finding, for people."""
     cure: str = ""
-    """What the person can do about it; empty if nothing is in the way."""
+    """The advice to the operator; empty if the source can be read."""
 
 
 RowRange = Callable[[int, int], Iterator[SourceRow]]
@@ -69,19 +69,19 @@ T = TypeVar("T", bound=SourceTable)
 
 @dataclass(frozen=True)
 class SourceKind(Generic[T]):
-    """All that a node knows of one kind of source."""
+    """The functions and properties of one kind of source."""
 
     table: type[T]
-    """What the TOML file of a run says of such a source."""
+    """The table `source` of the TOML file of a run."""
     pin: Callable[[T, Pinning], Source]
-    """Return the source as a manifest states it. Raises ConfigError, and ValueError that begins
-    with the field, for what no run can have; Unavailable if it cannot be reached."""
+    """Returns the source as a manifest states it. Raises ConfigError, or ValueError that begins
+    with the field, for a source that no run can have; Unavailable if it cannot be reached."""
     open: Callable[[Source, Access, OnProgress], RowRange]
-    """Return what reads the source. Raises ConfigError for what the operator does not allow,
-    Refusal for what no run can name, Unavailable for what is not here; so does reading."""
+    """Returns a function that reads rows. Both raise ConfigError for a source that the operator
+    does not allow, Refusal for one that no run can name, Unavailable for one that is away."""
     reachable: Callable[[Source, Access], Reach]
-    """Tell whether this node can read the source; asks no network."""
+    """Returns whether this node can read the source, without using the network."""
     is_authenticated: Callable[[Access], bool] = lambda access: True
-    """Return whether every row comes from bytes of the manifest's SHA-256."""
+    """Returns whether every row comes from bytes of the manifest's SHA-256."""
     on_hub: bool = False
-    """Whether reading it reaches the hub."""
+    """Whether reading it uses the hub."""

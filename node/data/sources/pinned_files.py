@@ -1,7 +1,7 @@
-"""Rows out of pinned files: what the kinds `embedded`, `files` and `hub` share.
+"""Rows of pinned files: the common part of the kinds `embedded`, `files` and `hub`.
 
-A file is hashed before its first row is used, once per process while it stays unchanged, so a file
-that is not the pinned one is never read.
+A file is hashed before its first row is used, once per process while it stays unchanged. So no row
+of a file is used that is not the pinned one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +17,16 @@ from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 from dipaco.protocol.run.source import MAX_FILES, Source, SourceFile
 from dipaco.protocol.wire.digest import Digest, short
 
-MAX_REMEMBERED = MAX_FILES  # files whose digest is known
+MAX_REMEMBERED = MAX_FILES  # files whose digest is cached
 
 OpenContent = Callable[[], Content]
-"""Makes a file's bytes ready; nothing is fetched or hashed before a row of it is wanted."""
+"""Returns a file's content; it is called, and fetches or hashes, when the first row is wanted."""
 
 
 def count_documents(
     content: Content, field: str, on_progress: OnProgress, stop: int | None = None
 ) -> int:
-    """Read every row, or the first `stop`, and count them."""
+    """Read all rows, or the first `stop`, and return their number."""
     meter, count = Meter(on_progress, "count", stop or 0), 0
     for row, _ in read_rows(content, field):
         count = row + 1
@@ -37,16 +37,16 @@ def count_documents(
 
 
 def check_enough(source: Source, **asked: int | None) -> None:
-    """Raise ValueError, which begins with the field, if more is asked of one than there is."""
+    """Raise ValueError, which begins with the field, if a field has less than was asked for."""
     for name, wanted in asked.items():
         if wanted is not None and wanted > (found := getattr(source, name)):
             raise ValueError(f"{name}: {wanted}, but the files hold {found}")
 
 
 def file_rows(source: Source, contents: Sequence[tuple[SourceFile, OpenContent]]) -> RowRange:
-    """Return what reads rows out of the files of `source`, opened as they are wanted.
+    """Return a function that reads rows of the files of `source`, opening each when it is needed.
 
-    Raises Refusal for a file of a format that is not read.
+    Raises Refusal for a file of an unknown format.
     """
     for file, _ in contents:
         file_format(file.name)
@@ -59,9 +59,9 @@ def fetched(
     access: Access,
     on_progress: OnProgress,
 ) -> Content:
-    """Fetch a file whole, unless it is there; one that was damaged on the disk is fetched anew."""
+    """Fetch a file whole, unless it is there; a file damaged on the disk is fetched again."""
     if access.downloads is None:
-        raise ConfigError(f"source.files: {file.name}: there is no folder to fetch it into")
+        raise ConfigError(f"source.files: {file.name}: there is no folder for downloads")
     path = access.downloads.get(file, fetch, on_progress)
     try:
         return checked(path, file)
@@ -73,7 +73,7 @@ def fetched(
 def _file_rows(
     field: str, contents: Sequence[tuple[SourceFile, OpenContent]], start: int, stop: int
 ) -> Iterator[SourceRow]:
-    """Rows are counted over all files, in the manifest's order."""
+    """Yield the rows `start` to `stop` - 1, numbered over all files in the manifest's order."""
     first = 0  # the index of the file's first row
     for file, open_content in contents:
         if first >= stop:
@@ -89,7 +89,7 @@ def _file_rows(
 def _some_rows(
     file: SourceFile, content: Content, field: str, skip: int, stop: int
 ) -> Iterator[tuple[int, str]]:
-    """The rows `skip` to `stop` - 1 of a file, which are there or the run is not what it claims."""
+    """Yield the rows `skip` to `stop` - 1 of a file; raises Refusal if it has fewer."""
     done = skip
     try:
         for row, text in read_rows(content, field, skip):
@@ -99,14 +99,14 @@ def _some_rows(
                 content.check()
                 return
     except Refusal:
-        content.check()  # a file that changed under us is nobody's fault
+        content.check()  # a file that changed meanwhile is not the run's fault
         raise
     content.check()
-    raise Refusal(f"source.files: {file.name}: fewer rows than the {file.rows} that the run says")
+    raise Refusal(f"source.files: {file.name}: fewer rows than the {file.rows} that the run states")
 
 
 def checked(path: Path, file: SourceFile) -> Content:
-    """Return a local file's content; raises Unavailable unless it is the pinned one."""
+    """Return a local file's content; raises Unavailable unless it is the pinned file."""
     _check(path, file)
     return replace(local_content(path, file.name), check=partial(_check, path, file))
 
@@ -125,7 +125,7 @@ def _check(path: Path, file: SourceFile) -> None:
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def _hash_of(path: Path, size: int, changed: int, inode: int) -> Digest:
-    """The digest of a file in a state that these marks tell apart from others."""
+    """Return the digest of a file; size, time of change and inode are the key of the cache."""
     return hash_file(path)
 
 

@@ -1,9 +1,9 @@
-"""Sources of kind `synthetic`: text with topics, made from nothing but a revision and an index.
+"""Sources of kind `synthetic`: text with topics, computed from a revision and an index.
 
-For tests and measurements without a corpus: any number of documents, each known by its index
-alone, the same on every machine for ever. A document has one of `TOPICS` topics; most of its words
-are the topic's own, the rest are common to all, both with short words more frequent. A change of
-anything here needs a new revision.
+They serve tests and measurements without a corpus: any number of documents, each determined by its
+index, the same on every machine. A document has one of `TOPICS` topics; most of its words are the
+topic's own, the rest are common to all; in both sets some words are more frequent. Any change of
+this module's output needs a new revision.
 """
 
 import hashlib
@@ -58,13 +58,16 @@ def synthetic_text(index: int) -> str:
 
 
 def _rank(first: int, second: int, words: int) -> int:
-    """The product of two even draws falls off like word frequencies do."""
+    """Return the rank of a word, 0 to `words` - 1, from two uniform draws.
+
+    Their product falls off as word frequencies do.
+    """
     return first * second * words >> 16
 
 
 @cache
 def _word(number: int) -> str:
-    """The spelling of word `number`: two or three syllables out of 128."""
+    """Return the spelling of word `number`: two or three of 128 syllables."""
     bits = int.from_bytes(tagged("dipaco/1/synthetic-word", u32(number))[:4], "little")
     syllables = []
     for _ in range(2 + bits % 2):
@@ -80,7 +83,7 @@ def _sentences(words: list[str]) -> Iterator[str]:
 
 
 class SyntheticTable(SourceTable, frozen=True, kw_only=True):
-    """Of the TOML file of a run."""
+    """The table `source` of a run's TOML file."""
 
     documents: Count
     window: Count | None = None
@@ -94,11 +97,11 @@ def _pin(table: SyntheticTable, pinning: Pinning) -> Source:
 
 
 def _check(source: Source) -> None:
-    """Raise Unavailable if this version knows other documents."""
+    """Raise Unavailable if this version makes other documents."""
     if source.revision != REVISION:
         raise Unavailable(
-            f"source.revision: this version knows synthetic documents {REVISION}, "
-            f"not {source.revision}"
+            f"source.revision: the run names synthetic documents {source.revision}, this version "
+            f"makes {REVISION}"
         )
 
 
@@ -116,7 +119,7 @@ def _reachable(source: Source, access: Access) -> Reach:
     try:
         _check(source)
     except Unavailable as error:
-        return Reach(str(error), cure="install the version of this program that knows them")
+        return Reach(str(error), cure="install the version of this program that makes them")
     return Reach("synthetic: part of this program")
 
 

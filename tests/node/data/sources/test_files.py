@@ -112,7 +112,7 @@ def test_files_of_this_machine_are_looked_for_where_they_are_allowed(
     (tmp_path / "b.jsonl").unlink()
     found = reachable(mixed, LOCAL)
     assert found.words == f"1 of 3 files cannot be read, first {tmp_path / 'b.jsonl'}"
-    assert found.cure == "put them where the run's manifest names them"
+    assert found.cure == "put them at the paths that the run's manifest names"
 
 
 def addressed(mixed: Source, *names: str) -> Source:
@@ -228,7 +228,7 @@ def test_a_file_has_the_rows_that_the_run_says(mixed: Source) -> None:
     fewer = replace(mixed, files=(replace(first, rows=20), *others), documents=35, window=35)
     assert [text for _, text in read(fewer)][:21] == [*texts(20), texts(26)[25]]
     more = replace(mixed, files=(replace(first, rows=26), *others))
-    with pytest.raises(Refusal, match=r"a\.parquet: fewer rows than the 26 that the run says"):
+    with pytest.raises(Refusal, match=r"a\.parquet: fewer rows than the 26 that the run states"):
         read(more)
 
 

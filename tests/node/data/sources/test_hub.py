@@ -222,7 +222,7 @@ def test_a_hub_that_knows_no_ranges_is_not_downloaded_in_their_place(
 
 def test_a_file_with_fewer_rows_than_pinned_is_refused(source: Source, waits: Waits) -> None:
     first = replace(source.files[0], rows=701)
-    with pytest.raises(Refusal, match="fewer rows than the 701 that the run says"):
+    with pytest.raises(Refusal, match="fewer rows than the 701 that the run states"):
         read(replace(source, files=(first, source.files[1])), waits)
 
 
