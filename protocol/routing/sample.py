@@ -44,7 +44,7 @@ class Fitted:
     spec: RouterSpec
     """Complete except for the digest of the source's bytes and the counts per path."""
     paths: Int64
-    """Of the sampled documents, (n_fit, overlap), best first."""
+    """The paths of the sampled documents, (n_fit, overlap), best first."""
 
 
 class Sample:

@@ -22,7 +22,7 @@ class ModuleDigest(Wire, frozen=True, kw_only=True):
 
 
 ModuleDigests = Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_MODULES)]
-"""Of one path's modules, in the topology's order."""
+"""The digests of one path's modules, in the topology's order."""
 
 
 def digest_of(module: str, named: Iterable[ModuleDigest]) -> Digest:

@@ -55,7 +55,7 @@ class Training(Wire, frozen=True, kw_only=True):
     inner_state: Literal["carry", "reset"] = "carry"
     """AdamW's moments are carried from round to round, or are zero at the start of each."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Of the inner steps' matrix products; weights, moments and sums are always float32."""
+    """Precision of the inner steps' matrix products; weights, moments and sums are float32."""
     early_stopping: bool = False
     """Whether a path is used at the version of its lowest held-out loss, not at the newest."""
     deltas: Literal["f32", "bf16", "int8", "int4"] = "f32"

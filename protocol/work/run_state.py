@@ -39,9 +39,9 @@ class RunState:
         self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
         """Per path and module the inner moments after each round; empty where none are carried."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
-        """By (version, path)."""
+        """Evaluations by (version, path)."""
         self.scored: dict[tuple[int, int], list[Scored]] = {}
-        """By (path, window), in the order in which they were recorded."""
+        """Score sheets by (path, window), in the order in which they were recorded."""
         self.contributors: dict[int, PeerId] = {}
         """Per path the peer whose result was last used by an outer step."""
 
