@@ -25,7 +25,7 @@ WIDTH = 120
 
 
 def main() -> int:
-    """Run what the command line names, or all."""
+    """Run the benchmarks that the command line names, or all; returns the exit code."""
     options = _options()
     if options.data is not None:
         os.environ[VARIABLE] = str(options.data)
@@ -38,14 +38,14 @@ def main() -> int:
         try:
             found = in_new_process(name, "run")
         except subprocess.CalledProcessError:
-            failed.append(name)  # it has said why
+            failed.append(name)  # its own output has the reason
             continue
         found = found if isinstance(found, list) else [found]
         _write(options.out / f"{name}.json", found)
         results += found
     _print(results)
     for name in failed:
-        print(f"{name}: could not be measured, see above")
+        print(f"{name}: not measured, see the error above")
     return int(bool(failed) or any(passed(result) is False for result in results))
 
 
@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
-        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}")
     return options
 
 

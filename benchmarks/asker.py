@@ -1,7 +1,7 @@
-"""A client of the local API that asks evenly: `python -m benchmarks.asker COUNT SECONDS`.
+"""A client of the local API that asks at an even rate: `python -m benchmarks.asker COUNT SECONDS`.
 
 It imports no more than `dipaco-node status` does. For every home that a line of stdin names it asks
-for COUNT statuses within SECONDS, and prints a line of how long each took, in ms.
+for COUNT statuses within SECONDS, and prints one line with the time of each, in ms.
 """
 
 import sys
@@ -12,7 +12,7 @@ from dipaco.node.api.client import ask_status
 
 
 def ask(home: Path, count: int, seconds: float) -> list[float]:
-    """Ask for `count` statuses in `seconds`; returns how long each took, ms."""
+    """Ask for `count` statuses in `seconds`; returns the time of each, ms."""
     took, begun = [], time.monotonic()
     for number in range(count):
         time.sleep(max(0.0, begun + number * seconds / count - time.monotonic()))

@@ -1,4 +1,4 @@
-"""A shard that is open already: what it costs to ask for it again."""
+"""The time of a second request for a shard that is open already."""
 
 import tempfile
 import time
@@ -19,11 +19,11 @@ LIMIT_MS = 1.0
 def run() -> Result:
     """Time hits among `--max-shards` open shards."""
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
-        tools = SourceDeps(BlobStore(Path(folder) / "blobs"))
+        deps = SourceDeps(BlobStore(Path(folder) / "blobs"))
         manifest = sixteen_paths(synthetic(DOCUMENTS, DOCUMENTS), sample=1000)
-        spec = derived(manifest, tools)
+        spec = derived(manifest, deps)
         cache = ShardCache(Path(folder) / "cache", 1 << 30)
-        shards = Shards(cache, tools, max_shards=OPEN)
+        shards = Shards(cache, deps, max_shards=OPEN)
         taken = []
         for turn in range(OPEN + TURNS):
             start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""The text that is measured on: parquet files with a column `text`, or a stand-in for them.
+"""The text of the measurements: parquet files with a column `text`, or the embedded corpus.
 
-The folder stands in the environment, DIPACO_BENCH_DATA, where `make bench DATA=folder` and
-`python -m benchmarks --data folder` put it. Without one the embedded corpus is repeated: speeds
-are then of the same kind, but not comparable with those of docs/benchmarks.md.
+DIPACO_BENCH_DATA in the environment names the folder; `make bench DATA=folder` and `python -m
+benchmarks --data folder` set it. Without a folder the embedded corpus is repeated: speeds are then
+of the same order, but not comparable with those of docs/benchmarks.md.
 """
 
 import os
@@ -31,7 +31,7 @@ def corpus_files() -> list[Path]:
 
 
 def described() -> str:
-    """Say in one line what is measured on."""
+    """Return one line that names the corpus."""
     folder = os.environ.get(VARIABLE)
     if folder is None:
         return (
@@ -43,7 +43,7 @@ def described() -> str:
 
 @cache
 def _repeated() -> Path:
-    """Write the embedded corpus several times over; every text once more with its number."""
+    """Write the embedded corpus `REPEATED` times into one parquet file; returns its path."""
     column = pq.read_table(CORPUS_PATH, columns=["text"])["text"].to_pylist()
     folder = Path(tempfile.gettempdir()) / f"dipaco-bench-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,8 +1,8 @@
 """Verification as a share of the demo's first round, and the peak memory of its daemons.
 
-The packaged demo is run with one round: a rendezvous node and four volunteers, each of which
-derives the router before its first lease. Most of that time on a machine of few cores is waiting
-for each other: all derive at once.
+The packaged demo runs for one round: a rendezvous node and four volunteers, each of which derives
+the router before its first lease. On a machine with few cores most of that time is waiting for a
+core, since all derive at once.
 """
 
 import subprocess
@@ -40,6 +40,6 @@ def run() -> Result:
 
 
 def seconds_of(report: Report, peer: str, stage: str) -> float:
-    """Return how long a node was at a stage."""
+    """Return the seconds that a node spent in a stage."""
     (node,) = (node for node in report.nodes if node.peer == peer)
     return sum(each.seconds for each in node.stages if each.stage == stage)

@@ -1,10 +1,11 @@
 """A path of 150 M parameters on one GPU: tokens/s, model FLOPs utilisation, peak memory.
 
-    python -m benchmarks gpu                                  on the GPU that torch sees, or nothing
-    python -m benchmarks.gpu --device cpu --shape tiny        the same script without one
+    python -m benchmarks gpu                                  on the GPU that torch sees, if any
+    python -m benchmarks.gpu --device cpu --shape tiny        the same script without a GPU
 
-Against a bare PyTorch loop of the same model and against transformers, bf16 products, in turns,
-each sample in a process of its own; then our options alone: compiled, checkpointing, 8-bit moments.
+Our loop is compared with a bare PyTorch loop of the same model and with transformers, with bf16
+products, in turns, each sample in a process of its own. Our options follow: compiled,
+checkpointing, 8-bit moments.
 """
 
 import argparse
@@ -23,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "moments of 8 bits": {"moment_bits": 8},
 }
 PEAK_VARIABLE = "DIPACO_BENCH_PEAK"
-PEAKS = {  # dense bf16 FLOP/s by the makers' data sheets; the longest name that fits counts
+PEAKS = {  # dense bf16 FLOP/s by the makers' data sheets; the longest name that matches is used
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
@@ -37,7 +38,7 @@ MARK = 0.97
 
 
 def run() -> list[Result]:
-    """Measure on this machine's GPU; nothing where there is none."""
+    """Measure on this machine's GPU; return no result if there is none."""
     device = in_new_process("gpu", "name")
     if not device:
         print("gpu: torch sees no CUDA device here, so nothing was measured")
@@ -46,7 +47,7 @@ def run() -> list[Result]:
 
 
 def name() -> str:
-    """Return the GPU's name; empty where torch sees none."""
+    """Return the GPU's name; empty if torch sees none."""
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
@@ -79,7 +80,7 @@ def measure(device: str, shape: str, samples: int, options: list[str]) -> list[R
 
 
 def flops_per_token(shape: str) -> float:
-    """Return those of forward and backward: 6 per parameter, and attention's (2204.02311, B)."""
+    """Return FLOPs of forward and backward: 6 per parameter, and attention (2204.02311, B)."""
     size = SHAPES[shape]
     return 6.0 * parameters(run_of(shape)) + 12.0 * size.blocks * size.d_model * size.context
 
@@ -105,7 +106,7 @@ def _peak_of(gpu: str) -> float:
 
 
 def main() -> None:
-    """Measure as the command line says and print JSON."""
+    """Measure with the options of the command line and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shape", default=SHAPE, choices=SHAPES)

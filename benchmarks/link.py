@@ -1,8 +1,8 @@
-"""A slow link in user space: TCP to an address, capped and delayed in both directions.
+"""A slow link in user space: TCP to an address, with limited rate and delay in both directions.
 
-Plain bytes; whatever speaks through it notices time alone. One `Link` is one household's line: all
-connections through it share its two directions, each of which sends one part after the other at
-the line's rate, and every part arrives `delay` later. What waits in the line is bounded.
+It passes bytes on unchanged, so that its users see only the delay. One `Link` is one household's
+line: all connections through it share its two directions. Each direction sends one part after the
+other at the line's rate, and every part arrives `delay` later. The bytes in the line are bounded.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-PART_BYTES = 16 << 10  # 1.3 ms at 100 Mbit/s: how smooth the line is
+PART_BYTES = 16 << 10  # 1.3 ms at 100 Mbit/s: the resolution of the line
 HOST = "127.0.0.1"
 
 
@@ -25,11 +25,11 @@ class Direction:
     delay: float
     """Seconds from one end to the other, besides the time of sending."""
     bytes: int = 0
-    """Carried so far."""
+    """Bytes carried so far."""
     _free: float = field(default=-math.inf, init=False)
 
     async def take(self, count: int) -> float:
-        """Wait until `count` bytes have left; returns when they arrive, on trio's clock."""
+        """Wait until `count` bytes are sent; returns the time of their arrival, on trio's clock."""
         self._free = max(self._free, trio.current_time()) + count / self.rate
         left = self._free
         await trio.sleep_until(left)
@@ -43,7 +43,7 @@ class Link:
 
     port: int
     up: Direction
-    """From whoever dials to the port."""
+    """From the dialling side to the port."""
     down: Direction
     entrance: int = 0
     """The port to dial."""
@@ -62,7 +62,7 @@ class Link:
         try:
             far = await trio.open_tcp_stream(HOST, self.port)
         except OSError:
-            return  # nobody is there: the caller sees its connection end
+            return  # no process listens: the caller sees its connection end
         async with far, trio.open_nursery() as nursery:
             nursery.start_soon(_one_way, near, far, self.up)
             nursery.start_soon(_one_way, far, near, self.down)
@@ -87,4 +87,4 @@ async def _one_way(
                 while part := await source.receive_some(PART_BYTES):
                     await send.send((await direction.take(len(part)), part))
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
-        await target.aclose()  # an end went away: so does the other
+        await target.aclose()  # one end was closed: close the other too

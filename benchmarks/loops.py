@@ -1,9 +1,10 @@
 """The inner loop of one model, four ways: a worker process, our loop alone, PyTorch, transformers.
 
 Each function is one sample in a process of its own and returns {"rate": tokens/s over all its
-steps, "peak": bytes}; on the CPU most also {"work": tokens per second of CPU time}, which others
-disturb less. All take the same steps: the same model in float32 or with bf16 products, the same
-batch, gradients clipped to 1, AdamW fused. What they train on differs in its values alone.
+steps, "peak": bytes}. On the CPU most also return {"work": tokens per second of CPU time}, which
+other processes disturb less. All take the same steps: the same model in float32 or with bf16
+products, the same batch, gradients clipped to 1, AdamW fused. Only the values of their training
+data differ.
 """
 
 import time
@@ -40,7 +41,7 @@ TURN_STEPS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A path's model and how long a sample lasts."""
+    """A path's model, and the batch and steps of a sample."""
 
     blocks: int
     d_model: int
@@ -74,7 +75,7 @@ def run_of(name: str, precision: Precision = "f32") -> Manifest:
     """Return a run of four paths of that shape; its seed phase is the sample."""
     shape = SHAPES[name]
     tokenizer = embedded_tokenizer()
-    if shape.vocabulary != tokenizer.vocabulary:  # a name for ids that nobody reads
+    if shape.vocabulary != tokenizer.vocabulary:  # a placeholder: its ids are never decoded
         tokenizer = Tokenizer(
             sha256=Digest(bytes(32)), size=1, vocabulary=shape.vocabulary, end_of_text=0
         )
@@ -109,13 +110,13 @@ def run_of(name: str, precision: Precision = "f32") -> Manifest:
 
 
 def parameters(run: Manifest) -> int:
-    """Return those of one path."""
+    """Return the number of parameters of one path."""
     top = run.topology
     return sum(map(top.elements, top.path_modules[0]))
 
 
 def prepare(name: str, folder: str) -> None:
-    """Leave router and shards of the run in `folder`, so that the worker finds them."""
+    """Write router and shards of the run to `folder`, where the worker reads them."""
     from dipaco.node.jobs.settings import reproducible_settings
     from dipaco.node.jobs.values import Materialise
     from dipaco.node.worker.performer import Performer, tools_of
@@ -127,12 +128,12 @@ def prepare(name: str, folder: str) -> None:
 
 
 def read_spec(folder: str) -> RouterSpec:
-    """Return the router that `prepare` left."""
+    """Return the router that `prepare` wrote."""
     return decode((Path(folder) / "spec.cbor").read_bytes(), RouterSpec, limit=MAX_SPEC)
 
 
 def worker(name: str, folder: str) -> Sample:
-    """Have a worker process do a seed lease; `job` and `work` count all that is around it too."""
+    """Time a seed lease in a worker process; `job` and `work` include the work around its steps."""
     import trio
 
     return trio.run(_worker, run_of(name), read_spec(folder), Path(folder))
@@ -155,7 +156,7 @@ async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
     compute = ComputeSection(device="cpu", threads=1, nice=0)
     made = Worker(settings_of(NodeConfig(home=home, compute=compute)), print)
     try:
-        await made.run(Describe(), quiet)  # torch is there after that
+        await made.run(Describe(), quiet)  # imports torch
         assert made.pid is not None
         process = psutil.Process(made.pid)
         before, began = process.cpu_times(), time.perf_counter()
@@ -174,7 +175,7 @@ async def _worker(run: Manifest, spec: RouterSpec, home: Path) -> Sample:
 
 
 def ours(name: str, device: str, precision: Precision, options: dict[str, Any]) -> Sample:
-    """Run the worker's own loop in this process: for a device, or for options, of any kind."""
+    """Run the worker's loop in this process, on any device and with any options."""
     import torch
 
     from dipaco.node.config import ComputeSection
@@ -206,13 +207,13 @@ def ours(name: str, device: str, precision: Precision, options: dict[str, Any]) 
             moment_bits=wished.moment_bits,
         )
 
-    take(2)  # make ready: kernels are chosen, or compiled
+    take(2)  # one-time work: kernels are chosen, or compiled
     take(SHAPES[name].steps)
     return {"rate": ended[-1], "peak": _peak(device)}
 
 
 def bare(name: str, device: str, precision: Precision) -> Sample:
-    """The same model in the plain loop that anybody would write."""
+    """Run the same model in a plain PyTorch loop."""
     import torch
 
     from dipaco.node.training.inner_loop import make_deterministic
@@ -226,7 +227,7 @@ def bare(name: str, device: str, precision: Precision) -> Sample:
 
 
 def transformers(name: str, device: str, precision: Precision) -> Sample:
-    """The model of the same size that transformers has, with its own loss."""
+    """Run transformers' model of the same size, with its own loss."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -281,7 +282,7 @@ def _loop(run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]) ->
 def _plain_step(
     run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]
 ) -> Callable[[int], None]:
-    """Return the step that anybody would write; it takes its number."""
+    """Return the step of a plain loop; its argument is the step's number."""
     import torch
 
     training, drawn = run.training, torch.from_numpy(_rows(run))
@@ -293,7 +294,7 @@ def _plain_step(
         rows = drawn.roll(-number * training.batch, 0)[: training.batch].to(device)
         value = loss(rows)
         (value / rows[:, 1:].numel()).backward()
-        value.item()  # a loop that shows its loss waits for it
+        value.item()  # a loop that prints its loss waits for it too
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.inner.clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -333,7 +334,7 @@ def in_turns(name: str, turns: int) -> dict[str, list[float]]:
         for number in range(TURN_STEPS):
             step(number)
         found["bare"].append((time.process_time() - began) / TURN_STEPS)
-    return {side: series[1:] for side, series in found.items()}  # the first turn makes ready
+    return {side: series[1:] for side, series in found.items()}  # the first has one-time work
 
 
 def _rows(run: Manifest) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
-"""Materialising a window against the least that it needs: reading and tokenising its documents.
+"""Materialising a window, compared with its minimum: reading and tokenising the documents.
 
 The limit streams the same files with `datasets` and gives the same documents, cut alike, to
-`tokenizers`, in one thread as ours; it routes, writes and hashes nothing. Ours does it all, from
-the pinned files to a group in the cache. Processes are new for every sample, and take turns.
+`tokenizers`, in one thread as ours; it routes, writes and hashes nothing. Ours does all of it, from
+the pinned files to a group in the cache. Each sample has a new process, and the sides alternate.
 """
 
 import os
@@ -53,16 +53,16 @@ def sample(side: str) -> tuple[float, int]:
     """Return the seconds of one pass of `side`, and the tokens it saw if it is not ours."""
     files = corpus_files()[:FILES]
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
-        tools = SourceDeps(BlobStore(Path(folder) / "blobs"), Access(local_sources=True))
+        deps = SourceDeps(BlobStore(Path(folder) / "blobs"), Access(local_sources=True))
         manifest = sixteen_paths(pin_files(files), sample=SAMPLE)
         if side == "ours":
-            return _ours(manifest, tools, Path(folder) / "cache"), 0
+            return _ours(manifest, deps, Path(folder) / "cache"), 0
         return _limit(manifest, files, side)
 
 
-def _ours(manifest: Manifest, tools: SourceDeps, folder: Path) -> float:
-    spec = derived(manifest, tools)
-    shards = Shards(ShardCache(folder, 1 << 33), tools, max_shards=4)
+def _ours(manifest: Manifest, deps: SourceDeps, folder: Path) -> float:
+    spec = derived(manifest, deps)
+    shards = Shards(ShardCache(folder, 1 << 33), deps, max_shards=4)
     start = time.perf_counter()
     shards.materialise(manifest, spec, 0, quiet)
     return time.perf_counter() - start
@@ -87,7 +87,7 @@ def _limit(manifest: Manifest, files: list[Path], function: str) -> tuple[float,
 
 
 def _wanted(manifest: Manifest, files: list[Path]) -> list[int]:
-    """Per row, how many characters ours tokenises; 0: none, the row is the router's."""
+    """Return for each row the characters that ours tokenises; 0 for a row of the router."""
     recipe = recipe_of(manifest)
     splits = (Split.TRAINING, Split.VALIDATION)
     lengths = []

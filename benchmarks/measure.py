@@ -1,4 +1,4 @@
-"""What benchmarks share: the shape of a result, fresh processes, peak memory."""
+"""Shared parts of the benchmarks: the type of a result, new processes, peak memory."""
 
 import json
 import subprocess
@@ -14,22 +14,22 @@ class Result(TypedDict):
     name: str
     ours: float
     peer: float
-    """Somebody else's figure, or a limit."""
+    """The figure of the program that is compared with, or a limit."""
     ratio: float
     """ours / peer."""
     unit: str
     samples: dict[str, list[float]]
-    """All that was measured, by side."""
+    """All measurements, by side."""
     mark: NotRequired[float]
-    """What `ratio` must reach, or must not exceed; without one the line passes or fails nothing."""
+    """The value that `ratio` must reach, or must not exceed; without one there is no verdict."""
     better: NotRequired[Literal["higher", "lower"]]
-    """Which side of `mark` passes; by default `higher`."""
+    """The side of `mark` that passes; by default `higher`."""
     note: NotRequired[str]
-    """What the figures stand for, in a line."""
+    """The meaning of the figures, in a line."""
 
 
 def passed(result: Result) -> bool | None:
-    """Return whether a result keeps its mark; None if it has none."""
+    """Return whether a result meets its mark; None if it has none."""
     if "mark" not in result:
         return None
     if result.get("better", "higher") == "higher":
@@ -51,7 +51,7 @@ def versus(name: str, ours: list[float], peer: list[float], unit: str) -> Result
 
 
 def in_new_process(module: str, function: str, *arguments: Any) -> Any:
-    """Call `benchmarks.{module}.{function}` in a Python of its own; values travel as JSON."""
+    """Call `benchmarks.{module}.{function}` in a new process; values are passed as JSON."""
     command = [sys.executable, "-m", "benchmarks.child", module, function, json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -59,6 +59,6 @@ def in_new_process(module: str, function: str, *arguments: Any) -> Any:
 
 def peak_rss(pid: int | str = "self") -> int:
     """Return the largest resident set of a process so far, bytes (Linux); by default this one's."""
-    # Not getrusage: its maximum is inherited from whoever started this process.
+    # getrusage cannot be used: its maximum is inherited from the parent process.
     with Path(f"/proc/{pid}/status").open(encoding="ascii") as lines:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))

@@ -1,6 +1,6 @@
-"""Peak memory of the data plane with a corpus ten times as large, the window staying the same.
+"""Peak memory of the data plane for a corpus ten times as large, with the same window.
 
-One new process for every sample: it derives the router, which counts the sample's documents, and
+Each sample has a new process: it derives the router, which counts the sample's documents, and
 materialises the first and the last window. The peak is that of the whole process (VmHWM).
 """
 
@@ -66,10 +66,10 @@ def sample(kind: str, folder: str, times: int) -> int:
     """Return the peak of a process that derives, counts and materialises, bytes."""
     source = _source(kind, Path(folder), times)
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
-        tools = SourceDeps(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
+        deps = SourceDeps(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
         manifest = sixteen_paths(source, sample=500)
-        spec = derived(manifest, tools)
-        shards = Shards(ShardCache(Path(home) / "cache", 1 << 33), tools, max_shards=4)
+        spec = derived(manifest, deps)
+        shards = Shards(ShardCache(Path(home) / "cache", 1 << 33), deps, max_shards=4)
         for window in (0, source.windows - 1):
             shards.materialise(manifest, spec, window, quiet)
     return peak_rss()

@@ -1,8 +1,9 @@
-"""How far each of a node's options takes a result, and at what speed.
+"""The effect of each option of a node on the weights, and its speed.
 
-Steps on the embedded corpus from the same weights, on the CPU with one thread, in one process. How
-far: the distance of the last weights from those of the plain loop, relative to how far that has
-moved them. Moments of 8 bits are here where bitsandbytes is installed.
+All take steps on the embedded corpus from the same weights, on the CPU with one thread, in one
+process. The effect is the distance of the last weights from those of the plain loop, relative to
+the distance that the plain loop moved them. Moments of 8 bits are measured if bitsandbytes is
+installed.
 """
 
 import tempfile
@@ -21,8 +22,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compiled": {"compile": True},
     "moments of 8 bits": {"moment_bits": 8},
 }
-TOLERANCE = 1e-3  # of what is rounding alone: docs/fit.md
-FREE = "moments of 8 bits"  # these are not
+TOLERANCE = 1e-3  # for options that only change rounding: docs/fit.md
+FREE = "moments of 8 bits"  # changes more than rounding, so it has no mark
 
 
 def run() -> list[Result]:
@@ -105,7 +106,7 @@ def differences(folder: str) -> dict[str, dict[str, float]]:
     for name, options in OPTIONS.items():
         if name == FREE and find_spec("bitsandbytes") is None:
             continue
-        weights(1, **options)  # make ready
+        weights(1, **options)  # one-time work
         ended, rate = weights(STEPS, **options)
         apart = np.linalg.norm(ended - plain) / np.linalg.norm(plain - began)
         found[name] = {"rate": rate, "apart": float(apart)}

@@ -1,12 +1,12 @@
 """The share of a round that is not spent in inner steps, over links of 100 Mbit/s.
 
-Real processes: one rendezvous node, which schedules, and two volunteers, each of which reaches it
-through a line of its own (`link`) and nobody in any other way, as behind a home router. Leases are
-made to last `LEASE_SECONDS`: inner steps are chosen from the measured time of one. What a node did
-when is read from its log; all nodes share this machine's clock.
+Real processes: one rendezvous node, which schedules, and two volunteers. Each volunteer reaches
+only that node, through a line of its own (`link`), as behind a home router. The number of inner
+steps is chosen from the measured time of one, so that a lease lasts `LEASE_SECONDS`. The times of a
+node's stages are read from its log; all nodes share this machine's clock.
 
-DIPACO_BENCH_LEASE sets other seconds of a lease, DIPACO_BENCH_ENCODING `f32`: everything whole,
-DIPACO_BENCH_SHAPE `demo` or `20m`: that shape alone.
+DIPACO_BENCH_LEASE sets the seconds of a lease. DIPACO_BENCH_ENCODING=f32 sends all values whole.
+DIPACO_BENCH_SHAPE, `demo` or `20m`, measures that shape alone.
 """
 
 import json
@@ -46,17 +46,17 @@ from dipaco.protocol.wire.identity import peer_id
 
 RATE, DELAY = 100e6 / 8, 0.01  # bytes per second and seconds, each way
 VOLUNTEERS, SEED_STEPS = 2, 2
-ROUNDS = {"demo": 3, "20m": 4}  # with two leases in each for a volunteer, and with one
-FIRST = 2  # measured from this round on: the first begins with whole states
+ROUNDS = {"demo": 3, "20m": 4}  # a volunteer has two leases in a round of `demo`, one in `20m`
+FIRST = 2  # the first round measured: round 1 begins with whole states
 LEASE_SECONDS = float(os.environ.get("DIPACO_BENCH_LEASE", "66"))
 SMALL = os.environ.get("DIPACO_BENCH_ENCODING", "") != "f32"
 PROBE_STEPS = 4
 MARK = 5.0  # %
 POLL_SECONDS = 0.5
-PATIENCE = 900.0  # s without a record
-NOWHERE = f"/ip4/{HOST}/tcp/1"  # what nodes announce: nobody reaches them but over a line
+STALL_SECONDS = 900.0  # without a new record
+NOWHERE = f"/ip4/{HOST}/tcp/1"  # announced by all nodes, so that they are reached by a line alone
 STAGES = ("fetch", "around", "inner", "submit", "others", "outer", "rest")
-"""Of a round, in its order; `Round.stages` says what they are."""
+"""The stages of a round, in their order; explained at `Round.stages`."""
 
 
 def run() -> list[Result]:
@@ -66,7 +66,7 @@ def run() -> list[Result]:
 
 
 def measure(name: str) -> list[Result]:
-    """Run the network of one shape and say where its rounds went."""
+    """Run the network of one shape; returns the share and the traffic of its rounds."""
     plan = _planned(name)
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
         links = trio.run(_network, plan, Path(folder))
@@ -108,7 +108,7 @@ def step_seconds(name: str) -> float:
 
 
 def _manifest(name: str) -> Manifest:
-    """The packaged demo's run; `20m`: two paths of 20 million parameters that share half."""
+    """Return the packaged demo's run; `20m`: two paths of 20 M parameters that share half."""
     keys = local_keys(0)
     with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
         manifest = create_manifest(
@@ -121,13 +121,13 @@ def _manifest(name: str) -> Manifest:
         manifest,
         model=Model(d_model=384, heads=6, kv_heads=6, d_ff=1088, context=128),
         grid=Grid(levels=levels, path_specific_blocks=()),
-        # 18 of 1,800 documents: looking at them is no part of what is measured.
+        # 18 of 1,800 documents: their evaluation is not part of the measurement.
         routing=msgspec.structs.replace(manifest.routing, validation_bp=100),
     )
 
 
 def _planned(name: str) -> RunFile:
-    """The run whose leases last as long as is wanted on this machine."""
+    """Return the run, with inner steps for `LEASE_SECONDS` on this machine."""
     manifest = _manifest(name)
     with ThreadPoolExecutor(VOLUNTEERS) as pool:  # together, as the volunteers will be
         both = pool.map(lambda _: in_new_process("round", "step_seconds", name), range(VOLUNTEERS))
@@ -144,7 +144,7 @@ def _planned(name: str) -> RunFile:
 
 
 async def _network(plan: RunFile, folder: Path) -> list[Link]:
-    """Run the network to the end of the run; returns the lines, which have counted."""
+    """Run the network to the end of the run; returns the lines with their counts of bytes."""
     swarm = LocalSwarm(
         {
             "DIPACO_COMPUTE_DEVICE": "cpu",
@@ -179,10 +179,10 @@ async def _network(plan: RunFile, folder: Path) -> list[Link]:
                     raise SystemExit(node.fate())
                 if ledger.records != records:
                     records, since = ledger.records, trio.current_time()
-                if trio.current_time() - since > PATIENCE:
-                    raise SystemExit(f"no record in {PATIENCE:.0f} s")
+                if trio.current_time() - since > STALL_SECONDS:
+                    raise SystemExit(f"no record in {STALL_SECONDS:.0f} s")
                 await trio.sleep(POLL_SECONDS)
-            _check_no_way_round(await swarm.statuses(), links)
+            _check_traffic(await swarm.statuses(), links)
             await swarm.close()
             nursery.cancel_scope.cancel()
     finally:
@@ -190,12 +190,12 @@ async def _network(plan: RunFile, folder: Path) -> list[Link]:
     return links
 
 
-def _check_no_way_round(statuses: dict[str, Any], links: Sequence[Link]) -> None:
-    """Every byte that a volunteer speaks of went over its line."""
+def _check_traffic(statuses: dict[str, Any], links: Sequence[Link]) -> None:
+    """Check that all bytes that a volunteer reports went over its line."""
     for number, link in enumerate(links):
         status = statuses[f"n{number}"]
         if status.network.sent > link.up.bytes or status.network.received > link.down.bytes:
-            raise SystemExit(f"volunteer {number} has found a way round its line")
+            raise SystemExit(f"volunteer {number} has traffic that did not use its line")
 
 
 def _free_port() -> int:
@@ -216,16 +216,17 @@ class Round:
     ends: float = 0.0
     number: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """fetch: states and moments; around: reading them, the model, encoding what comes out; inner;
-    submit: the pseudo-gradients up and their check; others: until all volunteers' are in; outer:
-    the outer steps; rest: the ledger, asking, an evaluation that outlasts the waiting."""
+    """fetch: states and moments; around: reading them, the model, encoding the result; inner: the
+    inner steps; submit: the upload and the check of the pseudo-gradients; others: the wait for the
+    other volunteers' results; outer: the outer steps; rest: the ledger, asking for a lease, and an
+    evaluation that takes longer than the waits."""
     handed_in: float = 0.0
     evaluating: float = 0.0
-    """Within others, outer and rest."""
+    """A part of others, outer and rest."""
 
     @property
     def seconds(self) -> float:
-        """From lease to lease."""
+        """The seconds from lease to lease."""
         return self.ends - self.begins
 
 
@@ -243,7 +244,7 @@ def _read_log(home: Path) -> list[Line]:
 
 
 def _rounds(logs: Sequence[Sequence[Line]], scheduler: Sequence[Line]) -> list[Round]:
-    """All volunteers' rounds from `FIRST` on that a next lease ends."""
+    """Return all volunteers' rounds from `FIRST` on that are followed by another lease."""
     accepted = _last_of_round(scheduler, _ACCEPTED)
     stepped = _last_of_round(scheduler, _STEPPED)
     found = []
@@ -261,9 +262,9 @@ def _last_of_round(lines: Sequence[Line], pattern: re.Pattern[str]) -> dict[int,
 
 
 def _of_volunteer(lines: Sequence[Line]) -> Iterator[Round]:
-    """Cut a volunteer's log at its training leases, up to what it waits for."""
+    """Split a volunteer's log at its training leases; the waits are split afterwards."""
     current: Round | None = None
-    pending: dict[str, tuple[float, float]] = {}  # of the lease in hand: when it ended, seconds
+    pending: dict[str, tuple[float, float]] = {}  # current lease: end and seconds by stage
     for when, message in lines:
         if match := _STAGE.match(message):
             pending[match[1]] = (when, float(match[2]))
@@ -284,9 +285,10 @@ def _of_volunteer(lines: Sequence[Line]) -> Iterator[Round]:
 
 
 def _split_waiting(each: Round, accepted: float, stepped: float) -> None:
-    """Split the time from hand-in to the next lease: what was waited for, and the rest.
+    """Split the time from the result to the next lease into the waits and the rest.
 
-    accepted, stepped   when the last submission of the round counted, when its last step was taken.
+    accepted   the time at which the last result of the round was accepted.
+    stepped    the time of the round's last outer step.
     """
     left = max(0.0, each.ends - each.handed_in)
     others = min(left, max(0.0, accepted - each.handed_in))
@@ -302,7 +304,7 @@ def _share(name: str, rounds: Sequence[Round]) -> Result:
     parts = ", ".join(
         f"{stage} {median(each.stages[stage] for each in rounds):.2f}" for stage in STAGES
     )
-    looked = median(each.evaluating for each in rounds)
+    evaluating = median(each.evaluating for each in rounds)
     apart = [
         100 * (1 - each.stages["inner"] / (each.seconds - each.stages["others"])) for each in rounds
     ]
@@ -316,7 +318,7 @@ def _share(name: str, rounds: Sequence[Round]) -> Result:
         | {stage: [each.stages[stage] for each in rounds] for stage in STAGES},
         mark=1.0,
         better="lower",
-        note=f"seconds: {parts} (evaluating meanwhile {looked:.2f}); "
+        note=f"seconds: {parts} (evaluating meanwhile {evaluating:.2f}); "
         f"{median(apart):.1f} % without waiting for the other volunteer",
     )
 
@@ -334,6 +336,6 @@ def _traffic(name: str, manifest: Manifest, links: Sequence[Link]) -> Result:
         ratio=median(up) / whole,
         unit="MB",
         samples={"ours": up, "peer": [whole], "down": down},
-        note=f"everything counted, seed model too, against a path whole in f32; "
+        note=f"all bytes, also the seed model's; the peer is a whole path in f32; "
         f"down {median(down):.2f} MB",
     )

@@ -1,9 +1,10 @@
-"""Deriving a router, reading included, against scikit-learn's pipeline on the same heads.
+"""Deriving a router, with reading, compared with scikit-learn's pipeline on the same texts.
 
 Both read 4,000 documents, cut them to the routing prefix's bytes and find 16 clusters in 256
 dimensions, with one start of k-means. Ours also hashes files, rows and features, tokenises, and
-computes in integers what every node will find; theirs hashes words and computes in float32.
-One new process per sample; counted is the second derivation in it, imports and first calls apart.
+computes in integers, so that every node gets the same result; theirs hashes words and computes in
+float32. Each sample has a new process and times its second derivation, which excludes imports and
+first calls.
 """
 
 import importlib
@@ -28,7 +29,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.run.manifest import Manifest, Routing
 
 SAMPLES, DOCUMENTS, PATHS, DIMENSION = 5, 4000, 16, 256
-PREDECESSOR = 950  # documents/s that the first program of this kind made
+PREDECESSOR = 950  # documents/s of the first program of this kind
 TIMES = 10
 HASHED = 1 << 12  # features of the vectorizer: as many as the tokenizer has tokens
 
@@ -49,23 +50,23 @@ def run() -> list[Result]:
     third = versus(
         "router derivation, the predecessor", ours, [float(PREDECESSOR)] * SAMPLES, "documents/s"
     )
-    third["mark"], third["note"] = float(TIMES), "its figure was taken on another machine"
+    third["mark"], third["note"] = float(TIMES), "its figure was measured on another machine"
     busy, their_busy, _ = ([processor for _, processor in both[side]] for side in both)
     fourth = versus("router derivation, processor time", busy, their_busy, "documents/s")
-    fourth["note"] = "per second of all threads: what a busy machine changes least"
+    fourth["note"] = "per second of all threads: a busy machine changes this figure least"
     return [first, second, third, fourth]
 
 
 def our_rates(restarts: int) -> list[float]:
     """Return documents per second of a derivation, and per second of processor time."""
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as home:
-        tools = SourceDeps(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
+        deps = SourceDeps(BlobStore(Path(home) / "blobs"), Access(local_sources=True))
         run = _manifest(restarts)
-        return _second_time(partial(derived, run, tools))
+        return _second_time(partial(derived, run, deps))
 
 
 def their_rates() -> list[float]:
-    """Return the same of scikit-learn's pipeline."""
+    """Return the same figures of scikit-learn's pipeline."""
     return _second_time(_their_clusters)
 
 

@@ -1,9 +1,9 @@
-"""Do shards follow topics? Mutual information with the column `domain`, and balance.
+"""The agreement of shards with topics: mutual information with the column `domain`, and balance.
 
-Over the whole corpus, for 4, 8 and 16 paths, 256 dimensions and prefixes of 32 and 256 tokens,
-without a capacity rule and with 3/2 and 5/4; every figure is the mean of two routers, whose seeds
-come from two beacons. Normalised mutual information is 2 I(X; Y) / (H(X) + H(Y)), in nats.
-`python -m benchmarks.router_quality` prints the table of docs/method.md, 4.13.
+It is measured over the whole corpus, for 4, 8 and 16 paths, 256 dimensions and prefixes of 32 and
+256 tokens, without a capacity rule and with 3/2 and 5/4. Every figure is the mean of two routers,
+whose seeds come from two beacons. Normalised mutual information is 2 I(X; Y) / (H(X) + H(Y)), in
+nats. `python -m benchmarks.router_quality` prints the table of docs/method.md, 4.13.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from dipaco.protocol.routing.sample import Sample
 
 PATHS, SAMPLE, BEACONS = (4, 8, 16), 8000, (b"", b"second")
 CAPACITIES = (None, (3, 2), (5, 4))
-PREFIXES = {32: 256, 256: 2048}  # tokens and the bytes that they are taken from
+PREFIXES = {32: 256, 256: 2048}  # tokens: bytes of the text that they are taken from
 MARKS = {32: (0.44, 0.53, 0.58), 256: (0.40, 0.60, 0.68)}
 
 
@@ -35,7 +35,7 @@ def run() -> list[Result]:
     """Measure mutual information without a capacity rule against its marks."""
     results: list[Result] = []
     if any("domain" not in pq.read_schema(path).names for path in corpus_files()):
-        print("router_quality: the corpus has no column `domain`: nothing to measure")
+        print("router_quality: not measured, since the corpus has no column `domain`")
         return results
     for prefix, marks in MARKS.items():
         prefixes, labels = _prefixes(prefix)
@@ -82,7 +82,7 @@ def _entropy(shares: NDArray[np.float64]) -> float:
 
 
 def _routed(prefixes: Int64, paths: int, capacity: tuple[int, int] | None, beacon: bytes) -> Int64:
-    """Fit on the first documents and route all of them, (n,)."""
+    """Fit a router on the first documents; returns the path of every document, (n,)."""
     count = min(SAMPLE, len(prefixes))
     recipe = recipe_of(sixteen_paths(synthetic(len(prefixes), len(prefixes)), sample=count))
     params = replace(

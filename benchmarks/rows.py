@@ -1,4 +1,4 @@
-"""Made-up rows in memory, as the inner loop reads a shard."""
+"""Artificial rows in memory, with the interface of a shard."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ class Rows:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return len(self.data)
 
     def row(self, index: int) -> NDArray[np.int64]:
-        """Return one, (context + 1,)."""
+        """Return one row, (context + 1,)."""
         found: NDArray[np.int64] = self.data[index]
         return found

@@ -1,4 +1,4 @@
-"""Runs to measure with: a grid of sixteen paths, a router of 256 dimensions."""
+"""The runs of the benchmarks: a grid of sixteen paths, a router of 256 dimensions."""
 
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.data.sources.synthetic import REVISION
@@ -13,7 +13,7 @@ from tests.values import manifest
 
 
 def quiet(progress: Progress) -> None:
-    """Hear nothing."""
+    """Ignore the progress."""
 
 
 def sixteen_paths(source: Source, *, sample: int) -> Manifest:
@@ -31,13 +31,13 @@ def sixteen_paths(source: Source, *, sample: int) -> Manifest:
 
 
 def synthetic(documents: int, window: int) -> Source:
-    """Return a source of made-up documents."""
+    """Return a source of artificial documents."""
     return Source(kind="synthetic", revision=REVISION, files=(), documents=documents, window=window)
 
 
-def derived(run: Manifest, tools: SourceDeps) -> RouterSpec:
-    """Return the router of a run whose source is here."""
-    found = derive(run, tools, quiet)
+def derived(run: Manifest, deps: SourceDeps) -> RouterSpec:
+    """Return the router of a run whose source is available."""
+    found = derive(run, deps, quiet)
     if not isinstance(found, Derived):
         raise SystemExit(f"no router: {found.reason}")
     return found.spec

@@ -1,8 +1,8 @@
-"""The ping of a peer while somebody asks the node for its status 1,000 times a minute.
+"""The ping of a peer while a client asks the node for its status 1,000 times a minute.
 
 Real processes over loopback: a rendezvous node whose cache holds many files, a peer over libp2p
-which pings it, and a client of the local API. In turns the client asks that node, and another one
-of this machine which nobody pings: both sides have the same load on the processors.
+which pings it, and a client of the local API. The client asks in turns that node and another node
+of this machine that is not pinged: both sides have the same load on the processors.
 """
 
 import subprocess
@@ -44,7 +44,7 @@ MARK = 1.1
 
 
 def run() -> list[Result]:
-    """Measure the median and the slowest hundredth."""
+    """Measure the median and the 99th percentile."""
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
         quiet, asked, statuses = trio.run(_measure, Path(folder))
     milliseconds = median(statuses)
@@ -90,7 +90,7 @@ async def _measure(root: Path) -> tuple[list[float], list[float], list[float]]:
 
 @asynccontextmanager
 async def _peer(home: Home, address: str) -> AsyncIterator[Rpc]:
-    """Be another whole node, connected to the one at `address`."""
+    """Run another whole node, connected to the one at `address`."""
     key, ready = Ed25519PrivateKey.generate(), trio.Event()
     config = NodeConfig(home=home.root, node=NodeSection(bootstrap=(Address.parse(address),)))
     with closing(Journal.open(home.journal)) as journal:

@@ -1,8 +1,8 @@
-"""Tokens per second and peak memory of a worker process, against PyTorch and transformers.
+"""Tokens per second and peak memory of a worker process, compared with PyTorch and transformers.
 
-One thread each, in turns; every sample is a process of its own that counts all its steps, the first
-included. The worker does a whole seed lease over the pipes; shards are in its cache. Marks are on
-the clock; where other work disturbs that, tokens per second of CPU time say more.
+Each side has one thread, and they alternate; every sample is a process of its own that counts all
+its steps, also the first. The worker does a whole seed lease over the pipes; shards are in its
+cache. Marks apply to clock time; on a busy machine tokens per second of CPU time are more reliable.
 """
 
 import tempfile
@@ -79,6 +79,6 @@ def _results(name: str, found: dict[str, list[Sample]]) -> list[Result]:
     )
     whole["note"] = (
         f"{parameters(run_of(name)):,} parameters, context {shape.context}, batch {shape.batch}, "
-        f"{shape.steps} steps; the whole job reads the shard, makes the first weights, writes blobs"
+        f"{shape.steps} steps; the whole job reads the shard, computes first weights, writes blobs"
     )
     return [*results, whole]

@@ -102,7 +102,8 @@ def _resident(pid: int | None) -> tuple[int, int]:
     """
     # getrusage cannot be used: its maximum is inherited from the parent process.
     try:
-        text = Path(f"/proc/{pid or 'self'}/status").read_bytes()
+        with open(f"/proc/{pid or 'self'}/status", "rb") as file:
+            text = file.read()
     except OSError:  # the process has ended, or this is not Linux
         return _resident_by_psutil(pid), 0
     return _kilobytes(b"VmRSS", text), _kilobytes(b"VmHWM", text)
