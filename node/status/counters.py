@@ -102,8 +102,7 @@ def _resident(pid: int | None) -> tuple[int, int]:
     """
     # getrusage cannot be used: its maximum is inherited from the parent process.
     try:
-        with open(f"/proc/{pid or 'self'}/status", "rb") as file:
-            text = file.read()
+        text = Path(f"/proc/{pid or 'self'}/status").read_bytes()
     except OSError:  # the process has ended, or this is not Linux
         return _resident_by_psutil(pid), 0
     return _kilobytes(b"VmRSS", text), _kilobytes(b"VmHWM", text)
