@@ -43,7 +43,7 @@ PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
 Service = Callable[..., Awaitable[None]]
 """Runs until cancelled; started by `nursery.start`."""
-MOST = 256  # connections of a rendezvous node, as `host.open_host` allows
+MAX_CONNECTIONS = 256  # connections of a rendezvous node, as `host.open_host` allows
 FAREWELL_SECONDS = 5.0  # to tell peers why this node refuses a run, before it ends
 MAX_RUNS_TOLD = 16  # of one peer record
 
@@ -105,23 +105,19 @@ def assemble(
     *,
     in_thread: InThread = trio.to_thread.run_sync,
 ) -> Node:
-    """Make all node of a node; none of them runs yet."""
+    """Make every part of a node; none of them runs yet."""
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
     storage = StorageMeter(home.cache, in_thread=in_thread)
-    activity, run_store, request_router = (
-        Activity(worked=storage.look_soon),
-        RunStore(journal),
-        RequestRouter(),
-    )
+    activity = Activity(worked=storage.look_soon)
+    run_store = RunStore(journal)
+    request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     reputation = Reputation(transport)
     rpc = Rpc(transport, reputation)
-    directory = (
-        Directory(transport, rpc, Roster(home.root / "directory.cbor"))
-        if config.node.rendezvous
-        else None
-    )
+    directory = None
+    if config.node.rendezvous:
+        directory = Directory(transport, rpc, Roster(home.root / "directory.cbor"))
     gossip = Gossip(transport, reputation, run_store)
     exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread)
     _answer_volunteers(rpc, request_router)
@@ -140,17 +136,7 @@ def assemble(
         exchange=exchange,
         gossip=gossip,
         liveness=_liveness(transport, rpc, directory),
-        dialer=Dialer(
-            transport,
-            rpc,
-            reputation,
-            Roster(home.root / "peers.cbor"),
-            seeds=config.node.bootstrap,
-            records=partial(_own_records, config, key, transport, run_store),
-            keep=partial(_schedules, run_store),
-            # Everybody of the network comes to a rendezvous node; others hold tens.
-            high=MOST if config.node.rendezvous else HIGH_CONNECTIONS,
-        ),
+        dialer=_dialer(config, home, key, transport, rpc, reputation, run_store),
         directory=directory,
         request_router=request_router,
         disk=disk,
@@ -208,6 +194,28 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
             request_router.gone(peer)
 
     rpc.watch(on_peer)
+
+
+def _dialer(
+    config: NodeConfig,
+    home: Home,
+    key: Ed25519PrivateKey,
+    transport: Transport,
+    rpc: Rpc,
+    reputation: Reputation,
+    run_store: RunStore,
+) -> Dialer:
+    return Dialer(
+        transport,
+        rpc,
+        reputation,
+        Roster(home.root / "peers.cbor"),
+        seeds=config.node.bootstrap,
+        records=partial(_own_records, config, key, transport, run_store),
+        keep=partial(_schedules, run_store),
+        # Every node connects to a rendezvous node; the others hold tens of connections.
+        high=MAX_CONNECTIONS if config.node.rendezvous else HIGH_CONNECTIONS,
+    )
 
 
 def _liveness(transport: Transport, rpc: Rpc, directory: Directory | None) -> Liveness:
