@@ -12,10 +12,11 @@ STAMP := $(VENV)/installed
 FASTECDSA := fastecdsa==3.0.1
 
 # Tests that need no process, no socket and no training, but for those marked slow: `make quick`.
-QUICK := tests/protocol tests/node/scheduler tests/node/storage tests/node/status tests/node/limits \
-	tests/node/test_logs.py tests/test_docs.py tests/test_habits.py tests/test_imports.py
+QUICK := tests/protocol tests/node/kinds tests/node/scheduler tests/node/storage tests/node/status \
+	tests/node/limits tests/node/test_logs.py tests/test_docs.py tests/test_habits.py \
+	tests/test_imports.py
 # Tests of the code whose branches are counted ([tool.coverage] in pyproject.toml).
-COVERED := tests/protocol tests/node/scheduler
+COVERED := tests/protocol tests/node/kinds tests/node/scheduler
 
 .PHONY: demo test quick coverage ci bench compare lint format clean
 
