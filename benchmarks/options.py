@@ -38,7 +38,7 @@ def run() -> list[Result]:
             ours=each["apart"],
             peer=TOLERANCE,
             ratio=each["apart"] / TOLERANCE,
-            unit="of what was moved",
+            unit="of the plain move",
             samples={"ours": [each["apart"]]},
             better="lower",
         )

@@ -71,7 +71,7 @@ class RunSection(Section, frozen=True, kw_only=True):
     id: RunName = ""
     """Run id (hex, or its beginning) or name; empty: the only run on offer."""
     verify: Trust = "require"
-    """When the router cannot be verified here: refuse to train (`require`), train all the same
+    """When the router cannot be verified here: refuse to train (`require`), train with a warning
     (`warn`), or train if Q other peers say that they verified it and no peer refutes it
     (`receipts:Q`)."""
     local_sources: bool = False

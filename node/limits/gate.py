@@ -21,7 +21,7 @@ CHECK_SECONDS = 5.0  # between two checks of the limits; `Gate.changed` causes o
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """Why a limit forbids work."""
+    """The reason why a limit forbids work."""
 
     code: str
     """For programs: one per limit, listed in docs/operation.md."""

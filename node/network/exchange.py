@@ -62,7 +62,7 @@ class Blobs(Readable, Protocol):
 
 
 class _HolderFailed(Exception):
-    """This holder cannot give the blob, for the reason in the message; another one may."""
+    """The holder cannot give the blob, for the reason in the message; another one may."""
 
 
 class _Fetch:

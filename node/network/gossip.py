@@ -53,9 +53,8 @@ KINDS = ("manifest", "spec", "receipt", "ledger")  # each is judged by means of 
 LEDGER = "ledger"
 LEDGER_PART = 256 * 1024  # bytes of records in a reply
 PAUSE = (10.0, 30.0)  # s between two comparisons with a random peer
-NEIGHBOUR_DELAY = (
-    1.0  # s: by then a neighbour has probably pulled what an unconnected peer announced
-)
+# By then a neighbour has probably pulled the value that an unconnected peer announced.
+NEIGHBOUR_DELAY = 1.0  # s
 ANSWER_TIMEOUT = 60.0  # s: enough for the largest value over a slow uplink
 PULLS = 8  # pulls at once
 WAITING = 64  # pulls running or waiting; more are dropped, and the next comparison finds the values

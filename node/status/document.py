@@ -65,7 +65,7 @@ REASONS: dict[str, tuple[State, str]] = {
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the node is in its state."""
+    """The reason of the node's state."""
 
     code: str
     """A key of `REASONS`, or the code of a limit."""
@@ -136,7 +136,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """This node's network."""
+    """The node's addresses, connections and traffic."""
 
     listen: tuple[str, ...]
     """Addresses that other peers dial, with /p2p/PEERID."""
@@ -182,7 +182,7 @@ class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """This node's work since the start."""
+    """The node's work since its start."""
 
     accepted: int
     refused: int

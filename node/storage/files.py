@@ -165,7 +165,7 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """The folder of `ShardCache`: all of it can be made again."""
+        """The folder of `ShardCache`: all its files can be computed again."""
         return self.root / "cache"
 
     @property
