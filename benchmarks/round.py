@@ -175,8 +175,8 @@ async def _network(plan: RunFile, folder: Path) -> list[Link]:
                 await swarm.start(nursery, f"n{number}", folder / f"n{number}", joining + behind)
             records, since = 0, trio.current_time()
             while not (ledger := await swarm.ledger(first)).finished:
-                for node in swarm.fallen():
-                    raise SystemExit(node.fate())
+                for node in swarm.ended():
+                    raise SystemExit(node.exit_text())
                 if ledger.records != records:
                     records, since = ledger.records, trio.current_time()
                 if trio.current_time() - since > STALL_SECONDS:

@@ -1,4 +1,4 @@
-"""The exit code of every error: stable, so that scripts may rely on them."""
+"""The exit code of every error. The codes are stable, for scripts."""
 
 from enum import IntEnum
 
@@ -17,7 +17,7 @@ from dipaco.protocol.errors import (
 
 
 class Exit(IntEnum):
-    """The exit code of the process; 128 + n: ended by signal n."""
+    """The exit code of the process; 128 + n if signal n ended it."""
 
     OK = 0
     ERROR = 1
@@ -27,7 +27,7 @@ class Exit(IntEnum):
     AWAY = 3
     """A peer or a source is away for now."""
     REFUSED = 4
-    """Manifest, signature or router is wrong."""
+    """A manifest, signature or router is wrong."""
     UNVERIFIABLE = 5
     """The router cannot be verified, and `verify = "require"`."""
     NO_DEVICE = 6
@@ -42,7 +42,7 @@ class Exit(IntEnum):
     """By Ctrl-C."""
 
 
-CODES: tuple[tuple[type[DipacoError], Exit], ...] = (  # the first that fits
+CODES: tuple[tuple[type[DipacoError], Exit], ...] = (  # the first that matches counts
     (HomeTaken, Exit.HOME_TAKEN),
     (ConfigError, Exit.USAGE),
     (Unverifiable, Exit.UNVERIFIABLE),
@@ -56,9 +56,9 @@ CODES: tuple[tuple[type[DipacoError], Exit], ...] = (  # the first that fits
 
 
 def expected(error: BaseException) -> DipacoError | None:
-    """Return the error to tell the user of; None when `error` is, or holds, a bug.
+    """Return the error to print; None if `error` is, or contains, a bug.
 
-    A nursery raises groups: one of nothing but our own errors stands for its first.
+    A nursery raises groups: a group of this program's errors alone is replaced by its first.
     """
     if isinstance(error, BaseExceptionGroup):
         leaves = [expected(part) for part in error.exceptions]
@@ -69,5 +69,5 @@ def expected(error: BaseException) -> DipacoError | None:
 
 
 def code_of(error: DipacoError) -> Exit:
-    """Return the exit code of an error that `expected` let through."""
+    """Return the exit code of an error that `expected` returned."""
     return next((code for kind, code in CODES if isinstance(error, kind)), Exit.ERROR)

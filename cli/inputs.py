@@ -1,4 +1,4 @@
-"""The inputs of a verb: a checkpoint found by name, its states fetched, a worker's settings."""
+"""The inputs of a verb: a checkpoint by name, its states, and a worker's settings."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from dipaco.node.runs.checkpoint import Checkpoint, ModuleState
     from dipaco.protocol.wire.digest import Digest
 
-FETCH_SECONDS = 60.0  # that the daemon may be silent
+FETCH_SECONDS = 60.0  # without a report of the daemon
 
 
 def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
-    """Return the checkpoint of RUN: a bank's folder, a run file, or an id or name known here.
+    """Return the checkpoint of RUN: the folder of an export, a run file, or an id or name.
 
-    Raises ConfigError, Refusal, and Unavailable where there is none yet.
+    Raises ConfigError, Refusal, and Unavailable if there is none yet.
     """
     from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
     from dipaco.node.models.module_export import is_bank, open_bank
@@ -30,27 +30,27 @@ def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
 
     if not is_bank(Path(name)):
         if name.endswith(".toml"):
-            raise ConfigError(f"RUN: {name} is no run yet: say what it calls itself, or its .run")
+            raise ConfigError(f"RUN: {name} is a TOML file: give the run's name or its .run file")
         if Path(name).is_dir() and (Path(name) / "config.json").is_file():
             raise ConfigError(
-                f"RUN: {name} is one path for transformers, without its router: name the run, "
-                "or what ckpt export --format safetensors wrote"
+                f"RUN: {name} is one path for transformers, without its router: give the run, or "
+                "a folder of ckpt export --format safetensors"
             )
         run = named_run(name, home)
         return checkpoint_in(home, run, record_of(run.id, home), version=at)
     if at is not None:
-        raise ConfigError("--at: a bank holds one version of every path")
+        raise ConfigError("--at: an export has one version of every path")
     checkpoint, tokenizer = open_bank(Path(name))
     if embedded_tokenizer_path(checkpoint.manifest.tokenizer.sha256) is None:
         BlobStore(Home.at(home).blobs).write(tokenizer)
     return checkpoint
 
 
-def bring_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | None = None) -> None:
+def fetch_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | None = None) -> None:
     """Fetch the states of `paths` (None: of all) and the tokenizer into the home's store.
 
-    The daemon that runs in `home` fetches the missing ones from its peers. Raises Unavailable, in
-    one line, if no daemon runs there or no peer has them.
+    The daemon that runs in `home` fetches missing ones from its peers. Raises Unavailable if no
+    daemon runs there or no peer has them.
     """
     from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
     from dipaco.node.storage.blobs import BlobStore
@@ -60,16 +60,18 @@ def bring_states(checkpoint: "Checkpoint", home: Path, paths: Iterable[int] | No
     pinned = checkpoint.manifest.tokenizer.sha256
     if embedded_tokenizer_path(pinned) is None and not BlobStore(Home.at(home).blobs).has(pinned):
         wanted[pinned] = "the tokenizer"
-    bring(checkpoint.run.id, wanted, home, _named(checkpoint.missing(paths)))
+    fetch_blobs(checkpoint.run.id, wanted, home, _named(checkpoint.missing(paths)))
 
 
-def bring(run: "Digest", wanted: "Mapping[Digest, str]", home: Path, lacking: str = "") -> None:
+def fetch_blobs(
+    run: "Digest", wanted: "Mapping[Digest, str]", home: Path, lacking: str = ""
+) -> None:
     """Fetch blobs that a run's ledger or manifest names into the home's store.
 
     wanted    the name of each, for progress and errors.
-    lacking   the missing blobs in words [the names of `wanted`].
+    lacking   a text that names the missing blobs [the names in `wanted`].
 
-    Raises Unavailable as `bring_states` does.
+    Raises Unavailable as `fetch_states` does.
     """
     if not wanted:
         return
@@ -92,7 +94,7 @@ def bring(run: "Digest", wanted: "Mapping[Digest, str]", home: Path, lacking: st
                 ask_fetch(home, request, on_progress, timeout=FETCH_SECONDS)
             except NoDaemon:
                 raise Unavailable(
-                    f"not in {home}: {lacking}; dipaco-node start in that home, and ask again "
+                    f"not in {home}: {lacking}; run dipaco-node start in that home and call again "
                     "while it runs: it fetches them from its peers"
                 ) from None
             except Unavailable as error:
@@ -103,12 +105,12 @@ def _named(states: "tuple[ModuleState, ...]") -> str:
     return listed([f"{each.module} v{each.version}" for each in states])
 
 
-def worker_here(home: Path, flags: dict[str, Any]) -> "WorkerSettings":
-    """Return the settings of a worker, and set this process's environment as a worker's.
+def worker_settings(home: Path, flags: dict[str, Any]) -> "WorkerSettings":
+    """Return a worker's settings, and give this process the environment of a worker.
 
-    To be called before torch is imported, which reads the environment once.
+    Call it before torch is imported, which reads the environment once.
 
-    flags   of the configuration, by key; None: not given.
+    flags   by key of the configuration; None: not given.
     """
     import os
 

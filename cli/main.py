@@ -1,7 +1,7 @@
-"""The command line: finds the command, runs it, turns its error into one line and an exit code.
+"""The command line: runs a command, and turns its error into one line and an exit code.
 
 A command's module is imported when the command is called. It imports heavy libraries (torch,
-libp2p, datasets) inside its functions, so that `--help` takes 0.3 s.
+libp2p, datasets) inside its functions, so `--help` takes 0.3 s.
 """
 
 import importlib
@@ -15,7 +15,7 @@ import click
 
 from dipaco.cli.exits import Exit, code_of, expected
 
-COMMANDS: Final = {  # verb, and file in commands/: the function there
+COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the function there
     "start": "start",
     "stop": "stop",
     "status": "status",
@@ -36,7 +36,7 @@ PROGRAM: Final = "dipaco-node"
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is asked for."""
+    """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names, in the order of `COMMANDS`."""
@@ -58,7 +58,7 @@ def dipaco() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; nothing but a bug's traceback escapes."""
+    """Run one command line and return its exit code; errors are printed, not raised."""
     try:
         result: Any = dipaco.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
         return int(result or Exit.OK)

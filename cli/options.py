@@ -10,7 +10,7 @@ import click
 
 from dipaco.node.config import NodeConfig, home_folder, load_config
 
-SEED_HELP = "Of owner and rendezvous keys: for loopback, they are no secret [0]."
+SEED_HELP = "Seed of the keys of owner and rendezvous node, which are not secret [0]."
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +24,7 @@ def home_option(command: F) -> F:
 
 def json_option(command: F) -> F:
     """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def checkpoint_options(command: F) -> F:
@@ -33,15 +33,15 @@ def checkpoint_options(command: F) -> F:
         "--at",
         type=click.IntRange(0),
         metavar="V",
-        help="All modules at this version; 0: the seed model [what each path keeps].",
+        help="All modules at this version; 0: the seed model [the one each path is used at].",
     )
     return home_option(at(command))
 
 
 def device_option(command: F) -> F:
     """Add `--device D`."""
-    words = "auto, cpu, cuda:N or mps [as configured]."
-    return click.option("--device", metavar="D", help=words)(command)
+    help_text = "auto, cpu, cuda:N or mps [as configured]."
+    return click.option("--device", metavar="D", help=help_text)(command)
 
 
 def home_of(flag: str | None) -> Path:
@@ -50,7 +50,7 @@ def home_of(flag: str | None) -> Path:
 
 
 def config_of(home: str | None, flags: Mapping[str, Any]) -> NodeConfig:
-    """Return the configuration of `home` under `flags`; raises ConfigError."""
+    """Return the configuration of `home`, overridden by `flags`; raises ConfigError."""
     return load_config(
         home=home_of(home),
         environ=os.environ,

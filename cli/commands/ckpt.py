@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from dipaco.cli.inputs import bring_states, open_checkpoint
+from dipaco.cli.inputs import fetch_states, open_checkpoint
 from dipaco.cli.options import checkpoint_options, home_of, home_option, json_option
 
 
@@ -21,8 +21,8 @@ def ckpt() -> None:
 def list_(name: str, home: str | None, as_json: bool) -> None:
     """List the modules that each path is used with, and whether their states are here.
 
-    RUN is an id or name known to this node, a run file, or the folder of an exported bank [all
-    runs that this node knows].
+    RUN is an id or name known to this node, a run file, or the folder of an export [all runs that
+    this node knows].
     """
     from dipaco.cli.views.checkpoint import listing, listing_text
     from dipaco.node.runs.known import known_runs
@@ -35,10 +35,10 @@ def list_(name: str, home: str | None, as_json: bool) -> None:
     for each in names:
         try:
             listed = listing(open_checkpoint(each, folder, None))
-        except Unavailable as none_yet:
+        except Unavailable as error:
             if name:
                 raise
-            click.echo(str(none_yet), err=True)
+            click.echo(str(error), err=True)
             continue
         click.echo(msgspec.json.encode(listed).decode() if as_json else listing_text(listed))
 
@@ -51,19 +51,19 @@ def list_(name: str, home: str | None, as_json: bool) -> None:
     "form",
     required=True,
     type=click.Choice(["hf", "safetensors"]),
-    help="hf: one path, as transformers loads it; safetensors: all modules, with an index.",
+    help="hf: one path, for transformers; safetensors: all modules, with an index.",
 )
-@click.option("--path", metavar="P", help="Of hf: an index, or experts such as 0,1.")
+@click.option("--path", metavar="P", help="Path of hf: an index, or experts such as 0,1.")
 @checkpoint_options
 def export(
     name: str, out: Path, form: str, path: str | None, at: int | None, home: str | None
 ) -> None:
-    """Write a run's checkpoint for other software; all of it, or nothing.
+    """Write a run's checkpoint for other software. The folder is written whole or not at all.
 
-    RUN is an id or name known to this node, a run file, or the folder of an exported bank.
+    RUN is an id or name known to this node, a run file, or the folder of an export.
     """
     if (form == "hf") != (path is not None):
-        raise click.UsageError("--path: hf exports one path, safetensors all of them")
+        raise click.UsageError("--path: give it with --format hf; safetensors exports all paths")
     from dipaco.cli.views.progress import job_display
     from dipaco.node.data.tokenizers import tokenizer_file
     from dipaco.node.models.export import export_path
@@ -75,7 +75,7 @@ def export(
     folder = home_of(home)
     checkpoint = open_checkpoint(name, folder, at)
     chosen = None if path is None else path_named(checkpoint.manifest, path)
-    bring_states(checkpoint, folder, None if chosen is None else (chosen,))
+    fetch_states(checkpoint, folder, None if chosen is None else (chosen,))
     tokenizer = tokenizer_file(checkpoint.manifest.tokenizer, BlobStore(Home.at(folder).blobs))
     with job_display(f"exporting {checkpoint.manifest.name}") as show:
         if chosen is None:

@@ -23,8 +23,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--methods", metavar="A,B,..", help="Methods, in this order [the six usual ones].")
 @click.option("--seeds", default="1", metavar="N", help="How many, from 0, or a list: 0,3,5 [1].")
 @click.option("--reroute", metavar="W,W,..", help="Also score with a path chosen every W tokens.")
-@click.option("--rounds", type=click.IntRange(1), help="In place of the run's; not for run files.")
-@click.option("--data", type=FOLDER, help="Its parquet files in place of source.files.")
+@click.option("--rounds", type=click.IntRange(1), help="Replaces the run's; not for run files.")
+@click.option("--data", type=FOLDER, help="Folder of parquet files that replace source.files.")
 @click.option("--out", default="compare", type=FOLDER, help="Results go here [compare].")
 @click.option("--jobs", default=1, type=click.IntRange(1, 256), help="Processes at once [1].")
 @click.option("--device", default="cpu", metavar="D", help="cpu or cuda:N [cpu].")
@@ -41,8 +41,8 @@ def compare(
 ) -> int:
     """Train RUN, a run file or its TOML file [the packaged demo], and its controls.
 
-    Every method begins from one seed model and is scored on the same held-out documents. What is
-    finished is kept in --out: the same command goes on where it was interrupted.
+    All methods begin with the same seed model and are scored on the same held-out documents. --out
+    keeps finished results: the same command continues an interrupted comparison.
     """
     compare_run(
         name,
@@ -70,7 +70,7 @@ def compare_run(
     jobs: int,
     device: str,
 ) -> None:
-    """Do the tasks that are missing in `out`, then write and print the whole comparison."""
+    """Do the tasks whose results `out` lacks, then write and print the whole comparison."""
     from dipaco.cli.testnet.local_run import run_named
     from dipaco.cli.views.progress import display
     from dipaco.cli.views.tasks import TaskProgress
@@ -149,7 +149,7 @@ def windows_of(text: str | None) -> tuple[int, ...]:
     try:
         windows = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise ConfigError(f"--reroute: {text!r} is no list of tokens like 128,64,32") from None
+        raise ConfigError(f"--reroute: {text!r} is not a list of tokens like 128,64,32") from None
     if min(windows) < 1:
         raise ConfigError(f"--reroute: {text!r} has a window below one token")
     return windows

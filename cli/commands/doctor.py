@@ -1,4 +1,4 @@
-"""`dipaco-node doctor`: looks for faults of this machine, and measures whether a run fits."""
+"""`dipaco-node doctor`: checks this machine for faults, and measures whether a run fits."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def doctor(
     run: str | None, device: str | None, max_batch: int | None, home: str | None, as_json: bool
 ) -> int:
-    """Look for faults that keep a node from working here; --fit measures a run before any lease.
+    """Check this machine for faults; --fit measures a run before any lease.
 
     Ends with 0, or 1 if a check failed; 6 if there is no usable device or the path does not fit.
     """
@@ -62,7 +62,7 @@ def _manifest(run: str, home: Path) -> "Manifest":
 def _examine(
     config: "NodeConfig", manifest: "Manifest | None", *, quiet: bool
 ) -> "tuple[list[Check], FitReport | None]":
-    """Make all checks, and the measurements if a run was named; print each when it is known."""
+    """Make all checks, and the measurements if a run was named; print each result at once."""
     from dipaco.cli.views.doctor import check_text
     from dipaco.node.doctor.checks import checks, source
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dipaco.cli.inputs import bring_states, open_checkpoint, worker_here
+from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
 from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     multiple=True,
     metavar="W",
-    help="Also score re-routed every W tokens; may be given more than once.",
+    help="Also score with re-routing every W tokens; may be repeated.",
 )
 @click.option("--max-batch", type=int, metavar="N", help="Documents at once [32].")
 @click.option("--local-sources", is_flag=True, default=None, help="The run may name local files.")
@@ -49,11 +49,11 @@ def evaluate(
 ) -> None:
     """Score held-out text by the path that each document is routed to.
 
-    RUN is an id or name known to this node, a run file, or the folder of an exported bank. The
-    tokens that the router sees are not scored.
+    RUN is an id or name known to this node, a run file, or the folder of an export. The tokens that
+    the router sees are not scored.
     """
     folder = home_of(home)
-    settings = worker_here(
+    settings = worker_settings(
         folder,
         {
             "compute.device": device,
@@ -62,7 +62,7 @@ def evaluate(
         },
     )
     checkpoint = open_checkpoint(name, folder, at)
-    bring_states(checkpoint, folder)
+    fetch_states(checkpoint, folder)
     documents = _documents(checkpoint, settings, data, text_field)
     found = _assess(checkpoint, settings, documents, reroute)
 

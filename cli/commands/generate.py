@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipaco.cli.inputs import bring_states, open_checkpoint, worker_here
+from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
 from dipaco.cli.options import checkpoint_options, device_option, home_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SEED_BITS = 32
 
 
 class Temperature(click.FloatRange):
-    """A number from 0 to 100; refuses `nan`, which passes the comparison with a range."""
+    """A number from 0 to 100. It refuses `nan`, which a range alone accepts."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -43,14 +43,14 @@ class Temperature(click.FloatRange):
     default=0.8,
     type=Temperature(0, 100),
     metavar="T",
-    help="0: always the likeliest token [0.8].",
+    help="0: always take the likeliest token [0.8].",
 )
 @click.option(
     "--top-k",
     default=0,
     type=click.IntRange(0),
     metavar="K",
-    help="Only from the K likeliest tokens; 0: from all [0].",
+    help="Draw from the K likeliest tokens; 0: from all [0].",
 )
 @click.option(
     "--seed",
@@ -78,16 +78,16 @@ def generate(
 ) -> None:
     """Continue PROMPT on the path that it is routed to; only the new text goes to stdout.
 
-    RUN is an id or name known to this node, a run file, or the folder of an exported bank.
+    RUN is an id or name known to this node, a run file, or the folder of an export.
     """
     if path is not None and reroute is not None:
         raise click.UsageError("--path and --reroute exclude each other")
     folder = home_of(home)
-    settings = worker_here(folder, {"compute.device": device})
+    settings = worker_settings(folder, {"compute.device": device})
     checkpoint = open_checkpoint(name, folder, at)
     encoder = _tokenizer(checkpoint, folder)
     chosen = _route(checkpoint, encoder, prompt, path)
-    bring_states(checkpoint, folder, None if reroute else (chosen,))
+    fetch_states(checkpoint, folder, None if reroute else (chosen,))
     from dipaco.node.models.generation import Generation, Sampling
     from dipaco.node.models.path_models import PathModels
     from dipaco.protocol.routing.assign import Router
@@ -105,7 +105,7 @@ def generate(
         max_tokens=max_tokens,
         end_of_text=encoder.end_of_text,
     )
-    _speak(checkpoint, generation, encoder, chosen, seed)
+    _print_text(checkpoint, generation, encoder, chosen, seed)
 
 
 def _tokenizer(checkpoint: "Checkpoint", home: Path) -> "TextEncoder":
@@ -113,12 +113,12 @@ def _tokenizer(checkpoint: "Checkpoint", home: Path) -> "TextEncoder":
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
 
-    bring_states(checkpoint, home, ())
+    fetch_states(checkpoint, home, ())
     return load_tokenizer(checkpoint.manifest.tokenizer, BlobStore(Home.at(home).blobs))
 
 
 def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: str | None) -> int:
-    """Return the first path, and print on stderr why it was chosen."""
+    """Return the first path, and print the reason for it on stderr."""
     import numpy as np
 
     from dipaco.node.runs.checkpoint import path_named
@@ -129,17 +129,17 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
     spec = checkpoint.spec
     if path is not None:
         chosen = path_named(checkpoint.manifest, path)
-        return _say(checkpoint, chosen, "as asked")
+        return _say(checkpoint, chosen, "named by --path")
     head_text = cut(prompt.encode("utf-8"), spec.prefix_bytes).decode("utf-8")
     head = encoder.encode([head_text])[0] if head_text else []
     prefix = np.array([prefix_of_prompt(head, spec.prefix, encoder.end_of_text)])
     chosen = int(Router(spec).route(prefix, np.zeros(1, dtype=np.int64))[0, 0])
     if spec.kind == ROUND_ROBIN:
-        return _say(checkpoint, chosen, "this run's router looks at no text")
+        return _say(checkpoint, chosen, "this run's router does not use the text")
     if len(head) >= spec.prefix:
         return _say(checkpoint, chosen, f"routed by the first {spec.prefix} tokens")
     if not head:
-        return _say(checkpoint, chosen, f"no prompt: routed by {spec.prefix} ends of text")
+        return _say(checkpoint, chosen, f"no prompt: routed by {spec.prefix} end-of-text tokens")
     known = f"{len(head)} token{'s' * (len(head) > 1)}"
     why = f"routed by {known}, repeated up to the {spec.prefix} that the router sees"
     return _say(checkpoint, chosen, why)
@@ -151,14 +151,14 @@ def _say(checkpoint: "Checkpoint", path: int, why: str) -> int:
 
 
 def _choice(checkpoint: "Checkpoint", path: int, why: str) -> str:
-    """Return in words the path that was chosen."""
+    """Return the chosen path as text."""
     from dipaco.protocol.run.topology import experts_of
 
     experts = ",".join(map(str, experts_of(checkpoint.manifest.grid, path)))
     return f"path {path} ({experts}) at version {checkpoint.version(path)}: {why}"
 
 
-def _speak(
+def _print_text(
     checkpoint: "Checkpoint",
     generation: "Generation",
     encoder: "TextEncoder",
@@ -190,13 +190,13 @@ def _stream(
     decoder, count = TextDecoder(encoder, generation.text), 0
     for count, step in enumerate(generation, 1):
         if sys.stdout.isatty() and (step.path != path or step.slid):
-            _write("\n")  # the text is in mid-line where the notes go
+            _write("\n")  # so that a note does not stand in the middle of a line of text
         if step.path != path:
             path = step.path
             shown.say(_choice(checkpoint, path, f"routed anew after {count - 1} tokens"))
         if step.slid:
             context = checkpoint.manifest.model.context
-            shown.say(f"context of {context} tokens is full: the last {context // 2} are kept")
+            shown.say(f"the context of {context} tokens is full: the last {context // 2} are kept")
         _write(decoder.step(step.token))
         shown.show(Work(title="generating", done=count, total=generation.max_tokens, unit="tokens"))
     _write(decoder.rest() + "\n")

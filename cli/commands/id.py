@@ -13,7 +13,7 @@ from dipaco.protocol.wire.identity import peer_id
 @click.command(name="id")
 @home_option
 def id_(home: str | None) -> None:
-    """Print the PeerID and, while the daemon runs, the line the next person pastes."""
+    """Print the PeerID and, while the daemon runs, the commands with which others join."""
     folder = home_of(home)
     click.echo(peer_id(load_or_create_identity(Home.at(folder).identity)))
     try:

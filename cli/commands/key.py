@@ -1,4 +1,4 @@
-"""`dipaco-node key`: makes keys of nodes and of owners of runs."""
+"""`dipaco-node key`: makes keys for nodes and for owners of runs."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def key() -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @home_option
 def new(file: Path | None, home: str | None) -> None:
-    """Make a key, in FILE or as the node's own; never over an old one."""
+    """Make a key, in FILE or as the node's own; an existing key is never overwritten."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     path = file or Home.at(home_of(home)).identity

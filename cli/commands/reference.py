@@ -1,4 +1,4 @@
-"""`dipaco-node reference`: trains a run in this process; a swarm must end with the same bits."""
+"""`dipaco-node reference`: trains a run in one process; a network must end with the same bits."""
 
 import os
 import tempfile
@@ -25,11 +25,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.argument("name", metavar="[RUN]", default="")
-@click.option("--rounds", type=click.IntRange(1), help="In place of the run's; not for run files.")
+@click.option("--rounds", type=click.IntRange(1), help="Replaces the run's; not for run files.")
 @click.option("--seed", default=0, type=click.IntRange(0, (1 << 63) - 1), help=SEED_HELP)
 @click.option("--home", type=click.Path(path_type=Path), help="Keep states here [temporary].")
 @click.option("--device", default="cpu", metavar="D", help="auto, cpu, cuda:N or mps [cpu].")
-@click.option("--report", type=FILE, help="JSON goes here.")
+@click.option("--report", type=FILE, help="Write a report here, as JSON.")
 @click.option("--compare", type=FILE, help="A report whose module digests must be the same.")
 def reference(
     name: str,
@@ -63,9 +63,9 @@ def reference(
 def train_reference(
     name: str, *, seed: int, rounds: int | None, home: Path, device: str
 ) -> "Report":
-    """Train the run `name` (a .run file, a TOML file, or empty: the demo) and report.
+    """Train the run `name` (a .run file, a TOML file, or empty: the demo) and return the report.
 
-    The home then has the run, its states and an account of them: `eval` and the like work there.
+    The home then has the run, its states and its local result, for `eval`, `generate` and `ckpt`.
     """
     from dipaco.cli.testnet.local_run import run_named
     from dipaco.node.jobs.settings import environment, reproducible_settings
@@ -83,7 +83,7 @@ def train_reference(
     manifest, began = local.run.manifest, time.monotonic()
     result = _run(manifest, settings)
     keep_run(home, local.run)
-    keep_local_result(home, local.run.id, _account(manifest, result))
+    keep_local_result(home, local.run.id, _local_result(manifest, result))
     return _report(manifest, result, time.monotonic() - began)
 
 
@@ -98,7 +98,7 @@ def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
 
         def show(job: str, progress: "Progress") -> None:
             done = steps.add(job, progress)
-            if not done:  # the router, for which no step is taken
+            if not done:  # deriving the router takes no step
                 shown.show(job_work(f"{manifest.name}: {job}", progress))
                 return
             title, notes = f"{manifest.name}: training", job_notes(progress)
@@ -109,7 +109,7 @@ def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
         return run_reference(manifest, settings, show)
 
 
-def _account(manifest: "Manifest", result: "ReferenceResult") -> "LocalResult":
+def _local_result(manifest: "Manifest", result: "ReferenceResult") -> "LocalResult":
     from dipaco.node.runs.local_result import local_result_of
     from dipaco.protocol.work.kinds import Evaluated
 

@@ -19,12 +19,12 @@ def run() -> None:
 @click.argument("file", type=FILE)
 @click.option("--out", required=True, type=FILE, help="The run file to write.")
 @click.option("--key", type=FILE, help="The owner's key file [this node's own].")
-@click.option("--owner", metavar="PEER", help="Leave it unsigned, for this owner to sign.")
+@click.option("--owner", metavar="PEER", help="The owner, who signs it later with `run sign`.")
 @home_option
 def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str | None) -> None:
     """Make a run file from a TOML FILE: pin sources and tokenizer, check every field.
 
-    Signed with the owner's key; with --owner it stays an unsigned manifest for `run sign`.
+    It is signed with the owner's key; with --owner it is an unsigned manifest for `run sign`.
     """
     from dipaco.cli.views.manifest import manifest_line
     from dipaco.cli.views.progress import job_display
@@ -63,7 +63,7 @@ def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str
 @run.command()
 @click.argument("file", type=FILE)
 @click.option("--key", required=True, type=FILE, help="The owner's key file.")
-@click.option("--out", type=FILE, help="[FILE itself]")
+@click.option("--out", type=FILE, help="The run file to write [FILE itself].")
 def sign(file: Path, key: Path, out: Path | None) -> None:
     """Sign a manifest that `run create --owner` made, with its owner's key."""
     from dipaco.cli.views.manifest import manifest_line
@@ -90,7 +90,7 @@ def verify(file: Path) -> None:
 @click.argument("name", metavar="RUN")
 @home_option
 def show(name: str, home: str | None) -> None:
-    """Describe a run in words; RUN is a run file, or an id or name known to this node."""
+    """Describe a run; RUN is a run file, or an id or name known to this node."""
     from dipaco.cli.views.manifest import manifest_text
     from dipaco.node.runs.known import named_run
 
@@ -101,7 +101,7 @@ def show(name: str, home: str | None) -> None:
 @home_option
 @json_option
 def list_(home: str | None, as_json: bool) -> None:
-    """List the runs that this node offers or has heard of."""
+    """List the runs that this node offers or has received."""
     from dipaco.node.runs.known import known_runs
 
     runs = known_runs(home_of(home))

@@ -17,11 +17,13 @@ from dipaco.protocol.errors import ConfigError
 @click.option("--run", metavar="RUN", help="Run file, run id or name [the only one on offer].")
 @home_option
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
-@click.option("--announce", multiple=True, metavar="MADDR", help="Tell others this address.")
+@click.option("--announce", multiple=True, metavar="MADDR", help="An address for other nodes.")
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
-@click.option("--max-shards", type=int, metavar="N", help="Shards in the cache [4].")
+@click.option("--max-shards", type=int, metavar="N", help="Shards kept open [4].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
-@click.option("--verify", metavar="P", help="If unverifiable: require, warn, receipts:Q [require].")
+@click.option(
+    "--verify", metavar="P", help="If it is unverifiable: require, warn or receipts:Q [require]."
+)
 @click.option("--local-sources", is_flag=True, default=None, help="A run may name local files.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--log-format", type=click.Choice(["text", "json"]))
@@ -37,7 +39,7 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags under the keys of the configuration; an empty list was not given."""
+    """Return the flags by key of the configuration; an empty list counts as not given."""
     sections = {
         "node": ("bootstrap", "rendezvous", "listen", "announce"),
         "run": ("verify", "local_sources"),
@@ -50,7 +52,7 @@ def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_name(home: str | None, run: str | None) -> str | None:
-    """Return the id or name to look for; a run file is put into the home first."""
+    """Return the id or name of a run; a run file is added to the home first."""
     if run is None or not (run.endswith(".run") or "/" in run or Path(run).is_file()):
         return run
     from dipaco.cli.options import home_of

@@ -9,15 +9,17 @@ import click
 from dipaco.cli.exits import Exit
 from dipaco.cli.options import SEED_HELP
 
+FILE = click.Path(path_type=Path, dir_okay=False)
+
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", required=False, type=FILE)
 @click.option("--nodes", default=4, type=click.IntRange(1, 64), help="Volunteers [4].")
-@click.option("--rounds", type=click.IntRange(1), help="In place of the run's.")
+@click.option("--rounds", type=click.IntRange(1), help="Replaces the run's.")
 @click.option("--kill", default=0, type=click.IntRange(0), help="Volunteers to SIGKILL [0].")
 @click.option("--seed", default=0, type=click.IntRange(0, (1 << 63) - 1), help=SEED_HELP)
 @click.option("--home", type=click.Path(path_type=Path), help="Keep all homes here [temporary].")
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="JSON goes here.")
+@click.option("--report", type=FILE, help="Write a report here, as JSON.")
 def testnet(
     file: Path | None,
     nodes: int,
@@ -29,11 +31,11 @@ def testnet(
 ) -> int:
     """Run one rendezvous node and volunteers to the end of a run [the packaged demo].
 
-    Every node is a process of its own, on loopback. Volunteers are killed while they hold a
-    lease, and the run must end with the same digests as without.
+    Every node is a process on this machine. --kill kills volunteers while they hold a lease; the
+    run must end with the same digests as without it.
     """
     if kill >= nodes:
-        raise click.UsageError(f"--kill {kill}: of {nodes} volunteers one must live")
+        raise click.UsageError(f"--kill {kill}: at least one of {nodes} volunteers must live")
     from dipaco.cli.testnet.local_run import local_run
     from dipaco.cli.testnet.network import RENDEZVOUS, Plan, run_network
     from dipaco.cli.views.report import print_report, write_report

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.inputs import bring, worker_here
+from dipaco.cli.inputs import fetch_blobs, worker_settings
 from dipaco.cli.options import home_of, home_option, json_option
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.argument("name", metavar="[RUN]", default="")
-@click.option("--spec", type=FILE, help="The spec to judge [the ones the run's ledger adopted].")
-@click.option("--out", type=FILE, help="Write the spec derived here to FILE; of several the last.")
+@click.option("--spec", type=FILE, help="The spec to judge [those that the run's ledger adopted].")
+@click.option("--out", type=FILE, help="Write the last spec that is derived here to FILE.")
 @click.option(
     "--labels",
     type=click.IntRange(min=1),
@@ -45,8 +45,8 @@ def verify(
 ) -> int:
     """Derive the router again; RUN is a run file, or an id or name known to this node.
 
-    Where the ledger adopted another router after re-sharding, both are derived. Ends with 0 if the
-    specs are the same, 4 if they differ, 5 if it cannot be told.
+    If the ledger adopted a second router, after re-sharding, both are derived. Ends with 0 if the
+    specs are the same, 4 if they differ, 5 if they cannot be compared.
     """
     if labels is not None and (spec or out):
         raise click.UsageError("--labels excludes --spec and --out")
@@ -57,7 +57,7 @@ def verify(
 
     folder = home_of(home)
     run = named_run(name, folder)
-    settings = worker_here(folder, {"run.local_sources": local_sources or None})
+    settings = worker_settings(folder, {"run.local_sources": local_sources or None})
     verification = _verification(run, settings)
     if labels is not None:
         return _say(run, verification.rescore(labels), as_json=as_json)
@@ -89,12 +89,12 @@ def _verification(run: "RunFile", settings: "WorkerSettings") -> "OfflineVerific
         record=record_of(run.id, home),
         blobs=BlobStore(Home.at(home).blobs),
         perform=perform_here,
-        fetch=lambda wanted: bring(run.id, wanted, home),
+        fetch=lambda wanted: fetch_blobs(run.id, wanted, home),
     )
 
 
 def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
-    """Print the outcome and return its exit code; without a verdict no spec was there to judge."""
+    """Print the outcome and return its exit code. There is no verdict if there was no spec."""
     from dipaco.protocol.routing.spec import spec_digest
     from dipaco.protocol.routing.verdict import Derived, Outcome
 
@@ -102,11 +102,11 @@ def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
     own = spec_digest(derivation.spec).hex() if isinstance(derivation, Derived) else ""
     stage: str
     if verdict is not None:
-        words = f"{run.manifest.name}: {verdict}"
+        text = f"{run.manifest.name}: {verdict}"
         outcome, stage, reason = verdict.outcome, verdict.stage, verdict.reason
     else:
         outcome, stage, reason = Outcome.UNVERIFIABLE, "", _unjudged(derivation, own)
-        words = f"{run.manifest.name}: {reason}"
+        text = f"{run.manifest.name}: {reason}"
     if as_json:
         table = {
             "run": run.id.hex(),
@@ -116,8 +116,8 @@ def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
             "stage": stage,
             "reason": reason,
         }
-        words = json.dumps(table)
-    click.echo(words)
+        text = json.dumps(table)
+    click.echo(text)
     return {
         Outcome.VERIFIED: Exit.OK,
         Outcome.REFUTED: Exit.REFUSED,
@@ -130,7 +130,7 @@ def _unjudged(derivation: "Derivation | None", own: str) -> str:
 
     if isinstance(derivation, SourceFailure | LocalFailure):
         return f"no spec could be derived: {derivation.reason}"
-    return f"our own spec is {own}; there is none to compare it with: give --spec FILE"
+    return f"our own spec is {own}; there is no other to compare it with: give --spec FILE"
 
 
 def read_spec(path: Path) -> "RouterSpec":
@@ -145,7 +145,7 @@ def read_spec(path: Path) -> "RouterSpec":
     try:
         return open_signed(decode(data, Signed, limit=MAX_ENVELOPE), RouterSpec)
     except RemoteProtocolError:
-        pass  # then it is a bare one
+        pass  # it may be a bare spec
     try:
         return decode(data, RouterSpec, limit=MAX_BODY)
     except RemoteProtocolError as error:

@@ -1,4 +1,4 @@
-"""`dipaco-node version`: prints versions of this node and of the libraries under its results."""
+"""`dipaco-node version`: prints versions of this program and of libraries that affect results."""
 
 import json
 import platform
@@ -12,7 +12,7 @@ from dipaco.protocol.run.manifest import FORMAT
 
 
 def own_version() -> str:
-    """Return this program's version; `source` when it runs from a folder, not installed."""
+    """Return this program's version, `source` if it is not installed."""
     return _version("dipaco-node") or "source"
 
 
@@ -26,7 +26,7 @@ def _version(package: str) -> str | None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """Print versions of node, manifest format, Python and libraries."""
+    """Print the versions of this program, the manifest format, Python and libraries."""
     table = {
         "dipaco-node": own_version(),
         "manifest format": str(FORMAT),

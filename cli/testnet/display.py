@@ -1,4 +1,4 @@
-"""The progress of a local network, on stderr: tables on a terminal, plain lines elsewhere."""
+"""Displays of a local network's progress on stderr: tables on a terminal, else plain lines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +23,11 @@ class View(Protocol):
     """Shows snapshots of a network."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show the newest one."""
+        """Show the newest snapshot."""
         ...
 
     def say(self, line: str) -> None:
-        """Say that something happened."""
+        """Print a line that stays."""
         ...
 
 
@@ -42,14 +42,14 @@ def view(manifest: Manifest, console: Console) -> Iterator[View]:
 
 
 class Headline:
-    """One line on the whole network. The time left counts from when the seed model was there."""
+    """One line on the whole network. The time left is estimated from the end of the seed phase."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.seeded_at: float | None = None
 
     def text(self, snapshot: Snapshot) -> str:
-        """Return round, speed, loss and time in one line."""
+        """Return the line: round, speed, loss and time."""
         if self.seeded_at is None and snapshot.ledger.versions:
             self.seeded_at = snapshot.elapsed
         rounds = self.manifest.training.rounds
@@ -67,7 +67,7 @@ class Headline:
 
 
 class PlainView:
-    """Prints a line when a round ends, and when a node's verdict or reason to pause changes."""
+    """Prints a line at the end of a round, and when a node's verdict or reason to pause changes."""
 
     def __init__(self, manifest: Manifest, console: Console) -> None:
         self._headline, self._console = Headline(manifest), console
@@ -92,7 +92,7 @@ class PlainView:
 
 
 def _news(status: Status) -> str:
-    """Return the verdict, and the reason for which the node does no work: a change makes a line."""
+    """Return the verdict, and the reason if the node does no work; a change is worth a line."""
     verdict = status.run.verdict if status.run else "unverified"
     known = "" if verdict == "unverified" else f"router {verdict}"
     if status.state in ("refused", "paused"):
@@ -101,7 +101,7 @@ def _news(status: Status) -> str:
 
 
 def _held(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a line for every path that a node works on, with its steps."""
+    """Yield a line for every path that a node trains, with its steps."""
     for name, status in snapshot.statuses.items():
         task = status.task
         if task is not None and task.kind in ("seed", "train"):

@@ -1,7 +1,7 @@
 """The run of a local network: its manifest and its keys, a pure function of file and seed.
 
-`testnet` and `reference` train the identical manifest because owner and rendezvous keys are
-derived from `--seed`. Such keys are no secret: they serve loopback and tests, and nothing else.
+The keys of owner and rendezvous node are derived from `--seed`, so `testnet` and `reference` train
+the same manifest. These keys are not secret: they serve networks on this machine and tests only.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class LocalKeys:
 
 
 def local_keys(seed: int) -> LocalKeys:
-    """Return the keys of the local network number `seed` (0 to 2^63 - 1)."""
+    """Return the keys of the local network with this seed (0 to 2^63 - 1)."""
     return LocalKeys(
         *(
             Ed25519PrivateKey.from_private_bytes(tagged(f"dipaco/testnet/{role}", u64(seed)))
@@ -38,7 +38,7 @@ def local_keys(seed: int) -> LocalKeys:
 
 @dataclass(frozen=True)
 class LocalRun:
-    """A run to be trained on this machine."""
+    """A run that is trained on this machine."""
 
     run: RunFile
     tokenizer: bytes | None
@@ -53,17 +53,17 @@ def run_named(
     rounds: int | None = None,
     data: Path | None = None,
 ) -> LocalRun:
-    """Return the run that `name` means: a .run file, a TOML file, or the demo if it is empty.
+    """Return the run of a .run file or a TOML file, or the demo if `name` is empty.
 
-    blobs          where the states of a warm start are kept.
-    rounds, data   as `create_manifest` has them; raises ConfigError if given with a .run file.
+    blobs          the store that keeps the states of a warm start.
+    rounds, data   as for `create_manifest`; raises ConfigError if given with a .run file.
     """
     path = Path(name) if name else None
     if path is None or path.suffix == ".toml":
         return local_run(path, seed=seed, rounds=rounds, data=data, blobs=blobs)
     for option, given in (("--rounds", rounds), ("--data", data)):
         if given is not None:
-            raise ConfigError(f"{option}: a signed run cannot be changed")
+            raise ConfigError(f"{option}: a signed run cannot be changed; give its TOML file")
     return LocalRun(read_run(path), None)
 
 
@@ -75,9 +75,9 @@ def local_run(
     data: Path | None = None,
     blobs: BlobStore | None = None,
 ) -> LocalRun:
-    """Return the signed run of a TOML file, the packaged demo's without one.
+    """Return the signed run of a TOML file; without one, of the packaged demo.
 
-    rounds, data, blobs   as `create_manifest` has them.
+    rounds, data, blobs   as for `create_manifest`.
     """
     keys = local_keys(seed)
     with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:

@@ -1,7 +1,7 @@
-"""Runs a local network: starts it, watches it to the last round, kills volunteers, and reports.
+"""Runs a local network to its last round, kills volunteers on the way, and makes the report.
 
-It waits for events (a `ready` line, an answer of the API), never for a time. A watchdog ends a
-network in which nothing changes.
+It waits for events (a `ready` line, an answer of the API), never for a fixed time. A watchdog ends
+a network in which nothing changes.
 """
 
 import signal
@@ -14,7 +14,7 @@ from rich.console import Console
 from dipaco.cli.testnet.display import View, view
 from dipaco.cli.testnet.local_run import LocalRun, local_keys
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
-from dipaco.cli.testnet.snapshot import Snapshot, victims
+from dipaco.cli.testnet.snapshot import Snapshot, nodes_to_kill
 from dipaco.cli.views.report import NodeReport, Report, build
 from dipaco.node.network.keys import save_key
 from dipaco.node.runs.files import RunFile, write_run
@@ -23,8 +23,8 @@ from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import Unavailable
 
 POLL_SECONDS = 0.5
-HUNT_SECONDS = 0.1  # between looks while somebody is to be killed in the middle of a lease
-STILL_TTLS = 5  # lease times to live without any movement: then something is stuck
+KILL_POLL_SECONDS = 0.1  # between polls while a volunteer is to be killed in the middle of a lease
+STILL_TTLS = 5  # lease times without any movement after which the network counts as stuck
 RENDEZVOUS = "r"  # the rendezvous node's home, below the plan's
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
@@ -58,11 +58,11 @@ def run_network(plan: Plan) -> Report:
     TERM; no process outlives the call.
     """
     with view(plan.run.manifest, Console(stderr=True)) as shown:
-        return trio.run(Conductor(plan, shown).run)
+        return trio.run(LocalNetwork(plan, shown).run)
 
 
 @dataclass
-class Conductor:
+class LocalNetwork:
     """One run of a local network."""
 
     plan: Plan
@@ -71,8 +71,8 @@ class Conductor:
     result: Report | None = None
 
     async def run(self) -> Report:
-        """Start all nodes, watch them to the end, end them, and report."""
-        # The arithmetic of the reference; and the workers need not yield to other work.
+        """Start all nodes, watch them to the end, end them, and return the report."""
+        # The reference's arithmetic on the CPU, with workers at normal priority.
         swarm = LocalSwarm(
             {
                 "DIPACO_COMPUTE_DEVICE": "cpu",
@@ -83,7 +83,7 @@ class Conductor:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_interrupted, nursery.cancel_scope)
-                await self._conduct(swarm, nursery)
+                await self._train(swarm, nursery)
                 nursery.cancel_scope.cancel()
         except* Unavailable as group:
             raise _first(group) from None
@@ -91,7 +91,7 @@ class Conductor:
             raise KeyboardInterrupt
         return self.result
 
-    async def _conduct(self, swarm: LocalSwarm, nursery: trio.Nursery) -> None:
+    async def _train(self, swarm: LocalSwarm, nursery: trio.Nursery) -> None:
         began = trio.current_time()
         try:
             first = await self._start(swarm, nursery)
@@ -101,7 +101,7 @@ class Conductor:
             await swarm.close()
 
     async def _start(self, swarm: LocalSwarm, nursery: trio.Nursery) -> LocalNode:
-        """Start all nodes; return the rendezvous node."""
+        """Start all nodes, and return the rendezvous node."""
         home = Home.at(self.plan.home / RENDEZVOUS)
         if not home.identity.exists():
             save_key(home.identity, local_keys(self.plan.seed).rendezvous)
@@ -124,11 +124,11 @@ class Conductor:
         return first
 
     async def _watch(self, swarm: LocalSwarm, first: LocalNode, began: float) -> Snapshot:
-        """Ask all nodes again and again until the run is finished."""
+        """Poll all nodes until the run is finished."""
         watchdog = Watchdog(STILL_TTLS * self.plan.run.manifest.schedule.lease_ttl)
         while True:
-            for node in swarm.fallen():
-                raise Unavailable(node.fate())
+            for node in swarm.ended():
+                raise Unavailable(node.exit_text())
             statuses = await swarm.statuses()
             ledger = await swarm.ledger(first)
             now = trio.current_time()
@@ -138,12 +138,12 @@ class Conductor:
                 return snapshot
             self._kill(swarm, snapshot)
             if watchdog.is_still(snapshot.movement, now):
-                raise Unavailable(f"nothing moves for {watchdog.patience:.0f} s\n{dump(swarm)}")
-            hunting = len(self.killed) < self.plan.kill
-            await trio.sleep(HUNT_SECONDS if hunting else POLL_SECONDS)
+                raise Unavailable(f"nothing changed for {watchdog.limit:.0f} s\n{dump(swarm)}")
+            killing = len(self.killed) < self.plan.kill
+            await trio.sleep(KILL_POLL_SECONDS if killing else POLL_SECONDS)
 
     def _kill(self, swarm: LocalSwarm, snapshot: Snapshot) -> None:
-        for name in victims(snapshot, killed=self.killed, wanted=self.plan.kill):
+        for name in nodes_to_kill(snapshot, killed=self.killed, wanted=self.plan.kill):
             task = snapshot.statuses[name].task
             assert task is not None
             next(node for node in swarm.nodes if node.name == name).kill()
@@ -166,23 +166,23 @@ class Conductor:
 
 
 class Watchdog:
-    """Notices that nothing changes for too long."""
+    """Detects that nothing changes for too long."""
 
-    def __init__(self, patience: float) -> None:
-        """`patience` in seconds."""
-        self.patience = patience
+    def __init__(self, limit: float) -> None:
+        """limit: seconds without a change."""
+        self.limit = limit
         self._seen: object = None
         self._since = 0.0
 
     def is_still(self, movement: object, now: float) -> bool:
-        """Return whether `movement` has been the same for longer than the patience."""
+        """Return whether `movement` has been the same for longer than the limit."""
         if movement != self._seen:
             self._seen, self._since = movement, now
-        return now - self._since > self.patience
+        return now - self._since > self.limit
 
 
 def node_report(node: LocalNode) -> NodeReport | None:
-    """Return what `node` last said of itself, None if it never answered."""
+    """Return the report of a node by its last status, None if it never answered."""
     status = node.last
     if status is None:
         return None
@@ -200,7 +200,7 @@ def node_report(node: LocalNode) -> NodeReport | None:
 
 
 def dump(swarm: LocalSwarm) -> str:
-    """Return every node's last status and last lines, for the person who must find out why."""
+    """Return every node's last status and last lines, for finding the cause."""
     blocks = []
     for node in swarm.nodes:
         status = node.last

@@ -1,8 +1,8 @@
 """The processes of a local network: starts, asks, kills and ends them.
 
-Every node is `python -m dipaco.cli.main start ...` with its own home, on loopback. This module does
-not know what they train. They share no process group with this one, so a Ctrl-C reaches them only
-through `LocalSwarm.close`, in order: volunteers first.
+Every node is `python -m dipaco.cli.main start ...` with its own home, on this machine. The module
+does not know the run. The nodes are not in this program's process group, so a Ctrl-C ends them
+through `LocalSwarm.close` alone, in order: volunteers first.
 """
 
 import os
@@ -23,7 +23,7 @@ from dipaco.protocol.errors import Unavailable
 
 READY = "ready"
 START_SECONDS = 120.0  # imports on a busy machine of two cores, five at once
-LEAVE_SECONDS = 10.0  # what a daemon may take after its first signal
+LEAVE_SECONDS = 10.0  # for a daemon to end after its first signal
 ASK_SECONDS = 10.0
 LOG_NAME = "daemon.log"
 MAX_LINE = 1 << 16  # bytes; a longer line is cut where it stands
@@ -36,7 +36,7 @@ class LocalNode:
     def __init__(self, name: str, home: Path, process: trio.Process) -> None:
         self.name, self.home, self.process = name, home, process
         self.ready, self.finished = trio.Event(), trio.Event()
-        """`finished`: the process has ended, and all its output was read."""
+        """`finished`: the process has ended, and all its output has been read."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.last: Status | None = None
         self.killed = False
@@ -51,17 +51,17 @@ class LocalNode:
         self.killed = True
         self.process.kill()
 
-    def fate(self) -> str:
-        """Return in words how the process ended, with its last line."""
-        said = self.tail[-1] if self.tail else "it said nothing"
-        return f"{self.name} ended with code {self.process.returncode}: {said}"
+    def exit_text(self) -> str:
+        """Return the exit code and the last line of the process, as text."""
+        last = self.tail[-1] if self.tail else "without output"
+        return f"{self.name} ended with code {self.process.returncode}: {last}"
 
 
 class LocalSwarm:
-    """All processes of a local network; use `async with`."""
+    """All processes of a local network; `close` ends them."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        """Processes get `environment`, and our own environment without this program's variables."""
+        """environment: added to this process's environment without its DIPACO_ variables."""
         ours = {k: v for k, v in os.environ.items() if not k.startswith("DIPACO_")}
         self._environment = ours | environment
         self.nodes: list[LocalNode] = []
@@ -91,12 +91,12 @@ class LocalSwarm:
             nursery.start_soon(_cancel_when, node.ready.wait, nursery.cancel_scope)
             nursery.cancel_scope.deadline = trio.current_time() + START_SECONDS
         if not node.running:
-            raise Unavailable(node.fate())
+            raise Unavailable(node.exit_text())
         if not node.ready.is_set():
             raise Unavailable(f"{node.name} is not ready after {START_SECONDS:.0f} s")
 
     async def statuses(self) -> dict[str, Status]:
-        """Ask every running node; one that ends or is too slow while it is asked is left out."""
+        """Ask every running node; a node that ends or does not answer in time is left out."""
         async with trio.open_nursery() as nursery:
             asked = [node for node in self.nodes if node.running and not node.killed]
             answers: dict[str, Status] = {}
@@ -105,16 +105,16 @@ class LocalSwarm:
         return {node.name: answers[node.name] for node in asked if node.name in answers}
 
     async def ledger(self, node: LocalNode) -> LedgerView:
-        """Ask `node` for its view of the ledger."""
+        """Ask `node` for its state of the ledger."""
         ask = partial(ask_ledger, node.home, timeout=ASK_SECONDS)
         return await trio.to_thread.run_sync(ask)
 
-    def fallen(self) -> list[LocalNode]:
-        """Return the nodes that ended though nobody killed them."""
+    def ended(self) -> list[LocalNode]:
+        """Return the nodes that ended without being killed."""
         return [node for node in self.nodes if not node.running and not node.killed]
 
     async def close(self) -> None:
-        """End all: TERM, the last started first, and KILL for those that take too long."""
+        """End all nodes, the first one last: by TERM, and by KILL if they take too long."""
         with trio.CancelScope(shield=True):
             volunteers, first = self.nodes[1:], self.nodes[:1]
             await _end(volunteers)
@@ -144,11 +144,11 @@ async def _ask(node: LocalNode, answers: dict[str, Status]) -> None:
         ask = partial(ask_status, node.home, timeout=ASK_SECONDS)
         answers[node.name] = node.last = await trio.to_thread.run_sync(ask)
     except NoDaemon:
-        pass  # its end is noticed by `fallen`, its silence by the watchdog
+        pass  # `ended` detects its end, the watchdog its silence
 
 
 async def _follow(node: LocalNode) -> None:
-    """Copy stderr to the log line by line, and notice `ready`."""
+    """Copy stderr to the log, keep its last lines, and set `ready` at that line."""
     assert node.process.stderr is not None
     pending = bytearray()
     with (node.home / LOG_NAME).open("ab", buffering=0) as log:

@@ -1,7 +1,7 @@
 """The state of a local network at one moment, and pure functions of it.
 
-They answer how far the network is, how long it will still take, whether anything moved, and which
-node to kill.
+They compute the progress of the network, the time left, whether anything changed, and the node to
+kill.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ class Snapshot:
     statuses: Mapping[str, Status]
     """Name: status; the rendezvous node first."""
     ledger: LedgerView
-    """Of the rendezvous node."""
+    """The ledger of the rendezvous node."""
 
     @property
     def movement(self) -> tuple[object, ...]:
-        """A value that changes when anything moves."""
+        """A value that changes with every progress of the network."""
         tasks = tuple(
             (name, s.state, s.reason.code, s.task and (s.task.stage, s.task.round, s.task.done))
             for name, s in self.statuses.items()
@@ -35,7 +35,7 @@ class Snapshot:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all volunteers that train now."""
+        """The speed of all volunteers that train now."""
         tasks = [s.task for s in self.statuses.values() if s.task is not None]
         return sum(task.tokens_per_second for task in tasks if task.kind in ("seed", "train"))
 
@@ -50,28 +50,28 @@ class Snapshot:
 
 
 def round_of(snapshot: Snapshot) -> int:
-    """Return the round in work: the slowest module's version + 1; 0 before the seed model."""
+    """Return the current round: the slowest module's version + 1; 0 before the seed model."""
     versions = snapshot.ledger.versions.values()
     return min(versions) + 1 if versions else 0
 
 
 def share_done(snapshot: Snapshot, manifest: Manifest) -> float:
-    """Return how much of the rounds is done, 0 to 1: outer steps taken of all there are."""
+    """Return the share of outer steps that are done, 0 to 1."""
     total = manifest.training.rounds * len(manifest.topology.modules)
     return sum(snapshot.ledger.versions.values()) / total
 
 
 def remaining(snapshot: Snapshot, manifest: Manifest, seeded_at: float | None) -> float | None:
-    """Return the seconds still to go, as far as the pace since `seeded_at` tells; None: unknown."""
+    """Return the seconds left at the pace since `seeded_at`, None if it is not known yet."""
     if seeded_at is None:
         return None
     return time_left(share_done(snapshot, manifest), 1.0, snapshot.elapsed - seeded_at)
 
 
-def victims(snapshot: Snapshot, *, killed: Sequence[str], wanted: int) -> list[str]:
-    """Return which volunteer to kill now, none or one: it is in the middle of a path's lease.
+def nodes_to_kill(snapshot: Snapshot, *, killed: Sequence[str], wanted: int) -> list[str]:
+    """Return the volunteer to kill now, none or one; it is in the middle of a path's lease.
 
-    One in every round, from round 1 on: the network recovers between them where it can.
+    One is killed in every round, from round 1 on, so the network can recover between them.
     """
     if len(killed) >= wanted or round_of(snapshot) <= len(killed):
         return []

@@ -1,4 +1,4 @@
-"""The routed perplexity that `eval` measured, as JSON and as a table."""
+"""The report of `eval`: routed perplexity, as JSON and as a table."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     documents: int
     tokens: int
-    """Scored tokens: not those that the router saw."""
+    """Scored tokens: those after the prefix that the router sees."""
     nll: float
     """Summed, in nats."""
     loss: float | None
-    """Nats per token; null where nothing was scored."""
+    """Nats per token; null if nothing was scored."""
     perplexity: float | None
 
 
@@ -34,7 +34,7 @@ class PathScore(Score, frozen=True, kw_only=True):
     path: int
     experts: tuple[int, ...]
     version: int
-    """Of its modules."""
+    """The version of its modules."""
 
 
 class Pass(Score, frozen=True, kw_only=True):
@@ -55,17 +55,17 @@ class AssessmentReport(msgspec.Struct, frozen=True, kw_only=True):
     spec: str
     """Digest of the router spec, hex."""
     data: str
-    """The file, as it was named; empty: the run's held-out documents."""
+    """The name of the file; empty: the run's held-out documents."""
     left_out: int
-    """Rows of the file that the router does not take: too short."""
+    """Number of rows of the file that are too short for the router."""
     passes: tuple[Pass, ...]
-    """Routed once, then re-routed as asked."""
+    """The pass that is routed once, then the re-routed ones."""
 
 
 def assessment_report(
     checkpoint: Checkpoint, found: list[Assessment], *, data: str, left_out: int
 ) -> AssessmentReport:
-    """Put the report together."""
+    """Return the report of these assessments."""
     return AssessmentReport(
         name=checkpoint.manifest.name,
         run=checkpoint.run.id.hex(),

@@ -1,4 +1,4 @@
-"""The modules of a checkpoint, for programs and in words."""
+"""The modules of a checkpoint, for programs and for people."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ import msgspec
 from dipaco.node.runs.checkpoint import Checkpoint
 from dipaco.protocol.run.topology import experts_of
 
-MAX_PATHS_NAMED: Final = 6  # of a module
+MAX_PATHS_NAMED: Final = 6  # paths shown per module
 
 
 class ListedModule(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The tables of a comparison: for a terminal, and as Markdown. The caption stands under each."""
+"""The tables of a comparison, for a terminal and as Markdown, each with the caption."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -38,7 +38,7 @@ def _line(row: Row, seeds: Sequence[int]) -> list[str]:
 
 
 def _mean_and_range(row: Row | RerouteRow, seeds: Sequence[int]) -> tuple[str, str]:
-    """Return two cells; a mean over fewer seeds than there are says so."""
+    """Return two cells. A mean over some of the seeds only is marked as such."""
     count = len(row.perplexities)
     of = f" ({count} of {len(seeds)})" if count < len(seeds) else ""
     between = f"{row.lowest:.1f} to {row.highest:.1f}" if count > 1 else "-"

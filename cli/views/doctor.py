@@ -1,4 +1,4 @@
-"""The checks of `doctor`, and the fit of a run on a device, for programs and in words."""
+"""The checks of `doctor`, and the fit of a run on a device, for programs and for people."""
 
 import msgspec
 
@@ -8,13 +8,13 @@ from dipaco.node.doctor.memory_fit import FitReport
 
 
 def check_text(check: Check) -> str:
-    """Return a check as a line, and its cure as another."""
+    """Return a check as one line, and its cure as a second one."""
     line = f"{check.verdict:<5} {check.name:<10} {check.words}"
     return f"{line}\n{'':<17}{check.cure}" if check.cure else line
 
 
 def fit_table(fit: FitReport) -> dict[str, object]:
-    """Return a fit for programs: what was measured, and what it comes to."""
+    """Return a fit for programs: the measurements, and the figures derived from them."""
     chosen = fit.chosen
     derived: dict[str, object] = {
         "fits": chosen is not None,

@@ -1,17 +1,17 @@
-"""A manifest in words, for a person who may lend a machine to the run."""
+"""A manifest as text, for a person who may lend a machine to the run."""
 
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.run.manifest import Manifest, run_id
 
 
 def manifest_line(manifest: Manifest) -> str:
-    """Return name, id and grid in a few words."""
+    """Return name, id and grid in a line."""
     grid = "x".join(str(level.experts) for level in manifest.grid.levels)
     return f"{manifest.name} {run_id(manifest).hex()[:16]}, {grid}, {manifest.paths} paths"
 
 
 def manifest_text(run: RunFile) -> str:
-    """Return the whole manifest in words, a line per part."""
+    """Return the whole manifest as text, a line per part."""
     m = run.manifest
     rows = [
         ("run", f"{m.name}  id {run.id.hex()}"),

@@ -1,6 +1,6 @@
 """The picture of a comparison: routed validation perplexity against steps and against tokens.
 
-matplotlib is an extra of its own (`compare`): without it everything else works.
+matplotlib belongs to the extra `compare`; everything else works without it.
 """
 
 from importlib.util import find_spec
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MISSING: Final = "no plot: matplotlib is not here; pip install 'dipaco-node[compare]'"
+MISSING: Final = "no plot: matplotlib is not installed; pip install 'dipaco-node[compare]'"
 DPI = 110
-STYLES: Final = {  # colours that differ in grey and to the colour-blind (Okabe and Ito)
+STYLES: Final = {  # colours that differ in grey and for the colour-blind (Okabe and Ito)
     "dense": ("#000000", "o"),
     "dense-compute": ("#7f7f7f", "s"),
     "diloco": ("#e69f00", "^"),
@@ -43,7 +43,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def figure_of(comparison: Comparison) -> "Figure":
-    """Return the picture: for each method the mean over its seeds, their range as a band."""
+    """Return the picture: per method the mean over its seeds as a line, their range as a band."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 

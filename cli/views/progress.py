@@ -1,4 +1,4 @@
-"""The progress of long work and the time left, on stderr: one display for every verb.
+"""The progress of long work and the time left, on stderr: one display for all verbs.
 
 A terminal gets one bar that changes; a pipe or a file gets plain lines at a bounded rate.
 """
@@ -19,7 +19,7 @@ from dipaco.cli.views.text import clock
 from dipaco.node.jobs.values import Progress as JobProgress
 
 BAR_WIDTH = 20  # columns
-REST = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # takes the width that is left
+REST = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # gets the rest of the width
 
 Clock = Callable[[], float]
 
@@ -29,20 +29,20 @@ class Work:
     """The state of a piece of work."""
 
     title: str
-    """Names what is counted. The time left is estimated anew under another title."""
+    """The name of the count. With a new title the estimate of the time left begins anew."""
     done: int
     total: int
     """0: not known."""
     unit: str = ""
-    """Of `done` and `total`."""
+    """The unit of `done` and `total`."""
     part: str = ""
-    """The part in hand, such as `round 3, path 1`: a new one is worth a plain line."""
+    """The current part, such as `round 3, path 1`; a new part is worth a plain line."""
     notes: tuple[str, ...] = ()
     """Speed, loss and the like."""
 
     @property
     def count(self) -> str:
-        """The count in words, empty before there is one."""
+        """The count as text, empty before there is one."""
         if self.unit == "bytes":
             done, total, unit = f"{self.done / 1e6:.1f}", f"{self.total / 1e6:.1f}", "MB"
         else:
@@ -95,7 +95,7 @@ def display(
         TimeElapsedColumn(),
         TextColumn("{task.fields[details]}", markup=False, table_column=REST),
     )
-    # stdout stays as it is: rich would print there by way of the console, which is stderr.
+    # rich would redirect what is printed on stdout to the console, which is stderr.
     bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, expand=True)
     with bars:
         yield LiveDisplay(bars, title, now)
@@ -109,7 +109,7 @@ def job_display(title: str) -> Iterator[Callable[[JobProgress], None]]:
 
 
 def job_work(title: str, progress: JobProgress) -> Work:
-    """Return how far a job is, under `title` and its stage."""
+    """Return the state of a job, with `title` and its stage as the title."""
     return Work(
         title=f"{title}: {progress.stage}",
         done=progress.done,
@@ -120,7 +120,7 @@ def job_work(title: str, progress: JobProgress) -> Work:
 
 
 def job_notes(progress: JobProgress) -> tuple[str, ...]:
-    """Return speed and loss of a job that trains; nothing of another."""
+    """Return speed and loss of a job that trains; for other jobs nothing."""
     if progress.loss is None:
         return ()
     speed = f"{progress.tokens_per_second:,.0f} tokens/s"
@@ -147,7 +147,7 @@ class PlainDisplay:
 
 
 class SilentDisplay:
-    """Prints lines and no progress: for work whose output shows its progress."""
+    """Prints lines but no progress, for work whose own output shows its progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

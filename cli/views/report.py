@@ -1,7 +1,7 @@
-"""The report of a finished run, by `testnet` and by `reference`, as JSON and as a table.
+"""The report of a finished run, of `testnet` and of `reference`, as JSON and as a table.
 
-One shape for both, so that `reference --compare` can hold the one against the other: the module
-digests of every version must be equal, bit for bit.
+Both verbs write the same type, so that `reference --compare` can compare two reports: the module
+digests of every version must be equal.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,10 +43,10 @@ class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
-    """Routed held-out loss, every path at a version of its own or all at one."""
+    """Routed held-out loss, with each path at its own version or all at the same one."""
 
     version: int | None
-    """Of all modules, 0: the seed model; None: every path has its own."""
+    """The version of all modules, 0: the seed model; None: each path has its own."""
     documents: int
     tokens: int
     nll: float
@@ -87,15 +87,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     losses: tuple[RoutedLoss, ...]
     """By version, ascending."""
     early_stopped: RoutedLoss | None
-    """Every path at the version that it is used with; None where the manifest stops nothing early.
+    """The loss with each path at the version that it is used with; None without early stopping.
 
-    Chosen by the same documents that it is the loss of, so a little too good.
+    The same documents choose the versions and give the loss, so it is a little too low.
     """
     nodes: tuple[NodeReport, ...]
 
 
 def perplexity(nll: float, tokens: int) -> float:
-    """Return exp(nll / tokens), infinity where nothing was scored."""
+    """Return exp(nll / tokens), infinity if nothing was scored."""
     return exp(min(nll / tokens, 700.0)) if tokens else float("inf")
 
 
@@ -108,7 +108,10 @@ def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[R
 
 
 def early_stopped(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> RoutedLoss | None:
-    """Return the routed loss with every path at the version that it is used with, if they stop."""
+    """Return the routed loss with each path at the version that it is used with.
+
+    None without early stopping.
+    """
     if not manifest.training.early_stopping:
         return None
     by_path: dict[int, dict[int, EvaluationView]] = {}
@@ -157,7 +160,7 @@ def build(
     evaluations: Iterable[EvaluationView],
     nodes: Iterable[NodeReport] = (),
 ) -> Report:
-    """Put a report together."""
+    """Return the report of a run."""
     evaluated = tuple(evaluations)
     return Report(
         kind=kind,
@@ -187,9 +190,9 @@ def read_report(path: Path) -> Report:
 
 
 def differences(ours: Report, theirs: Report) -> list[str]:
-    """Return, one line each, what keeps two reports from being of the same run and states."""
+    """Return the differences in run and states, a line each; empty if there are none."""
     if ours.run != theirs.run:
-        return [f"other runs: {ours.run[:16]} and {theirs.run[:16]}"]
+        return [f"different runs: {ours.run[:16]} and {theirs.run[:16]}"]
     found = []
     for module in sorted(ours.states.keys() | theirs.states.keys()):
         left, right = ours.states.get(module, {}), theirs.states.get(module, {})
@@ -254,7 +257,7 @@ def _node_table(report: Report) -> Table:
 
 
 def stage_seconds(nodes: Iterable[NodeReport]) -> dict[str, tuple[float, int]]:
-    """Return per stage the seconds and the number of times, summed over `nodes`."""
+    """Return per stage its seconds and its count, summed over `nodes`."""
     total: dict[str, tuple[float, int]] = {}
     for node in nodes:
         for stage in node.stages:

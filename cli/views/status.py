@@ -44,7 +44,7 @@ def _run(status: Status) -> str:
 
 
 def _refuted(status: Status) -> list[str]:
-    """Name the other runs whose router peers refute."""
+    """Return a line for every other run whose router peers refute."""
     mine = status.run.id if status.run else ""
     return [
         f"router of {offer.name} ({offer.id[:8]}), by {offer.refuted} peers"

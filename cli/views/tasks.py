@@ -1,4 +1,4 @@
-"""The progress of a comparison: the inner steps of all its tasks are one count."""
+"""The progress of a comparison: one count of the inner steps of all its tasks."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ class TaskProgress:
 
 
 def _perplexity(task: Task) -> str:
-    """Return the perplexity of a method that was trained, empty for another task."""
+    """Return the perplexity of a trained method as text, empty for another task."""
     if task.method is None or task.windows:
         return ""
     found = task.folder.result(task.method)

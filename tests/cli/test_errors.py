@@ -121,7 +121,10 @@ def run_file(shell: Shell) -> Path:
         (["start", "--bootstrap", "example.org"], "node.bootstrap"),
         (["start", "--device", "gpu", "--rendezvous"], "compute.device"),
         (["start"], "no bootstrap peer: give --bootstrap ADDR"),
-        (["testnet", "--nodes", "2", "--kill", "2"], "--kill 2: of 2 volunteers one must live"),
+        (
+            ["testnet", "--nodes", "2", "--kill", "2"],
+            "--kill 2: at least one of 2 volunteers must live",
+        ),
         (["testnet", "nowhere.toml"], "nowhere.toml"),
         (["run", "show", "nowhere.run"], "nowhere.run"),
         (["run", "show", "demo"], "run: demo is not here; here: none"),

@@ -88,7 +88,7 @@ def test_what_is_no_run_is_refused_in_one_line(
     Path("my.toml").write_text("")
     for name, words in (
         ("one", "one path for transformers"),
-        ("my.toml", "no run yet"),
+        ("my.toml", "my.toml is a TOML file"),
         ("nowhere", "nowhere is not here"),
         ("nowhere.run", "cannot read nowhere.run"),
     ):
@@ -101,7 +101,7 @@ def test_what_is_no_run_is_refused_in_one_line(
         (("generate", "bank", "x", "--temperature", "nan"), "nan is not a number"),
         (("generate", "bank", "x", "--path", "9"), "--path: 9 is not on the grid"),
         (("generate", "bank", "x", "--path", "0", "--reroute", "8"), "exclude each other"),
-        (("eval", "bank", "--at", "1"), "--at: a bank holds one version"),
+        (("eval", "bank", "--at", "1"), "--at: an export has one version"),
         (("eval", "bank", "--data", "nothing.txt"), "'nothing.txt' does not exist"),
         (("eval", "bank", "--data", "short.txt"), "none of its rows (1) is long enough"),
         (("eval", "bank", "--data", "bank/router.spec"), "--data: router.spec: not a"),

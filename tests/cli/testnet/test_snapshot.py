@@ -7,7 +7,7 @@ from rich.console import Console
 from dipaco.cli.testnet.display import LiveView, PlainView, view
 from dipaco.cli.testnet.local_run import local_keys, local_run
 from dipaco.cli.testnet.network import Watchdog
-from dipaco.cli.testnet.snapshot import Snapshot, remaining, round_of, share_done, victims
+from dipaco.cli.testnet.snapshot import Snapshot, nodes_to_kill, remaining, round_of, share_done
 from dipaco.node.status.document import Status, TaskStatus
 from dipaco.protocol.wire.identity import peer_id
 from tests.node.api.fake_node import PEER, ledger, status, task
@@ -40,7 +40,7 @@ def test_the_round_is_that_of_the_slowest_module() -> None:
 
 def test_a_volunteer_is_killed_in_the_middle_of_a_paths_lease_only() -> None:
     def chosen(version: int | None, work: TaskStatus | None) -> list[str]:
-        return victims(snapshot(version, n1=None, n2=work), killed=[], wanted=1)
+        return nodes_to_kill(snapshot(version, n1=None, n2=work), killed=[], wanted=1)
 
     assert chosen(0, task(done=12)) == ["n2"]
     assert chosen(0, None) == []
@@ -51,10 +51,10 @@ def test_a_volunteer_is_killed_in_the_middle_of_a_paths_lease_only() -> None:
 
 def test_no_more_are_killed_than_wanted_and_one_in_a_round() -> None:
     now = snapshot(0, n1=task(), n2=task())
-    assert victims(now, killed=[], wanted=0) == []
-    assert victims(now, killed=["n3"], wanted=2) == []
-    assert victims(snapshot(1, n1=task(), n2=task()), killed=["n3"], wanted=2) == ["n1"]
-    assert victims(snapshot(1, n1=task()), killed=["n3"], wanted=1) == []
+    assert nodes_to_kill(now, killed=[], wanted=0) == []
+    assert nodes_to_kill(now, killed=["n3"], wanted=2) == []
+    assert nodes_to_kill(snapshot(1, n1=task(), n2=task()), killed=["n3"], wanted=2) == ["n1"]
+    assert nodes_to_kill(snapshot(1, n1=task()), killed=["n3"], wanted=1) == []
 
 
 def test_the_time_left_follows_from_the_pace_since_the_seed_model() -> None:
@@ -65,7 +65,7 @@ def test_the_time_left_follows_from_the_pace_since_the_seed_model() -> None:
     assert remaining(halfway, MANIFEST, 10.0) == pytest.approx(30.0)
 
 
-def test_the_watchdog_barks_only_after_its_patience_without_any_movement() -> None:
+def test_the_watchdog_reports_only_after_its_limit_without_any_movement() -> None:
     dog = Watchdog(100.0)
     still = snapshot(0, n1=task(done=3)).movement
     assert not dog.is_still(still, 0.0)

@@ -1,4 +1,4 @@
-"""A status in words."""
+"""A status as text."""
 
 from dipaco.cli.views.status import status_text
 from tests.node.api.fake_node import status, task

@@ -121,7 +121,7 @@ async def test_nothing_is_measured_where_the_weights_alone_do_not_fit() -> None:
     assert report.chosen is None and device.asked == []
 
 
-async def test_the_operators_limit_and_patience_end_the_search() -> None:
+async def test_the_operators_limit_and_a_slow_micro_batch_end_the_search() -> None:
     device = MadeUpDevice(model=GB, sequence=GB // 10)
     await fit(device, max_batch=3)
     assert device.asked == [(1, False), (2, False), (3, False)]
