@@ -21,14 +21,14 @@ def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
     Raises ConfigError, Refusal, and Unavailable if there is none yet.
     """
     from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
-    from dipaco.node.models.module_export import is_bank, open_bank
+    from dipaco.node.models.module_export import is_module_export, open_module_export
     from dipaco.node.runs.checkpoint import checkpoint_in
     from dipaco.node.runs.known import named_run, record_of
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
     from dipaco.protocol.errors import ConfigError
 
-    if not is_bank(Path(name)):
+    if not is_module_export(Path(name)):
         if name.endswith(".toml"):
             raise ConfigError(f"RUN: {name} is a TOML file: give the run's name or its .run file")
         if Path(name).is_dir() and (Path(name) / "config.json").is_file():
@@ -40,7 +40,7 @@ def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":
         return checkpoint_in(home, run, record_of(run.id, home), version=at)
     if at is not None:
         raise ConfigError("--at: an export has one version of every path")
-    checkpoint, tokenizer = open_bank(Path(name))
+    checkpoint, tokenizer = open_module_export(Path(name))
     if embedded_tokenizer_path(checkpoint.manifest.tokenizer.sha256) is None:
         BlobStore(Home.at(home).blobs).write(tokenizer)
     return checkpoint

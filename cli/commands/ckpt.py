@@ -67,7 +67,7 @@ def export(
     from dipaco.cli.views.progress import job_display
     from dipaco.node.data.tokenizers import tokenizer_file
     from dipaco.node.models.export import export_path
-    from dipaco.node.models.module_export import write_bank
+    from dipaco.node.models.module_export import write_module_export
     from dipaco.node.runs.checkpoint import path_named
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
@@ -79,7 +79,7 @@ def export(
     tokenizer = tokenizer_file(checkpoint.manifest.tokenizer, BlobStore(Home.at(folder).blobs))
     with job_display(f"exporting {checkpoint.manifest.name}") as show:
         if chosen is None:
-            write_bank(checkpoint, tokenizer, out, show)
+            write_module_export(checkpoint, tokenizer, out, show)
             what = f"{len(checkpoint.modules())} modules"
         else:
             export_path(checkpoint, chosen, tokenizer, out, show)

@@ -103,7 +103,7 @@ def file_of(state: ModuleState) -> str:
 # Writing
 
 
-def write_bank(
+def write_module_export(
     checkpoint: Checkpoint, tokenizer: bytes, out: Path, on_progress: OnProgress
 ) -> None:
     """Write the whole export to the new folder `out`, or nothing; one module in memory at a time.
@@ -224,12 +224,12 @@ class ModuleExport:
         return flat
 
 
-def is_bank(path: Path) -> bool:
+def is_module_export(path: Path) -> bool:
     """Return whether `path` is the folder of a module export."""
     return (path / INDEX).is_file()
 
 
-def open_bank(folder: Path) -> tuple[Checkpoint, bytes]:
+def open_module_export(folder: Path) -> tuple[Checkpoint, bytes]:
     """Return the checkpoint of a module export, and the bytes of its tokenizer's file.
 
     Raises ConfigError if it cannot be read, Refusal if its files do not belong together.

@@ -1,4 +1,4 @@
-"""`eval`, `generate` and `ckpt` in this process, on a bank of made-up states: no run is trained."""
+"""`eval`, `generate` and `ckpt` in this process, on a module export of made-up states."""
 
 import json
 import os
@@ -10,18 +10,18 @@ import pytest
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run
 from dipaco.node.jobs.meter import silent
-from dipaco.node.models.module_export import write_bank
+from dipaco.node.models.module_export import write_module_export
 from tests.node.training.checkpointed import checkpointed, tokenizer
 
 
 @pytest.fixture
-def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     before = dict(os.environ)  # the verbs set their process up as a worker's
     monkeypatch.setenv("DIPACO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DIPACO_COMPUTE_DEVICE", "cpu")
     monkeypatch.chdir(tmp_path)
-    write_bank(checkpointed(tmp_path / "blobs"), tokenizer(), tmp_path / "bank", silent)
-    yield "bank"
+    write_module_export(checkpointed(tmp_path / "blobs"), tokenizer(), tmp_path / "saved", silent)
+    yield "saved"
     os.environ.clear()
     os.environ.update(before)
 
@@ -45,20 +45,20 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_text_goes_on_the_same_for_the_same_seed(
-    bank: str, capsys: pytest.CaptureFixture[str]
+    export: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("generate", bank, "The sea", "--max-tokens", "8", "--seed")
+    asked = ("generate", export, "The sea", "--max-tokens", "8", "--seed")
     first = said(capsys, *asked, "1")
     assert len(first.strip()) > 0 and first.endswith("\n")
     assert said(capsys, *asked, "1") == first != said(capsys, *asked, "2")
 
 
 def test_a_file_is_scored_document_by_document(
-    bank: str, capsys: pytest.CaptureFixture[str]
+    export: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["the sea and the sky " * 20, "short", "a ship that sails " * 20]
     Path("own.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
-    asked = ("eval", bank, "--data", "own.jsonl", "--text-field", "body", "--reroute", "8")
+    asked = ("eval", export, "--data", "own.jsonl", "--text-field", "body", "--reroute", "8")
     report = json.loads(said(capsys, *asked, "--json"))
     once, again = report["passes"]
     assert (once["reroute"], again["reroute"]) == (None, 8)
@@ -70,21 +70,21 @@ def test_a_file_is_scored_document_by_document(
     assert f"{once['perplexity']:.2f}" in table and "1 row left out" in table
 
 
-def test_an_exported_bank_is_exported_and_listed_again(
-    bank: str, capsys: pytest.CaptureFixture[str]
+def test_a_module_export_is_exported_and_listed_again(
+    export: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said(capsys, "ckpt", "export", bank, "--format", "safetensors", "--out", "copy")
+    said(capsys, "ckpt", "export", export, "--format", "safetensors", "--out", "copy")
     listed = said(capsys, "ckpt", "list", "copy", "--json")
-    assert listed == said(capsys, "ckpt", "list", bank, "--json")
+    assert listed == said(capsys, "ckpt", "list", export, "--json")
     assert all(module["here"] for module in json.loads(listed)["modules"])
-    names = {path.name for path in Path(bank).iterdir()}
+    names = {path.name for path in Path(export).iterdir()}
     assert {path.name for path in Path("copy").iterdir()} == names
 
 
 def test_what_is_no_run_is_refused_in_one_line(
-    bank: str, capsys: pytest.CaptureFixture[str]
+    export: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said(capsys, "ckpt", "export", bank, "--format", "hf", "--path", "0,1", "--out", "one")
+    said(capsys, "ckpt", "export", export, "--format", "hf", "--path", "0,1", "--out", "one")
     Path("my.toml").write_text("")
     for name, words in (
         ("one", "one path for transformers"),
@@ -98,24 +98,27 @@ def test_what_is_no_run_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("generate", "bank", "x", "--temperature", "nan"), "nan is not a number"),
-        (("generate", "bank", "x", "--path", "9"), "--path: 9 is not on the grid"),
-        (("generate", "bank", "x", "--path", "0", "--reroute", "8"), "exclude each other"),
-        (("eval", "bank", "--at", "1"), "--at: an export has one version"),
-        (("eval", "bank", "--data", "nothing.txt"), "'nothing.txt' does not exist"),
-        (("eval", "bank", "--data", "short.txt"), "none of its rows (1) is long enough"),
-        (("eval", "bank", "--data", "bank/router.spec"), "--data: router.spec: not a"),
-        (("ckpt", "export", "bank", "--format", "hf", "--out", "o"), "--path"),
-        (("ckpt", "export", "bank", "--format", "safetensors", "--out", "bank"), "exists already"),
+        (("generate", "saved", "x", "--temperature", "nan"), "nan is not a number"),
+        (("generate", "saved", "x", "--path", "9"), "--path: 9 is not on the grid"),
+        (("generate", "saved", "x", "--path", "0", "--reroute", "8"), "exclude each other"),
+        (("eval", "saved", "--at", "1"), "--at: an export has one version"),
+        (("eval", "saved", "--data", "nothing.txt"), "'nothing.txt' does not exist"),
+        (("eval", "saved", "--data", "short.txt"), "none of its rows (1) is long enough"),
+        (("eval", "saved", "--data", "saved/router.spec"), "--data: router.spec: not a"),
+        (("ckpt", "export", "saved", "--format", "hf", "--out", "o"), "--path"),
+        (
+            ("ckpt", "export", "saved", "--format", "safetensors", "--out", "saved"),
+            "exists already",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_line(
-    bank: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+    export: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     Path("short.txt").write_text("short\n")
     assert words in refused(capsys, *arguments)
 
 
-def test_a_home_without_runs_says_so(bank: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_home_without_runs_says_so(export: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ckpt", "list"]) == Exit.OK
     assert "knows no run" in capsys.readouterr().err

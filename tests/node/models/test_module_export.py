@@ -1,4 +1,4 @@
-"""A bank gives back what went in, and nothing that was changed on the way."""
+"""A module export gives back what went in, and nothing that was changed on the way."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,11 @@ import pytest
 from safetensors import safe_open
 
 from dipaco.node.jobs.meter import silent
-from dipaco.node.models.module_export import is_bank, open_bank, write_bank
+from dipaco.node.models.module_export import (
+    is_module_export,
+    open_module_export,
+    write_module_export,
+)
 from dipaco.node.runs.checkpoint import Checkpoint, ModuleState
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.protocol.errors import ConfigError, Refusal
@@ -25,14 +29,14 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def bank(tmp_path: Path, checkpoint: Checkpoint) -> Path:
-    write_bank(checkpoint, tokenizer(), tmp_path / "bank", silent)
-    return tmp_path / "bank"
+def export(tmp_path: Path, checkpoint: Checkpoint) -> Path:
+    write_module_export(checkpoint, tokenizer(), tmp_path / "export", silent)
+    return tmp_path / "export"
 
 
-def test_a_bank_gives_back_the_checkpoint(checkpoint: Checkpoint, bank: Path) -> None:
-    found, file = open_bank(bank)
-    assert is_bank(bank) and not is_bank(bank / "index.json")
+def test_a_module_export_gives_back_the_checkpoint(checkpoint: Checkpoint, export: Path) -> None:
+    found, file = open_module_export(export)
+    assert is_module_export(export) and not is_module_export(export / "index.json")
     assert (found.run, found.spec, found.paths) == (
         checkpoint.run,
         checkpoint.spec,
@@ -46,8 +50,8 @@ def test_a_bank_gives_back_the_checkpoint(checkpoint: Checkpoint, bank: Path) ->
             assert states[module].tobytes() == state.tobytes()
 
 
-def test_other_software_finds_its_way_by_the_index(checkpoint: Checkpoint, bank: Path) -> None:
-    index = json.loads((bank / "index.json").read_text())
+def test_other_software_finds_its_way_by_the_index(checkpoint: Checkpoint, export: Path) -> None:
+    index = json.loads((export / "index.json").read_text())
     assert index["paths"][2] == {
         "path": 2,
         "experts": [1, 0],
@@ -55,12 +59,12 @@ def test_other_software_finds_its_way_by_the_index(checkpoint: Checkpoint, bank:
     }
     (held,) = (each for each in index["modules"] if each["module"] == "L1.E1")
     state = checkpoint.path_states(2)[checkpoint.paths[2][1].module]
-    with safe_open(bank / held["file"], framework="numpy") as file:
+    with safe_open(export / held["file"], framework="numpy") as file:
         assert file.metadata()["dipaco.module"] == "L1.E1"
         name = "model.layers.0.input_layernorm.weight"
         np.testing.assert_array_equal(file.get_tensor(name), state[:16])
     files = {each["file"] for each in [*index["modules"], *index["files"]]}
-    assert files | {"index.json"} == {path.name for path in bank.iterdir()}
+    assert files | {"index.json"} == {path.name for path in export.iterdir()}
 
 
 def test_paths_may_be_used_with_other_versions_of_one_module(
@@ -79,18 +83,18 @@ def test_paths_may_be_used_with_other_versions_of_one_module(
         checkpoint.newest,
         store,
     )
-    write_bank(mixed, tokenizer(), tmp_path / "bank", silent)
-    found, _ = open_bank(tmp_path / "bank")
+    write_module_export(mixed, tokenizer(), tmp_path / "export", silent)
+    found, _ = open_module_export(tmp_path / "export")
     assert found.paths == mixed.paths
     assert (found.version(0), found.version(3)) == (2, 1)
     assert {"stem.v1.safetensors", "stem.v2.safetensors"} <= {
-        path.name for path in (tmp_path / "bank").iterdir()
+        path.name for path in (tmp_path / "export").iterdir()
     }
 
 
 def test_progress_is_told_in_bytes(tmp_path: Path, checkpoint: Checkpoint) -> None:
     reports = Reports()
-    write_bank(checkpoint, tokenizer(), tmp_path / "bank", reports)
+    write_module_export(checkpoint, tokenizer(), tmp_path / "export", reports)
     last = reports.all[-1]
     assert (
         last.done
@@ -99,19 +103,21 @@ def test_progress_is_told_in_bytes(tmp_path: Path, checkpoint: Checkpoint) -> No
     )
 
 
-def test_a_bank_is_whole_or_not_there(tmp_path: Path, checkpoint: Checkpoint, bank: Path) -> None:
+def test_a_module_export_is_whole_or_not_there(
+    tmp_path: Path, checkpoint: Checkpoint, export: Path
+) -> None:
     with pytest.raises(ConfigError, match="exists already"):
-        write_bank(checkpoint, tokenizer(), bank, silent)
+        write_module_export(checkpoint, tokenizer(), export, silent)
     assert isinstance(checkpoint.states, BlobStore)
     checkpoint.states.remove(checkpoint.paths[3][2].digest)
     with pytest.raises(BlobMissing):
-        write_bank(checkpoint, tokenizer(), tmp_path / "half", silent)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank", "blobs"]
+        write_module_export(checkpoint, tokenizer(), tmp_path / "half", silent)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs", "export"]
 
 
-def test_a_module_whose_file_is_gone_is_missing(bank: Path) -> None:
-    (bank / "L1.E0.v2.safetensors").unlink()
-    found, _ = open_bank(bank)
+def test_a_module_whose_file_is_gone_is_missing(export: Path) -> None:
+    (export / "L1.E0.v2.safetensors").unlink()
+    found, _ = open_module_export(export)
     (lost,) = found.missing()
     assert (lost.module, lost.version) == ("L1.E0", 2)
     with pytest.raises(BlobMissing):
@@ -121,22 +127,22 @@ def test_a_module_whose_file_is_gone_is_missing(bank: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [-1, 0, 20])
-def test_a_module_s_file_that_was_changed_is_refused(bank: Path, offset: int) -> None:
-    path = bank / "stem.v2.safetensors"
+def test_a_module_s_file_that_was_changed_is_refused(export: Path, offset: int) -> None:
+    path = export / "stem.v2.safetensors"
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
     with pytest.raises(Refusal, match="stem"):
-        open_bank(bank)[0].path_states(0)
+        open_module_export(export)[0].path_states(0)
 
 
 @pytest.mark.parametrize("name", ["manifest.run", "router.spec", "tokenizer.json"])
-def test_another_file_that_was_changed_is_refused(bank: Path, name: str) -> None:
-    data = bytearray((bank / name).read_bytes())
+def test_another_file_that_was_changed_is_refused(export: Path, name: str) -> None:
+    data = bytearray((export / name).read_bytes())
     data[len(data) // 2] ^= 1
-    (bank / name).write_bytes(data)
+    (export / name).write_bytes(data)
     with pytest.raises(Refusal):
-        open_bank(bank)[0].path_states(0)
+        open_module_export(export)[0].path_states(0)
 
 
 def drop_path(index: dict[str, Any]) -> None:
@@ -180,10 +186,10 @@ def newer_format(index: dict[str, Any]) -> None:
     ],
 )
 def test_an_index_that_does_not_fit_the_run_is_refused(
-    bank: Path, change: Callable[[dict[str, Any]], None]
+    export: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
-    index = json.loads((bank / "index.json").read_text())
+    index = json.loads((export / "index.json").read_text())
     change(index)
-    (bank / "index.json").write_text(json.dumps(index))
-    with pytest.raises(Refusal, match=str(bank)):
-        open_bank(bank)
+    (export / "index.json").write_text(json.dumps(index))
+    with pytest.raises(Refusal, match=str(export)):
+        open_module_export(export)
