@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dipaco.cli.views.progress import Display, Work
-from dipaco.node.compare.pool import Report, Task
+from dipaco.node.compare.pool import Task, TaskProgress
 
 
 class TaskProgress:
@@ -14,15 +14,15 @@ class TaskProgress:
         self._total = sum(task.steps for task in tasks)
         self._done: dict[Task, int] = {}
 
-    def __call__(self, task: Task, report: Report | None) -> None:
-        """Show the report of `task`; None: it is finished."""
+    def __call__(self, task: Task, progress: TaskProgress | None) -> None:
+        """Show the progress of `task`; None: it is finished."""
         if task not in self._done:
             self._shown.say(f"{task.name}: begins")
-        self._done[task] = task.steps if report is None else report.steps
-        if report is None:
+        self._done[task] = task.steps if progress is None else progress.steps
+        if progress is None:
             self._shown.say(f"{task.name}: finished{_perplexity(task)}")
             return
-        part = f"{task.name}: {report.what.split(',')[0]}"
+        part = f"{task.name}: {progress.what.split(',')[0]}"
         self._shown.show(
             Work(
                 title="comparison",

@@ -1,7 +1,7 @@
 """Processes that do the tasks of a comparison: several at once, each one task at a time.
 
 A process has one torch thread and a low priority. It ends when its pipe is closed: if the command
-that started it dies, its next report fails and it ends.
+that started it dies, sending its next progress fails and it ends.
 """
 
 import os
@@ -63,7 +63,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Report:
+class TaskProgress:
     """The progress of a task."""
 
     what: str
@@ -71,11 +71,11 @@ class Report:
     """Inner steps taken."""
 
 
-OnReport = Callable[[Task, Report | None], None]
+OnProgress = Callable[[Task, TaskProgress | None], None]
 """None: the task is finished."""
 
 
-def run_tasks(tasks: Iterable[Task], jobs: int, on_report: OnReport) -> None:
+def run_tasks(tasks: Iterable[Task], jobs: int, on_progress: OnProgress) -> None:
     """Do all `tasks` in order, at most `jobs` at once; a task must come after those it needs.
 
     Raises the DipacoError of the first task that fails; the results of finished tasks stay.
@@ -91,9 +91,9 @@ def run_tasks(tasks: Iterable[Task], jobs: int, on_report: OnReport) -> None:
                     running[pipe] = task
                     pipe.send(task)
             for pipe in _readable(running):
-                report = _receive(pipe, processes[pipe])
-                on_report(running[pipe], report)
-                if report is None:
+                progress = _receive(pipe, processes[pipe])
+                on_progress(running[pipe], progress)
+                if progress is None:
                     del running[pipe]
 
 
@@ -109,18 +109,18 @@ def _readable(pipes: Collection[Pipe]) -> list[Pipe]:
     return [pipe for pipe in pipes if pipe in ready]
 
 
-def _receive(pipe: Pipe, process: SpawnProcess) -> Report | None:
+def _receive(pipe: Pipe, process: SpawnProcess) -> TaskProgress | None:
     try:
-        report = pipe.recv()
+        progress = pipe.recv()
     except EOFError:
         process.join(END_SECONDS)
         raise DipacoError(
             f"{describe_death(process.exitcode, '')}; call again: finished results are kept"
         ) from None
-    if isinstance(report, DipacoError):
-        raise report
-    assert report is None or isinstance(report, Report)
-    return report
+    if isinstance(progress, DipacoError):
+        raise progress
+    assert progress is None or isinstance(progress, TaskProgress)
+    return progress
 
 
 @contextmanager
@@ -174,14 +174,14 @@ def _do(task: Task, on_work: Callable[[str, int], None]) -> None:
 
 
 def _throttled(pipe: Pipe) -> Callable[[str, int], None]:
-    """Return a function that sends the first report of each piece of work, then a few a second."""
+    """Return a function that sends the first progress of each part, then a few a second."""
     sent: tuple[str, float] = ("", 0.0)
 
-    def report(what: str, steps: int) -> None:
+    def send(what: str, steps: int) -> None:
         nonlocal sent
         now = monotonic()
         if what != sent[0] or now >= sent[1] + REPORT_SECONDS:
-            pipe.send(Report(what, steps))
+            pipe.send(TaskProgress(what, steps))
             sent = (what, now)
 
-    return report
+    return send

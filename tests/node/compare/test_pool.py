@@ -1,6 +1,6 @@
 """Rules of this file: processes are real, and what they do is what a comparison does.
 
-Nothing waits for a time: a report is waited for, or a process's end.
+Nothing waits for a time: progress is waited for, or a process's end.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dipaco.node.compare.folder import SeedFolder, seed_folder
-from dipaco.node.compare.pool import OnReport, Report, Task, run_tasks
+from dipaco.node.compare.pool import OnProgress, Task, TaskProgress, run_tasks
 from dipaco.node.compare.results import write_result
 from dipaco.node.compare.variants import METHODS, with_seed
 from dipaco.node.reference.inner_steps import steps_after_seed
@@ -62,7 +62,7 @@ def test_nothing_to_do_starts_no_process() -> None:
     assert active_children() == []
 
 
-def unheard(task: Task, report: Report | None) -> None:
+def unheard(task: Task, progress: TaskProgress | None) -> None:
     pytest.fail(f"{task.name} was reported")
 
 
@@ -76,13 +76,13 @@ def test_tasks_end_after_those_they_need_and_leave_their_results(tmp_path: Path)
     folder, ended = made(tmp_path), list[str | None]()
     most: dict[str | None, int] = {}
 
-    def hear(task: Task, report: Report | None) -> None:
-        if report is None:
+    def hear(task: Task, progress: TaskProgress | None) -> None:
+        if progress is None:
             ended.append(task.method)
             assert (folder.result(task.method) if task.method else folder.start()) is not None
         else:
-            assert most.get(task.method, 0) <= report.steps <= task.steps
-            most[task.method] = report.steps
+            assert most.get(task.method, 0) <= progress.steps <= task.steps
+            most[task.method] = progress.steps
 
     run_tasks([task(None, folder), task("dense", folder), task("diloco", folder)], 2, hear)
     assert ended[0] is None and set(ended[1:]) == {"dense", "diloco"}
@@ -94,12 +94,12 @@ def test_the_error_of_a_task_is_raised_as_it_is_and_ends_all_processes(tmp_path:
     folder = made(tmp_path)
     write_result(folder.start_file, start(0))  # of a run called abab...
     with pytest.raises(ConfigError, match="is of another run"):
-        run_tasks([task("dense", folder), task("diloco", folder)], 2, lambda task, report: None)
+        run_tasks([task("dense", folder), task("diloco", folder)], 2, lambda task, progress: None)
     assert active_children() == []
 
 
-def killing() -> OnReport:
-    def kill(task: Task, report: Report | None) -> None:
+def killing() -> OnProgress:
+    def kill(task: Task, progress: TaskProgress | None) -> None:
         for process in active_children():
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
