@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dipaco.cli.views.progress import Display, Work
-from dipaco.node.compare.pool import Task, TaskProgress
+from dipaco.node.compare.pool import StepsDone, Task
 
 
 class TaskProgress:
@@ -14,7 +14,7 @@ class TaskProgress:
         self._total = sum(task.steps for task in tasks)
         self._done: dict[Task, int] = {}
 
-    def __call__(self, task: Task, progress: TaskProgress | None) -> None:
+    def __call__(self, task: Task, progress: StepsDone | None) -> None:
         """Show the progress of `task`; None: it is finished."""
         if task not in self._done:
             self._shown.say(f"{task.name}: begins")

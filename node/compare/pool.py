@@ -63,7 +63,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class TaskProgress:
+class StepsDone:
     """The progress of a task."""
 
     what: str
@@ -71,7 +71,7 @@ class TaskProgress:
     """Inner steps taken."""
 
 
-OnProgress = Callable[[Task, TaskProgress | None], None]
+OnProgress = Callable[[Task, StepsDone | None], None]
 """None: the task is finished."""
 
 
@@ -109,7 +109,7 @@ def _readable(pipes: Collection[Pipe]) -> list[Pipe]:
     return [pipe for pipe in pipes if pipe in ready]
 
 
-def _receive(pipe: Pipe, process: SpawnProcess) -> TaskProgress | None:
+def _receive(pipe: Pipe, process: SpawnProcess) -> StepsDone | None:
     try:
         progress = pipe.recv()
     except EOFError:
@@ -119,7 +119,7 @@ def _receive(pipe: Pipe, process: SpawnProcess) -> TaskProgress | None:
         ) from None
     if isinstance(progress, DipacoError):
         raise progress
-    assert progress is None or isinstance(progress, TaskProgress)
+    assert progress is None or isinstance(progress, StepsDone)
     return progress
 
 
@@ -181,7 +181,7 @@ def _throttled(pipe: Pipe) -> Callable[[str, int], None]:
         nonlocal sent
         now = monotonic()
         if what != sent[0] or now >= sent[1] + REPORT_SECONDS:
-            pipe.send(TaskProgress(what, steps))
+            pipe.send(StepsDone(what, steps))
             sent = (what, now)
 
     return send

@@ -9,7 +9,7 @@ from dipaco.cli.testnet.local_run import local_run
 from dipaco.cli.views.progress import display
 from dipaco.cli.views.tasks import TaskProgress
 from dipaco.node.compare.folder import SeedFolder
-from dipaco.node.compare.pool import Report, Task
+from dipaco.node.compare.pool import StepsDone, Task
 from dipaco.node.compare.results import write_result
 from dipaco.protocol.run.manifest import run_id
 from tests.node.compare.made_up import result
@@ -22,12 +22,12 @@ def test_all_tasks_are_one_count_and_a_finished_method_tells_its_perplexity(tmp_
     console, time = Console(record=True, width=60, force_terminal=False), [0.0]
     with display("comparison", console, now=lambda: time[0]) as shown:
         tell = TaskProgress(shown, [start, dense])
-        tell(start, Report("router", 0))
+        tell(start, StepsDone("router", 0))
         time[0] = 30.0
-        tell(start, Report("seed", 60))
+        tell(start, StepsDone("seed", 60))
         tell(start, None)
         time[0] = 60.0
-        tell(dense, Report("round 1, path 0", 10))
+        tell(dense, StepsDone("round 1, path 0", 10))
         found = msgspec.structs.replace(result("dense", 0, 400.0), run=run_id(manifest).hex())
         write_result(folder.method_file("dense"), found)
         tell(dense, None)

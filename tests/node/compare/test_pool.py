@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dipaco.node.compare.folder import SeedFolder, seed_folder
-from dipaco.node.compare.pool import OnProgress, Task, TaskProgress, run_tasks
+from dipaco.node.compare.pool import OnProgress, StepsDone, Task, run_tasks
 from dipaco.node.compare.results import write_result
 from dipaco.node.compare.variants import METHODS, with_seed
 from dipaco.node.reference.inner_steps import steps_after_seed
@@ -62,7 +62,7 @@ def test_nothing_to_do_starts_no_process() -> None:
     assert active_children() == []
 
 
-def unheard(task: Task, progress: TaskProgress | None) -> None:
+def unheard(task: Task, progress: StepsDone | None) -> None:
     pytest.fail(f"{task.name} was reported")
 
 
@@ -76,7 +76,7 @@ def test_tasks_end_after_those_they_need_and_leave_their_results(tmp_path: Path)
     folder, ended = made(tmp_path), list[str | None]()
     most: dict[str | None, int] = {}
 
-    def hear(task: Task, progress: TaskProgress | None) -> None:
+    def hear(task: Task, progress: StepsDone | None) -> None:
         if progress is None:
             ended.append(task.method)
             assert (folder.result(task.method) if task.method else folder.start()) is not None
@@ -99,7 +99,7 @@ def test_the_error_of_a_task_is_raised_as_it_is_and_ends_all_processes(tmp_path:
 
 
 def killing() -> OnProgress:
-    def kill(task: Task, progress: TaskProgress | None) -> None:
+    def kill(task: Task, progress: StepsDone | None) -> None:
         for process in active_children():
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
