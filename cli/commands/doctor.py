@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--fit", "run", metavar="RUN", help="Measure what fits: run file, TOML, id or name.")
+@click.option("--fit", "run", metavar="RUN", help="Run to measure: run file, TOML, id or name.")
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @home_option

@@ -7,7 +7,7 @@ when they are made again. Source: docs/method.md, 2.2, 2.5 and 2.6.
 
 Parts of a group, token ids little-endian in the width that the vocabulary needs:
     train.{path}     training documents in stream order, an end of text after each
-    train.dense      the same of all paths together: what the seed phase trains on
+    train.dense      the same of all paths together, for the seed phase
     heldout.{path}   validation documents, at most `context` ids each; lengths.{path}: theirs, u32
     router           where they are scored, router documents, at most `context` ids each;
                      router.lengths: theirs, u32; router.paths: their candidates, u16, best first

@@ -266,7 +266,7 @@ class Verifier:
     # ------------------------------------------------------------------ the outcome
 
     async def _conclude(self, record: RunRecord, found: "_Finding") -> RouterSpec:
-        """Act on the verdict: return the spec to train by, or raise what no caller catches."""
+        """Act on the verdict: return the spec to train by, or raise; no caller catches it."""
         held, verdict = found.held, found.verdict
         digest = spec_digest(held.spec)
         new = self.journal.verdict(record.run, digest) is None
