@@ -143,7 +143,7 @@ async def test_a_node_that_is_served_a_tampered_router_refuses_it_within_one_der
 
 def check_refusal(lines: list[str], stage: str, derivations: int) -> None:
     """Hold a refusing node's log against the order of events that is due."""
-    events = ("state deriving", "REFUTED", "state router", "told to", "dipaco-node: run")
+    events = ("state deriving", "REFUTED", "state router", "receipt sent to", "dipaco-node: run")
     order = [event for line in lines for event in events if event in line]
     started = order.count("state deriving")
     assert started <= 1 and started >= derivations, lines
@@ -203,7 +203,7 @@ def test_the_verify_command_tells_same_from_different_and_from_unknown(tiny: Pat
     own, other = folder / "own.spec", folder / "other.spec"
     spec = derived(run, folder / "own")
     unknown = dipaco_node(*named, "--out", str(own))
-    assert unknown.returncode == 5 and "none to compare it with" in unknown.stdout
+    assert unknown.returncode == 5 and "no other to compare it with" in unknown.stdout
     assert own.read_bytes() == encode(spec)
     same = dipaco_node(*named, "--spec", str(own), "--json")
     assert (same.returncode, same.stderr) == (0, "")
