@@ -354,7 +354,7 @@ def test_a_cache_too_small_for_one_window_is_the_volunteers_to_raise(
     run: tuple[Manifest, RouterSpec], tools: SourceDeps, tmp_path: Path
 ) -> None:
     made = shards(tmp_path, tools, max_bytes=10_000)
-    with pytest.raises(ConfigError, match=r"storage\.cache_max: .* more than its 10000 bytes"):
+    with pytest.raises(ConfigError, match=r"storage\.cache_max: .* need more than 10000 bytes"):
         made.materialise(*run, 0, no_progress)
     assert ShardCache(tmp_path, LARGE).total_bytes() == 0
 

@@ -217,5 +217,5 @@ def test_scores_of_nothing_that_is_asked_for_cannot_stand_in_a_ledger(
     shell = Shell(resharding())
     path, window = place
     sheet = Sheet(digest=digest("x"), documents=1)
-    with pytest.raises(RemoteProtocolError, match="scores"):
+    with pytest.raises(RemoteProtocolError, match="the score sheet of path"):
         shell.ledger.apply(Scored(path=path, window=window, peer=ANNA, sheet=sheet))
