@@ -7,7 +7,7 @@ docs/method.md, section 5.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from dipaco.protocol.routing.labels import MAX_OPINIONS, standing
+from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW, standing
 from dipaco.protocol.run.manifest import Reshard
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
@@ -62,7 +62,7 @@ class Scoring:
         for path in live_paths:
             for window in range(self._reshard.windows):
                 count = len(self.given(path, window))
-                if count < MAX_OPINIONS and self.standing(path, window) is None:
+                if count < MAX_SHEETS_PER_WINDOW and self.standing(path, window) is None:
                     yield Vacancy(path, window, max(1, self._reshard.scorers - count))
 
     def gave(self, peer: PeerId, vacancy: Vacancy) -> bool:

@@ -82,7 +82,7 @@ def fitted(
     dataset = rows(
         source, start=0, stop=source.documents, access=deps.access, on_progress=on_progress
     )
-    fit = RouterFit(recipe, relabelled=resharded)
+    fit = RouterFit(recipe, resharded=resharded)
     everything = recipe.counts == COUNT_DOCUMENTS
     meter = Meter(on_progress, "read", source.documents if everything else recipe.params.sample)
     splits = {Split.TRAINING}

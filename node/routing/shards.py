@@ -14,10 +14,11 @@ Parts of a group, token ids little-endian in the width that the vocabulary needs
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import overload
+from functools import partial
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,7 @@ from dipaco.protocol.run.batches import DENSE
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.digest import Digest
 
+T = TypeVar("T")
 Ids = NDArray[np.int64]
 WAITING = Progress(stage="wait", done=0, total=0)
 """Another pass is making the window."""
@@ -163,12 +165,8 @@ class Shards:
         on_progress: OnProgress,
     ) -> TokenShard:
         """Return the training shard of a path, or of `DENSE`; made if it is missing or damaged."""
-        digest = spec_digest(spec)
-        try:
-            return self.training_shard(digest, window, path)
-        except ShardMissing:
-            self.materialise(manifest, spec, window, on_progress)
-            return self.training_shard(digest, window, path)
+        read = partial(self.training_shard, spec_digest(spec), window, path)
+        return self._read_or_make(read, manifest, spec, window, on_progress)
 
     def validation(
         self,
@@ -179,12 +177,8 @@ class Shards:
         on_progress: OnProgress,
     ) -> HeldOut:
         """Return the held-out documents of a path; made if they are missing or damaged."""
-        digest = spec_digest(spec)
-        try:
-            return self.validation_shard(digest, window, path)
-        except ShardMissing:
-            self.materialise(manifest, spec, window, on_progress)
-            return self.validation_shard(digest, window, path)
+        read = partial(self.validation_shard, spec_digest(spec), window, path)
+        return self._read_or_make(read, manifest, spec, window, on_progress)
 
     def router_documents(
         self, manifest: Manifest, spec: RouterSpec, window: int, on_progress: OnProgress
@@ -195,12 +189,23 @@ class Shards:
         """
         if not _is_scored(manifest, spec, window):
             raise LocalProtocolError(f"window {window} is not scored by this spec")
-        digest = spec_digest(spec)
+        candidates = candidates_of(manifest)
+        read = partial(self._router_documents, spec_digest(spec), window, candidates)
+        return self._read_or_make(read, manifest, spec, window, on_progress)
+
+    def _read_or_make(
+        self,
+        read: Callable[[], T],
+        manifest: Manifest,
+        spec: RouterSpec,
+        window: int,
+        on_progress: OnProgress,
+    ) -> T:
         try:
-            return self._router_documents(digest, window, candidates_of(manifest))
+            return read()
         except ShardMissing:
             self.materialise(manifest, spec, window, on_progress)
-            return self._router_documents(digest, window, candidates_of(manifest))
+            return read()
 
     def training_shard(self, spec: Digest, window: int, path: int) -> TokenShard:
         """Return a training shard that is in the cache; raises ShardMissing."""

@@ -25,5 +25,5 @@ class SchedulerDeps:
     exchange: Exchange
     worker: JobRunner
     blame: Callable[[PeerId, str], Awaitable[None]]
-    """Lowers a peer's standing."""
+    """Lowers a peer's reputation."""
     changed: Condition = field(default_factory=Condition)

@@ -35,17 +35,17 @@ class RouterFit:
         self,
         recipe: RouterRecipe,
         *,
-        relabelled: Resharded | None = None,
+        resharded: Resharded | None = None,
         products: tuple[Product, ...] = PRODUCTS,
     ) -> None:
-        """relabelled: the centroids from labels; None at epoch 0, which runs k-means."""
+        """resharded: the centroids from labels; None at epoch 0, which runs k-means."""
         self._recipe = recipe
-        self._least_rows = 0 if relabelled is None else relabelled.rows
+        self._least_rows = 0 if resharded is None else resharded.rows
         self._products = products
         self._all = recipe.counts == COUNT_DOCUMENTS
         self._source_hash = hashlib.sha256()
         self._rows = self._sampled = 0
-        self._sample: Sample | None = Sample(recipe, relabelled)
+        self._sample: Sample | None = Sample(recipe, resharded)
         self._sample_sizes: list[int] = []
         self._router: tuple[RouterSpec, Router] | None = None
         self._counts = PathCounts(recipe.params.paths)

@@ -27,7 +27,7 @@ UNITS: Final = 1024  # of a score, in one nat
 NOT_SCORED: Final = -1
 MAX_SCORE: Final = 1 << 24  # 16,384 nats per token: no model comes near
 NO_LABEL: Final = 0xFFFF
-MAX_OPINIONS: Final = 16  # sheets of one path and window
+MAX_SHEETS_PER_WINDOW: Final = 16  # sheets of one path and window
 
 _NEVER: Final = 1 << 40  # worse than any score
 
@@ -68,7 +68,7 @@ def contradictions(ours: Scores, theirs: Scores, tolerance: int) -> npt.NDArray[
 
 
 def standing(
-    opinions: int, agrees: Callable[[int, int], bool], *, scorers: int
+    sheets: int, agrees: Callable[[int, int], bool], *, scorers: int
 ) -> tuple[int, ...] | None:
     """Return the indices of the sheets of one path and window that stand, ascending, or None.
 
@@ -76,14 +76,14 @@ def standing(
     included. The scores of the earliest such sheet are used. The sheets that agree with it stand;
     the others are refuted.
 
-    opinions   number of sheets, in the order of the ledger.
+    sheets     number of sheets, in the order of the ledger.
     agrees     whether sheets i < j agree.
     """
-    needed = max(scorers, opinions // 2 + 1)
-    for first in range(opinions):
+    needed = max(scorers, sheets // 2 + 1)
+    for first in range(sheets):
         agreeing = tuple(
             other
-            for other in range(opinions)
+            for other in range(sheets)
             if other == first or agrees(min(first, other), max(first, other))
         )
         if len(agreeing) >= needed:
@@ -97,7 +97,7 @@ def labels_of(sheets: Iterable[tuple[int, Scores]], documents: int, *, margin: i
     A document's label is the path of its least score, if the second least is worse by more than
     `margin`. So neither a tie nor a single candidate gives a label.
 
-    sheets   (path, its standing scores), one at a time in memory.
+    sheets   (path, the scores that count), one at a time in memory.
     """
     best = np.full(documents, _NEVER, dtype=np.int64)
     second = best.copy()

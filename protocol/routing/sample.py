@@ -50,11 +50,11 @@ class Fitted:
 class Sample:
     """The sampled documents so far: `add` them in batches, in order, then `fitted`, once."""
 
-    def __init__(self, recipe: RouterRecipe, relabelled: Resharded | None = None) -> None:
-        """relabelled: the centroids from labels, used in the place of k-means."""
+    def __init__(self, recipe: RouterRecipe, resharded: Resharded | None = None) -> None:
+        """resharded: the centroids from labels, used in the place of k-means."""
         params = recipe.params
         self._recipe = recipe
-        self._relabelled = relabelled
+        self._resharded = resharded
         self._feat_seed = recipe.feat_seed
         self._hash = hashlib.sha256()
         self._y: Int32 = np.empty((params.sample, params.dimension), dtype=np.int32)
@@ -117,7 +117,7 @@ class Sample:
 
     def _centres(self, points: Points) -> tuple[str, Clustering]:
         """Return the kind of router and its centroids, from k-means or from labels."""
-        params, given = self._recipe.params, self._relabelled
+        params, given = self._recipe.params, self._resharded
         if given is not None:
             inertia = inertia_of(points, given.centroids)
             return CLASS_MEANS, Clustering(given.centroids, restart=0, updates=0, inertia=inertia)
@@ -135,7 +135,7 @@ class Sample:
             tokens=tagged("dipaco/1/tokens", u64(self._size), self._hash.digest()),
             features=features_digest(x, mean),
             centroids=tagged("dipaco/1/centroids", u32(paths), u32(dimension), centroids),
-            labels=None if self._relabelled is None else self._relabelled.labels,
+            labels=None if self._resharded is None else self._resharded.labels,
         )
 
 

@@ -7,7 +7,7 @@ chain before.
 from collections.abc import Iterator
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.routing.labels import MAX_OPINIONS
+from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
@@ -243,6 +243,6 @@ class RunState:
         given = self.scored.get(place, [])
         if any(each.peer == entry.peer for each in given):
             raise RemoteProtocolError(f"{named}: {entry.peer} gave one before")
-        if len(given) >= MAX_OPINIONS:
-            raise RemoteProtocolError(f"{named}: {MAX_OPINIONS} peers gave one before")
+        if len(given) >= MAX_SHEETS_PER_WINDOW:
+            raise RemoteProtocolError(f"{named}: {MAX_SHEETS_PER_WINDOW} peers gave one before")
         self.scored[place] = [*given, entry]

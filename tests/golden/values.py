@@ -241,7 +241,7 @@ def _specs() -> tuple[Wire, ...]:
         tokens=(3200, 4000, 3000, 2600),
     )
     assert fitted.fit is not None
-    relabelled = msgspec.structs.replace(
+    resharded = msgspec.structs.replace(
         fitted,
         kind="class_means",
         epoch=1,
@@ -265,7 +265,7 @@ def _specs() -> tuple[Wire, ...]:
     )
     return (
         fitted,
-        relabelled,
+        resharded,
         unfitted,
         sign(fitted, key("scheduler")),
         sign(receipt, key("volunteer")),

@@ -87,11 +87,11 @@ def tokens_of(document: int, shift: int = 0) -> list[int]:
 
 
 def derived(
-    manifest: Manifest, *, shift: int = 0, relabelled: Resharded | None = None
+    manifest: Manifest, *, shift: int = 0, resharded: Resharded | None = None
 ) -> RouterSpec:
-    """ProbeMemory the router on made-up documents: topical, and other ones for another `shift`."""
-    recipe = recipe_of(manifest, epoch=0 if relabelled is None else 1)
-    fit = RouterFit(recipe, relabelled=relabelled)
+    """Fit the router to made-up documents: topical, and other ones for another `shift`."""
+    recipe = recipe_of(manifest, epoch=0 if resharded is None else 1)
+    fit = RouterFit(recipe, resharded=resharded)
     for document in range(manifest.source.documents):
         if fit.done:
             break
@@ -100,8 +100,10 @@ def derived(
     return fit.finish()
 
 
-def rederived(blobs: BlobStore, job: Derive, previous: RouterSpec, *, shift: int = 0) -> RouterSpec:
-    """ProbeMemory the next router on the same, by the very sheets that the job names."""
+def resharded_spec(
+    blobs: BlobStore, job: Derive, previous: RouterSpec, *, shift: int = 0
+) -> RouterSpec:
+    """Fit the next router to the same documents, by the very sheets that the job names."""
     manifest, reshard = job.manifest, job.manifest.routing.reshard
     assert reshard is not None
     live = [path for path, tokens in enumerate(previous.tokens) if tokens]
@@ -110,7 +112,7 @@ def rederived(blobs: BlobStore, job: Derive, previous: RouterSpec, *, shift: int
     means = LabelledMeans(manifest, windows, previous)
     stop = min(reshard.windows * manifest.source.window, manifest.source.documents)
     means.take([router_document(manifest, document, shift) for document in range(stop)])
-    return derived(manifest, shift=shift, relabelled=means.finish(blobs, stop))
+    return derived(manifest, shift=shift, resharded=means.finish(blobs, stop))
 
 
 def router_document(manifest: Manifest, document: int, shift: int = 0) -> Document:
@@ -171,7 +173,7 @@ class FakeWorker:
                 on_progress(Progress(stage="read", done=1, total=2))
                 await trio.sleep(DERIVE_SECONDS)
                 if job.previous is not None:
-                    spec = rederived(self.blobs, job, job.previous, shift=self.shift)
+                    spec = resharded_spec(self.blobs, job, job.previous, shift=self.shift)
                 else:
                     spec = derived(job.manifest, shift=self.shift)
                 own = Derived(spec=spec, authenticated=self.authenticated)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from dipaco.node.kinds.changes import Recorded
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.routing.labels import MAX_OPINIONS
+from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.manifest import Manifest, Reshard
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import Fallen, NoLease, Stands
@@ -131,10 +131,10 @@ def test_sheets_that_do_not_agree_bring_in_a_third_who_decides() -> None:
 def test_opinions_on_one_sheet_are_bounded() -> None:
     shell = Shell(resharding(scorers=3))
     asked = 0
-    for number in range(MAX_OPINIONS + 3):
+    for number in range(MAX_SHEETS_PER_WINDOW + 3):
         who = peer(f"liar {number}")
         asked += (0, 0) in shell.score_all(who, sheet=f"lie {number}")
-    assert asked == MAX_OPINIONS and not shell.schedule.switch_due
+    assert asked == MAX_SHEETS_PER_WINDOW and not shell.schedule.switch_due
 
 
 def test_a_sheet_of_more_documents_than_a_window_may_have_is_refused_unread() -> None:

@@ -53,7 +53,7 @@ def test_a_path_with_fewer_than_eight_labels_keeps_its_centroid() -> None:
     assert (found[:3] == old[:3]).all() and (found[3] != old[3]).any()
 
 
-def relabelled(labels: np.ndarray, rows: int = 0) -> Resharded:
+def resharded(labels: np.ndarray, rows: int = 0) -> Resharded:
     return Resharded(sha256(labels.tobytes()), means(labels).centroids(), rows)
 
 
@@ -63,7 +63,7 @@ def test_the_next_epoch_has_the_features_of_the_first_and_other_centroids(
 ) -> None:
     asked = recipe(capacity=capacity)
     first = fitted(asked, ToySource())[0]
-    second = fitted(asked, ToySource(), relabelled=relabelled(LABELS))[0]
+    second = fitted(asked, ToySource(), resharded=resharded(LABELS))[0]
     assert first.fit and second.fit and misfit(second) is None
     assert second.kind == CLASS_MEANS and second.fit.labels == sha256(LABELS.tobytes())
     assert (second.fit.tokens, second.fit.features) == (first.fit.tokens, first.fit.features)
@@ -74,13 +74,13 @@ def test_the_next_epoch_has_the_features_of_the_first_and_other_centroids(
 
 
 def test_rows_that_were_read_for_labels_are_part_of_what_the_spec_says_it_read() -> None:
-    short = fitted(RECIPE, ToySource(), relabelled=relabelled(LABELS))[0]
-    long = fitted(RECIPE, ToySource(), relabelled=relabelled(LABELS, rows=300))[0]
+    short = fitted(RECIPE, ToySource(), resharded=resharded(LABELS))[0]
+    long = fitted(RECIPE, ToySource(), resharded=resharded(LABELS, rows=300))[0]
     assert short.fit and long.fit
     assert short.fit.source_bytes != long.fit.source_bytes
     assert short.centroids == long.centroids and short.documents == long.documents
 
 
 def test_a_sample_that_falls_back_to_round_robin_does_so_again() -> None:
-    spec = fitted(RECIPE, ToySource(alike=True), relabelled=relabelled(LABELS))[0]
+    spec = fitted(RECIPE, ToySource(alike=True), resharded=resharded(LABELS))[0]
     assert spec.kind == ROUND_ROBIN and spec.fit and spec.fit.labels is not None

@@ -45,8 +45,8 @@ WARN = Policy.parse("warn")
 
 LATER = recipe(capacity=(11, 10), epoch=1)
 MOVED = Resharded(sha256(b"labels"), CLAIMED.centroid_array() // 2, rows=0)
-SECOND = fitted(LATER, HONEST, relabelled=MOVED)[0]
-SECOND_FALLBACK = fitted(LATER, SCARCE, relabelled=MOVED)[0]
+SECOND = fitted(LATER, HONEST, resharded=MOVED)[0]
+SECOND_FALLBACK = fitted(LATER, SCARCE, resharded=MOVED)[0]
 
 V, R, U = Outcome.VERIFIED, Outcome.REFUTED, Outcome.UNVERIFIABLE
 
@@ -323,7 +323,7 @@ def test_a_field_that_no_stage_names_is_refuted_all_the_same() -> None:
         (CLAIMED, "static"),
     ],
 )
-def test_a_relabelled_spec_is_refuted_at_the_first_stage_that_differs(
+def test_a_resharded_spec_is_refuted_at_the_first_stage_that_differs(
     claimed: RouterSpec, stage: str, authenticated: bool
 ) -> None:
     found = judge(LATER, claimed, Derived(spec=SECOND, authenticated=authenticated))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.routing.labels import MAX_OPINIONS
+from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.manifest import Manifest, Reshard
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.work.kinds import Evaluated, Evaluation, MomentsReplaced, Scored, Seeded, Sheet
@@ -211,9 +211,9 @@ def test_scores_and_switches_out_of_place_are_refused_and_change_nothing(
 
 def test_one_sheet_too_many_is_refused_and_so_is_any_after_the_switch() -> None:
     told = resharded(FIRST_ROUND)
-    for number in range(MAX_OPINIONS):
+    for number in range(MAX_SHEETS_PER_WINDOW):
         told.apply(scored(0, who=f"v{number}"))
-    with pytest.raises(RemoteProtocolError, match=f"{MAX_OPINIONS} peers gave one before"):
+    with pytest.raises(RemoteProtocolError, match=f"{MAX_SHEETS_PER_WINDOW} peers gave one before"):
         told.apply(scored(0, who="one more"))
     with pytest.raises(RemoteProtocolError, match="the run asks for no such scores now"):
         resharded([*SCORED, NEXT]).apply(scored(0, who="late"))
