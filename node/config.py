@@ -8,10 +8,8 @@ size without a unit is an error too. Lists in the environment are separated by c
 honours every key here.
 """
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,14 +18,17 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.routing.policy import POLICY_PATTERN
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.wire.words import nearest, refusal_of, shown
 
 FILE_NAME = "config.toml"
 HOME_VARIABLE = "DIPACO_HOME"
 PREFIX = "DIPACO_"
-MAX_FILE = 1 << 20  # bytes of config.toml; a full one has 2 KB
+MAX_QUOTED = 200  # characters of a value in a message
 SIZE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KiB": 1 << 10,
     "MiB": 1 << 20,
@@ -35,17 +36,31 @@ SIZE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "TiB": 1 << 40,
 }
 
-Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)\Z")]
-Trust = Annotated[str, Meta(max_length=16, pattern=POLICY_PATTERN)]
+Device = Annotated[
+    str,
+    Meta(
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)\Z",
+        description="one of auto, cpu, cuda, cuda:N, mps",
+    ),
+]
+Trust = Annotated[
+    str,
+    Meta(
+        max_length=16,
+        pattern=POLICY_PATTERN,
+        description="one of require, warn, receipts:Q (Q from 1 to 999)",
+    ),
+]
 Checkpointing = Literal["auto", "on", "off"]
 MomentBits = Literal[32, 8]
-RunName = Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9._-]*\Z")]
-
-_LIKE = {  # the patterns in words: an error message does not quote a regular expression
-    Device: "auto, cpu, cuda, cuda:N or mps",
-    RunName: "a run id or name",
-    Trust: "require, warn or receipts:Q (Q from 1 to 999)",
-}
+RunName = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        pattern=r"^[a-z0-9._-]*\Z",
+        description="a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
+    ),
+]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +168,8 @@ def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
 
 KEYS: dict[str, Any] = {name: field.type for name, _, field in _known()}
 """Every key, `section.name`, and its type."""
+SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in KEYS))
+"""The tables of `config.toml`."""
 SIZES = frozenset({"storage.cache_max", "storage.min_free"})
 """The keys whose values are sizes, written with a unit."""
 ADDRESSES: dict[str, Callable[[Address], str | None]] = {
@@ -173,7 +190,15 @@ def default_home() -> Path:
 def home_folder(flag: str | None, environ: Mapping[str, str]) -> Path:
     """Return the absolute home folder: flag, else $DIPACO_HOME, else the default."""
     chosen = flag or environ.get(HOME_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else default_home()
+    return expanded(Path(chosen)).absolute() if chosen else default_home()
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with its `~` replaced; raises ConfigError for a user that is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no home folder of {path.parts[0]}") from None
 
 
 def load_config(
@@ -192,14 +217,15 @@ def load_config(
     """
     path = home / FILE_NAME
     values: dict[str, Any] = {}
+    variables = {key: f"${name}" for name, key in VARIABLES.items()}
     for origin, layer, strict in (
         ("the packaged defaults", dict(defaults or {}), True),
         (str(path), _file_layer(path), True),
-        ("the environment", _environment_layer(environ), False),
+        ("", _environment_layer(environ), False),
         ("the command line", {k: v for k, v in flags.items() if v is not None}, False),
     ):
         for key, value in layer.items():
-            values[key] = _checked(key, value, origin, strict=strict)
+            values[key] = _checked(key, value, origin or variables[key], strict=strict)
     return _built(home, values)
 
 
@@ -217,29 +243,32 @@ def _built(home: Path, values: Mapping[str, Any]) -> NodeConfig:
 
 
 def _file_layer(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_FILE:
-        raise ConfigError(f"{path}: larger than {MAX_FILE} bytes")
-    try:
-        tables = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     layer: dict[str, Any] = {}
-    for section, table in tables.items():
+    for section, table in read_toml(path).items():
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} is outside any [section]; move it into one")
+            places = [key.partition(".")[0] for key in KEYS if key.endswith(f".{section}")]
+            where = f"below [{places[0]}]" if places else "into one"
+            raise ConfigError(
+                f"{path}: {one_line(section)} is outside any [section]; move it {where}"
+            )
+        if section not in SECTIONS and not table:
+            raise ConfigError(
+                f"{path}: unknown table [{one_line(section)}]{nearest(section, SECTIONS)}"
+            )
         for name, value in table.items():
             key = f"{section}.{name}"
             if key not in KEYS:
-                raise ConfigError(f"{path}: unknown key {key}{nearest(key, KEYS)}")
+                raise ConfigError(f"{path}: unknown key {one_line(key)}{_nearest_key(name, key)}")
             layer[key] = value
     return layer
+
+
+def _nearest_key(name: str, key: str) -> str:
+    """Return `; did you mean ...?`: a key of this name in another section, else the nearest."""
+    same = [known for known in KEYS if known.partition(".")[2] == name]
+    return f"; did you mean {same[0]}?" if same else nearest(key, KEYS)
 
 
 def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -271,10 +300,13 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
         plain = parse_size(value) if key in SIZES else value
         return msgspec.convert(plain, KEYS[key], strict=strict)
     except msgspec.ValidationError as error:
-        words = _in_words(key, error)
+        words = refusal_of(error, value, tuple[str, ...] if key in ADDRESSES else KEYS[key])
     except ValueError as error:
         words = str(error)
-    raise ConfigError(f"{key} = {value!r} ({origin}): {words}")
+    if value == "":
+        words = "is empty; leave it out, or give it a value"
+    words = words.removeprefix(f"{shown(value)} is ")  # which stands here already
+    raise ConfigError(f"{key} = {ascii(value)[:MAX_QUOTED]} ({origin}): {words}")
 
 
 def _address(text: str, fault: Callable[[Address], str | None]) -> Address:
@@ -284,16 +316,9 @@ def _address(text: str, fault: Callable[[Address], str | None]) -> Address:
     return address
 
 
-def _in_words(key: str, error: msgspec.ValidationError) -> str:
-    item = KEYS[key].__args__[0] if _is_list(key) else KEYS[key]
-    if "matching regex" in str(error):
-        return f"not {_LIKE[item]}" if item in _LIKE else f"{error}"
-    return str(error).replace(" - at `$`", "")
-
-
 def parse_size(value: Any) -> int:
     """Return the bytes of `10 GB`, `1.5GiB`, ...; raises ValueError without a known unit."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", str(value).strip())
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z]*)", str(value).strip())
     if not found:
         raise ValueError(f"not a size such as '10 GB' (units: {', '.join(SIZE_UNITS)})")
     number, unit = found.groups()
@@ -303,9 +328,3 @@ def parse_size(value: Any) -> int:
         fault = f"{unit!r} is no unit" if unit else "the unit is missing"
         raise ValueError(f"{fault}; {hint}")
     return int(float(number) * SIZE_UNITS[unit])
-
-
-def nearest(name: str, known: Any) -> str:
-    """Return `; did you mean ...?` with the known name nearest to `name`, or an empty string."""
-    like = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {like[0]}?" if like else ""

@@ -31,15 +31,20 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At once, without handing back the lease."""
 
 
+HexDigest = Annotated[
+    str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits")
+]
+
+
 class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the daemon to bring a blob of a run into its store, from any peer that has it.
 
     Only blobs that the run's ledger or manifest names are fetched, and only in their right length.
     """
 
-    run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    run: HexDigest
     """Run id, hex."""
-    blob: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    blob: HexDigest
     """Digest of a module's state, of a score sheet or of the tokenizer's file, hex."""
 
 

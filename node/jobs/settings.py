@@ -17,7 +17,7 @@ from dipaco.protocol.wire.canonical import Wire
 class WorkerSettings(Wire, frozen=True, kw_only=True):
     """The settings of this node's worker process; the operator alone decides them."""
 
-    home: Annotated[str, Meta(pattern=r"^/")]
+    home: Annotated[str, Meta(pattern=r"^/", description="an absolute path")]
     """The node's home folder, absolute, with the blob store and the caches."""
     run: RunSection
     compute: ComputeSection

@@ -7,29 +7,37 @@ TOML (or addresses), and the revision of a `hub` source may be a branch. docs/ru
 example.
 """
 
-import re
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
+from dipaco.node.data.sources.interface import FileName
 from dipaco.node.jobs.meter import OnProgress, silent
+from dipaco.node.runs.files import peer_named
+from dipaco.node.runs.tables import (
+    CHECKPOINT,
+    TABLES,
+    TokenizerTable,
+    convert_field,
+    convert_table,
+    read_tables,
+)
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.node.storage.files import read_file
 from dipaco.protocol.errors import ConfigError, LocalProtocolError
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.source import Source, Tokenizer
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.words import nearest, shown
 
 if TYPE_CHECKING:
     from dipaco.node.runs.warm_start import LlamaCheckpoint
 
-MAX_TOML = 1 << 20  # bytes
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -66,31 +74,21 @@ def create_manifest(
     Raises ConfigError, which names the field, for a run that is malformed or cannot be trained,
     and Unavailable if a source cannot be reached.
     """
-    tables = _tables(path)
-    model, warm = _model(_table(tables, "model"), path)
-    if data is not None:
-        tables["source"] = _with_files_of(data, _table(tables, "source"), path)
-    tokenizer, tokenizer_file = _tokenizer(_table(tables, "tokenizer"), path, warm)
-    table = {
-        **tables,
-        "model": model,
-        "owner": owner,
-        "source": _plain(_source(_table(tables, "source"), path, cache, on_progress)),
-        "tokenizer": _plain(tokenizer),
-        "routing": _routing(_table(tables, "routing")),
-        "grid": {"path_specific_blocks": (), **_table(tables, "grid")},
-        "schedule": {
-            "schedulers": tuple(schedulers) or (owner,),
-            "members": (),
-            **_table(tables, "schedule"),
-        },
-    }
+    tables = read_tables(path)
+    tables["model"], warm = _model(tables["model"], path)
+    _routing(tables["routing"], path)
+    tables["schedule"] = {"schedulers": tuple(schedulers) or (owner,), **tables["schedule"]}
     if rounds is not None:
-        table["training"] = {**_table(tables, "training"), "rounds": rounds}
-    try:
-        manifest = msgspec.convert(table, Manifest, builtin_types=(bytes,))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {field_message(error)}") from None
+        tables["training"]["rounds"] = rounds
+    if data is not None:
+        tables["source"] = _with_files_of(data, tables["source"], path)
+    for name, kind in TABLES.items():  # before a source is fetched and counted
+        convert_table(tables[name], kind, name, path)
+    _check_peers(tables["schedule"], path)
+    tokenizer, tokenizer_file = _tokenizer(tables["tokenizer"], path, warm)
+    source = _source(tables["source"], path, cache, on_progress)
+    table = {**tables, "owner": owner, "source": _plain(source), "tokenizer": _plain(tokenizer)}
+    manifest: Manifest = convert_field(table, Manifest, "", path)
     _check_enough(manifest, path)
     if warm is not None:
         manifest = _started(manifest, warm, path, blobs, on_progress)
@@ -99,12 +97,15 @@ def create_manifest(
 
 def _model(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], "LlamaCheckpoint | None"]:
     """Return the manifest's table, and the checkpoint to start from if the file names one."""
-    folder = table.pop("checkpoint", None)
+    folder = table.pop(CHECKPOINT, None)
     if folder is None:
         return table, None
     from dipaco.node.runs.warm_start import read_checkpoint
 
-    warm = read_checkpoint(path.parent / str(folder))
+    place = f"model.{CHECKPOINT}"
+    name = convert_field(folder, FileName, place, path)
+    with _named(path, place):
+        warm = read_checkpoint(path.parent / name)
     for name, value in table.items():
         if name != "context" and value != warm.model.get(name):
             raise ConfigError(
@@ -164,10 +165,20 @@ def _source(
 
     name = table.pop("kind", None)
     if (kind := kind_named(name)) is None:
-        raise ConfigError(f"{path}: source.kind: {name!r} is none of {', '.join(KINDS)}")
-    given = _read(table, kind.table, "source", path)
+        found = "is missing:" if name is None else f"{shown(name)} is not"
+        hint = nearest(name, KINDS) if isinstance(name, str) else ""
+        raise ConfigError(f"{path}: source.kind: {found} one of {', '.join(KINDS)}{hint}")
+    fields = kind.table.__struct_fields__
+    for field in table:
+        if field not in fields:
+            raise ConfigError(
+                f"{path}: source.{field}: a source of kind {name} has none; it has "
+                f"{', '.join(fields)}"
+            )
+    given = convert_table(table, kind.table, "source", path)
     try:
-        return kind.pin(given, Pinning(path.parent, cache, on_progress))
+        with _named(path):
+            return kind.pin(given, Pinning(path.parent, cache, on_progress))
     except ValueError as error:
         raise ConfigError(f"{path}: source.{error}") from None
 
@@ -176,17 +187,19 @@ def _tokenizer(
     table: dict[str, Any], path: Path, warm: "LlamaCheckpoint | None"
 ) -> tuple[Tokenizer, bytes | None]:
     """Return the tokenizer as the manifest states it, and its file; None for the embedded one."""
-    given = _read(table, _TokenizerTable, "tokenizer", path)
+    given = convert_table(table, TokenizerTable, "tokenizer", path)
     end: str | int | None = given.end_of_text
     if given.file is not None:
         file = path.parent / given.file
     elif warm is not None:
         file, end = warm.tokenizer, warm.end_of_text if end is None else end
     else:
+        _check_embedded(given, path)
         return embedded_tokenizer(), None
     from dipaco.node.data.tokenizers import pin_tokenizer
 
-    pinned, data = pin_tokenizer(file, end_of_text=END_OF_TEXT if end is None else end)
+    with _named(path, "tokenizer.file" if given.file is not None else f"model.{CHECKPOINT}"):
+        pinned, data = pin_tokenizer(file, end_of_text=END_OF_TEXT if end is None else end)
     if warm is not None:
         if pinned.vocabulary > warm.vocabulary:
             raise ConfigError(
@@ -201,63 +214,44 @@ def _tokenizer(
     return pinned, data
 
 
-def _routing(table: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(beacon := table.get("beacon"), str):
-        try:
-            table["beacon"] = bytes.fromhex(beacon)
-        except ValueError:
-            raise ConfigError(f"routing.beacon: {beacon!r} is not hexadecimal") from None
-    return table
+def _check_embedded(given: TokenizerTable, path: Path) -> None:
+    """Refuse facts of a tokenizer's file where the embedded tokenizer, which has others, is used."""
+    facts = {"end_of_text": END_OF_TEXT, "sha256": embedded_tokenizer().sha256.hex()}
+    for name, fact in facts.items():
+        if getattr(given, name) not in (None, fact):
+            raise ConfigError(
+                f"{path}: tokenizer.{name}: needs tokenizer.file; without it the run "
+                "has the packaged tokenizer"
+            )
 
 
-class _TokenizerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `tokenizer` of a run's TOML file; the manifest states the facts of the file."""
-
-    file: str | None = None
-    """Relative to the TOML file; without one, the checkpoint's, or the embedded tokenizer."""
-    end_of_text: str | None = None
-    """[that of the checkpoint of a warm start, else `END_OF_TEXT`]"""
-    sha256: str | None = None
-    """The digest that the file must have, if it is given."""
+def _check_peers(schedule: dict[str, Any], path: Path) -> None:
+    """Refuse a PeerID that no key can have."""
+    for field in ("schedulers", "members"):
+        for peer in schedule.get(field, ()):
+            peer_named(peer, f"{path}: schedule.{field}")
 
 
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-def _read(table: dict[str, Any], kind: type[T], name: str, path: Path) -> T:
+def _routing(table: dict[str, Any], path: Path) -> None:
+    """Replace the hexadecimal `routing.beacon`, if there is one, by its bytes."""
+    if (beacon := table.get("beacon")) is None:
+        return
     try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {name}.{field_message(error)}") from None
+        table["beacon"] = bytes.fromhex(convert_field(beacon, str, "routing.beacon", path))
+    except ValueError:
+        raise ConfigError(f"{path}: routing.beacon: {shown(beacon)} is not hexadecimal") from None
+
+
+@contextmanager
+def _named(path: Path, field: str = "") -> Iterator[None]:
+    """Put the TOML file, and the field that names another file, before an error's text."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(
+            ": ".join(part for part in (str(path), field, str(error)) if part)
+        ) from error
 
 
 def _plain(value: Wire) -> Any:
     return msgspec.to_builtins(value, builtin_types=(bytes,))
-
-
-def _tables(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_file(path, limit=MAX_TOML).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
-    table = tables.get(name, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{name}: not a table")
-    return dict(table)
-
-
-def field_message(error: msgspec.ValidationError) -> str:
-    """Return `model.heads: ...` for msgspec's `... - at `$.model.heads``."""
-    words, _, place = str(error).partition(" - at `$")
-    place = place.strip("`.")
-    unknown = re.fullmatch(r"Object contains unknown field `(.+)`", words)
-    missing = re.fullmatch(r"Object missing required field `(.+)`", words)
-    named = re.fullmatch(r"([a-z_.]+): (.+)", words)
-    for match, reason in ((unknown, "no such field"), (missing, "is missing")):
-        if match:
-            named = re.fullmatch(r"(.+)\n(.+)", f"{match[1]}\n{reason}")
-    field, reason = (named[1], named[2]) if named else ("", words)
-    return f"{'.'.join(part for part in (place, field) if part)}: {reason}"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.config import nearest
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
 from dipaco.protocol.run.manifest import FORMAT, Manifest, run_id
@@ -18,6 +17,7 @@ from dipaco.protocol.wire.canonical import decode, encode, field_of
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId, peer_id, public_key_of
 from dipaco.protocol.wire.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
+from dipaco.protocol.wire.words import nearest
 
 SUFFIX = ".run"
 MAX_OFFERS = 8  # runs that a message names

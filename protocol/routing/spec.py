@@ -42,7 +42,15 @@ COUNT_SAMPLE: Final = "sample"
 INERTIA_BYTES: Final = 16  # an inertia may exceed 64 bits
 MAX_PATH_TOKENS = 1 << 53  # on one path; no corpus comes near
 
-KindField = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*\Z")]
+KindField = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=32,
+        pattern=r"^[a-z0-9][a-z0-9_.-]*\Z",
+        description="the name of a kind: at most 32 lower-case letters, digits, '_', '.' and '-'",
+    ),
+]
 """The name of a kind. Unknown names can be read too, so that a verdict can state them."""
 DocumentCount = Annotated[int, Meta(ge=0, le=MAX_DOCUMENTS)]
 TokenCount = Annotated[int, Meta(ge=0, le=MAX_PATH_TOKENS)]

@@ -25,7 +25,7 @@ from dipaco.protocol.routing.spec import (
 )
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import DigestField
-from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.wire.text import ASCII_PATTERN, one_line
 
 MAX_REASON = 400  # characters
 
@@ -64,7 +64,14 @@ class Verdict(Wire, frozen=True, kw_only=True):
 
     outcome: Outcome
     stage: Stage
-    reason: Annotated[str, Meta(max_length=MAX_REASON, pattern=r"^[ -~]*\Z")]
+    reason: Annotated[
+        str,
+        Meta(
+            max_length=MAX_REASON,
+            pattern=ASCII_PATTERN,
+            description=f"a line of at most {MAX_REASON} printable ASCII characters",
+        ),
+    ]
     """One line of printable ASCII: receipts carry it to other people's terminals."""
 
     @property
@@ -84,7 +91,15 @@ class Receipt(Wire, frozen=True, kw_only=True):
     spec: DigestField
     """`spec_digest` of the spec."""
     verdict: Verdict
-    software: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[ -~]*\Z")]
+    software: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=64,
+            pattern=ASCII_PATTERN,
+            description="a line of 1 to 64 printable ASCII characters",
+        ),
+    ]
     """Name and version of the program that judged."""
 
 

@@ -25,7 +25,16 @@ MAX_NODES_LISTED = 1024  # members named one by one
 MAX_SHEETS = 4096  # score sheets: paths times windows; the ledger names each
 MAX_SCORED = 1 << 22  # router documents; the paper's 0.5 % of C4 are 1.8 million
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[a-z0-9][a-z0-9._-]*\Z",
+        description="a name of at most 64 characters: lower-case letters, digits, '.', '_' and "
+        "'-'; it begins with a letter or digit",
+    ),
+]
 
 
 class Capacity(Wire, frozen=True, kw_only=True):
@@ -104,7 +113,10 @@ class Routing(Wire, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_tokens < self.prefix + 8:
-            raise ValueError("min_tokens: below prefix + 8, nothing would be left to score")
+            raise ValueError(
+                f"min_tokens: {self.min_tokens}, below prefix + 8 ({self.prefix + 8}): nothing "
+                "would be left to score"
+            )
         if self.min_tokens > self.prefix_bytes:
             raise ValueError("min_tokens: above prefix_bytes, no document would take part")
         if self.max_tokens < self.min_tokens:
@@ -131,7 +143,7 @@ class Scheduling(Wire, frozen=True, kw_only=True):
 
     schedulers: Annotated[tuple[PeerIdField, ...], Meta(min_length=1, max_length=16)]
     """In the order in which they take over."""
-    members: Annotated[tuple[PeerIdField, ...], Meta(max_length=MAX_NODES_LISTED)]
+    members: Annotated[tuple[PeerIdField, ...], Meta(max_length=MAX_NODES_LISTED)] = ()
     """The only peers that may join; empty: any peer may."""
     lease_ttl: Annotated[int, Meta(ge=5, le=3600)] = 20
     """Seconds without a heartbeat after which a lease ends."""
@@ -159,9 +171,14 @@ class Manifest(Wire, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model.context <= self.routing.prefix:
-            raise ValueError("model.context: not longer than routing.prefix")
+            raise ValueError(
+                f"model.context: {self.model.context}, not longer than routing.prefix, "
+                f"{self.routing.prefix}"
+            )
         if self.routing.kind == "kmeans" and self.routing.sample < self.paths:
-            raise ValueError(f"routing.sample: below the number of paths, {self.paths}")
+            raise ValueError(
+                f"routing.sample: {self.routing.sample}, below the number of paths, {self.paths}"
+            )
         if self.training.early_stopping and not self.routing.validation_bp:
             raise ValueError(
                 "training.early_stopping: needs held-out documents, a routing.validation_bp above 0"

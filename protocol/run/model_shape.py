@@ -46,7 +46,9 @@ class Grid(Wire, frozen=True, kw_only=True):
     """The levels, and the parts that every path owns alone (DiPaCo section 2.6.2)."""
 
     levels: Annotated[tuple[Level, ...], Meta(min_length=1, max_length=8)]
-    path_specific_blocks: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=256)]
+    path_specific_blocks: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=256)
+    ] = ()
     """Indices over all blocks, ascending."""
     path_specific_stem: bool = False
     """Stem: embedding, final norm, and output head if untied."""
@@ -57,7 +59,9 @@ class Grid(Wire, frozen=True, kw_only=True):
             raise ValueError("levels: together they have no block")
         specific = self.path_specific_blocks
         if list(specific) != sorted(set(specific)) or any(i >= self.blocks for i in specific):
-            raise ValueError("path_specific_blocks: not ascending indices of blocks")
+            raise ValueError(
+                f"path_specific_blocks: not ascending indices of blocks, 0 to {self.blocks - 1}"
+            )
         if self.paths > MAX_PATHS:
             raise ValueError(f"levels: {self.paths} paths, at most {MAX_PATHS}")
 

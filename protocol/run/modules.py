@@ -11,7 +11,15 @@ from dipaco.protocol.wire.digest import Digest, DigestField
 MAX_MODULES = 64  # of one path: 10 (stem, 8 levels, its own), and spare ones for finer cuts
 
 ModuleId = NewType("ModuleId", str)
-ModuleName = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[a-zA-Z0-9.]+\Z")]
+ModuleName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=16,
+        pattern=r"^[a-zA-Z0-9.]+\Z",
+        description="a module such as stem, L1.E0 or p0",
+    ),
+]
 
 
 class ModuleDigest(Wire, frozen=True, kw_only=True):

@@ -54,9 +54,12 @@ class Source(Wire, frozen=True, kw_only=True):
         if (self.kind == "synthetic") != (not self.files):
             raise ValueError("files: a synthetic source has none, every other at least one")
         if self.window > self.documents:
-            raise ValueError("window: more documents than the source's `documents`")
-        if self.files and self.documents > sum(file.rows for file in self.files):
-            raise ValueError("documents: more than the rows of the files together")
+            raise ValueError(
+                f"window: {self.window} documents, more than the source's {self.documents}"
+            )
+        rows = sum(file.rows for file in self.files)
+        if self.files and self.documents > rows:
+            raise ValueError(f"documents: {self.documents}, but the files hold {rows}")
         if self.kind == "hub":
             self._check_hub()
         elif self.dataset or self.config or self.split:

@@ -50,8 +50,8 @@ class Training(Wire, frozen=True, kw_only=True):
     """tau: steps of one path in one round."""
     batch: Annotated[int, Meta(ge=1, le=65536)]
     """B: sequences of one step."""
-    inner: Adam
-    outer: Nesterov
+    inner: Adam = Adam()
+    outer: Nesterov = Nesterov()
     inner_state: Literal["carry", "reset"] = "carry"
     """AdamW's moments are carried from round to round, or are zero at the start of each."""
     precision: Literal["f32", "bf16"] = "f32"

@@ -12,6 +12,7 @@ import cbor2
 import msgspec
 
 from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.wire.words import fault_of, refusal_of
 
 PROTOCOL_VERSION: Final = 2  # in the name of every stream, and in the domain of every signature
 MAX_DEPTH = 16  # nested arrays and maps; our deepest value has 6
@@ -31,7 +32,8 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             try:
                 checked = msgspec.convert(given, type_, builtin_types=(bytes,))
             except msgspec.ValidationError as error:
-                raise ValueError(f"{name}: {error}") from None
+                place, reason = fault_of(error, given, type_)
+                raise ValueError(f"{name}{place and '.'}{place}: {reason}") from None
             if checked is not given:  # an int where a float belongs, a list for a tuple
                 msgspec.structs.force_setattr(self, name, checked)
 
@@ -57,10 +59,14 @@ def decode(data: bytes, kind: type[W], *, limit: int) -> W:
     if len(data) > limit:
         raise RemoteProtocolError(f"{len(data)} bytes where {limit} are allowed")
     name = getattr(kind, "__name__", str(kind))
+    plain: Any = None
     try:
-        value = msgspec.convert(_plain(data), kind, builtin_types=(bytes,))
-    except (cbor2.CBORError, msgspec.ValidationError) as error:
+        plain = _plain(data)
+        value = msgspec.convert(plain, kind, builtin_types=(bytes,))
+    except cbor2.CBORError as error:
         raise RemoteProtocolError(f"malformed {name}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise RemoteProtocolError(f"malformed {name}: {refusal_of(error, plain, kind)}") from error
     assert isinstance(value, Wire)
     if encode(value) != data:  # trailing bytes, other key orders, long forms of numbers
         raise RemoteProtocolError(f"{name} is not in its canonical encoding")

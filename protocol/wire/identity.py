@@ -17,7 +17,13 @@ PeerId = NewType("PeerId", str)
 """`12D3KooW...`: the name of a node, and of an owner of runs."""
 
 PeerIdField = Annotated[
-    PeerId, msgspec.Meta(min_length=52, max_length=52, pattern=r"^12D3KooW[1-9A-HJ-NP-Za-km-z]+\Z")
+    PeerId,
+    msgspec.Meta(
+        min_length=52,
+        max_length=52,
+        pattern=r"^12D3KooW[1-9A-HJ-NP-Za-km-z]+\Z",
+        description="a PeerID (12D3KooW..., 52 characters)",
+    ),
 ]
 
 

@@ -26,9 +26,23 @@ MAX_CHUNKS = 30_000  # in an outline: 30 GB in chunks of 1 MiB, and 1 MB of dige
 MAX_ANNOUNCEMENT = 4096  # bytes: gossip carries digests, never bodies
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
-Kind = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_-]+\Z")]
+Kind = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=32,
+        pattern=r"^[A-Za-z0-9_-]+\Z",
+        description="the name of a kind: at most 32 letters, digits, '_' and '-'",
+    ),
+]
 AddressText = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=MAX_PLACE, pattern=r"^/[!-~]+\Z")
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=MAX_PLACE,
+        pattern=r"^/[!-~]+\Z",
+        description=f"an address of at most {MAX_PLACE} characters such as /ip4/127.0.0.1/tcp/4410",
+    ),
 ]
 
 

@@ -4,13 +4,21 @@ It is shown in logs, terminals and status pages of strangers, so it may hold no 
 escape sequence. Senders make it with `one_line`; the wire types refuse any other text.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 MAX_CHARACTERS = 500
 
-Text = Annotated[str, Meta(max_length=MAX_CHARACTERS, pattern=r"^[ -~]*\Z")]
+ASCII_PATTERN: Final = r"^[ -~]*\Z"
+Text = Annotated[
+    str,
+    Meta(
+        max_length=MAX_CHARACTERS,
+        pattern=ASCII_PATTERN,
+        description=f"a line of at most {MAX_CHARACTERS} printable ASCII characters",
+    ),
+]
 """A reason inside a wire value."""
 
 

@@ -13,7 +13,14 @@ from dipaco.protocol.wire.digest import DigestField
 from dipaco.protocol.wire.text import Text
 from dipaco.protocol.work.kinds import Lease, Nats, Result, Size, Token
 
-Code = Annotated[str, Meta(max_length=32, pattern=r"^[a-z-]+\Z")]
+Code = Annotated[
+    str,
+    Meta(
+        max_length=32,
+        pattern=r"^[a-z-]+\Z",
+        description="a code of at most 32 lower-case letters and '-'",
+    ),
+]
 
 
 class AskLease(Wire, frozen=True, kw_only=True):

@@ -117,7 +117,10 @@ def run_file(shell: Shell) -> Path:
         (["start", "--fly"], "No such option"),
         (["start", "--max-shards", "many"], "not a valid integer"),
         (["start", "--verify", "never", "--rendezvous"], "run.verify"),
-        (["start", "--verify", "receipts:0", "--rendezvous"], "not require, warn or receipts:Q"),
+        (
+            ["start", "--verify", "receipts:0", "--rendezvous"],
+            "not one of require, warn, receipts:Q",
+        ),
         (["start", "--bootstrap", "example.org"], "node.bootstrap"),
         (["start", "--device", "gpu", "--rendezvous"], "compute.device"),
         (["start"], "no bootstrap peer: give --bootstrap ADDR"),
@@ -266,8 +269,8 @@ def test_a_spec_that_is_none_is_refused(shell: Shell, run_file: Path) -> None:
             '[training.outer]\n[schedule]\nschedulers = ["me"]',
             "schedule.schedulers",
         ),
-        ("[model]", "[modell]", "modell: no such field"),
-        ("seed = 3", "seed = ", "not valid TOML"),
+        ("[model]", "[modell]", "modell: no such table or field; did you mean model?"),
+        ("seed = 3", "seed = ", "bad.toml, line 3: no value"),
     ],
 )
 def test_an_impossible_run_is_refused_by_its_field(

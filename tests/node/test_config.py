@@ -101,7 +101,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         ("[node]\nlisten = ['0.0.0.0:4410']", "'0.0.0.0:4410': does not begin with a slash"),
         ("[node]\nlisten = ['/dns4/me.example/tcp/1']", "such as /ip4/0.0.0.0/tcp/4410"),
         ("[node]\nlisten = ['/ip4/0.0.0.0/tcp/70000']", "port 70000 is not in 0 to 65535"),
-        ("[node]\nlisten = '/ip4/0.0.0.0/tcp/1'", "Expected `array`, got `str`"),
+        ("[node]\nlisten = '/ip4/0.0.0.0/tcp/1'", "not a list"),
         ("[node]\nannounce = ['/ip4/0.0.0.0/tcp/1']", "0.0.0.0 is a wildcard"),
         ("[node]\nannounce = ['/ip4/1.2.3.4/tcp/0']", "port 0 stands for any free port"),
         (
@@ -109,9 +109,9 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
             "names no peer: /p2p/12D3KooW... is missing",
         ),
         ("[node]\nbootstrap = ['/ip4/1.2.3.4/tcp/1/p2p/12D3KooW']", "'12D3KooW' is no PeerID"),
-        ("[compute]\ndevice = 'gpu'", "not auto, cpu, cuda, cuda:N or mps"),
+        ("[compute]\ndevice = 'gpu'", "not one of auto, cpu, cuda, cuda:N, mps"),
         ("[run]\nverify = 'never'", "run.verify = 'never'"),
-        ("[node\n", "not valid TOML"),
+        ("[node\n", "config.toml, line 1: "),
     ],
 )
 def test_a_faulty_file_is_refused_by_the_name_of_its_key(
@@ -142,7 +142,7 @@ def test_other_peoples_variables_are_none_of_our_business(tmp_path: Path) -> Non
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
-    with pytest.raises(ConfigError, match=r"config\.toml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"cannot read .*config\.toml: Is a directory"):
         load(tmp_path)
 
 

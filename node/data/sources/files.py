@@ -14,11 +14,13 @@ from typing import Annotated
 
 import msgspec
 
+from dipaco.node.config import expanded
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.https import PREFIX, HttpsFile
 from dipaco.node.data.readers import file_format, local_content
 from dipaco.node.data.sources.interface import (
     Access,
+    FileName,
     Pinning,
     Reach,
     RowRange,
@@ -45,7 +47,7 @@ MAX_DOWNLOADS = 10 * 10**9  # bytes: the default size of a volunteer's cache
 class FilesTable(SourceTable, frozen=True, kw_only=True):
     """The table `source` of a run's TOML file."""
 
-    files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
+    files: Annotated[tuple[FileName, ...], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
     """Relative to the TOML file, or https addresses."""
     text_field: str = "text"
     documents: Count | None = None
@@ -56,7 +58,11 @@ class FilesTable(SourceTable, frozen=True, kw_only=True):
 
 
 def _pin(table: FilesTable, pinning: Pinning) -> Source:
-    names = [n if _is_address(n) else pinning.folder / n for n in table.files]
+    names = [n if _is_address(n) else _local(n, pinning.folder) for n in table.files]
+    places = [n if isinstance(n, str) else n.absolute() for n in names]
+    for name, place in zip(table.files, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"source.files: {name} is listed twice; its rows would count twice")
     with TemporaryDirectory(prefix="dipaco-run-") as scratch:
         source = pin_files(
             names,
@@ -68,6 +74,21 @@ def _pin(table: FilesTable, pinning: Pinning) -> Source:
         )
     check_enough(source, documents=table.documents, window=table.window)
     return source
+
+
+def _local(name: str, folder: Path) -> Path:
+    """Return the path of a local file; raises ConfigError for a name that is none."""
+    if "://" in name:
+        raise ConfigError(f"source.files: {name}: files are fetched over https alone: use https://")
+    path = folder / expanded(Path(name))
+    try:
+        if path.is_dir():
+            raise ConfigError(f"source.files: {path} is a folder: list its files")
+        if set(name) & set("*?[") and not path.exists():
+            raise ConfigError(f"source.files: {path}: patterns are not expanded: list the files")
+    except OSError as error:
+        raise ConfigError(f"source.files: cannot read {path}: {error.strerror}") from error
+    return path
 
 
 def pin_files(
@@ -112,7 +133,7 @@ def _pinned(
 ) -> SourceFile:
     if _is_address(str(name)):
         return _pinned_address(str(name), field, downloads, on_progress)
-    path = Path(name).expanduser().absolute()
+    path = Path(name).absolute()
     file_format(path.name)
     if not path.is_file():
         raise ConfigError(f"source.files: {path}: no such file")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypedDict, TypeVar
+from typing import Annotated, Generic, TypedDict, TypeVar
 
 import msgspec
 
@@ -33,6 +33,18 @@ class Access:
     """Whether files of the hub are fetched whole and hashed before use, not streamed."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     """The retries of streamed reads."""
+
+
+FileName = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=512,
+        pattern=r"^[^\x00]+\Z",
+        description="the name of a file: a text in quotes, of 1 to 512 characters",
+    ),
+]
+"""The name of a file in a TOML file."""
 
 
 class SourceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
