@@ -1,6 +1,7 @@
-"""The inputs of a verb: a checkpoint by name, its states, and a worker's settings."""
+"""The inputs of a verb: a checkpoint by name, its states, a worker's settings, and its outputs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,58 @@ from dipaco.cli.views.text import listed
 if TYPE_CHECKING:
     from dipaco.node.jobs.settings import WorkerSettings
     from dipaco.node.runs.checkpoint import Checkpoint, ModuleState
+    from dipaco.node.storage.files import Home
     from dipaco.protocol.wire.digest import Digest
 
 FETCH_SECONDS = 60.0  # without a report of the daemon
+
+
+def output_file(name: str, option: str, *, force: bool | None = None) -> Path:
+    """Return the path of a file that a verb will write.
+
+    force   whether one that exists is overwritten; None: this verb never does.
+
+    Raises ConfigError, which names `option`, if it cannot be one, or exists and is not to be
+    overwritten.
+    """
+    from dipaco.protocol.errors import ConfigError
+
+    path = Path(name)
+    if path.is_dir() or name.endswith("/"):
+        raise ConfigError(f"{option}: {name} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option}: {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{option}: {path} is not an ordinary file")
+    if (path.exists() or path.is_symlink()) and not force:
+        cure = "" if force is None else ", or give --force"
+        raise ConfigError(f"{option}: {path} exists already: name another file{cure}")
+    return path
+
+
+@contextmanager
+def home_for(root: Path) -> "Iterator[Home]":
+    """Yield the home at `root`; if the block fails, a home that was made for it is removed.
+
+    It stays if another process began to use it meanwhile.
+    """
+    import shutil
+
+    from dipaco.node.storage.files import Home
+
+    root = root.absolute()
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield Home.at(root)
+    except BaseException:
+        home = Home(root)
+        if made and not (home.lock_file.exists() or home.identity.exists()):
+            shutil.rmtree(root, ignore_errors=True)
+            for folder in made[1:]:
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
+        raise
 
 
 def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from dipaco.cli.inputs import home_for
 from dipaco.cli.options import home_of, home_option
-from dipaco.node.network.keys import read_key, save_key
-from dipaco.node.storage.files import Home
+from dipaco.node.network.keys import save_key
 from dipaco.protocol.wire.identity import peer_id
 
 
@@ -22,6 +22,11 @@ def new(file: Path | None, home: str | None) -> None:
     """Make a key, in FILE or as the node's own; an existing key is never overwritten."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    path = file or Home.at(home_of(home)).identity
-    save_key(path, Ed25519PrivateKey.generate())
-    click.echo(f"{path}: {peer_id(read_key(path))}")
+    made = Ed25519PrivateKey.generate()
+    if file is not None:
+        save_key(file, made)
+    else:
+        with home_for(home_of(home)) as node:
+            file = node.identity
+            save_key(file, made)
+    click.echo(f"{file}: {peer_id(made)}")

@@ -2,77 +2,159 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dipaco.cli.options import home_of, home_option, json_option
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from dipaco.node.runs.create import Created
+    from dipaco.node.storage.files import Home
+    from dipaco.protocol.wire.identity import PeerId
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group()
 def run() -> None:
-    """Run files: create, sign, verify, show, list."""
+    """Run files: init, create, sign, verify, show, list."""
+
+
+@run.command()
+@click.argument("out", required=False, default="")
+@click.option("--grid", default="2x2", metavar="AxB", help="Experts of each level [2x2].")
+@click.option("--data", multiple=True, type=FILE, help="A local file of text [a packaged corpus].")
+@click.option("--text-field", default="text", metavar="F", help="Column of the text [text].")
+def init(out: str, grid: str, data: tuple[Path, ...], text_field: str) -> None:
+    """Write a commented TOML file that runs as it stands, to OUT [stdout].
+
+    --data may be given several times: .parquet, .jsonl (.gz, .zst) or .txt.
+    """
+    from math import prod
+
+    from dipaco.cli.inputs import output_file
+    from dipaco.node.runs.template import data_of, name_of, parse_grid, run_template
+    from dipaco.node.storage.files import write_file
+
+    path = output_file(out, "OUT") if out else None
+    levels = parse_grid(grid)
+    folder = path.parent if path else Path()
+    found = data_of(data, text_field, folder, prod(levels)) if data else None
+    text = run_template(name_of(path or Path()), levels, found)
+    if path is None:
+        click.echo(text, nl=False)
+        return
+    write_file(path, text.encode("utf-8"))
+    click.echo(f"{path}: try it with `dipaco-node reference {path}`", err=True)
 
 
 @run.command()
 @click.argument("file", type=FILE)
-@click.option("--out", required=True, type=FILE, help="The run file to write.")
+@click.option("--out", required=True, metavar="FILE", help="The run file to write.")
+@click.option("--force", is_flag=True, help="Overwrite the run file.")
 @click.option("--key", type=FILE, help="The owner's key file [this node's own].")
 @click.option("--owner", metavar="PEER", help="The owner, who signs it later with `run sign`.")
 @home_option
-def create(file: Path, out: Path, key: Path | None, owner: str | None, home: str | None) -> None:
+@json_option
+def create(
+    file: Path,
+    out: str,
+    force: bool,
+    key: Path | None,
+    owner: str | None,
+    home: str | None,
+    as_json: bool,
+) -> None:
     """Make a run file from a TOML FILE: pin sources and tokenizer, check every field.
 
     It is signed with the owner's key; with --owner it is an unsigned manifest for `run sign`.
     """
-    from dipaco.cli.views.manifest import manifest_line
-    from dipaco.cli.views.progress import job_display
-    from dipaco.node.network.identity import load_or_create_identity
-    from dipaco.node.network.keys import read_key
-    from dipaco.node.runs.create import create_manifest
-    from dipaco.node.runs.files import peer_named, sign_manifest, write_manifest, write_run
-    from dipaco.node.storage.blobs import BlobStore
-    from dipaco.node.storage.files import Home
+    from dipaco.cli.inputs import home_for, output_file
+    from dipaco.cli.views.manifest import manifest_line, run_table
+    from dipaco.node.runs.files import peer_named
+    from dipaco.protocol.errors import ConfigError
     from dipaco.protocol.wire.identity import peer_id
 
     if owner is not None and key is not None:
         raise click.UsageError("--key and --owner exclude each other")
-    node = Home.at(home_of(home))
-    blobs = BlobStore(node.blobs)
-    own = None
-    if owner is None:
-        own = read_key(key) if key else load_or_create_identity(node.identity)
+    path = output_file(out, "--out", force=force)
+    if path.exists() and file.exists() and path.samefile(file):
+        raise ConfigError(f"--out: {path} is the TOML file itself")
+    named = None if owner is None else peer_named(owner, "--owner")
+    with home_for(home_of(home)) as node:
+        own = None if named is not None else _owner_key(key, node)
+        created = _created(file, peer_id(own) if own is not None else named, node)
+        _write(path, created, own, node, keep_key=key is None)
+    if as_json:
+        click.echo(json.dumps({"file": str(path), **run_table(created.manifest, own is not None)}))
+    else:
+        click.echo(f"{path}: {manifest_line(created.manifest)}{', unsigned' if owner else ''}")
+
+
+def _owner_key(file: Path | None, node: "Home") -> "Ed25519PrivateKey":
+    """Return the key in `file`, else the node's own; a new one is saved when the run is made."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from dipaco.node.network.keys import read_key
+
+    path = file or node.identity
+    return read_key(path) if file or path.exists() else Ed25519PrivateKey.generate()
+
+
+def _created(file: Path, owner: "PeerId | None", node: "Home") -> "Created":
+    from dipaco.cli.views.progress import job_display
+    from dipaco.node.runs.create import create_manifest
+    from dipaco.node.storage.blobs import BlobStore
+
+    assert owner is not None
     with job_display(f"pinning {file.name}") as show:
-        created = create_manifest(
+        return create_manifest(
             file,
-            owner=peer_id(own) if own is not None else peer_named(owner or "", "--owner"),
+            owner=owner,
             cache=node.cache / "sources",
-            blobs=blobs,
+            blobs=BlobStore(node.blobs),
             on_progress=show,
         )
-    if own is None:
-        write_manifest(out, created.manifest)
-    else:
-        write_run(out, sign_manifest(created.manifest, own))
+
+
+def _write(
+    out: Path, created: "Created", own: "Ed25519PrivateKey | None", node: "Home", *, keep_key: bool
+) -> None:
+    """Write the run file, signed if there is a key, and what it needs; all of it or nothing."""
+    from dipaco.node.network.keys import save_key
+    from dipaco.node.runs.files import sign_manifest
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import replacing
+    from dipaco.protocol.wire.canonical import encode
+
+    value = created.manifest if own is None else sign_manifest(created.manifest, own).signed
     if created.tokenizer is not None:
-        blobs.write(created.tokenizer)
-    click.echo(f"{out}: {manifest_line(created.manifest)}{', unsigned' if owner else ''}")
+        BlobStore(node.blobs).write(created.tokenizer)
+    with replacing(out) as file:
+        file.write(encode(value))
+        if own is not None and keep_key and not node.identity.exists():
+            save_key(node.identity, own)
 
 
 @run.command()
 @click.argument("file", type=FILE)
 @click.option("--key", required=True, type=FILE, help="The owner's key file.")
-@click.option("--out", type=FILE, help="The run file to write [FILE itself].")
-def sign(file: Path, key: Path, out: Path | None) -> None:
+@click.option("--out", metavar="FILE", help="The run file to write [FILE itself].")
+@click.option("--force", is_flag=True, help="Overwrite the run file.")
+def sign(file: Path, key: Path, out: str | None, force: bool) -> None:
     """Sign a manifest that `run create --owner` made, with its owner's key."""
+    from dipaco.cli.inputs import output_file
     from dipaco.cli.views.manifest import manifest_line
     from dipaco.node.network.keys import read_key
     from dipaco.node.runs.files import read_manifest, sign_manifest, write_run
 
+    path = file if out is None else output_file(out, "--out", force=force)
     signed = sign_manifest(read_manifest(file), read_key(key))
-    write_run(out or file, signed)
-    click.echo(f"{out or file}: {manifest_line(signed.manifest)}, signed by {signed.signed.signer}")
+    write_run(path, signed)
+    click.echo(f"{path}: {manifest_line(signed.manifest)}, signed by {signed.signed.signer}")
 
 
 @run.command()
@@ -89,12 +171,14 @@ def verify(file: Path) -> None:
 @run.command()
 @click.argument("name", metavar="RUN")
 @home_option
-def show(name: str, home: str | None) -> None:
+@json_option
+def show(name: str, home: str | None, as_json: bool) -> None:
     """Describe a run; RUN is a run file, or an id or name known to this node."""
-    from dipaco.cli.views.manifest import manifest_text
+    from dipaco.cli.views.manifest import manifest_table, manifest_text
     from dipaco.node.runs.known import named_run
 
-    click.echo(manifest_text(named_run(name, home_of(home))))
+    found = named_run(name, home_of(home))
+    click.echo(json.dumps(manifest_table(found)) if as_json else manifest_text(found))
 
 
 @run.command(name="list")
@@ -102,13 +186,12 @@ def show(name: str, home: str | None) -> None:
 @json_option
 def list_(home: str | None, as_json: bool) -> None:
     """List the runs that this node offers or has received."""
+    from dipaco.cli.views.manifest import run_table
     from dipaco.node.runs.known import known_runs
 
     runs = known_runs(home_of(home))
     if as_json:
-        table = [
-            {"id": r.id.hex(), "name": r.manifest.name, "owner": r.manifest.owner} for r in runs
-        ]
-        click.echo(json.dumps(table))
-    for found in () if as_json else runs:
+        click.echo(json.dumps([run_table(found.manifest) for found in runs]))
+        return
+    for found in runs:
         click.echo(f"{found.id.hex()[:16]}  {found.manifest.name:<20} {found.manifest.owner}")

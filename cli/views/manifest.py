@@ -1,5 +1,9 @@
 """A manifest as text, for a person who may lend a machine to the run."""
 
+from typing import Any
+
+import msgspec
+
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.run.manifest import Manifest, run_id
 
@@ -8,6 +12,32 @@ def manifest_line(manifest: Manifest) -> str:
     """Return name, id and grid in a line."""
     grid = "x".join(str(level.experts) for level in manifest.grid.levels)
     return f"{manifest.name} {run_id(manifest).hex()[:16]}, {grid}, {manifest.paths} paths"
+
+
+def run_table(manifest: Manifest, signed: bool = True) -> dict[str, Any]:
+    """Return a run's id, name, owner, grid and number of paths, for JSON."""
+    return {
+        "id": run_id(manifest).hex(),
+        "name": manifest.name,
+        "owner": manifest.owner,
+        "grid": [level.experts for level in manifest.grid.levels],
+        "paths": manifest.paths,
+        "signed": signed,
+    }
+
+
+def manifest_table(run: RunFile) -> dict[str, Any]:
+    """Return the whole manifest under its own names, for JSON; bytes are hexadecimal."""
+    fields = _in_hex(msgspec.to_builtins(run.manifest, builtin_types=(bytes,)))
+    return {"id": run.id.hex(), "signer": run.signed.signer, "manifest": fields}
+
+
+def _in_hex(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: _in_hex(each) for name, each in value.items()}
+    return [_in_hex(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def manifest_text(run: RunFile) -> str:

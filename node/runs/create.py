@@ -215,7 +215,7 @@ def _tokenizer(
 
 
 def _check_embedded(given: TokenizerTable, path: Path) -> None:
-    """Refuse facts of a tokenizer's file where the embedded tokenizer, which has others, is used."""
+    """Refuse facts of a tokenizer file where the embedded tokenizer, which has others, is used."""
     facts = {"end_of_text": END_OF_TEXT, "sha256": embedded_tokenizer().sha256.hex()}
     for name, fact in facts.items():
         if getattr(given, name) not in (None, fact):
