@@ -306,7 +306,8 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
     if value == "":
         words = "is empty; leave it out, or give it a value"
     words = words.removeprefix(f"{shown(value)} is ")  # which stands here already
-    raise ConfigError(f"{key} = {ascii(value)[:MAX_QUOTED]} ({origin}): {words}")
+    given = "" if isinstance(value, list | tuple) else f" = {ascii(value)[:MAX_QUOTED]}"
+    raise ConfigError(f"{key}{given} ({origin}): {words}")  # the words name the entry of a list
 
 
 def _address(text: str, fault: Callable[[Address], str | None]) -> Address:

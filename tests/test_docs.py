@@ -9,6 +9,7 @@ from dipaco.cli.exits import Exit
 from dipaco.cli.main import COMMANDS
 from dipaco.node.network import blob_stream, gossip, rpc
 from dipaco.node.runs.create import create_manifest
+from dipaco.node.runs.template import run_template
 from dipaco.node.status.document import REASONS, Status
 from tests.values import peer
 
@@ -98,16 +99,20 @@ def test_every_reason_for_no_lease_is_explained() -> None:
 
 @pytest.mark.parametrize("commented", [True, False])
 def test_the_run_shown_can_be_founded(commented: bool, tmp_path: Path) -> None:
-    shown = block("runs.md", "toml").replace('kind = "files" ', 'kind = "embedded" ')
-    own = r"^(files|text_field|# (documents|window|file|end_of_text|sha256|checkpoint)) =.*$"
+    shown = block("runs.md", "toml")
+    own = r"^# (files|text_field|documents|window|file|sha256|checkpoint) =.*$"
     shown = re.sub(own, "", shown, flags=re.MULTILINE)
     if not commented:  # every setting at the value that is shown for it
         shown = re.sub(r"^# (?=[a-z_]+ = )", "", shown, flags=re.MULTILINE)
         shown = shown.replace("schedulers = []", f'schedulers = ["{peer("scheduler")}"]')
     (tmp_path / "my.toml").write_text(shown)
     manifest = create_manifest(tmp_path / "my.toml", owner=peer("owner")).manifest
-    assert (manifest.name, manifest.paths) == ("shelf-2x2", 4)
+    assert (manifest.name, manifest.paths) == ("my", 4)
     assert (manifest.routing.capacity is None) == commented
+
+
+def test_the_run_shown_is_the_one_that_run_init_writes() -> None:
+    assert block("runs.md", "toml") == run_template("my", (2, 2), None)
 
 
 def test_the_readme_names_commands_that_exist() -> None:

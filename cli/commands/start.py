@@ -2,13 +2,16 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dipaco.cli.options import config_of, home_option
-from dipaco.node.config import NodeConfig
+from dipaco.node.config import KEYS, NodeConfig
 from dipaco.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dipaco.node.runs.files import RunFile
 
 
 @click.command()
@@ -19,46 +22,64 @@ from dipaco.protocol.errors import ConfigError
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
 @click.option("--announce", multiple=True, metavar="MADDR", help="An address for other nodes.")
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
-@click.option("--max-shards", type=int, metavar="N", help="Shards kept open [4].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
+@click.option("--checkpointing", metavar="C", help="auto, on or off: less memory, slower [auto].")
+@click.option("--compile", is_flag=True, default=None, help="Compile the model with torch.")
+@click.option("--moment-bits", metavar="N", help="Bits of AdamW's moments, 32 or 8 [32].")
+@click.option("--threads", metavar="N", help="Threads of torch on the CPU [cores - 1].")
+@click.option("--nice", metavar="N", help="Niceness of the worker process, 0 to 19 [10].")
+@click.option("--max-shards", type=int, metavar="N", help="Shards kept open [4].")
+@click.option("--cache-max", metavar="SIZE", help="Most bytes of the shard cache [10 GB].")
+@click.option(
+    "--min-free", metavar="SIZE", help="With less free on the disk no work runs [500 MB]."
+)
 @click.option(
     "--verify", metavar="P", help="If it is unverifiable: require, warn or receipts:Q [require]."
 )
 @click.option("--local-sources", is_flag=True, default=None, help="A run may name local files.")
+@click.option("--whole-files", is_flag=True, default=None, help="Fetch the hub's files whole.")
+@click.option("--heartbeat-s", metavar="S", help="Seconds between heartbeats [3].")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--log-format", type=click.Choice(["text", "json"]))
 def start(home: str | None, run: str | None, **flags: Any) -> int:
     """Join a network and train; with --rendezvous, found one."""
-    config = config_of(home, _keyed(flags) | {"run.id": _run_name(home, run)})
+    file = _run_file(run)
+    config = config_of(home, _keyed(flags) | {"run.id": file.id.hex() if file else run})
     if not config.node.bootstrap and not config.node.rendezvous:
         raise ConfigError(
             "no bootstrap peer: give --bootstrap ADDR (a running node prints the line to paste), "
             "or found a network with --rendezvous; no public network exists yet"
         )
+    if file is not None:
+        _offer(file, config, str(run))
     return _run(config)
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags by key of the configuration; an empty list counts as not given."""
-    sections = {
-        "node": ("bootstrap", "rendezvous", "listen", "announce"),
-        "run": ("verify", "local_sources"),
-        "compute": ("device", "max_batch"),
-        "storage": ("max_shards",),
-    }
-    keyed = {f"{s}.{name}": flags[name] for s, names in sections.items() for name in names}
-    keyed |= {"log.level": flags["log_level"], "log.format": flags["log_format"]}
+    names = {key: key.partition(".")[2] for key in KEYS if key != "run.id"}
+    names |= {"log.level": "log_level", "log.format": "log_format"}
+    keyed = {key: flags[name] for key, name in names.items()}
     return {key: None if value == () else value for key, value in keyed.items()}
 
 
-def _run_name(home: str | None, run: str | None) -> str | None:
-    """Return the id or name of a run; a run file is added to the home first."""
+def _run_file(run: str | None) -> "RunFile | None":
+    """Return the run file that --run names; None for an id or name."""
     if run is None or not (run.endswith(".run") or "/" in run or Path(run).is_file()):
-        return run
-    from dipaco.cli.options import home_of
-    from dipaco.node.runs.files import keep_run, read_run
+        return None
+    from dipaco.node.runs.files import read_run
 
-    return keep_run(home_of(home), read_run(Path(run))).id.hex()
+    return read_run(Path(run))
+
+
+def _offer(file: "RunFile", config: NodeConfig, name: str) -> None:
+    """Add a run file to those that the home offers; raises ConfigError if it cannot schedule it."""
+    from dipaco.node.network.keys import own_peer
+    from dipaco.node.runs.files import check_scheduled_by, keep_run
+
+    if config.node.rendezvous:
+        check_scheduled_by(file, own_peer(config.home), name)
+    keep_run(config.home, file)
 
 
 def _run(config: NodeConfig) -> int:

@@ -51,7 +51,12 @@ def open_run(data: bytes, origin: str) -> RunFile:
         signed, manifest = decode_signed(data, Manifest)
     except RemoteProtocolError as error:
         _refuse_other_format(field_of(data, "body"), origin)
-        raise Refusal(f"{origin}: not a run file: {error}") from error
+        if field_of(data, "type") == "Manifest":
+            raise Refusal(
+                f"{origin}: not a run file but an unsigned manifest: its owner makes one of it "
+                f"with `dipaco-node run sign {origin} --key OWNER.key`"
+            ) from error
+        raise Refusal(f"{origin}: not a run file: {_plainly(data, error)}") from error
     if signed.signer != manifest.owner:
         raise Refusal(f"{origin}: signed by {signed.signer}, not by its owner {manifest.owner}")
     return RunFile(signed, manifest)
@@ -78,6 +83,21 @@ def keep_run(home: Path, run: RunFile) -> RunFile:
     return run
 
 
+def check_scheduled_by(run: RunFile, own: PeerId | None, origin: str) -> None:
+    """Raise ConfigError unless `own`, the PeerID of this node, is the run's scheduler.
+
+    own   None: the node has no key yet.
+    """
+    scheduler = run.manifest.schedule.schedulers[0]
+    if own == scheduler:
+        return
+    here = f"this node is {own}" if own else "this node has no key yet"
+    raise ConfigError(
+        f"--run: {origin} names {scheduler} as its scheduler, {here}: start it in the home with "
+        "that key, or make the run anew with this node as schedule.schedulers"
+    )
+
+
 def kept_runs(home: Path) -> tuple[RunFile, ...]:
     """Return the runs that the node of `home` offers, sorted by name and id."""
     found = [read_run(path) for path in (home / "runs").glob(f"*{SUFFIX}")]
@@ -96,7 +116,25 @@ def read_manifest(path: Path) -> Manifest:
         return decode(data, Manifest, limit=MAX_BODY)
     except RemoteProtocolError as error:
         _refuse_other_format(data, str(path))
-        raise Refusal(f"{path}: not an unsigned manifest: {error}") from error
+        if field_of(data, "type") == "Signed":
+            raise Refusal(
+                f"{path}: not an unsigned manifest: it is signed already; `dipaco-node run create "
+                "--owner PEER` makes unsigned ones"
+            ) from error
+        raise Refusal(f"{path}: not an unsigned manifest: {_plainly(data, error)}") from error
+
+
+def _plainly(data: bytes, error: RemoteProtocolError) -> str:
+    """Return why bytes are no file of ours: a file of another kind is named instead."""
+    if not data:
+        return "it is empty"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return str(error)
+    if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+        return str(error)
+    return "it is text; `dipaco-node run create` makes a run file of a TOML file"
 
 
 def _refuse_other_format(body: object, origin: str) -> None:

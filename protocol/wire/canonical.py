@@ -63,13 +63,18 @@ def decode(data: bytes, kind: type[W], *, limit: int) -> W:
     try:
         plain = _plain(data)
         value = msgspec.convert(plain, kind, builtin_types=(bytes,))
+    except cbor2.CBORDecodeEOF as error:
+        raise RemoteProtocolError(f"malformed {name}: the bytes end too early") from error
     except cbor2.CBORError as error:
         raise RemoteProtocolError(f"malformed {name}: {error}") from error
     except msgspec.ValidationError as error:
         raise RemoteProtocolError(f"malformed {name}: {refusal_of(error, plain, kind)}") from error
     assert isinstance(value, Wire)
-    if encode(value) != data:  # trailing bytes, other key orders, long forms of numbers
-        raise RemoteProtocolError(f"{name} is not in its canonical encoding")
+    whole = encode(value)
+    if whole != data:  # trailing bytes, other key orders, long forms of numbers
+        more = len(data) - len(whole) if data.startswith(whole) else 0
+        fault = f"has {more} bytes after its end" if more else "is not in its canonical encoding"
+        raise RemoteProtocolError(f"{name} {fault}")
     return value
 
 

@@ -12,14 +12,16 @@ from dipaco.cli.exits import Exit
 from dipaco.cli.main import dipaco
 
 SURFACE = {
-    "start": "--announce --bootstrap --device --home --listen --local-sources --log-format "
-    "--log-level --max-batch --max-shards --rendezvous --run --verify",
+    "start": "--announce --bootstrap --cache-max --checkpointing --compile --device --heartbeat-s "
+    "--home --listen --local-sources --log-format --log-level --max-batch --max-shards --min-free "
+    "--moment-bits --nice --rendezvous --run --threads --verify --whole-files",
     "stop": "--home --now",
     "status": "--home --json",
-    "run create": "FILE --home --key --out --owner",
-    "run sign": "FILE --key --out",
+    "run init": "OUT --data --grid --text-field",
+    "run create": "FILE --force --home --json --key --out --owner",
+    "run sign": "FILE --force --key --out",
     "run verify": "FILE",
-    "run show": "NAME --home",
+    "run show": "NAME --home --json",
     "run list": "--home --json",
     "doctor": "--device --fit --home --json --max-batch",
     "verify": "NAME --home --json --labels --local-sources --out --spec",
@@ -32,7 +34,7 @@ SURFACE = {
     "ckpt list": "NAME --home --json",
     "ckpt export": "NAME --at --format --home --out --path",
     "compare": "NAME --data --device --jobs --methods --out --reroute --rounds --seeds",
-    "id": "--home",
+    "id": "--home --json",
     "key new": "FILE --home",
     "version": "--json",
 }
