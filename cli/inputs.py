@@ -44,7 +44,7 @@ def output_file(name: str, option: str, *, force: bool | None = None) -> Path:
 def home_for(root: Path) -> "Iterator[Home]":
     """Yield the home at `root`; if the block fails, a home that was made for it is removed.
 
-    It stays if another process began to use it meanwhile.
+    It stays as soon as there is a key in it.
     """
     import shutil
 
@@ -55,8 +55,7 @@ def home_for(root: Path) -> "Iterator[Home]":
     try:
         yield Home.at(root)
     except BaseException:
-        home = Home(root)
-        if made and not (home.lock_file.exists() or home.identity.exists()):
+        if made and not Home(root).identity.exists():
             shutil.rmtree(root, ignore_errors=True)
             for folder in made[1:]:
                 if any(folder.iterdir()):

@@ -20,7 +20,7 @@ from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import settings_of
 from dipaco.node.network.host import open_host
-from dipaco.node.network.identity import load_or_create_identity
+from dipaco.node.network.identity import load_or_new_identity, save_identity
 from dipaco.node.roles.run import run_roles
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -41,7 +41,7 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
     """
     home = Home.at(config.home)
     with home.held():
-        key = load_or_create_identity(home.identity)
+        key = load_or_new_identity(home.identity)
         say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
         journal = Journal.open(home.journal)
         worker = Worker(settings_of(config), partial(log.info, "worker: %s"))
@@ -49,6 +49,7 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
             async with open_host(
                 key, listen=config.node.listen, announce=config.node.announce
             ) as transport:
+                save_identity(home.identity, key)  # a node that cannot listen leaves no key
                 node = assemble(config, home, key, journal, worker, transport)
                 await _live(node, say)
         finally:

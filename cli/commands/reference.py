@@ -67,17 +67,18 @@ def train_reference(
 
     The home then has the run, its states and its local result, for `eval`, `generate` and `ckpt`.
     """
+    from dipaco.cli.inputs import home_for
     from dipaco.cli.testnet.local_run import run_named
     from dipaco.node.jobs.settings import environment, reproducible_settings
     from dipaco.node.runs.files import keep_run
     from dipaco.node.runs.local_result import keep_local_result
     from dipaco.node.storage.blobs import BlobStore
-    from dipaco.node.storage.files import Home
 
-    blobs = BlobStore(Home.at(home).blobs)
-    local = run_named(name, seed=seed, rounds=rounds, blobs=blobs)
-    if local.tokenizer is not None:
-        blobs.write(local.tokenizer)
+    with home_for(home) as node:
+        blobs = BlobStore(node.blobs)
+        local = run_named(name, seed=seed, rounds=rounds, blobs=blobs)
+        if local.tokenizer is not None:
+            blobs.write(local.tokenizer)
     settings = reproducible_settings(home, device)
     os.environ.update(environment(settings.compute.torch_threads))
     manifest, began = local.run.manifest, time.monotonic()

@@ -74,6 +74,8 @@ def create(
     """
     from dipaco.cli.inputs import home_for, output_file
     from dipaco.cli.views.manifest import manifest_line, run_table
+    from dipaco.node.network.identity import load_or_new_identity
+    from dipaco.node.network.keys import read_key
     from dipaco.node.runs.files import peer_named
     from dipaco.protocol.errors import ConfigError
     from dipaco.protocol.wire.identity import peer_id
@@ -85,23 +87,15 @@ def create(
         raise ConfigError(f"--out: {path} is the TOML file itself")
     named = None if owner is None else peer_named(owner, "--owner")
     with home_for(home_of(home)) as node:
-        own = None if named is not None else _owner_key(key, node)
+        own = None
+        if named is None:
+            own = read_key(key) if key else load_or_new_identity(node.identity)
         created = _created(file, peer_id(own) if own is not None else named, node)
         _write(path, created, own, node, keep_key=key is None)
     if as_json:
         click.echo(json.dumps({"file": str(path), **run_table(created.manifest, own is not None)}))
     else:
         click.echo(f"{path}: {manifest_line(created.manifest)}{', unsigned' if owner else ''}")
-
-
-def _owner_key(file: Path | None, node: "Home") -> "Ed25519PrivateKey":
-    """Return the key in `file`, else the node's own; a new one is saved when the run is made."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    from dipaco.node.network.keys import read_key
-
-    path = file or node.identity
-    return read_key(path) if file or path.exists() else Ed25519PrivateKey.generate()
 
 
 def _created(file: Path, owner: "PeerId | None", node: "Home") -> "Created":
@@ -124,7 +118,7 @@ def _write(
     out: Path, created: "Created", own: "Ed25519PrivateKey | None", node: "Home", *, keep_key: bool
 ) -> None:
     """Write the run file, signed if there is a key, and what it needs; all of it or nothing."""
-    from dipaco.node.network.keys import save_key
+    from dipaco.node.network.identity import save_identity
     from dipaco.node.runs.files import sign_manifest
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import replacing
@@ -135,8 +129,8 @@ def _write(
         BlobStore(node.blobs).write(created.tokenizer)
     with replacing(out) as file:
         file.write(encode(value))
-        if own is not None and keep_key and not node.identity.exists():
-            save_key(node.identity, own)
+        if own is not None and keep_key:
+            save_identity(node.identity, own)
 
 
 @run.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dipaco.cli.inputs import home_for
 from dipaco.cli.options import config_of, home_option
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.protocol.errors import ConfigError
@@ -50,9 +51,12 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
             "no bootstrap peer: give --bootstrap ADDR (a running node prints the line to paste), "
             "or found a network with --rendezvous; no public network exists yet"
         )
-    if file is not None:
-        _offer(file, config, str(run))
-    return _run(config)
+    if file is not None and config.node.rendezvous:
+        _check_scheduler(file, config, str(run))
+    with home_for(config.home):
+        if file is not None:
+            _keep(file, config)
+        return _run(config)
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
@@ -72,14 +76,19 @@ def _run_file(run: str | None) -> "RunFile | None":
     return read_run(Path(run))
 
 
-def _offer(file: "RunFile", config: NodeConfig, name: str) -> None:
-    """Add a run file to those that the home offers; raises ConfigError if it cannot schedule it."""
-    from dipaco.node.network.keys import own_peer
-    from dipaco.node.runs.files import check_scheduled_by, keep_run
+def _keep(file: "RunFile", config: NodeConfig) -> None:
+    """Add a run file to those that the home offers."""
+    from dipaco.node.runs.files import keep_run
 
-    if config.node.rendezvous:
-        check_scheduled_by(file, own_peer(config.home), name)
     keep_run(config.home, file)
+
+
+def _check_scheduler(file: "RunFile", config: NodeConfig, name: str) -> None:
+    """Raise ConfigError for a run that another node than this one schedules."""
+    from dipaco.node.network.keys import own_peer
+    from dipaco.node.runs.files import check_scheduled_by
+
+    check_scheduled_by(file, own_peer(config.home), name)
 
 
 def _run(config: NodeConfig) -> int:

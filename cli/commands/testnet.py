@@ -37,18 +37,18 @@ def testnet(
     """
     if kill >= nodes:
         raise click.UsageError(f"--kill {kill}: at least one of {nodes} volunteers must live")
+    from dipaco.cli.inputs import home_for
     from dipaco.cli.testnet.local_run import local_run
     from dipaco.cli.testnet.network import RENDEZVOUS, Plan, run_network
     from dipaco.cli.testnet.settings import node_settings
     from dipaco.cli.views.report import print_report, write_report
     from dipaco.node.storage.blobs import BlobStore
-    from dipaco.node.storage.files import Home
 
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))
         settings = node_settings(os.environ, folder / RENDEZVOUS)
-        blobs = BlobStore(Home.at(folder / RENDEZVOUS).blobs)
-        local = local_run(file, seed=seed, rounds=rounds, blobs=blobs)
+        with home_for(folder / RENDEZVOUS) as first:
+            local = local_run(file, seed=seed, rounds=rounds, blobs=BlobStore(first.blobs))
         plan = Plan(
             local=local,
             seed=seed,

@@ -18,14 +18,27 @@ _SEED_BYTES = 32
 
 
 def load_or_create_identity(path: Path) -> Ed25519PrivateKey:
-    """Return the key in `path`, a new one if there is no file; raises ConfigError.
+    """Return the key in `path`; without a file a new one, which is saved; raises ConfigError."""
+    key = load_or_new_identity(path)
+    save_identity(path, key)
+    return key
 
-    Only its owner may read the file (0600). A file that others can read is refused: with the key
-    they can act as this node.
-    """
+
+def save_identity(path: Path, key: Ed25519PrivateKey) -> None:
+    """Write a node's key unless there is a file."""
     if not path.exists():
         with replacing(path, mode=PRIVATE) as file:
-            file.write(key_file(Ed25519PrivateKey.generate()))
+            file.write(key_file(key))
+
+
+def load_or_new_identity(path: Path) -> Ed25519PrivateKey:
+    """Return the key in `path`; without a file a new one, for `save_identity`.
+
+    Only its owner may read the file (0600). A file that others can read is refused: with the key
+    they can act as this node. Raises ConfigError.
+    """
+    if not path.exists():
+        return Ed25519PrivateKey.generate()
     with translated(path, "read"):
         mode = path.stat().st_mode & 0o777
         if os.name == "posix" and mode & 0o077:

@@ -140,19 +140,23 @@ def checkpoint_in(
     record   of the run, from the journal of `home`.
     Raises Unavailable if `home` has neither, or no states yet.
     """
-    blobs = BlobStore(Home.at(home).blobs)
     routers = record.routers() if record is not None else []
     if record is not None and routers and record.state.seeded:
-        return checkpoint_of(run, routers, record.state, blobs, version=version)
+        return checkpoint_of(run, routers, record.state, _blobs(home), version=version)
     result = kept_local_result(home, run.manifest)
     if result is not None:
-        return checkpoint_of(run, *result, blobs, version=version)
+        return checkpoint_of(run, *result, _blobs(home), version=version)
     if routers:
         raise Unavailable(f"{run.manifest.name}: the seed model is not trained yet")
     raise Unavailable(
         f"{run.manifest.name}: {home} has no ledger of this run: join it with dipaco-node start, "
         "or train it with dipaco-node reference --home"
     )
+
+
+def _blobs(home: Path) -> BlobStore:
+    """Return the store of a home that is there: only that is known to have a ledger or a result."""
+    return BlobStore(Home.at(home).blobs)
 
 
 def path_named(manifest: Manifest, text: str) -> int:

@@ -164,6 +164,7 @@ def test_a_taken_port_is_named(shell: Shell) -> None:
     greeting, said = err.splitlines()
     assert code == Exit.USAGE and greeting.startswith("dipaco-node 0.")
     assert said.startswith("dipaco-node: ") and address in said
+    assert not (shell.folder / "home").exists()  # a start that failed leaves no key
 
 
 def test_a_home_that_another_daemon_holds_has_a_code_of_its_own(shell: Shell) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def test_a_full_disk_leaves_neither_key_nor_run_file(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dipaco.node.network.keys.write_file", full)
+    monkeypatch.setattr("dipaco.node.network.identity.replacing", full)
     said = fails(shell, tmp_path, Exit.FULL, "run", "create", "tiny.toml", "--out", "tiny.run")
     assert "no space left" in said
 
@@ -240,6 +241,36 @@ def test_a_start_that_is_refused_adds_no_run_to_the_home(shell: Shell, tmp_path:
     assert shell("run", "create", "tiny.toml", "--out", "tiny.run")[0] == Exit.OK
     for wrong in ((), ("--device", "gpu", "--rendezvous")):
         fails(shell, tmp_path, Exit.USAGE, "start", "--run", "tiny.run", "--home", "new", *wrong)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (Exit.USAGE, "testnet bad.toml --home kept"),
+        (Exit.USAGE, "reference bad.toml --home kept"),
+        (Exit.USAGE, "compare bad.toml --out kept"),
+        (Exit.USAGE, "doctor --fit bad.toml"),
+        (Exit.USAGE, "key new nowhere/owner.key"),
+        (Exit.USAGE, "start --rendezvous --run nowhere.run"),
+        (Exit.REFUSED, "verify bad.toml"),
+        (Exit.REFUSED, "run sign bad.toml --key owner.key"),
+        (Exit.AWAY, "eval tiny.run"),
+        (Exit.AWAY, "generate tiny.run words"),
+        (Exit.AWAY, "ckpt list tiny.run"),
+        (Exit.AWAY, "ckpt export tiny.run --format safetensors --out kept"),
+        (Exit.NO_DAEMON, "status"),
+        (Exit.NO_DAEMON, "stop"),
+    ],
+)
+def test_a_verb_that_fails_makes_nothing(
+    shell: Shell, tmp_path: Path, code: Exit, arguments: str
+) -> None:
+    (tmp_path / "bad.toml").write_text(TOML.replace("rounds = 1", "rounds = 0"))
+    shell("key", "new", "owner.key")
+    created = shell("run", "create", "tiny.toml", "--out", "tiny.run", "--key", "owner.key")
+    assert created[0] == Exit.OK
+    shutil.rmtree(tmp_path / "home")
+    fails(shell, tmp_path, code, *arguments.split())
 
 
 # ------------------------------------------------------------------ JSON
