@@ -36,6 +36,7 @@ from dipaco.node.api.values import (
 from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.wire.words import without_pattern
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -222,4 +223,5 @@ def _read(body: bytes, kind: type[B]) -> B:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"not a request: {error}") from None
+        words = without_pattern(str(error))
+        raise Refused(HTTPStatus.BAD_REQUEST, f"not a request: {words}") from None

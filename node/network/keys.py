@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.network.identity import key_file, load_or_create_identity
+from dipaco.node.network.identity import key_file, load_or_new_identity
 from dipaco.node.storage.files import PRIVATE, Home, write_file
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.wire.identity import PeerId, peer_id
@@ -17,7 +17,7 @@ def read_key(path: Path) -> Ed25519PrivateKey:
     """Read a key file; raises ConfigError if it is missing, damaged or readable by others."""
     if not path.exists():
         raise ConfigError(f"cannot read {path}: no such key file; `dipaco-node key new` makes one")
-    return load_or_create_identity(path)
+    return load_or_new_identity(path)
 
 
 def own_peer(home: Path) -> PeerId | None:

@@ -31,7 +31,7 @@ def known_runs(home: Path) -> tuple[RunFile, ...]:
     found = {run.id: run for run in kept_runs(home)}
     with _journal(home) as journal:
         for saved in journal.signed("manifest") if journal is not None else ():
-            run = open_run(saved.data, "journal")
+            run = open_run(saved.data, str(Home(home).journal))
             found.setdefault(run.id, run)
     return tuple(sorted(found.values(), key=lambda run: (run.manifest.name, run.id)))
 

@@ -35,7 +35,7 @@ def fault_of(error: msgspec.ValidationError, value: Any, kind: Any) -> tuple[str
     try:
         found, info = _step_to(place, value, _info(kind))
     except LookupError:
-        return place, "is missing" if missing else _plain(words)
+        return place, "is missing" if missing else without_pattern(words)
     if missing:
         return place, f"is missing: {wanted(info)}"
     return place, f"{shown(found)} is not {wanted(info)}{_hint(found, info)}"
@@ -45,6 +45,11 @@ def refusal_of(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
     """Return place and reason of `fault_of` as one text."""
     place, reason = fault_of(error, value, kind)
     return f"{place}: {reason}" if place else reason
+
+
+def without_pattern(words: str) -> str:
+    """Return msgspec's message without the regular expression that it quotes."""
+    return re.sub(r" matching regex '.*'(?= - at |$)", " of other characters", words, flags=re.S)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -137,9 +142,9 @@ def _step_to(place: str, value: Any, info: inspect.Type) -> tuple[Any, inspect.T
     for name, index in re.findall(r"\.?([A-Za-z_]\w*)|\[(\d+)\]", place):
         bare = _container(info, value)
         if name and isinstance(bare, inspect.StructType):
-            value = value.get(name) if isinstance(value, dict) else getattr(value, name)
+            value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
             info = next((f.type for f in bare.fields if f.encode_name == name), None) or _lost()
-        elif index and isinstance(bare, inspect.VarTupleType | inspect.ListType):
+        elif isinstance(bare, inspect.VarTupleType) and isinstance(value, list | tuple):
             value, info = value[int(index)], bare.item_type
         else:
             _lost()
@@ -166,10 +171,6 @@ def _is_none(info: inspect.Type) -> bool:
 
 def _lost() -> inspect.Type:
     raise LookupError
-
-
-def _plain(words: str) -> str:
-    return re.sub(r" matching regex .*", " of other characters", words, flags=re.DOTALL)
 
 
 def _joined(place: str, field: str) -> str:

@@ -589,7 +589,7 @@ RUNS = [
     (
         'kind = "synthetic"\ndocuments = 64',
         'kind = "files"\nfiles = ["~nobody-here/a.txt"]',
-        ": ~nobody-here/a.txt: there is no home folder of ~nobody-here",
+        ": source.files: ~nobody-here/a.txt: there is no home folder of ~nobody-here",
     ),
     (
         'kind = "synthetic"\ndocuments = 64',
@@ -719,6 +719,16 @@ def test_a_name_that_no_file_can_have_is_answered(answer: Answer, tmp_path: Path
     (tmp_path / "my.toml").write_text(TOML.replace('kind = "synthetic"\ndocuments = 64', files))
     said = answer("run", "create", "my.toml", "--out", "my.run")
     assert said == f"my.toml: source.files: cannot read {'a' * 255}.txt: File name too long"
+
+
+def test_a_file_that_cannot_be_read_is_answered_with_its_field(
+    answer: Answer, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.txt").symlink_to("/proc/self/mem")
+    files = 'kind = "files"\nfiles = ["rows.txt"]'
+    (tmp_path / "my.toml").write_text(TOML.replace('kind = "synthetic"\ndocuments = 64', files))
+    said = answer("run", "create", "my.toml", "--out", "my.run")
+    assert said == "my.toml: source.files: cannot read rows.txt: Input/output error"
 
 
 # ------------------------------------------------------------------ config.toml

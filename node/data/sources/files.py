@@ -5,7 +5,8 @@ whole. Both are hashed before the first row is used.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,14 +59,9 @@ class FilesTable(SourceTable, frozen=True, kw_only=True):
 
 
 def _pin(table: FilesTable, pinning: Pinning) -> Source:
-    names = [n if _is_address(n) else _local(n, pinning.folder) for n in table.files]
-    places = [n if isinstance(n, str) else n.absolute() for n in names]
-    for name, place in zip(table.files, places, strict=True):
-        if places.count(place) > 1:
-            raise ConfigError(f"source.files: {name} is listed twice; its rows would count twice")
-    with TemporaryDirectory(prefix="dipaco-run-") as scratch:
+    with _field_named(), TemporaryDirectory(prefix="dipaco-run-") as scratch:
         source = pin_files(
-            names,
+            _places(table.files, pinning.folder),
             text_field=table.text_field,
             documents=table.documents,
             window=table.window,
@@ -74,6 +70,25 @@ def _pin(table: FilesTable, pinning: Pinning) -> Source:
         )
     check_enough(source, documents=table.documents, window=table.window)
     return source
+
+
+@contextmanager
+def _field_named() -> Iterator[None]:
+    """Put the field before an error's text that does not begin with one."""
+    try:
+        yield
+    except ConfigError as error:
+        named = str(error).startswith("source.")
+        raise ConfigError(str(error) if named else f"source.files: {error}") from error
+
+
+def _places(names: Sequence[str], folder: Path) -> list[Path | str]:
+    """Return the paths and addresses of `files`; raises ConfigError for one that is there twice."""
+    found = [n if _is_address(n) else _local(n, folder).absolute() for n in names]
+    for name, place in zip(names, found, strict=True):
+        if found.count(place) > 1:
+            raise ConfigError(f"source.files: {name} is listed twice; its rows would count twice")
+    return found
 
 
 def _local(name: str, folder: Path) -> Path:

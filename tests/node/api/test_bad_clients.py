@@ -65,6 +65,12 @@ async def test_a_request_for_nothing_is_answered_in_one_line(
     assert not served.node.stops
 
 
+async def test_a_faulty_field_is_told_in_words(served: Served) -> None:
+    answer = await served.ask("POST", "/v1/fetch", b'{"run":"demo","blob":"' + b"0" * 64 + b'"}')
+    words = "not a request: Expected `str` of other characters - at `$.run`"
+    assert in_one_line(answer) == words
+
+
 async def test_head_gets_no_body_and_hurts_nobody(served: Served) -> None:
     answer = await served.send(request("HEAD", "/v1/status"))
     assert answer.startswith(b"HTTP/1.1 405 ") and answer.endswith(b"\r\n\r\n")
