@@ -564,7 +564,7 @@ RUNS = [
     (
         'kind = "synthetic"\ndocuments = 64',
         'kind = "files"\nfiles = ["rows.jsonl"]',
-        ": source.text_field: rows.jsonl: row 1 has no 'text', only: body",
+        ": source.text_field: rows.jsonl: row 1 has no 'text', only: 'body'",
     ),
     (
         'kind = "synthetic"\ndocuments = 64',
@@ -579,7 +579,7 @@ RUNS = [
     (
         'kind = "synthetic"\ndocuments = 64',
         'kind = "files"\nfiles = ["a.txt"]\ntext_field = "body"',
-        ": source.text_field: the rows of a.txt are its lines, called 'text'",
+        ": source.text_field: a.txt: its rows are its lines, called 'text'",
     ),
     (
         'kind = "synthetic"\ndocuments = 64',

@@ -118,7 +118,7 @@ def test_files_that_no_run_can_use_are_refused(tmp_path: Path) -> None:
             "2 paths need at least 4 documents of 160 bytes or more; of 99 0 are as long",
         ),
         ("a.csv", "not a .parquet"),
-        ("body.jsonl", r"only: body \(--text-field; 'text' now\)"),
+        ("body.jsonl", r"only: 'body' \(--text-field; 'text' now\)"),
         ("nope.txt", "is not there"),
         (".", "is a folder"),
     ):
