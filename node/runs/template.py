@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.run.model_shape import MAX_PATHS
+from dipaco.protocol.wire.text import is_utf8, one_line
 
 SAMPLE = 1024  # documents of the router's sample, if the source has enough
 SHORT = 160  # bytes: with fewer a document may have fewer than the 40 tokens of `min_tokens`
@@ -56,6 +57,10 @@ def data_of(files: Sequence[Path], field: str, folder: Path, paths: int) -> Data
 
     documents = long_enough = 0
     for file in files:
+        if not is_utf8(f"{file.absolute()}{field}"):
+            raise ConfigError(
+                f"--data: {one_line(str(file))}: its path or --text-field is not UTF-8: rename it"
+            )
         if not file.is_file():
             raise ConfigError(f"--data: {file} is {'a folder' if file.is_dir() else 'not there'}")
         try:

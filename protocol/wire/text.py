@@ -31,6 +31,15 @@ def printable(text: str, limit: int = MAX_CHARACTERS) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:limit]
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether `text` is text: a file's name from the system may hold bytes that are none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def one_line(text: str, limit: int = MAX_CHARACTERS) -> str:
     """Return `text` as `Text` of at most `limit` characters.
 

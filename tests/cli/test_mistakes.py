@@ -721,6 +721,21 @@ def test_a_name_that_no_file_can_have_is_answered(answer: Answer, tmp_path: Path
     assert said == f"my.toml: source.files: cannot read {'a' * 255}.txt: File name too long"
 
 
+def test_a_folder_whose_name_is_not_text_is_answered(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "a.txt").write_text("a line of text\n" * 100)
+    files = 'kind = "files"\nfiles = ["a.txt"]'
+    (folder / "my.toml").write_text(TOML.replace('kind = "synthetic"\ndocuments = 64', files))
+    said = answer("run", "create", "my.toml", "--out", "my.run")
+    assert said.startswith("my.toml: source.files: ")
+    assert said.endswith(r"caf\udce9/a.txt: the path is not UTF-8, no manifest can name it")
+    assert "is not UTF-8: rename it" in answer("run", "init", "--data", "a.txt")
+
+
 def test_a_file_that_cannot_be_read_is_answered_with_its_field(
     answer: Answer, tmp_path: Path
 ) -> None:

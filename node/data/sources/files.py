@@ -40,6 +40,7 @@ from dipaco.node.jobs.meter import OnProgress, silent
 from dipaco.node.storage.files import hash_file
 from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.run.source import MAX_FILES, Count, Source, SourceFile
+from dipaco.protocol.wire.text import is_utf8, one_line
 
 REVISION = "pinned"
 MAX_DOWNLOADS = 10 * 10**9  # bytes: the default size of a volunteer's cache
@@ -150,6 +151,9 @@ def _pinned(
         return _pinned_address(str(name), field, downloads, on_progress)
     path = Path(name).absolute()
     file_format(path.name)
+    if not is_utf8(str(path)):
+        plain = one_line(str(path))
+        raise ConfigError(f"source.files: {plain}: the path is not UTF-8, no manifest can name it")
     if not path.is_file():
         raise ConfigError(f"source.files: {path}: no such file")
     size, digest = path.stat().st_size, hash_file(path)
