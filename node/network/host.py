@@ -5,12 +5,13 @@ Left out on purpose: plaintext (it proves no identity), QUIC and mplex (slow), t
 (it dials every peer it hears of), the resource manager (it loses count), kad-DHT and bitswap.
 """
 
+import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,8 +23,10 @@ from libp2p.custom_types import TProtocol
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.pubsub_notifee import PubsubNotifee
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
@@ -33,9 +36,17 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
-from dipaco.node.network.shims import contain_logging, install_shims, translated
-from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
-from dipaco.protocol.errors import ConfigError, DipacoError, Unavailable
+from dipaco.node.network.shims import contain_logging, dial_cause_of, install_shims, translated
+from dipaco.node.network.transport import (
+    HUNG_UP,
+    TOPIC_PENDING,
+    Handler,
+    PeerCallback,
+    Traffic,
+    log_ended,
+)
+from dipaco.node.network.twins import HELLO, TURNED_AWAY, TWIN, Twins
+from dipaco.protocol.errors import ConfigError, DipacoError, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
 
@@ -92,18 +103,23 @@ class HostTransport:
     """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
 
     def __init__(
-        self, host: IHost, pubsub: Pubsub, addresses: tuple[Address, ...], nursery: trio.Nursery
+        self, host: IHost, pubsub: Pubsub, announce: tuple[Address, ...], nursery: trio.Nursery
     ) -> None:
         self._nursery = nursery
         self._host = host
         self._net: Any = host.get_network()
         self._pubsub = pubsub
-        self._addresses = addresses
+        self._announce = announce
+        self._addresses = _addresses(host, announce)
         self._me = PeerId(str(host.get_id()))
         self._traffic = Traffic()
         self._connected: dict[PeerId, ID] = {}
+        self._ending: dict[PeerId, str] = {}
+        """Peers on which we are hanging up, and why."""
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
+        self._twins = Twins(_Links(host, self.refresh))
+        self._serve_twins()
         self._net.register_notifee(_Notifee(self))
 
     @property
@@ -112,7 +128,15 @@ class HostTransport:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
+        with contextlib.suppress(Unavailable), translated("looking for this machine's addresses"):
+            found = _addresses(self._host, self._announce)  # they change with the network
+            self._addresses = found or self._addresses
         return self._addresses
+
+    @property
+    def trouble(self) -> str:
+        refused_by = self._twins.refused_by
+        return TURNED_AWAY if refused_by and self._connected.keys() <= refused_by else ""
 
     @property
     def traffic(self) -> Traffic:
@@ -141,7 +165,12 @@ class HostTransport:
             relay = short_peer(place.relay)
             raise Unavailable(f"this version dials no peer through a relay (here {relay})")
         last = Unavailable(f"no such host in {place}")
-        for target in await resolve(place):
+        targets: list[Address] | None = None
+        with trio.move_on_after(DIAL_TIMEOUT):
+            targets = await resolve(place)
+        if targets is None:
+            raise Unavailable(f"no answer within {DIAL_TIMEOUT:g} s to the look-up of {place}")
+        for target in targets:
             what = target.host_and_port
             with trio.move_on_after(DIAL_TIMEOUT):
                 try:
@@ -149,7 +178,7 @@ class HostTransport:
                         await self._net.dial_addr(Multiaddr(str(target)), identity)
                     return
                 except Unavailable as error:
-                    last = Unavailable(f"{str(error).removeprefix(f'{what}: ')} at {what}")
+                    last = Unavailable(f"{dial_cause_of(error.__cause__ or error)} at {what}")
                     continue
             last = Unavailable(f"no answer within {DIAL_TIMEOUT:g} s at {what}")
         raise last
@@ -164,11 +193,22 @@ class HostTransport:
 
     def serve(self, protocol: str, handler: Handler) -> None:
         async def handle(raw: INetStream) -> None:
+            await self._twins.admitted(raw.muxed_conn)
             stream = HostStream(raw, self._traffic)
             await handler(stream)
             await stream.close()
 
         self._host.set_stream_handler(TProtocol(protocol), handle)
+
+    def _serve_twins(self) -> None:
+        async def answer_greeting(raw: INetStream) -> None:
+            await self._twins.answer_greeting(raw.muxed_conn, HostStream(raw, Traffic()))
+
+        async def answer_notice(raw: INetStream) -> None:
+            await self._twins.answer_notice(HostStream(raw, Traffic()))
+
+        self._host.set_stream_handler(TProtocol(HELLO), answer_greeting)
+        self._host.set_stream_handler(TProtocol(TWIN), answer_notice)
 
     def peers(self) -> frozenset[PeerId]:
         return frozenset(self._connected)
@@ -186,10 +226,11 @@ class HostTransport:
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
         self._banned = banned
 
-    async def hang_up(self, peer: PeerId) -> None:
+    async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         identity = self._connected.get(peer)
         if identity is None:
             return
+        self._ending.setdefault(peer, why)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
             try:
                 with translated("hanging up"):
@@ -200,13 +241,14 @@ class HostTransport:
             except Unavailable as error:
                 log.debug("peer=%s %s", short_peer(peer), error)
         self.refresh(identity)
+        self._ending.pop(peer, None)
 
     async def hang_up_all(self) -> None:
         """Close all connections; the first step of every shutdown."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for peer in self.peers():
-                    nursery.start_soon(self.hang_up, peer)
+                    nursery.start_soon(self.hang_up, peer, "this node stops")
 
     async def publish(self, topic: str, data: bytes) -> None:
         with translated("publishing"):
@@ -247,15 +289,86 @@ class HostTransport:
             self._connected[peer] = identity
         else:
             del self._connected[peer]
+            log_ended(peer, self._ending.get(peer))
         for callback in self._callbacks:
             callback(peer, alive)
 
-    async def on_connected(self, identity: ID) -> None:
+    async def on_connected(self, link: Any) -> None:
         """Called by libp2p for each new connection."""
+        identity = link.peer_id
         self.refresh(identity)
         peer = PeerId(str(identity))
         if self._banned(peer):
-            self._nursery.start_soon(self.hang_up, peer)
+            self._nursery.start_soon(self.hang_up, peer, "it is banned")
+        elif link.is_initiator:
+            self._nursery.start_soon(self._greet, link)
+
+    def on_disconnected(self, link: Any) -> None:
+        """Called by libp2p for each connection that has ended."""
+        self._twins.gone(link)
+        self.refresh(link.peer_id)
+
+    async def _greet(self, link: Any) -> None:
+        try:
+            await self._twins.greet(link)
+        except (Unavailable, RemoteProtocolError) as error:
+            log.debug("peer=%s no greeting: %s", short_peer(PeerId(str(link.peer_id))), error)
+
+
+class _Links:
+    """Single connections, by their muxers; see `twins.Links`."""
+
+    def __init__(self, host: IHost, refresh: Callable[[ID], None]) -> None:
+        self._net: Any = host.get_network()
+        self._refresh = refresh
+        self._select = cast(Any, host).multiselect_client.select_one_of
+
+    def _connections(self, link: Any) -> list[Any]:
+        return [each for each in self._net.get_connections(link.peer_id) if not each.is_closed]
+
+    async def open_on(self, link: Any, protocol: str) -> HostStream:
+        who = short_peer(PeerId(str(link.peer_id)))
+        found = [each for each in self._connections(link) if each.muxed_conn is link]
+        if not found:
+            raise Unavailable(f"not connected to {who}")
+        with translated(f"{who} opens no {protocol}"):
+            stream = await found[0].new_stream()
+            await self._select([TProtocol(protocol)], MultiselectCommunicator(stream))
+        return HostStream(stream, Traffic())
+
+    def beside(self, link: Any) -> list[Any]:
+        muxers = [each.muxed_conn for each in self._connections(link)]
+        return [muxer for muxer in muxers if muxer is not link]
+
+    def ip_of(self, link: Any) -> str:
+        place = link.get_remote_address()
+        return "" if place is None else str(place[0])
+
+    async def end(self, link: Any) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
+            for close in (
+                link.secured_conn.close,  # first, as in `hang_up`
+                *(each.close for each in self._connections(link) if each.muxed_conn is link),
+            ):
+                with contextlib.suppress(Unavailable), translated("ending a connection"):
+                    await close()
+        self._refresh(link.peer_id)  # libp2p tells of the end only once its close is through
+
+
+class _LastOneGone(PubsubNotifee):
+    """Keeps gossip with a peer while the connection stands over which it goes.
+
+    libp2p's own ends it with any connection to the peer.
+    """
+
+    def __init__(self, pubsub: Pubsub, original: PubsubNotifee) -> None:
+        super().__init__(original.initiator_peers_queue, original.dead_peers_queue)
+        self._pubsub = pubsub
+
+    async def disconnected(self, network: Any, conn: Any) -> None:
+        stream = self._pubsub.peers.get(conn.muxed_conn.peer_id)
+        if stream is None or stream.muxed_conn is conn.muxed_conn or stream.muxed_conn.is_closed:
+            await super().disconnected(network, conn)
 
 
 class _Notifee(INotifee):
@@ -265,10 +378,10 @@ class _Notifee(INotifee):
         self._transport = transport
 
     async def connected(self, _network: Any, connection: Any) -> None:
-        await self._transport.on_connected(connection.muxed_conn.peer_id)
+        await self._transport.on_connected(connection.muxed_conn)
 
     async def disconnected(self, _network: Any, connection: Any) -> None:
-        self._transport.refresh(connection.muxed_conn.peer_id)
+        self._transport.on_disconnected(connection.muxed_conn)
 
     async def opened_stream(self, _network: Any, _stream: Any) -> None: ...
 
@@ -311,7 +424,7 @@ async def open_host(
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
                 raise ConfigError(f"cannot listen on {', '.join(map(str, wanted))}")
-            transport = HostTransport(host, pubsub, _addresses(host, tuple(announce)), nursery)
+            transport = HostTransport(host, pubsub, tuple(announce), nursery)
             try:
                 yield transport
             finally:
@@ -369,7 +482,8 @@ def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
                     raise Unavailable(f"{short_peer(PeerId(str(peer)))} holds too many streams")
                 await inner(stream)
         except DipacoError as error:
-            log.info("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            who = short_peer(PeerId(str(peer)))
+            log.debug("peer=%s stream %s ended: %s", who, stream.get_protocol(), error)
             await _reset(stream)
         finally:
             held[peer] -= 1
@@ -402,9 +516,13 @@ async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
             with translated(f"gossip from {msg_forwarder}"):
                 await push(msg_forwarder, msg)
         except Unavailable as error:
-            log.info("%s", error)
+            log.debug("%s", error)
 
     pubsub.push_msg = safe_push  # type: ignore[method-assign]
+    net: Any = host.get_network()
+    for original in [each for each in net.notifees if isinstance(each, PubsubNotifee)]:
+        net.remove_notifee(original)
+        net.register_notifee(_LastOneGone(pubsub, original))
     async with background_trio_service(pubsub), background_trio_service(router):
         await pubsub.wait_until_ready()
         yield pubsub
@@ -417,4 +535,5 @@ def _addresses(host: IHost, announce: tuple[Address, ...]) -> tuple[Address, ...
         for address in host.get_transport_addrs()
         for expanded in expand_wildcard_address(address)
     ]
-    return tuple(place.with_peer(PeerId(str(host.get_id()))) for place in places)
+    me = PeerId(str(host.get_id()))  # without any network a wildcard expands to itself
+    return tuple(place.with_peer(me) for place in places if not place.dial_fault())
