@@ -185,7 +185,7 @@ def _stream(
 ) -> int:
     """Write the text token by token; returns the number of tokens."""
     from dipaco.cli.views.progress import Work
-    from dipaco.node.data.tokenizers import TextDecoder
+    from dipaco.node.data.text_stream import TextDecoder
 
     decoder, count = TextDecoder(encoder, generation.text), 0
     for count, step in enumerate(generation, 1):
