@@ -220,7 +220,14 @@ def _check_encoding(encoder: TextEncoder, parsed: "tokenizers.Tokenizer") -> lis
     """
     end = encoder.end_of_text
     spelled = parsed.id_to_token(end) or ""
-    golden, *others = encoder.plainly([GOLDEN_TEXT, RARE_TEXT, spelled, f"a {spelled} b"])
+    texts = [GOLDEN_TEXT, RARE_TEXT, spelled, f"a {spelled} b"]
+    try:
+        golden, *others = encoder.plainly(texts)
+    except BadText as error:
+        raise Refusal(
+            f"{error}; a run needs one that has ids for every text, as with bytes or an unknown "
+            "token in its vocabulary"
+        ) from error
     if any(end in ids for ids in (golden, *others)):
         raise Refusal(
             f"tokenizer.end_of_text: a text gets the id {end} of {spelled!r}, for its spelling or "
