@@ -37,6 +37,7 @@ GOLDEN_IDS = {
 }
 RARE_TEXT = "\ue000 \U0010fffd \u16a0 \u00d8"
 """Characters for private use, which no vocabulary has, and two that small ones lack."""
+NO_IDS = "no ids for a text, and a run needs them for every text"
 
 
 class BadText(Refusal):
@@ -93,7 +94,7 @@ class TextEncoder:
     def _by_words(self, texts: Sequence[str]) -> list[list[int]]:
         assert self._words is not None
         try:
-            with library_errors("no ids for a text"):
+            with library_errors(NO_IDS):
                 return self._words(texts)
         except Refusal:
             self.plainly(texts)  # names the text
@@ -116,7 +117,7 @@ class TextEncoder:
             raise BadText(str(error), place) from error
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        with library_errors("no ids for a text"):
+        with library_errors(NO_IDS):
             found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [encoding.ids for encoding in found]
 
@@ -198,6 +199,7 @@ def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
         raise Refusal("tokenizer: its model has a dropout, so the ids of a text are random")
     if parsed.id_to_token(pinned.end_of_text) is None:
         raise Refusal(f"tokenizer.end_of_text: the file has no token {pinned.end_of_text}")
+    spell_out(parsed, pinned.end_of_text)
     encoder = TextEncoder(parsed, pinned)
     ids = _check_encoding(encoder, parsed)
     known = GOLDEN_IDS.get(pinned.sha256)
@@ -213,6 +215,31 @@ def _largest_id(parsed: "tokenizers.Tokenizer") -> int:
     return max(parsed.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
+def _spellings(token: str) -> tuple[str, ...]:
+    return token, f"a {token} b", f"a{token}b"
+
+
+def spell_out(parsed: "tokenizers.Tokenizer", end_of_text: int) -> bool:
+    """Make a text that spells the end of text ordinary text to the model too.
+
+    A model finds the token where its vocabulary has it as a word or a piece. So the last part of
+    the pre-tokenizer then cuts the spelling behind its first character. Returns whether it was
+    needed; raises Refusal.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    token = parsed.id_to_token(end_of_text) or ""
+    with library_errors(NO_IDS):
+        found = [parsed.encode(t, add_special_tokens=False).ids for t in _spellings(token)]
+    if len(token) < 2 or not any(end_of_text in ids for ids in found):
+        return False
+    first, *rest = (f"\\x{{{ord(character):x}}}" for character in token)
+    cut = pre_tokenizers.Split(Regex(f"(?<={first})(?={''.join(rest)})"), "isolated")
+    before = parsed.pre_tokenizer
+    parsed.pre_tokenizer = cut if before is None else pre_tokenizers.Sequence([before, cut])
+    return True
+
+
 def _check_encoding(encoder: TextEncoder, parsed: "tokenizers.Tokenizer") -> list[int]:
     """Return the ids of the golden text; raises Refusal for a tokenizer that no text is safe with.
 
@@ -220,18 +247,11 @@ def _check_encoding(encoder: TextEncoder, parsed: "tokenizers.Tokenizer") -> lis
     """
     end = encoder.end_of_text
     spelled = parsed.id_to_token(end) or ""
-    texts = [GOLDEN_TEXT, RARE_TEXT, spelled, f"a {spelled} b"]
-    try:
-        golden, *others = encoder.plainly(texts)
-    except BadText as error:
-        raise Refusal(
-            f"{error}; a run needs one that has ids for every text, as with bytes or an unknown "
-            "token in its vocabulary"
-        ) from error
+    golden, *others = encoder.plainly([GOLDEN_TEXT, RARE_TEXT, *_spellings(spelled)])
     if any(end in ids for ids in (golden, *others)):
         raise Refusal(
-            f"tokenizer.end_of_text: a text gets the id {end} of {spelled!r}, for its spelling or "
-            "an unknown character, so a document could end another"
+            f"tokenizer.end_of_text: a text gets the id {end} of {spelled!r}, so a document could "
+            "end another: take another token, which no character and no unknown word gets"
         )
     return golden
 

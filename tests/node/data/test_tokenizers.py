@@ -195,6 +195,11 @@ def unigram(*, unknown: int | None) -> tokenizers.models.Model:
     return tokenizers.models.Unigram([(piece, -1.0) for piece in pieces], unknown)
 
 
+def words(unknown: str = "[UNK]") -> tokenizers.models.Model:
+    names = dict.fromkeys(["<|endoftext|>", "a", "b", unknown])
+    return tokenizers.models.WordLevel({name: at for at, name in enumerate(names)}, unknown)
+
+
 def pinned_from(folder: Path, data: bytes) -> TextEncoder:
     (folder / "t.json").write_bytes(data)
     return checked_tokenizer(data, pin_tokenizer(folder / "t.json")[0])
@@ -216,20 +221,35 @@ def test_a_text_that_spells_an_added_token_is_ordinary_text(
     assert encoder.plainly([text]) == [ids]
 
 
+@pytest.mark.parametrize("model", [unigram(unknown=0), words()], ids=["piece", "word"])
+@pytest.mark.parametrize("split", [True, False])
+def test_an_end_of_text_in_the_models_own_vocabulary_is_spelled_out(
+    tmp_path: Path, model: tokenizers.models.Model, split: bool
+) -> None:
+    data = made(model, special=True, split=split)
+    encoder = pinned_from(tmp_path, data)
+    texts = ["<|endoftext|>", "a <|endoftext|> b", "a<|endoftext|><|endoftext|>", "<|<|endoftext|>"]
+    assert not any(encoder.end_of_text in ids for ids in encoder.encode(texts))
+    plain = tokenizers.Tokenizer.from_str(data.decode())
+    same = "a < | e n d o f t e x t | > b"
+    assert encoder.encode([same]) == [plain.encode(same).ids]
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("data", "end"),
     [
-        made(tokenizers.models.WordLevel({"<|endoftext|>": 0, "[UNK]": 1}, "[UNK]")),
-        made(tokenizers.models.WordLevel({"<|endoftext|>": 0, "a": 1}, "<|endoftext|>")),
-        made(unigram(unknown=0)),
+        (made(words("<|endoftext|>")), "<|endoftext|>"),
+        (made(unigram(unknown=0)), "<unk>"),
+        (made(byte_level()), "a"),
     ],
-    ids=["a word spells it", "unknown words get it", "a piece spells it"],
+    ids=["unknown words get it", "unknown characters get it", "a character"],
 )
 def test_a_tokenizer_that_gives_a_text_the_end_of_text_is_refused(
-    tmp_path: Path, data: bytes
+    tmp_path: Path, data: bytes, end: str
 ) -> None:
+    (tmp_path / "t.json").write_bytes(data)
     with pytest.raises(ConfigError, match=r"t\.json: tokenizer\.end_of_text: a text gets the id"):
-        pinned_from(tmp_path, data)
+        pin_tokenizer(tmp_path / "t.json", end_of_text=end)
 
 
 NO_CHUNK = {"type": "FixedLength", "length": 0}
@@ -239,11 +259,11 @@ NO_MAP = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (made(tokenizers.models.Unigram([("a", -1.0)], None)), "no ids for a text: .*unk_id"),
-        (made(unigram(unknown=None)), "no ids for a text: .*unk_id"),
-        (made(tokenizers.models.WordLevel({"a": 0}, "[UNK]")), "no ids for a text: .*UNK"),
+        (made(tokenizers.models.Unigram([("a", -1.0)], None)), "no ids for a text.*: .*unk_id"),
+        (made(unigram(unknown=None)), "no ids for a text.*: .*unk_id"),
+        (made(tokenizers.models.WordLevel({"a": 0}, "[UNK]")), "no ids for a text.*: .*UNK"),
         (made(tokenizers.models.WordPiece({"a": 0}, unk_token="[UNK]")), "no ids for a text"),
-        (made(byte_level(), pre_tokenizer=NO_CHUNK), "no ids for a text: chunk size"),
+        (made(byte_level(), pre_tokenizer=NO_CHUNK), "no ids for a text.*: chunk size"),
         (made(byte_level(), normalizer=NO_MAP), "not a file of the `tokenizers` library: Precomp"),
         (made(tokenizers.models.WordLevel({"[UNK]": 1 << 31}, "[UNK]")), "vocabulary: Expected"),
     ],
@@ -264,7 +284,7 @@ def slow_pattern() -> bytes:
 
 def test_a_text_that_the_library_fails_on_is_named(tmp_path: Path) -> None:
     encoder = pinned_from(tmp_path, slow_pattern())
-    with pytest.raises(BadText, match="tokenizer: no ids for a text: Onig") as caught:
+    with pytest.raises(BadText, match=r"tokenizer: no ids for a text.*: Onig") as caught:
         encoder.encode(["good", "b", "a" * 40 + "b", "good"])
     assert caught.value.place == 2
 

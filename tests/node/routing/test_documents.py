@@ -188,7 +188,7 @@ def test_heads_are_made_of_no_more_rows_than_are_due_but_a_few_at_a_time(
 def test_a_row_that_the_tokenizer_fails_on_is_named(tmp_path: Path, start: str) -> None:
     bad = start + "a" * 40 + "b"
     rows = numbered(["good " * 100, "good " * 100, bad])
-    with pytest.raises(Refusal, match=r"rows\.txt: row 2: tokenizer: no ids for a text: Onig"):
+    with pytest.raises(Refusal, match=r"rows\.txt: row 2: tokenizer: no ids for a text.*: Onig"):
         flat(
             document_batches(
                 rows,
