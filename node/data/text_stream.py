@@ -6,7 +6,6 @@ whole run into U+FFFD), and it holds back nothing at the end.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 REPLACEMENT = "\ufffd"
 MOST_IDS = 512  # decoded at each step
 KEPT_IDS = 64  # that stay when older ones are dropped, for decoders that look at neighbours
-BROKEN_BYTE = re.compile(r"<0x[89A-Fa-f][0-9A-Fa-f]>")  # after whole characters it begins no other
+BREAKING = [f"<0x{byte:02X}>" for byte in range(0x80, 0x100)]
+"""Byte tokens; behind whole characters each makes a run of them invalid, at least for now."""
 
 
 class TextDecoder:
@@ -31,8 +31,8 @@ class TextDecoder:
     def __init__(self, encoder: TextEncoder, before: Sequence[int] = ()) -> None:
         """before: the ids before the text, which decide whether it begins with a space."""
         self._decode = encoder.decode
-        tokens = encoder.tokenizer.get_vocab(with_added_tokens=True)
-        self._breaking = [each for name, each in tokens.items() if BROKEN_BYTE.fullmatch(name)][:1]
+        bytes_ = (encoder.tokenizer.token_to_id(name) for name in BREAKING)
+        self._breaking = [each for each in bytes_ if each is not None][:1]
         self._waits = rewrites(encoder.tokenizer)
         self._ids = list(before)
         self._shown = len(self._decode(self._ids))
