@@ -105,19 +105,23 @@ def _model(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], "LlamaChe
     from dipaco.node.runs.warm_start import read_checkpoint
 
     warm = read_checkpoint(path.parent / str(folder))
-    theirs = warm.shape.model
+    _check_context(table, warm, path)
     for name, value in table.items():
-        if name == "context":
-            if type(value) is int and value > theirs[name]:
-                raise ConfigError(
-                    f"{path}: model.context: {value}, the checkpoint knows {theirs[name]} "
-                    "positions (max_position_embeddings)"
-                )
-        elif value != theirs.get(name):
+        if name != "context" and value != warm.model.get(name):
             raise ConfigError(
-                f"{path}: model.{name}: {value!r}, the checkpoint has {theirs.get(name)!r}"
+                f"{path}: model.{name}: {value!r}, the checkpoint has {warm.model.get(name)!r}"
             )
-    return {**theirs, **table}, warm
+    return {**warm.model, **table}, warm
+
+
+def _check_context(table: dict[str, Any], warm: "LlamaCheckpoint", path: Path) -> None:
+    """Refuse a context of more positions than the checkpoint was trained with."""
+    context, known = table.get("context"), warm.model["context"]
+    if type(context) is int and context > known:
+        raise ConfigError(
+            f"{path}: model.context: {context}, the checkpoint knows {known} positions "
+            "(max_position_embeddings)"
+        )
 
 
 def _started(
@@ -130,10 +134,9 @@ def _started(
     """Write the states of a warm start into `blobs`; return the manifest that pins them."""
     from dipaco.node.runs.warm_start import keep_start
 
-    if manifest.grid.blocks != warm.shape.blocks:
+    if manifest.grid.blocks != warm.blocks:
         raise ConfigError(
-            f"{path}: grid.levels: {manifest.grid.blocks} blocks, "
-            f"the checkpoint has {warm.shape.blocks}"
+            f"{path}: grid.levels: {manifest.grid.blocks} blocks, the checkpoint has {warm.blocks}"
         )
     if blobs is None:
         raise LocalProtocolError("a warm start needs a store for its states")
@@ -189,19 +192,19 @@ def _tokenizer(
     if given.file is not None:
         file = path.parent / given.file
     elif warm is not None:
-        file, end = warm.tokenizer, warm.shape.end_of_text if end is None else end
+        file, end = warm.tokenizer, warm.end_of_text if end is None else end
     else:
         return embedded_tokenizer(), None
     from dipaco.node.data.tokenizers import pin_tokenizer
 
     pinned, data = pin_tokenizer(file, end_of_text=END_OF_TEXT if end is None else end)
     if warm is not None:
-        if pinned.vocabulary > warm.shape.vocabulary:
+        if pinned.vocabulary > warm.vocabulary:
             raise ConfigError(
                 f"{path}: tokenizer.file: {pinned.vocabulary} ids, the checkpoint's embedding has "
-                f"{warm.shape.vocabulary}"
+                f"{warm.vocabulary}"
             )
-        pinned = msgspec.structs.replace(pinned, vocabulary=warm.shape.vocabulary)
+        pinned = msgspec.structs.replace(pinned, vocabulary=warm.vocabulary)
     if given.sha256 is not None and given.sha256 != pinned.sha256.hex():
         raise ConfigError(
             f"{path}: tokenizer.sha256: {given.sha256}, but the file has {pinned.sha256.hex()}"

@@ -80,7 +80,7 @@ HARMLESS: Final = frozenset(
 ROPE_HARMLESS: Final = frozenset({"rope_theta", "original_max_position_embeddings"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LlamaShape:
     """A Llama that this program can represent."""
 

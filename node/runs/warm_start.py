@@ -32,12 +32,11 @@ FREQUENCIES: Final = "rotary_emb.inv_freq"  # the end of a name in older files
 ROUNDED, TINY = 1e-2, 1e-6  # relative and absolute error of frequencies in 16 bits
 
 
-@dataclass(frozen=True)
-class LlamaCheckpoint:
+@dataclass(frozen=True, kw_only=True)
+class LlamaCheckpoint(LlamaShape):
     """A folder whose config.json describes a model that this one can represent."""
 
     folder: Path
-    shape: LlamaShape
 
     @property
     def tokenizer(self) -> Path:
@@ -50,7 +49,7 @@ def read_checkpoint(folder: Path) -> LlamaCheckpoint:
     shape = read_shape(folder)
     if (folder / ADAPTER).exists():
         raise ConfigError(f"{folder / ADAPTER}: merge the adapter into the checkpoint's tensors")
-    return LlamaCheckpoint(folder, shape)
+    return LlamaCheckpoint(**vars(shape), folder=folder)
 
 
 def keep_start(
