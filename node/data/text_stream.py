@@ -2,7 +2,7 @@
 
 The library has `DecodeStream` for this. It raises an error where an id changes text that it gave
 out, as a byte does that makes a run of byte tokens invalid (the ByteFallback decoder then turns the
-whole run into U+FFFD), and it holds back nothing at the end.
+whole run into U+FFFD), and it never gives out an incomplete character, not even at the end.
 """
 
 import json
