@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from dipaco.cli.exits import Exit, code_of, expected
+from dipaco.cli.options import check_utf8
 
 COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the function there
     "start": "start",
@@ -60,6 +61,7 @@ def dipaco() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; errors are printed, not raised."""
     try:
+        check_utf8(arguments, os.environ)
         result: Any = dipaco.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
         return int(result or Exit.OK)
     except click.ClickException as error:

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,3 +63,27 @@ def packaged_peers() -> tuple[str, ...]:
     """Return the peers of the packaged bootstrap.toml."""
     table = tomllib.loads(Path(__file__).with_name("bootstrap.toml").read_text("utf-8"))
     return tuple(table["peers"])
+
+
+def check_utf8(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Raise UsageError for an argument or a variable of ours that is not UTF-8.
+
+    Python keeps such bytes as lone surrogates, which no tokenizer, JSON or peer accepts.
+    """
+    given = {f"argument {place}": text for place, text in enumerate(arguments, 1)}
+    given |= {name: text for name, text in environ.items() if name.startswith("DIPACO_")}
+    for name, text in given.items():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"{name}: {_not_utf8(text, error.start)}") from None
+
+
+def _not_utf8(text: str, start: int) -> str:
+    """Return the reason why `text` has a lone surrogate at `start`, and what to do."""
+    shown = ascii(text[max(start - 20, 0) : start + 20]).replace("\\udc", "\\x")
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return f"{shown} is not UTF-8"
+    return f"{shown} is UTF-8, but the locale is not: set LC_ALL=C.UTF-8, and unset PYTHONUTF8"

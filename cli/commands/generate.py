@@ -2,20 +2,16 @@
 
 import math
 import secrets
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
-from dipaco.cli.options import checkpoint_options, device_option, home_of
+from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
 
 if TYPE_CHECKING:
-    from dipaco.cli.views.progress import Display
     from dipaco.node.data.tokenizers import TextEncoder
-    from dipaco.node.models.generation import Generation
     from dipaco.node.runs.checkpoint import Checkpoint
 
 SEED_BITS = 32
@@ -63,6 +59,7 @@ class Temperature(click.FloatRange):
 @click.option("--path", metavar="P", help="Take this path, an index or experts such as 0,1.")
 @device_option
 @checkpoint_options
+@json_option
 def generate(
     name: str,
     prompt: str,
@@ -75,6 +72,7 @@ def generate(
     device: str | None,
     at: int | None,
     home: str | None,
+    as_json: bool,
 ) -> None:
     """Continue PROMPT on the path that it is routed to; only the new text goes to stdout.
 
@@ -86,15 +84,17 @@ def generate(
     settings = worker_settings(folder, {"compute.device": device})
     checkpoint = open_checkpoint(name, folder, at)
     encoder = _tokenizer(checkpoint, folder)
+    ids = _ids(encoder, prompt)
     chosen = _route(checkpoint, encoder, prompt, path)
     fetch_states(checkpoint, folder, None if reroute else (chosen,))
+    from dipaco.cli.views.generation import Printer
     from dipaco.node.models.generation import Generation, Sampling
     from dipaco.node.models.path_models import PathModels
     from dipaco.protocol.routing.assign import Router
 
     seed = secrets.randbits(SEED_BITS) if seed is None else seed
     generation = Generation(
-        encoder.encode([prompt])[0] if prompt else [],
+        ids,
         chosen,
         PathModels(
             checkpoint, device=settings.compute.device, threads=settings.compute.torch_threads
@@ -105,7 +105,7 @@ def generate(
         max_tokens=max_tokens,
         end_of_text=encoder.end_of_text,
     )
-    _print_text(checkpoint, generation, encoder, chosen, seed)
+    Printer(checkpoint, encoder, prompt, ids, chosen, seed, as_json).print(generation)
 
 
 def _tokenizer(checkpoint: "Checkpoint", home: Path) -> "TextEncoder":
@@ -115,6 +115,17 @@ def _tokenizer(checkpoint: "Checkpoint", home: Path) -> "TextEncoder":
 
     fetch_states(checkpoint, home, ())
     return load_tokenizer(checkpoint.manifest.tokenizer, BlobStore(Home.at(home).blobs))
+
+
+def _ids(encoder: "TextEncoder", prompt: str) -> list[int]:
+    """Return the ids of a prompt, none for an empty one; raises ConfigError."""
+    from dipaco.node.data.tokenizers import BadText
+    from dipaco.protocol.errors import ConfigError
+
+    try:
+        return encoder.encode([prompt])[0] if prompt else []
+    except BadText as error:
+        raise ConfigError(f"PROMPT: {error}") from error
 
 
 def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: str | None) -> int:
@@ -131,7 +142,7 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
         chosen = path_named(checkpoint.manifest, path)
         return _say(checkpoint, chosen, "named by --path")
     head_text = cut(prompt.encode("utf-8"), spec.prefix_bytes).decode("utf-8")
-    head = encoder.encode([head_text])[0] if head_text else []
+    head = _ids(encoder, head_text)
     prefix = np.array([prefix_of_prompt(head, spec.prefix, encoder.end_of_text)])
     chosen = int(Router(spec).route(prefix, np.zeros(1, dtype=np.int64))[0, 0])
     if spec.kind == ROUND_ROBIN:
@@ -146,63 +157,7 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
 
 
 def _say(checkpoint: "Checkpoint", path: int, why: str) -> int:
-    click.echo(_choice(checkpoint, path, why), err=True)
+    from dipaco.cli.views.generation import choice
+
+    click.echo(choice(checkpoint, path, why), err=True)
     return path
-
-
-def _choice(checkpoint: "Checkpoint", path: int, why: str) -> str:
-    """Return the chosen path as text."""
-    from dipaco.protocol.run.topology import experts_of
-
-    experts = ",".join(map(str, experts_of(checkpoint.manifest.grid, path)))
-    return f"path {path} ({experts}) at version {checkpoint.version(path)}: {why}"
-
-
-def _print_text(
-    checkpoint: "Checkpoint",
-    generation: "Generation",
-    encoder: "TextEncoder",
-    path: int,
-    seed: int,
-) -> None:
-    """Stream the text to stdout, and notes to stderr; progress too, if stdout is no terminal."""
-    from dipaco.cli.views.progress import display
-
-    began = time.monotonic()
-    with display("generating", silent=sys.stdout.isatty()) as shown:
-        count = _stream(checkpoint, generation, encoder, path, shown)
-    seconds = max(time.monotonic() - began, 1e-9)
-    tokens = f"{count} token{'s' * (count != 1)}, {count / seconds:.1f} tokens/s"
-    click.echo(f"{tokens}, seed {seed}, ended: {generation.end}", err=True)
-
-
-def _stream(
-    checkpoint: "Checkpoint",
-    generation: "Generation",
-    encoder: "TextEncoder",
-    path: int,
-    shown: "Display",
-) -> int:
-    """Write the text token by token; returns the number of tokens."""
-    from dipaco.cli.views.progress import Work
-    from dipaco.node.data.tokenizers import TextDecoder
-
-    decoder, count = TextDecoder(encoder, generation.text), 0
-    for count, step in enumerate(generation, 1):
-        if sys.stdout.isatty() and (step.path != path or step.slid):
-            _write("\n")  # so that a note does not stand in the middle of a line of text
-        if step.path != path:
-            path = step.path
-            shown.say(_choice(checkpoint, path, f"routed anew after {count - 1} tokens"))
-        if step.slid:
-            context = checkpoint.manifest.model.context
-            shown.say(f"the context of {context} tokens is full: the last {context // 2} are kept")
-        _write(decoder.step(step.token))
-        shown.show(Work(title="generating", done=count, total=generation.max_tokens, unit="tokens"))
-    _write(decoder.rest() + "\n")
-    return count
-
-
-def _write(text: str) -> None:
-    if text:
-        click.echo(text.encode("utf-8"), nl=False)

@@ -1,12 +1,15 @@
 """Tokenizers: loads a `tokenizers` JSON file by its digest, and checks it before use.
 
-Text becomes ids without special tokens: nothing is added, and text that spells a special token is
-ordinary text, so no document can insert an end of text. Only worker processes use this module.
+Text becomes ids and nothing else: no special token is added, and text that spells an added token,
+special or not, is ordinary text, so no document can insert an end of text. The library raises the
+bare `Exception`, and `PanicException` where its Rust code panics; `library_errors` translates both.
+Only worker processes and verbs use this module.
 """
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,7 @@ from dipaco.node.storage.files import read_file
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
 from dipaco.protocol.run.source import Tokenizer
 from dipaco.protocol.wire.digest import sha256, short, u32
+from dipaco.protocol.wire.text import one_line
 
 if TYPE_CHECKING:
     import tokenizers
@@ -25,21 +29,47 @@ MAX_FILE_BYTES = 64 << 20  # the manifest's own bound
 
 CHECK_EVERY = 16  # batches; in one of them a text is compared with the library's ids
 CHECK_CHARACTERS = 4096
-CHARACTER_BYTES = 4  # of a UTF-8 character at most; each may be a token
 
 GOLDEN_TEXT = "The naïve café—42 \t\r\n¿Qué? 日本語 😀 <|endoftext|> def f(x): return x**2  \x00'll"
 GOLDEN_IDS = {
     # SHA-256 of the ids as u32 little-endian, by digest of the tokenizer file.
     embedded_tokenizer().sha256: "710e927c5e79ebbf6ac61ab51da6e60192a39fbfdd98802900b08a4c40af4dad",
 }
+RARE_TEXT = "\ue000 \U0010fffd \u16a0 \u00d8"
+"""Characters for private use, which no vocabulary has, and two that small ones lack."""
+NO_IDS = "no ids for a text, and a run needs them for every text"
+
+
+class BadText(Refusal):
+    """The library finds no ids for a text; `place` is the text's place in its batch."""
+
+    def __init__(self, reason: str, place: int) -> None:
+        super().__init__(reason)
+        self.place = place
+
+
+@contextmanager
+def library_errors(failed: str) -> Iterator[None]:
+    """Turn whatever the library raises into Refusal; failed: the words for it."""
+    try:
+        yield
+    except (MemoryError, Refusal, LocalProtocolError):
+        raise
+    except Exception as error:  # the library raises the bare class
+        raise Refusal(f"tokenizer: {failed}: {one_line(str(error))}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a class that cannot be imported
+            raise
+        raise Refusal(f"tokenizer: {failed}: {one_line(str(error))}") from error
 
 
 class TextEncoder:
     """A tokenizer that passed its checks; `load_tokenizer` returns one."""
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer", pinned: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._words = WordEncoder(tokenizer, self.plainly) if merges_words(tokenizer) else None
+        self.tokenizer = tokenizer
+        """The library's own object; it raises errors that only this class translates."""
+        self._words = WordEncoder(tokenizer, self._encoded) if merges_words(tokenizer) else None
         self._batches = 0
         self.end_of_text = pinned.end_of_text
         self.vocabulary = pinned.vocabulary
@@ -47,57 +77,55 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text.
 
-        Raises LocalProtocolError if the fast encoding and the library's differ on this machine:
-        then no result of this process may be used.
+        Raises BadText if the library fails on a text, LocalProtocolError if the fast encoding and
+        the library's differ on this machine: then no result of this process may be used.
         """
         if self._words is None:
             return self.plainly(texts)
         if self._batches % CHECK_EVERY == 0 and texts:
             sample = [texts[0][:CHECK_CHARACTERS]]
-            if self._words(sample) != self.plainly(sample):
+            if self._by_words(sample) != self.plainly(sample):
                 raise LocalProtocolError(
                     "tokenizer: word by word its ids differ from the library's: please report it"
                 )
         self._batches += 1
-        return self._words(texts)
+        return self._by_words(texts)
+
+    def _by_words(self, texts: Sequence[str]) -> list[list[int]]:
+        assert self._words is not None
+        try:
+            with library_errors(NO_IDS):
+                return self._words(texts)
+        except Refusal:
+            self.plainly(texts)  # names the text
+            raise
 
     def plainly(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text by the library alone; those of `encode` are the same."""
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        try:
+            return self._encoded(texts)
+        except Refusal:
+            for place, text in enumerate(texts):
+                self._check(text, place)
+            raise
+
+    def _check(self, text: str, place: int) -> None:
+        """Raise BadText if the library fails on this text."""
+        try:
+            self._encoded([text])
+        except Refusal as error:
+            raise BadText(str(error), place) from error
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        with library_errors(NO_IDS):
+            found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [encoding.ids for encoding in found]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
-        return text
-
-
-class TextDecoder:
-    """Decodes ids one at a time, and returns a character when all its bytes are there.
-
-    Bytes that are not UTF-8 become U+FFFD as soon as no further byte can complete a character.
-    """
-
-    def __init__(self, encoder: TextEncoder, before: Sequence[int] = ()) -> None:
-        """before: the ids before the text, which decide whether it begins with a space."""
-        self._decode = encoder.decode
-        self._ids = list(before[-CHARACTER_BYTES:])
-        self._shown = len(self._ids)
-
-    def step(self, token: int) -> str:
-        """Add the next id; return the text that it completes, which may be empty."""
-        self._ids.append(token)
-        waiting = len(self._ids) - self._shown < CHARACTER_BYTES
-        if waiting and self._decode(self._ids).endswith("\ufffd"):
-            return ""
-        return self.rest()
-
-    def rest(self) -> str:
-        """Return the text that was held back, complete or not."""
-        known, whole = self._decode(self._ids[: self._shown]), self._decode(self._ids)
-        del self._ids[:-CHARACTER_BYTES]
-        self._shown = len(self._ids)
-        return whole[len(known) :]
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD. Raises Refusal."""
+        with library_errors("no text for ids"):
+            text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+            return text
 
 
 def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:
@@ -135,24 +163,33 @@ def pin_tokenizer(
     """
     data = read_file(path, limit=MAX_FILE_BYTES)
     try:
-        parsed = _parse(data)
+        parsed = parse_tokenizer(data)
         end = parsed.token_to_id(end_of_text) if isinstance(end_of_text, str) else end_of_text
         if end is None:
             raise Refusal(f"tokenizer: no token {end_of_text!r}")
-        size = 1 + max(parsed.get_vocab(with_added_tokens=True).values())
+        size = 1 + _largest_id(parsed)
         if not 0 <= end < size:
             raise Refusal(f"tokenizer: no token of id {end}")
-        pinned = Tokenizer(sha256=sha256(data), size=len(data), vocabulary=size, end_of_text=end)
+        pinned = _stated(data, size, end)
         checked_tokenizer(data, pinned)
     except (Refusal, Unavailable) as error:
         raise ConfigError(f"{path}: {error}") from error
     return pinned, data
 
 
+def _stated(data: bytes, vocabulary: int, end: int) -> Tokenizer:
+    try:
+        return Tokenizer(
+            sha256=sha256(data), size=len(data), vocabulary=vocabulary, end_of_text=end
+        )
+    except ValueError as error:
+        raise Refusal(f"tokenizer.{error}") from error
+
+
 def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
     """Return the tokenizer in `data`, whose digest was checked; raises Refusal, Unavailable."""
-    parsed = _parse(data)
-    largest = max(parsed.get_vocab(with_added_tokens=True).values(), default=-1)
+    parsed = parse_tokenizer(data)
+    largest = _largest_id(parsed)
     if largest >= pinned.vocabulary:
         raise Refusal(
             f"tokenizer.vocabulary: the file has ids up to {largest}, "
@@ -162,8 +199,9 @@ def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
         raise Refusal("tokenizer: its model has a dropout, so the ids of a text are random")
     if parsed.id_to_token(pinned.end_of_text) is None:
         raise Refusal(f"tokenizer.end_of_text: the file has no token {pinned.end_of_text}")
+    spell_out(parsed, pinned.end_of_text)
     encoder = TextEncoder(parsed, pinned)
-    ids = encoder.plainly([GOLDEN_TEXT])[0]
+    ids = _check_encoding(encoder, parsed)
     known = GOLDEN_IDS.get(pinned.sha256)
     if known is not None and golden_digest(ids) != known:
         raise Unavailable(
@@ -173,21 +211,69 @@ def checked_tokenizer(data: bytes, pinned: Tokenizer) -> TextEncoder:
     return encoder
 
 
+def _largest_id(parsed: "tokenizers.Tokenizer") -> int:
+    return max(parsed.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def _spellings(token: str) -> tuple[str, ...]:
+    return token, f"a {token} b", f"a{token}b"
+
+
+def spell_out(parsed: "tokenizers.Tokenizer", end_of_text: int) -> bool:
+    """Make a text that spells the end of text ordinary text to the model too.
+
+    A model finds the token where its vocabulary has it as a word or a piece. So the last part of
+    the pre-tokenizer then cuts the spelling behind its first character. Returns whether it was
+    needed; raises Refusal.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    token = parsed.id_to_token(end_of_text) or ""
+    with library_errors(NO_IDS):
+        found = [parsed.encode(t, add_special_tokens=False).ids for t in _spellings(token)]
+    if len(token) < 2 or not any(end_of_text in ids for ids in found):
+        return False
+    first, *rest = (f"\\x{{{ord(character):x}}}" for character in token)
+    cut = pre_tokenizers.Split(Regex(f"(?<={first})(?={''.join(rest)})"), "isolated")
+    before = parsed.pre_tokenizer
+    parsed.pre_tokenizer = cut if before is None else pre_tokenizers.Sequence([before, cut])
+    return True
+
+
+def _check_encoding(encoder: TextEncoder, parsed: "tokenizers.Tokenizer") -> list[int]:
+    """Return the ids of the golden text; raises Refusal for a tokenizer that no text is safe with.
+
+    That is one that fails on a text or a character, and one that gives a text the end of text.
+    """
+    end = encoder.end_of_text
+    spelled = parsed.id_to_token(end) or ""
+    golden, *others = encoder.plainly([GOLDEN_TEXT, RARE_TEXT, *_spellings(spelled)])
+    if any(end in ids for ids in (golden, *others)):
+        raise Refusal(
+            f"tokenizer.end_of_text: a text gets the id {end} of {spelled!r}, so a document could "
+            "end another: take another token, which no character and no unknown word gets"
+        )
+    return golden
+
+
 def golden_digest(ids: Sequence[int]) -> str:
     """Return the SHA-256 of ids as u32 little-endian, in hex."""
     return hashlib.sha256(b"".join(u32(each) for each in ids)).hexdigest()
 
 
-def _parse(data: bytes) -> "tokenizers.Tokenizer":
+def parse_tokenizer(data: bytes) -> "tokenizers.Tokenizer":
+    """Return the library's tokenizer, to which every text is ordinary text; raises Refusal."""
     # One thread by default, to leave a volunteer's cores free. The ids are the same.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import tokenizers
 
-    try:
+    with library_errors("not a file of the `tokenizers` library"):
         parsed = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # the library raises the bare class for a file it cannot read
-        raise Refusal(f"tokenizer: not a file of the `tokenizers` library: {error}") from error
     parsed.no_truncation()
     parsed.no_padding()
+    others = [t for t in parsed.get_added_tokens_decoder().values() if not t.special]
+    for token in others:  # the next setting spares special tokens alone
+        token.special = True
+    parsed.add_special_tokens(others)
     parsed.encode_special_tokens = True
     return parsed

@@ -1,14 +1,15 @@
 """Export of one path as a folder that Hugging Face's transformers loads: `LlamaForCausalLM`.
 
 The tensor names of a path are those of Llama already, so nothing is renamed or rearranged. The
-tokenizer's file is the run's. If it would add special tokens or cut texts, which no run does, a
-copy without these settings is written.
+tokenizer's file is the run's. If it would add special tokens, cut texts, or make a text that spells
+an added token into it, which no run does, a copy without these settings is written.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+from dipaco.node.data.tokenizers import library_errors, parse_tokenizer, spell_out
 from dipaco.node.jobs.meter import OnProgress
 from dipaco.node.jobs.values import Progress
 from dipaco.node.models.module_export import named_tensors, save_tensors
@@ -82,7 +83,7 @@ def export_path(
         "generation_config.json": as_json(_generation_config(checkpoint.manifest)),
         "tokenizer_config.json": as_json(_tokenizer_config(checkpoint.manifest, tokenizer)),
         "README.md": model_card(checkpoint, path, tokenizer).encode("utf-8"),
-        "tokenizer.json": plain_tokenizer(tokenizer),
+        "tokenizer.json": plain_tokenizer(tokenizer, checkpoint.manifest.tokenizer.end_of_text),
     }
     metadata = {
         "format": "pt",
@@ -155,26 +156,32 @@ def _tokenizer_config(manifest: Manifest, tokenizer: bytes) -> dict[str, Any]:
 
 
 def _end_of_text(manifest: Manifest, tokenizer: bytes) -> str:
-    import tokenizers
-
-    found = tokenizers.Tokenizer.from_str(tokenizer.decode("utf-8"))
-    return found.id_to_token(manifest.tokenizer.end_of_text) or ""
+    return parse_tokenizer(tokenizer).id_to_token(manifest.tokenizer.end_of_text) or ""
 
 
-def plain_tokenizer(data: bytes) -> bytes:
-    """Return a tokenizer file that adds, cuts and pads nothing: `data` itself if it does not."""
-    import tokenizers
+def plain_tokenizer(data: bytes, end_of_text: int) -> bytes:
+    """Return a tokenizer file with which a program gets the ids of training: `data` if it can.
 
+    It adds, cuts and pads nothing, and every added token is special: `split_special_tokens` in
+    `tokenizer_config.json` then makes text that spells one ordinary text; the end of text is
+    ordinary text to the model too.
+    """
     table = json.loads(data)
-    found = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-    adds = bool(found.encode("", add_special_tokens=True).ids) or found.num_special_tokens_to_add(
-        is_pair=False
-    )
-    if not (adds or table.get("truncation") or table.get("padding")):
+    found = parse_tokenizer(data)
+    with library_errors("no ids for an empty text"):
+        ids = found.encode("", add_special_tokens=True).ids
+    adds = bool(ids) or found.num_special_tokens_to_add(is_pair=False) > 0
+    added = table.get("added_tokens") or []
+    known = any(not token.get("special") for token in added)
+    cuts = spell_out(found, end_of_text)
+    if not (adds or known or cuts or table.get("truncation") or table.get("padding")):
         return data
     table |= {"truncation": None, "padding": None}
+    table["added_tokens"] = [{**token, "special": True} for token in added]
     if adds:
         table["post_processor"] = None
+    if cuts:
+        table["pre_tokenizer"] = json.loads(found.to_str())["pre_tokenizer"]
     return json.dumps(table, ensure_ascii=False).encode("utf-8")
 
 

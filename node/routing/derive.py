@@ -93,6 +93,7 @@ def fitted(
         splits=splits,
         heads_only=not everything,
         due=lambda: source.documents if everything else recipe.params.sample - fit.sampled,
+        place=source.place,
     )
     for batch in batches:
         for document in batch:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from dipaco.node.data.sources.interface import SourceRow
-from dipaco.node.data.tokenizers import TextEncoder
+from dipaco.node.data.tokenizers import BadText, TextEncoder
+from dipaco.protocol.errors import Refusal
 from dipaco.protocol.routing.documents import cut, estimated_tokens, is_eligible
 from dipaco.protocol.routing.params import RouterParams
 from dipaco.protocol.routing.recipe import RouterRecipe
@@ -56,6 +57,7 @@ def document_batches(
     splits: Collection[Split],
     heads_only: bool = False,
     due: Callable[[], int] = lambda: HEADS_DOCUMENTS,
+    place: Callable[[int], str] = "row {}".format,
 ) -> Iterator[list[Document]]:
     """Yield every row in order as a document, a batch at a time.
 
@@ -64,7 +66,11 @@ def document_batches(
     heads_only   make no tokens.
     due          returns how many more documents the caller may use; it is called before each batch
                  and bounds it, since documents beyond that number are tokenised in vain.
+    place        names the row of an index in an error.
+
+    Raises Refusal for a row that the run's tokenizer fails on.
     """
+    tokenise = _Tokenise(recipe.params, encoder, splits, heads_only, place)
     most_bytes, most_documents = (
         (HEADS_BYTES, HEADS_DOCUMENTS) if heads_only else (BATCH_BYTES, BATCH_DOCUMENTS)
     )
@@ -77,11 +83,11 @@ def document_batches(
         batch.append(_Row(index, recipe.split(index), text))
         waiting += len(text)
         if waiting >= most_bytes or len(batch) == size:
-            yield _tokenised(batch, recipe.params, encoder, splits, heads_only)
+            yield tokenise(batch)
             size = _batch_size(most_documents, due())
             batch, waiting = [], 0
     if batch:
-        yield _tokenised(batch, recipe.params, encoder, splits, heads_only)
+        yield tokenise(batch)
 
 
 def _batch_size(most: int, due: int) -> int:
@@ -103,43 +109,45 @@ def token_count(document: Document, params: RouterParams) -> int | None:
     return estimated_tokens(len(document.head), head, whole, params.max_tokens)
 
 
-def _tokenised(
-    batch: list[_Row],
-    params: RouterParams,
-    encoder: TextEncoder,
-    splits: Collection[Split],
-    heads_only: bool,
-) -> list[Document]:
-    wanted = [row for row in batch if row.split in splits]
-    heads = dict(zip((row.index for row in wanted), _heads(wanted, params, encoder), strict=True))
-    eligible = {i for i, head in heads.items() if is_eligible(head, params.min_tokens)}
-    tokens: dict[int, list[int]] = {}
-    if not heads_only:
+@dataclass(frozen=True)
+class _Tokenise:
+    """Turns a batch of rows into documents."""
+
+    params: RouterParams
+    encoder: TextEncoder
+    splits: Collection[Split]
+    heads_only: bool
+    place: Callable[[int], str]
+
+    def __call__(self, batch: list[_Row]) -> list[Document]:
+        wanted = [row for row in batch if row.split in self.splits]
+        heads = self._ids(wanted, self.params.prefix_bytes)
+        eligible = {i for i, head in heads.items() if is_eligible(head, self.params.min_tokens)}
         chosen = [row for row in wanted if row.index in eligible]
-        tokens = _whole(chosen, heads, params, encoder)
-    return [
-        Document(
-            index=row.index,
-            split=row.split,
-            text=row.text,
-            head=heads.get(row.index),
-            tokens=tokens.get(row.index),
-            eligible=row.index in eligible,
-        )
-        for row in batch
-    ]
+        tokens = {} if self.heads_only else self._whole(chosen, heads)
+        return [
+            Document(
+                index=row.index,
+                split=row.split,
+                text=row.text,
+                head=heads.get(row.index),
+                tokens=tokens.get(row.index),
+                eligible=row.index in eligible,
+            )
+            for row in batch
+        ]
 
+    def _whole(self, rows: list[_Row], heads: dict[int, list[int]]) -> dict[int, list[int]]:
+        """Return the ids of the cut texts, by index; a text as short as its head has the head's."""
+        longer = [row for row in rows if len(row.text) > self.params.prefix_bytes]
+        tokens = {row.index: heads[row.index] for row in rows}
+        tokens |= self._ids(longer, self.params.max_bytes)
+        return {index: ids[: self.params.max_tokens] for index, ids in tokens.items()}
 
-def _heads(rows: list[_Row], params: RouterParams, encoder: TextEncoder) -> list[list[int]]:
-    return encoder.encode([cut(row.text, params.prefix_bytes).decode("utf-8") for row in rows])
-
-
-def _whole(
-    rows: list[_Row], heads: dict[int, list[int]], params: RouterParams, encoder: TextEncoder
-) -> dict[int, list[int]]:
-    """Return the ids of the cut texts, by index; a text no longer than its head has the head's."""
-    longer = [row for row in rows if len(row.text) > params.prefix_bytes]
-    texts = [cut(row.text, params.max_bytes).decode("utf-8") for row in longer]
-    found = zip((row.index for row in longer), encoder.encode(texts), strict=True)
-    tokens = {row.index: heads[row.index] for row in rows} | dict(found)
-    return {index: ids[: params.max_tokens] for index, ids in tokens.items()}
+    def _ids(self, rows: list[_Row], most: int) -> dict[int, list[int]]:
+        """Return the ids of the first `most` bytes of each row, by index."""
+        try:
+            found = self.encoder.encode([cut(row.text, most).decode("utf-8") for row in rows])
+        except BadText as error:
+            raise Refusal(f"{self.place(rows[error.place].index)}: {error}") from error
+        return dict(zip((row.index for row in rows), found, strict=True))

@@ -68,7 +68,14 @@ def of_file(
         router, recipe = Router(spec), recipe_of(manifest)
         by_path: dict[int, list[Ids]] = {}
         taken = 0
-        for batch in document_batches(_rows(file, field), recipe, encoder, splits=set(Split)):
+        batches = document_batches(
+            _rows(file, field),
+            recipe,
+            encoder,
+            splits=set(Split),
+            place=lambda index: f"{file}: row {index}",
+        )
+        for batch in batches:
             chosen = [each for each in batch if each.eligible]
             taken += len(chosen)
             for document, path in zip(chosen, _paths(chosen, router), strict=True):

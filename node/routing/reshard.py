@@ -63,7 +63,10 @@ def derive_resharded(
         dataset = rows(
             manifest.source, start=0, stop=stop, access=deps.access, on_progress=on_progress
         )
-        for batch in document_batches(dataset, recipe, encoder, splits={Split.ROUTER}):
+        batches = document_batches(
+            dataset, recipe, encoder, splits={Split.ROUTER}, place=manifest.source.place
+        )
+        for batch in batches:
             means.take(batch)
             meter.at(batch[-1].index + 1)
         found = means.finish(deps.blobs, stop)

@@ -345,7 +345,7 @@ def write_window(
     dataset = rows(source, start=start, stop=stop, access=deps.access, on_progress=on_progress)
     meter = Meter(on_progress, "route", stop - start)
     wanted = {Split.TRAINING, Split.VALIDATION} | ({Split.ROUTER} if state.candidates else set())
-    for batch in document_batches(dataset, recipe, encoder, splits=wanted):
+    for batch in document_batches(dataset, recipe, encoder, splits=wanted, place=source.place):
         state.take(batch)
         meter.at(batch[-1].index + 1 - start)
     writer.finish(

@@ -106,12 +106,23 @@ def _model(table: dict[str, Any], path: Path) -> tuple[dict[str, Any], "LlamaChe
     name = convert_field(folder, FileName, place, path)
     with _named(path, place):
         warm = read_checkpoint(path.parent / name)
+    _check_context(table, warm, path)
     for name, value in table.items():
         if name != "context" and value != warm.model.get(name):
             raise ConfigError(
                 f"{path}: model.{name}: {value!r}, the checkpoint has {warm.model.get(name)!r}"
             )
     return {**warm.model, **table}, warm
+
+
+def _check_context(table: dict[str, Any], warm: "LlamaCheckpoint", path: Path) -> None:
+    """Refuse a context of more positions than the checkpoint was trained with."""
+    context, known = table.get("context"), warm.model["context"]
+    if type(context) is int and context > known:
+        raise ConfigError(
+            f"{path}: model.context: {context}, the checkpoint knows {known} positions "
+            "(max_position_embeddings)"
+        )
 
 
 def _started(

@@ -83,6 +83,15 @@ class Source(Wire, frozen=True, kw_only=True):
         """The number of windows."""
         return -(-self.documents // self.window)
 
+    def place(self, index: int) -> str:
+        """Return the file and row of a row's index, as errors name them."""
+        first = 0
+        for file in self.files:
+            if index < first + file.rows:
+                return f"{file.name}: row {index - first}"
+            first += file.rows
+        return f"row {index}"
+
 
 class Tokenizer(Wire, frozen=True, kw_only=True):
     """A tokenizer's file, identified by content."""

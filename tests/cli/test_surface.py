@@ -29,7 +29,7 @@ SURFACE = {
     "reference": "NAME --compare --device --home --report --rounds --seed",
     "eval": "NAME --at --data --device --home --json --local-sources --max-batch --reroute "
     "--text-field",
-    "generate": "NAME PROMPT --at --device --home --max-tokens --path --reroute --seed "
+    "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
     "--temperature --top-k",
     "ckpt list": "NAME --home --json",
     "ckpt export": "NAME --at --format --home --out --path",

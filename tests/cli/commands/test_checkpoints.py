@@ -9,6 +9,7 @@ import pytest
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run
+from dipaco.cli.views.generation import parts_of
 from dipaco.node.jobs.meter import silent
 from dipaco.node.models.module_export import write_module_export
 from tests.node.training.checkpointed import checkpointed, tokenizer
@@ -51,6 +52,67 @@ def test_text_goes_on_the_same_for_the_same_seed(
     first = said(capsys, *asked, "1")
     assert len(first.strip()) > 0 and first.endswith("\n")
     assert said(capsys, *asked, "1") == first != said(capsys, *asked, "2")
+
+
+def test_a_generated_text_is_one_json_object_if_asked(
+    export: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("generate", export, "The sea", "--max-tokens", "60", "--seed", "3", "--reroute", "8")
+    text = said(capsys, *asked)
+    report = json.loads(said(capsys, *asked, "--json"))
+    assert report["text"] + "\n" == text and report["prompt"] == "The sea"
+    assert report["tokens"] == sum(part["tokens"] for part in report["parts"]) == 60
+    assert report["parts"] == [{"path": 0, "experts": [0, 0], "version": 2, "tokens": 60}]
+    assert (report["seed"], report["end"]) == (3, "max tokens") and report["seconds"] > 0
+
+
+def test_the_parts_of_a_text_are_its_paths_in_order(tmp_path: Path) -> None:
+    found = parts_of(checkpointed(tmp_path), [2, 2, 0, 2])
+    assert [(part.path, part.tokens) for part in found] == [(2, 2), (0, 1), (2, 1)]
+    assert parts_of(checkpointed(tmp_path), []) == ()
+
+
+@pytest.mark.parametrize("prompt", ["", "a\x00b\r\n", "sea " * 250_000, "\ufffd"])
+def test_a_prompt_may_be_any_text(
+    export: str, capsys: pytest.CaptureFixture[str], prompt: str
+) -> None:
+    asked = ("generate", export, prompt, "--max-tokens", "3", "--seed", "1", "--json")
+    report = json.loads(said(capsys, *asked))
+    assert report["prompt"] == prompt and report["tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("generate", "saved", "caf\udce9"), r"argument 3: 'caf\xe9' is not UTF-8"),
+        (("generate", "saved", "x", "--path=\udcff"), r"argument 4: '--path=\xff' is not UTF-8"),
+        (("eval", "saved", "--text-field", "\udcff"), "argument 4: "),
+        (("ckpt", "list", "\udcff"), "argument 3: "),
+        (("status", "--home", "\udcff"), "argument 3: "),
+        (("run", "create", "\udcff.toml", "--out", "x.run"), "argument 3: "),
+        (("\udcff",), "argument 1: "),
+        (("generate", "saved", "caf\ud800" * 99), r"\ud800"),
+    ],
+)
+def test_an_argument_that_is_not_utf8_is_refused_in_one_line(
+    export: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    line = refused(capsys, *arguments)
+    assert words in line and len(line) < 200
+
+
+def test_a_variable_that_is_not_utf8_is_refused_by_its_name(
+    export: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPACO_RUN_ID", "\udce9")
+    assert r"DIPACO_RUN_ID: '\xe9' is not UTF-8" in refused(capsys, "status")
+
+
+def test_utf8_under_a_locale_that_is_not_names_the_locale(
+    export: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "generate", export, "caf\udcc3\udca9")
+    assert "is UTF-8, but the locale is not: set LC_ALL=C.UTF-8" in line
 
 
 def test_a_file_is_scored_document_by_document(

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dipaco.node.data import tokenizers as module
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.tokenizers import (
     GOLDEN_IDS,
-    TextDecoder,
+    GOLDEN_TEXT,
+    BadText,
     TextEncoder,
     checked_tokenizer,
     golden_digest,
@@ -175,28 +174,129 @@ def test_a_fast_way_that_differs_from_the_library_is_noticed(
         encoder.encode(["one two, three"])
 
 
-CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from("é日😀👩‍🚀\x00")
+def made(
+    model: tokenizers.models.Model, *, special: bool = False, split: bool = True, **parts: object
+) -> bytes:
+    """Return a tokenizer file; its end of text is an added token that is not special."""
+    found = tokenizers.Tokenizer(model)
+    if split:
+        found.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    found.add_tokens([tokenizers.AddedToken("<|endoftext|>", special=special, normalized=False)])
+    return json.dumps({**json.loads(found.to_str()), **parts}).encode()
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
-@given(st.text(CHARACTERS, max_size=30), st.text(CHARACTERS, max_size=5))
-def test_text_comes_piece_by_piece_as_it_was_and_never_half_a_character(
-    text: str, before: str
+def byte_level(*words: str) -> tokenizers.models.Model:
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    return tokenizers.models.BPE({w: at for at, w in enumerate([*letters, *words])}, [])
+
+
+def unigram(*, unknown: int | None) -> tokenizers.models.Model:
+    pieces = dict.fromkeys(["<unk>", *GOLDEN_TEXT.replace(" ", ""), "<|endoftext|>"])
+    return tokenizers.models.Unigram([(piece, -1.0) for piece in pieces], unknown)
+
+
+def words(unknown: str = "[UNK]") -> tokenizers.models.Model:
+    names = dict.fromkeys(["<|endoftext|>", "a", "b", unknown])
+    return tokenizers.models.WordLevel({name: at for at, name in enumerate(names)}, unknown)
+
+
+def pinned_from(folder: Path, data: bytes) -> TextEncoder:
+    (folder / "t.json").write_bytes(data)
+    return checked_tokenizer(data, pin_tokenizer(folder / "t.json")[0])
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_text_that_spells_an_added_token_is_ordinary_text(
+    tmp_path: Path, normalized: bool
 ) -> None:
-    encoder = embedded()
-    known, ids = encoder.plainly([before, text])
-    decoder = TextDecoder(encoder, known)
-    pieces = [decoder.step(each) for each in ids]
-    assert "".join(pieces) + decoder.rest() == text
-    if "\ufffd" not in text:
-        assert "".join(pieces) == text
+    found = tokenizers.Tokenizer(byte_level())
+    found.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    names = ("<|endoftext|>", "<tool>", "ab")
+    found.add_tokens([tokenizers.AddedToken(each, normalized=normalized) for each in names])
+    encoder = pinned_from(tmp_path, found.to_str().encode())
+    added = {encoder.tokenizer.token_to_id(each) for each in names}
+    text = "ab<tool> a<|endoftext|>b<|endoftext|>"
+    (ids,) = encoder.encode([text])
+    assert not added & set(ids) and len(ids) == len(text)
+    assert encoder.plainly([text]) == [ids]
 
 
-def test_bytes_that_are_no_text_are_shown_as_such_and_not_waited_for() -> None:
-    encoder = embedded()
-    (half,) = (ids[:1] for ids in encoder.plainly(["日"]))
-    word = encoder.plainly([" the"])[0]
-    decoder = TextDecoder(encoder)
-    said = "".join(decoder.step(each) for each in [*word, *half * 9, *word]) + decoder.rest()
-    assert said.startswith(" the\ufffd") and said.endswith("\ufffd the")
-    assert TextDecoder(encoder).step(half[0]) == ""
+@pytest.mark.parametrize("model", [unigram(unknown=0), words()], ids=["piece", "word"])
+@pytest.mark.parametrize("split", [True, False])
+def test_an_end_of_text_in_the_models_own_vocabulary_is_spelled_out(
+    tmp_path: Path, model: tokenizers.models.Model, split: bool
+) -> None:
+    data = made(model, special=True, split=split)
+    encoder = pinned_from(tmp_path, data)
+    texts = ["<|endoftext|>", "a <|endoftext|> b", "a<|endoftext|><|endoftext|>", "<|<|endoftext|>"]
+    assert not any(encoder.end_of_text in ids for ids in encoder.encode(texts))
+    plain = tokenizers.Tokenizer.from_str(data.decode())
+    same = "a < | e n d o f t e x t | > b"
+    assert encoder.encode([same]) == [plain.encode(same).ids]
+
+
+@pytest.mark.parametrize(
+    ("data", "end"),
+    [
+        (made(words("<|endoftext|>")), "<|endoftext|>"),
+        (made(unigram(unknown=0)), "<unk>"),
+        (made(byte_level()), "a"),
+    ],
+    ids=["unknown words get it", "unknown characters get it", "a character"],
+)
+def test_a_tokenizer_that_gives_a_text_the_end_of_text_is_refused(
+    tmp_path: Path, data: bytes, end: str
+) -> None:
+    (tmp_path / "t.json").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"t\.json: tokenizer\.end_of_text: a text gets the id"):
+        pin_tokenizer(tmp_path / "t.json", end_of_text=end)
+
+
+NO_CHUNK = {"type": "FixedLength", "length": 0}
+NO_MAP = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (made(tokenizers.models.Unigram([("a", -1.0)], None)), "no ids for a text.*: .*unk_id"),
+        (made(unigram(unknown=None)), "no ids for a text.*: .*unk_id"),
+        (made(tokenizers.models.WordLevel({"a": 0}, "[UNK]")), "no ids for a text.*: .*UNK"),
+        (made(tokenizers.models.WordPiece({"a": 0}, unk_token="[UNK]")), "no ids for a text"),
+        (made(byte_level(), pre_tokenizer=NO_CHUNK), "no ids for a text.*: chunk size"),
+        (made(byte_level(), normalizer=NO_MAP), "not a file of the `tokenizers` library: Precomp"),
+        (made(tokenizers.models.WordLevel({"[UNK]": 1 << 31}, "[UNK]")), "vocabulary: Expected"),
+    ],
+)
+def test_a_tokenizer_that_fails_on_a_text_is_refused_in_one_line(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"t\.json: tokenizer[.:].*{words}") as caught:
+        pinned_from(tmp_path, data)
+    assert "\n" not in str(caught.value)
+
+
+def slow_pattern() -> bytes:
+    """Return a tokenizer whose regular expression gives up on a text of many `a`."""
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}}
+    return made(byte_level(), pre_tokenizer={**split, "behavior": "Isolated", "invert": False})
+
+
+def test_a_text_that_the_library_fails_on_is_named(tmp_path: Path) -> None:
+    encoder = pinned_from(tmp_path, slow_pattern())
+    with pytest.raises(BadText, match=r"tokenizer: no ids for a text.*: Onig") as caught:
+        encoder.encode(["good", "b", "a" * 40 + "b", "good"])
+    assert caught.value.place == 2
+
+
+def test_ids_that_the_library_fails_on_are_refused(tmp_path: Path) -> None:
+    strip = {"type": "Strip", "content": "a", "start": 0, "stop": 5}
+    encoder = pinned_from(tmp_path, made(byte_level(), decoder=strip))
+    with pytest.raises(Refusal, match="tokenizer: no text for ids"):
+        encoder.decode(encoder.encode(["a"])[0])
+
+
+def test_an_interrupt_is_not_taken_for_an_error_of_the_library() -> None:
+    for error in (KeyboardInterrupt, MemoryError):
+        with pytest.raises(error), module.library_errors("no ids"):
+            raise error

@@ -11,6 +11,7 @@ import torch
 from msgspec.structs import replace
 
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
+from dipaco.node.data.tokenizers import checked_tokenizer, pin_tokenizer
 from dipaco.node.jobs.meter import silent
 from dipaco.node.models.export import export_path, plain_tokenizer
 from dipaco.node.models.path_models import PathModels
@@ -18,7 +19,7 @@ from dipaco.node.runs.checkpoint import Checkpoint
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.run.model_shape import Model
-from tests.node.data.test_tokenizers import embedded, word_level
+from tests.node.data.test_tokenizers import embedded, made, unigram, word_level, words
 from tests.node.training.checkpointed import checkpointed, tokenizer
 from tests.node.training.small import small_manifest
 
@@ -84,10 +85,44 @@ def test_transformers_reads_the_same_ids(transformers: ModuleType, tmp_path: Pat
 def test_a_tokenizer_that_adds_and_cuts_is_exported_without_that() -> None:
     given = word_level(truncate=True)
     text = "a b c a b"
-    plain = tokenizers.Tokenizer.from_str(plain_tokenizer(given).decode())
+    plain = tokenizers.Tokenizer.from_str(plain_tokenizer(given, 0).decode())
     assert plain.encode(text).ids == [1, 2, 3, 1, 2]
     assert tokenizers.Tokenizer.from_str(given.decode()).encode(text).ids != [1, 2, 3, 1, 2]
-    assert plain_tokenizer(tokenizer()) == tokenizer(), "one that does neither stays as it is"
+    assert plain_tokenizer(tokenizer(), 0) == tokenizer(), "one that does neither stays as it is"
+
+
+def test_an_end_of_text_that_is_not_special_is_ordinary_text_in_the_export_too(
+    transformers: ModuleType, tmp_path: Path
+) -> None:
+    table = json.loads(tokenizer())
+    added = table["added_tokens"][0]
+    more = {"id": 4096, "content": "ship", "special": False, "normalized": True}
+    table["added_tokens"] = [{**added, "special": False}, {**added, **more}]
+    (tmp_path / "t.json").write_text(json.dumps(table))
+    pinned, data = pin_tokenizer(tmp_path / "t.json")
+    checkpoint = checkpointed(tmp_path / "blobs", small_manifest(tokenizer=pinned))
+    export_path(checkpoint, 0, data, tmp_path / "out", silent)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert [theirs(text).input_ids for text in TEXTS] == embedded().plainly(TEXTS)
+    assert checked_tokenizer(data, pinned).encode(TEXTS) == embedded().plainly(TEXTS)
+
+
+@pytest.mark.parametrize("model", [unigram(unknown=0), words()], ids=["piece", "word"])
+def test_an_end_of_text_that_the_model_spells_is_ordinary_text_in_the_export_too(
+    transformers: ModuleType, tmp_path: Path, model: tokenizers.models.Model
+) -> None:
+    given = made(model, special=True)
+    (tmp_path / "t.json").write_bytes(given)
+    pinned, data = pin_tokenizer(tmp_path / "t.json")
+    checkpoint = checkpointed(tmp_path / "blobs", small_manifest(tokenizer=pinned))
+    export_path(checkpoint, 0, data, tmp_path / "out", silent)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    texts = ["a <|endoftext|> b", "a<|endoftext|>b", "<|endoftext|><|endoftext|>", "a <|end"]
+    ids = checked_tokenizer(data, pinned).encode(texts)
+    assert [theirs(text).input_ids for text in texts] == ids
+    assert not any(pinned.end_of_text in each for each in ids)
+    plain = tokenizers.Tokenizer.from_str(data.decode())
+    assert plain.encode("a <|endoftext|> b").ids[1] == pinned.end_of_text
 
 
 def test_the_folder_says_what_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from dipaco.node.data.sources.embedded import embedded_source
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
-from dipaco.node.data.tokenizers import load_tokenizer
+from dipaco.node.data.tokenizers import load_tokenizer, pin_tokenizer
 from dipaco.node.jobs.values import Progress
 from dipaco.node.routing import documents
 from dipaco.node.routing.derive import SourceDeps, derive
@@ -35,6 +35,7 @@ from tests.node.data.corpora import (
     write_jsonl,
     write_parquet,
 )
+from tests.node.data.test_tokenizers import slow_pattern
 
 GOLDEN = ["c6f14559cf4135e6", "d15df931d41473d2", "da74e7bbd6ba9a80"]
 READ = {"documents": "fe5cb2bbbbd974d8", "sample": "c628f54ad748d9c7"}
@@ -183,6 +184,23 @@ def test_a_tokenizer_that_is_away_is_said_before_a_row_is_read(tools: SourceDeps
     derived = derive(replace(manifest, tokenizer=other), tools, no_progress)
     assert isinstance(derived, SourceFailure)
     assert (derived.stage, derived.lasting) == ("tokenizer", False)
+
+
+def test_a_row_that_the_tokenizer_fails_on_is_named_and_final(
+    tools: SourceDeps, tmp_path: Path
+) -> None:
+    column = ["good " * 50] * 12
+    paths = [
+        write_jsonl(tmp_path / "a.jsonl", column),
+        write_jsonl(tmp_path / "b.jsonl", [*column, "a" * 40 + "b", *column]),
+    ]
+    (tmp_path / "t.json").write_bytes(slow_pattern())
+    pinned, data = pin_tokenizer(tmp_path / "t.json")
+    tools.blobs.write(data)
+    routing = Routing(sample=20, dimension=64, validation_bp=0)
+    manifest = small_manifest(pin_files(paths), tokenizer=pinned, routing=routing)
+    found = derive(manifest, tools, no_progress)
+    assert lasting(found, r"b\.jsonl: row 12: tokenizer: no ids for a text")
 
 
 def test_pinned_content_that_is_no_corpus_is_refused(tools: SourceDeps, tmp_path: Path) -> None:

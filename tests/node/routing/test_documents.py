@@ -1,6 +1,7 @@
 """Rules of this file: rows come from memory, tokens from the embedded tokenizer."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -11,9 +12,11 @@ from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
 from dipaco.node.routing import documents as module
 from dipaco.node.routing.documents import Document, document_batches, token_count
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.errors import Refusal
 from dipaco.protocol.routing.recipe import RouterRecipe, recipe_of
 from dipaco.protocol.routing.seeds import Split, split_residue
 from tests.node.data.corpora import small_manifest, synthetic, texts
+from tests.node.data.test_tokenizers import pinned_from, slow_pattern
 
 ALL = frozenset(Split)
 
@@ -179,3 +182,19 @@ def test_heads_are_made_of_no_more_rows_than_are_due_but_a_few_at_a_time(
         due=lambda: next(left, 3000),
     )
     assert [len(batch) for batch in batches] == [100, 40, 32, 32, 36]
+
+
+@pytest.mark.parametrize("start", ["", "good " * 100], ids=["in its head", "behind its head"])
+def test_a_row_that_the_tokenizer_fails_on_is_named(tmp_path: Path, start: str) -> None:
+    bad = start + "a" * 40 + "b"
+    rows = numbered(["good " * 100, "good " * 100, bad])
+    with pytest.raises(Refusal, match=r"rows\.txt: row 2: tokenizer: no ids for a text.*: Onig"):
+        flat(
+            document_batches(
+                rows,
+                recipe(),
+                pinned_from(tmp_path, slow_pattern()),
+                splits=ALL,
+                place=lambda index: f"rows.txt: row {index}",
+            )
+        )

@@ -18,6 +18,7 @@ from dipaco.node.models.path_models import PathModels
 from dipaco.node.runs.checkpoint import Checkpoint, checkpoint_in
 from dipaco.node.runs.create import create_manifest
 from dipaco.node.runs.files import kept_runs
+from dipaco.node.runs.llama_config import HARMLESS, ONLY, READ
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError
 from tests.node.training.checkpointed import tokenizer
@@ -166,11 +167,56 @@ def tensor(name: str, value: torch.Tensor | None) -> Callable[[Path], None]:
     return change
 
 
+INV_FREQ = "model.layers.1.self_attn.rotary_emb.inv_freq"
+
+
+def rope(
+    parameters: object = None, scaling: object = None, top: float | None = None
+) -> Callable[[Path], None]:
+    """Change all that a configuration says of the rotary embedding."""
+    tables = {"rope_parameters": parameters, "rope_scaling": scaling, "rope_theta": top}
+
+    def change(folder: Path) -> None:
+        path = folder / "llama" / "config.json"
+        others = {k: v for k, v in json.loads(path.read_text()).items() if k not in tables}
+        given = {name: value for name, value in tables.items() if value is not None}
+        path.write_text(json.dumps(others | given))
+
+    return change
+
+
+def adapted(folder: Path) -> None:
+    (folder / "llama" / "adapter_config.json").write_text("{}")
+
+
+def in_two_files(folder: Path) -> None:
+    whole = folder / "llama" / "model.safetensors"
+    names = list(load_file(whole))
+    save_file({"model.norm.weight": torch.ones(16)}, folder / "llama" / "b.safetensors")
+    whole.rename(folder / "llama" / "a.safetensors")
+    files = dict.fromkeys(names, "a.safetensors") | {"model.norm.weight": "b.safetensors"}
+    index = folder / "llama" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+
+
+def nested_deeply(folder: Path) -> None:
+    (folder / "llama" / "config.json").write_text("[" * 100_000)
+
+
 @pytest.fixture(scope="module")
 def original(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
     saved(transformers, folder)
     return folder
+
+
+def copied(original: Path, folder: Path) -> BlobStore:
+    """Copy the checkpoint and the run's TOML file; returns a store."""
+    (folder / "llama").mkdir()
+    for path in (original / "llama").iterdir():
+        (folder / "llama" / path.name).write_bytes(path.read_bytes())
+    (folder / "warm.toml").write_text(RUN)
+    return BlobStore(folder / "store")
 
 
 @pytest.mark.parametrize(
@@ -181,8 +227,31 @@ def original(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
         (changed("attention_bias", True), "attention_bias: True"),
         (changed("mlp_bias", True), "mlp_bias: True"),
         (changed("rope_scaling", {"type": "linear", "factor": 2}), "rope_scaling"),
-        (changed("rope_parameters", {"rope_type": "llama3"}), "rope_parameters"),
-        (changed("partial_rotary_factor", 0.5), "partial_rotary_factor"),
+        (rope(scaling={"rope_type": "linear", "factor": 2}), "rope_scaling.rope_type: 'linear'"),
+        (rope(scaling={"rope_type": "default", "factor": 2}), "rope_scaling.factor: 2"),
+        (rope(scaling=[2.0]), r"rope_scaling: \[2.0\] is not a table"),
+        (rope({"rope_type": "llama3"}), "rope_parameters.rope_type: 'llama3'"),
+        (rope({"type": "linear", "factor": 4.0, "rope_theta": 1e4}), "parameters.type: 'linear'"),
+        (rope({"rope_type": "default", "type": "yarn"}), "rope_parameters.type: 'yarn'"),
+        (rope({"rope_type": "default", "mrope_section": [2]}), "rope_parameters.mrope_section"),
+        (rope({"full_attention": {"rope_type": "default"}}), "rope_parameters.full_attention"),
+        (rope({"partial_rotary_factor": 0.5}), "rope_parameters.partial_rotary_factor: 0.5"),
+        (rope({"rope_theta": 5e5}, {"rope_theta": 1e4}), "rope_theta: it has more than one value"),
+        (rope({"rope_theta": 5e5}, top=1e4), "rope_parameters.rope_theta 500000.0, rope_theta 100"),
+        (rope(scaling={"rope_theta": 5e5}, top=1e4), "rope_scaling.rope_theta 500000.0, rope_th"),
+        (changed("partial_rotary_factor", 0.5), "partial_rotary_factor: 0.5"),
+        (changed("architectures", ["LlamaForSequenceClassification"]), "architectures: "),
+        (changed("model_type", None), "model_type: is missing"),
+        (changed("auto_map", {"AutoModelForCausalLM": "mine.Llama"}), "auto_map: "),
+        (changed("quantization_config", {"bits": 4}), r"quantization_config: \{'bits': 4\}"),
+        (changed("sliding_window", 32), "sliding_window: 32"),
+        (changed("layer_types", ["sliding_attention"] * 2), "layer_types: "),
+        (changed("attention_multiplier", 0.1), "attention_multiplier: 0.1"),
+        (changed("logits_scaling", 8.0), "logits_scaling: 8.0"),
+        (changed("final_logit_softcapping", 30.0), "final_logit_softcapping: 30.0"),
+        (changed("is_causal", False), "is_causal: False"),
+        (changed("no_rope_layers", [1, 0]), r"no_rope_layers: \[1, 0\], .* remove the key"),
+        (changed("two\nlines", "x" * 200), r"two.nlines.: .x{76}\.\.\."),
         (changed("head_dim", 8), "head_dim: 8 times 4 heads"),
         (changed("hidden_size", None), "hidden_size: None"),
         (changed("num_hidden_layers", 3), "grid.levels: 2 blocks, the checkpoint has 3"),
@@ -206,16 +275,74 @@ def original(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
         (tensor("model.norm.weight", torch.full((16,), torch.nan)), "holds NaN"),
         (tensor("model.norm.weight", torch.ones(16, dtype=torch.int64)), "has type I64"),
         (tensor("model.norm.bias", torch.ones(16)), "model.norm.bias: this model has no such"),
+        (tensor("model.layers.2.mlp.up_proj.weight", torch.ones(1)), "model.layers.2.mlp.up_proj"),
+        (tensor(INV_FREQ, torch.tensor([1.0, 0.01])), "rotary_emb.inv_freq: it is not what config"),
+        (tensor(INV_FREQ, torch.ones(3)), r"rotary_emb.inv_freq has shape \(3,\), not \(2,\)"),
+        (adapted, "adapter_config.json: merge the adapter"),
+        (in_two_files, "model.norm.weight is in a.safetensors and in b.safetensors"),
+        (nested_deeply, "config.json: not JSON"),
+        (retold("context = 48", "context = 65"), "model.context: 65, the checkpoint knows 64"),
     ],
 )
 def test_what_this_model_cannot_be_is_refused_by_its_name(
     original: Path, tmp_path: Path, change: Callable[[Path], None], words: str
 ) -> None:
-    (tmp_path / "llama").mkdir()
-    for path in (original / "llama").iterdir():
-        (tmp_path / "llama" / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "warm.toml").write_text(RUN)
+    store = copied(original, tmp_path)
     change(tmp_path)
-    store = BlobStore(tmp_path / "store")
     with pytest.raises(ConfigError, match=words):
         create_manifest(tmp_path / "warm.toml", owner=peer("owner"), blobs=store)
+
+
+@pytest.mark.parametrize(
+    ("change", "theta"),
+    [
+        (rope(), 1e4),
+        (rope({"rope_type": "default", "rope_theta": 5e5}), 5e5),
+        (rope({"type": "default", "rope_theta": 5e5}), 5e5),
+        (rope({"rope_theta": 5e5, "partial_rotary_factor": 1}, top=500000), 5e5),
+        (rope(scaling={"rope_type": "default", "rope_theta": 5e5}), 5e5),
+        (rope({"rope_type": "default", "factor": None}, {}, 5e5), 5e5),
+        (changed("quantization_config", None), 5e5),
+        (changed("unheard_of", None), 5e5),
+        (changed("layer_types", ["full_attention"] * 2), 5e5),
+        (changed("pretraining_tp", 2), 5e5),
+        (tensor(INV_FREQ, (1 / 5e5 ** torch.tensor([0, 0.5])).bfloat16()), 5e5),
+    ],
+)
+def test_what_changes_nothing_is_accepted_and_read_as_transformers_does(
+    transformers: ModuleType,
+    original: Path,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    theta: float,
+) -> None:
+    store = copied(original, tmp_path)
+    change(tmp_path)
+    value = create_manifest(tmp_path / "warm.toml", owner=peer("owner"), blobs=store).manifest
+    theirs = transformers.LlamaConfig.from_pretrained(tmp_path / "llama")
+    assert value.model.rope_theta == theta == theirs.rope_parameters["rope_theta"]
+    assert theirs.rope_parameters["rope_type"] == "default"
+
+
+def test_a_tied_head_is_compared_with_the_embedding(
+    transformers: ModuleType, tmp_path: Path
+) -> None:
+    saved(transformers, tmp_path, tie_word_embeddings=True)
+    path = tmp_path / "llama" / "model.safetensors"
+    head = load_file(path)["model.embed_tokens.weight"].clone()
+    tensor("lm_head.weight", head)(tmp_path)
+    store = BlobStore(tmp_path / "store")
+    assert create_manifest(tmp_path / "warm.toml", owner=peer("owner"), blobs=store).manifest.start
+    head[-1, -1] += 1
+    tensor("lm_head.weight", head)(tmp_path)
+    with pytest.raises(ConfigError, match=r"lm_head.weight is not .* tie_word_embeddings to false"):
+        create_manifest(tmp_path / "warm.toml", owner=peer("owner"), blobs=store)
+    changed("tie_word_embeddings", False)(tmp_path)
+    value = create_manifest(tmp_path / "warm.toml", owner=peer("owner"), blobs=store).manifest
+    assert not value.model.tied
+
+
+def test_every_key_that_transformers_writes_is_known(transformers: ModuleType) -> None:
+    written = set(transformers.LlamaConfig().to_dict())
+    assert written <= READ | HARMLESS | set(ONLY)
+    assert not (READ & HARMLESS or READ & set(ONLY) or HARMLESS & set(ONLY))

@@ -205,6 +205,15 @@ def test_windows_cover_all_documents(documents: int, window: int, windows: int) 
     assert source.windows == windows
 
 
+def test_a_row_is_named_by_its_file() -> None:
+    files = tuple(
+        SourceFile(name=n, size=1, sha256=digest(n), rows=r) for n, r in (("a", 3), ("b", 2))
+    )
+    source = replace(PLAIN.source, kind="files", files=files, documents=5, window=5)
+    assert [source.place(index) for index in (2, 3, 4)] == ["a: row 2", "b: row 0", "b: row 1"]
+    assert PLAIN.source.place(7) == "row 7", "a synthetic source has no files"
+
+
 def test_the_largest_manifest_fits_its_envelope() -> None:
     """Of the longest lists with texts of usual length; the signature's limit bounds the rest."""
     name = "data/train/a-rather-long-name-of-a-part-00000-of-04096.parquet"
