@@ -36,6 +36,7 @@ DIAL_DEADLINE = 20.0  # s for a peer, all of its addresses and the look-up of na
 GRACE = 10.0  # s in which a new peer above `high` can ask for the peers that we know
 CONSULT = 60.0  # s between two calls of a directory
 ANSWER_TIMEOUT = 10.0  # s for its answers
+SUMMARY = 600.0  # s between two lines on ended connections
 
 
 class Dialer:
@@ -74,6 +75,8 @@ class Dialer:
         self._since: dict[PeerId, float] = {}
         """When each peer that is connected now was connected."""
         self._closing: set[PeerId] = set()
+        self._ended = 0
+        self._summed = 0.0
         self._wake = trio.Event()
         self._consulting: set[PeerId] = set()
         self._nursery: trio.Nursery | None = None
@@ -107,6 +110,7 @@ class Dialer:
         self._recall()
         async with trio.open_nursery() as self._nursery:
             try:
+                self._summed = trio.current_time()
                 self._transport.watch(self._on_peer)
                 self._rpc.watch(self._on_ready)
                 for peer in self._rpc.ready():
@@ -136,6 +140,7 @@ class Dialer:
             self._since[peer] = now
         else:
             self._since.pop(peer, None)
+            self._ended += 1
         if candidate is not None and connected:
             candidate.connected(now)
         elif candidate is not None:
@@ -187,7 +192,7 @@ class Dialer:
         return max(SHORTEST, min(later, default=LONGEST))  # never so short that it rounds to 0
 
     async def _close(self, peer: PeerId) -> None:
-        await self._transport.hang_up(peer)
+        await self._transport.hang_up(peer, f"more than {self._high} connections")
         self._closing.discard(peer)
         self._wake.set()
 
@@ -225,6 +230,14 @@ class Dialer:
             for peer in self._rpc.ready():
                 self._on_ready(peer, True)
             await self._store.save(self._candidates.remembered())
+            self._sum_up(trio.current_time())
+
+    def _sum_up(self, now: float) -> None:
+        """Log how many connections ended; each has a line of its own at the level debug."""
+        if self._ended and now - self._summed >= SUMMARY:
+            peers = len(self._transport.peers())
+            log.info("%d connections ended lately, %d peers are connected", self._ended, peers)
+            self._ended, self._summed = 0, now
 
     async def _consult(self, peer: PeerId) -> None:
         """Register with `peer` and ask for the peers it knows, in case it keeps a directory."""

@@ -187,6 +187,8 @@ class Gossip:
         return sorted(self._rpc.ready() - self._comparing)
 
     async def _on_announcement(self, author: PeerId, data: bytes) -> None:
+        if self._reputation.banned(author):  # others may still hand on what it publishes
+            return
         try:
             item = decode(data, Announcement, limit=MAX_ANNOUNCEMENT).item
         except RemoteProtocolError as error:

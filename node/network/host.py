@@ -5,6 +5,7 @@ Left out on purpose: plaintext (it proves no identity), QUIC and mplex (slow), t
 (it dials every peer it hears of), the resource manager (it loses count), kad-DHT and bitswap.
 """
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -33,8 +34,15 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
-from dipaco.node.network.shims import contain_logging, install_shims, translated
-from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
+from dipaco.node.network.shims import contain_logging, dial_cause_of, install_shims, translated
+from dipaco.node.network.transport import (
+    HUNG_UP,
+    TOPIC_PENDING,
+    Handler,
+    PeerCallback,
+    Traffic,
+    log_ended,
+)
 from dipaco.protocol.errors import ConfigError, DipacoError, Unavailable
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
@@ -92,16 +100,19 @@ class HostTransport:
     """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
 
     def __init__(
-        self, host: IHost, pubsub: Pubsub, addresses: tuple[Address, ...], nursery: trio.Nursery
+        self, host: IHost, pubsub: Pubsub, announce: tuple[Address, ...], nursery: trio.Nursery
     ) -> None:
         self._nursery = nursery
         self._host = host
         self._net: Any = host.get_network()
         self._pubsub = pubsub
-        self._addresses = addresses
+        self._announce = announce
+        self._addresses = _addresses(host, announce)
         self._me = PeerId(str(host.get_id()))
         self._traffic = Traffic()
         self._connected: dict[PeerId, ID] = {}
+        self._ending: dict[PeerId, str] = {}
+        """Peers on which we are hanging up, and why."""
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
         self._net.register_notifee(_Notifee(self))
@@ -112,6 +123,9 @@ class HostTransport:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
+        with contextlib.suppress(Unavailable), translated("looking for this machine's addresses"):
+            found = _addresses(self._host, self._announce)  # they change with the network
+            self._addresses = found or self._addresses
         return self._addresses
 
     @property
@@ -141,7 +155,12 @@ class HostTransport:
             relay = short_peer(place.relay)
             raise Unavailable(f"this version dials no peer through a relay (here {relay})")
         last = Unavailable(f"no such host in {place}")
-        for target in await resolve(place):
+        targets: list[Address] | None = None
+        with trio.move_on_after(DIAL_TIMEOUT):
+            targets = await resolve(place)
+        if targets is None:
+            raise Unavailable(f"no answer within {DIAL_TIMEOUT:g} s to the look-up of {place}")
+        for target in targets:
             what = target.host_and_port
             with trio.move_on_after(DIAL_TIMEOUT):
                 try:
@@ -149,7 +168,7 @@ class HostTransport:
                         await self._net.dial_addr(Multiaddr(str(target)), identity)
                     return
                 except Unavailable as error:
-                    last = Unavailable(f"{str(error).removeprefix(f'{what}: ')} at {what}")
+                    last = Unavailable(f"{dial_cause_of(error.__cause__ or error)} at {what}")
                     continue
             last = Unavailable(f"no answer within {DIAL_TIMEOUT:g} s at {what}")
         raise last
@@ -186,10 +205,11 @@ class HostTransport:
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
         self._banned = banned
 
-    async def hang_up(self, peer: PeerId) -> None:
+    async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         identity = self._connected.get(peer)
         if identity is None:
             return
+        self._ending.setdefault(peer, why)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
             try:
                 with translated("hanging up"):
@@ -200,13 +220,14 @@ class HostTransport:
             except Unavailable as error:
                 log.debug("peer=%s %s", short_peer(peer), error)
         self.refresh(identity)
+        self._ending.pop(peer, None)
 
     async def hang_up_all(self) -> None:
         """Close all connections; the first step of every shutdown."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for peer in self.peers():
-                    nursery.start_soon(self.hang_up, peer)
+                    nursery.start_soon(self.hang_up, peer, "this node stops")
 
     async def publish(self, topic: str, data: bytes) -> None:
         with translated("publishing"):
@@ -247,6 +268,7 @@ class HostTransport:
             self._connected[peer] = identity
         else:
             del self._connected[peer]
+            log_ended(peer, self._ending.get(peer))
         for callback in self._callbacks:
             callback(peer, alive)
 
@@ -255,7 +277,7 @@ class HostTransport:
         self.refresh(identity)
         peer = PeerId(str(identity))
         if self._banned(peer):
-            self._nursery.start_soon(self.hang_up, peer)
+            self._nursery.start_soon(self.hang_up, peer, "it is banned")
 
 
 class _Notifee(INotifee):
@@ -311,7 +333,7 @@ async def open_host(
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
                 raise ConfigError(f"cannot listen on {', '.join(map(str, wanted))}")
-            transport = HostTransport(host, pubsub, _addresses(host, tuple(announce)), nursery)
+            transport = HostTransport(host, pubsub, tuple(announce), nursery)
             try:
                 yield transport
             finally:
@@ -369,7 +391,8 @@ def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
                     raise Unavailable(f"{short_peer(PeerId(str(peer)))} holds too many streams")
                 await inner(stream)
         except DipacoError as error:
-            log.info("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            who = short_peer(PeerId(str(peer)))
+            log.debug("peer=%s stream %s ended: %s", who, stream.get_protocol(), error)
             await _reset(stream)
         finally:
             held[peer] -= 1
@@ -402,7 +425,7 @@ async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
             with translated(f"gossip from {msg_forwarder}"):
                 await push(msg_forwarder, msg)
         except Unavailable as error:
-            log.info("%s", error)
+            log.debug("%s", error)
 
     pubsub.push_msg = safe_push  # type: ignore[method-assign]
     async with background_trio_service(pubsub), background_trio_service(router):
@@ -417,4 +440,5 @@ def _addresses(host: IHost, announce: tuple[Address, ...]) -> tuple[Address, ...
         for address in host.get_transport_addrs()
         for expanded in expand_wildcard_address(address)
     ]
-    return tuple(place.with_peer(PeerId(str(host.get_id()))) for place in places)
+    me = PeerId(str(host.get_id()))  # without any network a wildcard expands to itself
+    return tuple(place.with_peer(me) for place in places if not place.dial_fault())

@@ -4,7 +4,6 @@ Owns misses and round-trip times. A peer that is busy for a few seconds is not d
 miss in a row ends the connection.
 """
 
-import logging
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,13 +13,11 @@ import trio
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.errors import DipacoError
-from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.messages import Ping, Pong
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
-
-log = logging.getLogger(__name__)
 
 PAUSE = (10.0, 15.0)  # s between two pings; jittered, so that peers do not ping at the same time
 ANSWER_TIMEOUT = 10.0  # s
@@ -79,8 +76,7 @@ class Liveness:
         while peer in self._rpc.ready():
             misses = 0 if await self._ping(peer) else misses + 1
             if misses == MISSES:
-                log.info("peer=%s hung up: %d pings unanswered", short_peer(peer), misses)
-                await self._transport.hang_up(peer)
+                await self._transport.hang_up(peer, f"{misses} pings unanswered")
                 break
             await trio.sleep(self._chance.uniform(*PAUSE))
         self._watched.discard(peer)

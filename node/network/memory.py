@@ -11,7 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
-from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
+from dipaco.node.network.transport import (
+    HUNG_UP,
+    TOPIC_PENDING,
+    Handler,
+    PeerCallback,
+    Traffic,
+    log_ended,
+)
 from dipaco.protocol.errors import DipacoError, Unavailable
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
@@ -175,7 +182,7 @@ class MemoryTransport:
             await handler(stream)
             await stream.close()
         except DipacoError as error:  # any other error is a bug, and fails the test
-            log.info("stream of peer=%s: %s", short_peer(stream.peer), error)
+            log.debug("peer=%s stream ended: %s", short_peer(stream.peer), error)
             await stream.reset()
 
     def serve(self, protocol: str, handler: Handler) -> None:
@@ -193,7 +200,9 @@ class MemoryTransport:
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
         self.banned = banned
 
-    async def hang_up(self, peer: PeerId) -> None:
+    async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
+        if peer in self.peers():
+            log_ended(peer, why)
         self.network.disconnect(self._me, peer)
         await trio.lowlevel.checkpoint()
 

@@ -46,7 +46,7 @@ class Reputation:
             del self._offences[next(iter(self._offences))]
         verdict = f"banned for {BAN:g} s" if self.banned(peer) else "hung up"
         log.warning("peer=%s %s: %s", short_peer(peer), verdict, reason)
-        await self._transport.hang_up(peer)
+        await self._transport.hang_up(peer, verdict)
 
     def banned(self, peer: PeerId) -> bool:
         """Return whether `peer` is banned: nothing is sent to it or taken from it."""

@@ -235,8 +235,7 @@ class Rpc:
                 else:
                     await self._arrivals.setdefault(peer, trio.Event()).wait()
             if opening.cancelled_caught:
-                log.info("peer=%s opened no %s stream", short_peer(peer), self._protocol)
-                await self._transport.hang_up(peer)
+                await self._transport.hang_up(peer, f"no {self._protocol} stream was opened")
         self._served.discard(peer)
 
     async def _open(self, peer: PeerId) -> None:

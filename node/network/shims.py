@@ -8,6 +8,7 @@ correction still has its effect. Our own protocols do not appear here.
 import logging
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +17,13 @@ import libp2p.network.swarm as swarm
 import libp2p.pubsub.pubsub as pubsub
 import libp2p.stream_muxer.yamux.yamux as yamux
 import trio
-from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
+from dipaco.node.network.paced import Paced
 from dipaco.protocol.errors import DipacoError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ READ = 256 * 1024  # bytes of one system call
 WINDOW_STALL = 60.0  # s that a reader may pause before a transfer to it fails
 SOCKET_STALL = 20.0  # s in which the kernel accepts no frame: the peer is gone
 LONGEST_POLL = 0.02  # s between two checks of a closed window: a long stall must not cost CPU
+NO_NODE = "no libp2p node answers there,"
+"""The cause of a dial that failed since a program of another kind answered."""
 
 _installed = False
 
@@ -53,15 +57,38 @@ def translated(doing: str) -> Iterator[None]:
 
 def cause_of(error: BaseException) -> str:
     """Return the first cause of a chain of errors, in words."""
-    while True:
-        if isinstance(error, OSError) and error.errno is not None:
-            return os.strerror(error.errno).lower()
-        if isinstance(error, PeerIDMismatchesPubkey):
-            return "another peer answers"
+    first = _first(error)
+    return _known(first) or str(first).partition("\n")[0] or type(first).__name__
+
+
+def dial_cause_of(error: BaseException) -> str:
+    """Return why a dial failed, in words that fit "... at HOST:PORT".
+
+    After the connection itself, whatever else goes wrong means that the program at that address
+    speaks another language: libp2p then tells of the bytes that it could not read.
+    """
+    first = _first(error)
+    if isinstance(first, IncompleteReadError) and first.is_clean_close:
+        return "the connection was closed without an answer"
+    return _known(first) or NO_NODE
+
+
+def _known(first: BaseException) -> str | None:
+    if isinstance(first, PeerIDMismatchesPubkey):
+        return "another peer answers"
+    if isinstance(first, OSError) and first.errno is not None:
+        return os.strerror(first.errno).lower()
+    return None
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the error at the beginning of a chain, or the first that says all."""
+    while _known(error) is None:
         deeper = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
         if deeper is None:
-            return str(error).partition("\n")[0] or type(error).__name__
+            break
         error = deeper
+    return error
 
 
 def install_shims() -> None:
@@ -156,3 +183,22 @@ def contain_logging(*, verbose: bool = False) -> None:
     for name in ("libp2p", "libp2p.network.auto_connector"):
         logging.getLogger(name).setLevel(level)
     logging.getLogger("libp2p").propagate = True
+    accepting = logging.getLogger("trio.serve_listeners")
+    for old in [each for each in accepting.filters if isinstance(each, _FullTable)]:
+        accepting.removeFilter(old)
+    accepting.addFilter(_FullTable())
+
+
+class _FullTable(logging.Filter):
+    """Replaces trio's ten tracebacks a second while no file descriptor is free by a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._paced = Paced(log, now=time.monotonic)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False, so that the record is dropped."""
+        error = record.exc_info[1] if record.exc_info else None
+        cause = cause_of(error) if error else record.getMessage()
+        self._paced.say("accept", f"connections to this node wait: {cause} (see `ulimit -n`)")
+        return False

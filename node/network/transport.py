@@ -5,14 +5,19 @@ translate every error once: `Unavailable` when a peer or connection is away, `Re
 when a peer breaks the protocol. All code above the transport uses this module alone.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
 
 from dipaco.protocol.wire.address import Address
-from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.identity import PeerId, short_peer
 
+log = logging.getLogger(__name__)
+
+HUNG_UP = "hung up"
+"""The reason in the log of an end that needs no other."""
 TOPIC_PENDING = (
     1024  # messages of a topic that wait for our reader; the rest is dropped, and pulled
 )
@@ -97,14 +102,22 @@ class Transport(Protocol):
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
         """Neither dial a peer for which `banned` is true, nor keep a connection that it makes."""
 
-    async def hang_up(self, peer: PeerId) -> None:
-        """Close every connection to `peer` at once, even if it is frozen; never raises."""
+    async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
+        """Close every connection to `peer` at once, even if it is frozen; never raises.
+
+        why   for the log.
+        """
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Send `data` (at most a few KB) to all subscribers, best effort."""
 
     async def subscribe(self, topic: str) -> "trio.MemoryReceiveChannel[tuple[PeerId, bytes]]":
         """Return the messages of other peers on `topic`, with their authors; call once a topic."""
+
+
+def log_ended(peer: PeerId, why: str | None) -> None:
+    """Log the end of the last connection to `peer`; `why` is None if we did not end it."""
+    log.debug("peer=%s connection ended: %s", short_peer(peer), why or "by the peer, or it broke")
 
 
 class Traffic:

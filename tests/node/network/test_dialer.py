@@ -205,7 +205,7 @@ async def test_one_hang_up_that_takes_its_time_counts_once(
         others = [await swarm.join(peer, node.me, low=0) for peer in PEERS[1:5]]
         closed: list[PeerId] = []
 
-        async def hang_up(peer: PeerId) -> None:
+        async def hang_up(peer: PeerId, why: str) -> None:
             closed.append(peer)
             await trio.sleep(5)
             swarm.network.disconnect(node.me, peer)

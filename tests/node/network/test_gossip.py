@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from dipaco.node.network import gossip as gossip_module
 from dipaco.node.network.gossip import LEDGER, SYNC, TOPIC, Gossip
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
-from dipaco.node.network.reputation import Reputation
+from dipaco.node.network.reputation import STRIKES, Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest, sha256
@@ -374,3 +374,20 @@ async def test_a_listing_beyond_the_bound_costs_a_strike(autojump_clock: MockClo
             await trio.sleep(1)
             assert victim.reputation.strikes(PEERS[1]) == 1
             nursery.cancel_scope.cancel()
+
+
+async def test_garbage_of_a_banned_author_that_others_hand_on_is_dropped_in_silence(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with swarms() as swarm:
+        victim = await swarm.join(PEERS[0])
+        async with swarm.network.join(PEERS[1]) as hub, swarm.network.join(PEERS[2]) as offender:
+            await hub.subscribe(TOPIC)  # and judges nobody
+            for other in (victim.transport, offender):
+                await hub.dial(other.me, other.addresses)
+            for _ in range(50):
+                await offender.publish(TOPIC, b"garbage")
+                await trio.sleep(0.1)
+        blamed = [r for r in caplog.records if r.levelname == "WARNING"]
+        assert len(blamed) == STRIKES
+        assert victim.reputation.banned(offender.me)

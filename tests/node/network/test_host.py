@@ -5,8 +5,13 @@ Rules of this file: real hosts on loopback, real time; strangers speak through b
 
 import ast
 import contextlib
+import errno
 import logging
+import os
+import resource
 import socket
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,11 +23,13 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network import host as host_module
 from dipaco.node.network.host import HostTransport, open_host
+from dipaco.node.network.transport import Stream
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import short_peer
 from tests.node.network.peers import KEYS, PEERS
 from tests.node.network.test_shims import LISTEN, is_served
-from tests.node.network.test_transport_contract import ECHO, echo, until
+from tests.node.network.test_transport_contract import ECHO, echo, ends, until
 
 NETWORK = Path(host_module.__file__).parent
 
@@ -180,3 +187,137 @@ async def test_everyday_failures_of_libp2p_are_not_logged() -> None:
     async with open_host(KEYS[0], listen=LISTEN):
         for name in ("libp2p", "libp2p.network.auto_connector", "libp2p.network.swarm"):
             assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<!DOCTYPE HTML>\n<html>",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\xff" * 4000,
+        b"\x13/multistream/1.0.0\n\x03na\n",
+        b"\x13/multistream/1.0.0\n\x07/noise\n\x00\x40" + bytes(80),
+    ],
+)
+async def test_a_server_of_another_kind_is_called_that(words: bytes) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(1000)
+            await stream.send_all(words)
+            await stream.send_eof()
+            with contextlib.suppress(trio.BrokenResourceError):
+                async for _ in stream:  # no reset overtakes the words
+                    pass
+
+    async with open_host(KEYS[1]) as node, trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, host="127.0.0.1")
+        (listener,) = await nursery.start(serve, answer, 0)
+        place = Address("ip4", "127.0.0.1", listener.socket.getsockname()[1])
+        with pytest.raises(Unavailable, match="no libp2p node answers there, at 127") as error:
+            await node.dial(PEERS[0], [place])
+        assert "msg_bytes" not in str(error.value)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_look_up_of_a_name_that_takes_too_long_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(_place: Address) -> list[Address]:
+        await trio.sleep_forever()
+        return []
+
+    monkeypatch.setattr(host_module, "resolve", never)
+    monkeypatch.setattr(host_module, "DIAL_TIMEOUT", 0.01)
+    async with open_host(KEYS[1]) as node:
+        with pytest.raises(Unavailable, match=r"the look-up of /dns4/slow\.example/tcp/1"):
+            await node.dial(PEERS[0], [Address.parse("/dns4/slow.example/tcp/1")])
+
+
+async def test_the_addresses_follow_the_machines_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_host(KEYS[0], listen=[Address.parse("/ip4/0.0.0.0/tcp/0")]) as node:
+        before, port = node.addresses, _port(node)
+
+        def moved(_address: Multiaddr) -> list[Multiaddr]:
+            return [Multiaddr(f"/ip4/10.77.0.3/tcp/{port}")]
+
+        monkeypatch.setattr(host_module, "expand_wildcard_address", moved)
+        assert [str(each.without_peer) for each in node.addresses] == [str(moved(before)[0])]
+
+        def offline(address: Multiaddr) -> list[Multiaddr]:
+            return [address]
+
+        monkeypatch.setattr(host_module, "expand_wildcard_address", offline)
+        assert not any(each.dial_fault() for each in node.addresses)
+
+        def out_of_files(_address: Multiaddr) -> list[Multiaddr]:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(host_module, "expand_wildcard_address", out_of_files)
+        assert [each.port for each in node.addresses] == [port]
+
+
+@contextlib.contextmanager
+def no_descriptor_free() -> Iterator[None]:
+    """Take away every file descriptor that is not in use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_a_free_descriptor_a_node_waits_says_so_once_and_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_host(KEYS[0], listen=LISTEN) as node, open_host(KEYS[1]) as guest:
+        node.serve(ECHO, echo)
+        await guest.dial(node.me, node.addresses)
+        place = Address("ip4", "127.0.0.1", _port(node))
+        with trio.socket.socket() as stranger:
+            with no_descriptor_free():
+                await stranger.connect(("127.0.0.1", _port(node)))
+                with pytest.raises(Unavailable, match="too many open files at 127"):
+                    await guest.dial(PEERS[2], [place])
+                await until(lambda: caplog.records)
+                refused = logging.getLogger("trio.serve_listeners")
+                for _ in range(50):  # the next seconds
+                    refused.error("accept returned EMFILE; retrying")
+                assert await is_served(guest, node)
+            (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+            assert line.getMessage() == (
+                "connections to this node wait: too many open files (see `ulimit -n`)"
+            )
+            assert line.exc_info is None
+        await guest.hang_up(node.me)
+        await guest.dial(node.me, node.addresses)
+        assert await is_served(guest, node)
+
+
+async def test_the_end_of_a_connection_is_one_line_for_debugging_with_peer_and_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="dipaco")
+    async with open_host(KEYS[0], listen=LISTEN) as node, open_host(KEYS[1]) as guest:
+
+        async def away(_stream: Stream) -> None:
+            raise Unavailable("the connection ended")
+
+        node.serve(ECHO, away)
+        await guest.dial(node.me, node.addresses)
+        stream = await guest.open(node.me, ECHO)
+        assert await ends(stream)
+        await guest.hang_up(node.me, "it was asked for")
+        await until(lambda: not node.peers())
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
+    ended = [line for line in caplog.messages if "connection ended:" in line]
+    assert sorted(ended) == sorted(
+        [
+            f"peer={short_peer(node.me)} connection ended: it was asked for",
+            f"peer={short_peer(guest.me)} connection ended: by the peer, or it broke",
+        ]
+    )
+    (streams,) = [line for line in caplog.messages if " stream " in line]
+    assert streams == f"peer={short_peer(guest.me)} stream {ECHO} ended: the connection ended"
