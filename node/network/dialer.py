@@ -89,6 +89,8 @@ class Dialer:
 
     def reason(self) -> str | None:
         """Return why there is no connection, in words, or None when there is one."""
+        if self._transport.trouble:
+            return self._transport.trouble
         if self._transport.peers():
             return None
         tried = [each for each in self._candidates if each.away_since is not None]

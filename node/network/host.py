@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,8 +23,10 @@ from libp2p.custom_types import TProtocol
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.pubsub_notifee import PubsubNotifee
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
@@ -43,7 +45,8 @@ from dipaco.node.network.transport import (
     Traffic,
     log_ended,
 )
-from dipaco.protocol.errors import ConfigError, DipacoError, Unavailable
+from dipaco.node.network.twins import HELLO, TURNED_AWAY, TWIN, Twins
+from dipaco.protocol.errors import ConfigError, DipacoError, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
 
@@ -115,6 +118,8 @@ class HostTransport:
         """Peers on which we are hanging up, and why."""
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
+        self._twins = Twins(_Links(host, self.refresh))
+        self._serve_twins()
         self._net.register_notifee(_Notifee(self))
 
     @property
@@ -127,6 +132,11 @@ class HostTransport:
             found = _addresses(self._host, self._announce)  # they change with the network
             self._addresses = found or self._addresses
         return self._addresses
+
+    @property
+    def trouble(self) -> str:
+        refused_by = self._twins.refused_by
+        return TURNED_AWAY if refused_by and self._connected.keys() <= refused_by else ""
 
     @property
     def traffic(self) -> Traffic:
@@ -183,11 +193,22 @@ class HostTransport:
 
     def serve(self, protocol: str, handler: Handler) -> None:
         async def handle(raw: INetStream) -> None:
+            await self._twins.admitted(raw.muxed_conn)
             stream = HostStream(raw, self._traffic)
             await handler(stream)
             await stream.close()
 
         self._host.set_stream_handler(TProtocol(protocol), handle)
+
+    def _serve_twins(self) -> None:
+        async def answer_greeting(raw: INetStream) -> None:
+            await self._twins.answer_greeting(raw.muxed_conn, HostStream(raw, Traffic()))
+
+        async def answer_notice(raw: INetStream) -> None:
+            await self._twins.answer_notice(HostStream(raw, Traffic()))
+
+        self._host.set_stream_handler(TProtocol(HELLO), answer_greeting)
+        self._host.set_stream_handler(TProtocol(TWIN), answer_notice)
 
     def peers(self) -> frozenset[PeerId]:
         return frozenset(self._connected)
@@ -272,12 +293,82 @@ class HostTransport:
         for callback in self._callbacks:
             callback(peer, alive)
 
-    async def on_connected(self, identity: ID) -> None:
+    async def on_connected(self, link: Any) -> None:
         """Called by libp2p for each new connection."""
+        identity = link.peer_id
         self.refresh(identity)
         peer = PeerId(str(identity))
         if self._banned(peer):
             self._nursery.start_soon(self.hang_up, peer, "it is banned")
+        elif link.is_initiator:
+            self._nursery.start_soon(self._greet, link)
+
+    def on_disconnected(self, link: Any) -> None:
+        """Called by libp2p for each connection that has ended."""
+        self._twins.gone(link)
+        self.refresh(link.peer_id)
+
+    async def _greet(self, link: Any) -> None:
+        try:
+            await self._twins.greet(link)
+        except (Unavailable, RemoteProtocolError) as error:
+            log.debug("peer=%s no greeting: %s", short_peer(PeerId(str(link.peer_id))), error)
+
+
+class _Links:
+    """Single connections, by their muxers; see `twins.Links`."""
+
+    def __init__(self, host: IHost, refresh: Callable[[ID], None]) -> None:
+        self._net: Any = host.get_network()
+        self._refresh = refresh
+        self._select = cast(Any, host).multiselect_client.select_one_of
+
+    def _connections(self, link: Any) -> list[Any]:
+        return [each for each in self._net.get_connections(link.peer_id) if not each.is_closed]
+
+    async def open_on(self, link: Any, protocol: str) -> HostStream:
+        who = short_peer(PeerId(str(link.peer_id)))
+        found = [each for each in self._connections(link) if each.muxed_conn is link]
+        if not found:
+            raise Unavailable(f"not connected to {who}")
+        with translated(f"{who} opens no {protocol}"):
+            stream = await found[0].new_stream()
+            await self._select([TProtocol(protocol)], MultiselectCommunicator(stream))
+        return HostStream(stream, Traffic())
+
+    def beside(self, link: Any) -> list[Any]:
+        muxers = [each.muxed_conn for each in self._connections(link)]
+        return [muxer for muxer in muxers if muxer is not link]
+
+    def ip_of(self, link: Any) -> str:
+        place = link.get_remote_address()
+        return "" if place is None else str(place[0])
+
+    async def end(self, link: Any) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_UP_TIMEOUT):
+            for close in (
+                link.secured_conn.close,  # first, as in `hang_up`
+                *(each.close for each in self._connections(link) if each.muxed_conn is link),
+            ):
+                with contextlib.suppress(Unavailable), translated("ending a connection"):
+                    await close()
+        self._refresh(link.peer_id)  # libp2p tells of the end only once its close is through
+
+
+class _LastOneGone(PubsubNotifee):
+    """Keeps gossip with a peer while the connection stands over which it goes.
+
+    libp2p's own ends it with any connection to the peer.
+    """
+
+    def __init__(self, pubsub: Pubsub, original: PubsubNotifee) -> None:
+        super().__init__(original.initiator_peers_queue, original.dead_peers_queue)
+        self._pubsub = pubsub
+
+    async def disconnected(self, network: Any, conn: Any) -> None:
+        stream = self._pubsub.peers.get(conn.muxed_conn.peer_id)
+        if stream is None or stream.muxed_conn is conn.muxed_conn or stream.muxed_conn.is_closed:
+            await super().disconnected(network, conn)
 
 
 class _Notifee(INotifee):
@@ -287,10 +378,10 @@ class _Notifee(INotifee):
         self._transport = transport
 
     async def connected(self, _network: Any, connection: Any) -> None:
-        await self._transport.on_connected(connection.muxed_conn.peer_id)
+        await self._transport.on_connected(connection.muxed_conn)
 
     async def disconnected(self, _network: Any, connection: Any) -> None:
-        self._transport.refresh(connection.muxed_conn.peer_id)
+        self._transport.on_disconnected(connection.muxed_conn)
 
     async def opened_stream(self, _network: Any, _stream: Any) -> None: ...
 
@@ -428,6 +519,10 @@ async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
             log.debug("%s", error)
 
     pubsub.push_msg = safe_push  # type: ignore[method-assign]
+    net: Any = host.get_network()
+    for original in [each for each in net.notifees if isinstance(each, PubsubNotifee)]:
+        net.remove_notifee(original)
+        net.register_notifee(_LastOneGone(pubsub, original))
     async with background_trio_service(pubsub), background_trio_service(router):
         await pubsub.wait_until_ready()
         yield pubsub

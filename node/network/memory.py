@@ -119,6 +119,7 @@ class MemoryTransport:
         self.network = network
         self.place = place
         self.traffic = Traffic()
+        self.trouble = ""  # a PeerID has one node here
         self.handlers: dict[str, Handler] = {}
         self.callbacks: list[PeerCallback] = []
         self.topics: dict[str, trio.MemorySendChannel[tuple[PeerId, bytes]]] = {}

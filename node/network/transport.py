@@ -74,6 +74,10 @@ class Transport(Protocol):
         """The addresses at which this node is reached; each names this node as its peer."""
 
     @property
+    def trouble(self) -> str:
+        """Why peers turn this node away, in words; empty when they do not."""
+
+    @property
     def traffic(self) -> "Traffic":
         """Payload bytes of all streams."""
 

@@ -319,5 +319,5 @@ async def test_the_end_of_a_connection_is_one_line_for_debugging_with_peer_and_r
             f"peer={short_peer(guest.me)} connection ended: by the peer, or it broke",
         ]
     )
-    (streams,) = [line for line in caplog.messages if " stream " in line]
+    (streams,) = [line for line in caplog.messages if f" stream {ECHO}" in line]
     assert streams == f"peer={short_peer(guest.me)} stream {ECHO} ended: the connection ended"
