@@ -11,7 +11,7 @@ The values' meaning is known to their owner alone, a `ValueStore`.
 import logging
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -58,6 +58,7 @@ NEIGHBOUR_DELAY = 1.0  # s
 ANSWER_TIMEOUT = 60.0  # s: enough for the largest value over a slow uplink
 PULLS = 8  # pulls at once
 WAITING = 64  # pulls running or waiting; more are dropped, and the next comparison finds the values
+PULL_LOOK = 0.1  # s between two looks at a pull from another peer
 SPREAD_PAUSE = 0.25  # s between two announcements in `spread`
 DECLINED = 4096  # values remembered as not wanted, the latest ones
 
@@ -81,6 +82,9 @@ class ValueStore(Protocol):
         when it is valid and not wanted (this peer is not asked for it again), Unavailable when it
         cannot be judged yet (this peer is asked for it again).
         """
+
+    def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
+        """Take the runs of the manifests that `peer` holds, after all its values were pulled."""
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
         """Take records that continue our own; raises as `offer` does."""
@@ -110,6 +114,8 @@ class Gossip:
         self._rpc.handle(ReadLedger, self._answer_ledger)
         self._rpc.watch(self._on_peer)
         self._comparing: set[PeerId] = set()
+        self._compared: set[PeerId] = set()
+        """The connected peers whose values were all pulled at least once."""
         self._pulling: set[tuple[str, Digest]] = set()
         self._declined: OrderedDict[tuple[PeerId, str, Digest], None] = OrderedDict()
         self._slots = trio.Semaphore(PULLS)
@@ -169,13 +175,14 @@ class Gossip:
     # ---------------------------------------------------------------- when to pull
 
     def _on_peer(self, peer: PeerId, ready: bool) -> None:
+        self._compared.discard(peer)
         if ready:
             self._start(self._compare, peer)
 
     async def _compare_regularly(self) -> None:
         while True:
             await trio.sleep(self._chance.uniform(*PAUSE))
-            peers = sorted(self._rpc.ready())
+            peers = sorted(self._rpc.ready() - self._compared) or sorted(self._rpc.ready())
             if peers:
                 self._start(self._compare, self._chance.choice(peers))
 
@@ -222,7 +229,8 @@ class Gossip:
             return
         self._comparing.add(peer)
         try:
-            ask = AskInventory(summary=_summary(self._inventory()))
+            ours = self._inventory()
+            ask = AskInventory(summary=_summary(ours))
             answer = await self._rpc.call(peer, ask, Inventory, timeout=ANSWER_TIMEOUT)
             await self._check_inventory(peer, answer)
             held = self._held()
@@ -233,6 +241,13 @@ class Gossip:
                 if item.kind == kind and self._lacks(item, held)
             ]
             await self._pull(peer, lacking)
+            while any((item.kind, item.digest) in self._pulling for item in lacking):
+                await trio.sleep(PULL_LOOK)  # another peer is bringing it
+            held = self._held()
+            await self._pull(peer, [item for item in lacking if self._lacks(item, held)])
+            self._compared.add(peer)
+            listed = ours if answer.same else answer.items
+            self._values.note_listing(peer, {i.run for i in listed if i.kind == "manifest"})
         finally:
             self._comparing.discard(peer)
 

@@ -187,6 +187,20 @@ class Journal:
         row = self._row("SELECT data FROM signed WHERE kind = ? AND digest = ?", (kind, digest))
         return row[0] if row else None
 
+    def worked_runs(self) -> set[Digest]:
+        """Return the runs that this node has verified, scheduled or worked for."""
+        rows = self._rows(
+            "SELECT run FROM verdicts UNION SELECT run FROM leases UNION SELECT run FROM results",
+            (),
+        )
+        return {row[0] for row in rows}
+
+    def drop_run(self, run: Digest) -> None:
+        """Remove all values of a run."""
+        with self.saving():
+            for table in ("signed", "ledger", "verdicts", "leases", "results"):
+                self._change(f"DELETE FROM {table} WHERE run = ?", (run,))
+
     # Ledger
 
     def append_ledger(self, run: Digest, seq: int, digest: Digest, data: bytes) -> None:
