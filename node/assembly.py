@@ -26,6 +26,7 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
+from dipaco.node.scheduler.scheduled import ScheduledRuns
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.storage.blobs import BlobStore
@@ -69,6 +70,7 @@ class Node:
     dialer: Dialer
     directory: Directory | None
     request_router: RequestRouter
+    scheduled: ScheduledRuns
     verifier: Verifier
     disk: DiskLimit
     gate: Gate
@@ -110,7 +112,7 @@ def assemble(
     blobs.remove_drafts()
     storage = StorageMeter(home.cache, in_thread=in_thread)
     activity = Activity(worked=storage.look_soon)
-    run_store = RunStore(journal)
+    run_store = RunStore(journal, peer_id(key))
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     reputation = Reputation(transport)
@@ -139,6 +141,7 @@ def assemble(
         dialer=_dialer(config, home, key, transport, rpc, reputation, run_store),
         directory=directory,
         request_router=request_router,
+        scheduled=ScheduledRuns(),
         disk=disk,
         gate=Gate(activity, limits_of(disk)),
         storage=storage,
@@ -177,6 +180,7 @@ def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
         worker=node.worker,
         exchange=node.exchange,
         storage=node.storage,
+        scheduled=node.scheduled,
         schedulers=node.request_router.schedulers,
         leave=leave,
         started=time.time(),
@@ -231,10 +235,10 @@ def _own_records(
         key,
         transport.addresses,
         roles=("rendezvous",) if config.node.rendezvous else ("volunteer",),
-        runs=tuple(run_store.runs)[:MAX_RUNS_TOLD],
+        runs=tuple(record.run for record in run_store.kept())[:MAX_RUNS_TOLD],
         sequence=time.time_ns() // 1_000_000,
     )
 
 
 def _schedules(run_store: RunStore, peer: PeerId) -> bool:
-    return any(peer in r.manifest.schedule.schedulers for r in run_store.runs.values())
+    return any(peer in record.manifest.schedule.schedulers for record in run_store.kept())

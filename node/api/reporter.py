@@ -19,6 +19,7 @@ from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
+from dipaco.node.scheduler.scheduled import ScheduledRun, ScheduledRuns
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter, memory
@@ -30,6 +31,7 @@ from dipaco.node.status.document import (
     PathStatus,
     PeerStatus,
     RunStatus,
+    ScheduledStatus,
     Status,
 )
 from dipaco.node.storage.files import Home
@@ -55,10 +57,11 @@ class StatusReporter:
     worker: JobRunner
     exchange: Exchange
     storage: StorageMeter
+    scheduled: ScheduledRuns
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     run: RunRecord | None = None
-    """The run that this node takes part in."""
+    """The run that this node takes part in; of several that it schedules, the first."""
     started: float = 0.0
     """Unix time, seconds."""
 
@@ -70,7 +73,11 @@ class StatusReporter:
 
     def status(self) -> Status:
         """Return the whole document."""
-        now = time.time()
+        now, busiest = time.time(), self.scheduled.busiest()
+        run = busiest.record if busiest else self.run
+        activity = self.activity
+        if busiest and activity.state != "stopping":
+            activity = busiest.activity
         return Status(
             version=self.version,
             peer=self.me,
@@ -79,15 +86,16 @@ class StatusReporter:
             rendezvous=self.config.node.rendezvous,
             time=now,
             uptime_s=now - self.started,
-            state=self.activity.state,
-            reason=self.activity.reason,
-            run=self._run() if self.run else None,
+            state=activity.state,
+            reason=activity.reason,
+            run=self._run(run, activity) if run else None,
+            scheduled=tuple(map(self._scheduled, self.scheduled)),
             offers=tuple(map(self._offer, self.run_store.runs.values())),
-            task=self.activity.task,
+            task=activity.task,
             network=self._network(),
             peers=tuple(map(self._peer, sorted(self.transport.peers()))),
             cache=self._cache(),
-            swarm=self._swarm(self.run) if self.run else (),
+            swarm=self._swarm(run) if run else (),
             totals=self.activity.totals(),
             stages=self.activity.stages(),
             memory=memory(self.worker.pid),
@@ -146,19 +154,29 @@ class StatusReporter:
             owner=record.manifest.owner,
             verified=heard.verified,
             refuted=heard.refuted,
+            scheduler=record.scheduler,
+            answers=record.scheduler in self.transport.peers() | {self.me},
+            over=record.over,
         )
 
-    def _run(self) -> RunStatus:
-        assert self.run is not None
-        record, rounds = self.run, self.run.rounds
+    def _scheduled(self, run: ScheduledRun) -> ScheduledStatus:
+        return ScheduledStatus(
+            run=self._run(run.record, run.activity),
+            state=run.activity.state,
+            reason=run.activity.reason,
+            held=run.held,
+        )
+
+    def _run(self, record: RunRecord, activity: Activity) -> RunStatus:
+        rounds = record.rounds
         heard = record.tally(self.me, record.newest())
         return RunStatus(
             id=record.run.hex(),
             name=record.manifest.name,
             owner=record.manifest.owner,
             spec=record.state.spec.hex() if record.state.spec else "",
-            verdict=self.activity.verdict,
-            stage=self.activity.stage,
+            verdict=activity.verdict,
+            stage=activity.stage,
             verified=heard.verified,
             refuted=heard.refuted,
             round=min(rounds.done + 1, rounds.last),

@@ -39,6 +39,8 @@ class Activity:
     def __init__(self, *, worked: Callable[[], None] = lambda: None) -> None:
         """Set the hook `worked`, which is called at the end of every timed piece of work."""
         self._worked = worked
+        self._about = ""
+        """In front of the text in the log: the run, if there are several."""
         self.state: State = "starting"
         """The state that the reason belongs to."""
         self.reason: Reason = reason("starting", time.time())
@@ -51,6 +53,16 @@ class Activity:
         self.tokens = 0
         self.train_seconds = 0.0
         self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+
+    def for_run(self, name: str) -> "Activity":
+        """Return the activity of one run among several; the time spent is counted here too."""
+        made = Activity(worked=self._worked)
+        made._about, made._spent = f"{name}: ", self._spent
+        return made
+
+    def begin_run(self, verdict: Verdict) -> None:
+        """Forget the run before; `verdict` is what this node knows of its new one."""
+        self.task, self.verdict, self.stage = None, verdict, ""
 
     def say(self, code: str, **values: object) -> None:
         """Enter the state of `code`; its text is logged once per change of code.
@@ -68,7 +80,7 @@ class Activity:
             new = replace(new, since=self.reason.since)
         else:
             level = logging.DEBUG if state in _STEPS else logging.INFO
-            log.log(level, "state %s: %s", new.code, new.text)
+            log.log(level, "state %s: %s%s", new.code, self._about, new.text)
         self.state, self.reason = state, new
 
     @contextmanager

@@ -34,7 +34,9 @@ REASONS: dict[str, tuple[State, str]] = {
     "resuming": ("starting", "goes on after a pause"),
     "no-peer": ("connecting", "{trouble}"),
     "no-run": ("choosing", "{peers} peers, none offers a run"),
+    "seed-silent": ("choosing", "{peers} peers; no seed has said yet which runs it offers"),
     "several-runs": ("choosing", "{offers}: name one with --run"),
+    "not-on-offer": ("choosing", "{problem}"),
     "deriving": ("verifying", "router of {run}: {stage} {done} of {total}{left}"),
     "spot-check": ("verifying", "{count} scores of path {path} once more"),
     "no-spec": ("verifying", "the scheduler has not published the router of {run} yet"),
@@ -46,6 +48,7 @@ REASONS: dict[str, tuple[State, str]] = {
     ),
     "router": ("refused", "{stage} differs from the spec of {signer}, will not train this run"),
     "unverifiable": ("refused", "the router cannot be verified ({problem}), policy is {policy}"),
+    "not-scheduled": ("refused", "{problem}"),
     "modules": ("fetching", "{done:.1f} of {total:.1f} MB of modules for path {path}"),
     "preparing": ("fetching", "text for round 1: {done} of {total} documents{left}"),
     "shard": ("fetching", "text of path {path}: {done} of {total} documents{left}"),
@@ -55,7 +58,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "no-lease": ("waiting", "{why}, asks again in {wait:.0f} s"),
     "scheduler-away": ("waiting", "{problem}, next try in {wait:.0f} s"),
     "not-admitted": ("waiting", "the run takes listed peers only"),
-    "run-over": ("waiting", "round {round} of {rounds} done"),
+    "run-over": ("waiting", "round {round} of {rounds} done; {next}"),
     "failures": ("paused", "{count} in a row ({problem}), next try in {wait:.0f} s"),
     "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths} paths held"),
     "directory": ("serving", "peer directory of {peers} peers, no run to schedule"),
@@ -116,6 +119,21 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     verified: int
     refuted: int
     """Receipts of other peers for its router, as in `RunStatus`."""
+    scheduler: str
+    """PeerID."""
+    answers: bool
+    """Whether this node is connected to the scheduler, or is the scheduler."""
+    over: bool
+
+
+class ScheduledStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that this node schedules, and the node's work for it."""
+
+    run: RunStatus
+    state: State
+    reason: Reason
+    held: int
+    """Leases that volunteers hold."""
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,6 +242,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     reason: Reason
     run: RunStatus | None
+    """Of several that it schedules, the busiest."""
+    scheduled: tuple[ScheduledStatus, ...]
+    """Every run that this node schedules."""
     offers: tuple[Offer, ...]
     task: TaskStatus | None
     network: NetworkStatus

@@ -132,6 +132,11 @@ class Verifier:
         remembered = self._remembered(record, held)
         return remembered or static_check(recipe_of(record.manifest, epoch=epoch), held.spec)
 
+    def remembered(self, record: RunRecord) -> Verdict | None:
+        """Return the verdict of an earlier start on the newest spec of a run."""
+        held = record.newest()
+        return self._remembered(record, held) if held else None
+
     def _remembered(self, record: RunRecord, held: HeldSpec) -> Verdict | None:
         data = self.journal.verdict(record.run, spec_digest(held.spec))
         return decode(data, Verdict, limit=MAX_VERDICT_BYTES) if data else None

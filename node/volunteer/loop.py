@@ -38,7 +38,7 @@ FAILURE_PAUSE_SECONDS = 60.0
 
 
 class Volunteer:
-    """Works for one run until cancelled, or until a Refusal."""
+    """Works for one run until it is over, or until a Refusal."""
 
     def __init__(self, record: RunRecord, deps: VolunteerDeps) -> None:
         self._record = record
@@ -61,12 +61,12 @@ class Volunteer:
         """Whether the shards of the first window were made."""
 
     async def run(self) -> None:
-        """Verify the router, then work until cancelled; may be run again, and then goes on.
+        """Verify the router, then work to the run's end; may be run again, and then goes on.
 
         Raises Refusal, and DiskFull once the lease is handed back.
         """
         wait = RETRY_SECONDS
-        while True:
+        while not self._record.over:
             try:
                 await self._verify()
                 lease = await self._ask()
@@ -139,7 +139,9 @@ class Volunteer:
         rounds = self._record.manifest.training.rounds
         match reply.code:
             case "run-over":
-                self._activity.say("run-over", round=rounds, rounds=rounds)
+                self._activity.say(
+                    "run-over", round=rounds, rounds=rounds, next="its last records are on the way"
+                )
             case "not-admitted":
                 self._activity.say("not-admitted")
             case _:

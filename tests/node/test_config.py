@@ -50,7 +50,7 @@ def test_a_flag_beats_the_environment_and_that_the_file_and_that_the_default(
 
 
 def test_a_flag_that_was_not_given_hides_nothing(tmp_path: Path) -> None:
-    assert load(tmp_path, "[run]\nid = 'demo'", run__id=None).run.id == "demo"
+    assert load(tmp_path, "[run]\nid = 'demo'", run__id=None).run.id == ("demo",)
 
 
 def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:

@@ -69,7 +69,19 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
             rounds=5,
             finished=False,
         ),
-        offers=(Offer(id=RUN, name="demo", owner=PEER, verified=0, refuted=0),),
+        scheduled=(),
+        offers=(
+            Offer(
+                id=RUN,
+                name="demo",
+                owner=PEER,
+                verified=0,
+                refuted=0,
+                scheduler=PEER,
+                answers=True,
+                over=False,
+            ),
+        ),
         task=work,
         network=NetworkStatus(
             listen=(f"/ip4/127.0.0.1/tcp/4410/p2p/{PEER}",), peers=1, sent=10, received=20
