@@ -26,9 +26,9 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
-from dipaco.node.scheduler.scheduled import ScheduledRuns
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
+from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -38,7 +38,7 @@ from dipaco.node.verification.verifier import Verifier
 from dipaco.protocol.routing.policy import Policy
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.work.calls import AskLease, HandBack, Heartbeat, Submit
+from dipaco.protocol.work.calls import AskHolders, AskLease, HandBack, Heartbeat, Submit
 
 PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
@@ -70,7 +70,6 @@ class Node:
     dialer: Dialer
     directory: Directory | None
     request_router: RequestRouter
-    scheduled: ScheduledRuns
     verifier: Verifier
     disk: DiskLimit
     gate: Gate
@@ -94,6 +93,7 @@ class Node:
             self.gossip.run,
             self.dialer.run,
             self.storage.run,
+            self.activity.sums.run,
         )
 
 
@@ -111,7 +111,9 @@ def assemble(
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
     storage = StorageMeter(home.cache, in_thread=in_thread)
-    activity = Activity(worked=storage.look_soon)
+    traffic = transport.traffic
+    sums = Sums(journal, lambda: (traffic.sent, traffic.received))
+    activity = Activity(worked=storage.look_soon, sums=sums)
     run_store = RunStore(journal, peer_id(key))
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
@@ -141,7 +143,6 @@ def assemble(
         dialer=_dialer(config, home, key, transport, rpc, reputation, run_store),
         directory=directory,
         request_router=request_router,
-        scheduled=ScheduledRuns(),
         disk=disk,
         gate=Gate(activity, limits_of(disk)),
         storage=storage,
@@ -180,7 +181,6 @@ def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
         worker=node.worker,
         exchange=node.exchange,
         storage=node.storage,
-        scheduled=node.scheduled,
         schedulers=node.request_router.schedulers,
         leave=leave,
         started=time.time(),
@@ -192,6 +192,7 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(Heartbeat, request_router.heartbeat)
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)
+    rpc.handle(AskHolders, request_router.holders)
 
     def on_peer(peer: PeerId, ready: bool) -> None:
         if not ready:

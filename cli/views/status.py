@@ -1,14 +1,14 @@
 """A node's status as a few lines for people."""
 
-from dipaco.node.status.document import RunStatus, Status
+from dipaco.node.status.document import Status
 
 
 def status_text(status: Status) -> str:
     """Return the status as a few lines for people."""
     rows = [
         ("node", f"{status.peer}  {'rendezvous, ' if status.rendezvous else ''}{_up(status)}"),
-        ("state", f"{status.state}: {_busiest(status)}{status.reason.text}"),
-        *(("run", line) for line in _runs(status)),
+        ("state", f"{status.state}: {status.reason.text}"),
+        ("run", _run(status)),
         ("task", _task(status)),
         ("network", _network(status)),
         ("cache", _cache(status)),
@@ -30,25 +30,10 @@ def _up(status: Status) -> str:
     return f"up {hours}:{minutes:02d}:{seconds:02d}, version {status.version}"
 
 
-def _busiest(status: Status) -> str:
-    """Return the run that the state is of, where the node schedules several."""
-    return f"{status.run.name}: " if status.run and len(status.scheduled) > 1 else ""
-
-
-def _runs(status: Status) -> list[str]:
-    """Return the node's run, every run that it schedules, or those on offer."""
-    if len(status.scheduled) > 1:
-        return [f"{_run(each.run)}: {each.reason.text}" for each in status.scheduled]
-    if status.run is not None:
-        return [_run(status.run)]
-    return [
-        f"{offer.name} ({offer.id[:8]}) on offer, "
-        + ("over" if offer.over else f"its scheduler is {'connected' if offer.answers else 'away'}")
-        for offer in status.offers
-    ]
-
-
-def _run(run: RunStatus) -> str:
+def _run(status: Status) -> str:
+    run = status.run
+    if run is None:
+        return ", ".join(f"{o.name} ({o.id[:8]}) on offer" for o in status.offers)
     where = f" at {run.stage}" if run.stage else ""
     spec = f" spec {run.spec[:8]}" if run.spec else ""
     others = f" (others: {run.verified} verified, {run.refuted} refuted)" if run.spec else ""

@@ -61,7 +61,7 @@ class RunChooser:
     def say_over(self, record: RunRecord) -> None:
         """Put it into the status that the run is over, and which others are on offer."""
         rounds, advice = record.rounds.last, next_text(record.run, self._offers())
-        self.node.activity.say("run-over", round=rounds, rounds=rounds, next=advice)
+        self.node.activity.of(record.run).say("run-over", round=rounds, rounds=rounds, next=advice)
 
     def _offers(self) -> list[RunOffer]:
         records = self.node.run_store.runs.values()

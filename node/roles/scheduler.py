@@ -1,14 +1,14 @@
 """The role of a scheduler: hand out the work of the runs that the operator put into this home.
 
 A manifest of a stranger that names this node gives it no work. A run that cannot be scheduled does
-not end a node that schedules others. No limit ends this role, since its volunteers need its
-answers. A full disk pauses what it writes alone: the scheduler then answers that it cannot save
-now.
+not end a node that schedules others.
+
+No limit ends this role, since its volunteers need its answers. A full disk pauses what it writes
+alone: the scheduler then answers that it cannot save now.
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,12 +21,11 @@ from dipaco.node.limits.gate import Gate
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
-from dipaco.node.scheduler.scheduled import ScheduledRun
 from dipaco.node.scheduler.service import Scheduler
-from dipaco.node.status.activity import Activity
+from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.verification.verifier import Verifier
 from dipaco.protocol.errors import Refusal
+from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.wire.signed import sign
 
@@ -42,46 +41,32 @@ async def schedule_all(node: Node, reporter: StatusReporter) -> None:
 
     Raises the Refusal of the last run that is left.
     """
+    store, left = node.run_store, set[Digest]()
     async with trio.open_nursery() as nursery:
         while True:
-            begun = _take_up(node)
-            for each in begun:
-                reporter.run = reporter.run or each.record
-                nursery.start_soon(_attend, node, each)
-            if not node.scheduled:
+            for run, record in store.runs.items():
+                ours = run in store.own and record.scheduler == node.me
+                if ours and record not in reporter.runs:
+                    reporter.runs.append(record)
+                    left.add(run)
+                    nursery.start_soon(_attend, node, record, left)
+            if not reporter.runs:
                 node.activity.say("directory", peers=len(node.transport.peers()))
             with trio.move_on_after(LOOK_SECONDS):
                 await node.run_store.changed.wait()
 
 
-def _take_up(node: Node) -> list[ScheduledRun]:
-    """Return the runs to schedule that are new since the last call."""
-    store = node.run_store
-    found = [
-        record
-        for run, record in store.runs.items()
-        if run in store.own and run not in node.scheduled and record.scheduler == node.me
-    ]
-    alone = len(found) + len(node.scheduled) == 1
-    return [
-        node.scheduled.add(
-            record, node.activity if alone else node.activity.for_run(record.manifest.name)
-        )
-        for record in found
-    ]
-
-
-async def _attend(node: Node, run: ScheduledRun) -> None:
-    """Schedule one run until cancelled; if it is refused, the others go on."""
+async def _attend(node: Node, record: RunRecord, left: set[Digest]) -> None:
+    """Schedule one run until cancelled; if it is refused, the others that are `left` go on."""
     try:
-        await _schedule(node, run)
+        await _schedule(node, record)
     except* Refusal as group:
-        run.failed = True
-        if all(each.failed for each in node.scheduled):
+        left.remove(record.run)
+        if not left:
             raise
         problem = "; ".join(map(str, leaves(group)))
-        log.error("run %s is not scheduled: %s", run.record.manifest.name, problem)
-        run.activity.say("not-scheduled", problem=problem)
+        log.error("run %s is not scheduled: %s", record.manifest.name, problem)
+        node.activity.of(record.run).say("not-scheduled", problem=problem)
 
 
 def leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
@@ -93,18 +78,17 @@ def leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
             yield error
 
 
-async def _schedule(node: Node, run: ScheduledRun) -> None:
+async def _schedule(node: Node, record: RunRecord) -> None:
     """Publish the run's router, then hand out its work until cancelled."""
-    record = run.record
-    writes = _Writes(node, run.activity)
-    verifier = replace(node.verifier, activity=run.activity)
+    activity = node.activity.of(record.run)
+    writes = _Writes(node, activity)
     spec = record.adopted(0)
     if spec is None:
-        derived = await verifier.derived_spec(record)
+        derived = await node.verifier.derived_spec(record)
         await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
     else:
         derived = spec.spec
-    run.activity.verdict = "verified"
+    activity.verdict = "verified"
     deps = SchedulerDeps(
         key=node.key,
         run_store=node.run_store,
@@ -115,13 +99,13 @@ async def _schedule(node: Node, run: ScheduledRun) -> None:
         blame=node.reputation.blame,
     )
     scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
-    node.request_router.schedulers[record.run] = run.scheduler = scheduler
+    node.request_router.schedulers[record.run] = scheduler
     log.info("scheduling run %s for %s", record.manifest.name, short_peer(node.me))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scheduler.serve)
-        nursery.start_soon(_reshard, node, verifier, record, scheduler, deps, writes)
+        nursery.start_soon(_reshard, node, record, scheduler, deps, writes)
         while True:
-            _say_what_is_scheduled(node, run, scheduler, writes)
+            _say_what_is_scheduled(node, record, scheduler, writes)
             with trio.move_on_after(LOOK_SECONDS):
                 await deps.changed.wait()
 
@@ -129,7 +113,7 @@ async def _schedule(node: Node, run: ScheduledRun) -> None:
 class _Writes:
     """Writes that wait while the disk is full."""
 
-    def __init__(self, node: Node, activity: Activity) -> None:
+    def __init__(self, node: Node, activity: RunActivity) -> None:
         self._disk: DiskLimit = node.disk
         self.gate = Gate(activity, (self._disk,))
 
@@ -144,26 +128,22 @@ class _Writes:
 
 
 async def _reshard(
-    node: Node,
-    verifier: Verifier,
-    record: RunRecord,
-    scheduler: Scheduler,
-    deps: SchedulerDeps,
-    writes: _Writes,
+    node: Node, record: RunRecord, scheduler: Scheduler, deps: SchedulerDeps, writes: _Writes
 ) -> None:
     """Once the scores of the run stand, derive its next router, publish it, go on by it."""
     while not scheduler.schedule.switch_due:
         await deps.changed.wait()
-    derived = await verifier.derived_spec(record, epoch=record.state.epoch + 1)
+    derived = await node.verifier.derived_spec(record, epoch=record.state.epoch + 1)
     await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
     await writes.do(partial(scheduler.adopt, derived))
 
 
 def _say_what_is_scheduled(
-    node: Node, run: ScheduledRun, scheduler: Scheduler, writes: _Writes
+    node: Node, record: RunRecord, scheduler: Scheduler, writes: _Writes
 ) -> None:
-    record, activity, schedule = run.record, run.activity, scheduler.schedule
-    rounds = record.rounds.last
+    rounds, schedule = record.rounds.last, scheduler.schedule
+    activity = node.activity.of(record.run)
+    activity.leases = len(schedule.grants)
     closed = node.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
     if closed:
         activity.pause(closed.code, str(closed))

@@ -33,10 +33,8 @@ async def train(node: Node, reporter: StatusReporter) -> None:
     chooser = RunChooser(node)
     while True:
         record = await chooser.next_run()
-        if reporter.run is not record:
-            reporter.run = record
-            verdict = node.verifier.remembered(record)
-            node.activity.begin_run(verdict.outcome.value if verdict else "unverified")
+        if record not in reporter.runs:
+            _begin(node, reporter, record)
         if record.over:
             chooser.say_over(record)
             await chooser.something_new()
@@ -50,6 +48,16 @@ async def train(node: Node, reporter: StatusReporter) -> None:
             if len(node.config.run.id) <= len(chooser.refused):
                 raise
             log.error("run %s is left for the next one: %s", name, error)
+
+
+def _begin(node: Node, reporter: StatusReporter, record: RunRecord) -> None:
+    """Have the status tell of this run, and no longer of the one before."""
+    for each in reporter.runs:
+        node.activity.runs.pop(each.run, None)
+    reporter.runs[:] = [record]
+    verdict = node.verifier.remembered(record)
+    if verdict is not None:
+        node.activity.of(record.run).verdict = verdict.outcome.value
 
 
 @dataclass
@@ -69,7 +77,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         exchange=node.exchange,
         rpc=node.rpc,
         worker=node.worker,
-        activity=node.activity,
+        activity=node.activity.of(record.run),
         verifier=node.verifier,
         gate=node.gate,
         heartbeat_seconds=node.config.lease.heartbeat_s,
@@ -77,6 +85,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
     )
     stay, volunteer = _Stay(), Volunteer(record, deps)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(volunteer.follow_others)
         nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
         await stay.ended.wait()
         nursery.cancel_scope.cancel()
