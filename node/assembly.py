@@ -121,7 +121,8 @@ def assemble(
     rpc = Rpc(transport, reputation)
     directory = None
     if config.node.rendezvous:
-        directory = Directory(transport, rpc, Roster(home.root / "directory.cbor"))
+        roster = Roster(home.root / "directory.cbor")
+        directory = Directory(transport, rpc, roster, in_thread=in_thread)
     gossip = Gossip(transport, reputation, run_store)
     exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread)
     _answer_volunteers(rpc, request_router)
@@ -140,7 +141,7 @@ def assemble(
         exchange=exchange,
         gossip=gossip,
         liveness=_liveness(transport, rpc, directory),
-        dialer=_dialer(config, home, key, transport, rpc, reputation, run_store),
+        dialer=_dialer(config, home, key, transport, rpc, reputation, run_store, in_thread),
         directory=directory,
         request_router=request_router,
         disk=disk,
@@ -209,6 +210,7 @@ def _dialer(
     rpc: Rpc,
     reputation: Reputation,
     run_store: RunStore,
+    in_thread: InThread,
 ) -> Dialer:
     return Dialer(
         transport,
@@ -220,6 +222,7 @@ def _dialer(
         keep=partial(_schedules, run_store),
         # Every node connects to a rendezvous node; the others hold tens of connections.
         high=MAX_CONNECTIONS if config.node.rendezvous else HIGH_CONNECTIONS,
+        in_thread=in_thread,
     )
 
 

@@ -75,6 +75,8 @@ class Uploads:
         self._in_thread = in_thread
         self._slots = trio.Semaphore(UPLOADS)
         self._outlines: dict[Digest, Outline] = {}
+        self._in_work: dict[Digest, trio.Event] = {}
+        """Outlines being made."""
         self.sent = 0
         """Bytes of chunks sent."""
 
@@ -108,19 +110,25 @@ class Uploads:
         self.sent += len(data)
 
     async def _outline(self, blob: Digest) -> Outline | None:
-        """Return the blob's outline, or None when it is not here."""
-        if not self._blobs.has(blob):
-            return None
-        outline = self._outlines.pop(blob, None)
-        if outline is None:
+        """Return the blob's outline, or None when it is not here; all askers share one hashing."""
+        while (outline := self._outlines.pop(blob, None)) is None:
+            if not self._blobs.has(blob):
+                return None
+            if (made := self._in_work.get(blob)) is not None:
+                await made.wait()  # its asker may have left before the outline was made
+                continue
+            made = self._in_work[blob] = trio.Event()
             try:
-                outline = await self._compute_outline(blob)
+                self._outlines[blob] = await self._compute_outline(blob)
             except Unavailable:  # removed meanwhile
                 return None
+            finally:
+                del self._in_work[blob]
+                made.set()
         self._outlines[blob] = outline
         if len(self._outlines) > OUTLINES:
             del self._outlines[next(iter(self._outlines))]
-        return outline
+        return outline if self._blobs.has(blob) else None
 
     async def _compute_outline(self, blob: Digest) -> Outline:
         length = self._blobs.size(blob)

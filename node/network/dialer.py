@@ -1,35 +1,27 @@
 """The loop that keeps a node connected, and the reason in words while it is not.
 
-Owns the candidates (seeds from the operator, peers remembered from earlier, peers that directories
-list) and their back-off. A seed is dialled whenever it is not connected; other candidates only
-while there are fewer than `low` connections. No failure ends the loop: the commonest complaint
-about networks like this one is a node that gave up.
+A seed is dialled whenever it is not connected; other candidates only while there are fewer than
+`low` connections. No failure ends the loop: the commonest complaint about networks like this one is
+a node that gave up. The candidates and their back-off are in `candidates`.
 """
 
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from dipaco.node.network.addresses import addresses_of
-from dipaco.node.network.directory import PeerStore
+from dipaco.node.network.blob_stream import InThread
+from dipaco.node.network.candidates import LONGEST, SHORTEST, Candidate, Candidates
+from dipaco.node.network.known_peers import KnownPeers, PeerStore
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
-from dipaco.protocol.errors import ConfigError, DipacoError, RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import DipacoError, Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.wire.messages import (
-    MAX_LISTED,
-    Listing,
-    ListPeers,
-    Register,
-    Registered,
-    open_record,
-)
+from dipaco.protocol.wire.messages import MAX_LISTED, Listing, ListPeers, Register, Registered
 from dipaco.protocol.wire.signed import Signed
 
 if TYPE_CHECKING:
@@ -39,27 +31,11 @@ log = logging.getLogger(__name__)
 
 LOW_CONNECTIONS = 16  # dial more below this; tens, since hundreds overload home routers
 HIGH_CONNECTIONS = 48  # close some above this
-SHORTEST = 1.0  # s between two dials of a peer
-LONGEST = 60.0
-SHARE = 0.15  # of the time it has been away: after an outage of 30 s it is dialled every 4.5 s
-DIALS = 4  # at once: home routers hold few half-open connections
-CANDIDATES = 512  # the least promising are forgotten
+DIALS = 4  # at once, of seeds and of others each: home routers hold few half-open connections
+DIAL_DEADLINE = 20.0  # s for a peer, all of its addresses and the look-up of names included
+GRACE = 10.0  # s in which a new peer above `high` can ask for the peers that we know
 CONSULT = 60.0  # s between two calls of a directory
 ANSWER_TIMEOUT = 10.0  # s for its answers
-REMEMBERED = 128  # peers kept on disk, of those that answered
-
-
-@dataclass
-class _Candidate:
-    peer: PeerId
-    addresses: tuple[Address, ...]
-    seed: bool
-    record: Signed | None = None
-    away_since: float | None = None  # the first failure in a row
-    next_try: float = 0.0
-    cause: str = ""
-    dialling: bool = False
-    answered: bool = False  # at least once: worth remembering
 
 
 class Dialer:
@@ -83,32 +59,36 @@ class Dialer:
         high: int = HIGH_CONNECTIONS,
         keep: Callable[[PeerId], bool] = lambda peer: False,
         chance: random.Random | None = None,
+        in_thread: InThread = trio.to_thread.run_sync,
     ) -> None:
         self._transport = transport
         self._rpc = rpc
         self._reputation = reputation
-        self._store = store
+        self._store = KnownPeers(store, in_thread)
         self._records = records
         self._low = low
         self._high = high
         self._keep = keep
         self._chance = chance if chance is not None else random.Random()
-        self._candidates: dict[PeerId, _Candidate] = {}
+        self._candidates = Candidates(transport.me)
+        self._since: dict[PeerId, float] = {}
+        """When each peer that is connected now was connected."""
+        self._closing: set[PeerId] = set()
         self._wake = trio.Event()
         self._consulting: set[PeerId] = set()
-        self._saved: tuple[Signed, ...] = ()
         self._nursery: trio.Nursery | None = None
-        self._slots = trio.Semaphore(DIALS)
+        self._seed_places = trio.Semaphore(DIALS)
+        self._other_places = trio.Semaphore(DIALS)
         self.observed = ""
         """This node's IP address as the last directory saw it."""
         for address in seeds:
-            self._add_seed(address)
+            self._candidates.add_seed(address)
 
     def reason(self) -> str | None:
         """Return why there is no connection, in words, or None when there is one."""
         if self._transport.peers():
             return None
-        tried = [each for each in self._candidates.values() if each.away_since is not None]
+        tried = [each for each in self._candidates if each.away_since is not None]
         if not self._candidates:
             return "no seed is known: name one with --bootstrap"
         if not tried:
@@ -141,57 +121,32 @@ class Dialer:
             finally:
                 self._nursery = None  # late callbacks start nothing
 
-    # ---------------------------------------------------------------- candidates
-
-    def _add_seed(self, address: Address) -> None:
-        if (peer := address.peer) is None:
-            raise ConfigError(f"the seed {address} {address.seed_fault()}")
-        if peer != self._transport.me:
-            known = self._candidates.setdefault(peer, _Candidate(peer, (), seed=True))
-            known.addresses = (*known.addresses, address)
-
     def _recall(self) -> None:
         for signed in self._store.load():
             try:
-                self._add_listed(signed)
+                self._candidates.add_listed(signed)
             except RemoteProtocolError as error:
                 log.warning("the saved record of a peer is dropped: %s", error)
-
-    def _add_listed(self, signed: Signed) -> None:
-        """Make the peer of the record a candidate; raises RemoteProtocolError."""
-        record = open_record(signed)
-        addresses, known = addresses_of(record), self._candidates.get(record.peer)
-        if record.peer == self._transport.me or not addresses or (known and known.seed):
-            return
-        if known is None:
-            if len(self._candidates) >= CANDIDATES and not self._forget_one():
-                return
-            known = self._candidates[record.peer] = _Candidate(record.peer, (), seed=False)
-        known.addresses, known.record = addresses, signed
-
-    def _forget_one(self) -> bool:
-        """Remove the candidate that has been away longest; returns whether there was one."""
-        away = [c for c in self._candidates.values() if not c.seed and c.away_since is not None]
-        if away:
-            del self._candidates[min(away, key=lambda c: c.away_since or 0.0).peer]
-        return bool(away)
 
     # ---------------------------------------------------------------- dialling
 
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
-        candidate = self._candidates.get(peer)
-        if candidate is not None:
-            candidate.away_since = None
-            candidate.next_try = trio.current_time() + self._chance.uniform(0.1, 0.5)
-            if connected:
-                candidate.answered, candidate.cause = True, ""
+        now, candidate = trio.current_time(), self._candidates.get(peer)
+        if connected:
+            self._since[peer] = now
+        else:
+            self._since.pop(peer, None)
+        if candidate is not None and connected:
+            candidate.connected(now)
+        elif candidate is not None:
+            self._tell(candidate, candidate.disconnected(now, self._chance))
         self._wake.set()
 
     def _start_due_dials(self) -> float:
-        """Start the dials that are due; returns the seconds until the next one may be."""
+        """Start the dials that are due; returns the seconds until there may be more to do."""
         now, peers = trio.current_time(), self._transport.peers()
         lacking = max(0, self._low - len(peers))
-        waiting = [c for c in self._candidates.values() if c.peer not in peers and not c.dialling]
+        waiting = [c for c in self._candidates if c.peer not in peers and not c.dialling]
         self._chance.shuffle(waiting)
         for candidate in waiting:
             if candidate.next_try > now or self._reputation.banned(candidate.peer):
@@ -203,44 +158,59 @@ class Dialer:
             candidate.dialling = True
             assert self._nursery is not None
             self._nursery.start_soon(self._dial, candidate)
-        self._close_surplus(peers)
         later = [c.next_try - now for c in waiting if not c.dialling and c.next_try > now]
-        return min(later, default=LONGEST)
+        return min((*later, self._close_surplus(peers, now), LONGEST))
 
-    def _close_surplus(self, peers: frozenset[PeerId]) -> None:
+    def _close_surplus(self, peers: frozenset[PeerId], now: float) -> float:
+        """Hang up on the latest peers above `high`; returns the seconds until one more may be due.
+
+        Peers that stay long are left alone: if any could be the one, each would come back and drive
+        out another, without end. A new peer has the time to learn of others.
+        """
+        surplus = len(peers) - self._high - len(self._closing)
+        if surplus <= 0:
+            return LONGEST
         spare = [
             peer
-            for peer in sorted(peers)
+            for peer in peers - self._closing
             if not self._keep(peer)
             and not ((known := self._candidates.get(peer)) is not None and known.seed)
         ]
-        assert self._nursery is not None
-        surplus = min(len(spare), max(0, len(peers) - self._high))
-        for peer in self._chance.sample(spare, surplus):
-            self._nursery.start_soon(self._transport.hang_up, peer)
+        ages = {peer: now - self._since.get(peer, 0.0) for peer in spare}
+        latest = sorted(spare, key=lambda peer: ages[peer])[:surplus]
+        due = [peer for peer in latest if ages[peer] >= GRACE]
+        for peer in due:
+            self._closing.add(peer)
+            assert self._nursery is not None
+            self._nursery.start_soon(self._close, peer)
+        later = [GRACE - ages[peer] for peer in latest if peer not in due]
+        return max(SHORTEST, min(later, default=LONGEST))  # never so short that it rounds to 0
 
-    async def _dial(self, candidate: _Candidate) -> None:
+    async def _close(self, peer: PeerId) -> None:
+        await self._transport.hang_up(peer)
+        self._closing.discard(peer)
+        self._wake.set()
+
+    async def _dial(self, candidate: Candidate) -> None:
         try:
-            async with self._slots:
-                await self._transport.dial(candidate.peer, candidate.addresses)
-            candidate.away_since = None
+            async with self._seed_places if candidate.seed else self._other_places:
+                with trio.move_on_after(DIAL_DEADLINE) as whole:
+                    await self._transport.dial(candidate.peer, candidate.next_addresses())
+                if whole.cancelled_caught:
+                    raise Unavailable(f"no answer within {DIAL_DEADLINE:g} s at any address")
         except Unavailable as error:
-            self._failed(candidate, str(error))
+            now = trio.current_time()
+            self._tell(candidate, candidate.failed(str(error), now, self._chance))
         finally:
             candidate.dialling = False
             self._wake.set()
 
-    def _failed(self, candidate: _Candidate, cause: str) -> None:
-        now = trio.current_time()
-        if candidate.away_since is None:
-            candidate.away_since = now
-        wait = min(LONGEST, max(SHORTEST, SHARE * (now - candidate.away_since)))
-        candidate.next_try = now + wait * self._chance.uniform(0.75, 1.25)
-        if cause != candidate.cause:
+    def _tell(self, candidate: Candidate, cause: str | None) -> None:
+        """Log a failure of which the cause is a new one."""
+        if cause is not None:
             level = logging.WARNING if candidate.seed else logging.DEBUG
             who = "seed" if candidate.seed else "peer"
             log.log(level, "cannot reach %s %s: %s", who, short_peer(candidate.peer), cause)
-        candidate.cause = cause
 
     # ---------------------------------------------------------------- directories
 
@@ -254,17 +224,12 @@ class Dialer:
             await trio.sleep(self._chance.uniform(0.75, 1.25) * CONSULT)
             for peer in self._rpc.ready():
                 self._on_ready(peer, True)
-            answered = [c.record for c in self._candidates.values() if c.answered and c.record]
-            if tuple(answered[-REMEMBERED:]) != self._saved:
-                self._saved = tuple(answered[-REMEMBERED:])
-                self._store.save(self._saved)
+            await self._store.save(self._candidates.remembered())
 
     async def _consult(self, peer: PeerId) -> None:
         """Register with `peer` and ask for the peers it knows, in case it keeps a directory."""
         try:
-            register = Register(records=self._records())
-            reply = await self._rpc.call(peer, register, Registered, timeout=ANSWER_TIMEOUT)
-            self.observed = reply.observed
+            await self._register(peer)
             ask = ListPeers(run=None, most=MAX_LISTED)
             listing = await self._rpc.call(peer, ask, Listing, timeout=ANSWER_TIMEOUT)
             await self._take_listing(peer, listing)
@@ -274,10 +239,20 @@ class Dialer:
             self._consulting.discard(peer)
             self._wake.set()
 
+    async def _register(self, peer: PeerId) -> None:
+        """Register with `peer`; it may refuse a node that others cannot dial, and still list."""
+        register = Register(records=self._records())
+        try:
+            reply = await self._rpc.call(peer, register, Registered, timeout=ANSWER_TIMEOUT)
+        except (Refusal, Unavailable) as error:
+            log.debug("peer=%s does not register us: %s", short_peer(peer), error)
+        else:
+            self.observed = reply.observed
+
     async def _take_listing(self, peer: PeerId, listing: Listing) -> None:
         for signed in listing.records:
             try:
-                self._add_listed(signed)
+                self._candidates.add_listed(signed)
             except RemoteProtocolError as error:
                 await self._reputation.blame(peer, f"lists a false record: {error}")
                 return

@@ -11,11 +11,14 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from dipaco.node.network.addresses import record_scope
+from dipaco.node.network.blob_stream import InThread
+from dipaco.node.network.known_peers import KnownPeers, PeerStore
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
@@ -44,16 +47,6 @@ MAX_PER_RUN = 2048  # so that one run cannot fill the directory
 SAVE_PAUSE = 5.0  # s between two writes; a restart may lose these, and the peers register again
 
 
-class PeerStore(Protocol):
-    """Keeps signed records over a restart."""
-
-    def load(self) -> tuple[Signed, ...]:
-        """Return the records that were saved last, if any."""
-
-    def save(self, records: tuple[Signed, ...]) -> None:
-        """Replace the saved records."""
-
-
 @dataclass
 class _Entry:
     records: tuple[tuple[Scope, Signed, PeerRecord], ...]
@@ -70,6 +63,14 @@ class _Entry:
         seen = [(size, n) for size, n in seen if size and self.records[n][0] >= asker]
         return self.records[max(seen)[1]][1] if seen else None
 
+    def says_the_same_as(self, other: "_Entry") -> bool:
+        """Return whether only the sequence numbers differ: not worth a write to the disk."""
+        ours, theirs = (
+            [msgspec.structs.replace(record, sequence=0) for _, _, record in entry.records]
+            for entry in (self, other)
+        )
+        return ours == theirs
+
     def takes_part_in(self, run: Digest) -> bool:
         return any(run in record.runs for _, _, record in self.records)
 
@@ -85,9 +86,10 @@ class Directory:
         *,
         chance: random.Random | None = None,
         now: Callable[[], float] = trio.current_time,
+        in_thread: InThread = trio.to_thread.run_sync,
     ) -> None:
         self._transport = transport
-        self._store = store
+        self._store = KnownPeers(store, in_thread)
         self._chance = chance if chance is not None else random.Random()
         self._now = now
         self._entries: dict[PeerId, _Entry] = {}
@@ -115,7 +117,8 @@ class Directory:
             if self._changed:
                 self._changed = False
                 alive = self._alive().values()
-                self._store.save(tuple(s for entry in alive for _, s, _ in entry.records))
+                records = tuple(s for entry in alive for _, s, _ in entry.records)
+                await self._store.save(records)
 
     def _restore(self) -> None:
         """Load the saved records with a life of `LIFE` seconds, so that their peers can return."""
@@ -155,7 +158,7 @@ class Directory:
         if before is not None and entry.sequence < before.sequence:
             raise Refusal(f"your record {entry.sequence} is older than {before.sequence}")
         self._check_capacity(peer, entry)
-        if before is None or entry.records != before.records:
+        if before is None or not entry.says_the_same_as(before):
             self._changed = True
         self._entries[peer] = entry
         return Registered(observed=ip or "", life=LIFE)

@@ -9,6 +9,7 @@ that differs from the blob (at the end, by the blob's digest).
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
@@ -122,6 +123,11 @@ class Exchange:
         """Bytes of blobs received and checked."""
         return self._received
 
+    @property
+    def fetching(self) -> frozenset[Digest]:
+        """The blobs that are being fetched: their received bytes must stay on the disk."""
+        return frozenset(self._fetches)
+
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Fetch until cancelled."""
         async with trio.open_nursery() as self._nursery:
@@ -197,6 +203,8 @@ class Exchange:
             try:
                 async with self._slots:
                     await self._find(fetch)
+            except RemoteProtocolError as error:  # no caller sent it, and none can answer for it
+                fetch.error = Unavailable(str(error))
             except DipacoError as error:
                 fetch.error = error
         self._forget(fetch)
@@ -264,7 +272,7 @@ class Exchange:
             _discard_if_contradicted(fetch, draft, outline)
             await self._append_chunks(fetch, draft, download)
             try:
-                return await self._in_thread(draft.finish)  # it deletes a blob of another digest
+                return await self._in_thread(partial(_finish, fetch.blob, draft, outline.length))
             except RemoteProtocolError as error:
                 # A true outline agrees with no false chunk, so the holder that completed a false
                 # blob gave a false outline: unless chunks of an earlier process were not checked.
@@ -277,7 +285,8 @@ class Exchange:
         assert fetch.checked is not None
         download.start_at(fetch.inherited + len(fetch.checked))
         while (data := await _of_holder(download.next_chunk)) is not None:
-            await self._in_thread(lambda chunk=data: draft.append(chunk))  # type: ignore[misc]
+            offset = (fetch.inherited + len(fetch.checked)) * outline.chunk
+            await self._in_thread(partial(_append, fetch.blob, draft, offset, data))
             fetch.checked.append(outline.digests[fetch.inherited + len(fetch.checked)])
             self._received += len(data)
             for progress in fetch.progress:
@@ -293,6 +302,24 @@ class Exchange:
 
     async def _have(self, _peer: PeerId, ask: AskHave) -> Have:
         return Have(held=self._blobs.has(ask.blob))
+
+
+def _append(blob: Digest, draft: Draft, offset: int, data: bytes) -> None:
+    """Add the bytes at `offset`; raises Unavailable if the draft does not end there."""
+    _check_length(blob, draft, offset)
+    draft.append(data)
+
+
+def _finish(blob: Digest, draft: Draft, length: int) -> None:
+    """Put a draft of `length` bytes into the store; one of another digest is deleted."""
+    _check_length(blob, draft, length)
+    draft.finish()
+
+
+def _check_length(blob: Digest, draft: Draft, expected: int) -> None:
+    """Raise Unavailable if someone changed the draft: no holder is to blame for that."""
+    if draft.received != expected:
+        raise Unavailable(f"the received bytes of blob {short(blob)} were changed on this disk")
 
 
 def _discard_if_contradicted(fetch: _Fetch, draft: Draft, outline: Outline) -> None:

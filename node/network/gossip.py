@@ -61,6 +61,7 @@ WAITING = 64  # pulls running or waiting; more are dropped, and the next compari
 PULL_LOOK = 0.1  # s between two looks at a pull from another peer
 SPREAD_PAUSE = 0.25  # s between two announcements in `spread`
 DECLINED = 4096  # values remembered as not wanted, the latest ones
+PATIENCE = 10.0  # s without a part from one peer, after which another is asked for the same value
 
 
 class ValueStore(Protocol):
@@ -87,7 +88,7 @@ class ValueStore(Protocol):
         """Take the runs of the manifests that `peer` holds, after all its values were pulled."""
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
-        """Take records that continue our own; raises as `offer` does."""
+        """Take consecutive records, of which some may be held already; raises as `offer` does."""
 
 
 class Gossip:
@@ -116,7 +117,10 @@ class Gossip:
         self._comparing: set[PeerId] = set()
         self._compared: set[PeerId] = set()
         """The connected peers whose values were all pulled at least once."""
-        self._pulling: set[tuple[str, Digest]] = set()
+        self._pulling: dict[tuple[str, Digest], float] = {}
+        """What is being pulled, and until when it is left to that pull; a ledger by its run."""
+        self._heads: dict[Digest, dict[PeerId, Item]] = {}
+        """By run: the heads that peers named while its ledger was being pulled from another."""
         self._declined: OrderedDict[tuple[PeerId, str, Digest], None] = OrderedDict()
         self._slots = trio.Semaphore(PULLS)
         self._waiting = 0
@@ -182,9 +186,16 @@ class Gossip:
     async def _compare_regularly(self) -> None:
         while True:
             await trio.sleep(self._chance.uniform(*PAUSE))
-            peers = sorted(self._rpc.ready() - self._compared) or sorted(self._rpc.ready())
-            if peers:
+            if peers := self._not_compared():
                 self._start(self._compare, self._chance.choice(peers))
+
+    def _not_compared(self) -> list[PeerId]:
+        """Return the peers to compare with next: those with which it never succeeded, if any.
+
+        One with which a comparison is under way may be stuck in it.
+        """
+        free = self._rpc.ready() - self._comparing
+        return sorted(free - self._compared) or sorted(free)
 
     async def _on_announcement(self, author: PeerId, data: bytes) -> None:
         try:
@@ -220,7 +231,7 @@ class Gossip:
     async def _compare_soon(self) -> None:
         """Compare with any neighbour, once the author's own neighbours have had time to pull."""
         await trio.sleep(NEIGHBOUR_DELAY * self._chance.uniform(0.5, 1.5))
-        if peers := sorted(self._rpc.ready()):
+        if peers := self._not_compared():
             await self._compare(self._chance.choice(peers))
 
     async def _compare(self, peer: PeerId) -> None:
@@ -241,8 +252,8 @@ class Gossip:
                 if item.kind == kind and self._lacks(item, held)
             ]
             await self._pull(peer, lacking)
-            while any((item.kind, item.digest) in self._pulling for item in lacking):
-                await trio.sleep(PULL_LOOK)  # another peer is bringing it
+            while any(self._comes(item) for item in lacking):
+                await trio.sleep(PULL_LOOK)
             held = self._held()
             await self._pull(peer, [item for item in lacking if self._lacks(item, held)])
             self._compared.add(peer)
@@ -272,25 +283,39 @@ class Gossip:
 
     async def _pull_one(self, peer: PeerId, item: Item) -> bool:
         """Return whether the store took the value without an error."""
-        key = (item.kind, item.digest)
-        if key in self._pulling or (peer, *key) in self._declined:
+        key = _key(item)
+        if (peer, item.kind, item.digest) in self._declined:
             return False
-        self._pulling.add(key)
+        if self._comes(item):
+            if item.kind == LEDGER:
+                self._heads.setdefault(item.run, {})[peer] = item
+            return False
+        self._note_progress(key)
         try:
             await (self._pull_ledger if item.kind == LEDGER else self._pull_value)(peer, item)
         except Unavailable as error:
             log.debug("peer=%s %s later: %s", short_peer(peer), item.kind, error)
             return False
         except Refusal as error:
-            log.info("peer=%s %s not wanted: %s", short_peer(peer), item.kind, error)
+            log.debug("peer=%s %s not wanted: %s", short_peer(peer), item.kind, error)
             self._decline(peer, item)
             return False
         except RemoteProtocolError as error:
             await self._reputation.blame(peer, str(error))
             raise
         finally:
-            self._pulling.discard(key)
+            self._pulling.pop(key, None)
+            if item.kind == LEDGER:
+                for other, head in self._heads.pop(item.run, {}).items():
+                    self._start(self._pull_announced, other, head)
         return True
+
+    def _comes(self, item: Item) -> bool:
+        """Return whether another peer is bringing that value."""
+        return trio.current_time() < self._pulling.get(_key(item), 0.0)
+
+    def _note_progress(self, key: tuple[str, Digest]) -> None:
+        self._pulling[key] = trio.current_time() + PATIENCE
 
     def _decline(self, peer: PeerId, item: Item) -> None:
         """Do not ask `peer` for `item` again; another peer may have the true value of that name."""
@@ -305,14 +330,16 @@ class Gossip:
         self._values.offer(item.kind, value.data)
 
     async def _pull_ledger(self, peer: PeerId, item: Item) -> None:
-        first = self._held().get((LEDGER, item.run), 0)
-        while first < item.seq:
+        """Read parts until our ledger is as long as `item` says; other pulls may add to it too."""
+        while (first := self._held().get(_key(item), 0)) < item.seq:
             ask = ReadLedger(run=item.run, first=first)
             part = await self._rpc.call(peer, ask, LedgerPart, timeout=ANSWER_TIMEOUT)
             if not part.records:
                 raise Unavailable(f"{short_peer(peer)} no longer holds that ledger")
+            self._note_progress(_key(item))
             self._values.offer_ledger(item.run, part.records)
-            first += len(part.records)
+            if self._held().get(_key(item), 0) <= first:
+                raise RemoteProtocolError(f"sends no ledger record from number {first} on")
 
     # ---------------------------------------------------------------- our own values
 
@@ -321,18 +348,15 @@ class Gossip:
 
     def _held(self) -> dict[tuple[str, Digest], int]:
         """Return the length of each ledger by (ledger, run), and the rest by (kind, digest)."""
-        return {
-            (item.kind, item.run if item.kind == LEDGER else item.digest): item.seq
-            for item in self._values.inventory()
-        }
+        return {_key(item): item.seq for item in self._values.inventory()}
 
     @staticmethod
     def _lacks(item: Item, held: dict[tuple[str, Digest], int]) -> bool:
         if item.kind not in KINDS:  # of a newer version of the protocol
             return False
         if item.kind == LEDGER:
-            return item.seq > held.get((LEDGER, item.run), 0)
-        return (item.kind, item.digest) not in held
+            return item.seq > held.get(_key(item), 0)
+        return _key(item) not in held
 
     async def _answer_inventory(self, _peer: PeerId, ask: AskInventory) -> Inventory:
         items = self._inventory()
@@ -346,6 +370,11 @@ class Gossip:
     async def _answer_ledger(self, _peer: PeerId, ask: ReadLedger) -> LedgerPart:
         records = self._values.read_ledger(ask.run, ask.first, LEDGER_PART)
         return LedgerPart(records=records[:MAX_RECORDS])
+
+
+def _key(item: Item) -> tuple[str, Digest]:
+    """Return the name of a value that does not change when a ledger grows."""
+    return item.kind, item.run if item.kind == LEDGER else item.digest
 
 
 def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:

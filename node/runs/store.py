@@ -30,7 +30,7 @@ from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item
-from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, decode_signed, sign
+from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, decode_signed, open_signed, sign
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 
 MAX_RUNS = 256  # that this node has nothing to do with; beyond it the least recently offered goes
@@ -167,12 +167,13 @@ class RunStore:
             self._items = {d: item for d, item in self._items.items() if item.run in self.runs}
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
-        """Take in the next records of a ledger; raises RemoteProtocolError."""
+        """Take in consecutive records of a ledger; those held already change nothing.
+
+        Raises RemoteProtocolError, and Refusal for records of another ledger by the same scheduler:
+        the peer that sent them may be honest.
+        """
         record = self._known(run)
-        envelopes = [decode(data, Signed, limit=MAX_ENVELOPE) for data in records]
-        # Another peer may have brought some of them while this answer was on its way.
-        known = {r.digest for r in self._journal.ledger(run, max(0, record.length - len(records)))}
-        fresh = [signed for signed in envelopes if signed.body_digest not in known]
+        fresh = self._not_held(record, [decode(r, Signed, limit=MAX_ENVELOPE) for r in records])
         opened = record.check(fresh)
         saved = False
         try:
@@ -186,6 +187,22 @@ class RunStore:
                 self._replay(record)
         if fresh:
             self.changed.notify()
+
+    def _not_held(self, record: RunRecord, envelopes: list[Signed]) -> list[Signed]:
+        """Drop the records that another peer brought while this answer was on its way."""
+        if not envelopes:
+            return []
+        first = open_signed(envelopes[0], LedgerRecord)
+        held = self._journal.ledger(record.run, first.seq, len(envelopes))
+        others = [e for s, e in zip(held, envelopes, strict=False) if s.digest != e.body_digest]
+        if not others and first.seq == record.length and first.previous != record.head:
+            others = envelopes[:1]
+        if not others:
+            return envelopes[len(held) :]
+        named = open_signed(others[0], LedgerRecord).run
+        if named == record.run and others[0].signer == record.scheduler:
+            raise Refusal(f"the scheduler of run {short(record.run)} signed two ledgers")
+        return envelopes
 
     # ------------------------------------------------------------------ what this node adds
 

@@ -36,14 +36,18 @@ class DiskFull(Unavailable):
 
 @contextmanager
 def translated(path: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError into DiskFull or ConfigError: "cannot {doing} {path}: reason"."""
+    """Turn an OSError into DiskFull, Unavailable or ConfigError: "cannot {doing} {path}: reason".
+
+    Unavailable means that the process has too many files open at the moment.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"cannot {doing} {path}: no space left on the disk") from error
         reason = error.strerror or str(error)
-        raise ConfigError(f"cannot {doing} {path}: {reason}") from error
+        fault = Unavailable if error.errno in (errno.EMFILE, errno.ENFILE) else ConfigError
+        raise fault(f"cannot {doing} {path}: {reason}") from error
 
 
 def sync_folder(folder: Path) -> None:

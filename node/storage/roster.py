@@ -1,17 +1,14 @@
 """Known peers on disk: signed records, kept over a restart, replaced whole."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
 
-from dipaco.node.storage.files import DiskFull, read_file, write_file
+from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.signed import Signed
-
-log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 << 20  # a full directory has 6 MB
 
@@ -34,8 +31,5 @@ class Roster:
             return ()
 
     def save(self, records: tuple[Signed, ...]) -> None:
-        """Replace the saved records; on a full disk the old ones stay."""
-        try:
-            write_file(self._path, encode(_Saved(records=records)))
-        except DiskFull as full:
-            log.warning("the known peers are not saved: %s", full)
+        """Replace the saved records; raises DiskFull and ConfigError, and the old ones stay."""
+        write_file(self._path, encode(_Saved(records=records)))

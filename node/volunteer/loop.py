@@ -182,4 +182,5 @@ class Volunteer:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
         kept = set(lease.inputs)
         kept |= {each.digest for moments in self._moments.values() for each in moments}
+        kept |= self._deps.exchange.fetching
         self._deps.blobs.prune(kept, self._deps.cache_max)

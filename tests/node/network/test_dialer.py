@@ -3,10 +3,13 @@
 Rules of this file: memory transport, virtual time; directories are real ones; chance is seeded.
 """
 
+import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +17,8 @@ import trio
 from trio.testing import MockClock
 
 from dipaco.node.network.addresses import sign_records
-from dipaco.node.network.dialer import LONGEST, Dialer
+from dipaco.node.network.candidates import LONGEST, STEADY, Candidates
+from dipaco.node.network.dialer import DIAL_DEADLINE, GRACE, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.memory import DIAL_TIMEOUT, MemoryNetwork, MemoryTransport
 from dipaco.node.network.reputation import Reputation
@@ -22,10 +26,10 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.messages import PeerRecord
+from dipaco.protocol.wire.messages import MAX_ADDRESSES, PeerRecord
 from dipaco.protocol.wire.signed import Signed, sign
 from tests.node.network.peers import KEY_OF, PEERS
-from tests.node.network.test_directory import Shelf
+from tests.node.network.test_directory import Shelf, in_place
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -35,16 +39,29 @@ def address(peer: PeerId) -> Address:
     return Address("ip4", "127.0.0.1", 5000 + PEERS.index(peer), peer=peer)
 
 
+class Unwritable(Shelf):
+    """A file on a disk that takes nothing."""
+
+    def save(self, records: tuple[Signed, ...]) -> None:
+        raise ConfigError("cannot write peers.cbor: too many open files")
+
+
 class Node:
     def __init__(
-        self, transport: MemoryTransport, seeds: list[Address], store: Shelf, low: int, high: int
+        self,
+        transport: MemoryTransport,
+        seeds: list[Address],
+        store: Shelf,
+        low: int,
+        high: int,
+        tells: tuple[Address, ...] | None,
     ) -> None:
         self.transport = transport
         self.me = transport.me
         self.reputation = Reputation(transport)
         self.rpc = Rpc(transport, self.reputation)
         self.store = store
-        self.dialled: list[float] = []
+        self.tells = tells
         self.dialer = Dialer(
             transport,
             self.rpc,
@@ -55,11 +72,13 @@ class Node:
             low=low,
             high=high,
             chance=random.Random(self.me),
+            in_thread=in_place,
         )
 
     def records(self) -> tuple[Signed, ...]:
         key = KEY_OF[self.me]
-        return sign_records(key, self.transport.addresses, roles=(), runs=(), sequence=1)
+        places = self.transport.addresses if self.tells is None else self.tells
+        return sign_records(key, places, roles=(), runs=(), sequence=1)
 
 
 class Swarm:
@@ -67,6 +86,7 @@ class Swarm:
         self.network = MemoryNetwork()
         self._nursery = nursery
         self._scopes: dict[PeerId, trio.CancelScope] = {}
+        self.ips: defaultdict[PeerId, str] = defaultdict(lambda: "127.0.0.1")
 
     async def join(
         self,
@@ -76,10 +96,14 @@ class Swarm:
         directory: bool = False,
         low: int = 16,
         high: int = 48,
+        ip: str = "127.0.0.1",
+        tells: tuple[Address, ...] | None = None,
     ) -> Node:
         def make(transport: MemoryTransport) -> Node:
-            return Node(transport, list(map(address, seeds)), store or Shelf(), low, high)
+            at = [replace(address(seed), host=self.ips[seed]) for seed in seeds]
+            return Node(transport, at, store or Shelf(), low, high, tells)
 
+        self.ips[peer] = ip
         node: Node = await self._nursery.start(self._run, peer, make, directory)
         return node
 
@@ -94,12 +118,14 @@ class Swarm:
             self._scopes[peer] = scope
             port = 5000 + PEERS.index(peer)
             async with (
-                self.network.join(peer, port=port) as transport,
+                self.network.join(peer, ip=self.ips[peer], port=port) as transport,
                 trio.open_nursery() as nursery,
             ):
                 node = make(transport)
                 if directory:
-                    await nursery.start(Directory(transport, node.rpc, Shelf()).run)
+                    await nursery.start(
+                        Directory(transport, node.rpc, Shelf(), in_thread=in_place).run
+                    )
                 await nursery.start(node.rpc.run)
                 await nursery.start(node.dialer.run)
                 task_status.started(node)
@@ -139,20 +165,141 @@ async def test_no_more_than_low_connections_are_dialled(autojump_clock: MockCloc
         assert len(node.transport.peers()) == 4
 
 
-async def test_a_node_above_high_connections_hangs_up_on_some_but_never_a_seed(
+async def test_a_node_above_high_connections_hangs_up_on_the_latest_but_never_on_a_seed(
     autojump_clock: MockClock,
 ) -> None:
     async with swarms() as swarm:
         seed = await swarm.join(PEERS[0])
         node = await swarm.join(PEERS[1], seed.me, high=3)
-        for peer in PEERS[2:8]:
+        old = [await swarm.join(peer, node.me, low=0) for peer in PEERS[2:4]]
+        await trio.sleep(STEADY + 1)
+        for peer in PEERS[4:8]:
             await swarm.join(peer, node.me, low=0)
-            await trio.sleep(0.2)
-        # those that are hung up on dial again for ever, as they must: look between
-        for _ in range(20):
-            await trio.sleep(0.7)
-            assert len(node.transport.peers()) <= 4
-            assert seed.me in node.transport.peers()
+        await trio.sleep(GRACE + 1)
+        calls: list[PeerId] = []
+        node.transport.watch(lambda peer, connected: calls.append(peer) if connected else None)
+        for _ in range(60):
+            await trio.sleep(10)
+            assert {seed.me, *(each.me for each in old)} <= node.transport.peers()
+        assert 4 * 600 / LONGEST / 2 < len(calls) < 4 * 600 / LONGEST * 2
+        await trio.sleep(GRACE)
+        assert len(node.transport.peers()) <= 4
+
+
+async def test_a_peer_above_high_connections_learns_of_others_before_it_is_hung_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with swarms() as swarm:
+        hub = await swarm.join(PEERS[0], directory=True, high=2)
+        nodes = [await swarm.join(peer, hub.me) for peer in PEERS[1:6]]
+        await trio.sleep(120)
+        for node in nodes:
+            assert node.transport.peers() >= {each.me for each in nodes} - {node.me}
+
+
+async def test_one_hang_up_that_takes_its_time_counts_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with swarms() as swarm:
+        node = await swarm.join(PEERS[0], high=3)
+        others = [await swarm.join(peer, node.me, low=0) for peer in PEERS[1:5]]
+        closed: list[PeerId] = []
+
+        async def hang_up(peer: PeerId) -> None:
+            closed.append(peer)
+            await trio.sleep(5)
+            swarm.network.disconnect(node.me, peer)
+
+        monkeypatch.setattr(node.transport, "hang_up", hang_up)
+        await trio.sleep(GRACE + 1)
+        node.dialer._wake.set()
+        await trio.sleep(0.1)
+        node.dialer._wake.set()
+        await trio.sleep(0.1)
+        assert len(closed) == 1
+        assert closed[0] in {other.me for other in others}
+
+
+async def test_who_is_banned_knocks_ever_less_often(autojump_clock: MockClock) -> None:
+    async with swarms() as swarm:
+        seed = await swarm.join(PEERS[0])
+        node = await swarm.join(PEERS[1], seed.me)
+        await trio.sleep(STEADY + 1)
+        knocks: list[float] = []
+        seed.transport.watch(
+            lambda _, connected: knocks.append(trio.current_time()) if connected else None
+        )
+        for _ in range(3):
+            await seed.reputation.blame(node.me, "garbage")
+        await trio.sleep(590)
+        assert 5 < len(knocks) < 60
+        assert "it ended the connection" in (node.dialer.reason() or "")
+        await trio.sleep(LONGEST * 1.5)
+        assert node.transport.peers() == {seed.me}
+
+
+async def test_a_node_with_private_addresses_alone_learns_of_the_other_peers(
+    autojump_clock: MockClock,
+) -> None:
+    async with swarms() as swarm:
+        seed = await swarm.join(PEERS[0], directory=True, ip="8.8.8.8")
+        other = await swarm.join(PEERS[1], seed.me, ip="9.9.9.9")
+        private = Address("ip4", "192.168.1.7", 4410)
+        hidden = await swarm.join(PEERS[2], seed.me, ip="7.7.7.7", tells=(private,))
+        await trio.sleep(5)
+        assert hidden.transport.peers() == {seed.me, other.me}
+        await swarm.leave(seed)
+        assert hidden.transport.peers() == {other.me}
+
+
+def records_of_silent_strangers(swarm: Swarm, names: Sequence[PeerId]) -> list[Signed]:
+    """Return records of peers that answer no dial, each with as many addresses as it may have."""
+    places = [str(address(name).without_peer) for name in names[:MAX_ADDRESSES]]
+    return [
+        sign(
+            PeerRecord(peer=name, addresses=tuple(places), roles=(), runs=(), sequence=1),
+            KEY_OF[name],
+        )
+        for name in names
+    ]
+
+
+async def test_silent_strangers_of_an_old_file_keep_no_seed_waiting(
+    autojump_clock: MockClock,
+) -> None:
+    strangers = PEERS[10:30]
+    async with swarms() as swarm:
+        for peer in strangers[:MAX_ADDRESSES]:
+            swarm.network.freeze((await swarm.join(peer)).me)
+        store = Shelf(*records_of_silent_strangers(swarm, strangers))
+        node = await swarm.join(PEERS[1], PEERS[0], store=store)
+        await trio.sleep(2)
+        seed = await swarm.join(PEERS[0])
+        await trio.sleep(3)
+        assert node.transport.peers() == {seed.me}
+
+
+async def test_a_dial_has_one_deadline_and_silent_addresses_hide_no_other_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    silent, lively = PEERS[10:16], PEERS[2]
+    async with swarms() as swarm:
+        for peer in silent:
+            swarm.network.freeze((await swarm.join(peer)).me)
+        places = (*map(address, silent), address(lively))
+        record = PeerRecord(
+            peer=lively,
+            addresses=tuple(str(place.without_peer) for place in places),
+            roles=(),
+            runs=(),
+            sequence=1,
+        )
+        node = await swarm.join(PEERS[1], store=Shelf(sign(record, KEY_OF[lively])))
+        await trio.sleep(DIAL_DEADLINE + 0.1)
+        assert "no answer within 20 s at any address" in (node.dialer.reason() or "")
+        found = await swarm.join(lively)
+        await trio.sleep(6 * (DIAL_DEADLINE + LONGEST))
+        assert node.transport.peers() == {found.me}
 
 
 async def test_a_seed_that_is_away_is_dialled_for_ever_and_ever_less_often(
@@ -168,7 +315,7 @@ async def test_a_seed_that_is_away_is_dialled_for_ever_and_ever_less_often(
             "no seed answers (1 tried; last: connection refused at /ip4/127.0.0.1/tcp/5000), "
         )
         await trio.sleep(7200)
-        assert node.dialer._candidates[PEERS[0]].cause.startswith("connection refused")
+        assert "last: connection refused" in (node.dialer.reason() or "")
         back = trio.current_time()
         seed = await swarm.join(PEERS[0])
         while not node.transport.peers():
@@ -275,11 +422,32 @@ async def test_a_banned_seed_is_not_dialled_until_its_time_is_over(
 
 def test_a_seed_without_its_peer_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="names no peer"):
-        Dialer(
-            None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            Shelf(),
-            seeds=[address(PEERS[0]).without_peer],
-            records=tuple,
-        )
+        Candidates(PEERS[1]).add_seed(address(PEERS[0]).without_peer)
+
+
+def listed(sequence: int, port: int) -> Signed:
+    places = (f"/ip4/1.1.1.1/tcp/{port}",)
+    record = PeerRecord(peer=PEERS[5], addresses=places, roles=(), runs=(), sequence=sequence)
+    return sign(record, KEY_OF[PEERS[5]])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([(1, 11), (2, 22), (3, 33)])))
+def test_an_older_record_of_a_peer_never_replaces_a_newer_one(
+    order: tuple[tuple[int, int], ...],
+) -> None:
+    candidates = Candidates(PEERS[0])
+    for each in order:
+        candidates.add_listed(listed(*each))
+    (known,) = candidates
+    assert [place.port for place in known.addresses] == [33]
+    known.connected(0.0)
+    assert candidates.remembered() == (listed(3, 33),)
+
+
+async def test_a_file_that_cannot_be_written_stops_no_dialler(autojump_clock: MockClock) -> None:
+    async with swarms() as swarm:
+        seed = await swarm.join(PEERS[0], directory=True)
+        other = await swarm.join(PEERS[1], seed.me)
+        node = await swarm.join(PEERS[2], seed.me, store=Unwritable())
+        await trio.sleep(200)
+        assert node.transport.peers() == {seed.me, other.me}

@@ -5,9 +5,9 @@ addresses that the test chooses; the store is a list.
 """
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
@@ -20,7 +20,7 @@ from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.protocol.errors import Refusal, Unavailable
+from dipaco.protocol.errors import ConfigError, Refusal, Unavailable
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerId
@@ -39,8 +39,14 @@ from tests.node.network.peers import KEY_OF, PEERS
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
+T = TypeVar("T")
 RUN, OTHER_RUN = sha256(b"run"), sha256(b"another run")
 LOOP, HOUSE, WORLD = "/ip4/127.0.0.1/tcp/4410", "/ip4/192.168.1.20/tcp/4410", "/ip4/8.8.4.4/tcp/1"
+
+
+async def in_place(work: Callable[[], T], /) -> T:
+    await trio.lowlevel.checkpoint()
+    return work()
 
 
 class Shelf:
@@ -48,12 +54,14 @@ class Shelf:
 
     def __init__(self, *records: Signed) -> None:
         self.records = records
+        self.saves = 0
 
     def load(self) -> tuple[Signed, ...]:
         return self.records
 
     def save(self, records: tuple[Signed, ...]) -> None:
         self.records = records
+        self.saves += 1
 
 
 class Asker:
@@ -108,7 +116,9 @@ class House:
             trio.open_nursery() as nursery,
         ):
             rpc = Rpc(self.hub, Reputation(self.hub))
-            self.directory = Directory(self.hub, rpc, self.shelf, chance=random.Random(1))
+            self.directory = Directory(
+                self.hub, rpc, self.shelf, chance=random.Random(1), in_thread=in_place
+            )
             liveness = Liveness(self.hub, rpc, heard=self.directory.renew)
             for service in (rpc, self.directory, liveness):
                 await nursery.start(service.run)
@@ -300,3 +310,30 @@ async def test_a_restart_does_not_empty_the_directory_and_the_dead_leave_it(
         await trio.sleep(LIFE + 1)
         assert await other.list() == {}
         nursery.cancel_scope.cancel()
+
+
+async def test_what_has_not_changed_is_not_written_again(autojump_clock: MockClock) -> None:
+    async with house() as it:
+        one, other = await it.come(), await it.come()
+        for sequence in range(1, 20):
+            for asker in (one, other):
+                await asker.register(LOOP, sequence=sequence)
+            await trio.sleep(directory_module.SAVE_PAUSE + 1)
+        assert it.shelf.saves == 1
+        await other.register(LOOP, HOUSE, sequence=20)
+        await trio.sleep(directory_module.SAVE_PAUSE + 1)
+        assert it.shelf.saves == 2
+
+
+async def test_a_file_that_cannot_be_written_ends_no_directory(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(records: tuple[Signed, ...]) -> None:
+        raise ConfigError("cannot write directory.cbor: too many open files")
+
+    async with house() as it:
+        monkeypatch.setattr(it.shelf, "save", refuse)
+        one, other = await it.come(), await it.come()
+        await one.register(LOOP)
+        await trio.sleep(60)
+        assert await other.list() == {one.me: 1}

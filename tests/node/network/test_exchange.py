@@ -30,7 +30,7 @@ from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Stream
 from dipaco.node.storage.blobs import BlobStore
-from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerId
@@ -380,3 +380,118 @@ async def test_an_error_of_our_own_store_is_not_the_holders(
         with pytest.raises(Unavailable, match=r"^no space left on the disk$"):
             await here.exchange.fetch(digest, holders=[one.me, other.me])
         assert other.exchange.sent == 0
+
+
+async def test_many_askers_of_a_new_blob_have_it_hashed_once(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 8) as (holder, *askers):
+        digest = holder.blobs.write(DATA)
+        reads: list[int] = []
+
+        async def slowly(work: Callable[[], T], /) -> T:
+            reads.append(1)
+            await trio.sleep(0.1)
+            return work()
+
+        holder.exchange._uploads._in_thread = slowly
+        for asker in askers:
+            stream = await asker.transport.open(holder.me, BLOB)
+            await stream.send(frame(encode(AskOutline(blob=digest))))
+        await trio.sleep(CHUNKS * 0.1 + 0.5)
+        assert len(reads) == CHUNKS
+        await askers[0].exchange.fetch(digest, holders=[holder.me])
+
+
+async def test_an_asker_that_leaves_while_a_blob_is_hashed_takes_the_outline_from_no_other(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (holder, asker):
+        digest = holder.blobs.write(DATA)
+
+        async def slowly(work: Callable[[], T], /) -> T:
+            await trio.sleep(0.1)
+            return work()
+
+        uploads = holder.exchange._uploads
+        uploads._in_thread = slowly
+        async with trio.open_nursery() as nursery:
+            leaves = trio.CancelScope()
+
+            async def ask_and_leave() -> None:
+                with leaves:
+                    await uploads._outline(digest)
+
+            nursery.start_soon(ask_and_leave)
+            await trio.sleep(0.01)
+            nursery.start_soon(asker.exchange.fetch, digest)
+            await trio.sleep(0.15)
+            leaves.cancel()
+        assert asker.blobs.has(digest)
+        assert not uploads._in_work
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [
+        (after, left)
+        for after in (1, 3, CHUNKS)
+        for left in (0, 1, SMALL_CHUNK, 4 * SMALL_CHUNK + 1)
+        if left != after * SMALL_CHUNK  # of the same length: only the digest tells them apart
+    ],
+)
+async def test_a_draft_that_changes_under_a_fetch_is_nobodys_fault_but_ours(
+    autojump_clock: MockClock, tmp_path: Path, after: int, left: int
+) -> None:
+    async with swarm(tmp_path, 3) as (here, holder, other):
+        digest = holder.blobs.write(DATA)
+        other.blobs.write(DATA)
+        partials = tmp_path / here.me / "partial"
+        received = 0
+
+        def tamper(*_: int) -> None:
+            nonlocal received
+            received += 1
+            if received == after:
+                (path,) = partials.iterdir()
+                path.write_bytes(b"?" * left)
+
+        with pytest.raises(Unavailable, match="were changed on this disk"):
+            await here.exchange.fetch(digest, holders=[holder.me], progress=tamper)
+        assert here.reputation.strikes(holder.me) == here.reputation.strikes(other.me) == 0
+        await here.exchange.fetch(digest, holders=[holder.me])
+        assert here.blobs.read(digest, len(DATA)) == DATA
+        assert here.reputation.strikes(holder.me) == 0
+
+
+async def test_what_is_being_fetched_is_named_so_that_no_one_removes_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (here, holder):
+        digest = holder.blobs.write(DATA)
+        during: list[frozenset[Digest]] = []
+
+        def prune(*_: int) -> None:
+            during.append(here.exchange.fetching)
+            here.blobs.prune(here.exchange.fetching, 0)
+
+        await here.exchange.fetch(digest, progress=prune)
+        assert during == [frozenset([digest])] * CHUNKS
+        assert here.exchange.fetching == frozenset()
+        assert here.blobs.read(digest, len(DATA)) == DATA
+
+
+class Overfull(NoRoom):
+    def append(self, data: bytes) -> None:
+        raise RemoteProtocolError("more than the bytes of the blob arrived")
+
+
+async def test_a_breach_that_no_peer_committed_reaches_the_caller_as_something_to_retry(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with swarm(tmp_path, 2) as (here, holder):
+        digest = holder.blobs.write(DATA)
+        monkeypatch.setattr(here.blobs, "partial", lambda digest, size: Overfull())
+        with pytest.raises(Unavailable, match="more than the bytes"):
+            await here.exchange.fetch(digest, holders=[holder.me])
+        assert here.reputation.strikes(holder.me) == 0

@@ -79,10 +79,13 @@ class Shelf:
         self.listings[peer] = frozenset(runs)
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
-        for record in records:
+        held = self.ledgers.get(run, [])
+        fresh = [record for record in records if record not in held]
+        for record in fresh:
             self.offer(LEDGER, record)
             del self.values[LEDGER, sha256(record)]
-        self.append(*records)
+        if fresh:
+            self.append(*fresh)
 
 
 class Node:

@@ -154,6 +154,30 @@ def test_a_ledger_of_another_hand_or_with_a_gap_is_refused(run_store: RunStore) 
         run_store.offer_ledger(RUN, tuple(chain(adopted, seeded())[1:]))
 
 
+def test_a_part_that_lies_wholly_behind_the_ledgers_end_changes_nothing(
+    run_store: RunStore,
+) -> None:
+    records = chain(SpecAdopted(epoch=0, spec=spec_digest(SPEC)), seeded(), evaluated(0))
+    run_store.offer_ledger(RUN, tuple(records))
+    for part in (records[:1], records[1:2], records[:2]):
+        run_store.offer_ledger(RUN, tuple(part))
+    assert run_store.runs[RUN].length == 3
+
+
+def test_another_ledger_of_the_same_scheduler_is_refused_without_blame(
+    run_store: RunStore,
+) -> None:
+    adopted = SpecAdopted(epoch=0, spec=spec_digest(SPEC))
+    other = chain(SpecAdopted(epoch=0, spec=digest("another spec")), seeded(), evaluated(0))
+    run_store.offer_ledger(RUN, tuple(chain(adopted, seeded())))
+    for part in (other, other[1:], other[2:]):
+        with pytest.raises(Refusal, match="signed two ledgers"):
+            run_store.offer_ledger(RUN, tuple(part))
+    with pytest.raises(RemoteProtocolError, match="is not the scheduler of term 0"):
+        run_store.offer_ledger(RUN, tuple(chain(adopted, evaluated(0), by="mallory")[1:]))
+    assert run_store.runs[RUN].length == 2
+
+
 def test_a_batch_with_an_entry_that_cannot_follow_leaves_nothing_behind(
     run_store: RunStore, journal: Journal
 ) -> None:
