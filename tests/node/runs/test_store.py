@@ -411,6 +411,10 @@ def test_nothing_is_built_for_a_run_that_has_only_a_manifest(
     monkeypatch.setattr("dipaco.protocol.run.manifest.topology", built)
     store = RunStore(journal)
     strangers(store, range(3))
+    start = tuple(
+        ModuleDigest(module=name, digest=digest(name)) for name in ("stem", "L1.E0", "L2.E0")
+    )
+    store.offer("manifest", signed(manifest(name="warm", start=start), "owner"))
     store = RunStore(journal)
     store.note_listing(peer("anna"), set(store.runs))
     assert not any(record.over for record in store.runs.values())
