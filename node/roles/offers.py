@@ -35,6 +35,8 @@ class RunChooser:
 
     def __post_init__(self) -> None:
         self._last = last_run(self.node.home.root)
+        if self._last is not None:
+            self.node.run_store.keep(self._last)
         self._seeds = frozenset(a.peer for a in self.node.config.node.bootstrap if a.peer)
 
     async def next_run(self) -> RunRecord:

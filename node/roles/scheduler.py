@@ -62,6 +62,7 @@ async def _attend(node: Node, record: RunRecord, left: set[Digest]) -> None:
         await _schedule(node, record)
     except* Refusal as group:
         left.remove(record.run)
+        node.request_router.schedulers.pop(record.run, None)
         if not left:
             raise
         problem = "; ".join(map(str, leaves(group)))

@@ -6,7 +6,7 @@ strangers could make grow is bounded per run and in all: the runs that this node
 with make room for newer ones.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
@@ -50,6 +50,8 @@ class RunStore:
         """Take up what the journal holds; `me` is this node, None where nothing is offered."""
         self._journal, self._me = journal, me
         self._items: dict[Digest, Item] = {}
+        self._values_of: defaultdict[Digest, list[Digest]] = defaultdict(list)
+        """By run the digests of its items."""
         self.runs: dict[Digest, RunRecord] = {}
         self.own: set[Digest] = set()
         """The runs that this node's operator put here."""
@@ -133,14 +135,15 @@ class RunStore:
 
     def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
         """Note the runs that `peer` offers, once all that it holds was pulled."""
-        self._listings[peer] = frozenset(runs)
+        known, self._listings[peer] = self._listings.get(peer), frozenset(runs)
         self._listings.move_to_end(peer)
         if len(self._listings) > MAX_LISTINGS:
             self._listings.popitem(last=False)
         for run in runs:
             if run in self.runs:
                 self.runs[run] = self.runs.pop(run)  # most recently offered last
-        self.changed.notify()
+        if known != self._listings[peer]:
+            self.changed.notify()
 
     def listed_by(self, peer: PeerId) -> frozenset[Digest] | None:
         """Return the runs that `peer` offers; None before it was asked for all that it holds."""
@@ -163,8 +166,8 @@ class RunStore:
     def _forget(self, runs: Collection[Digest]) -> None:
         for run in runs:
             del self.runs[run]
-        if runs:
-            self._items = {d: item for d, item in self._items.items() if item.run in self.runs}
+            for digest in self._values_of.pop(run, ()):
+                self._items.pop(digest, None)
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
         """Take in consecutive records of a ledger; those held already change nothing.
@@ -273,6 +276,7 @@ class RunStore:
         def keep() -> None:
             take_in()
             self._items[item.digest] = item
+            self._values_of[run].append(item.digest)
 
         return item, keep
 

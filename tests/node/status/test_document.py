@@ -22,6 +22,8 @@ def said() -> Iterator[tuple[str, set[str]]]:
             if not isinstance(call, ast.Call) or not call.args:
                 continue
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            if getattr(getattr(call.func, "value", None), "attr", "") == "_paced":
+                continue  # a line of the log, and no state
             first = call.args[0]
             if name in ("say", "reason") and isinstance(first, ast.Constant):
                 yield str(first.value), {str(k.arg) for k in call.keywords}
