@@ -14,7 +14,7 @@ import os
 from typing import Any
 
 from benchmarks.loops import SHAPES, Sample, parameters, run_of
-from benchmarks.measure import Result, in_new_process, versus
+from benchmarks.measure import Result, in_new_process, in_turns, versus
 
 SHAPE, PRECISION, SAMPLES = "150M", "bf16", 3
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -55,13 +55,13 @@ def name() -> str:
 
 def measure(device: str, shape: str, samples: int, options: list[str]) -> list[Result]:
     """Measure one shape on a device: our loop in each of `options`, and the two others."""
-    found: dict[str, list[Sample]] = {side: [] for side in (*options, "bare", "transformers")}
-    for _ in range(samples):
-        for option in options:
-            given = (shape, device, PRECISION, OPTIONS[option])
-            found[option].append(in_new_process("loops", "ours", *given))
-        for other in ("bare", "transformers"):
-            found[other].append(in_new_process("loops", other, shape, device, PRECISION))
+    given = (shape, device, PRECISION)
+    found: dict[str, list[Sample]] = in_turns(
+        f"{shape} on {device}",
+        samples,
+        {option: ("loops", "ours", *given, OPTIONS[option]) for option in options}
+        | {other: ("loops", other, *given) for other in ("bare", "transformers")},
+    )
     results = []
     for option in options:
         for other in ("bare", "transformers"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import corpus_files
-from benchmarks.measure import Result, in_new_process, versus
+from benchmarks.measure import Result, in_turns, versus
 from benchmarks.runs import derived, quiet, sixteen_paths
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.library import import_datasets
@@ -34,13 +34,12 @@ MARK = 0.85
 
 def run() -> list[Result]:
     """Measure tokens per second of both."""
-    seconds: dict[str, list[float]] = {"ours": [], "encode_batch": [], "encode_batch_fast": []}
-    tokens = 0
-    for _ in range(SAMPLES):
-        for side, taken in seconds.items():
-            took, tokens = in_new_process("materialise", "sample", side)
-            taken.append(took)
-    rates = {side: [tokens / took for took in taken] for side, taken in seconds.items()}
+    sides = ("ours", "encode_batch", "encode_batch_fast")
+    calls = {side: ("materialise", "sample", side) for side in sides}
+    rates = {
+        side: [tokens / seconds for seconds, tokens in found]
+        for side, found in in_turns("materialise", SAMPLES, calls).items()
+    }
     plain, fast = (
         versus(f"materialise / datasets + {peer}", rates["ours"], rates[peer], "tokens/s")
         for peer in ("encode_batch", "encode_batch_fast")

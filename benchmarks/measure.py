@@ -1,11 +1,18 @@
-"""Shared parts of the benchmarks: the type of a result, new processes, peak memory."""
+"""Shared parts of the benchmarks: the type of a result, samples in turns, peak memory."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NotRequired, TypedDict
+from time import monotonic
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+
+from dipaco.cli.views.pace import time_left
+from dipaco.cli.views.text import duration
+
+S = TypeVar("S", str, int)
 
 
 class Result(TypedDict):
@@ -55,6 +62,24 @@ def in_new_process(module: str, function: str, *arguments: Any) -> Any:
     command = [sys.executable, "-m", "benchmarks.child", module, function, json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turns(what: str, samples: int, sides: Mapping[S, Sequence[Any]]) -> dict[S, list[Any]]:
+    """Take samples of every side in turns, each in a new process, and say on stderr how far it is.
+
+    sides     by name the arguments of `in_new_process`.
+    Returns   by side its values, (samples,).
+    """
+    found: dict[S, list[Any]] = {side: [] for side in sides}
+    began, done, total = monotonic(), 0, samples * len(sides)
+    for _ in range(samples):
+        for side, call in sides.items():
+            left = time_left(done, total, monotonic() - began)
+            eta = f", about {duration(left)} left" if left is not None else ""
+            print(f"{what}: sample {done + 1} of {total}: {side}{eta}", file=sys.stderr, flush=True)
+            found[side].append(in_new_process(*call))
+            done += 1
+    return found
 
 
 def peak_rss(pid: int | str = "self") -> int:

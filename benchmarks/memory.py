@@ -11,7 +11,7 @@ from statistics import median
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from benchmarks.measure import Result, in_new_process, peak_rss
+from benchmarks.measure import Result, in_turns, peak_rss
 from benchmarks.runs import derived, quiet, sixteen_paths, synthetic
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
@@ -34,10 +34,9 @@ def run() -> list[Result]:
         for times in (1, TIMES):
             write_corpus(Path(folder) / f"{times}.parquet", times * DOCUMENTS)
         for kind in ("files", "synthetic"):
-            peaks: dict[int, list[float]] = {1: [], TIMES: []}
-            for _ in range(SAMPLES):
-                for times, found in peaks.items():
-                    found.append(in_new_process("memory", "sample", kind, folder, times) / 1e6)
+            calls = {times: ("memory", "sample", kind, folder, times) for times in (1, TIMES)}
+            found = in_turns(f"memory, {kind}, times the corpus", SAMPLES, calls)
+            peaks = {times: [peak / 1e6 for peak in each] for times, each in found.items()}
             results.append(
                 Result(
                     name=f"peak memory, {kind}, {TIMES} times the corpus",

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from msgspec.structs import replace
 
 from benchmarks.corpus import corpus_files
-from benchmarks.measure import Result, in_new_process, versus
+from benchmarks.measure import Result, in_turns, versus
 from benchmarks.runs import derived, sixteen_paths
 from dipaco.node.data.sources.files import pin_files
 from dipaco.node.data.sources.interface import Access
@@ -36,11 +36,15 @@ HASHED = 1 << 12  # features of the vectorizer: as many as the tokenizer has tok
 
 def run() -> list[Result]:
     """Measure both, in turns."""
-    both: dict[str, list[list[float]]] = {"ours": [], "theirs": [], "four": []}
-    for _ in range(SAMPLES):
-        both["ours"].append(in_new_process("router", "our_rates", 1))
-        both["theirs"].append(in_new_process("router", "their_rates"))
-        both["four"].append(in_new_process("router", "our_rates", 4))
+    both: dict[str, list[list[float]]] = in_turns(
+        "router",
+        SAMPLES,
+        {
+            "ours": ("router", "our_rates", 1),
+            "theirs": ("router", "their_rates"),
+            "four": ("router", "our_rates", 4),
+        },
+    )
     ours, theirs, four = ([wall for wall, _ in both[side]] for side in both)
     first = versus("router derivation, one start", ours, theirs, "documents/s")
     first["mark"] = 1.0

@@ -8,7 +8,7 @@ cache. Marks apply to clock time; on a busy machine tokens per second of CPU tim
 import tempfile
 
 from benchmarks.loops import SHAPES, Sample, parameters, run_of
-from benchmarks.measure import Result, in_new_process, versus
+from benchmarks.measure import Result, in_new_process, in_turns, versus
 
 SAMPLES = {"1.3M": 5, "20M": 3}
 TURNS = {"1.3M": 8, "20M": 3}
@@ -22,13 +22,17 @@ def run() -> list[Result]:
 
 def measure(name: str) -> list[Result]:
     """Measure one shape."""
-    found: dict[str, list[Sample]] = {"worker": [], "bare": [], "transformers": []}
     with tempfile.TemporaryDirectory(prefix="dipaco-bench-") as folder:
         in_new_process("loops", "prepare", name, folder)
-        for _ in range(SAMPLES[name]):
-            found["worker"].append(in_new_process("loops", "worker", name, folder))
-            for other in ("bare", "transformers"):
-                found[other].append(in_new_process("loops", other, name, "cpu", "f32"))
+        found: dict[str, list[Sample]] = in_turns(
+            f"train {name}",
+            SAMPLES[name],
+            {
+                "worker": ("loops", "worker", name, folder),
+                "bare": ("loops", "bare", name, "cpu", "f32"),
+                "transformers": ("loops", "transformers", name, "cpu", "f32"),
+            },
+        )
     return [*_results(name, found), _in_turns(name)]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import gpu, loops, round
 from benchmarks.__main__ import NAMES
-from benchmarks.measure import Result, in_new_process, passed, versus
+from benchmarks.measure import Result, in_new_process, in_turns, passed, versus
 
 DOC = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -31,6 +31,19 @@ def test_the_middle_of_the_samples_counts() -> None:
 def test_a_call_in_a_new_process_gives_its_value_back() -> None:
     given = in_new_process("measure", "versus", "name", [4.0], [2.0], "s")
     assert given == versus("name", [4.0], [2.0], "s")
+
+
+def test_samples_are_taken_in_turns_and_each_is_told_before_it_begins(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = {"ours": ("measure", "versus", "a", [1.0], [1.0], "s"), "peer": ("gpu", "name")}
+    found = in_turns("made up", 2, calls)
+    assert [each["name"] for each in found["ours"]] == ["a", "a"] and len(found["peer"]) == 2
+    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    assert first == "made up: sample 1 of 4: ours"
+    assert re.fullmatch(r"made up: sample 2 of 4: peer, about [0-9.]+ (s|min) left", second)
+    assert third.startswith("made up: sample 3 of 4: ours, about ")
+    assert fourth.startswith("made up: sample 4 of 4: peer, about ")
 
 
 def test_every_benchmark_is_explained() -> None:

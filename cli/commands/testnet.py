@@ -1,5 +1,6 @@
 """`dipaco-node testnet`: runs a network of real processes on this machine to its last round."""
 
+import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,15 +39,24 @@ def testnet(
         raise click.UsageError(f"--kill {kill}: at least one of {nodes} volunteers must live")
     from dipaco.cli.testnet.local_run import local_run
     from dipaco.cli.testnet.network import RENDEZVOUS, Plan, run_network
+    from dipaco.cli.testnet.settings import node_settings
     from dipaco.cli.views.report import print_report, write_report
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
 
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))
+        settings = node_settings(os.environ, folder / RENDEZVOUS)
         blobs = BlobStore(Home.at(folder / RENDEZVOUS).blobs)
         local = local_run(file, seed=seed, rounds=rounds, blobs=blobs)
-        plan = Plan(local=local, seed=seed, nodes=nodes, kill=kill, home=folder.absolute())
+        plan = Plan(
+            local=local,
+            seed=seed,
+            nodes=nodes,
+            kill=kill,
+            home=folder.absolute(),
+            settings=settings,
+        )
         result = run_network(plan)
     print_report(result)
     if report is not None:

@@ -5,6 +5,7 @@ a network in which nothing changes.
 """
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,8 +43,8 @@ class Plan:
     """The number of volunteers to kill."""
     home: Path
     """The folder of all homes."""
-    threads: int = 1
-    """Threads of each worker process: with one, the bits equal those of the reference."""
+    settings: Mapping[str, str]
+    """The environment variables of the nodes' configuration."""
 
     @property
     def run(self) -> RunFile:
@@ -72,14 +73,7 @@ class LocalNetwork:
 
     async def run(self) -> Report:
         """Start all nodes, watch them to the end, end them, and return the report."""
-        # The reference's arithmetic on the CPU, with workers at normal priority.
-        swarm = LocalSwarm(
-            {
-                "DIPACO_COMPUTE_DEVICE": "cpu",
-                "DIPACO_COMPUTE_THREADS": str(self.plan.threads),
-                "DIPACO_COMPUTE_NICE": "0",
-            }
-        )
+        swarm = LocalSwarm(self.plan.settings)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_interrupted, nursery.cancel_scope)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,10 +60,10 @@ class LocalNode:
 class LocalSwarm:
     """All processes of a local network; `close` ends them."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         """environment: added to this process's environment without its DIPACO_ variables."""
         ours = {k: v for k, v in os.environ.items() if not k.startswith("DIPACO_")}
-        self._environment = ours | environment
+        self._environment = ours | dict(environment)
         self.nodes: list[LocalNode] = []
 
     async def start(

@@ -33,25 +33,31 @@ def _line(row: Row, seeds: Sequence[int]) -> list[str]:
         _short(row.tokens),
         *(f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds),
         *_mean_and_range(row, seeds),
-        _ratio(row.ratios),
+        _ratio(row),
     ]
 
 
 def _mean_and_range(row: Row | RerouteRow, seeds: Sequence[int]) -> tuple[str, str]:
     """Return two cells. A mean over some of the seeds only is marked as such."""
     count = len(row.perplexities)
-    of = f" ({count} of {len(seeds)})" if count < len(seeds) else ""
     between = f"{row.lowest:.1f} to {row.highest:.1f}" if count > 1 else "-"
-    return f"{row.mean:.1f}{of}", between
+    return f"{row.mean:.1f}{_of(row, seeds)}", between
 
 
-def _ratio(ratios: dict[int, float]) -> str:
-    """Return mean and range of the ratios within each seed."""
-    if not ratios:
+def _of(row: Row | RerouteRow, seeds: Sequence[int]) -> str:
+    """Return the mark of a row over some of the seeds only."""
+    count = len(row.perplexities)
+    return f" ({count} of {len(seeds)})" if count < len(seeds) else ""
+
+
+def _ratio(row: Row | RerouteRow) -> str:
+    """Return mean and range of the ratios within each seed; marked if some seeds have none."""
+    if not row.ratios:
         return "-"
-    found = sorted(ratios.values())
+    found = sorted(row.ratios.values())
     between = f" ({found[0]:.3f} to {found[-1]:.3f})" if len(found) > 1 else ""
-    return f"{fmean(found):.3f}{between}"
+    of = f" ({len(found)} of {len(row.perplexities)})" if len(found) < len(row.perplexities) else ""
+    return f"{fmean(found):.3f}{between}{of}"
 
 
 def reroute_table(comparison: Comparison) -> list[list[str]]:
@@ -63,7 +69,7 @@ def reroute_table(comparison: Comparison) -> list[list[str]]:
         cells = [row.title, f"every {row.window} tokens" if row.window else "once"]
         found = row.perplexities
         cells += [f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds]
-        body.append([*cells, *_mean_and_range(row, seeds), _ratio(row.ratios)])
+        body.append([*cells, *_mean_and_range(row, seeds), _ratio(row)])
     return [head, *body]
 
 
@@ -71,7 +77,11 @@ def shard_table(comparison: Comparison) -> list[list[str]]:
     """Return head and rows: perplexity per shard, mean over the seeds, the largest shard first."""
     ranks = range(comparison.paths)
     head = ["method", *(f"shard {rank + 1}" for rank in ranks)]
-    body = [[row.title, *(f"{loss:.1f}" for loss in row.shards)] for row in comparison.rows]
+    seeds = [start.seed for start in comparison.starts]
+    body = [
+        [row.title + _of(row, seeds), *(f"{loss:.1f}" for loss in row.shards)]
+        for row in comparison.rows
+    ]
     routers = {f"seed {start.seed}": start.shards for start in comparison.starts}
     titles = {row.method: row.title for row in comparison.rows}
     for each in comparison.results:

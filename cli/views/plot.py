@@ -9,7 +9,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Final
 
-from dipaco.node.compare.results import Comparison, MethodResult, Row
+from dipaco.node.compare.results import Comparison, MethodResult
 from dipaco.node.storage.files import replacing
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ def figure_of(comparison: Comparison) -> "Figure":
     left, right = figure.subplots(1, 2, sharey=True)
     for row in comparison.rows:
         found = [each for each in comparison.results if each.method == row.method]
-        _curve(left, row, found, "steps")
-        _curve(right, row, found, "tokens")
+        missing = len(found) < len(comparison.starts)
+        of = f", {len(found)} of {len(comparison.starts)} seeds" if missing else ""
+        for axes, along in ((left, "steps"), (right, "tokens")):
+            _curve(axes, f"{row.title} ({row.mean:.0f}{of})", found, along)
     left.set_ylabel("routed validation perplexity")
     left.set_xlabel("steps per path")
     right.set_xlabel("tokens trained on, all paths together (millions)")
@@ -70,13 +72,12 @@ def figure_of(comparison: Comparison) -> "Figure":
     return figure
 
 
-def _curve(axes: "Axes", row: Row, found: list[MethodResult], along: str) -> None:
+def _curve(axes: "Axes", label: str, found: list[MethodResult], along: str) -> None:
     points = list(zip(*(each.points for each in found), strict=True))  # by round, over seeds
     places = [getattr(each[0], along) / (1e6 if along == "tokens" else 1) for each in points]
     losses = [[point.perplexity for point in each] for each in points]
-    colour, marker = STYLES.get(row.method, ("#444444", "."))
+    colour, marker = STYLES.get(found[0].method, ("#444444", "."))
     means = [fmean(each) for each in losses]
-    label = f"{row.title} ({row.mean:.0f})"
     axes.plot(places, means, color=colour, marker=marker, markersize=4, label=label)
     axes.fill_between(
         places, [min(e) for e in losses], [max(e) for e in losses], color=colour, alpha=0.15, lw=0

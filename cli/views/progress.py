@@ -115,6 +115,7 @@ def job_work(title: str, progress: JobProgress) -> Work:
         done=progress.done,
         total=progress.total,
         unit=progress.unit,
+        part=progress.note,
         notes=job_notes(progress),
     )
 

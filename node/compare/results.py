@@ -206,6 +206,9 @@ def caption(rows: Sequence[Row]) -> str:
     """Return the sentence that stands under every table and picture of a comparison."""
     compute = next((row for row in rows if row.method == "dense-compute"), None)
     found = f"reaches {compute.mean:.1f}" if compute else "was not trained here"
+    count = len(compute.perplexities) if compute else 0
+    if count < max((len(row.perplexities) for row in rows), default=0) and count:
+        found += f" over {count} of the seeds"
     return f"Dense at equal compute {found}: DiPaCo buys wall clock and memory, not FLOPs."
 
 

@@ -80,13 +80,16 @@ def round_robin(manifest: Manifest) -> Manifest:
 def dense(manifest: Manifest) -> Manifest:
     """Return the run of one path that trains on all documents, with as many steps as a path.
 
-    Its outer step keeps the result of the inner steps, so a round only adds an evaluation.
+    Its outer step keeps the result of the inner steps, so a round only adds an evaluation. Nothing
+    is averaged, so nothing is packed either.
     """
     levels = (Level(experts=1, blocks=manifest.grid.blocks),)
     return _changed(
         round_robin(manifest),
         grid=Grid(levels=levels, path_specific_blocks=()),
         outer=Nesterov(lr=1.0, momentum=0.0),
+        deltas="f32",
+        updates="f32",
     )
 
 

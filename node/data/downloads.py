@@ -71,7 +71,7 @@ class Downloads:
             try:
                 with part.open("xb") as out:
                     meter = Meter(on_progress, "download", 0, unit="MB")
-                    self.retry.retry(
+                    self.retry.telling(on_progress).retry(
                         lambda: _append(out, name, self.cache_max, fetch, meter),
                         f"source.files: {name}",
                     )
@@ -121,7 +121,7 @@ class Downloads:
         with translated(part, "write"), part.open("ab") as out:
             meter = Meter(on_progress, "download", file.size // MEGABYTE, unit="MB")
             if out.tell() < file.size:
-                self.retry.retry(
+                self.retry.telling(on_progress).retry(
                     lambda: _append(out, file.name, file.size, fetch, meter),
                     f"source.files: {file.name}",
                 )

@@ -15,7 +15,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from dipaco.node.data.pages import BadPage, Heavy, PageGuard
 from dipaco.protocol.errors import Refusal, Unavailable
+from dipaco.protocol.wire.text import printable
 
 MAX_ROW_BYTES = 1 << 28  # of one row: it is hashed whole, so it is held whole
 _BATCH_BYTES = 1 << 20  # of parquet rows decoded at once, about
@@ -35,6 +36,7 @@ _PAGE_BYTES = MAX_ROW_BYTES + (16 << 20)  # a writer ends a page after the row t
 _PAGES_BYTES = 2 * MAX_ROW_BYTES  # of the unpacked parquet pages of one batch
 _READ_BYTES = 1 << 20  # of one read of a parquet file
 _BOM = b"\xef\xbb\xbf"
+MAX_QUOTED = 200  # characters of a file's own names, or of a library's message, in a message
 
 Rows = Iterator[tuple[int, str]]
 """Row number in the file, from 0, and text."""
@@ -76,7 +78,8 @@ def file_format(name: str) -> str:
         if lower.endswith(f".{ending}"):
             return ending
     raise Refusal(
-        f"source.files: {name}: not a .parquet, .jsonl or .txt file, nor .jsonl.gz or .jsonl.zst"
+        f"source.files: {printable(name)}: not a .parquet, .jsonl or .txt file, nor .jsonl.gz or "
+        ".jsonl.zst"
     )
 
 
@@ -96,19 +99,30 @@ def _opened(content: Content) -> Iterator[BinaryIO]:
         with content.open() as file:
             yield file
     except (pa.ArrowException, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise Refusal(f"source.files: {content.name}: {_one_line(error)}") from error
+        raise _bad_file(content, error) from error
     except OSError as error:
         if error.errno is None:  # from pyarrow and gzip, for bytes that are damaged or cut off
-            raise Refusal(f"source.files: {content.name}: {_one_line(error)}") from error
-        raise Unavailable(f"source.files: {content.name}: {error.strerror}") from error
+            raise _bad_file(content, error) from error
+        raise Unavailable(f"source.files: {_name(content)}: {error.strerror}") from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _name(content: Content) -> str:
+    return printable(content.name)
+
+
+def _bad_file(content: Content, error: Exception) -> Refusal:
+    return Refusal(f"source.files: {_name(content)}: {printable(str(error), MAX_QUOTED)}")
 
 
 def _bad_row(content: Content, row: int, fault: str) -> Refusal:
-    return Refusal(f"source.files: {content.name}: row {row} {fault}")
+    return Refusal(f"source.files: {_name(content)}: row {row} {fault}")
+
+
+def _bad_field(content: Content, fault: str, names: Iterable[str] = ()) -> Refusal:
+    """Return the refusal of the field; `names` are those that the file has instead."""
+    quoted = printable(", ".join(map(repr, names)), MAX_QUOTED)
+    has = f", only: {quoted}" if quoted else ""
+    return Refusal(f"source.text_field: {_name(content)}: {fault}{has}")
 
 
 # parquet
@@ -143,17 +157,30 @@ def _parquet(stream: BinaryIO | PageGuard) -> Any:
 def _text_column(content: Content, file: Any, field: str) -> int:
     """Return the index of the text column among the file's leaf columns.
 
-    Raises Refusal if it is missing or has another type.
+    A leaf cannot be found by its path: a field of a structure may have the path of a column.
+    Raises Refusal if the column is missing, is there twice, or has another type.
     """
-    schema, name = file.schema_arrow, content.name
-    if field not in schema.names:
-        has = ", ".join(schema.names)[:200]
-        raise Refusal(f"source.text_field: {name} has no column {field!r}, only: {has}")
-    kind = schema.field(field).type
+    schema = file.schema_arrow
+    places = schema.get_all_field_indices(field)
+    if not places:
+        raise _bad_field(content, f"has no column {field!r}", schema.names)
+    if len(places) > 1:
+        raise _bad_field(content, f"has {len(places)} columns {field!r}; keep one")
+    kind = schema.field(places[0]).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise Refusal(f"source.text_field: column {field!r} of {name} is {kind}, not text")
-    names = [file.schema.column(i).path for i in range(len(file.schema.names))]
-    return names.index(field)
+        raise _bad_field(
+            content, f"column {field!r} is {printable(str(kind), MAX_QUOTED)}, not text"
+        )
+    return sum(_leaves(schema.field(place).type) for place in range(places[0]))
+
+
+def _leaves(kind: Any) -> int:
+    """Return the number of leaf columns in which parquet stores an Arrow type."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _leaves(kind.storage_type)
+    if not pa.types.is_nested(kind):
+        return 1
+    return sum(_leaves(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _group_values(
@@ -166,26 +193,28 @@ def _group_values(
     done = 0
     while True:
         try:
-            for batch in _batches(file, guard, group, chunk, rows, done):
+            for batch in _batches(file, guard, group, column, rows, done):
                 yield from batch
                 done += len(batch)
             return
         except Heavy:
             rows = max(1, rows // _FEWER)
         except BadPage as error:
-            raise Refusal(f"source.files: {content.name}: {error}") from error
+            raise _bad_file(content, error) from error
 
 
 def _batches(
-    file: Any, guard: PageGuard, group: int, chunk: Any, rows: int, done: int
+    file: Any, guard: PageGuard, group: int, column: int, rows: int, done: int
 ) -> Iterator[Any]:
     """Yield the values from `done` on, in batches of `rows` rows; raises Heavy, BadPage."""
+    chunk = file.metadata.row_group(group).column(column)
     start = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
     guard.watch(start, start + chunk.total_compressed_size, rows)
-    batches = file.iter_batches(
-        rows, row_groups=[group], columns=[chunk.path_in_schema], use_threads=False
+    # `file.iter_batches` takes columns by their paths, which two of them may share.
+    batches = file.reader.iter_batches(
+        rows, row_groups=[group], column_indices=[column], use_threads=False
     )
     for batch in batches:
         if done < len(batch):
@@ -254,19 +283,18 @@ def _json_text(content: Content, row: int, line: bytes, field: str) -> str:
     except UnicodeDecodeError as error:
         raise _bad_row(content, row, "is not UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise _bad_row(content, row, f"is not JSON: {_one_line(error)}") from error
+        raise _bad_row(content, row, f"is not JSON: {printable(str(error), MAX_QUOTED)}") from error
     if not isinstance(value, dict):
         raise _bad_row(content, row, "is not a JSON object")
-    text = value.get(field)
+    if field not in value:
+        raise _bad_field(content, f"row {row} has no {field!r}", value)
+    text = value[field]
     if text is None:
-        has = ", ".join(value)[:200]
-        raise Refusal(f"source.text_field: {content.name}: row {row} has no {field!r}, only: {has}")
+        raise _bad_row(content, row, "has no text (null)")
     if not isinstance(text, str):
         raise _bad_row(content, row, f"holds no text in {field!r}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise _bad_row(content, row, "is not Unicode text") from error
+    if not _is_unicode(text):  # JSON can spell half of a surrogate pair
+        raise _bad_row(content, row, "is not Unicode text")
     return text
 
 
@@ -275,7 +303,7 @@ def _json_text(content: Content, row: int, line: bytes, field: str) -> str:
 
 def _read_txt(content: Content, field: str, skip: int) -> Rows:
     if field != "text":
-        raise Refusal(f"source.text_field: the rows of {content.name} are its lines, called 'text'")
+        raise _bad_field(content, "its rows are its lines, called 'text'")
     with _opened(content) as stream:
         for row, line in enumerate(_lines(content, stream)):
             if row >= skip:
@@ -289,13 +317,25 @@ def _count_txt(content: Content) -> int:
 
 def _lines(content: Content, stream: BinaryIO) -> Iterator[str]:
     """Yield lines as Python reads text: CR LF and CR end a line too."""
-    with io.TextIOWrapper(stream, encoding="utf-8", newline=None) as file:
+    # A strict decoder would fail for a whole buffer, and could not say in which row.
+    with io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=None) as file:
         number = 0
         while line := file.readline(MAX_ROW_BYTES + 1):
             if len(line) > MAX_ROW_BYTES:
                 raise _bad_row(content, number, f"has more than {MAX_ROW_BYTES} characters")
+            if not line.isascii() and not _is_unicode(line):
+                raise _bad_row(content, number, "is not UTF-8")
             yield line.removesuffix("\n")
             number += 1
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _Reader = tuple[Callable[[Content, str, int], Rows], Callable[[Content], int]]

@@ -15,6 +15,7 @@ from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigests, ModuleName
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import DigestField
+from dipaco.protocol.wire.text import Text
 from dipaco.protocol.work.kinds import Lease, Nats, Result, Scored, ScoreLease, Size, TrainLease
 from dipaco.protocol.work.ledger import Contribution, Quantised
 
@@ -204,6 +205,8 @@ class Progress(Wire, frozen=True, kw_only=True):
     tokens_per_second: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     """Of training; 0 for other work."""
     loss: Nats | None = None
+    note: Text = ""
+    """The cause of a wait."""
 
 
 class Failed(Wire, frozen=True, kw_only=True):

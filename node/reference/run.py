@@ -248,9 +248,16 @@ class ReferenceRun:
         return spec_digest(self._spec(round_))
 
     def states_at(self, path: int, version: int) -> tuple[ModuleDigest, ...]:
-        """Return the states of a path's modules at a version, in the topology's order."""
-        names = self.manifest.topology.path_modules[path]
-        return tuple(ModuleDigest(module=m, digest=self.states[m][version]) for m in names)
+        """Return the states of a path's modules at a version, in the topology's order.
+
+        A module that no live path goes through keeps its last version.
+        """
+        found = []
+        for module in self.manifest.topology.path_modules[path]:
+            versions = self.states[module]
+            digest = versions[min(version, len(versions) - 1)]
+            found.append(ModuleDigest(module=module, digest=digest))
+        return tuple(found)
 
     def moments_before(self, path: int, round_: int) -> tuple[ModuleDigest, ...]:
         """Return the moments after the path's last round; none if they begin at zero."""

@@ -12,9 +12,11 @@ units, at most 4 significant bits of it: code c stands for s * 2^shift with shif
 - 1 and s = c - 8 * shift. m is a sign bit and 7 bits of code, in units of 2^(e - 18); v is 8 bits
 of code, in units of 2^(e - 34). So every byte string of that length is an array of finite float32.
 
-m is rounded towards zero and v up, so that rounding makes no step longer. Encoding decoded moments
-gives the same bytes. All numbers are powers of two and integers below 2^53: exact, hence the same
-on every machine. Source: docs/method.md 2.3 and 6(e).
+Both are rounded up or down at random, with the chances that keep their mean: a v that is always
+rounded up could not fall by less than a code between two rounds, and would never fall again where
+beta2^tau is near 1. The random bits follow from the step and the element alone. Encoding decoded
+moments gives the same bytes. All numbers are powers of two and integers below 2^53: exact, hence
+the same on every machine. Source: docs/method.md 2.3 and 6(e).
 """
 
 import math
@@ -32,6 +34,7 @@ from dipaco.protocol.run.training import Adam, Training
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint64]
 T = TypeVar("T", bound=np.generic)
 
 GROUP: Final = 128  # elements that share an exponent
@@ -40,9 +43,11 @@ LOWEST: Final = -BIAS
 LOWEST_SECOND: Final = -115  # 2^(-115 - 34) is the smallest float32
 FIRST_BITS: Final = 18  # the largest m of a group has its first bit there
 SECOND_BITS: Final = 34
-SIGNIFICANT: Final = 4  # bits of a magnitude
+LEADING: Final = 49  # the lowest of a double's bits that 4 significant bits keep
+LARGEST: Final = 2.0**127
+GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step between two counters
 SIGN: Final = 0x80
-BLOCK: Final = 1 << 13  # groups per block: some ten MB of memory, whatever the module's size
+BLOCK: Final = 1 << 10  # groups per block: its arrays of 1 MB fit a processor's cache
 SLACK: Final = 1.001  # of the check, since another libm may round powers another way
 
 SHIFTS = np.maximum(np.arange(256) // 8, 1) - 1
@@ -73,7 +78,8 @@ def moments_bytes(elements: int) -> int:
 def encode_moments(moments: Moments, adam: Adam, steps: int) -> bytes:
     """Return the bytes of moments after `steps` steps of AdamW, first round to last.
 
-    m is reduced to the bound that the rounded v allows (`largest_ratio`). Raises ValueError for
+    `steps` also chooses the random bits, so that no element is rounded the same way every round. m
+    is reduced to the bound that the rounded v allows (`largest_ratio`). Raises ValueError for
     moments that AdamW cannot produce: not finite, or a v that is negative or too large.
     """
     _check_finite(moments)
@@ -82,9 +88,13 @@ def encode_moments(moments: Moments, adam: Adam, steps: int) -> bytes:
     codes = np.zeros((2, elements), np.uint8)
     ratio = largest_ratio(adam, steps)
     for groups, part in _blocks(elements):
-        second_exponents, second = _encode_second(_grouped(moments.second[part]))
-        limit = _limit(ratio, second_exponents, second)
-        first_exponents, first = _encode_first(_grouped(moments.first[part]), limit)
+        firsts = _grouped(moments.first[part]).astype(np.float64)
+        seconds = _grouped(moments.second[part]).astype(np.float64)
+        draws = _draws(steps, part.start, len(seconds))
+        second_exponents, second = _encode(seconds, np.inf, draws[:2], SECOND_BITS, LOWEST_SECOND)
+        reach = _reach(ratio, _decode_second(second_exponents, second))
+        first_exponents, first = _encode(np.abs(firsts), reach, draws[2:], FIRST_BITS, LOWEST)
+        first[(firsts < 0) & (first > 0)] |= SIGN
         exponents[:, groups] = first_exponents, second_exponents
         for row, found in zip(codes, (first, second), strict=True):
             row[part] = found.reshape(-1)[: len(row[part])]
@@ -167,37 +177,61 @@ def _grouped(values: NDArray[T]) -> NDArray[T]:
 def _check_finite(moments: Moments) -> None:
     if not (np.isfinite(moments.first).all() and np.isfinite(moments.second).all()):
         raise ValueError("the moments hold NaN or infinity")
-    if moments.second.min(initial=0.0) < 0 or moments.second.max(initial=0.0) > 2.0**127:
-        raise ValueError("the second moment is negative, or too large for its encoding")
+    if moments.second.min(initial=0.0) < 0:
+        raise ValueError("the second moment is negative")
+    if max(np.abs(each).max(initial=0.0) for each in (moments.first, moments.second)) > LARGEST:
+        raise ValueError("a moment is too large for its encoding")
 
 
-def _encode_second(values: Float32) -> tuple[Bytes, Bytes]:
-    """Round (G, 128) up; returns exponent bytes (G,) and codes (G, 128)."""
-    fraction, exponent = np.frexp(values.max(axis=1).astype(np.float64))
-    exponent = exponent + (fraction > 15 / 16)  # rounds up to the next power of two
-    exponent = np.where(fraction > 0, np.maximum(exponent, LOWEST_SECOND), LOWEST_SECOND)
-    units = np.ceil(values * _power(SECOND_BITS - exponent))
-    shift = _shift(units)
-    codes = 8 * shift + np.ceil(np.ldexp(units, -shift))
+def _draws(steps: int, start: int, groups: int) -> Words:
+    """Return random numbers below 2^16 for the elements from `start` on, (4, groups, 128).
+
+    Each is a quarter of a word of SplitMix64 (Steele, Lea and Flood 2014), whose counter is the
+    element and whose seed is the step.
+    """
+    counter = np.arange(start + 1, start + 1 + groups * GROUP, dtype=np.uint64)
+    words = _mix(counter * GOLDEN + _mix(np.array([steps], np.uint64))).reshape(groups, GROUP)
+    return np.stack([(words >> np.uint64(16 * k)) & np.uint64(0xFFFF) for k in range(4)])
+
+
+def _mix(words: Words) -> Words:
+    """Return each word as SplitMix64 mixes it."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _encode(
+    sizes: Float64, limit: Float64 | float, draws: Words, bits: int, lowest: int
+) -> tuple[Bytes, Bytes]:
+    """Round magnitudes (G, 128) to codes, none above `limit`; returns exponents (G,) and codes.
+
+    They are rounded to 4 significant bits, and then to units of 2^(exponent - bits), which
+    changes small ones alone.
+    """
+    kept = _significant(np.minimum(sizes, limit), limit, draws[0])
+    fraction, exponent = np.frexp(kept.max(axis=1))
+    exponent = np.where(fraction > 0, np.maximum(exponent, lowest), lowest)
+    power = _power(bits - exponent)
+    units = kept * power
+    small = np.floor(units + (draws[1] + 0.5) * 2.0**-16)
+    small = np.where(small <= limit * power, small, np.floor(units))
+    # A double of 2^k (1 + j / 8) has the leading bits 8 (1023 + k) + j, and the code 8 (k - 2) + j.
+    large = (units.view(np.int64) >> LEADING) - 8 * (1023 + 2)
+    codes = np.where(large >= 8, large, small)
     return (exponent + BIAS).astype(np.uint8), codes.astype(np.uint8)
 
 
-def _encode_first(values: Float32, limit: Float64) -> tuple[Bytes, Bytes]:
-    """Round (G, 128) towards zero, not above `limit`; as `_encode_second`."""
-    sizes = np.minimum(np.abs(values), limit)
-    fraction, exponent = np.frexp(sizes.max(axis=1))
-    exponent = np.where(fraction > 0, np.maximum(exponent, LOWEST), LOWEST)
-    units = np.floor(sizes * _power(FIRST_BITS - exponent))
-    shift = _shift(units)
-    codes = (8 * shift + np.floor(np.ldexp(units, -shift))).astype(np.uint8)
-    codes[(values < 0) & (codes > 0)] |= SIGN
-    return (exponent + BIAS).astype(np.uint8), codes
+def _significant(sizes: Float64, limit: Float64 | float, draws: Words) -> Float64:
+    """Round to 4 significant bits, up with the chance of the fraction, but never above `limit`.
 
-
-def _shift(units: Float64) -> NDArray[np.int32]:
-    """Return the number of bits that whole numbers have beyond the 4 that are kept."""
-    length: NDArray[np.int32] = np.frexp(units)[1]
-    return np.maximum(length - SIGNIFICANT, 0)
+    The bits of a positive double grow with it, so a draw is added below those that are kept.
+    """
+    raw = sizes.view(np.uint64)
+    below = (draws << np.uint64(LEADING - 16)) + np.uint64(1 << (LEADING - 17))
+    kept = ~np.uint64((1 << LEADING) - 1)
+    rounded: Float64 = ((raw + below) & kept).view(np.float64)
+    return np.where(rounded <= limit, rounded, (raw & kept).view(np.float64))
 
 
 def _decode_second(exponents: Bytes, codes: Bytes) -> Float64:
@@ -216,10 +250,6 @@ def _power(exponents: NDArray[np.int32]) -> Float64:
     """Return 2^exponents as a column, (G, 1)."""
     powers: Float64 = np.ldexp(1.0, exponents)
     return powers.reshape(-1, 1)
-
-
-def _limit(ratio: float, exponents: Bytes, codes: Bytes) -> Float64:
-    return _reach(ratio, _decode_second(exponents, codes))
 
 
 def _reach(ratio: float, second: Float64) -> Float64:

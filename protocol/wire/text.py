@@ -15,6 +15,15 @@ Text = Annotated[str, Meta(max_length=MAX_CHARACTERS, pattern=r"^[ -~]*\Z")]
 """A reason inside a wire value."""
 
 
+def printable(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """Return `text` on one line for people: spaces for line breaks, escapes for control characters.
+
+    Unlike `Text` it keeps letters of all alphabets.
+    """
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:limit]
+
+
 def one_line(text: str, limit: int = MAX_CHARACTERS) -> str:
     """Return `text` as `Text` of at most `limit` characters.
 

@@ -22,18 +22,20 @@ from dipaco.protocol.wire.identity import peer_id
 from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
 
-def test_a_killed_volunteer_changes_no_bit_of_what_one_process_computes(tiny: Path) -> None:
-    swarm_file, single_file = tiny.with_name("swarm.json"), tiny.with_name("single.json")
-    done = dipaco_node(
-        "testnet", str(tiny), "--nodes", "2", "--kill", "1", "--report", str(swarm_file)
-    )
+def test_a_killed_volunteer_changes_no_bit_of_what_one_process_computes(
+    tiny_of_files: Path,
+) -> None:
+    """Of a run whose documents are a file of this machine, as a person's first run has them."""
+    run, folder = str(tiny_of_files), tiny_of_files.parent
+    swarm_file, single_file = folder / "swarm.json", folder / "single.json"
+    done = dipaco_node("testnet", run, "--nodes", "2", "--kill", "1", "--report", str(swarm_file))
     assert done.returncode == 0, done.stderr
     single = dipaco_node(
-        "reference", str(tiny), "--report", str(single_file), "--compare", str(swarm_file)
+        "reference", run, "--report", str(single_file), "--compare", str(swarm_file)
     )
     assert single.returncode == 0, single.stdout + single.stderr
     assert "every module digest is the same" in single.stdout
-    check_reports(tiny, read_report(swarm_file), read_report(single_file))
+    check_reports(tiny_of_files, read_report(swarm_file), read_report(single_file))
 
 
 def test_ctrl_c_ends_every_process_of_the_network(tiny: Path) -> None:

@@ -79,7 +79,7 @@ def pin_hub(
     Raises ConfigError, which names the field, and Unavailable if the hub cannot be reached.
     """
     try:
-        retry = retry or RetryPolicy()
+        retry = (retry or RetryPolicy()).telling(on_progress)
         found = find_split(dataset, config=config, split=split, revision=revision, retry=retry)
         hub = Hub(dataset, found.commit, retry)
         pinned = _pin_split(hub, found.names, text_field, documents, on_progress)
@@ -137,7 +137,7 @@ def _pin_split(
 
 
 def _open(source: Source, access: Access, on_progress: OnProgress) -> RowRange:
-    hub = Hub(source.dataset, source.revision, access.retry)
+    hub = Hub(source.dataset, source.revision, access.retry.telling(on_progress))
     if not access.whole_files:
         return file_rows(source, [(file, partial(hub.content, file)) for file in source.files])
     return file_rows(

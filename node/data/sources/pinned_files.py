@@ -78,7 +78,7 @@ def _file_rows(
     for file, open_content in contents:
         if first >= stop:
             return
-        if start < first + file.rows:
+        if start < first + file.rows and file.rows:
             wanted = min(file.rows, stop - first)
             skip = max(0, start - first)
             for row, text in _some_rows(file, open_content(), field, skip, wanted):

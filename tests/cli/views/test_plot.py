@@ -19,7 +19,7 @@ def figure() -> Iterator[Figure]:
 
 def test_curves_are_means_over_the_seeds_against_steps_and_against_tokens(figure: Figure) -> None:
     left, right = figure.axes
-    labels = ["dense at equal steps (300)", "DiPaCo (160)", "flat MoE (110)"]
+    labels = ["dense at equal steps (300)", "DiPaCo (160)", "flat MoE (110, 1 of 2 seeds)"]
     assert [line.get_label() for line in left.get_lines()] == labels
     assert left.get_xlabel() == "steps per path"
     assert right.get_xlabel().startswith("tokens trained on, all paths together")

@@ -30,6 +30,7 @@ def the_run(**changes: object) -> Manifest:
     """Return a run that uses what its controls change: overlap, capacity, path-specific parts."""
     plain = manifest(
         model=Model(d_model=16, heads=2, kv_heads=1, d_ff=24, context=48, tied=False),
+        training=replace(manifest().training, deltas="int8", updates="int4"),
         grid=Grid(levels=LEVELS, path_specific_blocks=(1,), path_specific_stem=False),
         routing=Routing(
             sample=128,
@@ -58,15 +59,17 @@ def differences(first: Manifest, second: Manifest) -> dict[str, tuple[object, ob
 
 
 ROUND_ROBIN = {"routing.kind", "routing.overlap", "routing.capacity", "routing.reshard"}
+DENSE = {
+    *ROUND_ROBIN,
+    "grid.levels",
+    "grid.path_specific_blocks",
+    "training.outer",
+    "training.deltas",
+    "training.updates",
+}
 DIFFER = {
-    "dense": {*ROUND_ROBIN, "grid.levels", "grid.path_specific_blocks", "training.outer"},
-    "dense-compute": {
-        *ROUND_ROBIN,
-        "grid.levels",
-        "grid.path_specific_blocks",
-        "training.outer",
-        "training.inner_steps",
-    },
+    "dense": DENSE,
+    "dense-compute": {*DENSE, "training.inner_steps"},
     "diloco": {*ROUND_ROBIN, "grid.levels", "grid.path_specific_blocks", "training.outer"},
     "flat-moe": {"grid.path_specific_blocks", "grid.path_specific_stem", "routing.reshard"},
     "dipaco": {"grid.path_specific_blocks", "routing.reshard"},

@@ -4,8 +4,10 @@ Only the operator's word (`local_sources`) lets a run send us to this machine, s
 """
 
 import os
+import re
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx2
@@ -120,7 +122,22 @@ def test_a_server_that_asks_to_come_again_is_asked_when_it_says(
 ) -> None:
     server.failures += [(429, {"Retry-After": "40"}), (503, {})]
     assert read(source, downloads) == FIRST + SECOND
-    assert waits.slept[0] == 40
+    assert sum(waits.slept[:40]) == 40
+
+
+def test_every_wait_is_told_with_its_cause_and_the_time_until_the_retries_end(
+    source: Source, server: StandIn, downloads: Downloads, waits: Waits
+) -> None:
+    server.failures += [(503, {})] * 10_000
+    told: list[Progress] = []
+    access = Access(local_sources=True, downloads=downloads)
+    with pytest.raises(Unavailable):
+        list(rows(source, start=0, stop=1, access=access, on_progress=told.append))
+    assert {(each.stage, each.total, each.unit) for each in told} == {("retry", 180, "s")}
+    assert told[0].done == 0 and 140 <= told[-1].done <= 180
+    assert all(0 <= b.done - a.done <= 1 for a, b in pairwise(told))  # a countdown
+    cause = r"source\.files: https://.*a\.parquet: the server says 503; trying again in \d+ s"
+    assert all(re.fullmatch(cause, each.note) for each in told)
 
 
 def test_a_server_that_stays_away_is_given_up_within_minutes(

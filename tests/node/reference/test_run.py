@@ -10,16 +10,18 @@ from dipaco.node.aggregation.outer import read_delta
 from dipaco.node.config import StorageSection
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer
 from dipaco.node.jobs.values import Progress
-from dipaco.node.reference.run import ReferenceResult, run_reference
+from dipaco.node.reference.run import ReferenceResult, ReferenceRun, run_reference
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
+from dipaco.node.worker.performer import Performer
 from dipaco.protocol.errors import Refusal
+from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing
 from dipaco.protocol.run.model_shape import Grid, Level, Model
 from dipaco.protocol.run.source import Source
 from dipaco.protocol.run.training import Adam, Nesterov, Training
 from tests.settings import settings
-from tests.values import manifest
+from tests.values import digest, manifest
 
 LEVELS = (Level(experts=2, blocks=1), Level(experts=2, blocks=1))
 ROOMY = StorageSection()
@@ -185,3 +187,21 @@ def test_a_source_that_yields_nothing_to_train_on_is_refused(tmp_path: Path) -> 
     routing = Routing(sample=64, dimension=64, prefix_bytes=16384, min_tokens=16384)
     with pytest.raises(Refusal, match="none of its 120 documents"):
         run(tiny(routing=routing), tmp_path)
+
+
+def test_a_path_without_training_data_is_evaluated_with_the_last_states_of_its_modules(
+    tmp_path: Path,
+) -> None:
+    """A comparison scores every shard's held-out documents, those of an empty shard too."""
+    flat = Grid(levels=LEVELS, path_specific_blocks=(0, 1), path_specific_stem=True)
+    value = tiny(grid=flat)
+    spec = msgspec.structs.replace(unfitted_spec(recipe_of(value)), tokens=(9, 9, 9, 0))
+    lines = {module: [digest(f"{module} 0")] for module in value.topology.modules}
+    for path in (0, 1, 2):
+        for module in value.topology.path_modules[path]:
+            lines[module] = [digest(f"{module} {version}") for version in range(3)]
+    performer = Performer(settings(tmp_path))
+    run = ReferenceRun(value, [spec], performer, lambda what, progress: None, states=lines)
+    for path, version in ((0, 2), (3, 0)):
+        wanted = [digest(f"{m} {version}") for m in value.topology.path_modules[path]]
+        assert [state.digest for state in run.evaluation(2, path).modules] == wanted

@@ -49,20 +49,49 @@ def through(value: Moments, adam: Adam = FREE, steps: int = 50) -> Moments:
     return decode_moments(encode_moments(value, adam, steps), len(value.first))
 
 
-@given(pairs)
-def test_the_first_moment_is_rounded_towards_zero_and_the_second_up(
-    values: list[tuple[float, float]],
+@given(pairs, st.integers(0, 10**9))
+def test_a_moment_goes_to_one_of_its_two_neighbours(
+    values: list[tuple[float, float]], steps: int
 ) -> None:
-    """To 4 significant bits, or to units of about 2^-18 and 2^-34 of the group's largest."""
-    got = through(moments(*values))
+    """Of 4 significant bits, or of units of about 2^-18 and 2^-34 of the group's largest."""
+    got = through(moments(*values), FREE, steps)
+    top_v = max((v for _, v in values), default=0.0)
+    top_m = max((abs(m) for m, _ in values), default=0.0)
     for (m, v), first, second in zip(values, got.first.tolist(), got.second.tolist(), strict=True):
-        assert 0 <= first / m <= 1 if m and first else first == 0
-        assert second >= v and (second == 0) == (v == 0)
-        top_m = max(abs(m) for m, v in values if v) if v else 0.0
-        if v:
-            assert abs(m) - abs(first) <= max(abs(m) / 8, top_m * 2.0**-17, 2.0**-145)
-        top_v = max(v for _, v in values)
-        assert second - v <= max(v / 8, top_v * 2.0**-32, SMALLEST)
+        assert abs(second - v) <= max(v / 8, top_v * 2.0**-32, SMALLEST)
+        assert first * m >= 0
+        if second:
+            assert abs(m - first) <= max(abs(m) / 8, top_m * 2.0**-16, 2.0**-145)
+        else:
+            assert first == 0  # |m| <= c sqrt(v)
+
+
+def test_rounding_keeps_the_mean_of_both_moments_from_small_to_large() -> None:
+    """A value and its like in another element are rounded apart, and so are the same in two steps.
+
+    The 4,096 values lie 1 / 2^12 of an octave apart, so a mean is known to about 1 in 1,000.
+    """
+    wanted = np.exp2(-np.arange(4096, dtype=np.float64) / 4096).astype(np.float32)
+    for scale in (1.0, 2.0**-8, 2.0**-14):
+        value = Moments(scale * wanted, scale**2 * wanted)
+        value = Moments(*(np.append(each, np.float32(1)) for each in (value.first, value.second)))
+        seen = [through(value, FREE, steps) for steps in range(40)]
+        for name in ("first", "second"):
+            sums = np.mean([getattr(each, name)[:-1] for each in seen], axis=0, dtype=np.float64)
+            assert np.mean(sums) == pytest.approx(np.mean(getattr(value, name)[:-1]), rel=2e-3)
+        assert len({each.second.tobytes() for each in seen}) == len(seen)
+
+
+@pytest.mark.parametrize("beta2", [0.95, 0.99, 0.999])
+def test_a_second_moment_falls_from_round_to_round_as_exact_ones_do(beta2: float) -> None:
+    """From 100 times the gradients' square, over 40 rounds of 20 steps, in 4,096 elements."""
+    kept, exact, steps = moments(*[(0.0, 100.0)] * 4096), 100.0, 0
+    for _ in range(40):
+        steps += 20
+        exact = beta2**20 * exact + (1 - beta2**20)
+        second = beta2**20 * kept.second.astype(np.float64) + (1 - beta2**20)
+        kept = through(Moments(kept.first, second.astype(np.float32)), Adam(beta2=beta2), steps)
+    assert np.mean(kept.second) == pytest.approx(exact, rel=0.03)
 
 
 @given(pairs, st.sampled_from([ADAM, FREE]), st.integers(1, 10**6))
@@ -105,21 +134,27 @@ def exact(code: int, unit: int) -> Fraction:
     return Fraction(code - 8 * shift) * Fraction(2) ** (shift + unit)
 
 
-def test_groups_do_not_touch_each_other_and_blocks_leave_no_seam() -> None:
-    size = (1 << 20) + 77  # more than one block, and a short last group
+def test_groups_do_not_touch_each_other_and_blocks_leave_no_seam(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = (1 << 18) + 77  # more than one block, and a short last group
     draw = np.random.default_rng(5)
-    value = Moments(
-        draw.normal(size=size).astype(np.float32), draw.random(size, np.float32) ** 2 * 9
-    )
-    got = through(value)
-    for start in (0, (1 << 20) - GROUP, 1 << 20):
-        part = slice(start, start + GROUP)
-        alone = through(Moments(value.first[part], value.second[part]))
-        assert got.first[part].tobytes() == alone.first.tobytes()
-        assert got.second[part].tobytes() == alone.second.tobytes()
-    assert np.abs(got.first - value.first).max() <= np.abs(value.first).max() / 8
-    kept = value.first != 0
-    assert np.median(np.abs(1 - got.first[kept] / value.first[kept])) < 0.05
+    second = draw.random(size, np.float32) ** 2 * 9
+    value = Moments(draw.normal(size=size).astype(np.float32), second)
+    data = encode_moments(value, FREE, 50)
+    got = decode_moments(data, size)
+    monkeypatch.setattr("dipaco.protocol.tensors.moments.BLOCK", 1 << 30)
+    assert encode_moments(value, FREE, 50) == data
+    kept = (got.first != 0) & (got.second != 0)
+    assert np.mean(kept) > 0.999
+    assert np.abs(got.first - value.first)[kept].max() <= np.abs(value.first).max() / 8
+    assert np.median(np.abs(1 - got.first[kept] / value.first[kept])) < 0.06
+    value.first[GROUP : 2 * GROUP] *= 1000
+    value.second[GROUP : 2 * GROUP] *= 1000
+    other = through(value)
+    outside = np.r_[0:GROUP, 2 * GROUP : size]
+    assert other.first[outside].tobytes() == got.first[outside].tobytes()
+    assert other.second[outside].tobytes() == got.second[outside].tobytes()
 
 
 def test_a_group_whose_largest_rounds_up_to_a_power_of_two() -> None:
@@ -183,12 +218,14 @@ def test_the_bound_holds_at_equality_and_grows_with_the_steps() -> None:
 def test_encoding_draws_a_first_moment_down_to_the_bound() -> None:
     got = through(moments((1.0, 0.01), (-1.0, 0.01), (1.0, 0.0)), ADAM, 6)
     c = largest_ratio(ADAM, 6)
-    assert np.abs(got.first).max() <= c * np.sqrt(got.second[0])
-    assert got.first[0] == -got.first[1] > 0.9 * c * 0.1
+    assert (np.abs(got.first) <= c * np.sqrt(got.second)).all()
+    assert min(got.first[0], -got.first[1]) > 0.87 * c * 0.1
     assert got.first[2] == 0
 
 
-@pytest.mark.parametrize("bad", [(math.nan, 1.0), (1.0, math.inf), (0.0, -1.0), (0.0, 3e38)])
+@pytest.mark.parametrize(
+    "bad", [(math.nan, 1.0), (1.0, math.inf), (0.0, -1.0), (0.0, 3e38), (3e38, 1.0)]
+)
 def test_what_adam_cannot_come_to_is_not_encoded(bad: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="moment"):
         encode_moments(moments(bad), ADAM, 1)

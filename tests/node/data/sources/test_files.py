@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.data.library import import_datasets
+from dipaco.node.data.readers import count_rows
 from dipaco.node.data.sources.dispatch import reachable, rows
 from dipaco.node.data.sources.embedded import embedded_source
 from dipaco.node.data.sources.files import pin_files
@@ -232,6 +233,20 @@ def test_a_file_has_the_rows_that_the_run_says(mixed: Source) -> None:
         read(more)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_files_without_rows_may_stand_anywhere(place: int, tmp_path: Path) -> None:
+    full = {"a.jsonl": ["a", "b"], "b.jsonl": ["c"]}
+    files = [write_jsonl(tmp_path / name, column) for name, column in full.items()]
+    empty = [tmp_path / "empty.txt", write_parquet(tmp_path / "empty.parquet", [])]
+    empty[0].touch()
+    both = [*files[:place], *empty, *files[place:]]
+    source = pin_files(both)
+    assert [file.rows for file in source.files] == [count_rows(file) for file in both]
+    assert [text for _, text in read(source, 0, 3)] == ["a", "b", "c"]
+    assert [text for _, text in read(source, 1, 2)] == ["b"]
+    assert [text for _, text in read(source, 2, 9)] == ["c"]
+
+
 def test_empty_documents_are_rows_like_others(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", ["", "a", ""])
     assert read(pin_files([path])) == [(0, ""), (1, "a"), (2, "")]
@@ -240,6 +255,7 @@ def test_empty_documents_are_rows_like_others(tmp_path: Path) -> None:
 LARGE = """
 import pathlib, sys
 from dipaco.node.data.sources.files import pin_files
+from dipaco.node.data.readers import count_rows
 from dipaco.node.data.sources.dispatch import rows
 from dipaco.node.data.sources.interface import Access
 

@@ -1,0 +1,72 @@
+"""Which settings the nodes of a local network get, and which are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from dipaco.cli.testnet.settings import node_settings
+from dipaco.node.config import VARIABLES
+from dipaco.protocol.errors import ConfigError
+
+OWN = {
+    "DIPACO_COMPUTE_DEVICE": "cpu",
+    "DIPACO_COMPUTE_THREADS": "1",
+    "DIPACO_COMPUTE_NICE": "0",
+    "DIPACO_RUN_LOCAL_SOURCES": "true",
+}
+PASSED = {
+    "DIPACO_STORAGE_CACHE_MAX": "1 GB",
+    "DIPACO_STORAGE_MIN_FREE": "1 MB",
+    "DIPACO_STORAGE_MAX_SHARDS": "1",
+    "DIPACO_LEASE_HEARTBEAT_S": "1",
+    "DIPACO_LOG_LEVEL": "debug",
+    "DIPACO_LOG_FORMAT": "json",
+    "DIPACO_RUN_VERIFY": "warn",
+    "DIPACO_RUN_WHOLE_FILES": "true",
+}
+REFUSED = {
+    "DIPACO_NODE_LISTEN": "/ip4/127.0.0.1/tcp/1",
+    "DIPACO_NODE_ANNOUNCE": "/ip4/127.0.0.1/tcp/1",
+    "DIPACO_NODE_BOOTSTRAP": "",
+    "DIPACO_NODE_RENDEZVOUS": "true",
+    "DIPACO_RUN_ID": "demo",
+    "DIPACO_RUN_LOCAL_SOURCES": "false",
+    "DIPACO_COMPUTE_DEVICE": "cuda",
+    "DIPACO_COMPUTE_MAX_BATCH": "2",
+    "DIPACO_COMPUTE_CHECKPOINTING": "on",
+    "DIPACO_COMPUTE_COMPILE": "true",
+    "DIPACO_COMPUTE_MOMENT_BITS": "8",
+    "DIPACO_COMPUTE_THREADS": "4",
+    "DIPACO_COMPUTE_NICE": "5",
+}
+
+
+def test_every_setting_is_held_here() -> None:
+    assert sorted([*PASSED, *REFUSED]) == sorted(VARIABLES)
+
+
+def test_settings_reach_the_nodes_and_other_variables_do_not(tmp_path: Path) -> None:
+    assert node_settings({}, tmp_path) == OWN
+    environ = PASSED | {"HOME": "/h", "DIPACO_HOME": "/mine"}
+    assert node_settings(environ, tmp_path) == PASSED | OWN
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_setting_that_testnet_makes_itself_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    key = VARIABLES[name]
+    with pytest.raises(ConfigError, match=f"{name}: testnet sets {key} of its nodes itself; unset"):
+        node_settings({name: REFUSED[name]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DIPACO_STORAGE_MAX_SHARD", "1", "unknown environment variable DIPACO_STORAGE_MAX_SHARD"),
+        ("DIPACO_STORAGE_CACHE_MAX", "1", "storage.cache_max"),
+    ],
+)
+def test_a_bad_setting_is_refused_before_a_node_starts(
+    name: str, value: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        node_settings({name: value}, tmp_path)
