@@ -28,6 +28,7 @@ from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
+from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -37,7 +38,7 @@ from dipaco.node.verification.verifier import Verifier
 from dipaco.protocol.routing.policy import Policy
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.work.calls import AskLease, HandBack, Heartbeat, Submit
+from dipaco.protocol.work.calls import AskHolders, AskLease, HandBack, Heartbeat, Submit
 
 PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
@@ -92,6 +93,7 @@ class Node:
             self.gossip.run,
             self.dialer.run,
             self.storage.run,
+            self.activity.sums.run,
         )
 
 
@@ -109,8 +111,10 @@ def assemble(
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
     storage = StorageMeter(home.cache, in_thread=in_thread)
-    activity = Activity(worked=storage.look_soon)
-    run_store = RunStore(journal)
+    traffic = transport.traffic
+    sums = Sums(journal, lambda: (traffic.sent, traffic.received))
+    activity = Activity(worked=storage.look_soon, sums=sums)
+    run_store = RunStore(journal, peer_id(key))
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     reputation = Reputation(transport)
@@ -189,6 +193,7 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(Heartbeat, request_router.heartbeat)
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)
+    rpc.handle(AskHolders, request_router.holders)
 
     def on_peer(peer: PeerId, ready: bool) -> None:
         if not ready:
@@ -234,10 +239,10 @@ def _own_records(
         key,
         transport.addresses,
         roles=("rendezvous",) if config.node.rendezvous else ("volunteer",),
-        runs=tuple(run_store.runs)[:MAX_RUNS_TOLD],
+        runs=tuple(record.run for record in run_store.kept())[:MAX_RUNS_TOLD],
         sequence=time.time_ns() // 1_000_000,
     )
 
 
 def _schedules(run_store: RunStore, peer: PeerId) -> bool:
-    return any(peer in r.manifest.schedule.schedulers for r in run_store.runs.values())
+    return any(peer in record.manifest.schedule.schedulers for record in run_store.kept())

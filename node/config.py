@@ -83,8 +83,9 @@ class NodeSection(Section, frozen=True, kw_only=True):
 class RunSection(Section, frozen=True, kw_only=True):
     """`[run]`: the run to train, and the proof that its router needs first."""
 
-    id: RunName = ""
-    """Run id (hex, or its beginning) or name; empty: the only run on offer."""
+    id: tuple[RunName, ...] = ()
+    """Run ids (hex, or their beginnings) or names, the most wanted first: when one is over, the
+    next follows. Empty: the run that was trained last, else the only one on offer."""
     verify: Trust = "require"
     """When the router cannot be verified here: refuse to train (`require`), train with a warning
     (`warn`), or train if Q other peers say that they verified it and no peer refutes it
@@ -297,6 +298,8 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
         if key in ADDRESSES:
             texts = msgspec.convert(value, tuple[str, ...], strict=strict)
             return tuple(_address(text, ADDRESSES[key]) for text in texts)
+        if key == "run.id" and isinstance(value, str):
+            value = _split(value)  # one run needs no list
         plain = parse_size(value) if key in SIZES else value
         return msgspec.convert(plain, KEYS[key], strict=strict)
     except msgspec.ValidationError as error:

@@ -11,7 +11,7 @@ The values' meaning is known to their owner alone, a `ValueStore`.
 import logging
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -58,6 +58,7 @@ NEIGHBOUR_DELAY = 1.0  # s
 ANSWER_TIMEOUT = 60.0  # s: enough for the largest value over a slow uplink
 PULLS = 8  # pulls at once
 WAITING = 64  # pulls running or waiting; more are dropped, and the next comparison finds the values
+PULL_LOOK = 0.1  # s between two looks at a pull from another peer
 SPREAD_PAUSE = 0.25  # s between two announcements in `spread`
 DECLINED = 4096  # values remembered as not wanted, the latest ones
 PATIENCE = 10.0  # s without a part from one peer, after which another is asked for the same value
@@ -82,6 +83,9 @@ class ValueStore(Protocol):
         when it is valid and not wanted (this peer is not asked for it again), Unavailable when it
         cannot be judged yet (this peer is asked for it again).
         """
+
+    def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
+        """Take the runs of the manifests that `peer` holds, after all its values were pulled."""
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
         """Take consecutive records, of which some may be held already; raises as `offer` does."""
@@ -111,6 +115,8 @@ class Gossip:
         self._rpc.handle(ReadLedger, self._answer_ledger)
         self._rpc.watch(self._on_peer)
         self._comparing: set[PeerId] = set()
+        self._compared: set[PeerId] = set()
+        """The connected peers whose values were all pulled at least once."""
         self._pulling: dict[tuple[str, Digest], float] = {}
         """What is being pulled, and until when it is left to that pull; a ledger by its run."""
         self._heads: dict[Digest, dict[PeerId, Item]] = {}
@@ -173,6 +179,7 @@ class Gossip:
     # ---------------------------------------------------------------- when to pull
 
     def _on_peer(self, peer: PeerId, ready: bool) -> None:
+        self._compared.discard(peer)
         if ready:
             self._start(self._compare, peer)
 
@@ -183,8 +190,12 @@ class Gossip:
                 self._start(self._compare, self._chance.choice(peers))
 
     def _not_compared(self) -> list[PeerId]:
-        """Return the peers with which no comparison is under way: one may be stuck in its own."""
-        return sorted(self._rpc.ready() - self._comparing)
+        """Return the peers to compare with next: those with which it never succeeded, if any.
+
+        One with which a comparison is under way may be stuck in it.
+        """
+        free = self._rpc.ready() - self._comparing
+        return sorted(free - self._compared) or sorted(free)
 
     async def _on_announcement(self, author: PeerId, data: bytes) -> None:
         if self._reputation.banned(author):  # others may still hand on what it publishes
@@ -231,7 +242,8 @@ class Gossip:
             return
         self._comparing.add(peer)
         try:
-            ask = AskInventory(summary=_summary(self._inventory()))
+            ours = self._inventory()
+            ask = AskInventory(summary=_summary(ours))
             answer = await self._rpc.call(peer, ask, Inventory, timeout=ANSWER_TIMEOUT)
             await self._check_inventory(peer, answer)
             held = self._held()
@@ -242,6 +254,13 @@ class Gossip:
                 if item.kind == kind and self._lacks(item, held)
             ]
             await self._pull(peer, lacking)
+            while any(self._comes(item) for item in lacking):
+                await trio.sleep(PULL_LOOK)
+            held = self._held()
+            await self._pull(peer, [item for item in lacking if self._lacks(item, held)])
+            self._compared.add(peer)
+            listed = ours if answer.same else answer.items
+            self._values.note_listing(peer, {i.run for i in listed if i.kind == "manifest"})
         finally:
             self._comparing.discard(peer)
 
@@ -269,7 +288,7 @@ class Gossip:
         key = _key(item)
         if (peer, item.kind, item.digest) in self._declined:
             return False
-        if trio.current_time() < self._pulling.get(key, 0.0):
+        if self._comes(item):
             if item.kind == LEDGER:
                 self._heads.setdefault(item.run, {})[peer] = item
             return False
@@ -292,6 +311,10 @@ class Gossip:
                 for other, head in self._heads.pop(item.run, {}).items():
                     self._start(self._pull_announced, other, head)
         return True
+
+    def _comes(self, item: Item) -> bool:
+        """Return whether another peer is bringing that value."""
+        return trio.current_time() < self._pulling.get(_key(item), 0.0)
 
     def _note_progress(self, key: tuple[str, Digest]) -> None:
         self._pulling[key] = trio.current_time() + PATIENCE

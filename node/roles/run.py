@@ -9,7 +9,7 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
 from dipaco.node.roles import scheduler, volunteer
 from dipaco.node.roles.role import Role
-from dipaco.node.runs.files import kept_runs
+from dipaco.node.runs.files import choose_run, kept_runs
 
 ROLES: tuple[Role, ...] = (
     scheduler.ROLE,
@@ -18,13 +18,27 @@ ROLES: tuple[Role, ...] = (
 
 
 async def run_roles(node: Node, reporter: StatusReporter) -> None:
-    """Offer the runs that this home keeps, then work in every role of this node until cancelled.
+    """Offer the runs of this home's operator, then work in every role of this node until cancelled.
 
     An error of one role ends all of them, and is raised.
     """
-    for run in kept_runs(node.home.root):
-        node.run_store.publish("manifest", run.signed)
+    _offer_own_runs(node)
     async with trio.open_nursery() as nursery:
         for role in ROLES:
             if role.wanted(node.config):
                 nursery.start_soon(role.run, node, reporter)
+
+
+def _offer_own_runs(node: Node) -> None:
+    """Offer the runs in `runs/`; a founder's also that it knows and its configuration names."""
+    store = node.run_store
+    for run in kept_runs(node.home.root):
+        if run.id in store.runs:
+            store.keep_own(run.id)
+        else:
+            store.publish("manifest", run.signed)
+    if node.config.node.rendezvous:
+        names = {run: record.manifest.name for run, record in store.runs.items()}
+        for text in node.config.run.id:
+            for found in choose_run(text, names).found:
+                store.keep_own(found)

@@ -1,11 +1,14 @@
-"""The role of a scheduler: hand out the work of every run whose manifest names this node.
+"""The role of a scheduler: hand out the work of the runs that the operator put into this home.
+
+A manifest of a stranger that names this node gives it no work. A run that cannot be scheduled does
+not end a node that schedules others.
 
 No limit ends this role, since its volunteers need its answers. A full disk pauses what it writes
 alone: the scheduler then answers that it cannot save now.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +22,9 @@ from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.service import Scheduler
+from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
+from dipaco.protocol.errors import Refusal
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.wire.signed import sign
@@ -32,31 +37,59 @@ LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connectio
 
 
 async def schedule_all(node: Node, reporter: StatusReporter) -> None:
-    """Schedule every run whose manifest names this node first, as they become known."""
-    begun: set[Digest] = set()
+    """Schedule every run of the operator whose manifest names this node first.
+
+    Raises the Refusal of the last run that is left.
+    """
+    store, left = node.run_store, set[Digest]()
     async with trio.open_nursery() as nursery:
         while True:
-            for run, record in node.run_store.runs.items():
-                if run not in begun and record.scheduler == node.me:
-                    begun.add(run)
-                    reporter.run = reporter.run or record
-                    nursery.start_soon(_schedule, node, record)
-            if not begun:
+            for run, record in store.runs.items():
+                ours = run in store.own and record.scheduler == node.me
+                if ours and record not in reporter.runs:
+                    reporter.runs.append(record)
+                    left.add(run)
+                    nursery.start_soon(_attend, node, record, left)
+            if not reporter.runs:
                 node.activity.say("directory", peers=len(node.transport.peers()))
             with trio.move_on_after(LOOK_SECONDS):
                 await node.run_store.changed.wait()
 
 
+async def _attend(node: Node, record: RunRecord, left: set[Digest]) -> None:
+    """Schedule one run until cancelled; if it is refused, the others that are `left` go on."""
+    try:
+        await _schedule(node, record)
+    except* Refusal as group:
+        left.remove(record.run)
+        node.request_router.schedulers.pop(record.run, None)
+        if not left:
+            raise
+        problem = "; ".join(map(str, leaves(group)))
+        log.error("run %s is not scheduled: %s", record.manifest.name, problem)
+        node.activity.of(record.run).say("not-scheduled", problem=problem)
+
+
+def leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
+    """Yield the errors in a group and in the groups within it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
+
+
 async def _schedule(node: Node, record: RunRecord) -> None:
     """Publish the run's router, then hand out its work until cancelled."""
-    writes = _Writes(node)
+    activity = node.activity.of(record.run)
+    writes = _Writes(node, activity)
     spec = record.adopted(0)
     if spec is None:
         derived = await node.verifier.derived_spec(record)
         await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
     else:
         derived = spec.spec
-    node.activity.verdict = "verified"
+    activity.verdict = "verified"
     deps = SchedulerDeps(
         key=node.key,
         run_store=node.run_store,
@@ -81,9 +114,9 @@ async def _schedule(node: Node, record: RunRecord) -> None:
 class _Writes:
     """Writes that wait while the disk is full."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, activity: RunActivity) -> None:
         self._disk: DiskLimit = node.disk
-        self.gate = Gate(node.activity, (self._disk,))
+        self.gate = Gate(activity, (self._disk,))
 
     async def do(self, write: Callable[[], T]) -> T:
         """Return what `write` returns; it is tried again until the disk has space for it."""
@@ -110,16 +143,18 @@ def _say_what_is_scheduled(
     node: Node, record: RunRecord, scheduler: Scheduler, writes: _Writes
 ) -> None:
     rounds, schedule = record.rounds.last, scheduler.schedule
+    activity = node.activity.of(record.run)
+    activity.leases = len(schedule.grants)
     closed = node.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
     if closed:
-        node.activity.pause(closed.code, str(closed))
+        activity.pause(closed.code, str(closed))
     elif scheduler.stepping:
         step = scheduler.stepping
-        node.activity.say("outer-step", module=step.module, round=step.version)
+        activity.say("outer-step", module=step.module, round=step.version)
     elif record.rounds.finished:
-        node.activity.say("run-over", round=rounds, rounds=rounds)
+        activity.say("run-over", round=rounds, rounds=rounds, next="its states stay on offer")
     else:
-        node.activity.say(
+        activity.say(
             "scheduling",
             round=min(record.rounds.done + 1, rounds),
             rounds=rounds,

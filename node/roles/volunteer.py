@@ -1,6 +1,11 @@
-"""The role of a volunteer: train one run whenever no limit forbids it."""
+"""The role of a volunteer: train one run whenever no limit forbids it.
+
+A run that is over is left only for another that the configuration lists; else the node says which
+runs a person could choose next.
+"""
 
 import logging
+from dataclasses import dataclass, field
 from functools import partial
 
 import trio
@@ -8,67 +13,101 @@ import trio
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
 from dipaco.node.jobs.options import check_moment_bits
+from dipaco.node.roles.offers import RunChooser
 from dipaco.node.roles.role import Role
-from dipaco.node.runs.files import choose_run
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.loop import Volunteer
+from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.wire.digest import short
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connections
-
 
 async def train(node: Node, reporter: StatusReporter) -> None:
-    """Wait for the run that is wanted, then train it under the node's gate; raises Refusal."""
-    record = reporter.run = await _choose(node)
+    """Train the run that is wanted, and once it is over the next one that is listed.
+
+    Raises the Refusal or ConfigError of the last run that was listed.
+    """
+    chooser = RunChooser(node)
+    while True:
+        record = await chooser.next_run()
+        if record not in reporter.runs:
+            _begin(node, reporter, record)
+        if record.over:
+            chooser.say_over(record)
+            await chooser.something_new()
+            continue
+        name = f"{record.manifest.name} ({short(record.run)})"
+        log.info("joined run %s", name)
+        try:
+            await _work_for(node, record)
+        except (Refusal, ConfigError) as error:
+            chooser.refused.add(record.run)
+            if len(node.config.run.id) <= len(chooser.refused):
+                raise
+            log.error("run %s is left for the next one: %s", name, error)
+
+
+def _begin(node: Node, reporter: StatusReporter, record: RunRecord) -> None:
+    """Have the status tell of this run, and no longer of the one before."""
+    for each in reporter.runs:
+        node.activity.runs.pop(each.run, None)
+    reporter.runs[:] = [record]
+    verdict = node.verifier.remembered(record)
+    if verdict is not None:
+        node.activity.of(record.run).verdict = verdict.outcome.value
+
+
+@dataclass
+class _Stay:
+    """The work for one run, from joining it to its end."""
+
+    ended: trio.Event = field(default_factory=trio.Event)
+    refusal: Refusal | None = None
+
+
+async def _work_for(node: Node, record: RunRecord) -> None:
+    """Work under the node's gate until the run is over; raises Refusal, ConfigError."""
     check_moment_bits(node.config.compute.moment_bits, record.manifest)
-    log.info("joined run %s (%s)", record.manifest.name, short(record.run))
     deps = VolunteerDeps(
         run_store=node.run_store,
         blobs=node.blobs,
         exchange=node.exchange,
         rpc=node.rpc,
         worker=node.worker,
-        activity=node.activity,
+        activity=node.activity.of(record.run),
         verifier=node.verifier,
         gate=node.gate,
         heartbeat_seconds=node.config.lease.heartbeat_s,
         cache_max=node.config.storage.cache_max,
     )
-    await node.gate.run(partial(_work, node, Volunteer(record, deps)))
+    stay, volunteer = _Stay(), Volunteer(record, deps)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(volunteer.follow_others)
+        nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
+        await stay.ended.wait()
+        nursery.cancel_scope.cancel()
+    if stay.refusal is not None:
+        raise stay.refusal
 
 
-async def _work(node: Node, volunteer: Volunteer) -> None:
-    """Work until cancelled, or until a write finds no space; the device is free afterwards."""
+async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
+    """Work until the run has ended, or a write finds no space; the device is free afterwards."""
     try:
         await volunteer.run()
+        stay.ended.set()
     except DiskFull as full:
         node.disk.note(full, trio.current_time())
+    except Refusal as refusal:
+        stay.refusal = refusal
+        stay.ended.set()
     finally:
         with trio.CancelScope(shield=True):
             await node.worker.close()  # an idle process holds memory of the device, too
-
-
-async def _choose(node: Node) -> RunRecord:
-    """Wait for the run that is wanted: the one named, else the only one on offer."""
-    wanted = node.config.run.id
-    while True:
-        runs = node.run_store.runs
-        choice = choose_run(wanted, {run: each.manifest.name for run, each in runs.items()})
-        if len(choice.found) == 1:
-            return runs[choice.found[0]]
-        trouble = node.dialer.reason()
-        if trouble:
-            node.activity.say("no-peer", trouble=trouble)
-        elif choice.found:
-            node.activity.say("several-runs", offers=choice.offers)
-        else:
-            node.activity.say("no-run", peers=len(node.transport.peers()))
-        with trio.move_on_after(LOOK_SECONDS):
-            await node.run_store.changed.wait()
+    if stay.ended.is_set():
+        await trio.sleep_forever()  # the gate would begin the work anew
 
 
 ROLE = Role(wanted=lambda config: not config.node.rendezvous, run=train)

@@ -4,6 +4,7 @@ A run file is a `Signed` manifest in its canonical encoding. The home keeps the 
 offers in `runs/`, each under its run id. `create.py` makes manifests.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId, peer_id, public_key_of
 from dipaco.protocol.wire.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
 from dipaco.protocol.wire.words import nearest
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".run"
 MAX_OFFERS = 8  # runs that a message names
@@ -99,8 +102,16 @@ def check_scheduled_by(run: RunFile, own: PeerId | None, origin: str) -> None:
 
 
 def kept_runs(home: Path) -> tuple[RunFile, ...]:
-    """Return the runs that the node of `home` offers, sorted by name and id."""
-    found = [read_run(path) for path in (home / "runs").glob(f"*{SUFFIX}")]
+    """Return the runs that the node of `home` offers, sorted by name and id.
+
+    A file that is not a run is told of, and the others are returned.
+    """
+    found = []
+    for path in sorted((home / "runs").glob(f"*{SUFFIX}")):
+        try:
+            found.append(read_run(path))
+        except (ConfigError, Refusal) as error:
+            log.warning("%s", error)
     return tuple(sorted(found, key=lambda run: (run.manifest.name, run.id)))
 
 

@@ -37,6 +37,8 @@ class RunRecord:
         self.specs: dict[Digest, HeldSpec] = {}
         """By spec digest."""
         self.rounds = Rounds(self.state, self._weights)
+        self._over_at, self._over = (0, 0), False
+        """When `over` was last worked out, by what is held, and what it was."""
         self.restart()
         self.said: dict[Digest, dict[PeerId, Outcome]] = {}
         """By spec digest: the outcome that each peer's receipts state."""
@@ -85,6 +87,14 @@ class RunRecord:
     def scheduler(self) -> PeerId:
         """Who schedules the run in the ledger's term."""
         return scheduler_of_term(self.manifest.schedule.schedulers, self.term)
+
+    @property
+    def over(self) -> bool:
+        """Whether the ledger tells of the run's end; nothing is built for a run without one."""
+        seen = (self.length, len(self.specs))
+        if self._over_at != seen:
+            self._over_at, self._over = seen, self.length > 0 and self.rounds.finished
+        return self._over
 
     def _weights(self, spec: Digest) -> Weights | None:
         held = self.specs.get(spec)

@@ -2,10 +2,12 @@
 
 Owns their admission: what is offered, by a peer or by this node itself, is checked here once,
 saved, and only then handed on. Whoever waits for a value to arrive waits for `changed`. What
-strangers could make grow is bounded per run and in all.
+strangers could make grow is bounded per run and in all: the runs that this node has nothing to do
+with make room for newer ones.
 """
 
-from collections.abc import Callable
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 
@@ -26,12 +28,13 @@ from dipaco.protocol.routing.verdict import Receipt
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
-from dipaco.protocol.wire.identity import short_peer
+from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item
 from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, decode_signed, open_signed, sign
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 
-MAX_RUNS = 256  # of strangers; a node trains one
+MAX_RUNS = 256  # that this node has nothing to do with; beyond it the least recently offered goes
+MAX_LISTINGS = 512  # peers whose offers are remembered, the latest
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
 MAX_RECEIPTS = 4096  # of one run; the journal keeps as many
 
@@ -43,10 +46,19 @@ _KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receip
 class RunStore:
     """Everything that gossip and anti-entropy spread, kept in the journal."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, me: PeerId | None = None) -> None:
+        """Take up what the journal holds; `me` is this node, None where nothing is offered."""
+        self._journal, self._me = journal, me
         self._items: dict[Digest, Item] = {}
+        self._values_of: defaultdict[Digest, list[Digest]] = defaultdict(list)
+        """By run the digests of its items."""
         self.runs: dict[Digest, RunRecord] = {}
+        self.own: set[Digest] = set()
+        """The runs that this node's operator put here."""
+        self._kept = journal.worked_runs()
+        """The runs that make no room for others: our own, and those that this node works for."""
+        self._listings: OrderedDict[PeerId, frozenset[Digest]] = OrderedDict()
+        """By peer the runs that it offered when it was last asked for all that it holds."""
         self.changed = Condition()
         self._outbox, self.announcements = trio.open_memory_channel[tuple[Item, int]](256)
         """`announcements`: what this node added, with its size in bytes, for gossip."""
@@ -95,9 +107,67 @@ class RunStore:
 
     def _take(self, kind: str, data: bytes, *, ours: bool = False) -> None:
         item, keep = self._admit(kind, data, ours=ours)
-        self._journal.save_signed(_kind(kind), item.run, item.digest, data)
+        if ours and kind == "manifest":
+            self.keep_own(item.run)
+        spare = self._too_many(item.run) if kind == "manifest" else []
+        with self._journal.saving():
+            for run in spare:
+                self._journal.drop_run(run)
+            self._journal.save_signed(_kind(kind), item.run, item.digest, data)
+        self._forget(spare)
         keep()
         self.changed.notify()
+
+    # ------------------------------------------------------------------ which runs are kept
+
+    def keep_own(self, run: Digest) -> None:
+        """Note that the operator of this node put the run here."""
+        self.own.add(run)
+        self.keep(run)
+
+    def keep(self, run: Digest) -> None:
+        """Keep the run whatever else is offered: this node works for it."""
+        self._kept.add(run)
+
+    def kept(self) -> tuple[RunRecord, ...]:
+        """Return the runs that this node has put here, works for or has worked for."""
+        return tuple(record for run, record in self.runs.items() if run in self._kept)
+
+    def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
+        """Note the runs that `peer` offers, once all that it holds was pulled."""
+        known, self._listings[peer] = self._listings.get(peer), frozenset(runs)
+        self._listings.move_to_end(peer)
+        if len(self._listings) > MAX_LISTINGS:
+            self._listings.popitem(last=False)
+        for run in runs:
+            if run in self.runs:
+                self.runs[run] = self.runs.pop(run)  # most recently offered last
+        if known != self._listings[peer]:
+            self.changed.notify()
+
+    def listed_by(self, peer: PeerId) -> frozenset[Digest] | None:
+        """Return the runs that `peer` offers; None before it was asked for all that it holds."""
+        return self._listings.get(peer)
+
+    def _too_many(self, new: Digest) -> list[Digest]:
+        """Return the runs that make room for a new one.
+
+        They are the least recently offered of those that this node has nothing to do with; the runs
+        that their own schedulers offer go last.
+        """
+        if new in self._kept:
+            return []
+        strangers = sorted((run for run in self.runs if run not in self._kept), key=self._vouched)
+        return strangers[: max(0, len(strangers) + 1 - MAX_RUNS)]
+
+    def _vouched(self, run: Digest) -> bool:
+        return run in self._listings.get(self.runs[run].scheduler, ())
+
+    def _forget(self, runs: Collection[Digest]) -> None:
+        for run in runs:
+            del self.runs[run]
+            for digest in self._values_of.pop(run, ()):
+                self._items.pop(digest, None)
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
         """Take in consecutive records of a ledger; those held already change nothing.
@@ -143,7 +213,10 @@ class RunStore:
         """Take in a value of our own, and have it announced; an invalid one is a bug."""
         data = encode(signed)
         if sha256(data) in self._items:
-            return self._items[sha256(data)]
+            item = self._items[sha256(data)]
+            if kind == "manifest":
+                self.keep_own(item.run)
+            return item
         try:
             self._take(kind, data, ours=True)
         except RemoteProtocolError as error:
@@ -190,7 +263,7 @@ class RunStore:
     def _admit(self, kind: str, data: bytes, *, ours: bool) -> tuple[Item, Keep]:
         """Check a value; `Keep` takes it into memory once it is saved."""
         admissions: dict[str, Callable[[bytes], tuple[Digest, Keep]]] = {
-            "manifest": self._admit_manifest,
+            "manifest": partial(self._admit_manifest, ours=ours),
             "spec": self._admit_spec,
             "receipt": partial(self._admit_receipt, ours=ours),
         }
@@ -203,10 +276,11 @@ class RunStore:
         def keep() -> None:
             take_in()
             self._items[item.digest] = item
+            self._values_of[run].append(item.digest)
 
         return item, keep
 
-    def _admit_manifest(self, data: bytes) -> tuple[Digest, Keep]:
+    def _admit_manifest(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
         signed, manifest = decode_signed(data, Manifest)
         if signed.signer != manifest.owner:
             raise RemoteProtocolError(
@@ -214,8 +288,13 @@ class RunStore:
                 f"its owner is {short_peer(manifest.owner)}"
             )
         run = run_id(manifest)
-        if run in self.runs or len(self.runs) >= MAX_RUNS:
-            raise Refusal(f"run {short(run)} is known already, or one too many")
+        if run in self.runs:
+            raise Refusal(f"run {short(run)} is known already")
+        if manifest.schedule.schedulers[0] == self._me and not ours:
+            # Handed on, it would look to newcomers like a run that this node schedules.
+            raise Refusal(
+                f"run {short(run)} names this node as its scheduler, which has no such run"
+            )
         return run, lambda: self.runs.update({run: RunRecord(run, manifest)})
 
     def _admit_spec(self, data: bytes) -> tuple[Digest, Keep]:

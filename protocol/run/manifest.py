@@ -14,7 +14,7 @@ from dipaco.protocol.run.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
 from dipaco.protocol.run.model_shape import Grid, Model
 from dipaco.protocol.run.modules import ModuleDigests
 from dipaco.protocol.run.source import Source, Tokenizer
-from dipaco.protocol.run.topology import Topology, topology
+from dipaco.protocol.run.topology import Topology, modules_of_path, topology
 from dipaco.protocol.run.training import Training
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.digest import Digest, sha256
@@ -224,7 +224,8 @@ class Manifest(Wire, frozen=True, kw_only=True):
         return int(reshard is not None and round_ > reshard.after_round)
 
     def _check_start(self) -> None:
-        if tuple(each.module for each in self.start) != self.topology.path_modules[0]:
+        # Manifests of strangers are checked, too: no topology is built for that.
+        if tuple(each.module for each in self.start) != modules_of_path(self.grid, 0):
             raise ValueError("start: not the modules of path 0, in their order")
 
     @property

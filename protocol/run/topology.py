@@ -81,6 +81,16 @@ def experts_of(grid: Grid, path: int) -> tuple[int, ...]:
     return tuple(reversed(taken))
 
 
+def modules_of_path(grid: Grid, path: int) -> tuple[ModuleId, ...]:
+    """Return the modules of one path, in the topology's order, without building the topology."""
+    shared = _shared_blocks(grid)
+    names = [] if grid.path_specific_stem else [STEM]
+    names += [_expert(level, e) for level, e in enumerate(experts_of(grid, path)) if shared[level]]
+    if grid.path_specific_stem or grid.path_specific_blocks:
+        names.append(ModuleId(f"p{path}"))
+    return tuple(names)
+
+
 @lru_cache(maxsize=16)
 def topology(grid: Grid, model: Model, vocabulary: int) -> Topology:
     """Return the paths, modules and layouts of a grid of such models.

@@ -5,12 +5,14 @@ chain before.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.run.topology import Topology
 from dipaco.protocol.tensors.delta import encoded_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
@@ -23,8 +25,12 @@ class RunState:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.topology = manifest.topology
         self.reset()
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The run's topology, made when it is first needed: a manifest of 1 kB can imply 100 MB."""
+        return self.manifest.topology
 
     def reset(self) -> None:
         """Go back to before the first entry."""

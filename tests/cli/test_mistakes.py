@@ -905,7 +905,7 @@ def test_a_mistake_in_the_configuration_is_answered(
         (
             "DIPACO_RUN_ID",
             "\udcff",
-            "run.id = '\\udcff' ($DIPACO_RUN_ID): not a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
+            "DIPACO_RUN_ID: '\\xff' is not UTF-8",
         ),
         (
             "DIPACO_NODE_RENDEZVOUS",

@@ -9,7 +9,7 @@ from dipaco.cli.testnet.processes import LOG_NAME
 from dipaco.node.jobs.values import Derive, DerivedAnswer
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.network.keys import save_key
-from dipaco.node.runs.files import RunFile
+from dipaco.node.runs.files import RunFile, keep_run
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -51,6 +51,8 @@ def prepare_home(
     journal = Journal.open(home.journal)
     run_store = RunStore(journal)
     for run, spec in specs:
+        if owner is None:
+            keep_run(home.root, run)
         run_store.publish("manifest", run.signed)
         run_store.publish("spec", sign(spec, key))
         run_store.append(run.id, SpecAdopted(epoch=0, spec=spec_digest(spec)), key)

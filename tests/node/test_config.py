@@ -50,7 +50,16 @@ def test_a_flag_beats_the_environment_and_that_the_file_and_that_the_default(
 
 
 def test_a_flag_that_was_not_given_hides_nothing(tmp_path: Path) -> None:
-    assert load(tmp_path, "[run]\nid = 'demo'", run__id=None).run.id == "demo"
+    assert load(tmp_path, "[run]\nid = 'demo'", run__id=None).run.id == ("demo",)
+
+
+def test_several_runs_may_be_listed_in_the_file_and_on_the_command_line(tmp_path: Path) -> None:
+    assert load(tmp_path, "[run]\nid = ['aa', 'bb']").run.id == ("aa", "bb")
+    assert load(tmp_path, "[run]\nid = 'aa, bb'").run.id == ("aa", "bb")
+    assert load(tmp_path, "", run__id="bb,aa").run.id == ("bb", "aa")
+    assert load(tmp_path, "[run]\nid = ''").run.id == ()
+    with pytest.raises(ConfigError, match=r"run\.id.*a run id or name"):
+        load(tmp_path, "[run]\nid = ['aa', 'b b']")
 
 
 def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ signed `good`; what a real values admits is tested where it lives.
 """
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ class Shelf:
     def __init__(self) -> None:
         self.values: dict[tuple[str, Digest], bytes] = {}
         self.ledgers: dict[Digest, list[bytes]] = {}
+        self.listings: dict[PeerId, frozenset[Digest]] = {}
         self.offered = 0
         self.wants: Callable[[bytes], bool] = lambda data: True
 
@@ -73,6 +74,9 @@ class Shelf:
         if not self.wants(data):
             raise Refusal("one too many")
         self.put(kind, data)
+
+    def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
+        self.listings[peer] = frozenset(runs)
 
     def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
         held = self.ledgers.get(run, [])
@@ -178,6 +182,34 @@ async def test_without_any_announcement_all_agree_within_half_a_minute(
         one.shelf.put("spec", b"good, and never announced")
         await trio.sleep(gossip_module.PAUSE[1] + 1)
         assert other.shelf.values == one.shelf.values
+
+
+async def test_a_peers_runs_are_listed_once_all_that_it_holds_has_come(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with swarms() as swarm:
+        seed, slow = await swarm.join(PEERS[0]), await swarm.join(PEERS[1])
+        for old in (seed, slow):
+            old.shelf.put("manifest", b"good manifest")
+            old.shelf.append(*(b"good %d" % n for n in range(10)))
+        read = slow.shelf.read_ledger
+
+        def freezes(run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
+            swarm.network.freeze(slow.me)
+            return read(run, first, limit)
+
+        monkeypatch.setattr(slow.shelf, "read_ledger", freezes)
+        young = await swarm.join(PEERS[2], None, slow)
+        await trio.sleep(1)
+        assert young.shelf.values and not young.shelf.ledgers
+        await young.transport.dial(seed.me, seed.transport.addresses)
+        await trio.sleep(5)
+        monkeypatch.undo()
+        swarm.network.thaw(slow.me)
+        while seed.me not in young.shelf.listings:
+            await trio.sleep(0.001)
+        assert young.shelf.listings[seed.me] == {RUN}
+        assert young.shelf.ledgers == seed.shelf.ledgers
 
 
 async def test_both_sides_of_a_partition_heal(autojump_clock: MockClock) -> None:

@@ -89,6 +89,14 @@ def test_a_home_offers_the_runs_that_were_put_there(tmp_path: Path) -> None:
     assert {run.id for run in kept_runs(tmp_path)} == {a_run(1).id, a_run(2).id}
 
 
+def test_a_torn_file_hides_no_other_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep_run(tmp_path, a_run(1))
+    (tmp_path / "runs" / "torn.run").write_bytes(b"half a file")
+    (tmp_path / "runs" / "folder.run").mkdir()
+    assert [run.id for run in kept_runs(tmp_path)] == [a_run(1).id]
+    assert "torn.run: not a run file" in caplog.text and "folder.run" in caplog.text
+
+
 def test_a_run_is_found_by_name_id_or_the_beginning_of_its_id() -> None:
     one, other = a_run(1), a_run(2)
     assert find_run([one], "") == find_run([one], "demo") == one

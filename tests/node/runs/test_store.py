@@ -15,7 +15,7 @@ from dipaco.protocol.routing.decision import ReceiptTally
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
-from dipaco.protocol.run.manifest import run_id
+from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.messages import Item
@@ -285,3 +285,136 @@ async def test_what_this_node_adds_is_announced_and_what_peers_bring_is_not(
     assert receipts.kind == "receipt"
     assert ledger == Item(kind="ledger", run=RUN, digest=run_store.runs[RUN].head, seq=1)
     assert run_store.announcements.statistics().current_buffer_used == 0
+
+
+# ---------------------------------------------------------------------- runs of strangers
+
+
+def stranger(number: int) -> Manifest:
+    return manifest(name=f"run{number}", owner=peer("mallory"))
+
+
+def strangers(store: RunStore, numbers: range) -> None:
+    for number in numbers:
+        store.offer("manifest", signed(stranger(number), "mallory"))
+
+
+def names(store: RunStore) -> set[str]:
+    return {record.manifest.name for record in store.runs.values()}
+
+
+def rows(journal: Journal) -> int:
+    tables = ("signed", "ledger", "verdicts", "leases", "results")
+    return sum(journal._rows(f"SELECT count(*) FROM {table}", ())[0][0] for table in tables)
+
+
+def test_strangers_runs_make_room_for_newer_ones_in_memory_and_in_the_journal(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_RUNS", 4)
+    store = RunStore(journal)
+    strangers(store, range(4))
+    first = run_id(stranger(0))
+    spec = unfitted_spec(recipe_of(stranger(0)))
+    store.offer("spec", signed(spec, "scheduler"))
+    assert rows(journal) == 5
+    strangers(store, range(4, 10))
+    assert names(store) == {"run6", "run7", "run8", "run9"}
+    assert rows(journal) == 4 and len(store.inventory()) == 4
+    assert store.read("spec", first, spec_digest(spec)) is None
+    assert names(RunStore(journal)) == names(store)
+    with pytest.raises(Unavailable, match="not known yet"):
+        store.offer("spec", signed(spec, "scheduler"))
+
+
+def test_the_run_that_peers_offered_least_recently_goes_first(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_RUNS", 3)
+    store = RunStore(journal)
+    strangers(store, range(3))
+    store.note_listing(peer("anna"), {run_id(stranger(0)), run_id(stranger(7))})
+    strangers(store, range(3, 5))
+    assert names(store) == {"run0", "run3", "run4"}
+    # The one that its own scheduler offers stays longest, however many others come.
+    store.note_listing(peer("scheduler"), {run_id(stranger(0))})
+    strangers(store, range(5, 50))
+    assert names(store) == {"run0", "run48", "run49"}
+
+
+def test_no_run_that_this_node_put_here_or_works_for_makes_room(
+    run_store: RunStore, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strangers(run_store, range(2))
+    monkeypatch.setattr(store_module, "MAX_RUNS", 2)
+    journal.save_verdict(RUN, spec_digest(SPEC), b"any")  # of an earlier start
+    again = RunStore(journal)
+    again.keep(run_id(stranger(0)))
+    strangers(again, range(2, 20))
+    own = [manifest(name=f"own{number}") for number in range(5)]
+    for each in own:
+        again.publish("manifest", sign(each, key("owner")))
+    strangers(again, range(20, 40))
+    assert names(again) == {"tiny", "run0", "run38", "run39", *(each.name for each in own)}
+    assert again.own == {run_id(each) for each in own}
+
+
+def test_the_operators_own_run_is_taken_in_at_a_start_that_finds_the_store_full(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(journal)
+    strangers(store, range(6))
+    monkeypatch.setattr(store_module, "MAX_RUNS", 2)
+    again = RunStore(journal)
+    again.publish("manifest", sign(manifest(), key("owner")))
+    again.publish("manifest", sign(stranger(3), key("mallory")))
+    assert {RUN, run_id(stranger(3))} == again.own
+    strangers(again, range(6, 8))
+    assert {"tiny", "run3", "run6", "run7"} == names(again)
+
+
+def test_a_run_makes_no_room_for_one_that_cannot_be_saved(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_RUNS", 2)
+    store = RunStore(journal)
+    strangers(store, range(2))
+    before = store.inventory()
+
+    def full(*_: object) -> bool:
+        raise DiskFull("no space left")
+
+    with monkeypatch.context() as disk, pytest.raises(DiskFull):
+        disk.setattr(journal, "save_signed", full)
+        strangers(store, range(2, 3))
+    assert store.inventory() == before and rows(journal) == 2
+    strangers(store, range(2, 3))
+    assert names(store) == {"run1", "run2"}
+
+
+def test_a_strangers_manifest_that_names_this_node_as_scheduler_is_not_wanted(
+    journal: Journal,
+) -> None:
+    store = RunStore(journal, peer("scheduler"))
+    with pytest.raises(Refusal, match="names this node as its scheduler"):
+        store.offer("manifest", signed(manifest(), "owner"))
+    store.publish("manifest", sign(manifest(), key("owner")))
+    assert store.own == {RUN}
+
+
+def test_nothing_is_built_for_a_run_that_has_only_a_manifest(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: object) -> None:
+        raise AssertionError("a topology was built")
+
+    monkeypatch.setattr("dipaco.protocol.run.manifest.topology", built)
+    store = RunStore(journal)
+    strangers(store, range(3))
+    start = tuple(
+        ModuleDigest(module=name, digest=digest(name)) for name in ("stem", "L1.E0", "L2.E0")
+    )
+    store.offer("manifest", signed(manifest(name="warm", start=start), "owner"))
+    store = RunStore(journal)
+    store.note_listing(peer("anna"), set(store.runs))
+    assert not any(record.over for record in store.runs.values())

@@ -108,33 +108,40 @@ class Swarm:
         self,
         name: str,
         *,
+        run: tuple[str, ...] = (),
         verify: str = "require",
+        founds: bool = False,
+        bootstrap: SwarmNode | None = None,
         worker: Callable[..., Any] = fake,
         **settings: Any,
     ) -> SwarmNode:
-        """Start the node called `name`; the first one is the scheduler."""
-        return await self._nursery.start(self._live, name, verify, partial(worker, **settings))
+        """Start the node called `name`, to train `run`.
+
+        founds      whether it is a rendezvous node; the one called `SCHEDULER` always is one.
+        bootstrap   its seed [for all but the scheduler: the node that was started first].
+        """
+        seed = bootstrap.parts.transport.addresses[0] if bootstrap else self._address
+        config = NodeConfig(
+            home=Home.at(self._homes / name).root,
+            node=NodeSection(
+                rendezvous=founds or name == SCHEDULER,
+                bootstrap=() if name == SCHEDULER or seed is None else (seed,),
+            ),
+            run=RunSection(id=run, verify=verify),
+        )
+        return await self._nursery.start(self._live, name, config, partial(worker, **settings))
 
     async def _live(
-        self, name: str, verify: str, work: Callable[[Home], Any], *, task_status: Any
+        self, name: str, config: NodeConfig, work: Callable[[Home], Any], *, task_status: Any
     ) -> None:
-        rendezvous = name == SCHEDULER
-        home = Home.at(self._homes / name)
-        config = NodeConfig(
-            home=home.root,
-            node=NodeSection(
-                rendezvous=rendezvous,
-                bootstrap=() if rendezvous or self._address is None else (self._address,),
-            ),
-            run=RunSection(verify=verify),
-        )
+        home, rendezvous = Home(config.home), config.node.rendezvous
         worker = work(home)
         if rendezvous:
             BlobStore(home.blobs).write(TOKENIZER)  # the volunteers fetch it
         ended, stop = trio.Event(), trio.Event()
         with contextlib.closing(Journal.open(home.journal)) as journal, trio.CancelScope() as scope:
             async with self.network.join(
-                peer(name), port=4000 if rendezvous else None
+                peer(name), port=4000 if name == SCHEDULER else None
             ) as transport:
                 self._address = self._address or transport.addresses[0]
                 self._watch(name, journal, scope)
@@ -182,9 +189,9 @@ async def until(condition: Callable[[], bool], *, seconds: float = 3600.0) -> No
             await trio.sleep(0.5)
 
 
-def found(swarm_home: Path, run: Manifest) -> None:
+def found(swarm_home: Path, run: Manifest, name: str = SCHEDULER) -> None:
     """Put the run into the scheduler's home, as `start --run FILE` does."""
-    keep_run(swarm_home / SCHEDULER, sign_manifest(run, key("owner")))
+    keep_run(swarm_home / name, sign_manifest(run, key("owner")))
 
 
 def publish(scheduler: SwarmNode, run: Manifest, spec: RouterSpec) -> None:

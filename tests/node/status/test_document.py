@@ -22,6 +22,8 @@ def said() -> Iterator[tuple[str, set[str]]]:
             if not isinstance(call, ast.Call) or not call.args:
                 continue
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            if getattr(getattr(call.func, "value", None), "attr", "") == "_paced":
+                continue  # a line of the log, and no state
             first = call.args[0]
             if name in ("say", "reason") and isinstance(first, ast.Constant):
                 yield str(first.value), {str(k.arg) for k in call.keywords}
@@ -31,7 +33,7 @@ def names_in(code: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(REASONS[code][1]) if name}
 
 
-class AnyValue:
+class AnyValue(float):
     """Formats under every format."""
 
     def __format__(self, spec: str) -> str:

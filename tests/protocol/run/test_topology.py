@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from dipaco.protocol.run.model_shape import Grid, Level
 from dipaco.protocol.run.modules import ModuleId
-from dipaco.protocol.run.topology import FLOAT_BYTES, STEM, experts_of
+from dipaco.protocol.run.topology import FLOAT_BYTES, STEM, experts_of, modules_of_path
 from tests.values import manifest
 
 
@@ -126,3 +126,10 @@ def test_paths_and_modules_name_each_other(given_grid: Grid) -> None:
         assert through and list(through) == sorted(through)
         first = top.counterpart(module)
         assert 0 in top.paths_through(first) and top.layouts[first] == top.layouts[module]
+
+
+@given(GRIDS)
+def test_the_modules_of_a_path_are_known_without_the_topology(given_grid: Grid) -> None:
+    top = manifest(grid=given_grid).topology
+    for path in range(top.paths):
+        assert modules_of_path(given_grid, path) == top.path_modules[path]
