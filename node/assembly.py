@@ -28,6 +28,7 @@ from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
+from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -37,7 +38,7 @@ from dipaco.node.verification.verifier import Verifier
 from dipaco.protocol.routing.policy import Policy
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.work.calls import AskLease, HandBack, Heartbeat, Submit
+from dipaco.protocol.work.calls import AskHolders, AskLease, HandBack, Heartbeat, Submit
 
 PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
@@ -92,6 +93,7 @@ class Node:
             self.gossip.run,
             self.dialer.run,
             self.storage.run,
+            self.activity.sums.run,
         )
 
 
@@ -109,7 +111,9 @@ def assemble(
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
     storage = StorageMeter(home.cache, in_thread=in_thread)
-    activity = Activity(worked=storage.look_soon)
+    traffic = transport.traffic
+    sums = Sums(journal, lambda: (traffic.sent, traffic.received))
+    activity = Activity(worked=storage.look_soon, sums=sums)
     run_store = RunStore(journal)
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
@@ -188,6 +192,7 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(Heartbeat, request_router.heartbeat)
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)
+    rpc.handle(AskHolders, request_router.holders)
 
     def on_peer(peer: PeerId, ready: bool) -> None:
         if not ready:

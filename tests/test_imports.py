@@ -15,7 +15,7 @@ LAYERS = ("protocol", "node", "cli")
 """Each may import from itself and from those before it."""
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "protocol": (
-        {"errors"},
+        {"errors", "words"},
         {"wire"},
         {"run"},
         {"routing", "tensors"},

@@ -5,22 +5,25 @@ It reads the state of the daemon's other parts from memory, reads no disk, and c
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
 
 from dipaco.node.api.values import EvaluationView, LedgerView
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import JobRunner
-from dipaco.node.kinds.changes import Grant
-from dipaco.node.kinds.table import EVALUATE, kind_of, work_of
+from dipaco.node.kinds.table import EVALUATE
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
+from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
-from dipaco.node.status.activity import Activity
+from dipaco.node.status.activity import Activity, RunActivity
 from dipaco.node.status.counters import StorageMeter, memory
 from dipaco.node.status.document import (
     CacheStatus,
@@ -29,6 +32,8 @@ from dipaco.node.status.document import (
     PathState,
     PathStatus,
     PeerStatus,
+    Reason,
+    RunBlock,
     RunStatus,
     Status,
 )
@@ -38,6 +43,10 @@ from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.run.topology import experts_of
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.calls import Held
+
+DERIVE: Final = "derive"
+"""The kind of a task that is no lease."""
 
 
 @dataclass
@@ -57,10 +66,15 @@ class StatusReporter:
     storage: StorageMeter
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
-    run: RunRecord | None = None
-    """The run that this node takes part in."""
+    runs: list[RunRecord] = field(default_factory=list)
+    """The runs that this node takes part in."""
     started: float = 0.0
     """Unix time, seconds."""
+
+    @property
+    def run(self) -> RunRecord | None:
+        """The busiest of the runs; None before there is one."""
+        return next(iter(self._by_busyness()), None)
 
     def stop(self, *, now: bool) -> None:
         """Begin to stop; `now`: end the process at once."""
@@ -71,6 +85,7 @@ class StatusReporter:
     def status(self) -> Status:
         """Return the whole document."""
         now = time.time()
+        runs = tuple(map(self._run, self._by_busyness()))
         return Status(
             version=self.version,
             peer=self.me,
@@ -80,15 +95,17 @@ class StatusReporter:
             time=now,
             uptime_s=now - self.started,
             state=self.activity.state,
-            reason=self.activity.reason,
-            run=self._run() if self.run else None,
+            reason=self._named(self.activity.reasons[0]),
+            reasons=tuple(map(self._named, self.activity.reasons)),
+            run=_summary(runs[0]) if runs else None,
+            runs=runs,
             offers=tuple(map(self._offer, self.run_store.runs.values())),
             task=self.activity.task,
             network=self._network(),
             peers=tuple(map(self._peer, sorted(self.transport.peers()))),
             cache=self._cache(),
-            swarm=self._swarm(self.run) if self.run else (),
-            totals=self.activity.totals(),
+            swarm=runs[0].swarm if runs else (),
+            totals=self.activity.sums.now(),
             stages=self.activity.stages(),
             memory=memory(self.worker.pid),
         )
@@ -148,23 +165,62 @@ class StatusReporter:
             refuted=heard.refuted,
         )
 
-    def _run(self) -> RunStatus:
-        assert self.run is not None
-        record, rounds = self.run, self.run.rounds
+    def _by_busyness(self) -> list[RunRecord]:
+        order = self.activity.by_busyness
+        known = [each for each in self.runs if each.run in order]
+        return [
+            *sorted(known, key=lambda each: order.index(each.run)),
+            *(each for each in self.runs if each.run not in order),
+        ]
+
+    def _named(self, reason: Reason) -> Reason:
+        """Return a reason that begins with the run's name, where there are several runs."""
+        several, foremost = len(self.runs) > 1, self.activity.foremost
+        names = {each.run: each.manifest.name for each in self.runs}
+        spoke = [run for run, voice in self.activity.runs.items() if voice is foremost]
+        if not several or not spoke or spoke[0] not in names:
+            return reason
+        return replace(reason, text=f"{names[spoke[0]]}: {reason.text}")
+
+    def _run(self, record: RunRecord) -> RunBlock:
+        rounds, voice = record.rounds, self.activity.of(record.run)
         heard = record.tally(self.me, record.newest())
-        return RunStatus(
+        scheduler = self.schedulers.get(record.run)
+        return RunBlock(
             id=record.run.hex(),
             name=record.manifest.name,
             owner=record.manifest.owner,
             spec=record.state.spec.hex() if record.state.spec else "",
-            verdict=self.activity.verdict,
-            stage=self.activity.stage,
+            verdict=voice.verdict,
+            stage=voice.stage,
             verified=heard.verified,
             refuted=heard.refuted,
             round=min(rounds.done + 1, rounds.last),
             rounds=rounds.last,
             finished=rounds.finished,
+            state=voice.own_state,
+            reason=voice.own_reason,
+            reasons=voice.own_reasons,
+            swarm=_swarm(record, self._held(record, voice)),
+            swarm_time=time.time() if scheduler else voice.held_time,
         )
+
+    def _held(self, record: RunRecord, voice: RunActivity) -> dict[int, Held]:
+        """Return who holds which path: from the schedule here, else as its scheduler told last.
+
+        This node's own work is what it does now, whatever its scheduler knows of it.
+        """
+        scheduler = self.schedulers.get(record.run)
+        told = holders(scheduler.schedule, scheduler.beats) if scheduler else voice.held
+        held = {each.path: each for each in told if scheduler or each.peer != self.me}
+        if not scheduler:  # our own results that wait for an outer step
+            held |= {each.path: each for each in told if each.peer == self.me and each.submitted}
+        task = voice.task
+        if task is not None and task.kind not in (EVALUATE.name, DERIVE):
+            held[task.path] = Held(
+                path=task.path, round=task.round, peer=self.me, submitted=False, loss=task.loss
+            )
+        return held
 
     def _network(self) -> NetworkStatus:
         traffic = self.transport.traffic
@@ -192,32 +248,36 @@ class StatusReporter:
             shards=self.config.storage.max_shards,
         )
 
-    def _swarm(self, record: RunRecord) -> tuple[PathStatus, ...]:
-        scheduler = self.schedulers.get(record.run)
-        return tuple(self._path(record, scheduler, p) for p in range(record.manifest.paths))
 
-    def _path(self, record: RunRecord, scheduler: Scheduler | None, path: int) -> PathStatus:
-        rounds = record.manifest.training.rounds
-        round_ = record.state.path_version(path) + 1
-        grant = _training_grant(scheduler, path) if scheduler else None
-        submitted = scheduler is not None and (path, round_) in scheduler.schedule.state.accepted
-        beat = scheduler.beats.get(grant.lease.token) if scheduler and grant else None
-        return PathStatus(
-            path=path,
-            experts=experts_of(record.manifest.grid, path),
-            round=min(round_, rounds),
-            holder=grant.peer if grant else "",
-            state=_path_state(over=round_ > rounds, leased=grant is not None, submitted=submitted),
-            loss=beat.loss if beat else None,
-        )
+def _swarm(record: RunRecord, held: Mapping[int, Held]) -> tuple[PathStatus, ...]:
+    return tuple(_path(record, held.get(path), path) for path in range(record.manifest.paths))
 
 
-def _path_state(*, over: bool, leased: bool, submitted: bool) -> PathState:
+def _path(record: RunRecord, held: Held | None, path: int) -> PathStatus:
+    rounds = record.manifest.training.rounds
+    round_ = record.state.path_version(path) + 1
+    if held is not None and held.round < min(round_, rounds):
+        held = None  # of a round that is over: it was told before the ledger's newest record
+    return PathStatus(
+        path=path,
+        experts=experts_of(record.manifest.grid, path),
+        round=min(round_, rounds),
+        holder=held.peer if held else "",
+        state=_path_state(held, over=round_ > rounds),
+        loss=held.loss if held else None,
+    )
+
+
+def _path_state(held: Held | None, *, over: bool) -> PathState:
     if over:
         return "done"
-    if leased:
-        return "leased"
-    return "submitted" if submitted else "idle"
+    if held is None:
+        return "idle"
+    return "submitted" if held.submitted else "leased"
+
+
+def _summary(block: RunBlock) -> RunStatus:
+    return RunStatus(**{name: getattr(block, name) for name in RunStatus.__struct_fields__})
 
 
 def _printable(path: Path) -> str:
@@ -236,11 +296,4 @@ def _length_of(record: RunRecord, blob: Digest) -> int | None:
     for entry in view.sheets():
         if blob == entry.sheet.digest:
             return SCORE_BYTES * entry.sheet.documents
-    return None
-
-
-def _training_grant(scheduler: Scheduler, path: int) -> Grant | None:
-    for grant in scheduler.schedule.grants.values():
-        if kind_of(grant.lease) is not EVALUATE and work_of(grant.lease).path == path:
-            return grant
     return None

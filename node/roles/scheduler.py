@@ -19,6 +19,7 @@ from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.service import Scheduler
+from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
@@ -39,7 +40,7 @@ async def schedule_all(node: Node, reporter: StatusReporter) -> None:
             for run, record in node.run_store.runs.items():
                 if run not in begun and record.scheduler == node.me:
                     begun.add(run)
-                    reporter.run = reporter.run or record
+                    reporter.runs.append(record)
                     nursery.start_soon(_schedule, node, record)
             if not begun:
                 node.activity.say("directory", peers=len(node.transport.peers()))
@@ -49,14 +50,15 @@ async def schedule_all(node: Node, reporter: StatusReporter) -> None:
 
 async def _schedule(node: Node, record: RunRecord) -> None:
     """Publish the run's router, then hand out its work until cancelled."""
-    writes = _Writes(node)
+    activity = node.activity.of(record.run)
+    writes = _Writes(node, activity)
     spec = record.adopted(0)
     if spec is None:
         derived = await node.verifier.derived_spec(record)
         await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
     else:
         derived = spec.spec
-    node.activity.verdict = "verified"
+    activity.verdict = "verified"
     deps = SchedulerDeps(
         key=node.key,
         run_store=node.run_store,
@@ -81,9 +83,9 @@ async def _schedule(node: Node, record: RunRecord) -> None:
 class _Writes:
     """Writes that wait while the disk is full."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, activity: RunActivity) -> None:
         self._disk: DiskLimit = node.disk
-        self.gate = Gate(node.activity, (self._disk,))
+        self.gate = Gate(activity, (self._disk,))
 
     async def do(self, write: Callable[[], T]) -> T:
         """Return what `write` returns; it is tried again until the disk has space for it."""
@@ -110,16 +112,18 @@ def _say_what_is_scheduled(
     node: Node, record: RunRecord, scheduler: Scheduler, writes: _Writes
 ) -> None:
     rounds, schedule = record.rounds.last, scheduler.schedule
+    activity = node.activity.of(record.run)
+    activity.leases = len(schedule.grants)
     closed = node.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
     if closed:
-        node.activity.pause(closed.code, str(closed))
+        activity.pause(closed.code, str(closed))
     elif scheduler.stepping:
         step = scheduler.stepping
-        node.activity.say("outer-step", module=step.module, round=step.version)
+        activity.say("outer-step", module=step.module, round=step.version)
     elif record.rounds.finished:
-        node.activity.say("run-over", round=rounds, rounds=rounds)
+        activity.say("run-over", round=rounds, rounds=rounds)
     else:
-        node.activity.say(
+        activity.say(
             "scheduling",
             round=min(record.rounds.done + 1, rounds),
             rounds=rounds,

@@ -23,7 +23,8 @@ LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connectio
 
 async def train(node: Node, reporter: StatusReporter) -> None:
     """Wait for the run that is wanted, then train it under the node's gate; raises Refusal."""
-    record = reporter.run = await _choose(node)
+    record = await _choose(node)
+    reporter.runs.append(record)
     check_moment_bits(node.config.compute.moment_bits, record.manifest)
     log.info("joined run %s (%s)", record.manifest.name, short(record.run))
     deps = VolunteerDeps(
@@ -32,13 +33,16 @@ async def train(node: Node, reporter: StatusReporter) -> None:
         exchange=node.exchange,
         rpc=node.rpc,
         worker=node.worker,
-        activity=node.activity,
+        activity=node.activity.of(record.run),
         verifier=node.verifier,
         gate=node.gate,
         heartbeat_seconds=node.config.lease.heartbeat_s,
         cache_max=node.config.storage.cache_max,
     )
-    await node.gate.run(partial(_work, node, Volunteer(record, deps)))
+    volunteer = Volunteer(record, deps)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(volunteer.follow_others)
+        await node.gate.run(partial(_work, node, volunteer))
 
 
 async def _work(node: Node, volunteer: Volunteer) -> None:

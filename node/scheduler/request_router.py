@@ -2,16 +2,19 @@
 
 import trio
 
+from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import (
+    AskHolders,
     AskLease,
     Fallen,
     Granted,
     HandBack,
     Heartbeat,
+    Holders,
     NoLease,
     Stands,
     Submit,
@@ -43,6 +46,11 @@ class RequestRouter:
     async def submit(self, peer: PeerId, request: Submit) -> Stands | Fallen:
         """Answer `Submit`."""
         return await self._of(request.run).submit(peer, request.result)
+
+    async def holders(self, _peer: PeerId, request: AskHolders) -> Holders:
+        """Answer `AskHolders`."""
+        scheduler = self._of(request.run)
+        return Holders(held=holders(scheduler.schedule, scheduler.beats))
 
     def gone(self, peer: PeerId) -> None:
         """Note that a peer's connection broke."""

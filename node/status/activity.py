@@ -1,4 +1,8 @@
-"""The node's current activity and its reason; status, log and messages all read it here."""
+"""The node's current activity and its reason; status, log and messages all read it here.
+
+Each run has a voice of its own (`RunActivity`), and the node has one for what concerns no single
+run. The node's state is that of the voice that counts most: see `Activity.foremost`.
+"""
 
 import logging
 import time
@@ -15,42 +19,52 @@ from dipaco.node.status.document import (
     StageTime,
     State,
     TaskStatus,
-    Totals,
     Verdict,
     reason,
     state_of,
 )
+from dipaco.node.status.totals import Sums
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.words import amount, span
+from dipaco.protocol.work.calls import Held
 
 log = logging.getLogger(__name__)
 
 
 _STEPS: Final = frozenset({"fetching", "training"})
+_QUIET: Final = frozenset({"asking"})
+"""Codes that come with every task: their text is logged at DEBUG, as that of steps."""
+_FINAL: Final = frozenset({"paused", "stopping"})
+"""States of the whole node that no run's state covers."""
+_BUSY: Final[tuple[State, ...]] = (
+    "refused",
+    "paused",
+    "training",
+    "fetching",
+    "serving",
+    "verifying",
+    "waiting",
+)
+"""States of runs, the one that a node of several runs is named by first."""
 
 
-def left(progress: Progress) -> str:
-    """Return `, 12 s left`, or an empty string if the time is not known."""
+def so_far(progress: Progress) -> str:
+    """Return `: 12 of 25 steps, 8 s left`, as far as it is known; else an empty string."""
+    done = amount(progress.done, progress.total, progress.unit)
     rest, per_second = progress.total - progress.done, progress.per_second
-    return f", {rest / per_second:.0f} s left" if rest > 0 and per_second > 0 else ""
+    left = f", {span(rest / per_second)} left" if rest > 0 and per_second > 0 else ""
+    return f": {done}{left}" if done else ""
 
 
-class Activity:
-    """State and reason, the current task, the verdict, and sums since the start."""
+class Voice:
+    """A state with its reason, and what else holds beside it."""
 
-    def __init__(self, *, worked: Callable[[], None] = lambda: None) -> None:
-        """Set the hook `worked`, which is called at the end of every timed piece of work."""
-        self._worked = worked
-        self.state: State = "starting"
-        """The state that the reason belongs to."""
-        self.reason: Reason = reason("starting", time.time())
-        self.task: TaskStatus | None = None
-        self.verdict: Verdict = "unverified"
-        self.stage = ""
-        """The first stage at which a refuted spec differs from ours."""
-        self.accepted = 0
-        self.refused = 0
-        self.tokens = 0
-        self.train_seconds = 0.0
-        self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    def __init__(self, entered: Callable[["Voice"], None]) -> None:
+        """Set the hook `entered`, which is called after every word of this voice."""
+        self._entered = entered
+        self.own_state: State = "starting"
+        self.own_reason: Reason = reason("starting", time.time())
+        self._beside: dict[str, Reason] = {}
 
     def say(self, code: str, **values: object) -> None:
         """Enter the state of `code`; its text is logged once per change of code.
@@ -63,13 +77,139 @@ class Activity:
         """Enter the state `paused` for a limit's reason (`limits/gate.py`)."""
         self._enter("paused", Reason(code=code, text=text, since=time.time()))
 
+    def say_beside(self, code: str, **values: object) -> None:
+        """Add a reason that holds while the work goes on; its text is logged once."""
+        new = reason(code, time.time(), **values)
+        known = self._beside.get(code)
+        if known is None and self.own_reason.code != code:
+            log.info("%s: %s", new.code, new.text)
+        self._beside[code] = replace(new, since=known.since) if known else new
+
+    def no_longer(self, code: str) -> None:
+        """Drop a reason that `say_beside` added; that it has ended is logged once."""
+        ended = self._beside.pop(code, None)
+        if ended is not None:
+            log.info("%s: over after %s", code, span(time.time() - ended.since))
+
+    @property
+    def own_reasons(self) -> tuple[Reason, ...]:
+        """The reason of the state, then those beside it."""
+        beside = (each for code, each in self._beside.items() if code != self.own_reason.code)
+        return (self.own_reason, *beside)
+
     def _enter(self, state: State, new: Reason) -> None:
-        if new.code == self.reason.code:
-            new = replace(new, since=self.reason.since)
+        beside = self._beside.get(new.code)
+        if new.code == self.own_reason.code:
+            new = replace(new, since=self.own_reason.since)
+        elif beside is not None:  # told before, beside the work
+            new = replace(new, since=beside.since)
         else:
-            level = logging.DEBUG if state in _STEPS else logging.INFO
+            quiet = state in _STEPS or new.code in _QUIET
+            level = logging.DEBUG if quiet else logging.INFO
             log.log(level, "state %s: %s", new.code, new.text)
-        self.state, self.reason = state, new
+        self.own_state, self.own_reason = state, new
+        self._entered(self)
+
+
+class RunActivity(Voice):
+    """What the node does for one run, and what it knows of the others' work."""
+
+    def __init__(self, node: "Activity") -> None:
+        super().__init__(node.entered)
+        self._node = node
+        self.task: TaskStatus | None = None
+        self.verdict: Verdict = "unverified"
+        self.stage = ""
+        """The first stage at which a refuted spec differs from ours."""
+        self.leases = 0
+        """Leases that stand, if this node schedules the run."""
+        self.held: tuple[Held, ...] = ()
+        """The leases and results of all peers, as the run's scheduler told last."""
+        self.held_time: float | None = None
+        """When it told, Unix time, seconds; None: never."""
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of the block as spent in `stage`."""
+        with self._node.timed(stage):
+            yield
+
+    @property
+    def sums(self) -> Sums:
+        """The node's sums."""
+        return self._node.sums
+
+    def learn(self, held: tuple[Held, ...]) -> None:
+        """Take up what the run's scheduler tells of the others' work."""
+        self.held, self.held_time = held, time.time()
+
+
+class Activity(Voice):
+    """The voices of a node, the time spent in every stage, and its sums."""
+
+    def __init__(
+        self, *, worked: Callable[[], None] = lambda: None, sums: Sums | None = None
+    ) -> None:
+        """Set the hook `worked`, which is called at the end of every timed piece of work."""
+        super().__init__(self.entered)
+        self._worked = worked
+        self.sums = sums or Sums()
+        self.runs: dict[Digest, RunActivity] = {}
+        self._latest: Voice = self
+        self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+
+    def of(self, run: Digest) -> RunActivity:
+        """Return the voice of a run."""
+        if run not in self.runs:
+            self.runs[run] = RunActivity(self)
+        return self.runs[run]
+
+    def entered(self, voice: Voice) -> None:
+        """Note who spoke last."""
+        self._latest = voice
+
+    @property
+    def by_busyness(self) -> list[Digest]:
+        """The runs, the busiest first: by state, then by the leases that stand."""
+        return sorted(self.runs, key=lambda run: _rank(self.runs[run]))
+
+    @property
+    def foremost(self) -> Voice:
+        """The voice that the node's state is taken from.
+
+        It is the node's own if that spoke last, or says that nothing goes on in any run; else that
+        of the busiest run.
+        """
+        if self._latest is self or self.own_state in _FINAL or not self.runs:
+            return self
+        return self.runs[self.by_busyness[0]]
+
+    @property
+    def state(self) -> State:
+        """The node's state."""
+        return self.foremost.own_state
+
+    @property
+    def reason(self) -> Reason:
+        """The reason of that state."""
+        return self.foremost.own_reason
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """All reasons that hold, that of the state first."""
+        return self.foremost.own_reasons
+
+    @property
+    def task(self) -> TaskStatus | None:
+        """The current work; of several runs, that of the busiest."""
+        tasks = (self.runs[run].task for run in self.by_busyness)
+        return next((task for task in tasks if task is not None), None)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the router of the busiest run."""
+        runs = self.by_busyness
+        return self.runs[runs[0]].verdict if runs else "unverified"
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -84,18 +224,14 @@ class Activity:
             log.debug("stage %s seconds=%.3f", stage, took)
             self._worked()
 
-    def totals(self) -> Totals:
-        """Return the sums since the start."""
-        return Totals(
-            accepted=self.accepted,
-            refused=self.refused,
-            tokens=self.tokens,
-            seconds=self.train_seconds,
-        )
-
     def stages(self) -> tuple[StageTime, ...]:
         """Return the time spent in every stage since the start."""
         return tuple(
             StageTime(stage=stage, seconds=seconds, count=count)
             for stage, (seconds, count) in self._spent.items()
         )
+
+
+def _rank(run: RunActivity) -> tuple[int, int]:
+    known = run.own_state in _BUSY
+    return _BUSY.index(run.own_state) if known else len(_BUSY), -run.leases

@@ -5,9 +5,12 @@ nothing itself. The daemon alone fills it. Texts and codes are the same in log a
 is for programs. This module is independent of the wire, trio and torch. Schema: docs/api.md.
 """
 
-from typing import Final, Literal
+from string import Formatter
+from typing import Any, Final, Literal
 
 import msgspec
+
+from dipaco.protocol.words import count, span
 
 SCHEMA: Final = 1
 
@@ -33,35 +36,39 @@ REASONS: dict[str, tuple[State, str]] = {
     "starting": ("starting", "reading the home folder"),
     "resuming": ("starting", "goes on after a pause"),
     "no-peer": ("connecting", "{trouble}"),
-    "no-run": ("choosing", "{peers} peers, none offers a run"),
+    "no-run": ("choosing", "{peers:n peer}, none offers a run"),
     "several-runs": ("choosing", "{offers}: name one with --run"),
-    "deriving": ("verifying", "router of {run}: {stage} {done} of {total}{left}"),
-    "spot-check": ("verifying", "{count} scores of path {path} once more"),
+    "deriving": ("verifying", "router of {run}: {stage}{progress}"),
+    "spot-check": ("verifying", "{count:n score} of path {path} once more"),
     "no-spec": ("verifying", "the scheduler has not published the router of {run} yet"),
-    "source-away": ("verifying", "source: {problem}, next try in {wait:.0f} s"),
-    "own-failure": ("verifying", "no router derived here: {problem}, next try in {wait:.0f} s"),
+    "source-away": ("verifying", "source: {problem}, next try in {wait:span}"),
+    "own-failure": ("verifying", "no router derived here: {problem}, next try in {wait:span}"),
     "receipts": (
         "verifying",
-        "cannot be verified here ({problem}); {verified} of {quorum} receipts say verified",
+        "cannot be verified here ({problem}); receipts that say verified: {verified} of {quorum}",
     ),
     "router": ("refused", "{stage} differs from the spec of {signer}, will not train this run"),
     "unverifiable": ("refused", "the router cannot be verified ({problem}), policy is {policy}"),
-    "modules": ("fetching", "{done:.1f} of {total:.1f} MB of modules for path {path}"),
-    "preparing": ("fetching", "text for round 1: {done} of {total} documents{left}"),
-    "shard": ("fetching", "text of path {path}: {done} of {total} documents{left}"),
-    "task": ("training", "{work}: {done} of {total} {unit}"),
+    "modules": ("fetching", "modules for path {path}{progress}"),
+    "preparing": ("fetching", "text for round 1{progress}"),
+    "shard": ("fetching", "text of path {path}{progress}"),
+    "task": ("training", "{work}{progress}"),
     "submitting": ("training", "hands in {work}"),
     "outer-step": ("training", "outer step of {module}, round {round}"),
-    "no-lease": ("waiting", "{why}, asks again in {wait:.0f} s"),
-    "scheduler-away": ("waiting", "{problem}, next try in {wait:.0f} s"),
+    "asking": ("waiting", "asks {scheduler} for work"),
+    "no-lease": ("waiting", "{why}, asks again in {wait:span}"),
+    "scheduler-away": ("waiting", "{problem}, next try in {wait:span}"),
     "not-admitted": ("waiting", "the run takes listed peers only"),
     "run-over": ("waiting", "round {round} of {rounds} done"),
-    "failures": ("paused", "{count} in a row ({problem}), next try in {wait:.0f} s"),
-    "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths} paths held"),
-    "directory": ("serving", "peer directory of {peers} peers, no run to schedule"),
+    "failures": ("paused", "{count} in a row ({problem}), next try in {wait:span}"),
+    "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths:n path} held"),
+    "directory": ("serving", "peer directory of {peers:n peer}, no run to schedule"),
     "stopping": ("stopping", "handing back the lease"),
 }
-"""Reason code: its state and its text. The codes of limits are in node/limits/."""
+"""Reason code: its state and its text. The codes of limits are in node/limits/.
+
+`{peers:n peer}` is a count with its noun, `{wait:span}` a time in seconds (protocol/words.py).
+"""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +79,19 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     since: float
     """Unix time, seconds."""
+    until: float | None = None
+    """When the node tries again, Unix time, seconds; null: no time is set."""
+
+
+class _Sentence(Formatter):
+    """Fills in counts and times as people read them."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec == "span":
+            return span(value)
+        if format_spec.startswith("n "):
+            return count(value, format_spec[2:])
+        return str(super().format_field(value, format_spec))
 
 
 def state_of(code: str) -> State:
@@ -80,8 +100,14 @@ def state_of(code: str) -> State:
 
 
 def reason(code: str, since: float, **values: object) -> Reason:
-    """Return the reason `code` with `values` filled into its text; KeyError for a missing one."""
-    return Reason(code=code, text=REASONS[code][1].format(**values), since=since)
+    """Return the reason `code` with `values` filled into its text; KeyError for a missing one.
+
+    since   Unix time, seconds; a value called `wait` is the time from then to the next try.
+    """
+    text = _Sentence().format(REASONS[code][1], **values)
+    wait = values.get("wait")
+    until = since + wait if isinstance(wait, int | float) else None
+    return Reason(code=code, text=text, since=since, until=until)
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +133,20 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool
 
 
+class RunBlock(RunStatus, frozen=True, kw_only=True):
+    """A run of this node, with what happens in it."""
+
+    state: State
+    reason: Reason
+    reasons: tuple[Reason, ...]
+    """All that hold, that of the state first."""
+    swarm: tuple["PathStatus", ...]
+    """Every path."""
+    swarm_time: float | None
+    """When the holders were told, Unix time, seconds; null: not yet. This node's own work is always
+    of the time of the document."""
+
+
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """A run that a peer offers."""
 
@@ -129,7 +169,9 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The stage that the worker process reports: `read`, `route`, `train`, ..."""
     done: int
     total: int
-    """In steps or documents; 0: not known."""
+    """0: not known."""
+    unit: str = ""
+    """Of `done` and `total`: `steps`, `documents`, `bytes`."""
     tokens_per_second: float
     loss: float | None
     """Nats per token."""
@@ -182,13 +224,20 @@ class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """The node's work since its start."""
+    """The node's work since the first start of its home."""
 
     accepted: int
+    """Tasks whose result was accepted."""
     refused: int
+    """Tasks whose result was refused."""
     tokens: int
+    """Tokens trained on, of accepted tasks."""
     seconds: float
-    """Time of the inner steps."""
+    """Time of their inner steps, seconds."""
+    sent: int = 0
+    """Bytes."""
+    received: int = 0
+    """Bytes."""
 
 
 class StageTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,15 +271,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time, seconds."""
     uptime_s: float
     state: State
+    """Of the busiest run, if there are several."""
     reason: Reason
+    reasons: tuple[Reason, ...] = ()
+    """All that hold, that of the state first."""
     run: RunStatus | None
+    """The busiest run of this node; null before one is chosen."""
+    runs: tuple[RunBlock, ...] = ()
+    """Every run of this node, the busiest first."""
     offers: tuple[Offer, ...]
     task: TaskStatus | None
     network: NetworkStatus
     peers: tuple[PeerStatus, ...]
     cache: CacheStatus
     swarm: tuple[PathStatus, ...]
-    """Every path, as far as this node knows; empty before a run is chosen."""
+    """Every path of `run`; empty before a run is chosen."""
     totals: Totals
     stages: tuple[StageTime, ...]
     memory: Memory

@@ -15,7 +15,7 @@ uses a journal at a time; within it any thread may, one after the other.
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held oth
 # Newest on top: the last entry makes a new file of FIRST_VERSION, each one above it leads to the
 # next version. Never edit one that was released: put a new one on top.
 MIGRATIONS = (
+    """
+    CREATE TABLE totals (name TEXT PRIMARY KEY, amount NOT NULL) WITHOUT ROWID;
+    """,
     """
     CREATE TABLE signed (
         id INTEGER PRIMARY KEY, kind TEXT NOT NULL, run BLOB NOT NULL, digest BLOB NOT NULL,
@@ -219,6 +222,18 @@ class Journal:
         """Return the verdict on a spec."""
         row = self._row("SELECT data FROM verdicts WHERE run = ? AND spec = ?", (run, spec))
         return row[0] if row else None
+
+    # The node's sums
+
+    def save_totals(self, totals: Mapping[str, float]) -> None:
+        """Keep the node's sums by name; they replace the earlier ones."""
+        with self.saving():
+            for name, amount in totals.items():
+                self._change("INSERT OR REPLACE INTO totals VALUES (?, ?)", (name, amount))
+
+    def totals(self) -> dict[str, float]:
+        """Return the sums that were kept, integers as such."""
+        return {name: amount for name, amount in self._rows("SELECT * FROM totals", ())}
 
     # The schedule
 

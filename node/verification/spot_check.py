@@ -24,6 +24,7 @@ from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unav
 from dipaco.protocol.routing.labels import Scores, contradictions
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.words import count
 from dipaco.protocol.work.kinds import TOKEN_BYTES, Scored, ScoreResult
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class SpotCheck:
         except RemoteProtocolError as error:
             return str(error)
         found = compare(record, sampled, ours)
-        log.info("spot check of %d scores: %s", len(ours), found or "none contradicts")
+        log.info("spot check of %s: %s", count(len(ours), "score"), found or "none contradicts")
         if found:
             await self.blame(sampled.entry.peer, f"gave scores that are refuted: {found}")
         return found
@@ -125,14 +126,16 @@ class SpotCheck:
                 length=top.state_bytes(module),
                 holders=record.manifest.schedule.schedulers,
             )
-        self.activity.say("spot-check", count=len(job.rows), path=job.lease.path)
-        with self.activity.timed("spot-check"):
+        activity = self.activity.of(record.run)
+        activity.say("spot-check", count=len(job.rows), path=job.lease.path)
+        with activity.timed("spot-check"):
             answer = await self.worker.run(job, lambda progress: None)
         if not isinstance(answer, ScoreResult):
             raise Unavailable(f"the scores cannot be repeated here: {answer}")
         ours = read_scores(self.blobs, answer.sheet)
         if len(ours) != len(job.rows):
             raise LocalProtocolError(
-                f"the spot check returned {len(ours)} scores for {len(job.rows)} documents"
+                f"the spot check returned {count(len(ours), 'score')} for "
+                f"{count(len(job.rows), 'document')}"
             )
         return ours

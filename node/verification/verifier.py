@@ -20,7 +20,7 @@ from dipaco.node.jobs.values import Answer, Derive, DerivedAnswer, Failed, Progr
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.runs.record import HeldSpec, RunRecord
 from dipaco.node.runs.store import RunStore
-from dipaco.node.status.activity import Activity, left
+from dipaco.node.status.activity import Activity, so_far
 from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.journal import Journal
 from dipaco.node.verification.spot_check import SpotCheck
@@ -47,6 +47,7 @@ from dipaco.protocol.wire.digest import short
 from dipaco.protocol.wire.identity import PeerId, peer_id, short_peer
 from dipaco.protocol.wire.messages import Item
 from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.words import count, span
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Verifier:
                 raise Unverifiable(
                     f"run {record.manifest.name}: no router can be derived: {derivation.reason}"
                 )
-            self._report_retry(derivation, wait)
+            self._report_retry(record, derivation, wait)
             await trio.sleep(wait)
             wait = min(2 * wait, MAX_RETRY_SECONDS)
         return derivation.spec
@@ -112,7 +113,7 @@ class Verifier:
         passing = derivation is not None and may_pass(derivation)
         if passing:
             assert derivation is not None
-            self._report_retry(derivation, wait)
+            self._report_retry(record, derivation, wait)
         # The only checkpoint in this scope is the wait, so the deadline cuts off no verdict.
         with trio.move_on_after(wait if passing else math.inf):
             while True:
@@ -157,10 +158,11 @@ class Verifier:
         return _Finding(held, known, tally, decide(known, self.policy, tally, passing=passing))
 
     def _report_wait(self, record: RunRecord, finding: "_Finding | None") -> None:
+        activity = self.activity.of(record.run)
         if finding is None:
-            self.activity.say("no-spec", run=record.manifest.name)
+            activity.say("no-spec", run=record.manifest.name)
         else:
-            self.activity.say(
+            activity.say(
                 "receipts",
                 problem=finding.verdict.reason,
                 verified=finding.tally.verified,
@@ -217,14 +219,15 @@ class Verifier:
             )
         return Derive(manifest=record.manifest, previous=previous.spec, sheets=sheets)
 
-    def _report_retry(self, derivation: Derivation, wait: float) -> None:
+    def _report_retry(self, record: RunRecord, derivation: Derivation, wait: float) -> None:
         assert not isinstance(derivation, Derived)
+        activity = self.activity.of(record.run)
         problem = derivation.reason
         if isinstance(derivation, SourceFailure):
-            self.activity.say("source-away", problem=problem, wait=wait)
+            activity.say("source-away", problem=problem, wait=wait)
         else:
-            self.activity.say("own-failure", problem=problem, wait=wait)
-        log.warning("no router derived: %s; next try in %.0f s", problem, wait)
+            activity.say("own-failure", problem=problem, wait=wait)
+        log.warning("no router derived: %s; next try in %s", problem, span(wait))
 
     async def _obtain_tokenizer(self, record: RunRecord) -> None:
         """Fetch the run's tokenizer into the store, unless it is part of this program."""
@@ -233,34 +236,28 @@ class Verifier:
             await self.exchange.fetch(pinned.sha256, length=pinned.size)
 
     async def _derive(self, record: RunRecord, job: Derive) -> Derivation:
-        name = record.manifest.name
+        name, activity = record.manifest.name, self.activity.of(record.run)
 
         def on_progress(progress: Progress) -> None:
-            self.activity.say(
-                "deriving",
-                run=name,
-                stage=progress.stage,
-                done=progress.done,
-                total=progress.total,
-                left=left(progress),
-            )
-            self.activity.task = TaskStatus(
+            activity.say("deriving", run=name, stage=progress.stage, progress=so_far(progress))
+            activity.task = TaskStatus(
                 kind="derive",
                 path=0,
                 round=0,
                 stage=progress.stage,
                 done=progress.done,
                 total=progress.total,
+                unit=progress.unit,
                 tokens_per_second=0.0,
                 loss=None,
             )
 
-        self.activity.say("deriving", run=name, stage="read", done=0, total=0, left="")
+        activity.say("deriving", run=name, stage="read", progress="")
         try:
-            with self.activity.timed("derive"):
+            with activity.timed("derive"):
                 answer = await self.worker.run(job, on_progress)
         finally:
-            self.activity.task = None
+            activity.task = None
         return derivation_of(answer)
 
     # ------------------------------------------------------------------ the outcome
@@ -270,20 +267,21 @@ class Verifier:
         held, verdict = found.held, found.verdict
         digest = spec_digest(held.spec)
         new = self.journal.verdict(record.run, digest) is None
-        self.activity.verdict = verdict.outcome.value
+        activity = self.activity.of(record.run)
+        activity.verdict = verdict.outcome.value
         log.info("router spec=%s of run %s: %s", short(digest), record.manifest.name, verdict)
         if verdict.outcome is Outcome.REFUTED:
-            self.activity.stage = verdict.stage
-            self.activity.say("router", stage=verdict.stage, signer=short_peer(held.author))
+            activity.stage = verdict.stage
+            activity.say("router", stage=verdict.stage, signer=short_peer(held.author))
         if verdict.final:
             self.journal.save_verdict(record.run, digest, encode(verdict))
             await self._publish_receipt(record, held, verdict, leaving=new and not found.train)
         if found.train:
             if verdict.outcome is not Outcome.VERIFIED:
                 log.warning(
-                    "training on an unverified router, by policy %s (%d peers verified it): %s",
+                    "training on an unverified router, by policy %s (verified by %s): %s",
                     self.policy,
-                    found.tally.verified,
+                    count(found.tally.verified, "peer"),
                     verdict,
                 )
             return held.spec
@@ -293,8 +291,9 @@ class Verifier:
                 f"run {record.manifest.name}: the router of {short_peer(held.author)} differs at "
                 f"stage {verdict.stage}: {verdict.reason}; this node does not train it"
             )
-        self.activity.say("unverifiable", problem=verdict.reason, policy=self.policy)
-        others = f", {found.tally.refuted} peers refute it" if found.tally.refuted else ""
+        activity.say("unverifiable", problem=verdict.reason, policy=self.policy)
+        refuted = found.tally.refuted
+        others = f", refuted by {count(refuted, 'peer')}" if refuted else ""
         raise Unverifiable(
             f"run {record.manifest.name}: the router cannot be verified ({verdict.stage}): "
             f"{verdict.reason}; the policy is {self.policy}{others}"
@@ -313,8 +312,8 @@ class Verifier:
         signed = sign(receipt, self.key)
         item = self.run_store.publish("receipt", signed)
         if leaving:
-            count = await self.spread(item, len(encode(signed)))
-            log.info("receipt sent to %d peers", count)
+            reached = await self.spread(item, len(encode(signed)))
+            log.info("receipt sent to %s", count(reached, "peer"))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dipaco.node.limits.gate import Gate
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.store import RunStore
-from dipaco.node.status.activity import Activity
+from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.verification.verifier import Verifier
 
@@ -21,7 +21,7 @@ class VolunteerDeps:
     exchange: Exchange
     rpc: Rpc
     worker: JobRunner
-    activity: Activity
+    activity: RunActivity
     verifier: Verifier
     gate: Gate
     """It cancels the volunteer's work when it closes, and says why."""

@@ -1,7 +1,5 @@
 """Heartbeats of one lease: they renew it, and end the work when the lease no longer stands."""
 
-import logging
-
 import trio
 
 from dipaco.node.jobs.values import Progress
@@ -10,8 +8,6 @@ from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.work.calls import Fallen, Heartbeat
 from dipaco.protocol.work.kinds import Lease
-
-log = logging.getLogger(__name__)
 
 
 class Heartbeats:
@@ -33,7 +29,7 @@ class Heartbeats:
                 reply = await self._link.heartbeat(self._message())
             except (Unavailable, RemoteProtocolError) as away:
                 # The lease may outlive a restart of the scheduler: the work goes on.
-                log.info("heartbeat not answered: %s", away)
+                self._link.say_away_beside(away, self._seconds)
                 continue
             if isinstance(reply, Fallen):
                 self.lost = reply.reason

@@ -13,11 +13,12 @@ import trio
 from dipaco.node.jobs.values import Materialise, Progress
 from dipaco.node.kinds.table import work_of
 from dipaco.node.runs.record import RunRecord
-from dipaco.node.status.activity import left
+from dipaco.node.status.activity import so_far
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.inputs import Inputs
 from dipaco.node.volunteer.lease_check import check_lease, spec_for
+from dipaco.node.volunteer.others import follow_others
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.node.volunteer.work import (
     MAX_RETRY_SECONDS,
@@ -28,6 +29,7 @@ from dipaco.node.volunteer.work import (
 from dipaco.protocol.errors import LeaseLost, RemoteProtocolError, Unavailable
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.run.modules import ModuleDigest
+from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.work.calls import AskLease, Granted, NoLease
 from dipaco.protocol.work.kinds import Lease, TrainLease
 
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 
 FAILURES = 5  # in a row, after which the node pauses
 FAILURE_PAUSE_SECONDS = 60.0
+ASKED_AGAIN = frozenset({"no-lease", "scheduler-away", "run-over", "not-admitted"})
+"""Reasons that stand while the scheduler is asked again."""
 
 
 class Volunteer:
@@ -59,6 +63,10 @@ class Volunteer:
         """The path that was trained last: most likely the next one, too."""
         self._prepared = False
         """Whether the shards of the first window were made."""
+
+    async def follow_others(self) -> None:
+        """Learn what the others of the run do, until cancelled."""
+        await follow_others(self._link, self._activity, self._record.manifest.paths)
 
     async def run(self) -> None:
         """Verify the router, then work until cancelled; may be run again, and then goes on.
@@ -100,6 +108,8 @@ class Volunteer:
     async def _ask(self) -> Lease | None:
         """Return a lease, or None after having waited as the scheduler said."""
         spec = spec_digest(self._specs[-1])
+        if self._activity.own_reason.code not in ASKED_AGAIN:
+            self._activity.say("asking", scheduler=short_peer(self._link.scheduler))
         reply = await self._link.ask(AskLease(run=self._record.run, spec=spec))
         if isinstance(reply, Granted):
             check_lease(reply.lease, self._record, self._specs)
@@ -127,9 +137,7 @@ class Volunteer:
         self._prepared = True
 
         def on_progress(progress: Progress) -> None:
-            self._activity.say(
-                "preparing", done=progress.done, total=progress.total, left=left(progress)
-            )
+            self._activity.say("preparing", progress=so_far(progress))
 
         job = Materialise(manifest=self._record.manifest, spec=self._specs[0], window=0)
         with self._activity.timed("materialise"):

@@ -11,18 +11,21 @@ import trio
 
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.record import RunRecord
-from dipaco.node.status.activity import Activity
+from dipaco.node.status.activity import RunActivity
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.words import span
 from dipaco.protocol.work.authority import Authority, authority
 from dipaco.protocol.work.calls import (
+    AskHolders,
     AskLease,
     Fallen,
     Granted,
     HandBack,
     Heartbeat,
+    Holders,
     NoLease,
     Stands,
     Submit,
@@ -42,7 +45,7 @@ B = TypeVar("B", bound=Wire)
 class SchedulerLink:
     """Asks the scheduler of a run, and notes when it last answered."""
 
-    def __init__(self, record: RunRecord, rpc: Rpc, activity: Activity) -> None:
+    def __init__(self, record: RunRecord, rpc: Rpc, activity: RunActivity) -> None:
         self._record, self._rpc, self._activity = record, rpc, activity
         self._answered = trio.current_time()
 
@@ -87,13 +90,30 @@ class SchedulerLink:
             except (Unavailable, Refusal, RemoteProtocolError) as error:
                 log.debug("lease not handed back: %s", error)
 
+    async def holders(self) -> Holders:
+        """Ask who works on which path; raises Unavailable, RemoteProtocolError."""
+        request = AskHolders(run=self._record.run)
+        reply = await self._rpc.call(self.scheduler, request, Holders, timeout=CALL_SECONDS)
+        self._note_answer()
+        return reply
+
     def say_away(self, error: Exception, wait: float) -> None:
-        """Put it into the status that a call failed; the next one follows after `wait` seconds."""
+        """Enter the state of a scheduler that is away; the next call follows after `wait` s."""
+        self._activity.say("scheduler-away", problem=self._problem(error), wait=wait)
+
+    def say_away_beside(self, error: Exception, wait: float) -> None:
+        """Tell, beside the work that goes on, that the scheduler is away."""
+        self._activity.say_beside("scheduler-away", problem=self._problem(error), wait=wait)
+
+    def _problem(self, error: Exception) -> str:
         now = self.authority
-        problem = f"{short_peer(now.scheduler)} silent for {now.silence:.0f} s: {error}"
-        self._activity.say("scheduler-away", problem=problem, wait=wait)
+        return f"{short_peer(now.scheduler)} silent for {span(now.silence)}: {error}"
 
     async def _call(self, request: Wire, one: type[A], other: type[B], *, timeout: float) -> A | B:
         reply = await self._rpc.call(self.scheduler, request, one, other, timeout=timeout)
-        self._answered = trio.current_time()
+        self._note_answer()
         return reply
+
+    def _note_answer(self) -> None:
+        self._answered = trio.current_time()
+        self._activity.no_longer("scheduler-away")

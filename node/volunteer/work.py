@@ -10,7 +10,7 @@ import trio
 
 from dipaco.node.jobs.values import Answer, Failed, PerformLease, Progress
 from dipaco.node.kinds.table import kind_of, work_of
-from dipaco.node.status.activity import left
+from dipaco.node.status.activity import so_far
 from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
@@ -89,51 +89,47 @@ class LeaseWork:
 
     async def _fetch(self, inputs: Inputs) -> None:
         def on_bytes(done: int, total: int) -> None:
-            path = self._work.path
-            self._activity.say("modules", done=done / 1e6, total=total / 1e6, path=path)
+            progress = Progress(stage="fetch", done=done, total=total, unit="bytes")
+            self._activity.say("modules", progress=so_far(progress), path=self._work.path)
 
+        self._note_stage("fetch")
         with self._activity.timed("fetch"):
             await inputs.fetch(self._lease, on_bytes)
 
+    def _note_stage(self, stage: str, progress: Progress | None = None) -> None:
+        self._activity.task = TaskStatus(
+            kind=self._kind.name,
+            path=self._work.path,
+            round=self._work.round,
+            stage=stage,
+            done=progress.done if progress else 0,
+            total=progress.total if progress else 0,
+            unit=progress.unit if progress else "",
+            tokens_per_second=progress.tokens_per_second if progress else 0.0,
+            loss=progress.loss if progress else None,
+        )
+
     async def _perform(self) -> Answer:
+        self._note_stage("start")
+        self._activity.say("task", work=self._text, progress="")
         with self._activity.timed(self._kind.name):
             return await self._deps.worker.run(self._job, self._show)
 
     def _show(self, progress: Progress) -> None:
         self._heartbeats.progress = progress
-        self._activity.task = TaskStatus(
-            kind=self._kind.name,
-            path=self._work.path,
-            round=self._work.round,
-            stage=progress.stage,
-            done=progress.done,
-            total=progress.total,
-            tokens_per_second=progress.tokens_per_second,
-            loss=progress.loss,
-        )
+        self._note_stage(progress.stage, progress)
         if progress.stage == self._kind.stage:
-            self._activity.say(
-                "task",
-                work=self._text,
-                done=progress.done,
-                total=progress.total,
-                unit=progress.unit,
-            )
+            self._activity.say("task", work=self._text, progress=so_far(progress))
         else:
-            self._activity.say(
-                "shard",
-                path=self._work.path,
-                done=progress.done,
-                total=progress.total,
-                left=left(progress),
-            )
+            self._activity.say("shard", path=self._work.path, progress=so_far(progress))
 
     async def _submit(self, result: Result) -> Result:
         """Hand in a result; a scheduler that is away is asked until it answers."""
         wait = RETRY_SECONDS
+        self._note_stage("submit")
+        self._activity.say("submitting", work=self._text)
         with self._activity.timed("submit"):
             while True:
-                self._activity.say("submitting", work=self._text)
                 try:
                     reply = await self._link.submit(result)
                     break
@@ -142,16 +138,14 @@ class LeaseWork:
                     await trio.sleep(wait)
                     wait = min(2 * wait, MAX_RETRY_SECONDS)
         if isinstance(reply, Fallen):
-            self._activity.refused += 1
+            self._activity.sums.refuse()
             raise LeaseLost(reply.reason)
         self._count(result)
         return result
 
     def _count(self, result: Result) -> None:
         tokens, seconds = result.trained
-        self._activity.accepted += 1
-        self._activity.tokens += tokens
-        self._activity.train_seconds += seconds
+        self._activity.sums.accept(tokens, seconds)
         log.info("task %d %s accepted", self._number, self._kind.summary(self._lease, result))
 
 

@@ -4,6 +4,7 @@ It is shown in logs, terminals and status pages of strangers, so it may hold no 
 escape sequence. Senders make it with `one_line`; the wire types refuse any other text.
 """
 
+import unicodedata
 from typing import Annotated
 
 from msgspec import Meta
@@ -30,3 +31,20 @@ def one_line(text: str, limit: int = MAX_CHARACTERS) -> str:
     """
     line = " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")
     return "".join(c for c in line if c.isprintable())[:limit]
+
+
+def printable(text: str) -> str:
+    """Return `text` as one line that no terminal and no log obeys, letters of all scripts kept.
+
+    Control characters (ESC, C1, line breaks), invisible and direction-changing ones, and half
+    surrogates are escaped. Every value of a peer goes through here on its way to a person.
+    """
+    return "".join(c if c == " " or _is_plain(c) else _escaped(c) for c in text)
+
+
+def _is_plain(character: str) -> bool:
+    return unicodedata.category(character)[0] not in "CZ"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -8,10 +8,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from dipaco.protocol.run.model_shape import MAX_PATHS
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import DigestField
+from dipaco.protocol.wire.identity import PeerIdField
 from dipaco.protocol.wire.text import Text
-from dipaco.protocol.work.kinds import Lease, Nats, Result, Size, Token
+from dipaco.protocol.work.kinds import Lease, Nats, Path, Result, Size, Token, Version
 
 Code = Annotated[str, Meta(max_length=32, pattern=r"^[a-z-]+\Z")]
 
@@ -75,3 +77,28 @@ class Fallen(Wire, frozen=True, kw_only=True):
     """Not accepted: the lease is no longer the sender's, or the result does not count."""
 
     reason: Text
+
+
+class AskHolders(Wire, frozen=True, kw_only=True):
+    """Ask a run's scheduler who works on which path: for people, no decision depends on it."""
+
+    run: DigestField
+
+
+class Held(Wire, frozen=True, kw_only=True):
+    """A path that is leased, or whose result waits for the outer step."""
+
+    path: Path
+    round: Version
+    """0: the seed model."""
+    peer: PeerIdField
+    submitted: bool
+    """The result has been accepted."""
+    loss: Nats | None = None
+    """The latest training loss that its holder reported, nats per token."""
+
+
+class Holders(Wire, frozen=True, kw_only=True):
+    """All paths that are held, each once, by path."""
+
+    held: Annotated[tuple[Held, ...], Meta(max_length=MAX_PATHS)]

@@ -52,11 +52,14 @@ from dipaco.protocol.wire.messages import (
 )
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.calls import (
+    AskHolders,
     AskLease,
     Fallen,
     Granted,
     HandBack,
     Heartbeat,
+    Held,
+    Holders,
     NoLease,
     Stands,
     Submit,
@@ -367,6 +370,13 @@ def _work() -> tuple[Wire, ...]:
         HandBack(run=run, token=TOKEN, reason="paused by you"),
         Submit(run=run, result=RESULT),
         Stands(),
+        AskHolders(run=run),
+        Holders(
+            held=(
+                Held(path=1, round=2, peer=peer("anna"), submitted=False, loss=3.412),
+                Held(path=3, round=1, peer=peer("bob"), submitted=True),
+            )
+        ),
         Fallen(reason="the lease no longer stands"),
     )
 

@@ -37,6 +37,7 @@ def task(kind: str = "train", *, done: int = 12, round_: int = 1) -> TaskStatus:
         stage="train",
         done=done,
         total=25,
+        unit="steps",
         tokens_per_second=1500.0,
         loss=4.25,
     )
@@ -53,9 +54,7 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
         time=1_800_000_000.0,
         uptime_s=3725.0,
         state="training",
-        reason=reason(
-            "task", 1_800_000_000.0, work="path 1 round 1", done=12, total=25, unit="steps"
-        ),
+        reason=reason("task", 1_800_000_000.0, work="path 1 round 1", progress=": 12 of 25 steps"),
         run=RunStatus(
             id=RUN,
             name="demo",

@@ -185,8 +185,12 @@ async def test_a_submission_that_does_not_pass_inspection_never_counts(
     scheduler = await swarm.start(SCHEDULER, wrong="stem: holds a NaN")
     anna = await swarm.start("anna")
     await until(
-        lambda: anna.parts.activity.refused > 0 or anna.parts.activity.accepted > 0, seconds=600
+        lambda: (
+            anna.parts.activity.sums.now().refused > 0
+            or anna.parts.activity.sums.now().accepted > 0
+        ),
+        seconds=600,
     )
-    assert anna.parts.activity.accepted == 0
+    assert anna.parts.activity.sums.now().accepted == 0
     assert not scheduler.parts.run_store.runs[RUN].state.seeded
     assert scheduler.parts.reputation.strikes(anna.parts.me) == 1

@@ -130,9 +130,9 @@ async def test_receipts_lets_a_node_train_once_enough_others_have_verified(
     await swarm.start(SCHEDULER)
     blind = await swarm.start("dora", verify="receipts:2", shift=1, authenticated=False)
     await until(lambda: blind.parts.activity.reason.code == "receipts")
-    assert "0 of 2 receipts say verified" in blind.parts.activity.reason.text
+    assert "receipts that say verified: 0 of 2" in blind.parts.activity.reason.text
     await swarm.start("anna")
-    await until(lambda: "1 of 2 receipts" in blind.parts.activity.reason.text)
+    await until(lambda: "verified: 1 of 2" in blind.parts.activity.reason.text)
     await trio.sleep(120.0)
     assert blind.parts.activity.state == "verifying"
     await swarm.start("bert")
@@ -154,7 +154,7 @@ async def test_one_refutation_stops_a_node_that_asks_for_receipts(
     blind = await swarm.start("dora", verify="receipts:2", shift=1, authenticated=False)
     await blind.ended.wait()
     assert isinstance(blind.error, Unverifiable)
-    assert "receipts:2, 1 peers refute it" in str(blind.error)
+    assert "receipts:2, refuted by 1 peer" in str(blind.error)
 
 
 async def test_strangers_cannot_vouch_where_the_manifest_lists_members(
@@ -176,7 +176,7 @@ async def test_strangers_cannot_vouch_where_the_manifest_lists_members(
     await until(lambda: run_id(run) in held and held[run_id(run)].receipts == 4)
     await until(lambda: blind.parts.activity.reason.code == "receipts")
     await trio.sleep(60.0)
-    assert "0 of 1 receipts" in blind.parts.activity.reason.text
+    assert "verified: 0 of 1" in blind.parts.activity.reason.text
     await swarm.start("anna")
     await until(lambda: blind.parts.activity.state not in ("verifying", "refused"))
 

@@ -31,7 +31,7 @@ def names_in(code: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(REASONS[code][1]) if name}
 
 
-class AnyValue:
+class AnyValue(float):
     """Formats under every format."""
 
     def __format__(self, spec: str) -> str:

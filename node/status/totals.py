@@ -1,0 +1,86 @@
+"""The node's sums over all its starts: kept in the journal, written by one object alone.
+
+They are saved when a task has ended, every `SAVE_SECONDS` if they changed, and at the end: never
+for a heartbeat or a status. A kill loses the traffic of the last minute, and no task.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec.structs import asdict, replace
+
+from dipaco.node.status.document import Totals
+from dipaco.node.storage.journal import Journal
+from dipaco.protocol.errors import Unavailable
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 60.0
+NOTHING = Totals(accepted=0, refused=0, tokens=0, seconds=0.0, sent=0, received=0)
+
+
+class Sums:
+    """Counts what the node did, since its first start."""
+
+    def __init__(
+        self,
+        journal: Journal | None = None,
+        traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        """Go on where `journal` ends; None: nothing is kept.
+
+        traffic   returns the bytes sent and received since this start.
+        """
+        self._journal, self._traffic = journal, traffic
+        known = journal.totals() if journal else {}
+        names = Totals.__struct_fields__
+        found = {name: amount for name, amount in known.items() if name in names}
+        self._before = self._saved = replace(NOTHING, **found)
+
+    def now(self) -> Totals:
+        """Return the sums."""
+        sent, received = self._traffic()
+        before = self._before
+        return replace(before, sent=before.sent + sent, received=before.received + received)
+
+    def accept(self, tokens: int, seconds: float) -> None:
+        """Count a task whose result was accepted, and save."""
+        before = self._before
+        self._before = replace(
+            before,
+            accepted=before.accepted + 1,
+            tokens=before.tokens + tokens,
+            seconds=before.seconds + seconds,
+        )
+        self.save()
+
+    def refuse(self) -> None:
+        """Count a task whose result was refused, and save."""
+        self._before = replace(self._before, refused=self._before.refused + 1)
+        self.save()
+
+    def save(self) -> None:
+        """Save what changed; on a full disk it is saved later, since no work depends on it."""
+        now = self.now()
+        if self._journal is None or now == self._saved:
+            return
+        try:
+            self._journal.save_totals(asdict(now))
+            self._saved = now
+        except Unavailable as full:
+            log.debug("sums not saved: %s", full)
+
+    async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Save from time to time, and at the end."""
+        task_status.started()
+        try:
+            while True:
+                await trio.sleep(SAVE_SECONDS)
+                self.save()
+        finally:
+            self.save()
