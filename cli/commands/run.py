@@ -91,10 +91,11 @@ def verify(file: Path) -> None:
 @home_option
 def show(name: str, home: str | None) -> None:
     """Describe a run; RUN is a run file, or an id or name known to this node."""
+    from dipaco.cli.views.layout import terminal_width
     from dipaco.cli.views.manifest import manifest_text
     from dipaco.node.runs.known import named_run
 
-    click.echo(manifest_text(named_run(name, home_of(home))))
+    click.echo(manifest_text(named_run(name, home_of(home)), terminal_width()))
 
 
 @run.command(name="list")
@@ -110,5 +111,9 @@ def list_(home: str | None, as_json: bool) -> None:
             {"id": r.id.hex(), "name": r.manifest.name, "owner": r.manifest.owner} for r in runs
         ]
         click.echo(json.dumps(table))
-    for found in () if as_json else runs:
-        click.echo(f"{found.id.hex()[:16]}  {found.manifest.name:<20} {found.manifest.owner}")
+        return
+    from dipaco.cli.views.layout import terminal_width
+    from dipaco.cli.views.manifest import runs_text
+
+    if runs:
+        click.echo(runs_text(runs, terminal_width()))
