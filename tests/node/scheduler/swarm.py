@@ -109,14 +109,20 @@ class Swarm:
         name: str,
         *,
         verify: str = "require",
+        run: str = "",
         worker: Callable[..., Any] = fake,
         **settings: Any,
     ) -> SwarmNode:
-        """Start the node called `name`; the first one is the scheduler."""
-        return await self._nursery.start(self._live, name, verify, partial(worker, **settings))
+        """Start the node called `name`; the first one is the scheduler.
+
+        run   of several on offer.
+        """
+        return await self._nursery.start(
+            self._live, name, RunSection(id=run, verify=verify), partial(worker, **settings)
+        )
 
     async def _live(
-        self, name: str, verify: str, work: Callable[[Home], Any], *, task_status: Any
+        self, name: str, run: RunSection, work: Callable[[Home], Any], *, task_status: Any
     ) -> None:
         rendezvous = name == SCHEDULER
         home = Home.at(self._homes / name)
@@ -126,7 +132,7 @@ class Swarm:
                 rendezvous=rendezvous,
                 bootstrap=() if rendezvous or self._address is None else (self._address,),
             ),
-            run=RunSection(verify=verify),
+            run=run,
         )
         worker = work(home)
         if rendezvous:
