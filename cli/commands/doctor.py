@@ -37,12 +37,11 @@ def doctor(
     if manifest is not None:
         check_moment_bits(config.compute.moment_bits, manifest)
     found, fit = _examine(config, manifest, quiet=as_json)
-    from dipaco.cli.views.doctor import fit_table, fit_text
+    from dipaco.cli.views.doctor import doctor_report, fit_text
     from dipaco.cli.views.layout import terminal_width
 
     if as_json:
-        document = {"checks": found, "fit": fit_table(fit) if fit else None}
-        click.echo(msgspec.json.encode(document).decode())
+        click.echo(msgspec.json.encode(doctor_report(found, fit)).decode())
     elif fit is not None:
         click.echo(fit_text(fit, terminal_width()))
     failed = {check.name for check in found if check.verdict == "fail"}

@@ -1,12 +1,14 @@
 """The checks of `doctor`, and the fit of a run on a device, for programs and for people."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.doctor.checks import Check
-from dipaco.node.doctor.memory_fit import FitReport
+from dipaco.node.doctor.memory_fit import FitReport, Try
+from dipaco.node.jobs.values import Described
 from dipaco.protocol.words import count, size, span
 
 CHECK_HANG: Final = 17  # columns before the words of a check
@@ -25,17 +27,66 @@ def check_text(check: Check, width: int | None = None) -> str:
     return fitted(text, width, hang=CHECK_HANG)
 
 
-def fit_table(fit: FitReport) -> dict[str, object]:
-    """Return a fit for programs: the measurements, and the figures derived from them."""
-    chosen = fit.chosen
-    derived: dict[str, object] = {
-        "fits": chosen is not None,
-        "chosen": chosen,
-        "tokens_per_second": fit.tokens_per_second,
-        "lease_seconds": fit.lease_seconds,
-        "settings": fit.settings,
-    }
-    return msgspec.to_builtins(fit) | derived  # type: ignore[no-any-return]
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """The demands of a run on a device, the measurements, and what follows from them."""
+
+    run: str
+    """The run's name."""
+    device: Described
+    """The device that was measured."""
+    parameters: int
+    """Number of one path's parameters."""
+    batch: int
+    """Sequences of a step."""
+    context: int
+    """Tokens of a sequence."""
+    inner_steps: int
+    """Steps of a lease."""
+    paths: int
+    """Number of the run's paths."""
+    least: int
+    """Bytes of weights, gradients and moments, without any sequence: a lower bound."""
+    down: int
+    """Bytes that a lease fetches at most."""
+    up: int
+    """Bytes that a lease hands in."""
+    tries: tuple[Try, ...]
+    """Every measurement."""
+    fits: bool
+    """Whether a path fits the device."""
+    chosen: Try | None
+    """The largest micro-batch that fits and is about as fast as any; null: none fits."""
+    tokens_per_second: float
+    """Of training at that micro-batch; 0: none fits."""
+    lease_seconds: float
+    """Seconds of a lease's inner steps; 0: none fits."""
+    settings: dict[str, int | str]
+    """The settings to change, by key of the configuration; empty: the defaults fit."""
+
+
+class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The output of `doctor --json`."""
+
+    checks: tuple[Check, ...]
+    """All checks, in their order."""
+    fit: Fit | None
+    """null without `--fit`."""
+
+
+def doctor_report(checks: Sequence[Check], fit: FitReport | None) -> DoctorReport:
+    """Return the report for programs."""
+    return DoctorReport(checks=tuple(checks), fit=None if fit is None else _fit(fit))
+
+
+def _fit(fit: FitReport) -> Fit:
+    return Fit(
+        **{name: getattr(fit, name) for name in FitReport.__struct_fields__},
+        fits=fit.chosen is not None,
+        chosen=fit.chosen,
+        tokens_per_second=fit.tokens_per_second,
+        lease_seconds=fit.lease_seconds,
+        settings=fit.settings,
+    )
 
 
 def fit_text(fit: FitReport, width: int | None = None) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
-from rich.cells import cell_len
 
 from dipaco.protocol.wire.text import printable
 
@@ -23,6 +22,15 @@ if TYPE_CHECKING:
 
 UNBOUNDED: Final = 10_000  # columns, if stdout is no terminal: rich must have a number
 LEAST_WIDTH: Final = 20  # columns: nothing is legible in fewer
+
+
+def cells_of(text: str) -> int:
+    """Return the columns that a terminal shows `text` in."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # here, since `status` and `--help` answer at once
+
+    return cell_len(text)
 
 
 def terminal_width() -> int | None:
@@ -50,12 +58,12 @@ def fitted(text: str, width: int | None, *, hang: int = 2) -> str:
 
 def _broken(line: str, width: int, margin: str) -> Iterator[str]:
     """Yield the parts of a line, all but the first after `margin`."""
-    if cell_len(line) <= width:
+    if cells_of(line) <= width:
         yield line
         return
     now = ""
     for gap, word in re.findall(r"( *)([^ ]+)", line):
-        if cell_len(now + gap + word) <= width:
+        if cells_of(now + gap + word) <= width:
             now += gap + word
             continue
         if now.strip():
@@ -70,12 +78,12 @@ def _pieces(word: str, width: int) -> list[str]:
     """Return a word in pieces that fit; an address or a path is broken after a slash."""
     pieces = [""]
     for part in re.findall(r"[^/]*/|[^/]+", word):
-        if cell_len(pieces[-1] + part) <= width:
+        if cells_of(pieces[-1] + part) <= width:
             pieces[-1] += part
             continue
         pieces.append("")
         for letter in part:
-            if cell_len(pieces[-1] + letter) > width:
+            if cells_of(pieces[-1] + letter) > width:
                 pieces.append("")
             pieces[-1] += letter
     return [piece for piece in pieces if piece]
@@ -184,4 +192,4 @@ def _least(column: Column, cells: Sequence[str]) -> int:
     """Return the cells that a column needs: that of a number its whole width, of text a word."""
     texts = [column.head, *cells]
     words = texts if not column.words else [word for text in texts for word in text.split() or [""]]
-    return max(map(cell_len, words))
+    return max(map(cells_of, words))

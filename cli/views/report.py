@@ -40,7 +40,8 @@ class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
     """Scored positions."""
     nll: float
     """Summed, in nats."""
-    perplexity: float
+    perplexity: float | None
+    """null: nothing was scored."""
 
 
 class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +52,8 @@ class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
     documents: int
     tokens: int
     nll: float
-    perplexity: float
-    """exp(sum of nll / sum of tokens): token-weighted over the paths."""
+    perplexity: float | None
+    """exp(sum of nll / sum of tokens): token-weighted over the paths; null: nothing was scored."""
     paths: tuple[PathLoss, ...]
 
 
@@ -95,9 +96,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[NodeReport, ...]
 
 
-def perplexity(nll: float, tokens: int) -> float:
-    """Return exp(nll / tokens), infinity if nothing was scored."""
-    return exp(min(nll / tokens, 700.0)) if tokens else float("inf")
+def perplexity(nll: float, tokens: int) -> float | None:
+    """Return exp(nll / tokens); None if nothing was scored, since JSON has no infinity."""
+    return exp(min(nll / tokens, 700.0)) if tokens else None
 
 
 def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[RoutedLoss, ...]:
@@ -227,13 +228,13 @@ def _loss_table(report: Report, width: int) -> Table:
     for place, loss in enumerate(report.losses):
         name = "seed model" if loss.version == 0 else f"round {loss.version}"
         name = "final model" if place == last and loss.version and report.completed else name
-        per_path = {p.path: f"{p.perplexity:.2f}" for p in loss.paths}
+        per_path = {p.path: _shown(p.perplexity) for p in loss.paths}
         cells = (per_path.get(p.path, "-") for p in paths)
-        rows.append((name, f"{loss.perplexity:.2f}", *cells))
+        rows.append((name, _shown(loss.perplexity), *cells))
     if report.early_stopped:
-        best = {p.path: f"{p.perplexity:.2f} @{p.version}" for p in report.early_stopped.paths}
+        best = {p.path: f"{_shown(p.perplexity)} @{p.version}" for p in report.early_stopped.paths}
         cells = (best.get(p.path, "-") for p in paths)
-        rows.append(("early-stopped", f"{report.early_stopped.perplexity:.2f}", *cells))
+        rows.append(("early-stopped", _shown(report.early_stopped.perplexity), *cells))
     end = len(rows) - 1
     if paths:
         rows.append(("tokens", str(report.losses[-1].tokens), *(str(p.tokens) for p in paths)))
@@ -287,9 +288,14 @@ def _stage_table(report: Report, width: int) -> Table:
     return fitted_table("time per stage, all nodes", columns, rows, width)
 
 
+def _shown(found: float | None) -> str:
+    return "-" if found is None else f"{found:.2f}"
+
+
 def _summary(report: Report) -> str:
     ended = f"{'completed' if report.completed else 'not completed'} in {span(report.seconds)}"
-    if len(report.losses) < 2:
+    scored = [each.perplexity for each in report.losses if each.perplexity is not None]
+    if len(scored) < 2:
         return ended
-    first, last = report.losses[0].perplexity, report.losses[-1].perplexity
+    first, last = scored[0], scored[-1]
     return f"{ended}: perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's)"
