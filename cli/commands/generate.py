@@ -11,6 +11,7 @@ import click
 
 from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
 from dipaco.cli.options import checkpoint_options, device_option, home_of
+from dipaco.protocol.words import count as number
 
 if TYPE_CHECKING:
     from dipaco.cli.views.progress import Display
@@ -137,10 +138,12 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
     if spec.kind == ROUND_ROBIN:
         return _say(checkpoint, chosen, "this run's router does not use the text")
     if len(head) >= spec.prefix:
-        return _say(checkpoint, chosen, f"routed by the first {spec.prefix} tokens")
+        return _say(checkpoint, chosen, f"routed by the first {number(spec.prefix, 'token')}")
     if not head:
-        return _say(checkpoint, chosen, f"no prompt: routed by {spec.prefix} end-of-text tokens")
-    known = f"{len(head)} token{'s' * (len(head) > 1)}"
+        return _say(
+            checkpoint, chosen, f"no prompt: routed by {number(spec.prefix, 'end-of-text token')}"
+        )
+    known = number(len(head), "token")
     why = f"routed by {known}, repeated up to the {spec.prefix} that the router sees"
     return _say(checkpoint, chosen, why)
 
@@ -172,7 +175,7 @@ def _print_text(
     with display("generating", silent=sys.stdout.isatty()) as shown:
         count = _stream(checkpoint, generation, encoder, path, shown)
     seconds = max(time.monotonic() - began, 1e-9)
-    tokens = f"{count} token{'s' * (count != 1)}, {count / seconds:.1f} tokens/s"
+    tokens = f"{number(count, 'token')}, {count / seconds:.1f} tokens/s"
     click.echo(f"{tokens}, seed {seed}, ended: {generation.end}", err=True)
 
 
@@ -193,7 +196,7 @@ def _stream(
             _write("\n")  # so that a note does not stand in the middle of a line of text
         if step.path != path:
             path = step.path
-            shown.say(_choice(checkpoint, path, f"routed anew after {count - 1} tokens"))
+            shown.say(_choice(checkpoint, path, f"routed anew after {number(count - 1, 'token')}"))
         if step.slid:
             context = checkpoint.manifest.model.context
             shown.say(f"the context of {context} tokens is full: the last {context // 2} are kept")
