@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from dipaco.cli.exits import Exit, code_of, expected
-from dipaco.protocol.wire.text import printable
+from dipaco.protocol.wire.text import escaped
 
 COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the function there
     "start": "start",
@@ -94,7 +94,7 @@ def _bug() -> int:
 
 
 def _say(line: str) -> None:
-    click.echo("\n".join(map(printable, line.split("\n"))), err=True)
+    click.echo("\n".join(map(escaped, line.split("\n"))), err=True)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from dipaco.cli.views.text import clock, label
 from dipaco.node.status.document import PathStatus, Status
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.wire.text import printable
+from dipaco.protocol.wire.text import escaped
 
 REFRESH = 4  # times a second
 
@@ -79,7 +79,7 @@ class PlainView:
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._console.print(Text(printable(line)), soft_wrap=True)
+        self._console.print(Text(escaped(line)), soft_wrap=True)
 
     def show(self, snapshot: Snapshot) -> None:
         """Print the changes."""
@@ -121,7 +121,7 @@ class LiveView:
 
     def say(self, line: str) -> None:
         """Print the line above the display."""
-        self._live.console.print(Text(printable(line)))
+        self._live.console.print(Text(escaped(line)))
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw the newest state."""
@@ -146,7 +146,7 @@ def _grid(snapshot: Snapshot, manifest: Manifest, width: int) -> Table:
 
 def _path(path: PathStatus, snapshot: Snapshot) -> str:
     held = next((n for n, s in snapshot.statuses.items() if s.peer == path.holder), None)
-    holder = printable(held) if held else (short_peer(PeerId(path.holder)) if path.holder else "-")
+    holder = escaped(held) if held else (short_peer(PeerId(path.holder)) if path.holder else "-")
     task = snapshot.statuses[held].task if held else None
     step = f" {task.done}/{task.total}" if task and task.kind == "train" and task.total else ""
     loss = f"{path.loss:.3f}" if path.loss is not None else "-"

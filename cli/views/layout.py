@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dipaco.protocol.wire.text import printable
+from dipaco.protocol.wire.text import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,12 +44,12 @@ def show_text(text: str, *, hang: int = 2) -> None:
 
 
 def fitted(text: str, width: int | None, *, hang: int = 2) -> str:
-    """Return `text` printable, and no line wider than `width`; None: any width.
+    """Return `text` escaped, and no line wider than `width`; None: any width.
 
     hang   columns by which the further lines of a broken one are moved in, at most a quarter of
            `width`.
     """
-    lines = map(printable, text.split("\n"))
+    lines = map(escaped, text.split("\n"))
     if width is None:
         return "\n".join(lines)
     margin = " " * min(hang, width // 4)
@@ -129,12 +129,12 @@ def fitted_table(
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[printable(cell) for cell in row] for row in rows]
+    cells = [[escaped(cell) for cell in row] for row in rows]
     kept = _kept(columns, cells, width, boxed=boxed)
     left_out = [each.head for place, each in enumerate(columns) if place not in kept]
     notes = [caption, f"no room for: {', '.join(left_out)}" if left_out else ""]
     table = Table(
-        title=Text(printable(title)),
+        title=Text(escaped(title)),
         title_justify="left",
         caption=Text("\n".join(filter(None, notes))) if any(notes) else None,
         caption_justify="left",

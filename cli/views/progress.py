@@ -18,7 +18,7 @@ from rich.text import Text
 from dipaco.cli.views.pace import LinePacing, Pace
 from dipaco.cli.views.text import clock
 from dipaco.node.jobs.values import Progress as JobProgress
-from dipaco.protocol.wire.text import printable
+from dipaco.protocol.wire.text import escaped
 from dipaco.protocol.words import amount
 
 BAR_WIDTH = 20  # columns
@@ -150,7 +150,7 @@ class PlainDisplay:
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._console.print(Text(printable(line)), soft_wrap=True)
+        self._console.print(Text(escaped(line)), soft_wrap=True)
 
 
 class SilentDisplay:
@@ -164,7 +164,7 @@ class SilentDisplay:
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._console.print(Text(printable(line)), soft_wrap=True)
+        self._console.print(Text(escaped(line)), soft_wrap=True)
 
 
 class LiveDisplay:
@@ -180,7 +180,7 @@ class LiveDisplay:
         """Draw the state."""
         left = self._pace.left(work.title, work.done, work.total, self._now())
         room = self._room - CLOCK_WIDTH - 2
-        words = printable(work.title).split(" ")
+        words = escaped(work.title).split(" ")
         while words and cell_len(" ".join(words)) + cell_len(work.count) > room:
             words.pop()  # the title gives way to the count, which says more that is new
         title = " ".join(words)
@@ -189,9 +189,9 @@ class LiveDisplay:
             description=title,
             completed=work.done,
             total=work.total or None,
-            details=printable(work.details(left, room - cell_len(title))),
+            details=escaped(work.details(left, room - cell_len(title))),
         )
 
     def say(self, line: str) -> None:
         """Print the line above the bar."""
-        self._bars.console.print(Text(printable(line)))
+        self._bars.console.print(Text(escaped(line)))

@@ -4,7 +4,6 @@ It is shown in logs, terminals and status pages of strangers, so it may hold no 
 escape sequence. Senders make it with `one_line`; the wire types refuse any other text.
 """
 
-import unicodedata
 from typing import Annotated
 
 from msgspec import Meta
@@ -20,8 +19,16 @@ def printable(text: str, limit: int = MAX_CHARACTERS) -> str:
 
     Unlike `Text` it keeps letters of all alphabets.
     """
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:limit]
+    return escaped(" ".join(text.split()))[:limit]
+
+
+def escaped(text: str) -> str:
+    """Return `text` with its spaces and letters, and everything escaped that a terminal obeys.
+
+    Control characters (ESC, C1, line breaks), invisible and direction-changing ones, and half
+    surrogates. Every value of a peer goes through here on its way to a terminal or a log.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(text: str, limit: int = MAX_CHARACTERS) -> str:
@@ -31,20 +38,3 @@ def one_line(text: str, limit: int = MAX_CHARACTERS) -> str:
     """
     line = " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")
     return "".join(c for c in line if c.isprintable())[:limit]
-
-
-def printable(text: str) -> str:
-    """Return `text` as one line that no terminal and no log obeys, letters of all scripts kept.
-
-    Control characters (ESC, C1, line breaks), invisible and direction-changing ones, and half
-    surrogates are escaped. Every value of a peer goes through here on its way to a person.
-    """
-    return "".join(c if c == " " or _is_plain(c) else _escaped(c) for c in text)
-
-
-def _is_plain(character: str) -> bool:
-    return unicodedata.category(character)[0] not in "CZ"
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
