@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 from dipaco.cli.views.pace import time_left
-from dipaco.cli.views.text import duration
+from dipaco.protocol.words import span
 
 S = TypeVar("S", str, int)
 
@@ -75,7 +75,7 @@ def in_turns(what: str, samples: int, sides: Mapping[S, Sequence[Any]]) -> dict[
     for _ in range(samples):
         for side, call in sides.items():
             left = time_left(done, total, monotonic() - began)
-            eta = f", about {duration(left)} left" if left is not None else ""
+            eta = f", about {span(left)} left" if left is not None else ""
             print(f"{what}: sample {done + 1} of {total}: {side}{eta}", file=sys.stderr, flush=True)
             found[side].append(in_new_process(*call))
             done += 1

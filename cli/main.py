@@ -15,6 +15,7 @@ import click
 
 from dipaco.cli.exits import Exit, code_of, expected
 from dipaco.cli.options import check_utf8
+from dipaco.protocol.wire.text import escaped
 
 COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the function there
     "start": "start",
@@ -95,7 +96,7 @@ def _bug() -> int:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    click.echo("\n".join(map(escaped, line.split("\n"))), err=True)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from dipaco.node.config import LogSection
+from dipaco.protocol.wire.text import escaped
 
 OURS = "dipaco"
 
@@ -24,7 +25,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with a traceback below it if there is one."""
-        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {record.getMessage()}"
+        message = record.getMessage()
+        line = f"{_stamp(record.created)} {record.levelname.lower():<7} {escaped(message)}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -25,7 +25,7 @@ def plural(noun: str) -> str:
 def size(number: float) -> str:
     """Return a number of bytes in the largest unit that it reaches: `3.1 MB`, `1 byte`."""
     for unit, name in _SIZES:
-        if round(number / unit, 1) >= 1:
+        if round(number * 1000 / unit, 1) >= 1000:  # else the unit below says it
             return f"{number / unit:.1f} {name}"
     return count(round(number), "byte")
 

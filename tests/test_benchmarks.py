@@ -41,7 +41,7 @@ def test_samples_are_taken_in_turns_and_each_is_told_before_it_begins(
     assert [each["name"] for each in found["ours"]] == ["a", "a"] and len(found["peer"]) == 2
     first, second, third, fourth = capsys.readouterr().err.splitlines()
     assert first == "made up: sample 1 of 4: ours"
-    assert re.fullmatch(r"made up: sample 2 of 4: peer, about [0-9.]+ (s|min) left", second)
+    assert re.fullmatch(r"made up: sample 2 of 4: peer, about [0-9. minh]+ (s|min|h) left", second)
     assert third.startswith("made up: sample 3 of 4: ours, about ")
     assert fourth.startswith("made up: sample 4 of 4: peer, about ")
 

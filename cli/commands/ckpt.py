@@ -25,6 +25,7 @@ def list_(name: str, home: str | None, as_json: bool) -> None:
     this node knows].
     """
     from dipaco.cli.views.checkpoint import listing, listing_text
+    from dipaco.cli.views.layout import terminal_width
     from dipaco.node.runs.known import known_runs
     from dipaco.protocol.errors import Unavailable
 
@@ -40,7 +41,10 @@ def list_(name: str, home: str | None, as_json: bool) -> None:
                 raise
             click.echo(str(error), err=True)
             continue
-        click.echo(msgspec.json.encode(listed).decode() if as_json else listing_text(listed))
+        if as_json:
+            click.echo(msgspec.json.encode(listed).decode())
+        else:
+            click.echo(listing_text(listed, terminal_width()))
 
 
 @ckpt.command()
@@ -71,6 +75,7 @@ def export(
     from dipaco.node.runs.checkpoint import path_named
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
+    from dipaco.protocol.words import count
 
     folder = home_of(home)
     checkpoint = open_checkpoint(name, folder, at)
@@ -80,7 +85,7 @@ def export(
     with job_display(f"exporting {checkpoint.manifest.name}") as show:
         if chosen is None:
             write_module_export(checkpoint, tokenizer, out, show)
-            what = f"{len(checkpoint.modules())} modules"
+            what = count(len(checkpoint.modules()), "module")
         else:
             export_path(checkpoint, chosen, tokenizer, out, show)
             what = f"path {chosen} at version {checkpoint.version(chosen)}"

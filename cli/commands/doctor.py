@@ -37,13 +37,13 @@ def doctor(
     if manifest is not None:
         check_moment_bits(config.compute.moment_bits, manifest)
     found, fit = _examine(config, manifest, quiet=as_json)
-    from dipaco.cli.views.doctor import fit_table, fit_text
+    from dipaco.cli.views.doctor import doctor_report, fit_text
+    from dipaco.cli.views.layout import terminal_width
 
     if as_json:
-        document = {"checks": found, "fit": fit_table(fit) if fit else None}
-        click.echo(msgspec.json.encode(document).decode())
+        click.echo(msgspec.json.encode(doctor_report(found, fit)).decode())
     elif fit is not None:
-        click.echo(fit_text(fit))
+        click.echo(fit_text(fit, terminal_width()))
     failed = {check.name for check in found if check.verdict == "fail"}
     if "device" in failed or (fit is not None and fit.chosen is None):
         return Exit.NO_DEVICE
@@ -64,6 +64,7 @@ def _examine(
 ) -> "tuple[list[Check], FitReport | None]":
     """Make all checks, and the measurements if a run was named; print each result at once."""
     from dipaco.cli.views.doctor import check_text
+    from dipaco.cli.views.layout import terminal_width
     from dipaco.node.doctor.checks import checks, source
 
     found: list[Check] = []
@@ -71,7 +72,7 @@ def _examine(
     def note(check: "Check") -> None:
         found.append(check)
         if not quiet:
-            click.echo(check_text(check))
+            click.echo(check_text(check, terminal_width()))
 
     for check in checks(config, daemon=_daemon(config.home)):
         note(check)

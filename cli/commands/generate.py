@@ -9,6 +9,7 @@ import click
 
 from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
 from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
+from dipaco.protocol.words import count as number
 
 if TYPE_CHECKING:
     from dipaco.node.data.tokenizers import TextEncoder
@@ -148,10 +149,12 @@ def _route(checkpoint: "Checkpoint", encoder: "TextEncoder", prompt: str, path: 
     if spec.kind == ROUND_ROBIN:
         return _say(checkpoint, chosen, "this run's router does not use the text")
     if len(head) >= spec.prefix:
-        return _say(checkpoint, chosen, f"routed by the first {spec.prefix} tokens")
+        return _say(checkpoint, chosen, f"routed by the first {number(spec.prefix, 'token')}")
     if not head:
-        return _say(checkpoint, chosen, f"no prompt: routed by {spec.prefix} end-of-text tokens")
-    known = f"{len(head)} token{'s' * (len(head) > 1)}"
+        return _say(
+            checkpoint, chosen, f"no prompt: routed by {number(spec.prefix, 'end-of-text token')}"
+        )
+    known = number(len(head), "token")
     why = f"routed by {known}, repeated up to the {spec.prefix} that the router sees"
     return _say(checkpoint, chosen, why)
 

@@ -168,11 +168,15 @@ def verify(file: Path) -> None:
 @json_option
 def show(name: str, home: str | None, as_json: bool) -> None:
     """Describe a run; RUN is a run file, or an id or name known to this node."""
+    from dipaco.cli.views.layout import terminal_width
     from dipaco.cli.views.manifest import manifest_table, manifest_text
     from dipaco.node.runs.known import named_run
 
     found = named_run(name, home_of(home))
-    click.echo(json.dumps(manifest_table(found)) if as_json else manifest_text(found))
+    if as_json:
+        click.echo(json.dumps(manifest_table(found)))
+    else:
+        click.echo(manifest_text(found, terminal_width()))
 
 
 @run.command(name="list")
@@ -187,5 +191,8 @@ def list_(home: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([run_table(found.manifest) for found in runs]))
         return
-    for found in runs:
-        click.echo(f"{found.id.hex()[:16]}  {found.manifest.name:<20} {found.manifest.owner}")
+    from dipaco.cli.views.layout import terminal_width
+    from dipaco.cli.views.manifest import runs_text
+
+    if runs:
+        click.echo(runs_text(runs, terminal_width()))

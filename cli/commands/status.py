@@ -4,6 +4,7 @@ import click
 import msgspec
 
 from dipaco.cli.options import home_of, home_option, json_option
+from dipaco.cli.views.layout import terminal_width
 from dipaco.cli.views.status import status_text
 from dipaco.node.api.client import ask_status
 
@@ -14,4 +15,7 @@ from dipaco.node.api.client import ask_status
 def status(home: str | None, as_json: bool) -> None:
     """Print the node's state, and the reason if it is not training."""
     found = ask_status(home_of(home))
-    click.echo(msgspec.json.encode(found).decode() if as_json else status_text(found))
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo(status_text(found, terminal_width()))

@@ -1,6 +1,5 @@
 """`dipaco-node verify`: derives a run's router from its public source, and compares."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +94,10 @@ def _verification(run: "RunFile", settings: "WorkerSettings") -> "OfflineVerific
 
 def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
     """Print the outcome and return its exit code. There is no verdict if there was no spec."""
+    import msgspec
+
+    from dipaco.cli.views.layout import show_text
+    from dipaco.cli.views.verification import VerifyReport
     from dipaco.protocol.routing.spec import spec_digest
     from dipaco.protocol.routing.verdict import Derived, Outcome
 
@@ -108,16 +111,17 @@ def _say(run: "RunFile", judged: "Judged", *, as_json: bool) -> int:
         outcome, stage, reason = Outcome.UNVERIFIABLE, "", _unjudged(derivation, own)
         text = f"{run.manifest.name}: {reason}"
     if as_json:
-        table = {
-            "run": run.id.hex(),
-            "spec": spec_digest(claimed).hex() if claimed else "",
-            "own": own,
-            "verdict": outcome,
-            "stage": stage,
-            "reason": reason,
-        }
-        text = json.dumps(table)
-    click.echo(text)
+        report = VerifyReport(
+            run=run.id.hex(),
+            spec=spec_digest(claimed).hex() if claimed else "",
+            own=own,
+            verdict=outcome.value,
+            stage=stage,
+            reason=reason,
+        )
+        click.echo(msgspec.json.encode(report).decode())
+    else:
+        show_text(text)
     return {
         Outcome.VERIFIED: Exit.OK,
         Outcome.REFUTED: Exit.REFUSED,

@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from dipaco.cli.testnet.snapshot import Snapshot, remaining, round_of, share_done
+from dipaco.cli.views.layout import Column, fitted_table
 from dipaco.cli.views.pace import LinePacing
 from dipaco.cli.views.text import clock, label
 from dipaco.node.status.document import PathStatus, Status
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.text import escaped
 
 REFRESH = 4  # times a second
 
@@ -59,7 +62,7 @@ class Headline:
             f"{clock(snapshot.elapsed)}",
             "done" if now > rounds else f"round {now} of {rounds}" if now else "before round 1",
             f"{share_done(snapshot, self.manifest):.0%}",
-            f"{snapshot.tokens_per_second:.0f} tok/s",
+            f"{snapshot.tokens_per_second:,.0f} tokens/s",
             f"loss {snapshot.loss:.3f}" if snapshot.loss is not None else "loss -",
             f"{clock(left)} left" if left is not None else "",
         ]
@@ -76,7 +79,7 @@ class PlainView:
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(escaped(line)), soft_wrap=True)
 
     def show(self, snapshot: Snapshot) -> None:
         """Print the changes."""
@@ -88,7 +91,8 @@ class PlainView:
         headline = self._headline.text(snapshot)
         finished = snapshot.ledger.finished
         if self._pacing.is_due(round_of(snapshot), snapshot.elapsed) or finished:
-            self.say("\n      ".join([headline, *_held(snapshot)]))
+            for line in (headline, *(f"      {held}" for held in _held(snapshot))):
+                self.say(line)
 
 
 def _news(status: Status) -> str:
@@ -105,7 +109,8 @@ def _held(snapshot: Snapshot) -> Iterator[str]:
     for name, status in snapshot.statuses.items():
         task = status.task
         if task is not None and task.kind in ("seed", "train"):
-            yield f"{name} {task.kind} path {task.path} {task.done}/{task.total}"
+            done = f" {task.done}/{task.total}" if task.total else ""
+            yield f"{name} {task.kind} path {task.path}{done}"
 
 
 class LiveView:
@@ -116,46 +121,55 @@ class LiveView:
 
     def say(self, line: str) -> None:
         """Print the line above the display."""
-        self._live.console.print(Text(line))
+        self._live.console.print(Text(escaped(line)))
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw the newest state."""
         headline = Text(self._headline.text(snapshot), style="bold")
-        grid = _grid(snapshot, self._headline.manifest)
-        self._live.update(Group(headline, grid, _nodes(snapshot)))
+        width = self._live.console.width
+        grid = _grid(snapshot, self._headline.manifest, width)
+        self._live.update(Group(headline, grid, _nodes(snapshot, width)))
 
 
-def _grid(snapshot: Snapshot, manifest: Manifest) -> Table:
-    """Return the paths as a table: a row for each expert of level 1."""
+def _grid(snapshot: Snapshot, manifest: Manifest, width: int) -> Table:
+    """Return the paths as a table: a row for each expert of level 1, or several if it is narrow."""
     columns = manifest.paths // manifest.grid.levels[0].experts
     table = Table(show_header=False, title="paths", title_justify="left")
     first = next(iter(snapshot.statuses.values()), None)
-    paths = first.swarm if first else ()
-    for row in range(0, len(paths), columns):
-        table.add_row(*(_path(path, snapshot) for path in paths[row : row + columns]))
+    cells = [_path(path, snapshot) for path in (first.swarm if first else ())]
+    widest = max((cell_len(line) for cell in cells for line in cell.split("\n")), default=1)
+    columns = max(1, min(columns, (width - 1) // (widest + 3)))
+    for row in range(0, len(cells), columns):
+        table.add_row(*map(Text, cells[row : row + columns]))
     return table
 
 
 def _path(path: PathStatus, snapshot: Snapshot) -> str:
     held = next((n for n, s in snapshot.statuses.items() if s.peer == path.holder), None)
-    holder = held or (short_peer(PeerId(path.holder)) if path.holder else "-")
+    holder = escaped(held) if held else (short_peer(PeerId(path.holder)) if path.holder else "-")
     task = snapshot.statuses[held].task if held else None
-    step = f" {task.done}/{task.total}" if task is not None and task.kind == "train" else ""
+    step = f" {task.done}/{task.total}" if task and task.kind == "train" and task.total else ""
     loss = f"{path.loss:.3f}" if path.loss is not None else "-"
     return f"{label(path.experts)} round {path.round} {path.state}{step}\n{holder}  loss {loss}"
 
 
-def _nodes(snapshot: Snapshot) -> Table:
-    table = Table(title="nodes", title_justify="left")
-    for column in ("node", "router", "state", "why", "tok/s", "RSS MB"):
-        table.add_column(column, no_wrap=column != "why")
-    for name, status in snapshot.statuses.items():
-        table.add_row(name, *_node(status))
-    return table
+NODE_COLUMNS: Final = (
+    Column("node", words=True),
+    Column("router", words=True, drop=2),
+    Column("state", words=True),
+    Column("why", words=True, drop=1),
+    Column("tokens/s", drop=3),
+    Column("RSS MB", drop=4),
+)
+
+
+def _nodes(snapshot: Snapshot, width: int) -> Table:
+    rows = [(name, *_node(status)) for name, status in snapshot.statuses.items()]
+    return fitted_table("nodes", NODE_COLUMNS, rows, width)
 
 
 def _node(status: Status) -> tuple[str, ...]:
-    speed = f"{status.task.tokens_per_second:.0f}" if status.task else "-"
+    speed = f"{status.task.tokens_per_second:,.0f}" if status.task else "-"
     return (
         status.run.verdict if status.run else "-",
         status.state,

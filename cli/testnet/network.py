@@ -22,6 +22,7 @@ from dipaco.node.runs.files import RunFile, write_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.words import span
 
 POLL_SECONDS = 0.5
 KILL_POLL_SECONDS = 0.1  # between polls while a volunteer is to be killed in the middle of a lease
@@ -132,7 +133,7 @@ class LocalNetwork:
                 return snapshot
             self._kill(swarm, snapshot)
             if watchdog.is_still(snapshot.movement, now):
-                raise Unavailable(f"nothing changed for {watchdog.limit:.0f} s\n{dump(swarm)}")
+                raise Unavailable(f"nothing changed for {span(watchdog.limit)}\n{dump(swarm)}")
             killing = len(self.killed) < self.plan.kill
             await trio.sleep(KILL_POLL_SECONDS if killing else POLL_SECONDS)
 

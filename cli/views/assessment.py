@@ -1,17 +1,19 @@
 """The report of `eval`: routed perplexity, as JSON and as a table."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
+from dipaco.cli.views.layout import Column, fitted_table, table_console
 from dipaco.cli.views.report import perplexity
-from dipaco.cli.views.tables import table_console
 from dipaco.cli.views.text import label
 from dipaco.node.models.assessment import Assessment
 from dipaco.node.runs.checkpoint import Checkpoint
 from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.run.topology import experts_of
+from dipaco.protocol.words import count
 from dipaco.protocol.work.kinds import Evaluation
 
 
@@ -106,31 +108,45 @@ def _score(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def print_assessment(report: AssessmentReport, *, as_json: bool) -> None:
-    """Print the report on stdout, for programs or for people."""
+def print_assessment(
+    report: AssessmentReport, *, as_json: bool, console: Console | None = None
+) -> None:
+    """Print the report for programs or for people; on stdout by default."""
     if as_json:
         print(msgspec.json.encode(report).decode())
         return
-    console = table_console()
-    console.print(_table(report))
+    console = console or table_console()
+    console.print(_table(report, console.width))
     if report.left_out:
-        rows = f"{report.left_out} row{'s' * (report.left_out != 1)}"
-        console.print(f"{rows} left out: too short for the router")
+        console.print(f"{count(report.left_out, 'row')} left out: too short for the router")
 
 
-def _table(report: AssessmentReport) -> Table:
+COLUMNS: Final = (
+    Column("routed", words=True, drop=1),
+    Column("path", words=True),
+    Column("version", drop=5),
+    Column("documents", drop=3),
+    Column("tokens", drop=2),
+    Column("loss", drop=4),
+    Column("perplexity"),
+)
+
+
+def _table(report: AssessmentReport, width: int) -> Table:
     what = report.data or "held-out documents"
-    table = Table(title=f"{report.name}: routed perplexity, {what}", title_justify="left")
-    for column in ("routed", "path", "version", "documents", "tokens", "loss", "perplexity"):
-        table.add_column(column, justify="left" if column in ("routed", "path") else "right")
+    rows: list[tuple[str, ...]] = []
+    ends = set()
     for each in report.passes:
-        routed = "once" if each.reroute is None else f"every {each.reroute} tokens"
+        routed = "once" if each.reroute is None else f"every {count(each.reroute, 'token')}"
         for path in each.paths:
             name = f"{path.path} {label(path.experts)}"
-            table.add_row(routed, name, str(path.version), *_cells(path))
+            rows.append((routed, name, str(path.version), *_cells(path)))
             routed = ""
-        table.add_row("", "all", "", *_cells(each), end_section=True, style="bold")
-    return table
+        ends.add(len(rows))
+        rows.append((routed, "all", "", *_cells(each)))
+    return fitted_table(
+        f"{report.name}: routed perplexity, {what}", COLUMNS, rows, width, ends=ends
+    )
 
 
 def _cells(found: Score) -> tuple[str, ...]:

@@ -4,10 +4,19 @@ from typing import Final
 
 import msgspec
 
+from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.checkpoint import Checkpoint
 from dipaco.protocol.run.topology import experts_of
+from dipaco.protocol.words import count, size
 
 MAX_PATHS_NAMED: Final = 6  # paths shown per module
+COLUMNS: Final = (
+    Column("module", words=True),
+    Column("version"),
+    Column("size", drop=2),
+    Column("state", words=True),
+    Column("paths", words=True, drop=1),
+)
 
 
 class ListedModule(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,23 +83,22 @@ def listing(checkpoint: Checkpoint) -> Listing:
     )
 
 
-def listing_text(listed: Listing) -> str:
-    """Return the listing as lines for people."""
+def listing_text(listed: Listing, width: int | None = None) -> str:
+    """Return the listing for people, no wider than `width` columns; None: of any width."""
     here = sum(each.here for each in listed.modules)
-    size = sum(each.bytes for each in listed.modules)
+    total = sum(each.bytes for each in listed.modules)
     versions = sorted({path.version for path in listed.paths})
     kept = "-".join(str(v) for v in dict.fromkeys((versions[0], versions[-1])))
-    lines = [
+    head = (
         f"{listed.name}  {listed.run[:16]}  paths at version {kept} of {listed.rounds}, "
-        f"{here} of {len(listed.modules)} states here, {size / 1e6:.1f} MB in all"
-    ]
+        f"{here} of {count(len(listed.modules), 'state')} here, {size(total)} in all"
+    )
+    rows = []
     for each in listed.modules:
         used = [str(path) for path in each.paths[:MAX_PATHS_NAMED]]
         more = ", ..." if len(each.paths) > MAX_PATHS_NAMED else ""
         newer = f" (newest {each.newest})" if each.newest > each.version else ""
-        version = f"version {each.version}{newer}"
-        lines.append(
-            f"  {each.module:<10} {version:<23} {each.bytes / 1e6:8.2f} MB  "
-            f"{'here' if each.here else 'not here':<8}  paths {', '.join(used)}{more}"
-        )
-    return "\n".join(lines)
+        where = "here" if each.here else "not here"
+        paths = f"{', '.join(used)}{more}"
+        rows.append((each.module, f"{each.version}{newer}", size(each.bytes), where, paths))
+    return f"{fitted(head, width)}\n{table_text(COLUMNS, rows, width, margin='  ')}"

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from rich.console import Console
-from rich.table import Table
 
-from dipaco.cli.views.tables import table_console
+from dipaco.cli.views.layout import Column, fitted_table, table_console
 from dipaco.node.compare.results import Comparison, RerouteRow, Row, by_size
+from dipaco.protocol.words import count
 
 
 def main_table(comparison: Comparison) -> list[list[str]]:
@@ -66,7 +66,7 @@ def reroute_table(comparison: Comparison) -> list[list[str]]:
     head = ["method", "path chosen", *(f"seed {seed}" for seed in seeds), "mean", "range", "/ once"]
     body = []
     for row in comparison.reroute_rows:
-        cells = [row.title, f"every {row.window} tokens" if row.window else "once"]
+        cells = [row.title, f"every {count(row.window, 'token')}" if row.window else "once"]
         found = row.perplexities
         cells += [f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds]
         body.append([*cells, *_mean_and_range(row, seeds), _ratio(row)])
@@ -109,12 +109,21 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         head, *body = make(comparison)
         if not body:
             continue
-        table = Table(title=title, title_justify="left", caption=comparison.caption)
-        for place, column in enumerate(head):
-            table.add_column(column, justify="right" if place else "left")
-        for line in body:
-            table.add_row(*line)
+        columns = [
+            Column(name, words=not place or name == "path chosen", drop=_importance(name, place))
+            for place, name in enumerate(head)
+        ]
+        table = fitted_table(title, columns, body, console.width, caption=comparison.caption)
         console.print(table)
+
+
+def _importance(name: str, place: int) -> int:
+    """Return which column is left out first where the terminal is narrow, 0 for never."""
+    if not place or name in ("mean", "path chosen"):
+        return 0
+    if name.startswith(("seed ", "shard ")):
+        return 5
+    return {"range": 6, "a path's": 4, "parameters": 3, "tokens": 2}.get(name, 1)
 
 
 def markdown(comparison: Comparison) -> str:

@@ -16,6 +16,7 @@ from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.models.generation import Generation, Step
 from dipaco.node.runs.checkpoint import Checkpoint
 from dipaco.protocol.run.topology import experts_of
+from dipaco.protocol.words import count as number
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +77,7 @@ class Printer:
             click.echo(msgspec.json.encode(report))
             return
         _write("\n")
-        tokens = f"{_tokens(count)}, {count / seconds:.1f} tokens/s"
+        tokens = f"{number(count, 'token')}, {count / seconds:.1f} tokens/s"
         click.echo(f"{tokens}, seed {self.seed}, ended: {generation.end}", err=True)
 
     def _report(self, text: str, count: int, end: str, seconds: float) -> GenerationReport:
@@ -112,7 +113,7 @@ class Printer:
         if not self.as_json and sys.stdout.isatty() and (step.path != path or step.slid):
             _write("\n")  # so that a note does not stand in the middle of a line of text
         if step.path != path:
-            why = f"routed anew after {_tokens(count - 1)}"
+            why = f"routed anew after {number(count - 1, 'token')}"
             shown.say(choice(self.checkpoint, step.path, why))
         if step.slid:
             context = self.checkpoint.manifest.model.context
@@ -136,10 +137,6 @@ def choice(checkpoint: Checkpoint, path: int, why: str) -> str:
     """Return the chosen path and the reason as text."""
     experts = label(experts_of(checkpoint.manifest.grid, path))
     return f"path {path} {experts} at version {checkpoint.version(path)}: {why}"
-
-
-def _tokens(count: int) -> str:
-    return f"{count} token{'s' * (count != 1)}"
 
 
 def _write(text: str) -> None:

@@ -1,17 +1,28 @@
 """A manifest as text, for a person who may lend a machine to the run."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
+from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.words import count, span
+
+WHOLE_PEERS: Final = 100  # columns from which on PeerIDs are shown whole
+RUN_COLUMNS: Final = (
+    Column("id", words=True),
+    Column("name", words=True),
+    Column("owner", words=True, drop=1),
+)
 
 
 def manifest_line(manifest: Manifest) -> str:
     """Return name, id and grid in a line."""
     grid = "x".join(str(level.experts) for level in manifest.grid.levels)
-    return f"{manifest.name} {run_id(manifest).hex()[:16]}, {grid}, {manifest.paths} paths"
+    return f"{manifest.name} {run_id(manifest).hex()[:16]}, {grid}, {count(manifest.paths, 'path')}"
 
 
 def run_table(manifest: Manifest, signed: bool = True) -> dict[str, Any]:
@@ -40,34 +51,50 @@ def _in_hex(value: Any) -> Any:
     return [_in_hex(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def manifest_text(run: RunFile) -> str:
-    """Return the whole manifest as text, a line per part."""
+def runs_text(runs: Sequence[RunFile], width: int | None = None) -> str:
+    """Return a line for each run, no wider than `width` columns; None: of any width."""
+    rows: list[tuple[str, ...]] = [
+        (each.id.hex()[:16], each.manifest.name, each.manifest.owner) for each in runs
+    ]
+    if width is not None and width < WHOLE_PEERS:
+        rows = [(run, name, short_peer(PeerId(owner))) for run, name, owner in rows]
+    return table_text(RUN_COLUMNS, rows, width)
+
+
+def manifest_text(run: RunFile, width: int | None = None) -> str:
+    """Return the whole manifest, a line per part, no wider than `width`; None: of any width."""
     m = run.manifest
     rows = [
         ("run", f"{m.name}  id {run.id.hex()}"),
         ("owner", f"{m.owner}  (signature checked)"),
         ("source", _source(m)),
         ("files", "\n         ".join(_files(m)) or "none"),
-        ("tokens", f"{m.tokenizer.vocabulary} ids, tokenizer {m.tokenizer.sha256.hex()[:16]}"),
+        (
+            "tokens",
+            f"{count(m.tokenizer.vocabulary, 'id')}, tokenizer {m.tokenizer.sha256.hex()[:16]}",
+        ),
         ("model", _model(m)),
         ("grid", _grid(m)),
         ("router", _router(m)),
         ("training", _training(m)),
         ("schedule", _schedule(m)),
     ]
-    return "\n".join(f"{name:<8} {text}" for name, text in rows)
+    text = "\n".join(f"{name:<8} {text}" for name, text in rows)
+    return fitted(text, width, hang=9)
 
 
 def _source(m: Manifest) -> str:
     s = m.source
     return (
-        f"{s.kind} {s.revision}, {s.documents} documents, field {s.text_field!r}, "
-        f"{s.windows} windows of {s.window}"
+        f"{s.kind} {s.revision}, {count(s.documents, 'document')}, field {s.text_field!r}, "
+        f"{count(s.windows, 'window')} of {s.window:,}"
     )
 
 
 def _files(m: Manifest) -> list[str]:
-    shown = [f"{f.name}  {f.size} bytes  {f.sha256.hex()[:16]}" for f in m.source.files[:8]]
+    shown = [
+        f"{f.name}  {count(f.size, 'byte')}  {f.sha256.hex()[:16]}" for f in m.source.files[:8]
+    ]
     more = len(m.source.files) - len(shown)
     return [*shown, f"and {more} more"] if more else shown
 
@@ -77,16 +104,20 @@ def _model(m: Manifest) -> str:
     path = sum(tensor.size for tensor in top.path_tensors(0))
     total = sum(top.elements(module) for module in top.modules)
     return (
-        f"{m.grid.blocks} blocks, d_model {m.model.d_model}, {m.model.heads} heads, "
-        f"context {m.model.context}; {path:,} parameters a path, {total:,} in all"
+        f"{count(m.grid.blocks, 'block')}, d_model {m.model.d_model}, "
+        f"{count(m.model.heads, 'head')}, context {m.model.context}; "
+        f"{count(path, 'parameter')} a path, {total:,} in all"
     )
 
 
 def _grid(m: Manifest) -> str:
-    levels = " x ".join(f"{v.experts} experts of {v.blocks} blocks" for v in m.grid.levels)
+    levels = " x ".join(
+        f"{count(v.experts, 'expert')} of {count(v.blocks, 'block')}" for v in m.grid.levels
+    )
     own = [f"block {i}" for i in m.grid.path_specific_blocks]
     own += ["stem"] if m.grid.path_specific_stem else []
-    return f"{levels}; {m.paths} paths{'; own to each path: ' + ', '.join(own) if own else ''}"
+    each = f"; own to each path: {', '.join(own)}" if own else ""
+    return f"{levels}; {count(m.paths, 'path')}{each}"
 
 
 def _router(m: Manifest) -> str:
@@ -94,21 +125,23 @@ def _router(m: Manifest) -> str:
     if r.kind != "kmeans":
         return r.kind
     return (
-        f"{r.kind} on {r.sample} documents, first {r.prefix} tokens, {r.dimension} features, "
-        f"{r.restarts} restarts; {r.validation_bp / 100:g} % held out"
+        f"{r.kind} on {count(r.sample, 'document')}, first {count(r.prefix, 'token')}, "
+        f"{count(r.dimension, 'feature')}, "
+        f"{count(r.restarts, 'restart')}; {r.validation_bp / 100:g} % held out"
     )
 
 
 def _training(m: Manifest) -> str:
     t = m.training
     return (
-        f"{t.seed_steps} seed steps, {t.rounds} rounds of {t.inner_steps} steps of {t.batch} "
-        f"sequences; AdamW {t.inner.lr:g}, Nesterov {t.outer.lr:g}/{t.outer.momentum:g}; "
+        f"{count(t.seed_steps, 'seed step')}, {count(t.rounds, 'round')} of "
+        f"{count(t.inner_steps, 'step')} of {count(t.batch, 'sequence')}; "
+        f"AdamW {t.inner.lr:g}, Nesterov {t.outer.lr:g}/{t.outer.momentum:g}; "
         f"deltas {t.deltas}, updates {t.updates}; seed {m.seed}"
     )
 
 
 def _schedule(m: Manifest) -> str:
     s = m.schedule
-    who = f"{len(s.members)} listed peers" if s.members else "anybody"
-    return f"by {', '.join(s.schedulers)}; {who} may join; leases of {s.lease_ttl} s"
+    who = count(len(s.members), "listed peer") if s.members else "anybody"
+    return f"by {', '.join(s.schedulers)}; {who} may join; leases of {span(s.lease_ttl)}"

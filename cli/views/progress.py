@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
@@ -17,8 +18,12 @@ from rich.text import Text
 from dipaco.cli.views.pace import LinePacing, Pace
 from dipaco.cli.views.text import clock
 from dipaco.node.jobs.values import Progress as JobProgress
+from dipaco.protocol.wire.text import escaped
+from dipaco.protocol.words import amount
 
 BAR_WIDTH = 20  # columns
+BAR_FROM = 70  # columns of a terminal that has room for a bar
+CLOCK_WIDTH = 8  # columns of the time elapsed
 REST = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # gets the rest of the width
 
 Clock = Callable[[], float]
@@ -43,18 +48,18 @@ class Work:
     @property
     def count(self) -> str:
         """The count as text, empty before there is one."""
-        if self.unit == "bytes":
-            done, total, unit = f"{self.done / 1e6:.1f}", f"{self.total / 1e6:.1f}", "MB"
-        else:
-            done, total, unit = f"{self.done:,}", f"{self.total:,}", self.unit
-        of = f" of {total}" if self.total else ""
-        return f"{done}{of} {unit}".strip() if self.done or self.total else ""
+        return amount(self.done, self.total, self.unit)
 
-    def details(self, left: float | None) -> str:
-        """Return all but the title in one line; `left` in seconds, None: not known."""
+    def details(self, left: float | None, width: int | None = None) -> str:
+        """Return all but the title in one line; `left` in seconds, None: not known.
+
+        width   cells; parts that do not fit are left out whole, the last first. None: all fit.
+        """
         remaining = f"{clock(left)} left" if left is not None else ""
-        parts = (self.count, remaining, self.part, *self.notes)
-        return ", ".join(part for part in parts if part)
+        parts = [part for part in (self.count, remaining, self.part, *self.notes) if part]
+        while width is not None and parts and cell_len(", ".join(parts)) > width:
+            parts.pop()
+        return ", ".join(parts)
 
 
 class Display(Protocol):
@@ -89,16 +94,17 @@ def display(
     if not console.is_terminal:
         yield PlainDisplay(console, now)
         return
+    bar = [BarColumn(BAR_WIDTH)] if console.width >= BAR_FROM else []
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(BAR_WIDTH),
+        *bar,
         TimeElapsedColumn(),
         TextColumn("{task.fields[details]}", markup=False, table_column=REST),
     )
     # rich would redirect what is printed on stdout to the console, which is stderr.
     bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, expand=True)
     with bars:
-        yield LiveDisplay(bars, title, now)
+        yield LiveDisplay(bars, title, now, room=console.width - (BAR_WIDTH + 1 if bar else 0))
 
 
 @contextmanager
@@ -144,7 +150,7 @@ class PlainDisplay:
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(escaped(line)), soft_wrap=True)
 
 
 class SilentDisplay:
@@ -158,27 +164,34 @@ class SilentDisplay:
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(escaped(line)), soft_wrap=True)
 
 
 class LiveDisplay:
     """A bar that redraws itself."""
 
-    def __init__(self, bars: Progress, title: str, now: Clock) -> None:
+    def __init__(self, bars: Progress, title: str, now: Clock, *, room: int) -> None:
+        """room   columns for title, clock and details."""
+        self._room = room
         self._bars, self._now, self._pace = bars, now, Pace()
         self._bar = bars.add_task(title, total=None, details="")
 
     def show(self, work: Work) -> None:
         """Draw the state."""
         left = self._pace.left(work.title, work.done, work.total, self._now())
+        room = self._room - CLOCK_WIDTH - 2
+        words = escaped(work.title).split(" ")
+        while words and cell_len(" ".join(words)) + cell_len(work.count) > room:
+            words.pop()  # the title gives way to the count, which says more that is new
+        title = " ".join(words)
         self._bars.update(
             self._bar,
-            description=work.title,
+            description=title,
             completed=work.done,
             total=work.total or None,
-            details=work.details(left),
+            details=escaped(work.details(left, room - cell_len(title))),
         )
 
     def say(self, line: str) -> None:
         """Print the line above the bar."""
-        self._bars.console.print(Text(line))
+        self._bars.console.print(Text(escaped(line)))

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from dipaco.cli.views.tables import table_console
+from dipaco.cli.views.layout import Column, fitted_table, table_console
 from dipaco.cli.views.text import label
 from dipaco.node.api.values import EvaluationView
 from dipaco.node.status.document import Memory, StageTime, Totals, Verdict
@@ -23,6 +23,7 @@ from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.topology import experts_of
 from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.words import span
 
 SCHEMA: Final = 1
 MAX_REPORT = 64 << 20  # bytes
@@ -39,7 +40,8 @@ class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
     """Scored positions."""
     nll: float
     """Summed, in nats."""
-    perplexity: float
+    perplexity: float | None
+    """null: nothing was scored."""
 
 
 class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +52,8 @@ class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
     documents: int
     tokens: int
     nll: float
-    perplexity: float
-    """exp(sum of nll / sum of tokens): token-weighted over the paths."""
+    perplexity: float | None
+    """exp(sum of nll / sum of tokens): token-weighted over the paths; null: nothing was scored."""
     paths: tuple[PathLoss, ...]
 
 
@@ -94,9 +96,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[NodeReport, ...]
 
 
-def perplexity(nll: float, tokens: int) -> float:
-    """Return exp(nll / tokens), infinity if nothing was scored."""
-    return exp(min(nll / tokens, 700.0)) if tokens else float("inf")
+def perplexity(nll: float, tokens: int) -> float | None:
+    """Return exp(nll / tokens); None if nothing was scored, since JSON has no infinity."""
+    return exp(min(nll / tokens, 700.0)) if tokens else None
 
 
 def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[RoutedLoss, ...]:
@@ -210,42 +212,52 @@ def _pair(left: Mapping[int, str], right: Mapping[int, str], version: int) -> st
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print the table of losses, and of the nodes if there are any; on stdout by default."""
     console = console or table_console()
-    console.print(_loss_table(report))
+    console.print(_loss_table(report, console.width))
     if report.nodes:
-        console.print(_node_table(report))
-        console.print(_stage_table(report))
+        console.print(_node_table(report, console.width))
+        console.print(_stage_table(report, console.width))
     console.print(_summary(report))
 
 
-def _loss_table(report: Report) -> Table:
+def _loss_table(report: Report, width: int) -> Table:
     paths = report.losses[-1].paths if report.losses else ()
-    table = Table(title="routed validation perplexity", title_justify="left")
-    for column in ("model", "routed", *(f"path {label(p.experts)}" for p in paths)):
-        table.add_column(column, justify="right" if column != "model" else "left")
+    columns = [Column("model", words=True), Column("routed")]
+    columns += [Column(f"path {label(p.experts)}", drop=1) for p in paths]
+    rows = []
     last = len(report.losses) - 1
     for place, loss in enumerate(report.losses):
         name = "seed model" if loss.version == 0 else f"round {loss.version}"
         name = "final model" if place == last and loss.version and report.completed else name
-        per_path = {p.path: f"{p.perplexity:.2f}" for p in loss.paths}
+        per_path = {p.path: _shown(p.perplexity) for p in loss.paths}
         cells = (per_path.get(p.path, "-") for p in paths)
-        table.add_row(name, f"{loss.perplexity:.2f}", *cells)
+        rows.append((name, _shown(loss.perplexity), *cells))
     if report.early_stopped:
-        best = {p.path: f"{p.perplexity:.2f} @{p.version}" for p in report.early_stopped.paths}
+        best = {p.path: f"{_shown(p.perplexity)} @{p.version}" for p in report.early_stopped.paths}
         cells = (best.get(p.path, "-") for p in paths)
-        table.add_row("early-stopped", f"{report.early_stopped.perplexity:.2f}", *cells)
+        rows.append(("early-stopped", _shown(report.early_stopped.perplexity), *cells))
+    end = len(rows) - 1
     if paths:
-        table.add_section()
-        table.add_row("tokens", str(report.losses[-1].tokens), *(str(p.tokens) for p in paths))
-    return table
+        rows.append(("tokens", str(report.losses[-1].tokens), *(str(p.tokens) for p in paths)))
+    return fitted_table("routed validation perplexity", columns, rows, width, ends={end})
 
 
-def _node_table(report: Report) -> Table:
-    table = Table(title="nodes", title_justify="left")
-    for column in ("node", "router", "tasks", "sent MB", "recv MB", "RSS MB", "peak", "worker"):
-        table.add_column(column, justify="left" if column in ("node", "router") else "right")
+NODE_COLUMNS: Final = (
+    Column("node", words=True),
+    Column("router", words=True, drop=1),
+    Column("tasks"),
+    Column("sent MB", drop=3),
+    Column("recv MB", drop=4),
+    Column("RSS MB", drop=2),
+    Column("peak", drop=6),
+    Column("worker", drop=5),
+)
+
+
+def _node_table(report: Report, width: int) -> Table:
+    rows = []
     for node in report.nodes:
         memory = (node.memory.daemon, node.memory.peak, node.memory.worker)
-        table.add_row(
+        cells = (
             node.name + (" (killed)" if node.killed else ""),
             node.verdict,
             str(node.totals.accepted),
@@ -253,7 +265,8 @@ def _node_table(report: Report) -> Table:
             f"{node.received / 1e6:.1f}",
             *(f"{size / 1e6:.0f}" for size in memory),
         )
-    return table
+        rows.append(cells)
+    return fitted_table("nodes", NODE_COLUMNS, rows, width)
 
 
 def stage_seconds(nodes: Iterable[NodeReport]) -> dict[str, tuple[float, int]]:
@@ -266,20 +279,23 @@ def stage_seconds(nodes: Iterable[NodeReport]) -> dict[str, tuple[float, int]]:
     return total
 
 
-def _stage_table(report: Report) -> Table:
-    table = Table(title="time per stage, all nodes", title_justify="left")
-    for column in ("stage", "seconds", "times"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage, (seconds, count) in stage_seconds(report.nodes).items():
-        table.add_row(stage, f"{seconds:.1f}", str(count))
-    return table
+def _stage_table(report: Report, width: int) -> Table:
+    columns = (Column("stage", words=True), Column("seconds"), Column("times"))
+    rows = [
+        (stage, f"{seconds:.1f}", str(times))
+        for stage, (seconds, times) in stage_seconds(report.nodes).items()
+    ]
+    return fitted_table("time per stage, all nodes", columns, rows, width)
+
+
+def _shown(found: float | None) -> str:
+    return "-" if found is None else f"{found:.2f}"
 
 
 def _summary(report: Report) -> str:
-    if len(report.losses) < 2:
-        return f"{'completed' if report.completed else 'not completed'} in {report.seconds:.0f} s"
-    first, last = report.losses[0].perplexity, report.losses[-1].perplexity
-    return (
-        f"{'completed' if report.completed else 'not completed'} in {report.seconds:.0f} s: "
-        f"perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's)"
-    )
+    ended = f"{'completed' if report.completed else 'not completed'} in {span(report.seconds)}"
+    scored = [each.perplexity for each in report.losses if each.perplexity is not None]
+    if len(scored) < 2:
+        return ended
+    first, last = scored[0], scored[-1]
+    return f"{ended}: perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's)"

@@ -23,6 +23,7 @@ from dipaco.node.limits.disk import free_bytes
 from dipaco.node.storage.files import Home
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.words import count, size, span
 
 PACKAGE = "dipaco-node"
 LIBP2P = "0.8.1"  # the version that node/network/shims.py repairs
@@ -119,19 +120,19 @@ def home(folder: Path, daemon: int | None) -> Check:
 
 def disk(free: int, least: int, cache: int) -> Check:
     """Compare the free space on the home's disk with the configuration's limits, in bytes."""
-    words = f"{free / 1e9:.1f} GB free"
+    words = f"{size(free)} free"
     if free < least:
-        cure = f"free some space, or lower storage.min_free ({least / 1e9:.1f} GB): no work runs"
+        cure = f"free some space, or lower storage.min_free ({size(least)}): no work runs"
         return Check(name="disk", verdict="fail", words=words, cure=cure)
     if free < least + cache:
-        cure = f"lower storage.cache_max ({cache / 1e9:.1f} GB), or a full cache will stop the work"
+        cure = f"lower storage.cache_max ({size(cache)}), or a full cache will stop the work"
         return Check(name="disk", verdict="warn", words=words, cure=cure)
     return Check(name="disk", verdict="ok", words=words)
 
 
 def ram(total: int, available: int) -> Check:
     """Check the memory of the machine; `--fit` measures the need of a model."""
-    words = f"{available / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    words = f"{size(available)} of {size(total)} free"
     if available < LEAST_MEMORY:
         cure = "close other programs: daemon and worker need 1 GB beside the model"
         return Check(name="memory", verdict="warn", words=words, cure=cure)
@@ -150,7 +151,7 @@ def clock(now: float, installed: float, written: float) -> Check:
         words += ", before this program was installed"
         return Check(name="clock", verdict="fail", words=words, cure=cure)
     if written > now + FUTURE_SECONDS:
-        words += f", {written - now:.0f} s before this home was last written"
+        words += f", {span(written - now)} before this home was last written"
         return Check(name="clock", verdict="warn", words=words, cure=cure)
     return Check(name="clock", verdict="ok", words=words)
 
@@ -177,7 +178,7 @@ def port(address: Address, daemon: int | None) -> Check:
 def bootstrap(config: NodeConfig) -> Check:
     """Check that there is a peer to dial."""
     if config.node.bootstrap:
-        words = f"{len(config.node.bootstrap)} peers to dial first, not tried here"
+        words = f"{count(len(config.node.bootstrap), 'peer')} to dial first, not tried here"
         return Check(name="peers", verdict="ok", words=words)
     if config.node.rendezvous:
         return Check(name="peers", verdict="ok", words="none: this node founds a network")

@@ -23,6 +23,7 @@ from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_LISTED, Listing, ListPeers, Register, Registered
 from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.words import count, span
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -97,10 +98,10 @@ class Dialer:
         if not self._candidates:
             return "no seed is known: name one with --bootstrap"
         if not tried:
-            return f"dialling {len(self._candidates)} peers"
+            return f"dialling {count(len(self._candidates), 'peer')}"
         last = max(tried, key=lambda each: each.next_try)
         wait = max(0.0, min(each.next_try for each in tried) - trio.current_time())
-        return f"no seed answers ({len(tried)} tried; last: {last.cause}), next try in {wait:.0f} s"
+        return f"no seed answers ({len(tried)} tried; last: {last.cause}), next try in {span(wait)}"
 
     def refresh(self) -> None:
         """Register again with every directory, since our records have changed."""

@@ -24,6 +24,7 @@ from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.run.topology import Topology, experts_of
 from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.words import count
 from dipaco.protocol.work.run_state import RunState
 
 Float32 = NDArray[np.float32]
@@ -172,6 +173,6 @@ def path_named(manifest: Manifest, text: str) -> int:
         if len(levels) > 1 and list(experts_of(manifest.grid, path)) == numbers:
             return path
     raise ConfigError(
-        f"--path: {text} is not on the grid of {manifest.name}: {manifest.paths} paths, "
+        f"--path: {text} is not on the grid of {manifest.name}: {count(manifest.paths, 'path')}, "
         f"{' x '.join(str(level.experts) for level in levels)} experts"
     )

@@ -36,6 +36,7 @@ from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
 from dipaco.protocol.run.modules import ModuleId, digest_of
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.words import count
 from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
 from dipaco.protocol.work.kinds import TOKEN_BYTES, Lease, Result, Token, TrainLease
 from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
@@ -301,7 +302,7 @@ class Schedule:
         wanted = next(scores.vacancies(self.rounds.live_paths), None)
         if wanted is None:
             return "the next router is being derived"
-        return f"path {wanted.path} is to be scored by {wanted.places} more peers"
+        return f"path {wanted.path} is to be scored by {count(wanted.places, 'more peer')}"
 
     def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
         result = accepted.result

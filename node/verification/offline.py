@@ -29,6 +29,7 @@ from dipaco.protocol.routing.verdict import (
     static_check,
 )
 from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.words import count as number
 from dipaco.protocol.work.kinds import Scored, ScoreResult
 
 
@@ -124,7 +125,8 @@ class OfflineVerification:
         else:
             entry = sampled.entry
             reason = (
-                f"{len(sampled.rows)} scores of path {entry.path} in window {entry.window} "
+                f"{number(len(sampled.rows), 'score')} of path {entry.path} in window "
+                f"{entry.window} "
                 f"repeated, none differs by more than the tolerance"
             )
             verdict = contradicted(found) if found else labels_hold(reason)

@@ -27,8 +27,16 @@ def printable(text: str, limit: int = MAX_CHARACTERS) -> str:
 
     Unlike `Text` it keeps letters of all alphabets.
     """
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:limit]
+    return escaped(" ".join(text.split()))[:limit]
+
+
+def escaped(text: str) -> str:
+    """Return `text` with its spaces and letters, and everything escaped that a terminal obeys.
+
+    Control characters (ESC, C1, line breaks), invisible and direction-changing ones, and half
+    surrogates. Every value of a peer goes through here on its way to a terminal or a log.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def is_utf8(text: str) -> bool:

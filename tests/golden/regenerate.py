@@ -1,4 +1,4 @@
-"""Write golden vectors and trajectories, docs/protocol.cddl and docs/data.md's tamper matrix again.
+"""Write golden vectors and trajectories, docs/protocol.cddl, docs/json.* and the tamper matrix.
 
     python -m tests.golden.regenerate
 
@@ -6,10 +6,11 @@ Look at the difference before it is committed: what changes in a released type i
 (docs/protocol.md, evolution).
 """
 
-from tests.golden import router_vectors, tamper_matrix, trajectories, wire_vectors
+from tests.golden import router_vectors, schemas, tamper_matrix, trajectories, wire_vectors
 
 if __name__ == "__main__":
     router_vectors.write()
     wire_vectors.write()
     tamper_matrix.write()
     trajectories.write()
+    schemas.write()

@@ -117,3 +117,12 @@ def test_text_is_time_level_and_message_with_the_traceback_below(
     assert said == "ready    api"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d error   a bug in path 1", line)
     assert traceback[0].startswith("Traceback") and traceback[-1] == "ValueError: no such path"
+
+
+def test_a_text_line_of_a_stranger_moves_no_terminal_and_forges_no_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging(LogSection(format="text"))
+    OURS.info("field %s", "a\x1b[2J\x9b\u202e\n2026-01-01T00:00:00 info forged ï")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable() and line.endswith("forged ï")

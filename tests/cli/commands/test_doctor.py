@@ -23,6 +23,31 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+FIT = FitReport(
+    run="shelf",
+    device=Described(device="cuda:0", name="Card", driver="", memory=8 * GB, usable=7 * GB),
+    parameters=150_000_000,
+    batch=8,
+    context=1024,
+    inner_steps=100,
+    paths=16,
+    least=2_400_000_000,
+    down=600_000_000,
+    up=300_000_000,
+    tries=(
+        Try(micro_batch=1, checkpointing=False, fits=False, peak=8 * GB),
+        Try(
+            micro_batch=1,
+            checkpointing=True,
+            fits=True,
+            peak=6 * GB,
+            micro_seconds=0.1,
+            step_seconds=0.2,
+        ),
+    ),
+)
+
+
 def said(
     capsys: pytest.CaptureFixture[str], home: Path, toml: str | None, *flags: str
 ) -> tuple[int, str]:
@@ -68,32 +93,9 @@ def test_a_missing_device_has_the_same_code(home: Path, capsys: pytest.CaptureFi
 
 
 def test_a_fit_is_told_in_words() -> None:
-    report = FitReport(
-        run="shelf",
-        device=Described(device="cuda:0", name="Card", driver="", memory=8 * GB, usable=7 * GB),
-        parameters=150_000_000,
-        batch=8,
-        context=1024,
-        inner_steps=100,
-        paths=16,
-        least=2_400_000_000,
-        down=600_000_000,
-        up=300_000_000,
-        tries=(
-            Try(micro_batch=1, checkpointing=False, fits=False, peak=8 * GB),
-            Try(
-                micro_batch=1,
-                checkpointing=True,
-                fits=True,
-                peak=6 * GB,
-                micro_seconds=0.1,
-                step_seconds=0.2,
-            ),
-        ),
-    )
-    words = fit_text(report)
+    words = fit_text(FIT)
     assert "150,000,000 parameters a path, context 1024, batch 8; 7.0 GB usable on cuda:0" in words
     assert "fits: micro-batches of 1, with checkpointing, 8,192 tokens/s" in words
-    assert "a round of 16 paths would take this device alone 27 min" in words
+    assert "a round of 16 paths would take this device alone 26 min 40 s" in words
     assert words.splitlines()[-1] == ("set: compute.max_batch = 1, compute.checkpointing = on")
     assert "fetches at most 600.0 MB and hands in 300.0 MB" in words

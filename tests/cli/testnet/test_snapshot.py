@@ -84,7 +84,11 @@ def test_plain_lines_say_what_changed_and_not_what_did_not() -> None:
     shown = PlainView(MANIFEST, console)
     shown.show(snapshot(0, n1=task()))
     first = console.export_text()
-    for words in ("n1: router verified", "round 1 of 2  0%  1500 tok/s", "n1 train path 1 12/25"):
+    for words in (
+        "n1: router verified",
+        "round 1 of 2  0%  1,500 tokens/s",
+        "n1 train path 1 12/25",
+    ):
         assert words in first
     shown.show(snapshot(0, elapsed=11.0, n1=task()))
     assert console.export_text() == ""
@@ -100,7 +104,7 @@ def test_a_terminal_sees_grid_holders_speed_loss_and_verdicts() -> None:
         assert isinstance(shown, LiveView)
         shown.show(snapshot(0, n1=task(done=12)))
     text = console.export_text()
-    for words in ("round 1 of 2", "(0,1) round 1 leased", "loss 4.250", "verified", "1500"):
+    for words in ("round 1 of 2", "(0,1) round 1 leased", "loss 4.250", "verified", "1,500"):
         assert words in text
 
 

@@ -119,7 +119,7 @@ def test_what_a_bar_prints_to_stdout_stays_there(capsys: pytest.CaptureFixture[s
 def test_a_job_counts_in_its_own_unit_and_tells_of_a_loss() -> None:
     copied = Progress(stage="write", done=1_500_000, total=6_000_000, unit="bytes")
     work = job_work("export", copied)
-    assert (work.title, work.count) == ("export: write", "1.5 of 6.0 MB")
+    assert (work.title, work.count) == ("export: write", "1.5 MB of 6.0 MB")
     assert job_work("fetch", Progress(stage="wait", done=0, total=0)).details(None) == ""
     unknown = Progress(stage="read", done=2000, total=0, unit="documents")
     assert job_work("router", unknown).details(None) == "2,000 documents"

@@ -1,16 +1,11 @@
 """Small pieces of text."""
 
-from dipaco.cli.views.text import MAX_NAMED, clock, duration, label, listed
+from dipaco.cli.views.text import MAX_NAMED, clock, label, listed
 
 
 def test_times_of_a_clock() -> None:
     found = [clock(seconds) for seconds in (0.2, 59.6, 125.0, 3599.0, 3725.0)]
     assert found == ["0:00", "1:00", "2:05", "59:59", "1:02:05"]
-
-
-def test_durations_are_in_the_unit_that_suits_them() -> None:
-    found = [duration(seconds) for seconds in (2.61, 90.0, 1200.0, 20000.0)]
-    assert found == ["2.6 s", "90.0 s", "20 min", "5.6 h"]
 
 
 def test_a_path_is_named_by_its_experts() -> None:

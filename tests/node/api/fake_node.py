@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
@@ -13,6 +14,7 @@ from dipaco.node.status.document import (
     Offer,
     PathStatus,
     PeerStatus,
+    RunBlock,
     RunStatus,
     StageTime,
     Status,
@@ -24,6 +26,20 @@ from dipaco.protocol.errors import Unavailable
 
 PEER = "12D3KooW" + "A" * 44
 RUN = "ab" * 32
+TASK = reason("task", 1_800_000_000.0, work="path 1 round 1", progress=": 12 of 25 steps")
+RUN_FIELDS: dict[str, Any] = {
+    "id": RUN,
+    "name": "demo",
+    "owner": PEER,
+    "spec": "cd" * 32,
+    "verdict": "verified",
+    "stage": "",
+    "verified": 2,
+    "refuted": 0,
+    "round": 1,
+    "rounds": 5,
+    "finished": False,
+}
 MISSING = "00" * 32
 """A blob that nobody has."""
 
@@ -43,6 +59,28 @@ def task(kind: str = "train", *, done: int = 12, round_: int = 1) -> TaskStatus:
     )
 
 
+def block(peer: str = PEER) -> RunBlock:
+    """Return the run with what happens in it."""
+    return RunBlock(
+        **RUN_FIELDS,
+        state="training",
+        reason=TASK,
+        reasons=(TASK,),
+        swarm=tuple(
+            PathStatus(
+                path=path,
+                experts=divmod(path, 2),
+                round=1,
+                holder=peer if path == 1 else "",
+                state="leased" if path == 1 else "idle",
+                loss=4.25 if path == 1 else None,
+            )
+            for path in range(4)
+        ),
+        swarm_time=1_799_999_995.0,
+    )
+
+
 def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
     """Return a status in which nothing is left out."""
     return Status(
@@ -54,20 +92,10 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
         time=1_800_000_000.0,
         uptime_s=3725.0,
         state="training",
-        reason=reason("task", 1_800_000_000.0, work="path 1 round 1", progress=": 12 of 25 steps"),
-        run=RunStatus(
-            id=RUN,
-            name="demo",
-            owner=PEER,
-            spec="cd" * 32,
-            verdict="verified",
-            stage="",
-            verified=2,
-            refuted=0,
-            round=1,
-            rounds=5,
-            finished=False,
-        ),
+        reason=TASK,
+        reasons=(TASK,),
+        run=RunStatus(**RUN_FIELDS),
+        runs=(block(peer),),
         offers=(
             Offer(
                 id=RUN,
@@ -86,17 +114,7 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
         ),
         peers=(PeerStatus(id=PEER, address="/ip4/127.0.0.1/tcp/1", rtt_ms=0.5),),
         cache=CacheStatus(bytes=1, measured=1_799_999_990.0, max=10**10, shards=1),
-        swarm=tuple(
-            PathStatus(
-                path=path,
-                experts=divmod(path, 2),
-                round=1,
-                holder=peer if path == 1 else "",
-                state="leased" if path == 1 else "idle",
-                loss=4.25 if path == 1 else None,
-            )
-            for path in range(4)
-        ),
+        swarm=block(peer).swarm,
         totals=Totals(accepted=3, refused=1, tokens=38400, seconds=25.6),
         stages=(StageTime(stage="derive", seconds=1.5, count=1),),
         memory=Memory(daemon=120_000_000, peak=130_000_000, worker=400_000_000),

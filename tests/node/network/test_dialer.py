@@ -346,7 +346,7 @@ async def test_the_reason_names_a_seed_that_is_silent(autojump_clock: MockClock)
         seed = await swarm.join(PEERS[0])
         swarm.network.freeze(seed.me)
         node = await swarm.join(PEERS[1], seed.me)
-        assert node.dialer.reason() == "dialling 1 peers"
+        assert node.dialer.reason() == "dialling 1 peer"
         await trio.sleep(DIAL_TIMEOUT + 0.1)
         assert "no answer within 8 s at " in (node.dialer.reason() or "")
 

@@ -163,7 +163,7 @@ async def test_scores_that_only_one_gives_are_waited_for_in_words(
     run = resharding(scorers=2)
     await begin(swarm, tmp_path, run)
     anna = await swarm.start("anna")
-    await until(lambda: "is to be scored by 1 more peers" in anna.parts.activity.reason.text)
+    await until(lambda: "is to be scored by 1 more peer" in anna.parts.activity.reason.text)
     assert max(specs(anna, run), default=b"") and len(specs(anna, run)) == 1
 
 
