@@ -24,17 +24,23 @@ from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
+from dipaco.node.runs.pinned import pinned_blobs
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
+from dipaco.node.scheduler.retention import blobs_needed_at_start
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.claims import Claims
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.roster import Roster
+from dipaco.node.storage.stored import tidy
 from dipaco.node.verification.spot_check import SpotCheck
 from dipaco.node.verification.verifier import Verifier
+from dipaco.node.volunteer.retention import blobs_needed
 from dipaco.protocol.routing.policy import Policy
+from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.calls import AskLease, HandBack, Heartbeat, Submit
@@ -57,6 +63,7 @@ class Node:
     key: Ed25519PrivateKey
     journal: Journal
     blobs: BlobStore
+    claims: Claims
     activity: Activity
     run_store: RunStore
     worker: JobRunner
@@ -106,11 +113,13 @@ def assemble(
     in_thread: InThread = trio.to_thread.run_sync,
 ) -> Node:
     """Make every part of a node; none of them runs yet."""
+    run_store = RunStore(journal)
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
-    storage = StorageMeter(home.cache, in_thread=in_thread)
+    claims = _claims(config, home, blobs, run_store, journal, peer_id(key))
+    most = config.storage.cache_max
+    storage = StorageMeter(home.root, in_thread=in_thread, walk=partial(tidy, blobs, claims, most))
     activity = Activity(worked=storage.look_soon)
-    run_store = RunStore(journal)
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     reputation = Reputation(transport)
@@ -127,6 +136,7 @@ def assemble(
         key=key,
         journal=journal,
         blobs=blobs,
+        claims=claims,
         activity=activity,
         run_store=run_store,
         worker=worker,
@@ -156,6 +166,29 @@ def assemble(
             spread=partial(gossip.spread, within=FAREWELL_SECONDS),
         ),
     )
+
+
+def _claims(
+    config: NodeConfig,
+    home: Home,
+    blobs: BlobStore,
+    run_store: RunStore,
+    journal: Journal,
+    me: PeerId,
+) -> Claims:
+    """Return the claims of all known runs: nothing is removed before each of them has its own."""
+
+    def pinned() -> set[Digest]:
+        runs = tuple(run_store.runs.values())
+        return pinned_blobs(home.root, (record.manifest for record in runs))
+
+    claims = Claims(blobs, pinned)
+    for run, record in run_store.runs.items():
+        if config.node.rendezvous and record.scheduler == me:
+            claims.claim(run, blobs_needed_at_start(record, journal))
+        else:
+            claims.claim(run, blobs_needed(record, me, blobs.has))
+    return claims
 
 
 def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:

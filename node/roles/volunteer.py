@@ -36,7 +36,8 @@ async def train(node: Node, reporter: StatusReporter) -> None:
         verifier=node.verifier,
         gate=node.gate,
         heartbeat_seconds=node.config.lease.heartbeat_s,
-        cache_max=node.config.storage.cache_max,
+        claims=node.claims,
+        me=node.me,
     )
     await node.gate.run(partial(_work, node, Volunteer(record, deps)))
 

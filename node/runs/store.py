@@ -50,9 +50,16 @@ class RunStore:
         self.changed = Condition()
         self._outbox, self.announcements = trio.open_memory_channel[tuple[Item, int]](256)
         """`announcements`: what this node added, with its size in bytes, for gossip."""
-        for kind in ("manifest", "spec", "receipt"):
-            for saved in journal.signed(kind):
-                self._admit(kind, saved.data, ours=True)[1]()  # it was admitted before
+        try:
+            self._restore()
+        except (RemoteProtocolError, Unavailable, Refusal) as error:
+            raise journal.foreign(error) from error
+
+    def _restore(self) -> None:
+        """Take in what the journal holds: all of it was admitted before."""
+        for kind in _KINDS:
+            for saved in self._journal.signed(_kind(kind)):
+                self._admit(kind, saved.data, ours=True)[1]()
         for record in self.runs.values():
             self._replay(record)
 
@@ -95,7 +102,14 @@ class RunStore:
 
     def _take(self, kind: str, data: bytes, *, ours: bool = False) -> None:
         item, keep = self._admit(kind, data, ours=ours)
-        self._journal.save_signed(_kind(kind), item.run, item.digest, data)
+        dropped: tuple[Digest, ...] = ()
+        with self._journal.saving():
+            self._journal.save_signed(_kind(kind), item.run, item.digest, data)
+            if kind == "receipt":
+                dropped = self._journal.drop_old_receipts(item.run)
+        for digest in dropped:
+            self._items.pop(digest, None)
+            self.runs[item.run].receipts -= 1
         keep()
         self.changed.notify()
 

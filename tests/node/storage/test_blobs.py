@@ -178,8 +178,13 @@ def test_pruning_never_removes_what_is_kept_whatever_the_bound(store: BlobStore)
     assert store.partial(arriving, 8).received == 3
 
 
-def test_drafts_of_a_crashed_writer_are_removed_and_blobs_stay(store: BlobStore) -> None:
+def test_drafts_of_a_crashed_writer_are_removed_and_blobs_stay(
+    store: BlobStore, tmp_path: Path
+) -> None:
     digest = store.write(b"words")
-    store.path(digest).with_name("00.1-ab.temp").write_bytes(b"half")
+    alive, dead = os.getppid(), 1 << 22  # Linux gives no such number to a process
+    for place in (store.path(digest).parent, tmp_path / "blobs" / "partial"):
+        (place / f"00.{dead}-0123abcd.temp").write_bytes(b"half")
+        (place / f"00.{alive}-0123abcd.temp").write_bytes(b"at work")
     store.remove_drafts()
-    assert store.total_bytes() == 5
+    assert store.total_bytes() == 5 + 2 * 7

@@ -139,6 +139,8 @@ def test_receipts_of_a_run_are_bounded_and_the_oldest_go(
     journal.save_signed("receipt", OTHER, d(99), b"of another run")
     for number in range(5):
         journal.save_signed("receipt", RUN, d(number), b"receipt")
+    assert journal.drop_old_receipts(RUN) == (d(1), d(0))
+    assert journal.drop_old_receipts(RUN) == ()
     assert [value.digest for value in journal.signed("receipt", RUN)] == [d(2), d(3), d(4)]
     assert [value.digest for value in journal.signed("receipt", OTHER)] == [d(99)]
 
