@@ -116,7 +116,7 @@ def assemble(
     run_store = RunStore(journal)
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
-    claims = _claims(config, home, blobs, run_store, journal, peer_id(key))
+    claims = claims_of(home, blobs, run_store, journal, peer_id(key))
     most = config.storage.cache_max
     storage = StorageMeter(home.root, in_thread=in_thread, walk=partial(tidy, blobs, claims, most))
     activity = Activity(worked=storage.look_soon)
@@ -168,15 +168,13 @@ def assemble(
     )
 
 
-def _claims(
-    config: NodeConfig,
-    home: Home,
-    blobs: BlobStore,
-    run_store: RunStore,
-    journal: Journal,
-    me: PeerId,
+def claims_of(
+    home: Home, blobs: BlobStore, run_store: RunStore, journal: Journal, me: PeerId | None
 ) -> Claims:
-    """Return the claims of all known runs: nothing is removed before each of them has its own."""
+    """Return the claims of all known runs: nothing is removed before each of them has its own.
+
+    me   this node; None: it has no key yet.
+    """
 
     def pinned() -> set[Digest]:
         runs = tuple(run_store.runs.values())
@@ -184,7 +182,7 @@ def _claims(
 
     claims = Claims(blobs, pinned)
     for run, record in run_store.runs.items():
-        if config.node.rendezvous and record.scheduler == me:
+        if record.scheduler == me:
             claims.claim(run, blobs_needed_at_start(record, journal))
         else:
             claims.claim(run, blobs_needed(record, me, blobs.has))

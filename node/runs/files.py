@@ -50,7 +50,13 @@ def open_run(data: bytes, origin: str) -> RunFile:
     try:
         signed, manifest = decode_signed(data, Manifest)
     except RemoteProtocolError as error:
-        _refuse_other_format(field_of(data, "body"), origin)
+        body = field_of(data, "body")
+        _refuse_other_format(body, origin)
+        if isinstance(body, bytes):
+            raise Refusal(
+                f"{origin}: damaged, or made by another version of dipaco-node ({error}): make the "
+                "run anew with `dipaco-node run create`, or use that version"
+            ) from error
         raise Refusal(f"{origin}: not a run file: {error}") from error
     if signed.signer != manifest.owner:
         raise Refusal(f"{origin}: signed by {signed.signer}, not by its owner {manifest.owner}")

@@ -74,7 +74,10 @@ def kept_local_result(
                 f"results, this one reads {RESULT_FORMAT}): move it away, then run the reference "
                 f"again"
             ) from error
-        raise ConfigError(f"{path}: not the local result of a run: {error}") from error
+        raise ConfigError(
+            f"{path}: not the local result of a run ({error}): move it away, then run the "
+            "reference again"
+        ) from error
     state = RunState(manifest)
     named = {ModuleId(each.module): list(each.states) for each in result.modules}
     if set(named) != set(manifest.topology.modules):

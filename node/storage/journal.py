@@ -126,6 +126,8 @@ class Journal:
 
         Raises ConfigError, DiskFull and Unavailable.
         """
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder where a file belongs: move it away")
         with _translated(path), ExitStack() as unfinished:
             connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -297,6 +299,8 @@ class Journal:
         with self.saving():  # of two processes that open at once, the second one migrates nothing
             ((version,),) = self._rows("PRAGMA user_version", ())
             self._check_version(version)
+            if not version and self._rows("SELECT name FROM sqlite_master LIMIT 1", ()):
+                raise ConfigError(f"{self._path} is a database of another program: {_CURE}")
             done = version - FIRST_VERSION + 1 if version else 0
             for number in range(done, len(MIGRATIONS)):
                 for statement in MIGRATIONS[len(MIGRATIONS) - 1 - number].split(";"):

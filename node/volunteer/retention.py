@@ -18,7 +18,7 @@ Has = Callable[[Digest], bool]
 """Says whether a blob is in this node's store."""
 
 
-def blobs_needed(record: RunRecord, me: PeerId, has: Has) -> set[Digest]:
+def blobs_needed(record: RunRecord, me: PeerId | None, has: Has) -> set[Digest]:
     """Return those of a run that this node works for, as far as the ledger tells.
 
     The states that each path is used and trained with, which peers fetch; the newest version of

@@ -50,6 +50,7 @@ LIGHT_COMMANDS = (
     ["eval", "--help"],
     ["generate", "--help"],
     ["ckpt", "export", "--help"],
+    ["cache", "info", "--help"],
     ["version"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
