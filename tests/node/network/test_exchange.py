@@ -380,3 +380,15 @@ async def test_an_error_of_our_own_store_is_not_the_holders(
         with pytest.raises(Unavailable, match=r"^no space left on the disk$"):
             await here.exchange.fetch(digest, holders=[one.me, other.me])
         assert other.exchange.sent == 0
+
+
+@pytest.mark.parametrize("damage", [b"", DATA[:-1], DATA + b"more"], ids=["empty", "cut", "long"])
+async def test_a_blob_whose_file_has_the_wrong_length_is_fetched_again(
+    tmp_path: Path, autojump_clock: MockClock, damage: bytes
+) -> None:
+    async with swarm(tmp_path, 2) as (holder, reader):
+        digest = holder.blobs.write(DATA)
+        reader.blobs.write(DATA)
+        reader.blobs.path(digest).write_bytes(damage)
+        await reader.exchange.fetch(digest, length=len(DATA))
+        assert reader.blobs.read(digest, len(DATA)) == DATA

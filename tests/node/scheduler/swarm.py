@@ -109,14 +109,19 @@ class Swarm:
         name: str,
         *,
         verify: str = "require",
+        run: str = "",
         worker: Callable[..., Any] = fake,
         **settings: Any,
     ) -> SwarmNode:
-        """Start the node called `name`; the first one is the scheduler."""
-        return await self._nursery.start(self._live, name, verify, partial(worker, **settings))
+        """Start the node called `name`; the first one is the scheduler.
+
+        run   that the node joins, by name; empty: the only one on offer.
+        """
+        wanted = RunSection(verify=verify, id=run)
+        return await self._nursery.start(self._live, name, wanted, partial(worker, **settings))
 
     async def _live(
-        self, name: str, verify: str, work: Callable[[Home], Any], *, task_status: Any
+        self, name: str, run: RunSection, work: Callable[[Home], Any], *, task_status: Any
     ) -> None:
         rendezvous = name == SCHEDULER
         home = Home.at(self._homes / name)
@@ -126,7 +131,7 @@ class Swarm:
                 rendezvous=rendezvous,
                 bootstrap=() if rendezvous or self._address is None else (self._address,),
             ),
-            run=RunSection(verify=verify),
+            run=run,
         )
         worker = work(home)
         if rendezvous:
