@@ -18,7 +18,13 @@ from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.inputs import Inputs
 from dipaco.node.volunteer.lease_check import check_lease, spec_for
-from dipaco.node.volunteer.retention import HandedIn, blobs_needed, done_with, not_taken_in
+from dipaco.node.volunteer.retention import (
+    HandedIn,
+    blobs_needed,
+    done_with,
+    handed_in,
+    not_handed_over,
+)
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.node.volunteer.work import (
     MAX_RETRY_SECONDS,
@@ -159,8 +165,8 @@ class Volunteer:
             if isinstance(lease, TrainLease):
                 self._last_path = lease.path
             if result.handed_over_later:
-                done = work_of(lease)
-                self._handed_in[done.path] = HandedIn(done.round, result.handed_over_later)
+                found = handed_in(lease, result, self._record.state)
+                self._handed_in[work_of(lease).path] = found
         finally:
             self._forget_old_blobs(lease, result)
 
@@ -175,7 +181,7 @@ class Volunteer:
     def _forget_old_blobs(self, lease: Lease, result: Result | None) -> None:
         """Remove what came with a lease, but for what the next one or a peer needs."""
         view, blobs = self._record.state, self._deps.blobs
-        self._handed_in = not_taken_in(self._handed_in, view)
+        self._handed_in = not_handed_over(self._handed_in, view)
         needed = blobs_needed(self._record, self._deps.me, blobs.has)
         for each in self._handed_in.values():
             needed |= {moment.digest for moment in each.moments}

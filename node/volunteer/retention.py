@@ -7,6 +7,7 @@ that lease is done.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from dipaco.node.kinds.table import work_of
 from dipaco.node.runs.record import RunRecord
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.wire.digest import Digest
@@ -21,9 +22,9 @@ Has = Callable[[Digest], bool]
 def blobs_needed(record: RunRecord, me: PeerId | None, has: Has) -> set[Digest]:
     """Return those of a run that this node works for, as far as the ledger tells.
 
-    The states that each path is used and trained with, which peers fetch; the newest version of
-    every module that is here, from which the next one is made; and the moments of the paths that
-    this node trained last, until a later round has taken them in.
+    The states that each path is used, trained and still to be evaluated with, which peers fetch,
+    too; the newest version of every module that is here, from which the next one is made; and the
+    moments of the paths that this node trained last, until a later round has taken them in.
     """
     view, needed = record.state, set[Digest]()
     for path in range(view.topology.paths) if view.seeded else ():
@@ -32,6 +33,8 @@ def blobs_needed(record: RunRecord, me: PeerId | None, has: Has) -> set[Digest]:
             needed |= {digest for _, digest in view.path_states(path, used)}
         if view.contributors.get(path) == me and version < record.rounds.last:
             needed |= {digest for _, digest in view.path_moments(path, version + 1)}
+    for version, path in record.rounds.due_evaluations():
+        needed |= {digest for _, digest in view.path_states(path, version)}
     for module in view.states:
         needed |= set(_newest(view, module, has))
     return needed | {entry.sheet.digest for entry in view.sheets()}
@@ -52,17 +55,23 @@ def _newest(view: RunState, module: ModuleId, has: Has) -> Iterator[Digest]:
 class HandedIn:
     """The moments of an accepted result, which the scheduler fetches afterwards."""
 
-    round: int
+    upto: int
+    """The version of the path up to which they may be asked for: what follows begins with them."""
     moments: tuple[ModuleDigest, ...]
 
 
-def not_taken_in(handed_in: Mapping[int, HandedIn], view: RunState) -> dict[int, HandedIn]:
-    """Return those of the moments, by path, that the ledger does not tell of yet."""
-    last = view.manifest.training.rounds
+def handed_in(lease: Lease, result: Result, view: RunState) -> HandedIn:
+    """Return the moments of a result; its round may have ended before, when they were lost."""
+    work = work_of(lease)
+    return HandedIn(max(work.round, view.path_version(work.path)), result.handed_over_later)
+
+
+def not_handed_over(held: Mapping[int, HandedIn], view: RunState) -> dict[int, HandedIn]:
+    """Return those of the moments, by path, that the scheduler may still fetch."""
     return {
         path: each
-        for path, each in handed_in.items()
-        if view.path_version(path) < each.round < last
+        for path, each in held.items()
+        if view.path_version(path) <= each.upto < view.manifest.training.rounds
     }
 
 

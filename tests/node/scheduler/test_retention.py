@@ -87,13 +87,20 @@ def test_a_volunteer_keeps_current_states_and_the_moments_that_it_made() -> None
     assert volunteer.blobs_needed(record, BERT, everywhere) == current | used
 
 
-def test_moments_are_kept_until_the_ledger_tells_of_them_and_not_after_the_last_round() -> None:
-    view = begun().ledger
-    handed_in = {
-        path: volunteer.HandedIn(round_, ())
-        for path, round_ in ((0, 1), (1, 2), (2, view.manifest.training.rounds))
+def test_moments_are_kept_while_the_path_has_not_gone_on_and_not_after_the_last_round() -> None:
+    shell = begun()
+    view, last = shell.ledger, shell.ledger.manifest.training.rounds
+    held = {
+        path: volunteer.HandedIn(upto, ()) for path, upto in ((0, 0), (1, 1), (2, 2), (3, last))
     }
-    assert volunteer.not_taken_in(handed_in, view).keys() == {1}
+    assert volunteer.not_handed_over(held, view).keys() == {1, 2}
+
+
+def test_moments_that_were_made_again_are_kept_though_their_round_has_ended() -> None:
+    shell = begun()
+    lease = shell.schedule.lease_again((0, 1))
+    found = volunteer.handed_in(lease, train_result(lease), shell.ledger)
+    assert found.moments and volunteer.not_handed_over({0: found}, shell.ledger) == {0: found}
 
 
 def test_a_state_of_which_the_newest_version_is_away_is_kept_as_the_way_to_it() -> None:

@@ -290,7 +290,7 @@ def test_a_group_that_cannot_be_marked_as_used_is_not_left_locked(
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.os, "utime", refuse)
+        patched.setattr(os, "utime", refuse)
         with pytest.raises(ConfigError, match=r"cannot use .*: Permission denied"):
             cache.open(SPEC, 0)
     cache.clear()  # takes what is not locked
