@@ -20,7 +20,7 @@ def blobs_needed(schedule: Schedule) -> set[Digest]:
     for path in rounds.live_paths if view.seeded else ():
         needed |= {digest for _, digest in view.path_states(path, view.kept_version(path))}
         if view.path_version(path) < rounds.last:
-            needed |= _to_train(view, path)
+            needed |= _to_train(view, path) | _to_train_again(schedule, path)
     # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
     needed |= {state.digest for state in view.manifest.start}
     for accepted in schedule.state.accepted.values():
@@ -55,6 +55,18 @@ def _to_train(view: RunState, path: int) -> set[Digest]:
         after = view.moments.get((path, module), {})
         begins |= {digest for round_, digest in after.items() if round_ > version}
     return begins
+
+
+def _to_train_again(schedule: Schedule, path: int) -> set[Digest]:
+    """What the path's last round began with, until a result of the next one counts.
+
+    Should the moments be lost that the next round begins with, the last one is trained again.
+    """
+    done = schedule.ledger.path_version(path)
+    accepted = (path, done + 1) in schedule.state.accepted
+    if done < 1 or accepted or not schedule.ledger.path_moments(path, done + 1):
+        return set()
+    return schedule.lease_again((path, done)).inputs
 
 
 def _evidence(view: RunState) -> set[Digest]:

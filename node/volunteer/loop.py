@@ -185,5 +185,7 @@ class Volunteer:
         needed = blobs_needed(self._record, self._deps.me, blobs.has)
         for each in self._handed_in.values():
             needed |= {moment.digest for moment in each.moments}
+        if result and not isinstance(lease, TrainLease):
+            needed |= result.digests  # states and sheets, of which our ledger does not tell yet
         passed = done_with(lease, result, view)
         self._deps.claims.claim(self._record.run, needed, passed=passed)
