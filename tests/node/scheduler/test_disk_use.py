@@ -50,7 +50,7 @@ async def test_fifteen_rounds_stay_under_ten_times_the_bank(
 
     await until(finished)
     scheduler, *volunteers = (held / bank(run) for held in most)
-    assert scheduler < 10 and max(volunteers) < 5
+    assert scheduler < 10 and max(volunteers) < 6
     assert [unneeded(node) for node in nodes] == [set(), set(), set()]
     left = [node.parts.blobs.total_bytes() / bank(run) for node in nodes]
     assert left[0] < 4 and max(left[1:]) < 1.5  # nobody trains on: moments and deltas went
