@@ -31,6 +31,8 @@ SURFACE = {
     "--temperature --top-k",
     "ckpt list": "NAME --home --json",
     "ckpt export": "NAME --at --format --home --out --path",
+    "cache info": "--home --json",
+    "cache prune": "--home --max",
     "compare": "NAME --data --device --jobs --methods --out --reroute --rounds --seeds",
     "id": "--home",
     "key new": "FILE --home",
