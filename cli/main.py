@@ -27,6 +27,7 @@ COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the f
     "eval": "evaluate",
     "generate": "generate",
     "ckpt": "ckpt",
+    "cache": "cache",
     "testnet": "testnet",
     "reference": "reference",
     "compare": "compare",

@@ -24,18 +24,24 @@ from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
+from dipaco.node.runs.pinned import pinned_blobs
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
+from dipaco.node.scheduler.retention import blobs_needed_at_start
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.claims import Claims
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.roster import Roster
+from dipaco.node.storage.stored import tidy
 from dipaco.node.verification.spot_check import SpotCheck
 from dipaco.node.verification.verifier import Verifier
+from dipaco.node.volunteer.retention import blobs_needed
 from dipaco.protocol.routing.policy import Policy
+from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.calls import AskHolders, AskLease, HandBack, Heartbeat, Submit
@@ -58,6 +64,7 @@ class Node:
     key: Ed25519PrivateKey
     journal: Journal
     blobs: BlobStore
+    claims: Claims
     activity: Activity
     run_store: RunStore
     worker: JobRunner
@@ -108,13 +115,15 @@ def assemble(
     in_thread: InThread = trio.to_thread.run_sync,
 ) -> Node:
     """Make every part of a node; none of them runs yet."""
+    run_store = RunStore(journal, peer_id(key))
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
-    storage = StorageMeter(home.cache, in_thread=in_thread)
+    claims = claims_of(home, blobs, run_store, journal, peer_id(key))
+    most = config.storage.cache_max
+    storage = StorageMeter(home.root, in_thread=in_thread, walk=partial(tidy, blobs, claims, most))
     traffic = transport.traffic
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
     activity = Activity(worked=storage.look_soon, sums=sums)
-    run_store = RunStore(journal, peer_id(key))
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     reputation = Reputation(transport)
@@ -125,6 +134,7 @@ def assemble(
         directory = Directory(transport, rpc, roster, in_thread=in_thread)
     gossip = Gossip(transport, reputation, run_store)
     exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread)
+    claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)
     return Node(
         config=config,
@@ -132,6 +142,7 @@ def assemble(
         key=key,
         journal=journal,
         blobs=blobs,
+        claims=claims,
         activity=activity,
         run_store=run_store,
         worker=worker,
@@ -161,6 +172,27 @@ def assemble(
             spread=partial(gossip.spread, within=FAREWELL_SECONDS),
         ),
     )
+
+
+def claims_of(
+    home: Home, blobs: BlobStore, run_store: RunStore, journal: Journal, me: PeerId | None
+) -> Claims:
+    """Return the claims of all known runs: nothing is removed before each of them has its own.
+
+    me   this node; None: it has no key yet.
+    """
+
+    def pinned() -> set[Digest]:
+        runs = tuple(run_store.runs.values())
+        return pinned_blobs(home.root, (record.manifest for record in runs))
+
+    claims = Claims(blobs, pinned)
+    for run, record in run_store.runs.items():
+        if record.scheduler == me:
+            claims.claim(run, blobs_needed_at_start(record, journal))
+        else:
+            claims.claim(run, blobs_needed(record, me, blobs.has))
+    return claims
 
 
 def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:

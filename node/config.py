@@ -126,7 +126,8 @@ class StorageSection(Section, frozen=True, kw_only=True):
     """`[storage]`: the limits of the home folder."""
 
     cache_max: Annotated[int, Meta(ge=0)] = 10 * 10**9
-    """Most bytes of the shard cache, written with a unit. Blobs that work needs do not count."""
+    """Most bytes of blobs, shards and source files together, written with a unit. Blobs that work
+    needs are never removed."""
     min_free: Annotated[int, Meta(ge=0)] = 500 * 10**6
     """Bytes, written with a unit: with less free on the disk the node does no work."""
     max_shards: Annotated[int, Meta(ge=1, le=1024)] = 4

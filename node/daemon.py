@@ -41,6 +41,7 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
     """
     home = Home.at(config.home)
     with home.held():
+        home.clear_temporary()
         key = load_or_new_identity(home.identity)
         say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
         journal = Journal.open(home.journal)

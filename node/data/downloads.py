@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from dipaco.node.data.retry import RetryPolicy
 from dipaco.node.jobs.meter import Meter, OnProgress
-from dipaco.node.storage.files import PRIVATE, hash_file, translated
+from dipaco.node.storage.files import PRIVATE, hash_file, temporary_name, translated
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.run.source import SourceFile
 from dipaco.protocol.wire.digest import Digest, short
@@ -35,8 +35,10 @@ class Downloads:
 
     folder: Path
     cache_max: int
-    """Bytes of all its files together."""
+    """Bytes of all its files, together with what else the bound counts."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    besides: Callable[[], int] = lambda: 0
+    """Measures that, in bytes."""
 
     def get(self, file: SourceFile, fetch: Fetch, on_progress: OnProgress) -> Path:
         """Return the path of a file of the right size, after fetching it if it is missing.
@@ -45,10 +47,10 @@ class Downloads:
         Unavailable if the file cannot be fetched or has another digest, ConfigError if it is larger
         than the folder may be, and DiskFull.
         """
-        if file.size > self.cache_max:
+        if file.size > self.most:
             raise ConfigError(
-                f"storage.cache_max: {file.name} of the source has {file.size} bytes, the limit is "
-                f"{self.cache_max}"
+                f"storage.cache_max: {file.name} of the source has {file.size} bytes, the limit of "
+                f"{self.cache_max} leaves {max(0, self.most)}"
             )
         path = self.folder / file.sha256.hex()
         with self._locked():
@@ -59,6 +61,11 @@ class Downloads:
                 os.utime(path)
         return path
 
+    @property
+    def most(self) -> int:
+        """The bytes that its files may have together now."""
+        return self.cache_max - self.besides()
+
     def get_unpinned(
         self, name: str, fetch: Fetch, on_progress: OnProgress
     ) -> tuple[Path, int, Digest]:
@@ -66,13 +73,13 @@ class Downloads:
 
         name   for messages. Raises the errors of `get`.
         """
-        part = self.folder / f"{os.getpid()}-{os.urandom(4).hex()}{_PART}"
+        part = self.folder / temporary_name("download")
         with self._locked(), translated(part, "write"):
             try:
                 with part.open("xb") as out:
                     meter = Meter(on_progress, "download", 0, unit="MB")
                     self.retry.telling(on_progress).retry(
-                        lambda: _append(out, name, self.cache_max, fetch, meter),
+                        lambda: _append(out, name, self.most, fetch, meter),
                         f"source.files: {name}",
                     )
                     size = out.tell()
@@ -109,11 +116,11 @@ class Downloads:
         with translated(self.folder, "read"):
             others = [path for path in self.folder.iterdir() if path.name not in mine]
             marks = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in others)
-            used = sum(each for _, each, _ in marks)
+            used, most = sum(each for _, each, _ in marks), self.most
             for _, each, path in marks:
-                if used + size <= self.cache_max:
+                if used + size <= most:
                     return
-                path.unlink()
+                path.unlink(missing_ok=True)
                 used -= each
 
     def _fetch(self, path: Path, file: SourceFile, fetch: Fetch, on_progress: OnProgress) -> None:

@@ -7,11 +7,25 @@ folder, torch, and the hub unless the source is on it.
 
 import atexit
 import os
-import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from dipaco.node.storage.files import (
+    Home,
+    remove_path,
+    remove_temporary,
+    temporary_name,
+    translated,
+)
+
+_scratch_parent: list[Path] = []  # one entry: the folder that `use_scratch_of` named
+
+
+def use_scratch_of(home: Home) -> None:
+    """Have the scratch folder of this process in a home, whose next process removes a left one."""
+    _scratch_parent[:] = [home.scratch]
 
 
 def import_datasets(*, hub: bool = False) -> Any:
@@ -30,8 +44,8 @@ def _imported() -> Any:
 
     `USE_TORCH` keeps it from importing torch, which takes 190 MB and two seconds more.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="dipaco-datasets-"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    scratch = _new_scratch()
+    atexit.register(remove_path, scratch)
     os.environ.update(
         HF_HOME=str(scratch),
         HF_HUB_CACHE=str(scratch / "hub"),
@@ -56,3 +70,15 @@ def _imported() -> Any:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     logging.set_verbosity(datasets.logging.CRITICAL)
     return datasets
+
+
+def _new_scratch() -> Path:
+    """Make the scratch folder of this process, after those of killed processes are removed."""
+    if not _scratch_parent:
+        return Path(tempfile.mkdtemp(prefix="dipaco-datasets-"))
+    scratch = _scratch_parent[0] / temporary_name("datasets")
+    with translated(scratch, "make"):
+        scratch.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_temporary(scratch.parent)
+        scratch.mkdir(mode=0o700)
+    return scratch

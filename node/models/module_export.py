@@ -199,7 +199,7 @@ class ModuleExport:
     def __init__(self, folder: Path, manifest: Manifest, held: dict[Digest, ModuleState]) -> None:
         self._folder, self._manifest, self._held = folder, manifest, held
 
-    def has(self, digest: Digest) -> bool:
+    def has(self, digest: Digest, length: int | None = None) -> bool:
         """Return whether the state is here."""
         return digest in self._held and (self._folder / file_of(self._held[digest])).is_file()
 

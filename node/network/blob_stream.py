@@ -47,8 +47,8 @@ class InThread(Protocol):
 class Readable(Protocol):
     """The part of a blob store that a holder reads."""
 
-    def has(self, digest: Digest) -> bool:
-        """Return whether the whole blob is here."""
+    def has(self, digest: Digest, length: int | None = None) -> bool:
+        """Return whether the whole blob is here, and not damaged if its `length` is known."""
 
     def size(self, digest: Digest) -> int:
         """Return its bytes; raises Unavailable when it is not here."""

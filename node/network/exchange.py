@@ -155,7 +155,7 @@ class Exchange:
         Unavailable when no connected peer has the blob in that length: back off and ask again, the
         received bytes are kept.
         """
-        if not self._blobs.has(digest):
+        if not self._blobs.has(digest, length):
             await self._share(digest, length, limit, holders, progress)
         size = self._blobs.size(digest)
         if size > limit or (length is not None and size != length):

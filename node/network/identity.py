@@ -39,11 +39,18 @@ def load_or_new_identity(path: Path) -> Ed25519PrivateKey:
     """
     if not path.exists():
         return Ed25519PrivateKey.generate()
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder where a key file belongs: move it away")
     with translated(path, "read"):
         mode = path.stat().st_mode & 0o777
         if os.name == "posix" and mode & 0o077:
             raise ConfigError(f"{path} has mode {mode:04o}: make it 0600, it holds a private key")
         data = path.read_bytes()
+    if _is_other_key(data):
+        raise ConfigError(
+            f"{path} holds a key of another kind, this program has Ed25519 keys in libp2p's "
+            "format: move it away, then start as a new node"
+        )
     key = Ed25519PrivateKey.from_private_bytes(data[4:36].ljust(_SEED_BYTES, b"\0"))
     if data != key_file(key):
         raise ConfigError(
@@ -51,6 +58,12 @@ def load_or_new_identity(path: Path) -> Ed25519PrivateKey:
             "start as a new node"
         )
     return key
+
+
+def _is_other_key(data: bytes) -> bool:
+    """Return whether a file is a key as OpenSSL or OpenSSH write it, or of libp2p's other types."""
+    of_libp2p = data[:1] == _HEADER[:1] and data[2:3] == _HEADER[2:3]
+    return data.startswith(b"-----BEGIN ") or (of_libp2p and data[1:2] != _HEADER[1:2])
 
 
 def key_file(key: Ed25519PrivateKey) -> bytes:

@@ -95,6 +95,7 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         run_store=node.run_store,
         journal=node.journal,
         blobs=node.blobs,
+        claims=node.claims,
         exchange=node.exchange,
         worker=node.worker,
         blame=node.reputation.blame,

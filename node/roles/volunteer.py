@@ -81,7 +81,8 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         verifier=node.verifier,
         gate=node.gate,
         heartbeat_seconds=node.config.lease.heartbeat_s,
-        cache_max=node.config.storage.cache_max,
+        claims=node.claims,
+        me=node.me,
     )
     stay, volunteer = _Stay(), Volunteer(record, deps)
     async with trio.open_nursery() as nursery:

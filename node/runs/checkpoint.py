@@ -33,8 +33,8 @@ Float32 = NDArray[np.float32]
 class States(Protocol):
     """Reads module states by digest; `BlobStore` is one implementation."""
 
-    def has(self, digest: Digest) -> bool:
-        """Return whether the state is here."""
+    def has(self, digest: Digest, length: int | None = None) -> bool:
+        """Return whether the state, of `length` bytes, is here."""
         ...
 
     def read_array(self, digest: Digest, elements: int) -> Float32:
@@ -87,7 +87,11 @@ class Checkpoint:
 
     def missing(self, paths: Iterable[int] | None = None) -> tuple[ModuleState, ...]:
         """Return those of the states that are not here."""
-        return tuple(each for each in self.modules(paths) if not self.states.has(each.digest))
+        return tuple(
+            each
+            for each in self.modules(paths)
+            if not self.states.has(each.digest, self.topology.state_bytes(each.module))
+        )
 
     def read(self, state: ModuleState) -> Float32:
         """Return one module's state, flat; raises BlobMissing."""

@@ -53,7 +53,14 @@ def open_run(data: bytes, origin: str) -> RunFile:
     try:
         signed, manifest = decode_signed(data, Manifest)
     except RemoteProtocolError as error:
-        _refuse_other_format(field_of(data, "body"), origin)
+        body = field_of(data, "body")
+        _refuse_other_format(body, origin)
+        if isinstance(body, bytes):
+            raise Refusal(
+                f"{origin}: damaged, or made by another version of dipaco-node "
+                f"({_plainly(data, error)}): make the run anew with `dipaco-node run create`, or "
+                "use that version"
+            ) from error
         if field_of(data, "type") == "Manifest":
             raise Refusal(
                 f"{origin}: not a run file but an unsigned manifest: its owner makes one of it "

@@ -9,6 +9,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
+from dipaco.protocol.errors import Refusal
 from dipaco.protocol.wire.digest import Digest
 
 
@@ -30,10 +31,18 @@ def known_runs(home: Path) -> tuple[RunFile, ...]:
     """Return the runs that the node of `home` offers or has pulled; none if there is no home."""
     found = {run.id: run for run in kept_runs(home)}
     with _journal(home) as journal:
-        for saved in journal.signed("manifest") if journal is not None else ():
-            run = open_run(saved.data, str(Home(home).journal))
-            found.setdefault(run.id, run)
+        if journal is not None:
+            for saved in journal.signed("manifest"):
+                run = _open(journal, saved.data)
+                found.setdefault(run.id, run)
     return tuple(sorted(found.values(), key=lambda run: (run.manifest.name, run.id)))
+
+
+def _open(journal: Journal, data: bytes) -> RunFile:
+    try:
+        return open_run(data, "journal")
+    except Refusal as error:
+        raise journal.foreign(error) from error
 
 
 def named_run(name: str, home: Path) -> RunFile:

@@ -6,6 +6,7 @@ every module, and the held-out losses. The file serves this home alone and is ne
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -73,7 +74,10 @@ def kept_local_result(
                 f"results, this one reads {RESULT_FORMAT}): move it away, then run the reference "
                 f"again"
             ) from error
-        raise ConfigError(f"{path}: not the local result of a run: {error}") from error
+        raise ConfigError(
+            f"{path}: not the local result of a run ({error}): move it away, then run the "
+            "reference again"
+        ) from error
     state = RunState(manifest)
     named = {ModuleId(each.module): list(each.states) for each in result.modules}
     if set(named) != set(manifest.topology.modules):
@@ -94,6 +98,28 @@ def local_result_of(
         modules=tuple(ModuleVersions(module=m, states=s) for m, s in states.items()),
         evaluations=tuple(evaluations),
     )
+
+
+def blobs_of_results(home: Path) -> set[Digest]:
+    """Return the states of all local results in `home`; a file that is no result names none."""
+    named: set[Digest] = set()
+    for path in (home / FOLDER).glob("*.account"):
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # removed meanwhile
+        named |= _blobs_in(path, status.st_mtime_ns, status.st_size)
+    return named
+
+
+@lru_cache(maxsize=64)
+def _blobs_in(path: Path, _time: int, _size: int) -> frozenset[Digest]:
+    """Read a file once, and again when its time or size changes."""
+    try:
+        result = decode(read_file(path, limit=MAX_BYTES), LocalResult, limit=MAX_BYTES)
+    except (ConfigError, RemoteProtocolError):
+        return frozenset()
+    return frozenset(state for module in result.modules for state in module.states)
 
 
 def _path(home: Path, run: Digest) -> Path:

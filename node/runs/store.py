@@ -62,9 +62,16 @@ class RunStore:
         self.changed = Condition()
         self._outbox, self.announcements = trio.open_memory_channel[tuple[Item, int]](256)
         """`announcements`: what this node added, with its size in bytes, for gossip."""
-        for kind in ("manifest", "spec", "receipt"):
-            for saved in journal.signed(kind):
-                self._admit(kind, saved.data, ours=True)[1]()  # it was admitted before
+        try:
+            self._restore()
+        except (RemoteProtocolError, Unavailable, Refusal) as error:
+            raise journal.foreign(error) from error
+
+    def _restore(self) -> None:
+        """Take in what the journal holds: all of it was admitted before."""
+        for kind in _KINDS:
+            for saved in self._journal.signed(_kind(kind)):
+                self._admit(kind, saved.data, ours=True)[1]()
         for record in self.runs.values():
             self._replay(record)
 
@@ -110,11 +117,17 @@ class RunStore:
         if ours and kind == "manifest":
             self.keep_own(item.run)
         spare = self._too_many(item.run) if kind == "manifest" else []
+        old: tuple[Digest, ...] = ()
         with self._journal.saving():
             for run in spare:
                 self._journal.drop_run(run)
             self._journal.save_signed(_kind(kind), item.run, item.digest, data)
+            if kind == "receipt":
+                old = self._journal.drop_old_receipts(item.run)
         self._forget(spare)
+        for digest in old:
+            self._items.pop(digest, None)
+            self.runs[item.run].receipts -= 1
         keep()
         self.changed.notify()
 

@@ -10,6 +10,7 @@ from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.claims import Claims
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.wire.identity import PeerId
 
@@ -22,6 +23,7 @@ class SchedulerDeps:
     run_store: RunStore
     journal: Journal
     blobs: BlobStore
+    claims: Claims
     exchange: Exchange
     worker: JobRunner
     blame: Callable[[PeerId, str], Awaitable[None]]

@@ -14,6 +14,7 @@ from dipaco.node.kinds.changes import (
 )
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
+from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import MAX_LEASE_BYTES, TrainResult, decode_lease
@@ -45,9 +46,13 @@ def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]
     """Yield the leases and the accepted results that stood when the journal was last written.
 
     now   seconds on the scheduler's clock: leases are granted anew, their holders may return.
+    Raises ConfigError for a value that this version cannot read.
     """
-    for saved in journal.leases(run):
-        yield Grant(decode_lease(saved.data), saved.peer, now)
-    for kept in journal.results(run):
-        result = decode(kept.data, TrainResult, limit=MAX_LEASE_BYTES)
-        yield TrainingAccepted(kept.path, kept.round, kept.peer, result)
+    try:
+        for saved in journal.leases(run):
+            yield Grant(decode_lease(saved.data), saved.peer, now)
+        for kept in journal.results(run):
+            result = decode(kept.data, TrainResult, limit=MAX_LEASE_BYTES)
+            yield TrainingAccepted(kept.path, kept.round, kept.peer, result)
+    except RemoteProtocolError as error:
+        raise journal.foreign(error) from error

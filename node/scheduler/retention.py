@@ -1,6 +1,10 @@
 """Which blobs a scheduler keeps: what a next step, a lease, an evaluation or a user still reads."""
 
+from dipaco.node.kinds.state import SchedulingState
+from dipaco.node.runs.record import RunRecord
+from dipaco.node.scheduler.journaled import saved_changes
 from dipaco.node.scheduler.schedule import Schedule
+from dipaco.node.storage.journal import Journal
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.run_state import RunState
@@ -16,7 +20,7 @@ def blobs_needed(schedule: Schedule) -> set[Digest]:
     for path in rounds.live_paths if view.seeded else ():
         needed |= {digest for _, digest in view.path_states(path, view.kept_version(path))}
         if view.path_version(path) < rounds.last:
-            needed |= _moments(view, path)
+            needed |= _to_train(view, path) | _to_train_again(schedule, path)
     # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
     needed |= {state.digest for state in view.manifest.start}
     for accepted in schedule.state.accepted.values():
@@ -25,6 +29,8 @@ def blobs_needed(schedule: Schedule) -> set[Digest]:
         needed |= grant.lease.inputs
     for place in schedule.state.pending:
         needed |= schedule.lease_again(place).inputs
+        pending = schedule.state.pending.get(place)
+        needed |= {each.digest for each in pending.moments} if pending else set()
     for version, path in rounds.due_evaluations():
         needed |= {digest for _, digest in view.path_states(path, version)}
     return needed | _evidence(view)
@@ -37,12 +43,30 @@ def _updates(view: RunState, module: ModuleId) -> set[Digest]:
     return {update for update, _ in newest} | ({residual} if residual else set())
 
 
-def _moments(view: RunState, path: int) -> set[Digest]:
-    """Of every module the last two: the very last may be of a round that others have ahead."""
-    needed: set[Digest] = set()
+def _to_train(view: RunState, path: int) -> set[Digest]:
+    """What the path's next round begins with, until all its modules have taken that round in.
+
+    Its delta may be lost after some of them did: the path is then trained again from there.
+    """
+    version = view.path_version(path)
+    begins = {digest for _, digest in view.path_states(path, version)}
+    begins |= {digest for _, digest in view.path_moments(path, version + 1)}
     for module in view.topology.path_modules[path]:
-        needed |= set(list(view.moments.get((path, module), {}).values())[-2:])
-    return needed
+        after = view.moments.get((path, module), {})
+        begins |= {digest for round_, digest in after.items() if round_ > version}
+    return begins
+
+
+def _to_train_again(schedule: Schedule, path: int) -> set[Digest]:
+    """What the path's last round began with, until a result of the next one counts.
+
+    Should the moments be lost that the next round begins with, the last one is trained again.
+    """
+    done = schedule.ledger.path_version(path)
+    accepted = (path, done + 1) in schedule.state.accepted
+    if done < 1 or accepted or not schedule.ledger.path_moments(path, done + 1):
+        return set()
+    return schedule.lease_again((path, done)).inputs
 
 
 def _evidence(view: RunState) -> set[Digest]:
@@ -53,3 +77,14 @@ def _evidence(view: RunState) -> set[Digest]:
     sheets = {each.sheet.digest for each in view.sheets()}
     at = reshard.after_round
     return sheets | {states[at] for states in view.states.values() if len(states) > at}
+
+
+def blobs_needed_at_start(record: RunRecord, journal: Journal) -> set[Digest]:
+    """Return those of a run that this node schedules, as the journal has it."""
+    schedule = Schedule(SchedulingState(record.run, record.rounds, record.state))
+    for change in saved_changes(record.run, journal, 0.0):
+        schedule.apply(change)
+    schedule.forget_taken_in()
+    for pending in schedule.restored(0.0):
+        schedule.apply(pending)
+    return blobs_needed(schedule)

@@ -9,7 +9,8 @@ jobs of this node's worker process.
 
 import logging
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import combinations
 
 import trio
@@ -98,8 +99,8 @@ class Scheduler:
         self._due = Condition()
         self._collecting: set[Place] = set()
         """Whose moments somebody is after."""
-        self._held_blobs: set[Digest] = set()
-        """What this run has in the blob store."""
+        self._submitted: dict[bytes, frozenset[Digest]] = {}
+        """By token the blobs of the results that are not accepted yet."""
         self._restore(now)
 
     # ------------------------------------------------------------------ requests of volunteers
@@ -141,23 +142,39 @@ class Scheduler:
         lease, state = grant.lease, self.schedule.state
         kind = kind_of(lease)
         blobs = kind.to_inspect(state, lease, result)
-        for digest, length in blobs:
-            await self._pull(digest, length, (peer,))
-        if blobs:
-            job = InspectResult(
-                manifest=self._manifest, spec=self._spec, lease=lease, result=result
-            )
-            refused = await self._refuse(peer, result, await self._inspect(job))
-            if refused:
-                return refused
-        kind.compare(state, lease, result, self._agree)
-        known = kind.refuted(state, lease)
-        reply = self._count(peer, result)
+        with self._in_hand(result.token, frozenset(digest for digest, _ in blobs)):
+            for digest, length in blobs:
+                await self._pull(digest, length, (peer,))
+            if blobs:
+                job = InspectResult(
+                    manifest=self._manifest, spec=self._spec, lease=lease, result=result
+                )
+                refused = await self._refuse(peer, result, await self._inspect(job))
+                if refused:
+                    return refused
+            kind.compare(state, lease, result, self._agree)
+            known = kind.refuted(state, lease)
+            reply = self._count(peer, result)
         for other, reason in kind.refuted(state, lease):
             if (other, reason) not in known:
                 log.warning("result of %s refuted: %s", short_peer(other), reason)
                 await self._deps.blame(other, reason)
         return reply
+
+    @contextmanager
+    def _in_hand(self, token: bytes, blobs: frozenset[Digest]) -> Iterator[None]:
+        """Keep the blobs of a submission while its lease stands: the peer may have to ask again.
+
+        Afterwards those stay that the run needs, as those of a result that counts.
+        """
+        self._submitted[token] = blobs
+        self._forget_old_blobs()
+        try:
+            yield
+        finally:
+            if token not in self.schedule.grants:
+                self._submitted.pop(token, None)
+                self._forget_old_blobs(passed=blobs)
 
     def _agree(self, ours: Sheet, theirs: Sheet) -> bool:
         """Whether two score sheets agree; one that is lost agrees with none: others are asked."""
@@ -259,7 +276,6 @@ class Scheduler:
             if pending.maker:
                 await self._deps.blame(pending.maker, wrong)
             return False
-        self._held_blobs |= {each.digest for each in pending.moments}
         self._make(self.schedule.moments_arrived(place))
         self._forget_old_blobs()
         return True
@@ -317,12 +333,15 @@ class Scheduler:
             self._make(self.schedule.discard(path, step.version))
         return bool(lost)
 
-    def _forget_old_blobs(self) -> None:
-        """Remove what no module's next step, no lease and no evaluation needs any more."""
-        keep = blobs_needed(self.schedule)
-        for digest in self._held_blobs - keep:
-            self._deps.blobs.remove(digest)
-        self._held_blobs = keep
+    def _forget_old_blobs(self, passed: frozenset[Digest] = frozenset()) -> None:
+        """Remove what no module's next step, no lease and no evaluation needs any more.
+
+        passed   blobs that this run never needed, if no other does.
+        """
+        for token in self._submitted.keys() - self.schedule.grants.keys():
+            del self._submitted[token]
+        needed = blobs_needed(self.schedule).union(*self._submitted.values())
+        self._deps.claims.claim(self.run_id, needed, passed=passed)
 
     # ------------------------------------------------------------------ save, then send
 
@@ -344,6 +363,8 @@ class Scheduler:
         for change in changes:
             self.schedule.apply(change)
             self._note(change)
+        if self._submitted.keys() - self.schedule.grants.keys():
+            self._forget_old_blobs()
         self._due.notify()
         self._deps.changed.notify()
 
@@ -364,7 +385,6 @@ class Scheduler:
                 log.info("lease ended token=%s: %s", short(token), reason)
             case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
                 self.beats.pop(result.token, None)
-                self._held_blobs |= result.digests
                 log.info("accepted path=%d round=%d of=%s", path, round_, short_peer(peer))
             case TrainingDiscarded(path=path, round=round_):
                 log.warning("discarded path=%d round=%d: its blobs are lost", path, round_)
@@ -377,7 +397,8 @@ class Scheduler:
                 if isinstance(entry, ModuleUpdated):
                     log.debug("stepped module=%s version=%d", entry.module, entry.version)
                     done = self.schedule.rounds.done
-                    self._deps.journal.drop_results(self.run_id, before_round=done + 1)
+                    with suppress(DiskFull):  # the next step drops them
+                        self._deps.journal.drop_results(self.run_id, before_round=done + 1)
 
     def _restore(self, now: float) -> None:
         """Resume where the journal ends; leases in hand are renewed, their holders may return."""
@@ -391,7 +412,7 @@ class Scheduler:
         self.schedule.forget_taken_in()
         for pending in self.schedule.restored(now):
             self.schedule.apply(pending)
-        self._held_blobs = blobs_needed(self.schedule)
+        self._forget_old_blobs()
         self._make(self.schedule.adopt(spec_digest(self._spec)))
         if self.schedule.ledger.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")

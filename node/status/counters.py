@@ -5,11 +5,9 @@ reading the disk. The memory of a process is read at each status: two small file
 0.08 ms.
 """
 
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ import psutil
 import trio
 
 from dipaco.node.status.document import Memory
+from dipaco.node.storage.files import folder_bytes
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -69,20 +68,6 @@ class StorageMeter:
             await trio.sleep(LEAST_SECONDS)
             with trio.move_on_after(MOST_SECONDS - LEAST_SECONDS):
                 await self._wanted.wait()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files below `folder`; a file removed meanwhile does not count."""
-    total, folders = 0, [os.fspath(folder)]
-    while folders:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                    continue
-                with suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_size
-    return total
 
 
 def memory(worker: int | None) -> Memory:

@@ -12,7 +12,10 @@ All methods use the disk: in the daemon, call those that read or write much in a
 """
 
 import hashlib
+import math
 import os
+import re
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +24,22 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dipaco.node.storage.files import hash_file, replacing, sync_folder, translated
+from dipaco.node.storage.files import (
+    hash_file,
+    remove_path,
+    remove_temporary,
+    replacing,
+    sync,
+    sync_folder,
+    temporary_name,
+    translated,
+)
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.digest import DIGEST_BYTES, Digest, sha256, short
 
 READ_BYTES = 1 << 20  # of one read while hashing
 _PARTIAL = "partial"
+_BLOB = re.compile(rf"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 
 Buffer = bytes | bytearray | memoryview
 Float32 = NDArray[np.float32]
@@ -59,13 +72,16 @@ class BlobStore:
     def write_stream(self, chunks: Iterable[Buffer]) -> Digest:
         """Keep the concatenation of `chunks`, never whole in memory; returns its digest."""
         running = hashlib.sha256()
-        draft = self._root / _PARTIAL / f"draft-{os.getpid()}-{os.urandom(4).hex()}"
-        with replacing(draft) as file:
-            for chunk in chunks:
-                running.update(chunk)
-                file.write(chunk)
-        digest = Digest(running.digest())
-        self._adopt(draft, digest)
+        draft = self._root / _PARTIAL / temporary_name("draft")
+        try:
+            with replacing(draft) as file:
+                for chunk in chunks:
+                    running.update(chunk)
+                    file.write(chunk)
+            digest = Digest(running.digest())
+            self._adopt(draft, digest)
+        finally:
+            draft.unlink(missing_ok=True)  # there only if it found no place
         return digest
 
     def write_array(self, array: Float32) -> Digest:
@@ -86,16 +102,29 @@ class BlobStore:
         name = digest.hex()
         return self._root / name[:2] / name
 
-    def has(self, digest: Digest) -> bool:
-        """Return whether the blob is here (its content is checked when it is read)."""
-        return self.path(digest).is_file()
+    def has(self, digest: Digest, length: int | None = None) -> bool:
+        """Return whether the blob is here (its content is checked when it is read).
+
+        length   of the blob in bytes, if it is known: a file of another length is checked now, and
+                 removed if it is damaged.
+        """
+        try:
+            size = self.size(digest)
+        except BlobMissing:
+            return False
+        return length in (None, size) or self._sound(digest)
 
     def size(self, digest: Digest) -> int:
         """Return the blob's bytes; raises BlobMissing."""
-        try:
-            return self.path(digest).stat().st_size
-        except FileNotFoundError:
-            raise _missing(digest) from None
+        path = self.path(digest)
+        with translated(path, "read"):
+            try:
+                status = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise _missing(digest) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise _missing(digest)
+        return status.st_size
 
     def read(self, digest: Digest, limit: int) -> bytes:
         """Return the blob, its digest checked; raises BlobMissing.
@@ -104,6 +133,7 @@ class BlobStore:
         """
         size = self.size(digest)
         if size > limit:
+            self._check(digest)
             raise RemoteProtocolError(f"blob {short(digest)} has {size} bytes, at most {limit}")
         data = bytearray(size)
         self._fill(digest, memoryview(data))
@@ -116,6 +146,7 @@ class BlobStore:
         """
         size = self.size(digest)
         if size != 4 * elements:
+            self._check(digest)
             raise RemoteProtocolError(
                 f"blob {short(digest)} has {size} bytes, {elements} float32 have {4 * elements}"
             )
@@ -129,8 +160,7 @@ class BlobStore:
         The whole blob is hashed before its first range is returned, and again only if the file has
         changed: the peer would give this node a strike for damaged bytes.
         """
-        if not self._sound(digest):
-            raise _missing(digest)
+        self._check(digest)
         with self._open(digest) as file:
             file.seek(offset)
             data = file.read(length)
@@ -143,33 +173,36 @@ class BlobStore:
         """Return the bytes of all files of the store."""
         return sum(size for _, size, _ in self._files())
 
-    def prune(self, keep: Collection[Digest], max_bytes: int) -> int:
+    def prune(
+        self, keep: Collection[Digest], max_bytes: int, *, used_before: float = math.inf
+    ) -> int:
         """Remove the least recently used blobs until `max_bytes` are left; returns bytes freed.
 
-        keep   digests that stay even above `max_bytes`, partial blobs included. It must name all
-               blobs that running work reads or has just written.
+        keep         digests that stay even above `max_bytes`, partial blobs included. It must name
+                     all blobs that running work reads or has just written.
+        used_before  Unix time, seconds: what was used later stays, too.
         """
         kept = {digest.hex() for digest in keep}
         files = sorted(self._files())
         total, freed = sum(size for _, size, _ in files), 0
-        for _, size, path in files:
-            if total - freed <= max_bytes:
+        for used, size, path in files:
+            if total - freed <= max_bytes or used >= used_before * 1e9:
                 break
-            if len(path.name) == 2 * DIGEST_BYTES and path.name not in kept:  # never a draft
-                path.unlink(missing_ok=True)
+            if _BLOB.fullmatch(path.name) and path.name not in kept:  # never a draft
+                self._checked.pop(Digest(bytes.fromhex(path.name)), None)
+                remove_path(path)
                 freed += size
         return freed
 
     def remove(self, digest: Digest) -> None:
         """Remove the blob if it is here."""
         self._checked.pop(digest, None)
-        self.path(digest).unlink(missing_ok=True)
+        remove_path(self.path(digest))
 
     def remove_drafts(self) -> None:
-        """Remove the temporary files of crashed writers; only while no other process writes."""
-        for pattern in ("*/*.temp", f"{_PARTIAL}/draft-*"):
-            for path in self._root.glob(pattern):
-                path.unlink(missing_ok=True)
+        """Remove the temporary files of crashed writers; only while this process writes none."""
+        for folder in self._root.glob("*"):
+            remove_temporary(folder)
 
     # Inside
 
@@ -185,8 +218,12 @@ class BlobStore:
         return found
 
     def _place(self, digest: Digest) -> Path:
+        """Return the path of a blob that is not here, in its folder."""
         path = self.path(digest)
+        if path.is_dir():
+            remove_path(path)
         if not path.parent.is_dir():
+            remove_path(path.parent)  # a file is damage: the store has none of this name
             with translated(path.parent, "make"):
                 path.parent.mkdir(exist_ok=True)
                 sync_folder(self._root)
@@ -201,7 +238,7 @@ class BlobStore:
 
     def _usable(self, digest: Digest) -> bool:
         """Return whether the blob is here and sound, so that it need not be written."""
-        if not (self.has(digest) and self._sound(digest)):
+        if not self._sound(digest):
             return False
         self._touch(digest)
         return True
@@ -225,6 +262,11 @@ class BlobStore:
             with file:
                 yield file
 
+    def _check(self, digest: Digest) -> None:
+        """Raise BlobMissing unless the blob is here and sound; a damaged one is removed."""
+        if not self._sound(digest):
+            raise _missing(digest)
+
     def _sound(self, digest: Digest) -> bool:
         """Return whether the file has the content that its name says; remove it if not."""
         mark = self._mark(digest)
@@ -232,7 +274,12 @@ class BlobStore:
             return False
         if self._checked.get(digest) == mark:
             return True
-        if hash_file(self.path(digest)) != digest:
+        try:
+            with self._open(digest) as file:
+                found = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+        except BlobMissing:
+            return False  # removed meanwhile
+        if found != digest:
             self.remove(digest)
             return False
         self._checked[digest] = mark
@@ -242,7 +289,9 @@ class BlobStore:
         """Return a value that changes whenever the file does; None if there is no file."""
         try:
             status = self.path(digest).stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -292,19 +341,21 @@ class Partial:
                 f"{self.received} of {self._size} bytes of blob {short(self._digest)} arrived"
             )
         if self._size == 0:
-            self._path.touch()
+            with translated(self._path, "write"):
+                self._path.touch()
         if hash_file(self._path) != self._digest:
             self.discard()
             raise RemoteProtocolError(
                 f"the bytes of blob {short(self._digest)} have another digest"
             )
         with translated(self._path, "write"), self._path.open("rb") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
         self._store._adopt(self._path, self._digest)
 
     def discard(self) -> None:
         """Delete the received bytes."""
-        self._path.unlink(missing_ok=True)
+        with translated(self._path, "remove"):
+            self._path.unlink(missing_ok=True)
 
 
 def _read_into(file: BinaryIO, target: memoryview) -> bool:

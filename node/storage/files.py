@@ -1,19 +1,21 @@
 """The home folder of a node, and the one way in which its files are written.
 
-A file is written whole or not at all: temporary file, fsync, rename, fsync of the folder. One
-daemon at a time holds a home; the operating system releases the lock when the process ends, even by
-a crash. Errors of the operating system are translated here, once, into one line that names the
-path.
+A file is written whole or not at all: temporary file, fsync, rename, fsync of the folder. A
+process that is killed leaves at most a temporary file, and the next daemon of the home removes it.
+One daemon at a time holds a home; the operating system releases the lock when the process ends,
+even by a crash. Errors of the operating system are translated here, once, into one line that names
+the path.
 """
 
 import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +25,9 @@ from dipaco.protocol.wire.digest import Digest
 
 PRIVATE = 0o600  # keys, tokens, sockets: only their owner may read them
 PUBLIC = 0o644
+NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""Errors of a write that finds no room: on the disk, in a quota, in the limit on a file's size."""
+PROBE_BYTES = 1 << 17  # more than SQLite adds to one of its files at a time
 MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes: sun_path less its zero
 
 
@@ -43,20 +48,117 @@ def translated(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"cannot {doing} {path}: no space left on the disk") from error
+        if error.errno in NO_SPACE:
+            raise DiskFull(f"cannot {doing} {path}: {_shortage(error)}") from error
         reason = error.strerror or str(error)
         fault = Unavailable if error.errno in (errno.EMFILE, errno.ENFILE) else ConfigError
         raise fault(f"cannot {doing} {path}: {reason}") from error
+
+
+def _shortage(error: OSError) -> str:
+    """Say which room is used up."""
+    if error.errno == errno.EDQUOT:
+        return "the disk quota is used up"
+    if error.errno == errno.EFBIG:
+        return "the file would be larger than this system allows (ulimit -f)"
+    return "no space left on the disk"
+
+
+def probe_space(folder: Path) -> str:
+    """Write a file to `folder` and remove it; return which room is used up, empty if none is.
+
+    A library that hides the error of a write is asked in this way. Another error of the disk is not
+    told: it comes again where it matters.
+    """
+    name = folder / temporary_name("probe")
+    try:
+        with name.open("xb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            sync(file.fileno())
+    except OSError as error:
+        return _shortage(error) if error.errno in NO_SPACE else ""
+    finally:
+        with suppress(OSError):
+            name.unlink()
+    return ""
+
+
+def sync(descriptor: int) -> None:
+    """Have a file's bytes on the disk itself, so that they survive a power cut.
+
+    On macOS fsync leaves them in the disk's own cache; F_FULLFSYNC does not, where the file system
+    knows it.
+    """
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
     """Sync a folder, so that the names of its files survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def temporary_name(name: str) -> str:
+    """Return a name that no other process and no other call gives to a temporary file."""
+    return f"{name}.{os.getpid()}-{os.urandom(4).hex()}.temp"
+
+
+_TEMPORARY = re.compile(r".*\.([0-9]+)-[0-9a-f]{8}\.temp")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files and folders in `folder` whose writers are dead.
+
+    Only while this process writes none itself: a file of its number is of an earlier process.
+    """
+    for path in folder.glob("*.temp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _is_alive(int(found[1])):
+            remove_path(path)
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether another process has this number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # of another user
+    return True
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename what is at `path`, file or folder, so that it can be made again; return its new name.
+
+    An earlier one that was set aside is replaced. None: it cannot be renamed.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    remove_path(aside)
+    try:
+        path.rename(aside)
+    except OSError:
+        return None
+    return aside
 
 
 @contextmanager
@@ -66,7 +168,7 @@ def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
     Several processes may do this to one path at once: the file of the last one stays, whole.
     Raises DiskFull, and ConfigError if the folder cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.temp")
+    temporary = path.with_name(temporary_name(path.name))
     with translated(path, "write"):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         descriptor = os.open(temporary, flags, mode)
@@ -74,7 +176,7 @@ def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             temporary.replace(path)
             sync_folder(path.parent)
         finally:
@@ -90,7 +192,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise ConfigError(f"{path} exists already: choose another folder, or remove it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.temp")
+    temporary = path.with_name(temporary_name(f".{path.name}"))
     with translated(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -106,7 +208,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def sync_file(path: Path) -> None:
     """Sync a file that a library wrote, so that it survives a power cut."""
     with translated(path, "write"), path.open("rb") as file:
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
 def write_file(path: Path, data: bytes | bytearray | memoryview, *, mode: int = PUBLIC) -> None:
@@ -147,6 +249,8 @@ class Home:
         with translated(home.root, "use the home"):
             home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (home.blobs, home.cache):
+                if folder.is_file():
+                    raise ConfigError(f"home: {folder} is a file, not a folder: move it away")
                 folder.mkdir(mode=0o700, exist_ok=True)
             if not os.access(home.root, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "Permission denied")
@@ -169,8 +273,38 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """The folder of `ShardCache`: all its files can be computed again."""
+        """The folder of what can be fetched or computed again."""
         return self.root / "cache"
+
+    @property
+    def shards(self) -> Path:
+        """The folder of `ShardCache`."""
+        return self.cache / "shards"
+
+    @property
+    def sources(self) -> Path:
+        """The folder of source files that are fetched whole."""
+        return self.cache / "sources"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of other libraries' own files: empty while no process uses them."""
+        return self.cache / "scratch"
+
+    @property
+    def results(self) -> Path:
+        """The folder of local results."""
+        return self.root / "accounts"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the run files that this node offers."""
+        return self.root / "runs"
+
+    def clear_temporary(self) -> None:
+        """Remove what killed processes left half-written; only at the start of a daemon."""
+        for folder in (self.root, self.runs, self.results, self.sources, self.scratch):
+            remove_temporary(folder)
 
     @property
     def socket(self) -> Path:
@@ -206,6 +340,20 @@ class Home:
         with translated(self.lock_file, "write"):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below `folder`; a file removed meanwhile does not count."""
+    total, folders = 0, [os.fspath(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                    continue
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def hash_file(path: Path) -> Digest:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dipaco.node.storage.files import DiskFull
-from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
+from dipaco.node.storage.files import DiskFull, probe_space
+from dipaco.protocol.errors import ConfigError, DipacoError, LocalProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
 
@@ -118,9 +118,19 @@ class Journal:
         self._lock = threading.RLock()
         self._depth = 0
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """Open the journal at `path`, created or migrated if needed; raises ConfigError."""
+        """Open the journal at `path`, created or migrated if needed.
+
+        Raises ConfigError, DiskFull and Unavailable.
+        """
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder where a file belongs: move it away")
         with _translated(path), ExitStack() as unfinished:
             connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -135,6 +145,13 @@ class Journal:
         """Close the file; do not use the journal afterwards."""
         with self._lock, _translated(self._path):
             self._db.close()
+
+    def foreign(self, error: DipacoError) -> ConfigError:
+        """Return what to raise for a value of the journal that this version cannot read."""
+        return ConfigError(
+            f"{self._path} was made by another version of dipaco-node, or is damaged ({error}): "
+            f"{_CURE}; or use that version"
+        )
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -157,24 +174,30 @@ class Journal:
             finally:
                 self._depth = 0
                 if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                    with _translated(self._path):
+                        self._db.execute("ROLLBACK")
 
     # Signed values
 
     def save_signed(self, kind: SignedKind, run: Digest, digest: Digest, data: bytes) -> bool:
         """Keep an envelope by the digest of its body; returns whether it is new."""
-        with self.saving():
-            new = self._change(
-                "INSERT OR IGNORE INTO signed (kind, run, digest, data) VALUES (?, ?, ?, ?)",
-                (kind, run, digest, data),
-            )
-            if new and kind == "receipt":
-                self._change(
-                    "DELETE FROM signed WHERE id IN (SELECT id FROM signed "
-                    "WHERE kind = 'receipt' AND run = ? ORDER BY id DESC LIMIT -1 OFFSET ?)",
-                    (run, MAX_RECEIPTS),
-                )
+        new = self._change(
+            "INSERT OR IGNORE INTO signed (kind, run, digest, data) VALUES (?, ?, ?, ?)",
+            (kind, run, digest, data),
+        )
         return bool(new)
+
+    def drop_old_receipts(self, run: Digest) -> tuple[Digest, ...]:
+        """Remove the oldest receipts of a run beyond `MAX_RECEIPTS`; returns their digests."""
+        with self.saving():
+            rows = self._rows(
+                "SELECT id, digest FROM signed WHERE kind = 'receipt' AND run = ? "
+                "ORDER BY id DESC LIMIT -1 OFFSET ?",
+                (run, MAX_RECEIPTS),
+            )
+            for number, _ in rows:
+                self._change("DELETE FROM signed WHERE id = ?", (number,))
+        return tuple(digest for _, digest in rows)
 
     def signed(self, kind: SignedKind, run: Digest | None = None) -> list[SavedValue]:
         """Return the envelopes of a kind, of one run or of all, in the order of arrival."""
@@ -299,11 +322,14 @@ class Journal:
     # Inside
 
     def _prepare(self) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+        # fullfsync has an effect on macOS alone, where fsync stops at the disk's own cache.
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         with self.saving():  # of two processes that open at once, the second one migrates nothing
             ((version,),) = self._rows("PRAGMA user_version", ())
             self._check_version(version)
+            if not version and self._rows("SELECT name FROM sqlite_master LIMIT 1", ()):
+                raise ConfigError(f"{self._path} is a database of another program: {_CURE}")
             done = version - FIRST_VERSION + 1 if version else 0
             for number in range(done, len(MIGRATIONS)):
                 for statement in MIGRATIONS[len(MIGRATIONS) - 1 - number].split(";"):
@@ -321,7 +347,7 @@ class Journal:
             raise ConfigError(
                 f"{self._path} was made by another version of dipaco-node (journal version "
                 f"{version}, this one reads {FIRST_VERSION} and later): choose another --home, or "
-                "move the file away; its runs are joined or created anew"
+                "move the file away; its runs are then joined or created anew"
             )
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> int:
@@ -351,11 +377,17 @@ def _translated(path: Path) -> Iterator[None]:
             raise DiskFull(f"cannot write {path}: no space left on the disk") from error
         if name.startswith("SQLITE_BUSY"):
             raise Unavailable(f"cannot use {path}: another process holds it") from error
-        if name.startswith(_UNUSABLE):
+        if name.startswith(_OF_THE_DISK) and (shortage := probe_space(path.parent)):
+            raise DiskFull(f"cannot write {path}: {shortage}") from error
+        if name.startswith(_UNREADABLE):
+            raise ConfigError(f"cannot use {path}: {error}: {_CURE}") from error
+        if name.startswith(_OF_THE_DISK):
             raise ConfigError(f"cannot use {path}: {error}") from error
         raise
 
 
-_UNUSABLE = tuple(
-    f"SQLITE_{name}" for name in ("NOTADB", "CORRUPT", "CANTOPEN", "READONLY", "IOERR", "PERM")
-)
+_OF_THE_DISK = tuple(f"SQLITE_{name}" for name in ("CANTOPEN", "READONLY", "IOERR", "PERM"))
+"""Errors by which SQLite also hides that the disk or a quota is full: of the log that it writes
+ahead, of its index in shared memory, and of a file that it has to make."""
+_UNREADABLE = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+_CURE = "restore it from a copy, or move it away; its runs are then joined or created anew"

@@ -22,13 +22,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import DTypeLike, NDArray
 
-from dipaco.node.storage.files import PRIVATE, translated
+from dipaco.node.storage.files import PRIVATE, DiskFull, remove_path, translated
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.digest import DIGEST_BYTES, Digest, DigestField, sha256
@@ -62,8 +62,9 @@ class GroupFacts(Wire, frozen=True, kw_only=True):
 
 
 class GroupIndex(Wire, frozen=True, kw_only=True):
-    """The index file of a group."""
+    """The index file of a group; one of another format is made again."""
 
+    format: Literal[1] = 1
     spec: DigestField
     window: Size
     facts: GroupFacts
@@ -156,9 +157,15 @@ class GroupWriter:
 class ShardCache:
     """All groups of one node."""
 
-    def __init__(self, root: Path, cache_max: int) -> None:
-        """cache_max: the most bytes of all groups together."""
-        self._root, self._cache_max = root, cache_max
+    def __init__(
+        self, root: Path, cache_max: int, *, besides: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Use the cache at `root`, and remove the drafts of dead processes.
+
+        cache_max   the most bytes of all groups, together with what else the bound counts.
+        besides     measures that, in bytes.
+        """
+        self._root, self._cache_max, self._besides = root, cache_max, besides
         with translated(root, "use the cache"):
             root.mkdir(parents=True, exist_ok=True)
             self._clear_away()
@@ -176,8 +183,12 @@ class ShardCache:
             os.close(lock)
             self.drop(folder)
             return None
-        with translated(folder, "use"):
-            os.utime(folder / _INDEX)
+        try:
+            with translated(folder, "use"):
+                os.utime(folder / _INDEX)
+        except (ConfigError, DiskFull):
+            os.close(lock)
+            raise
         return ShardGroup(self, folder, index, lock)
 
     @contextmanager
@@ -218,20 +229,30 @@ class ShardCache:
 
         Raises ConfigError if they cannot fit: the operator's limit is never exceeded.
         """
-        total = extra + _bytes_of(own)
-        others = [folder for folder in self._root.iterdir() if folder != own and folder.is_dir()]
-        sizes = {folder: _bytes_of(folder) for folder in others}
-        total += sum(sizes.values())
-        for folder in sorted(others, key=_last_use):
-            if total <= self._cache_max:
-                return
-            if not folder.name.startswith(".") and self._remove(folder):
-                total -= sizes[folder]
-        if total > self._cache_max:
+        beside = self._besides()
+        left = self._cache_max - beside - extra - _bytes_of(own)
+        self.shrink(left, own=own)
+        if self.total_bytes() - _bytes_of(own) > max(0, left) or left < 0:
+            held = f", with {beside} bytes of module states and source files" if beside else ""
             raise ConfigError(
-                f"storage.cache_max: the shards of one window need more than "
+                f"storage.cache_max: the shards of one window{held} need more than "
                 f"{self._cache_max} bytes; raise it to train this run"
             )
+
+    def shrink(self, most: int, *, own: Path | None = None) -> int:
+        """Evict groups until at most `most` bytes of groups are left; returns the bytes freed.
+
+        own   a draft that does not count, and stays.
+        """
+        others = [folder for folder in self._root.iterdir() if folder != own and folder.is_dir()]
+        sizes = {folder: _bytes_of(folder) for folder in others}
+        total, freed = sum(sizes.values()), 0
+        for folder in sorted(others, key=_last_use):
+            if total - freed <= most:
+                break
+            if not folder.name.startswith(".") and self._remove(folder):
+                freed += sizes[folder]
+        return freed
 
     def drop(self, folder: Path) -> None:
         """Remove a damaged group, even while a process has it mapped."""
@@ -240,7 +261,7 @@ class ShardCache:
             folder.rename(gone)
         except FileNotFoundError:
             return  # another process was faster
-        _delete(gone)
+        remove_path(gone)
 
     def clear(self) -> None:
         """Remove every group that is not locked."""
@@ -274,7 +295,7 @@ class ShardCache:
         """Remove the drafts and locks of dead processes; live processes hold their locks."""
         with self._quiet():
             for gone in self._root.glob(".gone-*"):
-                _delete(gone)
+                remove_path(gone)
             for draft in self._root.glob(".build-*"):
                 if _is_whole(draft):
                     self._remove(draft)
@@ -377,14 +398,6 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _is_whole(folder: Path) -> bool:
     """Return whether a name is free or a folder with a lock; anything else is damaged."""
     return not os.path.lexists(folder) or (folder / _LOCK).is_file()
-
-
-def _delete(path: Path) -> None:
-    """Delete a folder, or a file in its place."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _read_index(folder: Path) -> GroupIndex | None:

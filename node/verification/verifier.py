@@ -24,7 +24,7 @@ from dipaco.node.status.activity import Activity, so_far
 from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.journal import Journal
 from dipaco.node.verification.spot_check import SpotCheck
-from dipaco.protocol.errors import Refusal, Unavailable, Unverifiable
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable, Unverifiable
 from dipaco.protocol.routing.decision import Decision, ReceiptTally, decide, may_pass
 from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.routing.policy import Policy
@@ -140,7 +140,10 @@ class Verifier:
 
     def _remembered(self, record: RunRecord, held: HeldSpec) -> Verdict | None:
         data = self.journal.verdict(record.run, spec_digest(held.spec))
-        return decode(data, Verdict, limit=MAX_VERDICT_BYTES) if data else None
+        try:
+            return decode(data, Verdict, limit=MAX_VERDICT_BYTES) if data else None
+        except RemoteProtocolError as error:
+            raise self.journal.foreign(error) from error
 
     def _judged(
         self,

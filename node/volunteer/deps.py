@@ -9,7 +9,9 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.store import RunStore
 from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.claims import Claims
 from dipaco.node.verification.verifier import Verifier
+from dipaco.protocol.wire.identity import PeerId
 
 
 @dataclass(frozen=True)
@@ -26,5 +28,6 @@ class VolunteerDeps:
     gate: Gate
     """It cancels the volunteer's work when it closes, and says why."""
     heartbeat_seconds: float
-    cache_max: int
-    """Bytes that the blob store may grow to."""
+    claims: Claims
+    me: PeerId
+    """This node."""

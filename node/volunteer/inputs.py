@@ -112,8 +112,9 @@ class Inputs:
                 await self.run_store.changed.wait()
 
     async def _bring(self, module: ModuleId, version: int, digest: Digest) -> None:
-        if not self.blobs.has(digest) and not await self._made(module, version, digest):
-            await self._get(digest, self.record.state.topology.state_bytes(module))
+        length = self.record.state.topology.state_bytes(module)
+        if not self.blobs.has(digest, length) and not await self._made(module, version, digest):
+            await self._get(digest, length)
 
     async def _made(self, module: ModuleId, version: int, digest: Digest) -> bool:
         """Make a state from an earlier one; returns whether that is possible and came out right."""

@@ -19,6 +19,13 @@ from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.inputs import Inputs
 from dipaco.node.volunteer.lease_check import check_lease, spec_for
 from dipaco.node.volunteer.others import follow_others
+from dipaco.node.volunteer.retention import (
+    HandedIn,
+    blobs_needed,
+    done_with,
+    handed_in,
+    not_handed_over,
+)
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.node.volunteer.work import (
     MAX_RETRY_SECONDS,
@@ -28,10 +35,9 @@ from dipaco.node.volunteer.work import (
 )
 from dipaco.protocol.errors import LeaseLost, RemoteProtocolError, Unavailable
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
-from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.work.calls import AskLease, Granted, NoLease
-from dipaco.protocol.work.kinds import Lease, TrainLease
+from dipaco.protocol.work.kinds import Lease, Result, TrainLease
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +63,8 @@ class Volunteer:
         self._failures = 0
         """Jobs that failed in a row."""
         self._tasks = 0
-        self._moments: dict[int, tuple[ModuleDigest, ...]] = {}
-        """Per path those that were handed in last: the scheduler may still be fetching them."""
+        self._handed_in: dict[int, HandedIn] = {}
+        """Per path the moments of its last result: the scheduler may still be fetching them."""
         self._last_path: int | None = None
         """The path that was trained last: most likely the next one, too."""
         self._prepared = False
@@ -162,13 +168,17 @@ class Volunteer:
         self._tasks += 1
         spec = spec_for(lease, self._record, self._specs)
         work = LeaseWork(self._tasks, lease, self._record.manifest, spec, self._link, self._deps)
-        result = await work.run(self._inputs)
-        self._failures = 0
-        if isinstance(lease, TrainLease):
-            self._last_path = lease.path
-        if result.handed_over_later:
-            self._moments[work_of(lease).path] = result.handed_over_later
-        self._prune(lease)
+        result: Result | None = None
+        try:
+            result = await work.run(self._inputs)
+            self._failures = 0
+            if isinstance(lease, TrainLease):
+                self._last_path = lease.path
+            if result.handed_over_later:
+                found = handed_in(lease, result, self._record.state)
+                self._handed_in[work_of(lease).path] = found
+        finally:
+            self._forget_old_blobs(lease, result)
 
     async def _pause_after(self, failure: JobFailed) -> None:
         """Wait a little after a job that failed; after some in a row, longer."""
@@ -178,9 +188,14 @@ class Volunteer:
         self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)
         await trio.sleep(wait)
 
-    def _prune(self, lease: Lease) -> None:
-        """Keep the blob store within its bound; what comes next is fetched again if need be."""
-        kept = set(lease.inputs)
-        kept |= {each.digest for moments in self._moments.values() for each in moments}
-        kept |= self._deps.exchange.fetching
-        self._deps.blobs.prune(kept, self._deps.cache_max)
+    def _forget_old_blobs(self, lease: Lease, result: Result | None) -> None:
+        """Remove what came with a lease, but for what the next one or a peer needs."""
+        view, blobs = self._record.state, self._deps.blobs
+        self._handed_in = not_handed_over(self._handed_in, view)
+        needed = blobs_needed(self._record, self._deps.me, blobs.has)
+        for each in self._handed_in.values():
+            needed |= {moment.digest for moment in each.moments}
+        if result and not isinstance(lease, TrainLease):
+            needed |= result.digests  # states and sheets, of which our ledger does not tell yet
+        passed = done_with(lease, result, view)
+        self._deps.claims.claim(self._record.run, needed, passed=passed)

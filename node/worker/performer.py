@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dipaco.node.aggregation.inspection import wrong_moments
 from dipaco.node.aggregation.outer import advance_state, take_outer_step
 from dipaco.node.data.downloads import Downloads
+from dipaco.node.data.library import use_scratch_of
 from dipaco.node.data.sources.interface import Access
 from dipaco.node.jobs.values import (
     MAX_WRONG,
@@ -39,6 +40,7 @@ from dipaco.node.routing.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
+from dipaco.node.storage.stored import besides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,18 +55,20 @@ if TYPE_CHECKING:
 def tools_of(settings: WorkerSettings) -> SourceDeps:
     """Return the blob store and the access to sources in the home that `settings` name."""
     home = Home.at(settings.folder)
+    use_scratch_of(home)
+    most = settings.storage.cache_max
     access = Access(
         local_sources=settings.run.local_sources,
         whole_files=settings.run.whole_files,
-        downloads=Downloads(home.cache / "sources", settings.storage.cache_max),
+        downloads=Downloads(home.sources, most, besides=besides(home, home.sources)),
     )
     return SourceDeps(BlobStore(home.blobs), access)
 
 
 def shards_of(settings: WorkerSettings, deps: SourceDeps) -> Shards:
     """Return the shards of that home; missing ones are computed through `deps`."""
-    storage = settings.storage
-    cache = ShardCache(Home.at(settings.folder).cache / "shards", storage.cache_max)
+    storage, home = settings.storage, Home.at(settings.folder)
+    cache = ShardCache(home.shards, storage.cache_max, besides=besides(home, home.shards))
     return Shards(cache, deps, max_shards=storage.max_shards)
 
 

@@ -495,3 +495,15 @@ async def test_a_breach_that_no_peer_committed_reaches_the_caller_as_something_t
         with pytest.raises(Unavailable, match="more than the bytes"):
             await here.exchange.fetch(digest, holders=[holder.me])
         assert here.reputation.strikes(holder.me) == 0
+
+
+@pytest.mark.parametrize("damage", [b"", DATA[:-1], DATA + b"more"], ids=["empty", "cut", "long"])
+async def test_a_blob_whose_file_has_the_wrong_length_is_fetched_again(
+    tmp_path: Path, autojump_clock: MockClock, damage: bytes
+) -> None:
+    async with swarm(tmp_path, 2) as (holder, reader):
+        digest = holder.blobs.write(DATA)
+        reader.blobs.write(DATA)
+        reader.blobs.path(digest).write_bytes(damage)
+        await reader.exchange.fetch(digest, length=len(DATA))
+        assert reader.blobs.read(digest, len(DATA)) == DATA

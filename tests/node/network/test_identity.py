@@ -42,6 +42,30 @@ def test_a_damaged_file_is_refused_in_one_line_and_kept(tmp_path: Path, damage: 
     assert path.read_bytes() == data
 
 
+OTHER_KINDS = {
+    "openssh": b"-----BEGIN OPENSSH PRIVATE KEY-----\n",
+    "pem": b"-----BEGIN PRIVATE KEY-----\n",
+    "rsa-of-libp2p": bytes.fromhex("080012a709") + bytes(1191),
+    "secp256k1-of-libp2p": bytes.fromhex("08021220") + bytes(32),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_key_of_another_kind_is_called_that_and_kept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "identity.key"
+    path.write_bytes(OTHER_KINDS[kind])
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"identity\.key holds a key of another kind.*move it"):
+        load_or_create_identity(path)
+    assert path.read_bytes() == OTHER_KINDS[kind]
+
+
+def test_a_folder_in_place_of_the_key_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "identity.key").mkdir()
+    with pytest.raises(ConfigError, match=r"identity\.key is a folder where a key file belongs"):
+        load_or_create_identity(tmp_path / "identity.key")
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o606])
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "identity.key"

@@ -8,9 +8,10 @@ import pytest
 
 from dipaco.node.runs import store as store_module
 from dipaco.node.runs.store import RunStore
+from dipaco.node.storage import journal as journal_module
 from dipaco.node.storage.files import DiskFull
-from dipaco.node.storage.journal import Journal
-from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
+from dipaco.node.storage.journal import Journal, SignedKind
+from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.routing.decision import ReceiptTally
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.spec import spec_digest
@@ -18,7 +19,7 @@ from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.wire.canonical import Wire, decode, encode
-from dipaco.protocol.wire.messages import Item
+from dipaco.protocol.wire.messages import AskHave, Item
 from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation, Seeded
 from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, LedgerRecord, SpecAdopted
@@ -201,6 +202,34 @@ def test_strangers_receipts_are_bounded_and_never_keep_out_our_own(
         run_store.offer("receipt", receipt("sybil4"))
     run_store.publish("receipt", decode(receipt("me"), Signed, limit=4096))
     assert run_store.runs[RUN].said[spec_digest(SPEC)][peer("me")] is Outcome.VERIFIED
+
+
+def test_a_receipt_that_makes_room_for_our_own_is_not_offered_any_more(
+    run_store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for held in (store_module, journal_module):
+        monkeypatch.setattr(held, "MAX_RECEIPTS", 3)
+    for name in ("sybil1", "sybil2", "sybil3"):
+        run_store.offer("receipt", receipt(name))
+    run_store.publish("receipt", decode(receipt("me"), Signed, limit=4096))
+    items = run_store.inventory()
+    assert [item.kind for item in items] == ["receipt"] * 3 + ["manifest"]
+    assert None not in [run_store.read(item.kind, item.run, item.digest) for item in items]
+    assert run_store.runs[RUN].receipts == 3
+
+
+@pytest.mark.parametrize("kind", ["manifest", "spec", "receipt"])
+def test_a_journal_whose_values_are_of_another_version_is_named_with_the_cure(
+    journal: Journal, kind: SignedKind
+) -> None:
+    made = RunStore(journal)
+    made.offer("manifest", signed(manifest(), "owner"))
+    old = encode(sign(AskHave(blob=digest("blob")), key("owner")))  # another shape under the name
+    journal.save_signed(kind, RUN, digest("old"), old)
+    named = r"journal\.sqlite was made by another version .* move it away; its runs"
+    with pytest.raises(ConfigError, match=named) as raised:
+        RunStore(journal)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -14,9 +14,9 @@ from dipaco.node.status.counters import (
     LEAST_SECONDS,
     MOST_SECONDS,
     StorageMeter,
-    folder_bytes,
     memory,
 )
+from dipaco.node.storage.files import folder_bytes
 
 WHILE = 600.0  # seconds
 

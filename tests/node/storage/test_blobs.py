@@ -82,6 +82,72 @@ def test_a_damaged_blob_is_removed_and_counts_as_missing(store: BlobStore, damag
     assert store.read(digest, limit=100) == b"words"
 
 
+@pytest.mark.parametrize("damage", [b"", b"word", b"words and more"])
+def test_a_blob_of_the_wrong_length_counts_as_missing_and_can_be_written_again(
+    store: BlobStore, damage: bytes
+) -> None:
+    digest = store.write(b"words of 12.")
+    store.path(digest).write_bytes(damage)
+    assert store.has(digest)
+    assert not store.has(digest, 12)
+    assert not store.path(digest).exists()
+    store.partial(digest, 12).append(b"words of 12.")
+    store.partial(digest, 12).finish()
+    assert store.has(digest, 12)
+
+
+def test_a_sound_blob_of_another_length_than_the_expected_one_stays(store: BlobStore) -> None:
+    digest = store.write(b"words")
+    assert store.has(digest, 12)  # the reader names whose fault it is
+    with pytest.raises(RemoteProtocolError, match="5 bytes"):
+        store.read_array(digest, 3)
+    assert store.has(digest)
+
+
+@pytest.mark.parametrize("elements", [2, 4])
+def test_a_cut_array_counts_as_missing_whatever_length_is_asked(
+    store: BlobStore, elements: int
+) -> None:
+    digest = store.write_array(np.zeros(elements, dtype=np.float32))
+    store.path(digest).write_bytes(bytes(12))
+    with pytest.raises(BlobMissing):
+        store.read_array(digest, elements)
+    with pytest.raises(BlobMissing):
+        store.size(digest)
+
+
+def test_a_long_file_in_the_place_of_a_short_blob_counts_as_missing(store: BlobStore) -> None:
+    digest = store.write(b"words")
+    store.path(digest).write_bytes(b"words and more")
+    with pytest.raises(BlobMissing):
+        store.read(digest, limit=5)
+
+
+@pytest.mark.parametrize("what", ["folder in place of the blob", "file in place of its folder"])
+def test_damage_to_the_folders_is_repaired_by_the_next_write(store: BlobStore, what: str) -> None:
+    digest = store.write(b"words")
+    path = store.path(digest)
+    path.unlink()
+    if what.startswith("folder"):
+        (path / "within").mkdir(parents=True)
+    else:
+        path.parent.rmdir()
+        path.parent.write_bytes(b"")
+    assert not store.has(digest)
+    with pytest.raises(BlobMissing):
+        store.read_range(digest, 0, 1)
+    store.write(b"words")
+    assert store.read(digest, limit=5) == b"words"
+
+
+def test_pruning_forgets_that_a_blob_was_checked(store: BlobStore) -> None:
+    digest = store.write(b"words")
+    store.read_range(digest, 0, 5)
+    assert digest in store._checked
+    store.prune(keep=(), max_bytes=0)
+    assert store._checked == {}
+
+
 def test_a_damaged_blob_is_not_served_even_after_it_was_served_well(store: BlobStore) -> None:
     digest = store.write(b"words")
     assert store.read_range(digest, 1, 3) == b"ord"
@@ -178,8 +244,13 @@ def test_pruning_never_removes_what_is_kept_whatever_the_bound(store: BlobStore)
     assert store.partial(arriving, 8).received == 3
 
 
-def test_drafts_of_a_crashed_writer_are_removed_and_blobs_stay(store: BlobStore) -> None:
+def test_drafts_of_a_crashed_writer_are_removed_and_blobs_stay(
+    store: BlobStore, tmp_path: Path
+) -> None:
     digest = store.write(b"words")
-    store.path(digest).with_name("00.1-ab.temp").write_bytes(b"half")
+    alive, dead = os.getppid(), 1 << 22  # Linux gives no such number to a process
+    for place in (store.path(digest).parent, tmp_path / "blobs" / "partial"):
+        (place / f"00.{dead}-0123abcd.temp").write_bytes(b"half")
+        (place / f"00.{alive}-0123abcd.temp").write_bytes(b"at work")
     store.remove_drafts()
-    assert store.total_bytes() == 5
+    assert store.total_bytes() == 5 + 2 * 7

@@ -13,8 +13,11 @@ from dipaco.node.storage.files import (
     DiskFull,
     Home,
     HomeTaken,
+    new_folder,
+    probe_space,
     read_file,
     replacing,
+    set_aside,
     translated,
     write_file,
 )
@@ -138,3 +141,70 @@ def test_a_killed_daemon_leaves_no_lock_behind(tmp_path: Path) -> None:
         other.kill()
     with home.held():
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_kind_of_missing_room_is_a_full_disk(tmp_path: Path, number: int) -> None:
+    with pytest.raises(DiskFull, match="cannot write"), translated(tmp_path, "write"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_probe_finds_room_and_leaves_nothing(tmp_path: Path) -> None:
+    assert probe_space(tmp_path) == ""
+    assert probe_space(tmp_path / "nowhere") == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+DEAD, ALIVE = 1 << 22, os.getppid()  # Linux gives no process the first number
+LEFT = f"{DEAD}-0123abcd.temp"
+
+
+def test_a_start_removes_what_killed_processes_left_in_every_folder(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "home")
+    folders = (home.root, home.runs, home.results, home.sources, home.scratch)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / f"value.{LEFT}").write_bytes(b"half")
+        (folder / f".folder.{LEFT}").mkdir()
+        (folder / f".folder.{LEFT}" / "file").write_bytes(b"half")
+        (folder / f"value.{os.getpid()}-0123abcd.temp").write_bytes(b"of an earlier process")
+        (folder / f"value.{ALIVE}-0123abcd.temp").write_bytes(b"at work")
+        (folder / "value.temp").write_bytes(b"a person's")
+    home.clear_temporary()
+    for folder in folders:
+        left = {each.name for each in folder.iterdir() if "temp" in each.name}
+        assert left == {f"value.{ALIVE}-0123abcd.temp", "value.temp"}
+
+
+def test_the_names_of_temporary_files_are_those_that_a_start_removes(tmp_path: Path) -> None:
+    home, seen = Home.at(tmp_path / "home"), []
+    with pytest.raises(RuntimeError), replacing(home.root / "value"):
+        seen = [each.name for each in home.root.iterdir() if each.suffix == ".temp"]
+        raise RuntimeError
+    with pytest.raises(RuntimeError), new_folder(home.root / "folder"):
+        seen += [each.name for each in home.root.iterdir() if each.suffix == ".temp"]
+        raise RuntimeError
+    assert len(seen) == 2
+    for name in seen:
+        (home.root / name).write_bytes(b"half")  # as if this process had been killed there
+    home.clear_temporary()
+    assert not list(home.root.glob("*.temp"))
+
+
+@pytest.mark.parametrize("name", ["blobs", "cache"])
+def test_a_file_in_place_of_a_folder_of_the_home_is_named(tmp_path: Path, name: str) -> None:
+    home = Home.at(tmp_path / "home")
+    (home.root / name).rmdir()
+    (home.root / name).write_bytes(b"")
+    with pytest.raises(ConfigError, match=rf"home: .*/{name} is a file, not a folder: move it"):
+        Home.at(tmp_path / "home")
+
+
+def test_what_is_set_aside_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "value"
+    for text in (b"first", b"second"):
+        path.write_bytes(text)
+        assert set_aside(path) == tmp_path / "value.damaged"
+        assert not path.exists()
+    assert (tmp_path / "value.damaged").read_bytes() == b"second"
+    assert set_aside(path) is None

@@ -139,6 +139,8 @@ def test_receipts_of_a_run_are_bounded_and_the_oldest_go(
     journal.save_signed("receipt", OTHER, d(99), b"of another run")
     for number in range(5):
         journal.save_signed("receipt", RUN, d(number), b"receipt")
+    assert journal.drop_old_receipts(RUN) == (d(1), d(0))
+    assert journal.drop_old_receipts(RUN) == ()
     assert [value.digest for value in journal.signed("receipt", RUN)] == [d(2), d(3), d(4)]
     assert [value.digest for value in journal.signed("receipt", OTHER)] == [d(99)]
 
@@ -231,7 +233,9 @@ def test_a_journal_of_an_earlier_day_is_refused_by_its_name(path: Path) -> None:
 
 def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look at" * 100)
-    with pytest.raises(ConfigError, match="file is not a database"):
+    with pytest.raises(
+        ConfigError, match="file is not a database: restore it from a copy, or move it away"
+    ):
         Journal.open(path)
 
 
@@ -248,6 +252,63 @@ def test_a_full_disk_is_said_and_nothing_of_the_block_is_kept(journal: Journal) 
         put(journal, "small", "yes")
         put(journal, "large", "x" * 1_000_000)
     assert (got(journal, "before"), got(journal, "small")) == ("yes", None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "late", "hidden"),
+    [(16_384, False, "SQLITE_IOERR_SHMSIZE"), (40_000, True, "SQLITE_IOERR_WRITE")],
+)
+def test_a_lack_of_room_that_sqlite_calls_an_error_of_the_disk_is_called_by_its_name(
+    path: Path, limit: int, late: bool, hidden: str
+) -> None:
+    code = (
+        "import pathlib, resource, sys\n"
+        "from dipaco.node.storage.journal import Journal\n"
+        "path, limit, late = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == 'True'\n"
+        "def bound(): resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "try:\n"
+        "    late or bound()\n"
+        "    journal = Journal.open(path)\n"
+        "    bound()\n"
+        "    for number in range(100):\n"
+        "        journal.save_verdict(bytes(32), number.to_bytes(32, 'big'), bytes(3000))\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error.__cause__.sqlite_errorname)\n"
+    )
+    command = [sys.executable, "-c", code, str(path), str(limit), str(late)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == f"DiskFull {hidden}\n", done.stderr
+    assert not list(path.parent.glob("probe*"))
+
+
+@pytest.mark.parametrize("name", ["SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_CANTOPEN"])
+@pytest.mark.parametrize("shortage", ["the disk quota is used up", ""])
+def test_an_error_of_the_disk_is_a_full_disk_only_if_a_write_finds_no_room(
+    path: Path, name: str, shortage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "probe_space", lambda folder: shortage)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    wanted, text = (DiskFull, shortage) if shortage else (ConfigError, "disk I/O error")
+    with pytest.raises(wanted, match=text), module._translated(path):
+        raise error
+
+
+def test_a_folder_in_place_of_the_journal_is_called_that(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"journal\.sqlite is a folder.*move it away"):
+        Journal.open(path)
+
+
+def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as plain:
+        plain.execute("CREATE TABLE theirs (a INTEGER)")
+    plain.close()
+    with pytest.raises(ConfigError, match=r"of another program.*move it away"):
+        Journal.open(path)
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+    plain.close()
 
 
 def test_a_file_that_another_process_holds_is_unavailable(

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from dipaco.node.storage import shard_cache as module
@@ -277,3 +278,30 @@ def test_a_mapped_file_stays_readable_after_its_group_is_gone(tmp_path: Path) ->
     cache.clear()
     assert list(tmp_path.iterdir()) == []
     assert array.tolist() == [1] * 50 and not array.flags.writeable
+
+
+def test_a_group_that_cannot_be_marked_as_used_is_not_left_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    make(cache, 0)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "utime", refuse)
+        with pytest.raises(ConfigError, match=r"cannot use .*: Permission denied"):
+            cache.open(SPEC, 0)
+    cache.clear()  # takes what is not locked
+    assert cache.groups() == 0
+
+
+def test_a_group_of_another_format_is_made_again(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000)
+    make(cache, 0)
+    index = tmp_path / f"{SPEC.hex()}-0" / "index"
+    body = cbor2.dumps(cbor2.loads(index.read_bytes()[:-32]) | {"format": 2}, canonical=True)
+    index.write_bytes(body + sha256(body))
+    assert content(cache, 0) is None
+    assert cache.groups() == 0
