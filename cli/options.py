@@ -1,5 +1,6 @@
 """Options that several commands share, and how flags become a `NodeConfig`."""
 
+import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -7,12 +8,38 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from dipaco.node.config import NodeConfig, home_folder, load_config
 
 SEED_HELP = "Seed of the keys of owner and rendezvous node, which are not secret [0]."
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """A group of commands: alone it prints its help, and a mistyped command gets the nearest."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Print the help and end with 0 if there is no argument at all."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names; raises NoSuchCommand."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and args[0][:1] != "-" and not ctx.resilient_parsing:
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=known, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+def json_text(value: object) -> str:
+    """Return `value` as JSON in ASCII, which holds file names that are no text as well."""
+    return json.dumps(msgspec.to_builtins(value))
 
 
 def home_option(command: F) -> F:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import config_of, home_option, json_option
+from dipaco.cli.options import config_of, home_option, json_option, json_text
 from dipaco.node.jobs.options import check_moment_bits
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def doctor(
 
     if as_json:
         document = {"checks": found, "fit": fit_table(fit) if fit else None}
-        click.echo(msgspec.json.encode(document).decode())
+        click.echo(json_text(document))
     elif fit is not None:
         click.echo(fit_text(fit))
     failed = {check.name for check in found if check.verdict == "fail"}

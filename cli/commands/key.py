@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from dipaco.cli.options import home_of, home_option
+from dipaco.cli.options import Group, home_of, home_option
 from dipaco.node.network.keys import read_key, save_key
 from dipaco.node.storage.files import Home
 from dipaco.protocol.wire.identity import peer_id
 
 
-@click.group()
+@click.group(cls=Group)
 def key() -> None:
     """Keys of nodes and of owners of runs."""
 

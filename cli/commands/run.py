@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from dipaco.cli.options import home_of, home_option, json_option
+from dipaco.cli.options import Group, home_of, home_option, json_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.group()
+@click.group(cls=Group)
 def run() -> None:
     """Run files: create, sign, verify, show, list."""
 

@@ -1,8 +1,8 @@
 """The processes of a local network: starts, asks, kills and ends them.
 
-Every node is `python -m dipaco.cli.main start ...` with its own home, on this machine. The module
-does not know the run. The nodes are not in this program's process group, so a Ctrl-C ends them
-through `LocalSwarm.close` alone, in order: volunteers first.
+Every node is `python -P -m dipaco.cli.entry start ...` with its own home, on this machine. The
+module does not know the run. The nodes are not in this program's process group, so a Ctrl-C ends
+them through `LocalSwarm.close` alone, in order: volunteers first.
 """
 
 import os
@@ -21,6 +21,7 @@ from dipaco.node.api.values import LedgerView, NoDaemon
 from dipaco.node.status.document import Status
 from dipaco.protocol.errors import Unavailable
 
+COMMAND = (sys.executable, "-P", "-m", "dipaco.cli.entry")  # -P: nothing from the working folder
 READY = "ready"
 START_SECONDS = 120.0  # imports on a busy machine of two cores, five at once
 LEAVE_SECONDS = 10.0  # for a daemon to end after its first signal
@@ -72,7 +73,7 @@ class LocalSwarm:
         """Start a node; its stderr goes to `home`/daemon.log."""
         await trio.Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "dipaco.cli.main", "start", "--home", str(home), *arguments],
+            [*COMMAND, "start", "--home", str(home), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -79,7 +79,11 @@ class Worker:
         async with self._lock:
             finished = False
             try:
-                process, frames = await self._started(pack(job))
+                try:
+                    process, frames = await self._started(pack(job))
+                except OSError as error:  # no descriptor, no memory, no more processes: for now
+                    reason = (error.strerror or str(error)).lower()
+                    return Failed(kind="local", reason=f"no worker process starts: {reason}")
                 answer = await self._run(process, frames, on_progress)
                 finished = True
                 return answer

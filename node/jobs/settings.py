@@ -4,6 +4,7 @@ The defaults are those of the sections (`node/config.py`).
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ class WorkerSettings(Wire, frozen=True, kw_only=True):
     """The settings of this node's worker process; the operator alone decides them."""
 
     home: Annotated[str, Meta(pattern=r"^/")]
-    """The node's home folder, absolute, with the blob store and the caches."""
+    """The node's home folder, absolute and UTF-8, with the blob store and the caches."""
     run: RunSection
     compute: ComputeSection
     storage: StorageSection
@@ -31,17 +32,27 @@ class WorkerSettings(Wire, frozen=True, kw_only=True):
 
 def settings_of(config: NodeConfig) -> WorkerSettings:
     """Return the worker's part of a node's configuration; raises ConfigError."""
-    home = str(config.home.absolute())
-    try:
-        home.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"home: {home!r} is not UTF-8: choose another --home") from None
     return WorkerSettings(
-        home=home,
+        home=_as_text(config.home),
         run=config.run,
         compute=config.compute,
         storage=config.storage,
     )
+
+
+def _as_text(home: Path) -> str:
+    """Return the home as UTF-8, the form in which libraries of the worker take it."""
+    name = os.fsencode(home.absolute())
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"home: {home} is not UTF-8: choose another --home") from None
+    if text != os.fsdecode(name):  # a file of this name could not be opened by its text
+        raise ConfigError(
+            f"home: {text} cannot be used while Python reads file names as "
+            f"{sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8, and unset PYTHONUTF8"
+        )
+    return text
 
 
 def reproducible_settings(home: Path, device: str) -> WorkerSettings:
@@ -63,8 +74,11 @@ def environment(threads: int) -> dict[str, str]:
 
     OpenMP's threads wait passively: on a shared machine active waiting was measured to cost a
     factor of 8. cuBLAS gets a fixed workspace: without it, it is not deterministic.
+    Python imports nothing from the working folder of the process, whatever PYTHONPATH says: a
+    relative entry of it would mean another folder there.
     """
     count = str(threads)
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.environ | {
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": count,
@@ -73,4 +87,6 @@ def environment(threads: int) -> dict[str, str]:
         "RAYON_NUM_THREADS": count,
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, folders)),
     }

@@ -36,13 +36,18 @@ class DiskFull(Unavailable):
 
 @contextmanager
 def translated(path: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError into DiskFull or ConfigError: "cannot {doing} {path}: reason"."""
+    """Turn an OSError into "cannot {doing} {path}: reason".
+
+    It is a DiskFull without space, an Unavailable without a free descriptor, else a ConfigError.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"cannot {doing} {path}: no space left on the disk") from error
         reason = error.strerror or str(error)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise Unavailable(f"cannot {doing} {path}: {reason.lower()}") from error
         raise ConfigError(f"cannot {doing} {path}: {reason}") from error
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from dipaco.node.storage.files import DiskFull, read_file, write_file
-from dipaco.protocol.errors import ConfigError, RemoteProtocolError
+from dipaco.node.storage.files import read_file, write_file
+from dipaco.protocol.errors import ConfigError, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.signed import Signed
 
@@ -30,12 +30,12 @@ class Roster:
         """Return the records that were saved last, if any."""
         try:
             return decode(read_file(self._path, limit=MAX_BYTES), _Saved, limit=MAX_BYTES).records
-        except (ConfigError, RemoteProtocolError):
+        except (ConfigError, RemoteProtocolError, Unavailable):
             return ()
 
     def save(self, records: tuple[Signed, ...]) -> None:
-        """Replace the saved records; on a full disk the old ones stay."""
+        """Replace the saved records; if that fails for now the old ones stay."""
         try:
             write_file(self._path, encode(_Saved(records=records)))
-        except DiskFull as full:
-            log.warning("the known peers are not saved: %s", full)
+        except Unavailable as away:
+            log.warning("the known peers are not saved: %s", away)

@@ -34,6 +34,7 @@ SURFACE = {
     "compare": "NAME --data --device --jobs --methods --out --reroute --rounds --seeds",
     "id": "--home",
     "key new": "FILE --home",
+    "completion": "SHELL",
     "version": "--json",
 }
 
@@ -51,6 +52,7 @@ LIGHT_COMMANDS = (
     ["generate", "--help"],
     ["ckpt", "export", "--help"],
     ["version"],
+    ["completion", "zsh"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],
