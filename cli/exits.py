@@ -83,6 +83,8 @@ def expected(error: BaseException) -> DipacoError | None:
         return OutputLost(error)  # files, sockets and pipes of ours are translated where they are
     if isinstance(error, DipacoError) and not isinstance(error, LocalProtocolError):
         return error
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return ConfigError("the working folder was removed: change to another one")
     return None
 
 

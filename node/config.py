@@ -157,7 +157,7 @@ SIZES = frozenset({"storage.cache_max", "storage.min_free"})
 """The keys whose values are sizes, written with a unit."""
 ADDRESSES: dict[str, Callable[[Address], str | None]] = {
     "node.listen": Address.listen_fault,
-    "node.announce": Address.dial_fault,
+    "node.announce": Address.announce_fault,
     "node.bootstrap": Address.seed_fault,
 }
 """The keys whose values are addresses. Each function returns why an address cannot serve there."""
@@ -274,7 +274,8 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
         words = _in_words(key, error)
     except ValueError as error:
         words = str(error)
-    raise ConfigError(f"{key} = {value!r} ({origin}): {words}")
+    shown = "" if isinstance(value, list | tuple) else f" = {value!r}"  # words name its entry
+    raise ConfigError(f"{key}{shown} ({origin}): {words}")
 
 
 def _address(text: str, fault: Callable[[Address], str | None]) -> Address:

@@ -20,7 +20,7 @@ from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import raise_limit, shortage
 from dipaco.node.jobs.runner import Worker
-from dipaco.node.jobs.settings import settings_of
+from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_create_identity
 from dipaco.node.roles.run import run_roles
@@ -46,6 +46,7 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
 
     Raises ConfigError, HomeTaken, Refusal, Unverifiable, DiskFull: see docs/operation.md.
     """
+    settings = settings_of(config)  # before anything is made in a home that cannot be used
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_heed_signals, stop)
@@ -53,17 +54,19 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
             log.warning("%s", few)
         home = Home.at(config.home)
         with home.held():
-            await _open(config, home, say, stop)
+            await _open(config, settings, home, say, stop)
         nursery.cancel_scope.cancel()
     return 0
 
 
-async def _open(config: NodeConfig, home: Home, say: Say, stop: trio.Event) -> None:
+async def _open(
+    config: NodeConfig, settings: WorkerSettings, home: Home, say: Say, stop: trio.Event
+) -> None:
     """Open all that the node of a held home needs, run it, and close all."""
     key = load_or_create_identity(home.identity)
     say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
     journal = Journal.open(home.journal)
-    worker = Worker(settings_of(config), partial(log.info, "worker: %s"))
+    worker = Worker(settings, partial(log.info, "worker: %s"))
     try:
         async with open_host(
             key, listen=config.node.listen, announce=config.node.announce

@@ -21,6 +21,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.transport.exceptions import UpgradeFailure
 
 from dipaco.protocol.errors import DipacoError, Unavailable
 
@@ -53,15 +54,20 @@ def translated(doing: str) -> Iterator[None]:
 
 def cause_of(error: BaseException) -> str:
     """Return the first cause of a chain of errors, in words."""
+    upgrading = False
     while True:
-        if isinstance(error, OSError) and error.errno is not None:
-            return os.strerror(error.errno).lower()
+        upgrading |= isinstance(error, UpgradeFailure)
         if isinstance(error, PeerIDMismatchesPubkey):
             return "another peer answers"
+        if isinstance(error, OSError) and error.errno is not None and not upgrading:
+            return os.strerror(error.errno).lower()
         deeper = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
-        if deeper is None:
+        if deeper is not None:
+            error = deeper
+        elif upgrading:  # an HTTP server, a shell: libp2p quotes their bytes, or calls it reset
+            return "no libp2p node answers there, or one that takes no more connections"
+        else:
             return str(error).partition("\n")[0] or type(error).__name__
-        error = deeper
 
 
 def install_shims() -> None:

@@ -29,6 +29,7 @@ from dipaco.protocol.errors import (
     Unverifiable,
 )
 from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.identity import peer_id
 from dipaco.protocol.wire.signed import Signed
 
 RUN = """
@@ -137,6 +138,64 @@ def run_file(shell: Shell) -> Path:
 )
 def test_bad_usage_is_one_line_and_code_2(shell: Shell, arguments: list[str], words: str) -> None:
     assert words in shell.fails(Exit.USAGE, *arguments)
+
+
+PEER = peer_id(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+PLACE = "/ip4/203.0.113.7/tcp/4410"
+
+
+@pytest.mark.parametrize(
+    ("option", "address", "words"),
+    [
+        ("--bootstrap", f"/ip4/203.0.113.7/tcp/99999/p2p/{PEER}", "port 99999 is not in 0 to"),
+        ("--bootstrap", f"/ip4/203.0.113.7/tcp/0/p2p/{PEER}", "port 0 stands for any free port"),
+        ("--bootstrap", f"/ip4/300.0.0.1/tcp/4410/p2p/{PEER}", "'300.0.0.1' is no IP address"),
+        ("--bootstrap", f"/ip4/0.0.0.0/tcp/4410/p2p/{PEER}", "0.0.0.0 is a wildcard"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER[:-1]}I", "is no PeerID of an Ed25519 key"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER[:-1]}", "here 51 in all"),
+        ("--bootstrap", PLACE, "names no peer: /p2p/12D3KooW... is missing at its end"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER}/", "ends in a slash: leave it out"),
+        ("--bootstrap", f" {PLACE}/p2p/{PEER}", "has a blank in it"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER},{PLACE}/p2p/{PEER}", "has a comma"),
+        ("--bootstrap", f"/ip6/fe80::1%eth0/tcp/1/p2p/{PEER}", "without a zone"),
+        ("--bootstrap", f"/ip4/203.0.113.7/udp/4410/quic-v1/p2p/{PEER}", "only tcp is known"),
+        ("--bootstrap", f"{PLACE}/ws/p2p/{PEER}", "this version speaks plain TCP alone"),
+        ("--bootstrap", f"{PLACE}/tcp/4411/p2p/{PEER}", "where /p2p/PEER is expected"),
+        ("--bootstrap", "http://me.example:4410", "write /dns/me.example/tcp/4410"),
+        ("--bootstrap", "203.0.113.7:4410", "write /ip4/203.0.113.7/tcp/4410"),
+        ("--bootstrap", "caf\udce9", "does not begin with a slash"),
+        ("--listen", "/ip4/0.0.0.0/tcp/65536", "port 65536 is not in 0 to 65535"),
+        ("--listen", "/dns4/me.example/tcp/4410", "a node listens on an IP address and a port"),
+        ("--listen", f"{PLACE}/p2p/{PEER}", "a node listens on an IP address and a port"),
+        ("--listen", "0.0.0.0:4410", "write /ip4/0.0.0.0/tcp/4410"),
+        ("--listen", "4410", "does not begin with a slash"),
+        ("--announce", "/ip4/203.0.113.7/tcp/0", "port 0 stands for any free port"),
+        ("--announce", "/ip4/0.0.0.0/tcp/4410", "0.0.0.0 is a wildcard"),
+        ("--announce", "/dns/stack_node/tcp/4410", "a name with an underscore is no host name"),
+        ("--announce", "me.example:4410", "write /dns/me.example/tcp/4410"),
+    ],
+)
+def test_a_hopeless_address_is_told_by_its_fault_and_code_2(
+    shell: Shell, option: str, address: str, words: str
+) -> None:
+    said = shell.fails(Exit.USAGE, "start", "--rendezvous", option, address)
+    assert f"node.{option[2:]} (the command line): " in said
+    assert words in said and "('" not in said
+    assert not Path("home").exists()
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "listen", "announce"])
+def test_an_address_of_the_environment_or_the_file_is_told_in_the_same_way(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    Path("home").mkdir()
+    shell.write("home/config.toml", f'[node]\n{name} = ["{PLACE}/ws"]\n')
+    said = shell.fails(Exit.USAGE, "start", "--rendezvous")
+    assert f"node.{name} ({shell.folder}/home/config.toml): '{PLACE}/ws': has /ws after" in said
+    Path("home/config.toml").unlink()
+    monkeypatch.setenv(f"DIPACO_NODE_{name.upper()}", f"{PLACE}/p2p/{PEER},{PLACE}/ws")
+    said = shell.fails(Exit.USAGE, "start", "--rendezvous")
+    assert f"node.{name} (the environment): " in said
 
 
 def test_an_unknown_variable_is_one_line_and_code_2(

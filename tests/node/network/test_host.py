@@ -7,6 +7,7 @@ import ast
 import contextlib
 import logging
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,32 @@ async def test_what_the_block_raises_comes_out_bare() -> None:
     with pytest.raises(ConfigError, match=r"^mine$"):
         async with open_host(KEYS[0], listen=LISTEN):
             raise ConfigError("mine")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<!DOCTYPE HTML>\n",
+        b"<!DOCTYPE HTML>\n<html>\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"\x00" * 300,
+        b"",
+    ],
+    ids=["http", "html", "ssh", "tls", "zeros", "nothing"],
+)
+async def test_a_server_of_another_kind_is_told_as_that(words: bytes) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(words)
+            await stream.receive_some(1)
+
+    async with open_host(KEYS[0]) as node, trio.open_nursery() as nursery:
+        (server,) = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+        there = Address("ip4", *server.socket.getsockname())
+        with pytest.raises(Unavailable, match=r"no libp2p node answers there.* at 127\.0\.0\.1:"):
+            await node.dial(PEERS[1], [there])
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_dialer_in_plaintext_is_refused() -> None:
