@@ -88,8 +88,6 @@ def run(arguments: Sequence[str]) -> int:
         return int(result or Exit.OK)
     except click.ClickException as error:
         return _usage(error)
-    except click.Abort:
-        return Exit.INTERRUPTED
     except BaseException as error:
         if interrupted(error):
             return Exit.INTERRUPTED
