@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from dipaco.node.config import LogSection
+from dipaco.node.pace import Pace
 
 OURS = "dipaco"
 STDERR = 2
 MOST_LINES = 4096  # that wait for their reader
 FLUSH_SECONDS = 1.0  # for lines that wait when the process ends
 ACCEPTING = "trio.serve_listeners"  # logs 10 tracebacks a second while there is no descriptor
-FIRST_PAUSE = 1.0  # s between two lines of `Rarely`; doubled up to LONGEST_PAUSE
-LONGEST_PAUSE = 600.0
 
 
 def _stamp(seconds: float) -> str:
@@ -121,18 +120,12 @@ class Rarely(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._next, self._pause = 0.0, FIRST_PAUSE
+        self._pace = Pace()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the line is due; a pause of `LONGEST_PAUSE` makes the next one due."""
-        now = record.created
-        if now < self._next:
-            return False
-        quiet = now > self._next + LONGEST_PAUSE
-        self._pause = FIRST_PAUSE if quiet else min(2 * self._pause, LONGEST_PAUSE)
-        self._next = now + self._pause
+        """Return whether the line is due."""
         record.exc_info = None
-        return True
+        return self._pace.is_due(record.created)
 
 
 @contextmanager

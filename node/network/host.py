@@ -33,6 +33,7 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
+from dipaco.node.network.endings import Endings, Kind
 from dipaco.node.network.shims import contain_logging, install_shims, translated
 from dipaco.node.network.transport import TOPIC_PENDING, Handler, PeerCallback, Traffic
 from dipaco.protocol.errors import ConfigError, DipacoError, Unavailable
@@ -92,7 +93,12 @@ class HostTransport:
     """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
 
     def __init__(
-        self, host: IHost, pubsub: Pubsub, addresses: tuple[Address, ...], nursery: trio.Nursery
+        self,
+        host: IHost,
+        pubsub: Pubsub,
+        addresses: tuple[Address, ...],
+        nursery: trio.Nursery,
+        endings: Endings,
     ) -> None:
         self._nursery = nursery
         self._host = host
@@ -104,6 +110,7 @@ class HostTransport:
         self._connected: dict[PeerId, ID] = {}
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
+        self._endings = endings
         self._net.register_notifee(_Notifee(self))
 
     @property
@@ -247,6 +254,7 @@ class HostTransport:
             self._connected[peer] = identity
         else:
             del self._connected[peer]
+            _note_ending(self._endings, "connections", peer, "the connection ended")
         for callback in self._callbacks:
             callback(peer, alive)
 
@@ -302,7 +310,8 @@ async def open_host(
     wanted = tuple(listen)
     for address in wanted:
         check_free(address)
-    host = _make_host(key, wanted, tuple(announce), most)
+    endings = Endings()
+    host = _make_host(key, wanted, tuple(announce), most, endings)
     try:
         async with (
             host.run([Multiaddr(str(address)) for address in wanted]),
@@ -311,7 +320,8 @@ async def open_host(
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
                 raise ConfigError(f"cannot listen on {', '.join(map(str, wanted))}")
-            transport = HostTransport(host, pubsub, _addresses(host, tuple(announce)), nursery)
+            found = _addresses(host, tuple(announce))
+            transport = HostTransport(host, pubsub, found, nursery, endings)
             try:
                 yield transport
             finally:
@@ -331,7 +341,11 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _make_host(
-    key: Ed25519PrivateKey, listen: tuple[Address, ...], announce: tuple[Address, ...], most: int
+    key: Ed25519PrivateKey,
+    listen: tuple[Address, ...],
+    announce: tuple[Address, ...],
+    most: int,
+    endings: Endings,
 ) -> IHost:
     pair = create_new_key_pair(key.private_bytes_raw())
     host = new_host(
@@ -352,11 +366,17 @@ def _make_host(
     net: Any = host.get_network()
     net.retry_config = RetryConfig(max_retries=0)  # new_host has no argument for it
     net.set_resource_manager(None)  # loses one of 1000 places per timed-out dial
-    net.set_stream_handler(_guard(net.common_stream_handler))
+    net.set_stream_handler(_guard(net.common_stream_handler, endings))
     return host
 
 
-def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
+def _note_ending(endings: Endings, kind: Kind, peer: PeerId, reason: str) -> None:
+    log.debug("peer=%s %s", short_peer(peer), reason)
+    if summary := endings.note(kind, peer, trio.current_time()):
+        log.info("%s; `debug` logs each with its reason", summary)
+
+
+def _guard(inner: Callable[[INetStream], Any], endings: Endings) -> Callable[[INetStream], Any]:
     """Wrap the handler of inbound streams: an exception that leaves it ends the whole host."""
     held: Counter[ID] = Counter()
 
@@ -364,12 +384,13 @@ def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
         peer = stream.muxed_conn.peer_id
         held[peer] += 1
         try:
-            with translated(f"stream {stream.get_protocol()} of {short_peer(PeerId(str(peer)))}"):
+            with translated("stream"):
                 if held[peer] > STREAMS:
-                    raise Unavailable(f"{short_peer(PeerId(str(peer)))} holds too many streams")
+                    raise Unavailable("the peer holds too many streams")
                 await inner(stream)
         except DipacoError as error:
-            log.info("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            reason = f"{stream.get_protocol()}: {error}"
+            _note_ending(endings, "streams", PeerId(str(peer)), reason)
             await _reset(stream)
         finally:
             held[peer] -= 1

@@ -175,7 +175,7 @@ class MemoryTransport:
             await handler(stream)
             await stream.close()
         except DipacoError as error:  # any other error is a bug, and fails the test
-            log.info("stream of peer=%s: %s", short_peer(stream.peer), error)
+            log.debug("stream of peer=%s: %s", short_peer(stream.peer), error)
             await stream.reset()
 
     def serve(self, protocol: str, handler: Handler) -> None:

@@ -6,6 +6,7 @@ import trio
 
 from dipaco.node.jobs.values import Progress
 from dipaco.node.kinds.table import kind_of
+from dipaco.node.pace import Pace
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.work.calls import Fallen, Heartbeat
@@ -22,6 +23,7 @@ class Heartbeats:
         self._lease, self._link, self._seconds = lease, link, seconds
         self.progress: Progress | None = None
         """The last report of the worker process."""
+        self._told = Pace()
         self.lost = ""
         """Why the lease no longer stands; empty: it does."""
 
@@ -33,7 +35,8 @@ class Heartbeats:
                 reply = await self._link.heartbeat(self._message())
             except (Unavailable, RemoteProtocolError) as away:
                 # The lease may outlive a restart of the scheduler: the work goes on.
-                log.info("heartbeat not answered: %s", away)
+                level = logging.INFO if self._told.is_due(trio.current_time()) else logging.DEBUG
+                log.log(level, "heartbeat not answered: %s", away)
                 continue
             if isinstance(reply, Fallen):
                 self.lost = reply.reason

@@ -16,12 +16,12 @@ import pytest
 from dipaco.node.config import LogSection
 from dipaco.node.logs import (
     ACCEPTING,
-    LONGEST_PAUSE,
     MOST_LINES,
     LineWriter,
     Rarely,
     logging_to_stderr,
 )
+from dipaco.node.pace import LONGEST_PAUSE
 
 OURS = logging.getLogger("dipaco.node.volunteer")
 THEIRS = logging.getLogger("library.part")
@@ -198,6 +198,6 @@ def test_a_library_that_fails_ten_times_a_second_is_told_of_more_and_more_rarely
         if rarely.filter(record):
             passed.append(record.created)
             assert record.exc_info is None
-    assert passed[:4] == [0.0, 2.0, 6.0, 14.0] and len(passed) < 20
+    assert passed[:4] == [0.0, 1.0, 3.0, 7.0] and len(passed) < 20
     record.created = passed[-1] + 3 * LONGEST_PAUSE
     assert rarely.filter(record)
