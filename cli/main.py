@@ -88,6 +88,8 @@ def run(arguments: Sequence[str]) -> int:
         return int(result or Exit.OK)
     except click.ClickException as error:
         return _usage(error)
+    except SystemExit as end:  # click's own: a reader that left, a completion
+        return int(end.code or Exit.OK)
     except BaseException as error:
         if interrupted(error):
             return Exit.INTERRUPTED
@@ -103,7 +105,7 @@ def _fault(error: DipacoError) -> int:
     if isinstance(error, OutputLost):
         _drop_output()
         if error.reader_left:  # `dipaco-node status | head`
-            return 128 + signal.SIGPIPE
+            return Exit.ERROR
     _say(f"{PROGRAM}: {error}")
     return code_of(error)
 
@@ -111,7 +113,8 @@ def _fault(error: DipacoError) -> int:
 def _usage(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     hint = f"; see {context.command_path} --help" if context is not None else ""
-    _say(f"{PROGRAM}: {error.format_message().rstrip('.')}{hint}")
+    message = " ".join(error.format_message().split())  # choices stand on lines of their own
+    _say(f"{PROGRAM}: {message.rstrip('.')}{hint}")
     return Exit.USAGE
 
 

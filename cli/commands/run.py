@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from dipaco.cli.options import Group, home_of, home_option, json_option
+from dipaco.cli.options import Group, OutFile, home_of, home_option, json_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -17,7 +17,7 @@ def run() -> None:
 
 @run.command()
 @click.argument("file", type=FILE)
-@click.option("--out", required=True, type=FILE, help="The run file to write.")
+@click.option("--out", required=True, type=OutFile(), help="The run file to write.")
 @click.option("--key", type=FILE, help="The owner's key file [this node's own].")
 @click.option("--owner", metavar="PEER", help="The owner, who signs it later with `run sign`.")
 @home_option

@@ -3,21 +3,17 @@
 What a person gets wrong ends in one line on stderr and the exit code of docs/operation.md.
 """
 
+import errno
 import json
-import logging
 import os
 import re
-import signal
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.cli.exits import Exit, code_of, expected
-from dipaco.cli.main import run
 from dipaco.node.network.keys import save_key
 from dipaco.node.storage.files import DiskFull, Home, HomeTaken
 from dipaco.protocol.errors import (
@@ -31,6 +27,7 @@ from dipaco.protocol.errors import (
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.identity import peer_id
 from dipaco.protocol.wire.signed import Signed
+from tests.cli.shell import Shell
 
 RUN = """
 name = "tiny"
@@ -57,51 +54,6 @@ batch = 1
 [training.inner]
 [training.outer]
 """
-
-
-@dataclass
-class Shell:
-    """Runs command lines in a folder with a home of its own."""
-
-    folder: Path
-    capture: pytest.CaptureFixture[str]
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Return exit code, stdout and stderr."""
-        self.capture.readouterr()
-        code = run(arguments)
-        said = self.capture.readouterr()
-        return code, said.out, said.err
-
-    def fails(self, code: Exit, *arguments: str) -> str:
-        """Return the one line with which it ends."""
-        found, _, err = self(*arguments)
-        assert found == code, err
-        assert err.startswith("dipaco-node: ") and err.count("\n") == 1, err
-        return err
-
-    def write(self, name: str, data: str | bytes) -> str:
-        """Write a file and return its path."""
-        path = self.folder / name
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
-        return str(path)
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Shell]:
-    for name in [name for name in os.environ if name.startswith("DIPACO_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DIPACO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()  # `start` configures it for the process it thinks is its own
-    handlers, level, on_interrupt = root.handlers[:], root.level, signal.getsignal(signal.SIGINT)
-    yield Shell(tmp_path, capfd)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    signal.signal(signal.SIGINT, on_interrupt)
-    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture
@@ -206,14 +158,35 @@ def test_an_unknown_variable_is_one_line_and_code_2(
 
 
 def test_client_verbs_without_a_daemon_have_a_code_of_their_own(shell: Shell) -> None:
-    assert "no daemon runs in" in shell.fails(Exit.NO_DAEMON, "status")
-    assert "no daemon runs in" in shell.fails(Exit.NO_DAEMON, "stop")
+    home = shell.folder / "home"
+    for verb in ("status", "stop"):
+        said = shell.fails(Exit.NO_DAEMON, verb)
+        assert f"no daemon runs in {home} (no such file or directory): " in said
+        assert f"dipaco-node start --home {home} starts one" in said
+
+
+def test_a_socket_that_a_killed_daemon_left_is_no_daemon(shell: Shell) -> None:
+    home = Home.at(shell.folder / "home")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(home.socket))
+    assert "(connection refused): dipaco-node start" in shell.fails(Exit.NO_DAEMON, "status")
+
+
+def test_a_daemon_of_another_user_is_not_called_absent(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:  # root, who runs tests too, may connect to any socket
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("dipaco.node.api.client._Connection.connect", forbidden)
+    said = shell.fails(Exit.NO_DAEMON, "status")
+    assert "answers its own user alone" in said and "no daemon" not in said
 
 
 def test_a_home_that_cannot_be_made_is_named(shell: Shell) -> None:
     in_the_way = shell.write("file", "")
     said = shell.fails(Exit.USAGE, "start", "--rendezvous", "--home", f"{in_the_way}/home")
-    assert f"{in_the_way}/home" in said
+    assert f"home: {in_the_way} is not a folder" in said
 
 
 def test_a_taken_port_is_named(shell: Shell) -> None:
@@ -223,6 +196,7 @@ def test_a_taken_port_is_named(shell: Shell) -> None:
     greeting, said = err.splitlines()
     assert code == Exit.USAGE and greeting.startswith("dipaco-node 0.")
     assert said.startswith("dipaco-node: ") and address in said
+    assert "--listen /ip4/127.0.0.1/tcp/0" in said
 
 
 def test_a_home_that_another_daemon_holds_has_a_code_of_its_own(shell: Shell) -> None:
