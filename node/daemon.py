@@ -125,8 +125,10 @@ async def _heed_signals(
 
     A closed terminal may send HUP twice. Under nohup HUP is ignored already, and stays so.
     """
-    ignored = {number for number in HEEDED if signal.getsignal(number) is signal.SIG_IGN}
-    with trio.open_signal_receiver(*HEEDED - ignored) as signals:
+    heeded = HEEDED
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heeded -= {signal.SIGHUP}
+    with trio.open_signal_receiver(*heeded) as signals:
         task_status.started()
         async for number in signals:
             name = signal.Signals(number).name

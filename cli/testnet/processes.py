@@ -70,16 +70,20 @@ class LocalSwarm:
     async def start(
         self, nursery: trio.Nursery, name: str, home: Path, arguments: Sequence[str]
     ) -> LocalNode:
-        """Start a node; its stderr goes to `home`/daemon.log."""
+        """Start a node; its stderr goes to `home`/daemon.log. Raises Unavailable."""
         await trio.Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
-        process = await trio.lowlevel.open_process(
-            [*COMMAND, "start", "--home", str(home), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                [*COMMAND, "start", "--home", str(home), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,
+            )
+        except OSError as error:  # no descriptor, no memory, no more processes
+            reason = (error.strerror or str(error)).lower()
+            raise Unavailable(f"{name} cannot be started: {reason}") from None
         node = LocalNode(name, home, process)
         self.nodes.append(node)
         nursery.start_soon(_follow, node)
