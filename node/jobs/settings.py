@@ -5,6 +5,8 @@ The defaults are those of the sections (`node/config.py`).
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -74,11 +76,8 @@ def environment(threads: int) -> dict[str, str]:
 
     OpenMP's threads wait passively: on a shared machine active waiting was measured to cost a
     factor of 8. cuBLAS gets a fixed workspace: without it, it is not deterministic.
-    Python imports nothing from the working folder of the process, whatever PYTHONPATH says: a
-    relative entry of it would mean another folder there.
     """
     count = str(threads)
-    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.environ | {
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": count,
@@ -87,6 +86,28 @@ def environment(threads: int) -> dict[str, str]:
         "RAYON_NUM_THREADS": count,
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a worker process, which stands in another folder than we.
+
+    Python imports nothing from there, whatever PYTHONPATH says: a relative entry of it would mean
+    another folder.
+    """
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return environment(threads) | {
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, folders)),
     }
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Let Python processes that the block starts import nothing from the working folder."""
+    before = os.environ.get("PYTHONSAFEPATH", "")  # empty: as if it were not set
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ["PYTHONSAFEPATH"] = before

@@ -27,7 +27,7 @@ from dipaco.node.jobs.frames import (
     read_settings,
 )
 from dipaco.node.jobs.runner import COMMAND, Worker, describe_death
-from dipaco.node.jobs.settings import environment
+from dipaco.node.jobs.settings import environment, worker_environment
 from dipaco.node.jobs.values import (
     Answer,
     Derive,
@@ -420,8 +420,8 @@ async def test_the_child_stands_in_its_home_and_imports_nothing_from_there(
     async with worker(tmp_path) as made:
         assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
         assert psutil.Process(made.pid).cwd() == str(tmp_path.resolve())
-    assert environment(1)["PYTHONPATH"] == str(tmp_path / "none")
-    assert environment(1)["PYTHONSAFEPATH"] == "1"
+    assert worker_environment(1)["PYTHONPATH"] == str(tmp_path / "none")
+    assert worker_environment(1)["PYTHONSAFEPATH"] == "1"
 
 
 async def test_the_signals_of_a_terminal_are_left_to_the_daemon(tmp_path: Path) -> None:
