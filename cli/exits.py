@@ -1,6 +1,10 @@
 """The exit code of every error. The codes are stable, for scripts."""
 
+import errno
+import signal
+from collections.abc import Callable
 from enum import IntEnum
+from types import FrameType
 
 from dipaco.node.api.values import NoDaemon
 from dipaco.node.storage.files import DiskFull, HomeTaken
@@ -42,6 +46,18 @@ class Exit(IntEnum):
     """By Ctrl-C."""
 
 
+class OutputLost(Unavailable):
+    """What a command prints cannot be written: a full disk, or a reader that left."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot write the output: {(error.strerror or str(error)).lower()}")
+        self.full = error.errno in FULL_DISK
+        self.reader_left = error.errno == errno.EPIPE
+
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOST = (*FULL_DISK, errno.EPIPE, errno.EIO, errno.EBADF)
+"""Errors of the operating system that writing to stdout or stderr meets."""
 CODES: tuple[tuple[type[DipacoError], Exit], ...] = (  # the first that matches counts
     (HomeTaken, Exit.HOME_TAKEN),
     (ConfigError, Exit.USAGE),
@@ -63,11 +79,31 @@ def expected(error: BaseException) -> DipacoError | None:
     if isinstance(error, BaseExceptionGroup):
         leaves = [expected(part) for part in error.exceptions]
         return leaves[0] if all(leaf is not None for leaf in leaves) else None
+    if isinstance(error, OSError) and error.filename is None and error.errno in LOST:
+        return OutputLost(error)  # files, sockets and pipes of ours are translated where they are
     if isinstance(error, DipacoError) and not isinstance(error, LocalProtocolError):
         return error
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return ConfigError("the working folder was removed: change to another one")
     return None
 
 
 def code_of(error: DipacoError) -> Exit:
     """Return the exit code of an error that `expected` returned."""
+    if isinstance(error, OutputLost):
+        return Exit.FULL if error.full else Exit.ERROR
     return next((code for kind, code in CODES if isinstance(error, kind)), Exit.ERROR)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Return whether Ctrl-C caused `error`: libraries wrap it, or raise another error from it."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(interrupted, error.exceptions))
+    under = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt) or (under is not None and interrupted(under))
+
+
+def on_interrupt(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    """Set what Ctrl-C does, unless this process was started to ignore it."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)

@@ -1,5 +1,6 @@
 """Options that several commands share, and how flags become a `NodeConfig`."""
 
+import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -7,12 +8,71 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
-from dipaco.node.config import NodeConfig, home_folder, load_config
+from dipaco.node.config import Device, NodeConfig, home_folder, load_config
+from dipaco.protocol.errors import ConfigError
 
 SEED_HELP = "Seed of the keys of owner and rendezvous node, which are not secret [0]."
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """A group of commands: alone it prints its help, and a mistyped command gets the nearest."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Print the help and end with 0 if there is no argument at all."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names; raises NoSuchCommand."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and args[0][:1] != "-" and not ctx.resilient_parsing:
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=known, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+class DeviceName(click.ParamType[str]):
+    """The name of a device, checked before any work."""
+
+    name = "device"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name; raises BadParameter with the possible ones."""
+        try:
+            return msgspec.convert(value, Device)
+        except msgspec.ValidationError:
+            self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:N and mps", param, ctx)
+
+
+class OutFile(click.Path):
+    """A file to write at the end of the work; its folder must exist before it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Return the path; raises BadParameter."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{str(path.parent)!r} is no folder", param, ctx)
+        return path
+
+
+def json_text(value: object) -> str:
+    """Return `value` as JSON in ASCII, which holds file names that are no text as well."""
+    return json.dumps(msgspec.to_builtins(value))
 
 
 def home_option(command: F) -> F:
@@ -41,12 +101,20 @@ def checkpoint_options(command: F) -> F:
 def device_option(command: F) -> F:
     """Add `--device D`."""
     help_text = "auto, cpu, cuda:N or mps [as configured]."
-    return click.option("--device", metavar="D", help=help_text)(command)
+    return click.option("--device", type=DeviceName(), metavar="D", help=help_text)(command)
 
 
 def home_of(flag: str | None) -> Path:
-    """Return the home folder: flag, else environment, else the default."""
-    return home_folder(flag, os.environ)
+    """Return the home folder: flag, else environment, else the default; raises ConfigError."""
+    home = home_folder(flag, os.environ)
+    try:
+        there = next(each for each in (home, *home.parents) if each.exists())
+        in_the_way = None if there.is_dir() else there
+    except OSError:  # in a folder that may not be read: whoever uses the home says so
+        in_the_way = None
+    if in_the_way:
+        raise ConfigError(f"home: {in_the_way} is not a folder: choose another --home")
+    return home
 
 
 def config_of(home: str | None, flags: Mapping[str, Any]) -> NodeConfig:

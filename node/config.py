@@ -176,7 +176,7 @@ SIZES = frozenset({"storage.cache_max", "storage.min_free"})
 """The keys whose values are sizes, written with a unit."""
 ADDRESSES: dict[str, Callable[[Address], str | None]] = {
     "node.listen": Address.listen_fault,
-    "node.announce": Address.dial_fault,
+    "node.announce": Address.announce_fault,
     "node.bootstrap": Address.seed_fault,
 }
 """The keys whose values are addresses. Each function returns why an address cannot serve there."""

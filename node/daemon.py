@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -17,8 +18,9 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.api.server import serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
+from dipaco.node.descriptors import raise_limit, shortage
 from dipaco.node.jobs.runner import Worker
-from dipaco.node.jobs.settings import settings_of
+from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
 from dipaco.node.roles.run import run_roles
@@ -26,9 +28,14 @@ from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.wire.identity import peer_id
 
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0  # for goodbyes; the whole exit has 10
+IDLE = frozenset({signal.SIGUSR1, signal.SIGUSR2})  # else they would end the process
+HEEDED = IDLE | {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 Say = Callable[[str], None]
 
 
@@ -39,31 +46,42 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
 
     Raises ConfigError, HomeTaken, Refusal, Unverifiable, DiskFull: see docs/operation.md.
     """
-    home = Home.at(config.home)
-    with home.held():
-        home.clear_temporary()
-        key = load_or_new_identity(home.identity)
-        say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
-        journal = Journal.open(home.journal)
-        worker = Worker(settings_of(config), partial(log.info, "worker: %s"))
-        try:
-            async with open_host(
-                key, listen=config.node.listen, announce=config.node.announce
-            ) as transport:
-                save_identity(home.identity, key)  # a node that cannot listen leaves no key
-                node = assemble(config, home, key, journal, worker, transport)
-                await _live(node, say)
-        finally:
-            journal.close()
+    settings = settings_of(config)  # before anything is made in a home that cannot be used
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_heed_signals, stop)
+        if few := shortage(raise_limit()):
+            log.warning("%s", few)
+        home = Home.at(config.home)
+        with home.held():
+            home.clear_temporary()
+            await _open(config, settings, home, say, stop)
+        nursery.cancel_scope.cancel()
     return 0
 
 
-async def _live(node: Node, say: Say) -> None:
-    """Run a node that a person started: with signals, local API and a greeting."""
-    stop = trio.Event()
+async def _open(
+    config: NodeConfig, settings: WorkerSettings, home: Home, say: Say, stop: trio.Event
+) -> None:
+    """Open all that the node of a held home needs, run it, and close all."""
+    key = load_or_new_identity(home.identity)
+    say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
+    journal = Journal.open(home.journal)
+    worker = Worker(settings, partial(log.info, "worker: %s"))
+    try:
+        async with open_host(
+            key, listen=config.node.listen, announce=config.node.announce
+        ) as transport:
+            save_identity(home.identity, key)  # a node that cannot listen leaves no key
+            await _live(assemble(config, home, key, journal, worker, transport), say, stop)
+    finally:
+        journal.close()
+
+
+async def _live(node: Node, say: Say, stop: trio.Event) -> None:
+    """Run a node that a person started: with local API and a greeting."""
     reporter = reporter_of(node, leave=stop.set)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_heed_signals, stop)
         socket = await nursery.start(serve_api, node.home, reporter)
         await run_node(node, reporter, stop, ready=partial(_greet, node, say, str(socket)))
         nursery.cancel_scope.cancel()
@@ -102,14 +120,27 @@ def _greet(node: Node, say: Say, socket: str) -> None:
         say(f"to join this network:  {PACKAGE} start --bootstrap {widest}")
 
 
-async def _heed_signals(stop: trio.Event) -> None:
-    """The first TERM or INT begins to leave, the second leaves at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _heed_signals(
+    stop: trio.Event, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    """The first TERM, INT or HUP begins to leave, a further TERM or INT leaves at once.
+
+    A closed terminal may send HUP twice. Under nohup HUP is ignored already, and stays so.
+    """
+    heeded = HEEDED
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heeded -= {signal.SIGHUP}
+    with trio.open_signal_receiver(*heeded) as signals:
+        task_status.started()
         async for number in signals:
-            if stop.is_set():
+            name = signal.Signals(number).name
+            if number in IDLE:
+                log.info("signal %s has no effect: ask with %s status", name, PACKAGE)
+            elif not stop.is_set():
+                log.info("signal %s: leaving", name)
+                stop.set()
+            elif number != signal.SIGHUP:
                 os._exit(128 + number)
-            log.info("signal %s: leaving", signal.Signals(number).name)
-            stop.set()
 
 
 async def _announce(node: Node) -> None:

@@ -1,19 +1,26 @@
 """Log lines on stderr, as text or as one JSON object a line.
 
 The daemon's own lines (`say`) and Python's logging share one format. Other libraries log from
-warnings on: libp2p alone would write hundreds of lines a minute.
+warnings on: libp2p alone would write hundreds of lines a minute. A write never waits: a reader that
+stops (Ctrl-S, a paused pager, a stuck collector) costs lines, and never the node.
 """
 
 import json
 import logging
-import sys
+import os
+import queue
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from dipaco.node.config import LogSection
 from dipaco.protocol.wire.text import escaped
 
 OURS = "dipaco"
+STDERR = 2
+MOST_LINES = 4096  # that wait for their reader
+FLUSH_SECONDS = 1.0  # for lines that wait when the process ends
 
 
 def _stamp(seconds: float) -> str:
@@ -46,23 +53,101 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
-def configure_logging(config: LogSection) -> None:
-    """Send logging to stderr at the level and in the format of `config`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger(OURS).setLevel(config.level.upper())
+class LineWriter:
+    """Writes lines to a descriptor from a thread of its own, and drops lines while it is stuck.
+
+    The line after dropped ones tells their number. Whoever makes one closes it.
+    """
+
+    def __init__(self, descriptor: int, told: Callable[[int], str]) -> None:
+        """told   returns the line about so many dropped ones."""
+        self._descriptor, self._told = descriptor, told
+        self._lines: queue.Queue[str | None] = queue.Queue(MOST_LINES)
+        self._lock = threading.Lock()
+        self._dropped = 0
+        threading.Thread(target=self._write_all, daemon=True).start()
+
+    def write(self, line: str) -> None:
+        """Take a line to write, or drop it; never waits."""
+        with self._lock:
+            try:
+                if self._dropped:
+                    self._lines.put_nowait(self._told(self._dropped))
+                    self._dropped = 0
+                self._lines.put_nowait(line)
+            except queue.Full:
+                self._dropped += 1
+
+    def flush(self) -> None:
+        """Wait until all lines are written, at most `FLUSH_SECONDS`."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(
+                lambda: not self._lines.unfinished_tasks, FLUSH_SECONDS
+            )
+
+    def close(self) -> None:
+        """Write what can be written in `FLUSH_SECONDS`, and end the thread."""
+        self.flush()
+        with suppress(queue.Full):  # it is stuck: the end of the process ends it
+            self._lines.put_nowait(None)
+
+    def _write_all(self) -> None:
+        while (line := self._lines.get()) is not None:
+            data = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+            try:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            except OSError:  # the reader left, the terminal was closed, the disk is full
+                with self._lock:
+                    self._dropped += 1
+            self._lines.task_done()
 
 
-def sayer(config: LogSection) -> Callable[[str], None]:
-    """Return `say`, which prints a line that the operator must read at every log level."""
+class LineHandler(logging.Handler):
+    """Gives the lines of Python's logging to a `LineWriter`."""
+
+    def __init__(self, lines: LineWriter) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's line."""
+        self._lines.write(self.format(record))
+
+
+@contextmanager
+def logging_to_stderr(config: LogSection) -> Iterator[Callable[[str], None]]:
+    """Send logging to stderr at the level and in the format of `config`, for the block.
+
+    Gives `say`, which prints a line that the operator must read at every log level.
+    """
+    formatter = JsonFormatter() if config.format == "json" else TextFormatter()
+
+    def told(count: int) -> str:
+        text = f"{count} log lines are lost: their reader had stopped, or left"
+        return formatter.format(
+            logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)
+        )
 
     def say(line: str) -> None:
         if config.format == "json":
             entry = {"time": round(time.time(), 3), "level": "info", "message": line}
             line = json.dumps(entry)
-        print(line, file=sys.stderr, flush=True)
+        lines.write(line)
 
-    return say
+    lines = LineWriter(STDERR, told)
+    handler = LineHandler(lines)
+    handler.setFormatter(formatter)
+    _configure(handler, config.level)
+    try:
+        yield say
+    finally:
+        lines.close()
+
+
+def _configure(handler: logging.Handler, level: str) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(OURS).setLevel(level.upper())
+    logging.captureWarnings(capture=True)  # they would be written, and waited for, past the handler

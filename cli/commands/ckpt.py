@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import click
-import msgspec
 
 from dipaco.cli.inputs import fetch_states, open_checkpoint
-from dipaco.cli.options import checkpoint_options, home_of, home_option, json_option
+from dipaco.cli.options import (
+    Group,
+    checkpoint_options,
+    home_of,
+    home_option,
+    json_option,
+    json_text,
+)
 
 
-@click.group()
+@click.group(cls=Group)
 def ckpt() -> None:
     """Checkpoints: list, export."""
 
@@ -41,10 +47,7 @@ def list_(name: str, home: str | None, as_json: bool) -> None:
                 raise
             click.echo(str(error), err=True)
             continue
-        if as_json:
-            click.echo(msgspec.json.encode(listed).decode())
-        else:
-            click.echo(listing_text(listed, terminal_width()))
+        click.echo(json_text(listed) if as_json else listing_text(listed, terminal_width()))
 
 
 @ckpt.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dipaco.cli.exits import Exit
+from dipaco.cli.options import DeviceName
 from dipaco.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--data", type=FOLDER, help="Folder of parquet files that replace source.files.")
 @click.option("--out", default="compare", type=FOLDER, help="Results go here [compare].")
 @click.option("--jobs", default=1, type=click.IntRange(1, 256), help="Processes at once [1].")
-@click.option("--device", default="cpu", metavar="D", help="cpu or cuda:N [cpu].")
+@click.option(
+    "--device", default="cpu", type=DeviceName(), metavar="D", help="cpu or cuda:N [cpu]."
+)
 def compare(
     name: str,
     methods: str | None,

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import config_of, home_option, json_option
+from dipaco.cli.options import config_of, home_option, json_option, json_text
 from dipaco.node.jobs.options import check_moment_bits
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def doctor(
     from dipaco.cli.views.layout import terminal_width
 
     if as_json:
-        click.echo(msgspec.json.encode(doctor_report(found, fit)).decode())
+        click.echo(json_text(doctor_report(found, fit)))
     elif fit is not None:
         click.echo(fit_text(fit, terminal_width()))
     failed = {check.name for check in found if check.verdict == "fail"}

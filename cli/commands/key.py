@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from dipaco.cli.inputs import home_for
-from dipaco.cli.options import home_of, home_option
+from dipaco.cli.options import Group, home_of, home_option
 from dipaco.node.network.keys import save_key
 from dipaco.protocol.wire.identity import peer_id
 
 
-@click.group()
+@click.group(cls=Group)
 def key() -> None:
     """Keys of nodes and of owners of runs."""
 

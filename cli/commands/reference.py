@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import SEED_HELP
+from dipaco.cli.options import SEED_HELP, DeviceName, OutFile
 
 if TYPE_CHECKING:
     from dipaco.cli.views.report import Report
@@ -28,8 +28,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--rounds", type=click.IntRange(1), help="Replaces the run's; not for run files.")
 @click.option("--seed", default=0, type=click.IntRange(0, (1 << 63) - 1), help=SEED_HELP)
 @click.option("--home", type=click.Path(path_type=Path), help="Keep states here [temporary].")
-@click.option("--device", default="cpu", metavar="D", help="auto, cpu, cuda:N or mps [cpu].")
-@click.option("--report", type=FILE, help="Write a report here, as JSON.")
+@click.option(
+    "--device",
+    default="cpu",
+    type=DeviceName(),
+    metavar="D",
+    help="auto, cpu, cuda:N or mps [cpu].",
+)
+@click.option("--report", type=OutFile(), help="Write a report here, as JSON.")
 @click.option("--compare", type=FILE, help="A report whose module digests must be the same.")
 def reference(
     name: str,

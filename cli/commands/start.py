@@ -1,11 +1,13 @@
 """`dipaco-node start`: runs the daemon."""
 
+import signal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
 from dipaco.cli.options import config_of, home_option
 from dipaco.node.config import KEYS, NodeConfig
@@ -92,10 +94,13 @@ def _check_scheduler(file: "RunFile", config: NodeConfig, name: str) -> None:
 
 
 def _run(config: NodeConfig) -> int:
+    # Until the daemon heeds signals, Ctrl-C ends the process at once: nothing is held yet, and an
+    # interrupt in the middle of a library's import would show as its traceback.
+    on_interrupt(signal.SIG_DFL)
     import trio
 
     from dipaco.node.daemon import run_daemon
-    from dipaco.node.logs import configure_logging, sayer
+    from dipaco.node.logs import logging_to_stderr
 
-    configure_logging(config.log)
-    return trio.run(partial(run_daemon, config, sayer(config.log)))
+    with logging_to_stderr(config.log) as say:
+        return trio.run(partial(run_daemon, config, say))

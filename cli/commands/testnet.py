@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import SEED_HELP
+from dipaco.cli.options import SEED_HELP, OutFile
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--kill", default=0, type=click.IntRange(0), help="Volunteers to SIGKILL [0].")
 @click.option("--seed", default=0, type=click.IntRange(0, (1 << 63) - 1), help=SEED_HELP)
 @click.option("--home", type=click.Path(path_type=Path), help="Keep all homes here [temporary].")
-@click.option("--report", type=FILE, help="Write a report here, as JSON.")
+@click.option("--report", type=OutFile(), help="Write a report here, as JSON.")
 def testnet(
     file: Path | None,
     nodes: int,

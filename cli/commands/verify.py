@@ -7,7 +7,7 @@ import click
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.inputs import fetch_blobs, worker_settings
-from dipaco.cli.options import home_of, home_option, json_option
+from dipaco.cli.options import OutFile, home_of, home_option, json_option
 
 if TYPE_CHECKING:
     from dipaco.node.jobs.settings import WorkerSettings
@@ -23,7 +23,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("name", metavar="[RUN]", default="")
 @click.option("--spec", type=FILE, help="The spec to judge [those that the run's ledger adopted].")
-@click.option("--out", type=FILE, help="Write the last spec that is derived here to FILE.")
+@click.option("--out", type=OutFile(), help="Write the last spec that is derived here to FILE.")
 @click.option(
     "--labels",
     type=click.IntRange(min=1),

@@ -17,6 +17,7 @@ from dipaco.cli.testnet.local_run import LocalRun, local_keys
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
 from dipaco.cli.testnet.snapshot import Snapshot, nodes_to_kill
 from dipaco.cli.views.report import NodeReport, Report, build
+from dipaco.node.descriptors import raise_limit
 from dipaco.node.network.keys import save_key
 from dipaco.node.runs.files import RunFile, write_run
 from dipaco.node.storage.blobs import BlobStore
@@ -59,6 +60,7 @@ def run_network(plan: Plan) -> Report:
     Raises Unavailable when a node ends by itself or nothing moves, KeyboardInterrupt on INT and
     TERM; no process outlives the call.
     """
+    raise_limit()  # of every node, too
     with view(plan.run.manifest, Console(stderr=True)) as shown:
         return trio.run(LocalNetwork(plan, shown).run)
 
@@ -212,6 +214,9 @@ def _first(group: BaseExceptionGroup[Unavailable]) -> Unavailable:
 
 
 async def _interrupted(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    heeded = {signal.SIGINT, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is ignored under nohup
+        heeded.add(signal.SIGHUP)  # the terminal was closed: no node may outlive this process
+    with trio.open_signal_receiver(*heeded) as signals:
         async for _ in signals:
             scope.cancel()

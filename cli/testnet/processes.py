@@ -1,8 +1,8 @@
 """The processes of a local network: starts, asks, kills and ends them.
 
-Every node is `python -m dipaco.cli.main start ...` with its own home, on this machine. The module
-does not know the run. The nodes are not in this program's process group, so a Ctrl-C ends them
-through `LocalSwarm.close` alone, in order: volunteers first.
+Every node is `python -P -m dipaco.cli.entry start ...` with its own home, on this machine. The
+module does not know the run. The nodes are not in this program's process group, so a Ctrl-C ends
+them through `LocalSwarm.close` alone, in order: volunteers first.
 """
 
 import os
@@ -21,6 +21,7 @@ from dipaco.node.api.values import LedgerView, NoDaemon
 from dipaco.node.status.document import Status
 from dipaco.protocol.errors import Unavailable
 
+COMMAND = (sys.executable, "-P", "-m", "dipaco.cli.entry")  # -P: nothing from the working folder
 READY = "ready"
 START_SECONDS = 120.0  # imports on a busy machine of two cores, five at once
 LEAVE_SECONDS = 10.0  # for a daemon to end after its first signal
@@ -69,16 +70,20 @@ class LocalSwarm:
     async def start(
         self, nursery: trio.Nursery, name: str, home: Path, arguments: Sequence[str]
     ) -> LocalNode:
-        """Start a node; its stderr goes to `home`/daemon.log."""
+        """Start a node; its stderr goes to `home`/daemon.log. Raises Unavailable."""
         await trio.Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "dipaco.cli.main", "start", "--home", str(home), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                [*COMMAND, "start", "--home", str(home), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,
+            )
+        except OSError as error:  # no descriptor, no memory, no more processes
+            reason = (error.strerror or str(error)).lower()
+            raise Unavailable(f"{name} cannot be started: {reason}") from None
         node = LocalNode(name, home, process)
         self.nodes.append(node)
         nursery.start_soon(_follow, node)

@@ -5,6 +5,7 @@ takes less than 0.2 s. Every call opens a connection of its own.
 """
 
 import http.client
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -32,7 +33,12 @@ from dipaco.node.api.values import (
 )
 from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
-from dipaco.protocol.errors import RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import (
+    ConfigError,
+    DipacoError,
+    RemoteProtocolError,
+    Unavailable,
+)
 
 A = TypeVar("A")
 
@@ -94,9 +100,10 @@ def _answer(
 ) -> Iterator[http.client.HTTPResponse]:
     """Send one request; the block reads its answer.
 
-    Raises NoDaemon when no process listens, when nothing arrives for `timeout` seconds, or when the
-    daemon ends during its answer; Unavailable with the daemon's reason when it cannot do it;
-    RemoteProtocolError for an answer that is not HTTP.
+    Raises NoDaemon when no process listens, when it is another user's, when nothing arrives for
+    `timeout` seconds, or when the daemon ends during its answer; Unavailable with the daemon's
+    reason when it cannot do it; ConfigError when the home is no folder; RemoteProtocolError for an
+    answer that is not HTTP.
     """
     path = Home(home).socket
     try:
@@ -115,7 +122,18 @@ def _answer(
     except http.client.HTTPException as error:
         raise RemoteProtocolError(f"the daemon answers in another version: {error!r}") from None
     except OSError as error:
-        raise NoDaemon(f"no daemon runs in {home} ({error.strerror or error})") from None
+        raise _nobody(home, error) from None
+
+
+def _nobody(home: Path, error: OSError) -> DipacoError:
+    """Return the reason why no daemon of `home` can be asked, and what to do."""
+    reason = (error.strerror or str(error)).lower()
+    if isinstance(error, PermissionError):
+        return NoDaemon(f"the daemon of {home} answers its own user alone: you are another one")
+    if isinstance(error, NotADirectoryError):
+        return ConfigError(f"home: {home} is in a file, not in a folder: name another --home")
+    start = f"dipaco-node start --home {shlex.quote(str(home))}"
+    return NoDaemon(f"no daemon runs in {home} ({reason}): {start} starts one")
 
 
 class _Connection(http.client.HTTPConnection):

@@ -90,7 +90,9 @@ class Connection:
         await self._send(*events)
 
     async def refuse(self, refused: Refused) -> None:
-        """Send an error as a whole answer."""
+        """Send an error as a whole answer; nothing if another answer has begun already."""
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
         await self.answer(refused.status, Fault(error=str(refused)), refused.headers)
 
     async def begin_lines(self) -> None:

@@ -1,7 +1,8 @@
 """The daemon's end of the local API: HTTP/1.1 on the home's unix socket.
 
 Owns the socket and the table of routes; the daemon answers through `Handler`. A client that leaves,
-sends a malformed or half a request, or does not read its answer loses its own connection alone.
+sends a malformed or half a request, or does not read its answer loses its own connection alone. A
+bug in an answer is told to the client and logged, and ends that connection alone as well.
 Tokens, Host and Origin are not checked: the mode of the socket decides which users may connect.
 """
 
@@ -47,6 +48,7 @@ MAX_CLIENTS = 16  # connections at once, of some 1,024 descriptors; one more get
 PROGRESS_SECONDS = 0.5  # between two progress lines of a fetch
 
 BEGUN: Final = Fetching(received=0, total=0)
+GONE: Final = (trio.BrokenResourceError, trio.TooSlowError)  # the client left, or does not read
 
 B = TypeVar("B", StopRequest, FetchRequest)
 
@@ -123,12 +125,12 @@ async def _serve_client(
                 await _converse(handler, client)
             finally:
                 limiter.release()
-    except* (trio.BrokenResourceError, trio.TooSlowError) as gone:
+    except* GONE as gone:
         log.debug("a client of the local API left: %r", gone.exceptions[0])
 
 
 async def _converse(handler: Handler, client: Connection) -> None:
-    """Answer one request after the other; a malformed request ends the connection."""
+    """Answer one request after the other; a malformed request, or a bug, ends the connection."""
     try:
         while (request := await client.next_request()) is not None:
             await _answer(handler, request, client)
@@ -136,6 +138,19 @@ async def _converse(handler: Handler, client: Connection) -> None:
                 return
     except Refused as refused:
         await client.refuse(refused)
+    except Exception as error:  # a node that serves its peers does not end for a local client
+        if _is_gone(error):
+            raise
+        log.error("a bug in an answer of the local API: please report it", exc_info=error)
+        text = f"a bug in the daemon ({type(error).__name__}): its log has the traceback"
+        await client.refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, text))
+
+
+def _is_gone(error: Exception) -> bool:
+    """Return whether `error` only says that the client left; a nursery wraps it into a group."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(GONE)[1] is None
+    return isinstance(error, GONE)
 
 
 async def _answer(handler: Handler, request: Request, client: Connection) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from dipaco.node.compare.folder import SeedFolder
 from dipaco.node.config import ComputeSection
 from dipaco.node.jobs.runner import describe_death
-from dipaco.node.jobs.settings import environment
+from dipaco.node.jobs.settings import environment, safe_path
 from dipaco.protocol.errors import DipacoError
 
 REPORT_SECONDS = 0.2  # between reports of one piece of work
@@ -133,7 +133,8 @@ def _processes(count: int) -> Iterator[dict[Pipe, SpawnProcess]]:
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
-            process.start()
+            with safe_path():
+                process.start()
             theirs.close()
             processes[ours] = process
         yield processes

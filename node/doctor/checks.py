@@ -18,6 +18,7 @@ import msgspec
 import psutil
 
 from dipaco.node.config import NodeConfig
+from dipaco.node.descriptors import raise_limit, shortage
 from dipaco.node.jobs.values import Answer, Described, Failed
 from dipaco.node.limits.disk import free_bytes
 from dipaco.node.storage.files import Home
@@ -57,6 +58,7 @@ def checks(config: NodeConfig, *, daemon: int | None) -> Iterator[Check]:
     memory = psutil.virtual_memory()
     yield ram(memory.total, memory.available)
     yield clock(time.time(), Path(__file__).stat().st_mtime, _written(config.home))
+    yield descriptors(raise_limit())
     for address in config.node.listen:
         yield port(address, daemon)
     yield bootstrap(config)
@@ -137,6 +139,14 @@ def ram(total: int, available: int) -> Check:
         cure = "close other programs: daemon and worker need 1 GB beside the model"
         return Check(name="memory", verdict="warn", words=words, cure=cure)
     return Check(name="memory", verdict="ok", words=words)
+
+
+def descriptors(limit: int) -> Check:
+    """Check how many files a process may open at once."""
+    if few := shortage(limit):
+        cure = "raise the limit: `ulimit -n 4096`, or LimitNOFILE= of a service"
+        return Check(name="files", verdict="warn", words=few.partition(":")[0], cure=cure)
+    return Check(name="files", verdict="ok", words=f"{limit} may be open at once")
 
 
 def clock(now: float, installed: float, written: float) -> Check:

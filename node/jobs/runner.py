@@ -16,7 +16,7 @@ from typing import Protocol
 import trio
 
 from dipaco.node.jobs.frames import HEADER_BYTES, body_length, pack, read_report
-from dipaco.node.jobs.settings import WorkerSettings, environment
+from dipaco.node.jobs.settings import WorkerSettings, worker_environment
 from dipaco.node.jobs.values import Answer, Failed, Job, Progress
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import LocalProtocolError
@@ -79,7 +79,11 @@ class Worker:
         async with self._lock:
             finished = False
             try:
-                process, frames = await self._started(pack(job))
+                try:
+                    process, frames = await self._started(pack(job))
+                except OSError as error:  # no descriptor, no memory, no more processes: for now
+                    reason = (error.strerror or str(error)).lower()
+                    return Failed(kind="local", reason=f"no worker process starts: {reason}")
                 answer = await self._run(process, frames, on_progress)
                 finished = True
                 return answer
@@ -109,7 +113,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(self._settings.compute.torch_threads),
+            env=worker_environment(self._settings.compute.torch_threads),
             cwd=Home.at(self._settings.folder).root,
         )
         return self._process, pack(self._settings) + job

@@ -4,6 +4,9 @@ The defaults are those of the sections (`node/config.py`).
 """
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +21,7 @@ class WorkerSettings(Wire, frozen=True, kw_only=True):
     """The settings of this node's worker process; the operator alone decides them."""
 
     home: Annotated[str, Meta(pattern=r"^/", description="an absolute path")]
-    """The node's home folder, absolute, with the blob store and the caches."""
+    """The node's home folder, absolute and UTF-8, with the blob store and the caches."""
     run: RunSection
     compute: ComputeSection
     storage: StorageSection
@@ -31,17 +34,27 @@ class WorkerSettings(Wire, frozen=True, kw_only=True):
 
 def settings_of(config: NodeConfig) -> WorkerSettings:
     """Return the worker's part of a node's configuration; raises ConfigError."""
-    home = str(config.home.absolute())
-    try:
-        home.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"home: {home!r} is not UTF-8: choose another --home") from None
     return WorkerSettings(
-        home=home,
+        home=_as_text(config.home),
         run=config.run,
         compute=config.compute,
         storage=config.storage,
     )
+
+
+def _as_text(home: Path) -> str:
+    """Return the home as UTF-8, the form in which libraries of the worker take it."""
+    name = os.fsencode(home.absolute())
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"home: {home} is not UTF-8: choose another --home") from None
+    if text != os.fsdecode(name):  # a file of this name could not be opened by its text
+        raise ConfigError(
+            f"home: {text} cannot be used while Python reads file names as "
+            f"{sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8, and unset PYTHONUTF8"
+        )
+    return text
 
 
 def reproducible_settings(home: Path, device: str) -> WorkerSettings:
@@ -74,3 +87,27 @@ def environment(threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a worker process, which stands in another folder than we.
+
+    Python imports nothing from there, whatever PYTHONPATH says: a relative entry of it would mean
+    another folder.
+    """
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return environment(threads) | {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, folders)),
+    }
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Let Python processes that the block starts import nothing from the working folder."""
+    before = os.environ.get("PYTHONSAFEPATH", "")  # empty: as if it were not set
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ["PYTHONSAFEPATH"] = before

@@ -20,6 +20,15 @@ from dipaco.protocol.wire.identity import peer_id
 from dipaco.protocol.wire.messages import MAX_ADDRESSES, PeerRecord
 from dipaco.protocol.wire.signed import Signed, sign
 
+LISTEN_HINTS = {
+    errno.EADDRINUSE: "; if another node runs here, give this one a port of its own: "
+    "--listen /{kind}/{host}/tcp/0",
+    errno.EADDRNOTAVAIL: "; this machine has no such address: "
+    "--listen /ip4/0.0.0.0/tcp/4410 takes all that it has",
+    errno.EACCES: "; ports below 1024 are for the system alone",
+}
+"""What the operator can do about an address that cannot be listened on."""
+
 
 def addresses_of(record: PeerRecord) -> tuple[Address, ...]:
     """Return the addresses in a record; raises RemoteProtocolError if one cannot be dialled."""
@@ -84,8 +93,8 @@ def check_free(address: Address) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address.host, address.port))
     except OSError as error:
-        hint = "; is another node running?" if error.errno == errno.EADDRINUSE else ""
         cause = os.strerror(error.errno).lower() if error.errno else str(error)
+        hint = LISTEN_HINTS.get(error.errno or 0, "").format(kind=address.kind, host=address.host)
         raise ConfigError(f"cannot listen on {address}: {cause}{hint}") from None
 
 

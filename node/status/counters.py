@@ -101,5 +101,5 @@ def _kilobytes(name: bytes, text: bytes) -> int:
 def _resident_by_psutil(pid: int | None) -> int:
     try:
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # the process has ended meanwhile
+    except (psutil.Error, OSError):  # it has ended meanwhile, or no descriptor is free
         return 0

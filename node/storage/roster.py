@@ -1,5 +1,6 @@
 """Known peers on disk: signed records, kept over a restart, replaced whole."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Literal

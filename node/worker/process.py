@@ -38,7 +38,8 @@ T = TypeVar("T")
 def main() -> None:
     """Serve jobs until stdin ends."""
     answers, pipe = protect_stdout(), sys.stdin.fileno()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon handles Ctrl-C
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to daemon and worker
+        signal.signal(number, signal.SIG_IGN)  # the daemon handles them
     settings = receive(pipe, read_settings)
     os.nice(settings.compute.nice)
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()

@@ -14,11 +14,18 @@ from dipaco.protocol.wire.identity import PeerId, peer_id_of, public_key_of
 
 IP_VERSIONS = {"ip4": 4, "ip6": 6}
 NAME_KINDS = ("dns", "dns4", "dns6")
+OTHERS = ("ws", "wss", "tls", "http", "https", "quic", "quic-v1", "webtransport", "noise")
+"""What other nodes of libp2p may speak over TCP or UDP, and this version does not."""
 MAX_PORT = 65535
 MAX_NAME = 253  # characters of a DNS name (RFC 1035, section 2.3.4, less length bytes)
 MAX_PLACE = 256  # characters without the peer: the form that a `PeerRecord` holds
 MAX_TEXT = MAX_PLACE + len("/p2p/") + 52
-_LABEL = re.compile(r"(?!..--)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?|xn--[A-Za-z0-9-]{1,59}")
+# With underscores, which no host name has (RFC 1123), but the names that Docker gives to services.
+_LABEL = re.compile(r"(?!..--)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?|xn--[a-z0-9-]{1,59}")
+_HOST_AND_PORT = re.compile(
+    r"(?:[a-z]+://)?(?:\[([0-9a-f:.]+)\]|([^/:\s]+)):([0-9]+)/?", re.IGNORECASE
+)
+LIKE = "/ip4/203.0.113.7/tcp/4410"
 
 
 class Scope(enum.IntEnum):
@@ -80,20 +87,14 @@ class Address:
 
     @classmethod
     def _parsed(cls, text: str) -> "Address":
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"longer than {MAX_TEXT} characters")
-        before, *parts = text.split("/")
-        if before or not parts:
-            raise ValueError("does not begin with a slash")
-        if not parts[-1]:
-            raise ValueError("ends in a slash")
+        parts = _parts(text)
         if len(parts) < 4:
-            raise ValueError("lacks host or port: it reads like /ip4/203.0.113.7/tcp/4410")
+            raise ValueError(f"lacks host or port: write it like {LIKE}")
         kind, host, protocol, port, *rest = parts
         if protocol != "tcp":
             raise ValueError(f"has {protocol!r} after the host, where only tcp is known")
         if not re.fullmatch(r"0|[1-9][0-9]{0,8}", port):
-            raise ValueError(f"port {port!r} is no number")
+            raise ValueError(f"port {port!r} is no number from 0 to {MAX_PORT} in digits")
         relay, peer = _relay_and_peer(rest)
         return cls(kind, _shortest(kind, host), int(port), peer=peer, relay=relay)
 
@@ -150,10 +151,46 @@ class Address:
             return f"{self.host} is a wildcard: nobody can dial it"
         return None if self.port else "port 0 stands for any free port: nobody can dial it"
 
+    def announce_fault(self) -> str | None:
+        """Return why this cannot be told to other peers, or None if it can."""
+        if self.is_name and "_" in self.host:
+            return "a name with an underscore is no host name: other machines cannot look it up"
+        return self.dial_fault()
+
     def seed_fault(self) -> str | None:
         """Return why this cannot be a seed's address, or None if it names a peer to dial."""
         unnamed = None if self.peer else "names no peer: /p2p/12D3KooW... is missing at its end"
         return self.dial_fault() or unnamed
+
+
+def _parts(text: str) -> list[str]:
+    """Split a multiaddr at its slashes; raises ValueError for a text of another form."""
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"longer than {MAX_TEXT} characters")
+    if re.search(r"\s", text):
+        raise ValueError("has a blank in it")
+    if "," in text:
+        raise ValueError("has a comma: an address of a list stands alone")
+    if found := _HOST_AND_PORT.fullmatch(text):
+        raise ValueError(f"is no multiaddr: write {_multiaddr(*found.groups())}")
+    before, *parts = text.split("/")
+    if before or not parts:
+        raise ValueError(f"does not begin with a slash: write it like {LIKE}")
+    if not parts[-1]:
+        raise ValueError("ends in a slash: leave it out")
+    if not all(parts):
+        raise ValueError("has two slashes in a row")
+    return parts
+
+
+def _multiaddr(bracketed: str | None, host: str | None, port: str) -> str:
+    """Return the multiaddr of a host and port that were written in another way."""
+    host = bracketed or host or ""
+    try:
+        kind = f"ip{ipaddress.ip_address(host).version}"
+    except ValueError:
+        kind = "dns"
+    return f"/{kind}/{host}/tcp/{port}"
 
 
 def _relay_and_peer(rest: list[str]) -> tuple[PeerId | None, PeerId | None]:
@@ -171,6 +208,8 @@ def _relay_and_peer(rest: list[str]) -> tuple[PeerId | None, PeerId | None]:
             raise ValueError("names no relay: /p2p/RELAY is missing before /p2p-circuit")
         case [*_, "p2p"]:
             raise ValueError("ends in /p2p without a PeerID")
+    if rest[0] in OTHERS:
+        raise ValueError(f"has /{rest[0]} after the port: this version speaks plain TCP alone")
     raise ValueError(f"has /{'/'.join(rest)} after the port, where /p2p/PEER is expected")
 
 
@@ -187,9 +226,9 @@ def _check_ip(host: str, version: int) -> None:
     try:
         found = ipaddress.ip_address(host)
     except ValueError:
-        raise ValueError(f"{host!r} is no IP address") from None
+        raise ValueError(f"{host!r} is no IP address; a name stands after /dns") from None
     if found.version != version:
-        raise ValueError(f"{host} is no IPv{version} address")
+        raise ValueError(f"{host} is no IPv{version} address: write /ip{found.version}")
     if str(found) != host or "%" in host:
         raise ValueError(f"{host!r} is no IP address in its shortest form, without a zone")
 
@@ -197,7 +236,8 @@ def _check_ip(host: str, version: int) -> None:
 def _check_name(host: str) -> None:
     labels = host.split(".")
     if len(host) > MAX_NAME or host != host.lower() or not all(map(_LABEL.fullmatch, labels)):
-        raise ValueError(f"{host!r} is no DNS name")
+        other = "" if host.isascii() else "; write other letters as xn--..."
+        raise ValueError(f"{host!r} is no DNS name{other}")
     if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):  # resolvers read it as an IP address
         raise ValueError(f"{host!r} is a number, no DNS name")
 
@@ -208,4 +248,7 @@ def _check_peer(peer: PeerId) -> None:
     except ValueError:
         proper = False
     if not proper:
-        raise ValueError(f"{peer!r} is no PeerID of an Ed25519 key, 12D3KooW and 44 more")
+        raise ValueError(
+            f"{peer!r} is no PeerID of an Ed25519 key: 12D3KooW and 44 more characters, "
+            f"here {len(peer)} in all"
+        )

@@ -3,20 +3,17 @@
 What a person gets wrong ends in one line on stderr and the exit code of docs/operation.md.
 """
 
+import errno
 import json
-import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.cli.exits import Exit, code_of, expected
-from dipaco.cli.main import run
 from dipaco.node.network.keys import save_key
 from dipaco.node.storage.files import DiskFull, Home, HomeTaken
 from dipaco.protocol.errors import (
@@ -28,7 +25,9 @@ from dipaco.protocol.errors import (
     Unverifiable,
 )
 from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.identity import peer_id
 from dipaco.protocol.wire.signed import Signed
+from tests.cli.shell import Shell
 
 RUN = """
 name = "tiny"
@@ -55,49 +54,6 @@ batch = 1
 [training.inner]
 [training.outer]
 """
-
-
-@dataclass
-class Shell:
-    """Runs command lines in a folder with a home of its own."""
-
-    folder: Path
-    capture: pytest.CaptureFixture[str]
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Return exit code, stdout and stderr."""
-        self.capture.readouterr()
-        code = run(arguments)
-        said = self.capture.readouterr()
-        return code, said.out, said.err
-
-    def fails(self, code: Exit, *arguments: str) -> str:
-        """Return the one line with which it ends."""
-        found, _, err = self(*arguments)
-        assert found == code, err
-        assert err.startswith("dipaco-node: ") and err.count("\n") == 1, err
-        return err
-
-    def write(self, name: str, data: str | bytes) -> str:
-        """Write a file and return its path."""
-        path = self.folder / name
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
-        return str(path)
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Shell]:
-    for name in [name for name in os.environ if name.startswith("DIPACO_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DIPACO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()  # `start` configures it for the process it thinks is its own
-    handlers, level = root.handlers[:], root.level
-    yield Shell(tmp_path, capsys)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture
@@ -139,6 +95,64 @@ def test_bad_usage_is_one_line_and_code_2(shell: Shell, arguments: list[str], wo
     assert words in shell.fails(Exit.USAGE, *arguments)
 
 
+PEER = peer_id(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+PLACE = "/ip4/203.0.113.7/tcp/4410"
+
+
+@pytest.mark.parametrize(
+    ("option", "address", "words"),
+    [
+        ("--bootstrap", f"/ip4/203.0.113.7/tcp/99999/p2p/{PEER}", "port 99999 is not in 0 to"),
+        ("--bootstrap", f"/ip4/203.0.113.7/tcp/0/p2p/{PEER}", "port 0 stands for any free port"),
+        ("--bootstrap", f"/ip4/300.0.0.1/tcp/4410/p2p/{PEER}", "'300.0.0.1' is no IP address"),
+        ("--bootstrap", f"/ip4/0.0.0.0/tcp/4410/p2p/{PEER}", "0.0.0.0 is a wildcard"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER[:-1]}I", "is no PeerID of an Ed25519 key"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER[:-1]}", "here 51 in all"),
+        ("--bootstrap", PLACE, "names no peer: /p2p/12D3KooW... is missing at its end"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER}/", "ends in a slash: leave it out"),
+        ("--bootstrap", f" {PLACE}/p2p/{PEER}", "has a blank in it"),
+        ("--bootstrap", f"{PLACE}/p2p/{PEER},{PLACE}/p2p/{PEER}", "has a comma"),
+        ("--bootstrap", f"/ip6/fe80::1%eth0/tcp/1/p2p/{PEER}", "without a zone"),
+        ("--bootstrap", f"/ip4/203.0.113.7/udp/4410/quic-v1/p2p/{PEER}", "only tcp is known"),
+        ("--bootstrap", f"{PLACE}/ws/p2p/{PEER}", "this version speaks plain TCP alone"),
+        ("--bootstrap", f"{PLACE}/tcp/4411/p2p/{PEER}", "where /p2p/PEER is expected"),
+        ("--bootstrap", "http://me.example:4410", "write /dns/me.example/tcp/4410"),
+        ("--bootstrap", "203.0.113.7:4410", "write /ip4/203.0.113.7/tcp/4410"),
+        ("--bootstrap", "caf\udce9", "does not begin with a slash"),
+        ("--listen", "/ip4/0.0.0.0/tcp/65536", "port 65536 is not in 0 to 65535"),
+        ("--listen", "/dns4/me.example/tcp/4410", "a node listens on an IP address and a port"),
+        ("--listen", f"{PLACE}/p2p/{PEER}", "a node listens on an IP address and a port"),
+        ("--listen", "0.0.0.0:4410", "write /ip4/0.0.0.0/tcp/4410"),
+        ("--listen", "4410", "does not begin with a slash"),
+        ("--announce", "/ip4/203.0.113.7/tcp/0", "port 0 stands for any free port"),
+        ("--announce", "/ip4/0.0.0.0/tcp/4410", "0.0.0.0 is a wildcard"),
+        ("--announce", "/dns/stack_node/tcp/4410", "a name with an underscore is no host name"),
+        ("--announce", "me.example:4410", "write /dns/me.example/tcp/4410"),
+    ],
+)
+def test_a_hopeless_address_is_told_by_its_fault_and_code_2(
+    shell: Shell, option: str, address: str, words: str
+) -> None:
+    said = shell.fails(Exit.USAGE, "start", "--rendezvous", option, address)
+    assert f"node.{option[2:]} (the command line): " in said
+    assert words in said and "('" not in said
+    assert not Path("home").exists()
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "listen", "announce"])
+def test_an_address_of_the_environment_or_the_file_is_told_in_the_same_way(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    Path("home").mkdir()
+    shell.write("home/config.toml", f'[node]\n{name} = ["{PLACE}/ws"]\n')
+    said = shell.fails(Exit.USAGE, "start", "--rendezvous")
+    assert f"node.{name} ({shell.folder}/home/config.toml): '{PLACE}/ws': has /ws after" in said
+    Path("home/config.toml").unlink()
+    monkeypatch.setenv(f"DIPACO_NODE_{name.upper()}", f"{PLACE}/p2p/{PEER},{PLACE}/ws")
+    said = shell.fails(Exit.USAGE, "start", "--rendezvous")
+    assert f"node.{name} (the environment): " in said
+
+
 def test_an_unknown_variable_is_one_line_and_code_2(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,14 +161,35 @@ def test_an_unknown_variable_is_one_line_and_code_2(
 
 
 def test_client_verbs_without_a_daemon_have_a_code_of_their_own(shell: Shell) -> None:
-    assert "no daemon runs in" in shell.fails(Exit.NO_DAEMON, "status")
-    assert "no daemon runs in" in shell.fails(Exit.NO_DAEMON, "stop")
+    home = shell.folder / "home"
+    for verb in ("status", "stop"):
+        said = shell.fails(Exit.NO_DAEMON, verb)
+        assert f"no daemon runs in {home} (no such file or directory): " in said
+        assert f"dipaco-node start --home {home} starts one" in said
+
+
+def test_a_socket_that_a_killed_daemon_left_is_no_daemon(shell: Shell) -> None:
+    home = Home.at(shell.folder / "home")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(home.socket))
+    assert "(connection refused): dipaco-node start" in shell.fails(Exit.NO_DAEMON, "status")
+
+
+def test_a_daemon_of_another_user_is_not_called_absent(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:  # root, who runs tests too, may connect to any socket
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("dipaco.node.api.client._Connection.connect", forbidden)
+    said = shell.fails(Exit.NO_DAEMON, "status")
+    assert "answers its own user alone" in said and "no daemon" not in said
 
 
 def test_a_home_that_cannot_be_made_is_named(shell: Shell) -> None:
     in_the_way = shell.write("file", "")
     said = shell.fails(Exit.USAGE, "start", "--rendezvous", "--home", f"{in_the_way}/home")
-    assert f"{in_the_way}/home" in said
+    assert f"home: {in_the_way} is not a folder" in said
 
 
 def test_a_taken_port_is_named(shell: Shell) -> None:
@@ -165,6 +200,7 @@ def test_a_taken_port_is_named(shell: Shell) -> None:
     assert code == Exit.USAGE and greeting.startswith("dipaco-node 0.")
     assert said.startswith("dipaco-node: ") and address in said
     assert not (shell.folder / "home").exists()  # a start that failed leaves no key
+    assert "--listen /ip4/127.0.0.1/tcp/0" in said
 
 
 def test_a_home_that_another_daemon_holds_has_a_code_of_its_own(shell: Shell) -> None:

@@ -38,6 +38,7 @@ SURFACE = {
     "compare": "NAME --data --device --jobs --methods --out --reroute --rounds --seeds",
     "id": "--home --json",
     "key new": "FILE --home",
+    "completion": "SHELL",
     "version": "--json",
 }
 
@@ -56,6 +57,7 @@ LIGHT_COMMANDS = (
     ["ckpt", "export", "--help"],
     ["cache", "info", "--help"],
     ["version"],
+    ["completion", "zsh"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],

@@ -38,13 +38,16 @@ def test_a_killed_volunteer_changes_no_bit_of_what_one_process_computes(
     check_reports(tiny_of_files, read_report(swarm_file), read_report(single_file))
 
 
-def test_ctrl_c_ends_every_process_of_the_network(tiny: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_ends_every_process_of_the_network(
+    tiny: Path, number: signal.Signals
+) -> None:
     command = [sys.executable, "-m", "dipaco.cli.main", "testnet", str(tiny), "--nodes", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as testnet:
         assert testnet.stderr is not None
         first = testnet.stderr.readline()
         family = psutil.Process(testnet.pid).children(recursive=True)
-        testnet.send_signal(signal.SIGINT)
+        testnet.send_signal(number)
         said = testnet.communicate(timeout=TIMEOUT)[1]
     assert first.startswith("rendezvous node at /ip4/127.0.0.1/tcp/")
     assert testnet.returncode == 130 and "Traceback" not in said

@@ -107,7 +107,10 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         ("[storage]\ncache_max = 5", "the unit is missing"),
         ("[storage]\ncache_max = '4 gb'", "did you mean GB?"),
         ("[storage]\ncache_max = 'much'", "not a size"),
-        ("[node]\nlisten = ['0.0.0.0:4410']", "'0.0.0.0:4410': does not begin with a slash"),
+        (
+            "[node]\nlisten = ['0.0.0.0:4410']",
+            "'0.0.0.0:4410': is no multiaddr: write /ip4/0.0.0.0/tcp/4410",
+        ),
         ("[node]\nlisten = ['/dns4/me.example/tcp/1']", "such as /ip4/0.0.0.0/tcp/4410"),
         ("[node]\nlisten = ['/ip4/0.0.0.0/tcp/70000']", "port 70000 is not in 0 to 65535"),
         ("[node]\nlisten = '/ip4/0.0.0.0/tcp/1'", "not a list"),
@@ -135,7 +138,7 @@ def test_a_faulty_address_is_told_with_key_value_and_origin(tmp_path: Path) -> N
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, node__announce=("/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/"))
     assert str(caught.value) == (
-        "node.announce (the command line): '/ip4/1.2.3.4/tcp/1/': ends in a slash"
+        "node.announce (the command line): '/ip4/1.2.3.4/tcp/1/': ends in a slash: leave it out"
     )
 
 

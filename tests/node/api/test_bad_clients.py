@@ -6,6 +6,7 @@ A real server on a real unix socket in this loop, virtual time where time matter
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from trio.testing import MockClock
 from dipaco.node.api.connection import IDLE_SECONDS, SEND_SECONDS
 from dipaco.node.api.server import MAX_CLIENTS
 from dipaco.node.api.values import MAX_BODY, MAX_HEAD
-from tests.node.api.fake_node import RUN, ledger
+from tests.node.api.fake_node import RUN, ledger, status
 from tests.node.api.served import Answer, Served, answers, received, request, serving
 
 STATUS = request("GET", "/v1/status")
@@ -108,6 +109,37 @@ async def test_a_client_that_goes_away_in_mid_fetch_ends_it(served: Served) -> N
             pass
     with trio.fail_after(5):
         await served.node.given_up.wait()
+
+
+def broken(*_: object) -> Any:
+    raise ZeroDivisionError("in an answer")
+
+
+async def test_a_bug_in_an_answer_is_told_and_logged_and_ends_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(served.node, "ledger", broken)
+        answer = await served.ask("GET", "/v1/ledger")
+    assert answer.status == 500 and "ZeroDivisionError" in in_one_line(answer)
+    assert "ZeroDivisionError: in an answer" in caplog.text
+
+
+async def test_an_answer_that_no_json_can_hold_is_such_a_bug(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(served.node, "status", lambda: status(peer="caf\udce9"))
+        assert (await served.ask("GET", "/v1/status")).status == 500
+
+
+async def test_a_bug_in_a_fetch_ends_its_connection_alone(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(served.node, "fetch", broken)
+        assert b"done" not in await served.send(FETCH)
+    assert "ZeroDivisionError: in an answer" in caplog.text
 
 
 async def test_one_connection_may_ask_again_and_again(served: Served) -> None:

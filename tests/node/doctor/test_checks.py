@@ -12,6 +12,7 @@ from dipaco.node.doctor.checks import (
     bootstrap,
     checks,
     clock,
+    descriptors,
     device,
     disk,
     home,
@@ -39,7 +40,7 @@ def test_what_is_not_ok_comes_with_a_cure(tmp_path: Path) -> None:
     )
     found = list(checks(config, daemon=None))
     assert [c.name for c in found] == [
-        *("python", "libraries", "home", "disk", "memory", "clock", "port", "peers")
+        *("python", "libraries", "home", "disk", "memory", "clock", "files", "port", "peers")
     ]
     assert all(bool(c.cure) == (c.verdict != "ok") for c in found)
     assert not list(tmp_path.iterdir())
@@ -63,6 +64,12 @@ def test_a_home_is_usable_now_or_can_be_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("free", "verdict"), [(11 * GB, "ok"), (4 * GB, "warn"), (GB - 1, "fail")])
 def test_the_disk_is_compared_with_the_configuration(free: int, verdict: str) -> None:
     assert disk(free, GB, 10 * GB).verdict == verdict
+
+
+def test_few_descriptors_are_a_warning() -> None:
+    assert descriptors(4096).verdict == "ok"
+    few = descriptors(256)
+    assert few.verdict == "warn" and "only 256 files" in few.words and "ulimit -n" in few.cure
 
 
 def test_little_memory_is_a_warning() -> None:

@@ -1,6 +1,7 @@
 """The worker process as a real child: real pipes, real time, no sleeps; ends are waited for."""
 
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -26,7 +27,7 @@ from dipaco.node.jobs.frames import (
     read_settings,
 )
 from dipaco.node.jobs.runner import COMMAND, Worker, describe_death
-from dipaco.node.jobs.settings import environment
+from dipaco.node.jobs.settings import environment, worker_environment
 from dipaco.node.jobs.values import (
     Answer,
     Derive,
@@ -393,12 +394,64 @@ def test_the_home_of_a_worker_is_an_absolute_path_in_utf_8() -> None:
         settings(Path(os.fsdecode(b"/srv/\xff")))
 
 
-async def test_the_child_stands_in_its_home_and_imports_nothing_from_there(tmp_path: Path) -> None:
+def test_a_home_that_an_ascii_locale_hides_is_refused_by_the_locale(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from tests.settings import settings\n"
+        "settings(Path(os.fsdecode(b'/srv/caf\\xc3\\xa9')))"
+    )
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | ascii_alone,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    last = done.stderr.decode("ascii").splitlines()[-1]
+    assert "ConfigError: home: " in last and "set LC_ALL=C.UTF-8" in last
+
+
+async def test_the_child_stands_in_its_home_and_imports_nothing_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", str(tmp_path / "none")]))
     trap = tmp_path / "queue.py"  # the standard library's name for something it imports
     trap.write_text("raise SystemExit(9)")
     async with worker(tmp_path) as made:
         assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
         assert psutil.Process(made.pid).cwd() == str(tmp_path.resolve())
+    assert worker_environment(1)["PYTHONPATH"] == str(tmp_path / "none")
+    assert worker_environment(1)["PYTHONSAFEPATH"] == "1"
+
+
+async def test_the_signals_of_a_terminal_are_left_to_the_daemon(tmp_path: Path) -> None:
+    async with worker(tmp_path) as made:
+        await made.run(step_job(tmp_path), ignore)
+        first = made.pid
+        assert first is not None
+        for number in (signal.SIGHUP, signal.SIGINT):
+            os.kill(first, number)
+        assert isinstance(await made.run(step_job(tmp_path), ignore), Stepped)
+        assert made.pid == first
+
+
+async def test_a_child_that_finds_no_descriptor_fails_and_the_next_one_starts(
+    tmp_path: Path,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    job = step_job(tmp_path)
+    async with worker(tmp_path) as made:
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+        try:
+            answer = await made.run(job, ignore)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert answer == Failed(
+            kind="local", reason="no worker process starts: too many open files"
+        )
+        assert isinstance(await made.run(job, ignore), Stepped)
 
 
 @pytest.mark.parametrize(

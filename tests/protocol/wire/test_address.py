@@ -66,7 +66,17 @@ def test_spellings_of_one_host_are_one_address() -> None:
     ("text", "words"),
     [
         ("", "does not begin with a slash"),
-        ("203.0.113.7:4410", "does not begin with a slash"),
+        ("12D3KooW", "does not begin with a slash: write it like /ip4/203.0.113.7/tcp/4410"),
+        ("203.0.113.7:4410", "is no multiaddr: write /ip4/203.0.113.7/tcp/4410"),
+        ("[2001:db8::7]:4410", "is no multiaddr: write /ip6/2001:db8::7/tcp/4410"),
+        ("me.example:4410", "is no multiaddr: write /dns/me.example/tcp/4410"),
+        ("http://me.example:80/", "is no multiaddr: write /dns/me.example/tcp/80"),
+        ("http://me.example/", "does not begin with a slash"),
+        (f" {PLACE}", "has a blank in it"),
+        (f"{PLACE}\n", "has a blank in it"),
+        (f"{PLACE},{PLACE}", "has a comma"),
+        ("/ip4//203.0.113.7/tcp/1", "has two slashes in a row"),
+        (f"/{PLACE}", "has two slashes in a row"),
         ("/", "ends in a slash"),
         (f"{PLACE}/", "ends in a slash"),
         ("/ip4/203.0.113.7", "lacks host or port"),
@@ -74,17 +84,19 @@ def test_spellings_of_one_host_are_one_address() -> None:
         ("/unix/home/tcp/1", "'unix', which is none of ip4, ip6, dns, dns4, dns6"),
         ("/ip4/203.0.113.7/udp/4410/quic-v1", "'udp' after the host"),
         ("/ip4/203.0.113.7/tcp/65536", "port 65536 is not in 0 to 65535"),
-        ("/ip4/203.0.113.7/tcp/-1", "port '-1' is no number"),
+        ("/ip4/203.0.113.7/tcp/-1", "port '-1' is no number from 0 to 65535"),
         ("/ip4/203.0.113.7/tcp/04410", "port '04410' is no number"),
         ("/ip4/203.0.113.7/tcp/\u0664", "is no number"),
         ("/ip4/203.0.113/tcp/1", "'203.0.113' is no IP address"),
-        ("/ip4/::1/tcp/1", "::1 is no IPv4 address"),
+        ("/ip4/300.0.0.1/tcp/1", "'300.0.0.1' is no IP address"),
+        ("/ip4/me.example/tcp/1", "'me.example' is no IP address; a name stands after /dns"),
+        ("/ip4/::1/tcp/1", "::1 is no IPv4 address: write /ip6"),
         ("/ip6/127.0.0.1/tcp/1", "127.0.0.1 is no IPv6 address"),
         ("/ip6/fe80::1%eth0/tcp/1", "without a zone"),
         ("/dns4/a..b/tcp/1", "'a..b' is no DNS name"),
-        ("/dns4//tcp/1", "'' is no DNS name"),
+        ("/dns4//tcp/1", "has two slashes in a row"),
+        ("/dns4/b\u00fccher.example/tcp/1", "is no DNS name; write other letters as xn--"),
         ("/dns4/-a.example/tcp/1", "is no DNS name"),
-        ("/dns4/a_b.example/tcp/1", "is no DNS name"),
         (f"/dns4/{LONGEST_LABEL}a.example/tcp/1", "is no DNS name"),
         (f"/dns4/{'.'.join([LONGEST_LABEL] * 4)}/tcp/1", "is no DNS name"),
         ("/dns4/127.0.0.1/tcp/1", "is a number, no DNS name"),
@@ -93,10 +105,14 @@ def test_spellings_of_one_host_are_one_address() -> None:
         (f"{PLACE}/p2p/{RELAY}/p2p-circuit/p2p", "ends in /p2p without a PeerID"),
         (f"{PLACE}/p2p/{PEER[:-1]}", "is no PeerID of an Ed25519 key"),
         (f"{PLACE}/p2p/{PEER[:-1]}0", "is no PeerID of an Ed25519 key"),
-        (f"{PLACE}/p2p/{PEER} ", "is no PeerID of an Ed25519 key"),
+        (f"{PLACE}/p2p/{PEER} ", "has a blank in it"),
+        (f"{PLACE}/p2p/{PEER[:-1]}", "12D3KooW and 44 more characters, here 51 in all"),
         (f"{PLACE}/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "is no PeerID"),
         (f"{PLACE}/p2p-circuit/p2p/{PEER}", "names no relay"),
         (f"{PLACE}/p2p/{PEER}/ws", "where /p2p/PEER is expected"),
+        (f"{PLACE}/ws/p2p/{PEER}", "has /ws after the port: this version speaks plain TCP alone"),
+        (f"{PLACE}/tcp/4411", "has /tcp/4411 after the port, where /p2p/PEER is expected"),
+        (f"{PLACE}/ipfs/{PEER}", "after the port, where /p2p/PEER is expected"),
         (f"{PLACE}/{'a' * MAX_TEXT}", f"longer than {MAX_TEXT} characters"),
     ],
 )
@@ -121,6 +137,7 @@ def test_names_may_be_as_long_as_dns_has_them() -> None:
         "xn--bcher-kva.example",
         "a-b.1c.example",
         "localhost",
+        "stack_node.example",
     ):
         assert Address.parse(f"/dns/{name}/tcp/1").host == name
 
@@ -166,12 +183,18 @@ def test_people_read_host_and_port() -> None:
 def test_a_place_is_judged_for_listening_dialling_and_as_a_seed() -> None:
     def faults(text: str) -> list[bool]:
         address = Address.parse(text)
-        found = (address.listen_fault(), address.dial_fault(), address.seed_fault())
+        found = (
+            address.listen_fault(),
+            address.dial_fault(),
+            address.announce_fault(),
+            address.seed_fault(),
+        )
         return [each is None for each in found]
 
-    assert faults(PLACE) == [True, True, False]
-    assert faults("/ip4/0.0.0.0/tcp/4410") == [True, False, False]
-    assert faults("/ip6/::1/tcp/0") == [True, False, False]
-    assert faults("/dns/a.example/tcp/1") == [False, True, False]
-    assert faults(f"{PLACE}/p2p/{PEER}") == [False, True, True]
-    assert faults(f"{PLACE}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}") == [False, True, True]
+    assert faults(PLACE) == [True, True, True, False]
+    assert faults("/ip4/0.0.0.0/tcp/4410") == [True, False, False, False]
+    assert faults("/ip6/::1/tcp/0") == [True, False, False, False]
+    assert faults("/dns/a.example/tcp/1") == [False, True, True, False]
+    assert faults(f"{PLACE}/p2p/{PEER}") == [False, True, True, True]
+    assert faults(f"{PLACE}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}") == [False, True, True, True]
+    assert faults(f"/dns/stack_node/tcp/1/p2p/{PEER}") == [False, True, False, True]

@@ -1,0 +1,26 @@
+"""The limit of open files (descriptors): raised at the start, since many systems begin with 256."""
+
+import resource
+
+WANTED = 4096
+LEAST = 512  # 256 connections, 16 clients, the worker's pipes, the journal, blobs on their way
+
+
+def raise_limit() -> int:
+    """Raise this process's limit to `WANTED`, or as far as the system allows, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, most = (WANTED if each == resource.RLIM_INFINITY else each for each in (soft, hard))
+    raised = max(soft, min(WANTED, most))
+    if raised > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    return raised
+
+
+def shortage(limit: int) -> str | None:
+    """Return what a low limit of open files costs, and its cure; None for one that is enough."""
+    if limit >= LEAST:
+        return None
+    return (
+        f"only {limit} files may be open at once, of which a node with many peers needs {LEAST}: "
+        "connections and work will fail and be tried again; raise the limit (ulimit -n)"
+    )
