@@ -104,7 +104,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
     def _made_again(
         self, state: SchedulingState, lease: TrainLease, peer: PeerId, result: TrainResult
     ) -> tuple[Change, ...]:
-        place, ended = (lease.path, lease.round), LeaseEnded(lease.token, "done")
+        place, ended = (lease.path, lease.round), LeaseEnded(lease.token, "done", counted=True)
         if state.pending.get(place) is None:
             return (ended,)
         pending = MomentsPending(place, Pending(result.moments, peer))

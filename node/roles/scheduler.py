@@ -18,6 +18,7 @@ from dipaco.node.limits.gate import Gate
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.wire.digest import Digest
@@ -125,7 +126,16 @@ def _say_what_is_scheduled(
             rounds=rounds,
             held=len(schedule.grants),
             paths=record.manifest.paths,
+            parked="".join(_in_words(each) for each in scheduler.parked()),
         )
+
+
+def _in_words(parked: Parked) -> str:
+    wait = parked.until - trio.current_time()
+    return (
+        f"; {short_peer(parked.peer)} gets no work for {wait:.0f} s: {parked.failures} leases in a "
+        f"row without a result ({parked.reason})"
+    )
 
 
 ROLE = Role(wanted=lambda config: config.node.rendezvous, run=schedule_all)

@@ -18,7 +18,14 @@ from dipaco.node.jobs.values import Described, MemoryProbed, ProbeMemory, Progre
 from dipaco.node.routing.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
-from dipaco.node.training.devices import bounded, choose_device, describe, ran_out
+from dipaco.node.training.devices import (
+    bounded,
+    choose_device,
+    describe,
+    ran_out,
+    try_out,
+    was_lost,
+)
 from dipaco.node.training.evaluation import evaluate, score, whole
 from dipaco.node.training.inner_loop import (
     InnerResult,
@@ -79,8 +86,10 @@ class Trainer:
         )
 
     def describe(self) -> Described:
-        """Return the device in words."""
-        return describe(self._device)
+        """Return the device in words, once it has computed something; raises NoDevice."""
+        with self._within_memory():
+            try_out(self._device)
+            return describe(self._device)
 
     def probe_memory(self, job: ProbeMemory) -> MemoryProbed:
         """Measure the memory and the time of one micro-batch."""
@@ -269,12 +278,15 @@ class Trainer:
 
     @contextmanager
     def _within_memory(self) -> Iterator[None]:
-        """Turn a lack of memory into NoDevice, on the CPU too."""
+        """Turn a lack of memory, on the CPU too, or the loss of the device into NoDevice."""
         try:
             with bounded(self._device, describe(self._device).usable):
                 yield
         except (MemoryError, NoDevice, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not ran_out(error):
+                if was_lost(error):
+                    why = str(error).partition("\n")[0]
+                    raise NoDevice(f"{self._device} cannot be used: {why}") from error
                 raise
             raise NoDevice(
                 f"{self._device} has too little memory for a path of this run: see "

@@ -10,14 +10,15 @@ import logging
 
 import trio
 
-from dipaco.node.jobs.values import Materialise, Progress
+from dipaco.node.jobs.values import Describe, Failed, Materialise, Progress
 from dipaco.node.kinds.table import work_of
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import left
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
-from dipaco.node.volunteer.inputs import Inputs
+from dipaco.node.volunteer.inputs import Inputs, InputsAway
 from dipaco.node.volunteer.lease_check import check_lease, spec_for
+from dipaco.node.volunteer.pauses import after_device_failures, after_failures
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.node.volunteer.work import (
     MAX_RETRY_SECONDS,
@@ -25,16 +26,19 @@ from dipaco.node.volunteer.work import (
     JobFailed,
     LeaseWork,
 )
-from dipaco.protocol.errors import LeaseLost, RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import (
+    DipacoError,
+    LeaseLost,
+    NoDevice,
+    RemoteProtocolError,
+    Unavailable,
+)
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.work.calls import AskLease, Granted, NoLease
 from dipaco.protocol.work.kinds import Lease, TrainLease
 
 log = logging.getLogger(__name__)
-
-FAILURES = 5  # in a row, after which the node pauses
-FAILURE_PAUSE_SECONDS = 60.0
 
 
 class Volunteer:
@@ -51,7 +55,9 @@ class Volunteer:
             record, deps.run_store, deps.blobs, deps.exchange, deps.worker, self._link.scheduler
         )
         self._failures = 0
-        """Jobs that failed in a row."""
+        """Tasks that failed in a row."""
+        self._device_failures = 0
+        """Failures of the device in a row: no task was done since."""
         self._tasks = 0
         self._moments: dict[int, tuple[ModuleDigest, ...]] = {}
         """Per path those that were handed in last: the scheduler may still be fetching them."""
@@ -73,16 +79,18 @@ class Volunteer:
                 if lease is not None:
                     await self._do(lease)
                 wait = RETRY_SECONDS
-            except LeaseLost as lost:
-                log.info("task %d lost: %s", self._tasks, lost)
-            except JobFailed as failure:
+            except (JobFailed, LeaseLost) as failure:
                 await self._pause_after(failure)
+            except NoDevice as missing:
+                await self._wait_for_device(missing)
             except DiskFull:
                 raise  # Unavailable, too, but no matter of a scheduler that is away
             except (Unavailable, RemoteProtocolError) as away:
-                self._link.say_away(away, wait)
-                with trio.move_on_after(wait):
-                    await self._deps.run_store.changed.wait()
+                if isinstance(away, InputsAway):
+                    self._activity.say("inputs-away", problem=str(away), wait=wait)
+                else:
+                    self._link.say_away(away, wait)
+                await trio.sleep(wait)
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
 
     async def _verify(self) -> None:
@@ -115,6 +123,9 @@ class Volunteer:
                 found = await self._inputs.ahead(self._last_path)
             if found:
                 return None  # that took a while: there may be work by now
+        if reply.code == "parked":
+            await trio.sleep(reply.retry_after)
+            return None
         with trio.move_on_after(reply.retry_after):
             await self._deps.run_store.changed.wait()
         return None
@@ -131,6 +142,7 @@ class Volunteer:
                 "preparing", done=progress.done, total=progress.total, left=left(progress)
             )
 
+        await self._inputs.tokenizer()
         job = Materialise(manifest=self._record.manifest, spec=self._specs[0], window=0)
         with self._activity.timed("materialise"):
             await self._deps.worker.run(job, on_progress)
@@ -142,6 +154,8 @@ class Volunteer:
                 self._activity.say("run-over", round=rounds, rounds=rounds)
             case "not-admitted":
                 self._activity.say("not-admitted")
+            case "parked":
+                self._activity.say("parked", why=reply.reason, wait=reply.retry_after)
             case _:
                 self._activity.say("no-lease", why=reply.reason, wait=reply.retry_after)
 
@@ -153,23 +167,39 @@ class Volunteer:
         spec = spec_for(lease, self._record, self._specs)
         work = LeaseWork(self._tasks, lease, self._record.manifest, spec, self._link, self._deps)
         result = await work.run(self._inputs)
-        self._failures = 0
+        self._failures = self._device_failures = 0
         if isinstance(lease, TrainLease):
             self._last_path = lease.path
         if result.handed_over_later:
             self._moments[work_of(lease).path] = result.handed_over_later
         self._prune(lease)
 
-    async def _pause_after(self, failure: JobFailed) -> None:
-        """Wait a little after a job that failed; after some in a row, longer."""
+    async def _pause_after(self, failure: DipacoError) -> None:
+        """Wait a little after a task that failed; after some in a row, longer and longer."""
         self._failures += 1
-        log.error("task %d failed: %s", self._tasks, failure)
-        wait = FAILURE_PAUSE_SECONDS if self._failures >= FAILURES else RETRY_SECONDS
+        wait = after_failures(self._failures)
+        log.error("task %d failed: %s; next try in %.0f s", self._tasks, failure, wait)
         self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)
         await trio.sleep(wait)
 
+    async def _wait_for_device(self, missing: NoDevice) -> None:
+        """Wait until the device is there again: no lease is taken only to fail.
+
+        The worker process ends first, since one that lost its device never finds it again.
+        """
+        problem = str(missing)
+        while problem:
+            self._device_failures += 1
+            wait = after_device_failures(self._device_failures)
+            log.warning("device: %s; next try in %.0f s", problem, wait)
+            self._activity.say("device", problem=problem, wait=wait)
+            await self._deps.worker.close()
+            await trio.sleep(wait)
+            answer = await self._deps.worker.run(Describe(), lambda progress: None)
+            problem = answer.reason if isinstance(answer, Failed) else ""
+
     def _prune(self, lease: Lease) -> None:
         """Keep the blob store within its bound; what comes next is fetched again if need be."""
-        kept = set(lease.inputs)
+        kept = lease.inputs | {self._record.manifest.tokenizer.sha256}
         kept |= {each.digest for moments in self._moments.values() for each in moments}
         self._deps.blobs.prune(kept, self._deps.cache_max)

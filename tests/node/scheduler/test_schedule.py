@@ -104,9 +104,9 @@ def test_a_lease_whose_work_does_not_get_on_ends_in_spite_of_heartbeats(shell: S
     seed = shell.lease(ANNA, now=0.0)
     for now in range(10, 400, 10):
         assert shell.beat(ANNA, seed, now=float(now)) == Stands()
-    assert shell.beat(ANNA, seed, now=400.0, done=1) == Stands()
+    assert shell.beat(ANNA, seed, now=400.0, progress=1) == Stands()
     for now in range(410, 1000, 10):
-        assert shell.beat(ANNA, seed, now=float(now), done=1) == Stands()
+        assert shell.beat(ANNA, seed, now=float(now), progress=1) == Stands()
     assert shell.schedule.expire(now=999.0) == ()
     assert len(shell.schedule.expire(now=1000.0)) == 1  # 30 times to live after the last step
 
@@ -114,7 +114,7 @@ def test_a_lease_whose_work_does_not_get_on_ends_in_spite_of_heartbeats(shell: S
 def test_a_lease_is_nobody_elses_to_renew_to_return_or_to_submit(shell: Shell) -> None:
     seed = shell.lease(ANNA)
     assert isinstance(shell.beat(BERT, seed, now=1.0), Fallen)
-    assert shell.schedule.hand_back(BERT, seed.token, "mischief") == ()
+    assert shell.schedule.hand_back(BERT, seed.token, "mischief", now=0.0) == ()
     assert isinstance(shell.submit(BERT, seed), Fallen)
     assert shell.submit(ANNA, seed) == Stands()
 
@@ -194,7 +194,7 @@ def run_to_end(shell: Shell, peers: list[PeerId], chance: random.Random) -> list
             if not isinstance(reply, NoLease):
                 held[who] = reply
         elif chance.random() < 0.2:
-            shell.make(shell.schedule.hand_back(who, held.pop(who).token, "paused"))
+            shell.hand_back(who, held.pop(who), "paused")
         else:
             lease = held.pop(who)
             new = isinstance(lease, TrainLease) and not is_again(shell.schedule.state, lease)
@@ -328,7 +328,7 @@ def test_moments_are_handed_in_exactly_where_the_manifest_carries_them(inner_sta
     lease = shell.train_lease(ANNA)
     right = train_result(lease)
     for moments in ((), right.moments, right.moments[:-1], right.moments[::-1]):
-        _, reply = shell.schedule.submit(ANNA, replace(right, moments=moments))
+        _, reply = shell.schedule.submit(ANNA, replace(right, moments=moments), now=0.0)
         due = right.moments if inner_state == "carry" else ()
         assert isinstance(reply, Stands) == (moments == due)
         assert isinstance(reply, Stands) or "moments" in reply.reason

@@ -71,7 +71,7 @@ class Shell(shared.Shell):
             assert self.do(who, lease, sheet) == Stands()
             given.append((lease.path, lease.window))
         if not isinstance(lease, NoLease):
-            self.make(self.schedule.hand_back(who, lease.token, "scores were asked for"))
+            self.hand_back(who, lease, "scores were asked for")
         return given
 
 
@@ -111,7 +111,7 @@ def test_each_of_several_scorers_is_another_peer_and_all_may_work_at_once() -> N
     assert isinstance(waiting, EvaluateLease)
     first, second = shell.score_lease(BERT), shell.score_lease(CARA)
     assert first.path != second.path
-    shell.make(shell.schedule.hand_back(CARA, second.token, "done"))
+    shell.hand_back(CARA, second, "done")
     assert shell.do(BERT, first) == Stands()
     assert len(shell.score_all(BERT)) == 3 and shell.schedule.switch_due
 
