@@ -36,7 +36,7 @@ from dipaco.node.routing.reshard import LabelledMeans, LedgerSheets
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.routing.fit import RouterFit
 from dipaco.protocol.routing.labels import sheet_bytes
-from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.reshard import Resharded
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.routing.spec import RouterSpec
@@ -91,6 +91,8 @@ def derived(
 ) -> RouterSpec:
     """Fit the router to made-up documents: topical, and other ones for another `shift`."""
     recipe = recipe_of(manifest, epoch=0 if resharded is None else 1)
+    if recipe.kind == "round_robin":
+        return unfitted_spec(recipe)
     fit = RouterFit(recipe, resharded=resharded)
     for document in range(manifest.source.documents):
         if fit.done:
@@ -191,7 +193,7 @@ class FakeWorker:
                 own = Derived(spec=spec, authenticated=self.authenticated)
                 return DerivedAnswer(derivation=own)
             case Materialise(window=window):
-                await self._make(window, on_progress)
+                await self._make(job.manifest, window, on_progress)
                 return Materialised(documents=1, tokens=1)
             case PerformLease(lease=SeedLease() | TrainLease() as lease):
                 return await self._train(job.manifest, lease, on_progress)
@@ -223,7 +225,10 @@ class FakeWorker:
             case _:
                 raise AssertionError(f"no such job: {job}")
 
-    async def _make(self, window: int, on_progress: Callable[[Progress], None]) -> None:
+    async def _make(
+        self, manifest: Manifest, window: int, on_progress: Callable[[Progress], None]
+    ) -> None:
+        assert self.blobs.has(manifest.tokenizer.sha256), "nothing was tokenised"
         if window in self.made_windows:
             return
         self.begun_windows.append(window)
