@@ -117,6 +117,8 @@ def _say_what_is_scheduled(
     elif scheduler.stepping:
         step = scheduler.stepping
         node.activity.say("outer-step", module=step.module, round=step.version)
+    elif deadlock := schedule.deadlock:
+        node.activity.say("scores-differ", problem=deadlock)
     elif record.rounds.finished:
         node.activity.say("run-over", round=rounds, rounds=rounds)
     else:

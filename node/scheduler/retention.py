@@ -1,5 +1,7 @@
 """Which blobs a scheduler keeps: what a next step, a lease, an evaluation or a user still reads."""
 
+from itertools import islice
+
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
@@ -14,9 +16,13 @@ def blobs_needed(schedule: Schedule) -> set[Digest]:
     for module in view.states:
         needed |= _updates(view, module)
     for path in rounds.live_paths if view.seeded else ():
-        needed |= {digest for _, digest in view.path_states(path, view.kept_version(path))}
-        if view.path_version(path) < rounds.last:
+        newest = view.path_version(path)
+        # From the newest a round may be trained once more while some of its modules are ahead.
+        for version in {newest, view.kept_version(path)}:
+            needed |= {digest for _, digest in view.path_states(path, version)}
+        if newest < rounds.last:
             needed |= _moments(view, path)
+    needed.add(view.manifest.tokenizer.sha256)
     # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
     needed |= {state.digest for state in view.manifest.start}
     for accepted in schedule.state.accepted.values():
@@ -41,7 +47,7 @@ def _moments(view: RunState, path: int) -> set[Digest]:
     """Of every module the last two: the very last may be of a round that others have ahead."""
     needed: set[Digest] = set()
     for module in view.topology.path_modules[path]:
-        needed |= set(list(view.moments.get((path, module), {}).values())[-2:])
+        needed |= set(islice(reversed(view.moments.get((path, module), {}).values()), 2))
     return needed
 
 

@@ -34,6 +34,7 @@ from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
 from dipaco.node.scheduler.parking import Parking
+from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.modules import ModuleId, digest_of
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
@@ -66,6 +67,20 @@ class Schedule:
         """Whether the scores of all live paths stand: the next router can be derived."""
         scores = self.state.scores
         return scores is not None and scores.complete(self.rounds.live_paths)
+
+    @property
+    def deadlock(self) -> str:
+        """Say why the run can never go on: peers disagree for good. Empty: it can."""
+        scores = self.state.scores
+        found = next(scores.undecided(self.rounds.live_paths), None) if scores else None
+        if scores is None or found is None:
+            return ""
+        path, window = found
+        peers = ", ".join(short_peer(each.peer) for each in scores.given(path, window))
+        return (
+            f"the run cannot go on: of path {path}, window {window} there are "
+            f"{MAX_SHEETS_PER_WINDOW} score sheets, the most, and no majority agrees ({peers})"
+        )
 
     def grant_of(self, peer: PeerId, token: Token) -> Grant | None:
         """Return the lease that `peer` holds under `token`, if it stands."""
@@ -332,6 +347,8 @@ class Schedule:
 
     def _why_idle(self) -> str:
         """Say what is waited for."""
+        if deadlock := self.deadlock:
+            return deadlock
         grants = list(self.grants.values())[:4]
         if grants:
             held = ", ".join(kind_of(g.lease).text(g.lease) for g in grants)

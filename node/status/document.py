@@ -62,6 +62,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "failures": ("paused", "{count} in a row ({problem}), next try in {wait:.0f} s"),
     "device": ("paused", "{problem}, next try in {wait:.0f} s"),
     "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths} paths held{parked}"),
+    "scores-differ": ("serving", "{problem}"),
     "directory": ("serving", "peer directory of {peers} peers, no run to schedule"),
     "stopping": ("stopping", "handing back the lease"),
 }

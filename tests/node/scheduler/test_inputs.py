@@ -104,6 +104,7 @@ async def test_the_tokenizer_is_fetched_where_no_derivation_needs_it(
     value = manifest(routing=Routing(kind="round_robin", sample=128, dimension=64))
     found(tmp_path, value)
     scheduler = await swarm.start(SCHEDULER)
+    await until(lambda: scheduler.parts.activity.verdict == "verified")
     anna = await swarm.start("anna")
     await until(lambda: scheduler.reporter.ledger().finished)
     assert not [job for job in anna.worker.done if isinstance(job, Derive)]

@@ -300,6 +300,31 @@ def test_a_path_trained_again_starts_from_the_moments_that_it_had(shell: Shell) 
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_path_can_be_trained_again_when_some_of_its_modules_are_ahead(
+    early_stopping: bool,
+) -> None:
+    plain = manifest()
+    training = replace(plain.training, early_stopping=early_stopping)
+    shell = Shell(replace(plain, training=training), WEIGHTS)
+    shell.seed()
+    one_round(shell)
+    while isinstance(lease := shell.ask(ANNA), EvaluateLease | TrainLease):
+        if isinstance(lease, TrainLease):
+            assert shell.submit(ANNA, lease) == Stands()
+            shell.arrive()
+            continue
+        assert shell.hand_in(ANNA, evaluation(lease, 30.0 + lease.version)) == Stands()
+    step = next(shell.schedule.due_steps())
+    shell.make(shell.schedule.stepped(step, state=digest("new"), momentum=digest("momentum")))
+    path = step.contributions[0].path
+    needed = blobs_needed(shell.schedule)
+    shell.make(shell.schedule.discard(path, 2))
+    again = shell.train_lease(ANNA)
+    assert (again.path, again.round) == (path, 2)
+    assert again.inputs <= needed
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
 def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> None:
     plain = manifest()
     training = replace(plain.training, early_stopping=early_stopping)
