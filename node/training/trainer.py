@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from dipaco.node.aggregation.outer import read_moments
@@ -142,6 +143,12 @@ class Trainer:
     ) -> InnerResult:
         check_moment_bits(self._compute.moment_bits, manifest)
         compiling = compiling_in_words if self._compute.compile else nullcontext
+        told = _StepReporter(steps.count, on_progress)
+
+        def on_step(step: StepReport) -> None:
+            self._micro_batches.fitted(self._device)
+            told.on_step(step)
+
         with self._within_memory(), compiling():
             model = self._model(manifest)
             if self._compute.compile:
@@ -154,7 +161,8 @@ class Trainer:
                 order,
                 steps,
                 max_batch=self._micro_batches.most,
-                on_step=self._step_reporter(steps.count, on_progress),
+                on_step=on_step,
+                on_micro_batch=told.on_micro_batch,
                 shrink=self._micro_batches.shrink(model, manifest.training.batch),
                 moment_bits=self._compute.moment_bits,
             )
@@ -293,22 +301,28 @@ class Trainer:
                 "`dipaco-node doctor --fit RUN`"
             ) from error
 
-    def _step_reporter(self, total: int, on_progress: OnProgress) -> Callable[[StepReport], None]:
-        def report(step: StepReport) -> None:
-            self._micro_batches.fitted(self._device)
-            on_progress(
-                Progress(
-                    stage="train",
-                    done=step.done,
-                    total=total,
-                    unit="steps",
-                    per_second=step.per_second,
-                    tokens_per_second=step.tokens_per_second,
-                    loss=step.loss,
-                )
-            )
 
-        return report
+class _StepReporter:
+    """Reports the steps of a job, and between the micro-batches of one the last step again."""
+
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._last = Progress(stage="train", done=0, total=total, unit="steps")
+
+    def on_step(self, step: StepReport) -> None:
+        """Report a step that was taken."""
+        self._last = replace(
+            self._last,
+            done=step.done,
+            per_second=step.per_second,
+            tokens_per_second=step.tokens_per_second,
+            loss=step.loss,
+        )
+        self._on_progress(self._last)
+
+    def on_micro_batch(self) -> None:
+        """Report that the step in work got on."""
+        self._on_progress(self._last)
 
 
 def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:

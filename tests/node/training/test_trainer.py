@@ -451,6 +451,15 @@ def test_progress_counts_steps_with_loss_and_rate(trainer: Trainer) -> None:
         assert each.tokens_per_second == pytest.approx(tokens_per_step * each.per_second)
 
 
+def test_a_step_of_many_micro_batches_is_reported_while_it_lasts(blobs: BlobStore) -> None:
+    value, reports = small_manifest(), Reports()
+    trainer = Trainer(blobs, replace(ONE_THREAD, max_batch=1))
+    trainer.seed(value, seed_lease(), SEED_SHARD, reports)
+    each = [done for done in range(3) for _ in range(value.training.batch - 1)]
+    assert [p.done for p in reports.all] == sorted([*each, 1, 2, 3])
+    assert {(p.stage, p.total, p.unit) for p in reports.all} == {("train", 3, "steps")}
+
+
 def test_training_lowers_the_held_out_loss(blobs: BlobStore, trainer: Trainer) -> None:
     plain = small_manifest()
     training = replace(plain.training, seed_steps=60)
