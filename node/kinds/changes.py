@@ -30,7 +30,8 @@ class Grant:
     progress: int = 0
     """The holder's own count of its progress, as last reported."""
     moved: float = -math.inf
-    """When the work last got on: that count grew, or bytes of the result arrived."""
+    """When the work last got on: that count grew, or bytes of the result arrived. Infinite while
+    the result is inspected, which is no work of its holder."""
     gone: float = math.inf
     """When its holder's connection broke."""
 

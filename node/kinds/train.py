@@ -69,6 +69,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
             round=work.round,
             window=(work.round - 1) % source.manifest.source.windows,
             moments=source.moments_before(work.path, work.round),
+            steps=source.steps_before(work.path, work.round),
         )
 
     def misfit(self, state: SchedulingState, lease: TrainLease, result: TrainResult) -> str:
@@ -144,7 +145,8 @@ class TrainKind(Kind[TrainLease, TrainResult]):
         if ledger.path_version(lease.path) < lease.base_version:
             return  # our copy of the ledger is a little behind the lease
         told = named(ledger.path_moments(lease.path, lease.round))
-        if expected and lease.moments != told:
+        steps = ledger.steps_before(lease.path, lease.round)
+        if expected and (lease.moments, lease.steps) != (told, steps):
             raise RemoteProtocolError("the lease's moments are not the ledger's")
 
     def text(self, lease: TrainLease) -> str:

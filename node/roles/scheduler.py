@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MOST_NAMED = 3  # parked peers that a status names
+
 LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connections, leases
 
 
@@ -128,16 +130,18 @@ def _say_what_is_scheduled(
             rounds=rounds,
             held=len(schedule.grants),
             paths=record.manifest.paths,
-            parked="".join(_in_words(each) for each in scheduler.parked()),
+            parked=_parked_in_words(scheduler.parked()),
         )
 
 
-def _in_words(parked: Parked) -> str:
-    wait = parked.until - trio.current_time()
-    return (
-        f"; {short_peer(parked.peer)} gets no work for {wait:.0f} s: {parked.failures} leases in a "
-        f"row without a result ({parked.reason})"
-    )
+def _parked_in_words(parked: tuple[Parked, ...]) -> str:
+    words = [
+        f"; {short_peer(each.peer)} gets no work for {each.until - trio.current_time():.0f} s: "
+        f"{each.failures} leases in a row without a result ({each.reason})"
+        for each in parked[:MOST_NAMED]
+    ]
+    more = len(parked) - len(words)
+    return "".join(words) + (f"; nor do {more} others" if more else "")
 
 
 ROLE = Role(wanted=lambda config: config.node.rendezvous, run=schedule_all)

@@ -365,13 +365,17 @@ class Schedule:
         return f"path {wanted.path} is to be scored by {wanted.places} more peers"
 
     def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
-        result = accepted.result
+        result, steps = accepted.result, 0
+        if result.moments:
+            taken = result.steps_taken(self.manifest.training.inner_steps)
+            steps = self.ledger.steps_before(accepted.path, accepted.round) + taken
         return Contribution(
             path=accepted.path,
             peer=accepted.peer,
             delta=digest_of(module, result.deltas),
             weight=self.rounds.weights_at(accepted.round)[accepted.path],
             moments=digest_of(module, result.moments) if result.moments else None,
+            steps=steps,
         )
 
 

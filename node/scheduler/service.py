@@ -8,6 +8,7 @@ jobs of this node's worker process.
 """
 
 import logging
+import math
 import secrets
 from contextlib import suppress
 from itertools import combinations
@@ -154,7 +155,12 @@ class Scheduler:
             job = InspectResult(
                 manifest=self._manifest, spec=self._spec, lease=lease, result=result
             )
-            refused = await self._refuse(peer, result, await self._inspect(job))
+            self.schedule.got_on(peer, result.token, math.inf)  # it waits for us alone
+            try:
+                wrong = await self._inspect(job)
+            finally:
+                got_on()
+            refused = await self._refuse(peer, result, wrong)
             if refused:
                 return refused
         kind.compare(state, lease, result, self._agree)

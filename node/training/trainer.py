@@ -333,7 +333,7 @@ def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
         count=training.inner_steps,
         first_batch=first,
         first_rate=training.seed_steps + first,
-        behind=first if lease.moments else 0,
+        behind=lease.steps,
     )
 
 

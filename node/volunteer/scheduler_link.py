@@ -5,6 +5,7 @@ whichever call stays without an answer.
 """
 
 import logging
+import math
 from typing import TypeVar
 
 import trio
@@ -32,7 +33,7 @@ from dipaco.protocol.work.kinds import Lease, Result
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0  # for a small question
-SUBMIT_SECONDS = 600.0  # the scheduler pulls the blobs before it answers
+SUBMIT_SECONDS = math.inf  # it pulls and inspects the blobs first; a lease that falls ends the wait
 GOODBYE_SECONDS = 2.0  # to hand back a lease on the way out
 
 A = TypeVar("A", bound=Wire)
@@ -45,6 +46,8 @@ class SchedulerLink:
     def __init__(self, record: RunRecord, rpc: Rpc, activity: Activity) -> None:
         self._record, self._rpc, self._activity = record, rpc, activity
         self._answered = trio.current_time()
+        self._refused = ""
+        """Why it refused the last result; empty: it did not."""
 
     @property
     def authority(self) -> Authority:
@@ -73,7 +76,9 @@ class SchedulerLink:
     async def submit(self, result: Result) -> Stands | Fallen:
         """Hand in a result; raises Unavailable, RemoteProtocolError."""
         request = Submit(run=self._record.run, result=result)
-        return await self._call(request, Stands, Fallen, timeout=SUBMIT_SECONDS)
+        reply = await self._call(request, Stands, Fallen, timeout=SUBMIT_SECONDS)
+        self._refused = reply.reason if isinstance(reply, Fallen) else ""
+        return reply
 
     async def hand_back(self, lease: Lease, reason: str) -> None:
         """Give a lease back, so that another node may have the work at once.
@@ -91,6 +96,8 @@ class SchedulerLink:
         """Put it into the status that a call failed; the next one follows after `wait` seconds."""
         now = self.authority
         problem = f"{short_peer(now.scheduler)} silent for {now.silence:.0f} s: {error}"
+        if self._refused:  # it hangs up on whoever hands in what no honest node makes
+            problem += f"; it refused the last result: {self._refused}"
         self._activity.say("scheduler-away", problem=problem, wait=wait)
 
     async def _call(self, request: Wire, one: type[A], other: type[B], *, timeout: float) -> A | B:

@@ -15,7 +15,7 @@ from dipaco.protocol.tensors.delta import encoded_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Seeded
-from dipaco.protocol.work.ledger import Entry, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
 
 
 class RunState:
@@ -38,6 +38,8 @@ class RunState:
         """Per module and version the packed update that made it; empty without packing."""
         self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
         """Per path and module the inner moments after each round; empty where none are carried."""
+        self.steps: dict[int, dict[int, int]] = {}
+        """Per path the inner steps that its moments have seen after each round."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
         """Evaluations by (version, path)."""
         self._evaluated: dict[int, dict[int, Evaluated]] = {}
@@ -108,6 +110,11 @@ class RunState:
                 return ()
             found.append((module, known[newest]))
         return tuple(found)
+
+    def steps_before(self, path: int, round_: int) -> int:
+        """Return the inner steps that the moments have seen with which `path` starts `round_`."""
+        known = self.steps.get(path, {})
+        return next((known[v] for v in reversed(known) if v < round_), 0)
 
     def residual(self, module: ModuleId) -> Digest | None:
         """Return the residual of the last packed update of `module`; None if there is none."""
@@ -219,10 +226,22 @@ class RunState:
             raise RemoteProtocolError(
                 f"module {module} must have moments exactly where training.inner_state is carry"
             )
+        for each in entry.contributions:
+            self._check_steps(each, entry.version)
         if (entry.quantised is None) != (training.updates == "f32"):
             raise RemoteProtocolError(
                 f"module {module} must have a packed update exactly where training.updates is not "
                 "f32"
+            )
+
+    def _check_steps(self, given: Contribution, version: int) -> None:
+        before = self.steps_before(given.path, version)
+        due = {before, before + self.manifest.training.inner_steps} if given.moments else {0}
+        known = self.steps.get(given.path, {}).get(version)
+        if given.steps not in due or known not in (None, given.steps):
+            raise RemoteProtocolError(
+                f"the moments of path {given.path} cannot have seen {given.steps} inner steps "
+                f"after round {version}"
             )
 
     def _update(self, entry: ModuleUpdated) -> None:
@@ -237,6 +256,7 @@ class RunState:
             self.contributors[each.path] = each.peer
             if each.moments is not None:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
+                self.steps.setdefault(each.path, {})[entry.version] = each.steps
 
     def _replace_moments(self, entry: MomentsReplaced) -> None:
         named = tuple(ModuleId(each.module) for each in entry.moments)

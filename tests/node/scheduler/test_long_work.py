@@ -1,5 +1,6 @@
 """Work that takes longer than a lease may stand still: as in test_swarm, virtual time."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_a_lease_lives_as_long_as_its_result_arrives(shell: Shell) -> None:
         assert shell.beat(ANNA, seed, now=float(now)) == Stands()
     (ended,) = shell.schedule.expire(7190 + STALL_TTLS * TTL)  # but not for ever
     assert "does not get on" in getattr(ended, "reason", "")
+
+
+def test_no_lease_ends_for_the_time_that_the_scheduler_inspects_its_result(shell: Shell) -> None:
+    seed = shell.lease(ANNA, now=0.0)
+    shell.schedule.got_on(ANNA, seed.token, math.inf)
+    for now in range(10, 2000, 10):
+        assert shell.beat(ANNA, seed, now=float(now)) == Stands()
+        assert shell.schedule.expire(float(now)) == ()
+    shell.schedule.got_on(ANNA, seed.token, 2000.0)
+    assert shell.schedule.expire(2000.0) == ()
+    assert len(shell.schedule.expire(1990.0 + TTL)) == 1  # it is silent
 
 
 def test_moments_are_waited_for_as_long_as_they_arrive(shell: Shell) -> None:

@@ -6,8 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.kinds.changes import LeaseEnded, Recorded
+from dipaco.node.kinds.table import TRAIN
 from dipaco.node.kinds.train import is_again
 from dipaco.node.scheduler.retention import blobs_needed
+from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.manifest import Scheduling
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.identity import PeerId
@@ -342,6 +344,22 @@ def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> N
     assert newest <= needed
     assert (seeds <= needed) == early_stopping  # every path was best as the seed model
     assert [view.kept_version(p) for p in range(4)] == [0 if early_stopping else 2] * 4
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(100, 2), (0, 0)])
+def test_a_lease_names_the_steps_that_its_moments_have_seen(tokens: int, steps: int) -> None:
+    shell = Shell(manifest(), WEIGHTS)
+    shell.seed()
+    while isinstance(lease := shell.ask(ANNA), TrainLease):
+        assert lease.steps == 0
+        assert shell.hand_in(ANNA, train_result(lease, tokens=tokens)) == Stands()
+        shell.arrive()
+    shell.step()
+    again = shell.train_lease(BERT)
+    assert (again.round, again.steps) == (2, steps) and again.moments
+    TRAIN.check(shell.ledger, again)
+    with pytest.raises(RemoteProtocolError, match="moments are not the ledger's"):
+        TRAIN.check(shell.ledger, replace(again, steps=2 - steps))
 
 
 @pytest.mark.parametrize("inner_state", ["carry", "reset"])

@@ -19,7 +19,7 @@ from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_st
 from dipaco.node.training.model import Float32, PathModel, load, store
 from dipaco.node.training.trainer import Trainer
 from dipaco.protocol.errors import DipacoError, Refusal
-from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, learning_rate
+from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, first_step, learning_rate
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.run.training import Adam, Nesterov, Training
@@ -86,7 +86,8 @@ def train(
     round_: int = 1,
     moments: tuple[ModuleDigest, ...] = (),
 ) -> TrainResult:
-    granted = replace(train_lease(value, path, round_, states), moments=moments)
+    steps = first_step(value.training, round_) if moments else 0
+    granted = replace(train_lease(value, path, round_, states), moments=moments, steps=steps)
     return trainer.train(value, granted, shard(path), Reports())
 
 
@@ -427,6 +428,23 @@ def test_a_path_without_a_row_in_this_window_hands_on_the_moments_it_was_given(
     moments = train(trainer, value, states, 1).moments
     granted = replace(train_lease(value, 1, 2, states), moments=moments)
     assert trainer.train(value, granted, NO_ROWS, Reports()).moments == moments
+
+
+def test_bias_correction_counts_the_steps_that_were_taken_and_no_round_without_a_document(
+    trainer: Trainer,
+) -> None:
+    value = small_manifest()
+    states = version_zero(trainer, value)
+    empty = trainer.train(value, train_lease(value, 0, 1, states), NO_ROWS, Reports())
+    anew = train_lease(value, 0, 2, states)
+    assert anew.moments == () and anew.steps == 0
+    from_zeros = replace(anew, moments=empty.moments)
+    first, second, wrong = (
+        trainer.train(value, granted, shard(0), Reports())
+        for granted in (anew, from_zeros, replace(from_zeros, steps=value.training.inner_steps))
+    )
+    assert first.deltas == second.deltas != wrong.deltas
+    assert empty.steps_taken(7) == 0 and first.steps_taken(7) == 7
 
 
 def read_all_moments(
