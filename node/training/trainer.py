@@ -179,9 +179,9 @@ class Trainer:
         for module, weights in result.end.weights.items():
             delta = start.weights[module] - weights  # pseudo-gradient = global - local
             deltas[module] = self._blobs.write(encode_delta(delta, training.deltas))
-        next_step = first_step(training, lease.round + 1)
+        seen = lease.steps + training.inner_steps
         for module, each in (result.end.moments or {}).items():
-            moments[module] = self._blobs.write(encode_moments(each, training.inner, next_step))
+            moments[module] = self._blobs.write(encode_moments(each, training.inner, seen))
         return TrainResult(
             token=lease.token, deltas=_named(deltas), moments=_named(moments), **_figures(result)
         )
