@@ -23,7 +23,7 @@ from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
-from dipaco.node.roles.run import run_roles
+from dipaco.node.roles.run import run_roles, trains
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.wire.identity import peer_id
@@ -44,7 +44,8 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
 
     say   prints one line for the person who started it.
 
-    Raises ConfigError, HomeTaken, Refusal, Unverifiable, DiskFull: see docs/operation.md.
+    Raises ConfigError, HomeTaken, NoDevice, Refusal, Unverifiable, DiskFull: see
+    docs/operation.md.
     """
     settings = settings_of(config)  # before anything is made in a home that cannot be used
     stop = trio.Event()
@@ -64,10 +65,13 @@ async def _open(
     config: NodeConfig, settings: WorkerSettings, home: Home, say: Say, stop: trio.Event
 ) -> None:
     """Open all that the node of a held home needs, run it, and close all."""
+    worker = Worker(settings, partial(log.info, "worker: %s"))
+    device = await worker.find_device() if trains(config) else None
     key = load_or_new_identity(home.identity)
     say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
+    if device is not None:
+        say(f"device   {device}")
     journal = Journal.open(home.journal)
-    worker = Worker(settings, partial(log.info, "worker: %s"))
     try:
         async with open_host(
             key, listen=config.node.listen, announce=config.node.announce

@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
+from msgspec.structs import replace
 
 from dipaco.node.jobs.frames import HEADER_BYTES, body_length, pack, read_report
 from dipaco.node.jobs.settings import WorkerSettings, worker_environment
-from dipaco.node.jobs.values import Answer, Failed, Job, Progress
+from dipaco.node.jobs.values import Answer, Describe, Described, Failed, Job, Progress
 from dipaco.node.storage.files import Home
-from dipaco.protocol.errors import LocalProtocolError
+from dipaco.protocol.errors import LocalProtocolError, NoDevice
 
 MODULE = "dipaco.node.worker.process"
 COMMAND = (sys.executable, "-P", "-m", MODULE)
@@ -90,6 +91,23 @@ class Worker:
             finally:
                 if not finished:
                     await self._kill()
+
+    async def find_device(self) -> Described:
+        """Return the device that the process trains on, and hold later processes to it.
+
+        So `auto` chooses once, and a device that is lost later is missed, not replaced by another.
+        Raises NoDevice, also for a torch that cannot be loaded.
+        """
+        match await self.run(Describe(), lambda progress: None):
+            case Described() as found:
+                compute = replace(self._settings.compute, device=found.device)
+                self._settings = replace(self._settings, compute=compute)
+                return found
+            case Failed(reason=reason):
+                await self.close()
+                raise NoDevice(reason)
+            case answer:
+                raise LocalProtocolError(f"Describe is answered by {type(answer).__name__}")
 
     async def close(self) -> None:
         """Kill the process, if there is one, with the job that it does: frees memory and GPU.

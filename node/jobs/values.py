@@ -191,7 +191,7 @@ class MemoryProbed(Wire, frozen=True, kw_only=True):
 
 
 class Progress(Wire, frozen=True, kw_only=True):
-    """Sent while a job runs, at most a few times a second."""
+    """Sent when a job got on, at most a few times a second: a job that hangs sends none."""
 
     stage: Stage
     """`read`, `route`, `train`, `evaluate`, `score`, ..."""

@@ -75,6 +75,10 @@ class LeaseSource(Protocol):
         """Return the moments that a path goes on from in a round; none where it begins anew."""
         ...
 
+    def steps_before(self, path: int, round_: int) -> int:
+        """Return the inner steps that these moments have seen."""
+        ...
+
 
 class WorkerTools(Protocol):
     """What a worker process has at hand: a home's blobs and shards, and torch when it is asked."""

@@ -14,7 +14,7 @@ from dipaco.protocol.work.kinds import Lease, TrainResult
 from dipaco.protocol.work.ledger import Contribution, Entry
 
 RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
-STALL_TTLS = 30  # lease times to live without a step done, heartbeats or not: its worker hangs
+STALL_TTLS = 30  # lease times to live without any progress, heartbeats or not: its holder hangs
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,24 @@ class Grant:
     """When it was granted, on the scheduler's clock. No time is saved: a restart grants anew."""
     beat: float = -math.inf
     """When its holder was last heard of."""
-    done: int = 0
-    """How much of the work its holder has reported: inner steps, documents."""
+    progress: int = 0
+    """The holder's own count of its progress, as last reported."""
     moved: float = -math.inf
-    """When `done` last grew."""
+    """When the work last got on: that count grew, or bytes of the result arrived. Infinite while
+    the result is inspected, which is no work of its holder."""
     gone: float = math.inf
     """When its holder's connection broke."""
 
     @property
     def deadline(self) -> float:
         """When the lease ends if nothing more is heard."""
-        ttl = self.lease.ttl
-        silent = max(self.granted, self.beat) + ttl
-        stalled = max(self.granted, self.moved) + STALL_TTLS * ttl
-        return min(silent, stalled, self.gone + RECONNECT_SECONDS)
+        stalled = max(self.granted, self.moved) + STALL_TTLS * self.lease.ttl
+        return min(self.silent_at, stalled, self.gone + RECONNECT_SECONDS)
+
+    @property
+    def silent_at(self) -> float:
+        """When the lease ends for want of a heartbeat."""
+        return max(self.granted, self.beat) + self.lease.ttl
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class LeaseEnded:
 
     token: bytes
     reason: str
+    counted: bool = False
+    """Whether its result counts."""
+    failed: float | None = None
+    """When its holder failed, on the scheduler's clock; None: the end is no failure of its."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
         entry = Evaluated(
             path=lease.path, version=lease.version, peer=peer, evaluation=result.evaluation
         )
-        return LeaseEnded(lease.token, "done"), Recorded(entry)
+        return LeaseEnded(lease.token, "done", counted=True), Recorded(entry)
 
     def check(self, ledger: RunState, lease: EvaluateLease) -> None:
         """Hold a lease against manifest and ledger; raises RemoteProtocolError."""

@@ -26,8 +26,8 @@ class Pending:
     """Who has them; None: they are lost, unless it comes back in time."""
     gone: float = math.inf
     """When its connection broke."""
-    seen: float = math.inf
-    """When `overdue` was first asked about it."""
+    moved: float = math.inf
+    """When bytes of them last arrived; before any, when `overdue` was first asked about them."""
 
 
 class PendingMoments:
@@ -71,6 +71,11 @@ class PendingMoments:
             if place[0] == path and place[1] <= upto:
                 del self._pending[place]
 
+    def got_on(self, place: Place, now: float) -> None:
+        """Note that bytes of the moments of a path and round have arrived."""
+        if found := self._pending.get(place):
+            self._pending[place] = replace(found, moved=now)
+
     def disconnected(self, peer: PeerId, now: float) -> None:
         """Note that a peer's connection broke."""
         self._set_gone(peer, now)
@@ -82,13 +87,14 @@ class PendingMoments:
     def overdue(self, now: float, *, away: float, upload: float) -> Iterator[Place]:
         """Yield the moments that nobody can be expected to bring.
 
-        Their maker is gone for `away` seconds, or had `upload` seconds and did not hand them over.
+        Their maker is gone for `away` seconds, or no byte of them came for `upload` seconds.
         """
         for place, found in tuple(self._pending.items()):
             if found.maker is None:
                 continue
-            self._pending[place] = replace(found, seen=min(found.seen, now))
-            if found.gone + away <= now or found.seen + upload <= now:
+            moved = min(found.moved, now)
+            self._pending[place] = replace(found, moved=moved)
+            if found.gone + away <= now or moved + upload <= now:
                 yield place
 
     def _set_gone(self, peer: PeerId, gone: float) -> None:

@@ -71,7 +71,7 @@ class ScoreKind(Kind[ScoreLease, ScoreResult]):
     ) -> tuple[Change, ...]:
         """Record the sheet."""
         entry = Scored(path=lease.path, window=lease.window, peer=peer, sheet=result.sheet)
-        return LeaseEnded(lease.token, "done"), Recorded(entry)
+        return LeaseEnded(lease.token, "done", counted=True), Recorded(entry)
 
     def refuted(self, state: SchedulingState, lease: ScoreLease) -> tuple[tuple[PeerId, str], ...]:
         """Return the peers whose sheets contradict those that stand."""

@@ -65,6 +65,14 @@ class Scoring:
                 if count < MAX_SHEETS_PER_WINDOW and self.standing(path, window) is None:
                     yield Vacancy(path, window, max(1, self._reshard.scorers - count))
 
+    def undecided(self, live_paths: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Yield each path and window that has all the sheets it may have, of which none stands."""
+        for path in live_paths:
+            for window in range(self._reshard.windows):
+                count = len(self.given(path, window))
+                if count >= MAX_SHEETS_PER_WINDOW and self.standing(path, window) is None:
+                    yield path, window
+
     def gave(self, peer: PeerId, vacancy: Vacancy) -> bool:
         """Return whether a peer's word on this is recorded already: another one's is wanted."""
         return any(each.peer == peer for each in self.given(vacancy.path, vacancy.window))

@@ -60,7 +60,9 @@ class SeedKind(Kind[SeedLease, SeedResult]):
         states = tuple(
             ModuleDigest(module=m, digest=trained[top.counterpart(m)]) for m in top.modules
         )
-        return LeaseEnded(lease.token, "done"), Recorded(Seeded(peer=peer, states=states))
+        return LeaseEnded(lease.token, "done", counted=True), Recorded(
+            Seeded(peer=peer, states=states)
+        )
 
     def check(self, ledger: RunState, lease: SeedLease) -> None:
         """Hold a lease against the manifest; raises RemoteProtocolError."""

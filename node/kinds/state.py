@@ -37,6 +37,10 @@ class LedgerSource:
         """Return the moments that a path goes on from in a round; none where it begins anew."""
         return named(self.ledger.path_moments(path, round_))
 
+    def steps_before(self, path: int, round_: int) -> int:
+        """Return the inner steps that these moments have seen."""
+        return self.ledger.steps_before(path, round_)
+
 
 class SchedulingState(LedgerSource):
     """The state of one run's schedule; `Schedule` alone changes it."""

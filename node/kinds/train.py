@@ -69,6 +69,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
             round=work.round,
             window=(work.round - 1) % source.manifest.source.windows,
             moments=source.moments_before(work.path, work.round),
+            steps=source.steps_before(work.path, work.round),
         )
 
     def misfit(self, state: SchedulingState, lease: TrainLease, result: TrainResult) -> str:
@@ -104,7 +105,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
     def _made_again(
         self, state: SchedulingState, lease: TrainLease, peer: PeerId, result: TrainResult
     ) -> tuple[Change, ...]:
-        place, ended = (lease.path, lease.round), LeaseEnded(lease.token, "done")
+        place, ended = (lease.path, lease.round), LeaseEnded(lease.token, "done", counted=True)
         if state.pending.get(place) is None:
             return (ended,)
         pending = MomentsPending(place, Pending(result.moments, peer))
@@ -144,7 +145,8 @@ class TrainKind(Kind[TrainLease, TrainResult]):
         if ledger.path_version(lease.path) < lease.base_version:
             return  # our copy of the ledger is a little behind the lease
         told = named(ledger.path_moments(lease.path, lease.round))
-        if expected and lease.moments != told:
+        steps = ledger.steps_before(lease.path, lease.round)
+        if expected and (lease.moments, lease.steps) != (told, steps):
             raise RemoteProtocolError("the lease's moments are not the ledger's")
 
     def text(self, lease: TrainLease) -> str:

@@ -134,6 +134,8 @@ class ReferenceRun:
     """By module, the part of the exact update that its last packed update left out."""
     moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
     """By path, AdamW's moments after its last round; none if they begin at zero."""
+    steps: dict[int, int] = field(default_factory=dict)
+    """By path, the inner steps that these moments have seen."""
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
 
     def live_paths(self, round_: int) -> list[int]:
@@ -162,6 +164,12 @@ class ReferenceRun:
             if paths:
                 self._step(module, {path: done[path] for path in paths}, round_)
         self.moments = {path: trained.moments for path, trained in done.items()}
+        if self.manifest.training.inner_state == "carry":
+            tau = self.manifest.training.inner_steps
+            self.steps = {
+                path: self.steps_before(path, round_) + trained.steps_taken(tau)
+                for path, trained in done.items()
+            }
 
     def evaluate(self, version: int) -> None:
         """Compute the held-out loss of every live path at `version` (line 19)."""
@@ -262,6 +270,10 @@ class ReferenceRun:
     def moments_before(self, path: int, round_: int) -> tuple[ModuleDigest, ...]:
         """Return the moments after the path's last round; none if they begin at zero."""
         return self.moments.get(path, ())
+
+    def steps_before(self, path: int, round_: int) -> int:
+        """Return the inner steps that these moments have seen."""
+        return self.steps.get(path, 0)
 
     def _perform_lease(self, work: Work, what: str) -> Result:
         job = PerformLease(

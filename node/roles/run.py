@@ -7,6 +7,7 @@ import trio
 
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
+from dipaco.node.config import NodeConfig
 from dipaco.node.roles import scheduler, volunteer
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.files import choose_run, kept_runs
@@ -15,6 +16,11 @@ ROLES: tuple[Role, ...] = (
     scheduler.ROLE,
     volunteer.ROLE,
 )
+
+
+def trains(config: NodeConfig) -> bool:
+    """Return whether a node of this configuration trains, and so needs a device."""
+    return volunteer.ROLE.wanted(config)
 
 
 async def run_roles(node: Node, reporter: StatusReporter) -> None:

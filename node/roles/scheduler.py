@@ -21,6 +21,7 @@ from dipaco.node.limits.gate import Gate
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
@@ -32,6 +33,8 @@ from dipaco.protocol.wire.signed import sign
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MOST_NAMED = 3  # parked peers that a status names
 
 LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connections, leases
 
@@ -152,6 +155,8 @@ def _say_what_is_scheduled(
     elif scheduler.stepping:
         step = scheduler.stepping
         activity.say("outer-step", module=step.module, round=step.version)
+    elif deadlock := schedule.deadlock:
+        activity.say("scores-differ", problem=deadlock)
     elif record.rounds.finished:
         activity.say("run-over", round=rounds, rounds=rounds, next="its states stay on offer")
     else:
@@ -161,7 +166,18 @@ def _say_what_is_scheduled(
             rounds=rounds,
             held=len(schedule.grants),
             paths=record.manifest.paths,
+            parked=_parked_in_words(scheduler.parked()),
         )
+
+
+def _parked_in_words(parked: tuple[Parked, ...]) -> str:
+    words = [
+        f"; {short_peer(each.peer)} gets no work for {each.until - trio.current_time():.0f} s: "
+        f"{each.failures} leases in a row without a result ({each.reason})"
+        for each in parked[:MOST_NAMED]
+    ]
+    more = len(parked) - len(words)
+    return "".join(words) + (f"; nor do {more} others" if more else "")
 
 
 ROLE = Role(wanted=lambda config: config.node.rendezvous, run=schedule_all)

@@ -82,8 +82,7 @@ def kept_local_result(
     named = {ModuleId(each.module): list(each.states) for each in result.modules}
     if set(named) != set(manifest.topology.modules):
         raise ConfigError(f"{path}: not a local result of the run {manifest.name}")
-    state.specs, state.states = [spec_digest(spec) for spec in result.specs], named
-    state.evaluations = {(each.version, each.path): each for each in result.evaluations}
+    state.restore((spec_digest(spec) for spec in result.specs), named, result.evaluations)
     return result.specs, state
 
 

@@ -41,7 +41,7 @@ class RequestRouter:
 
     async def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
         """Answer `HandBack`."""
-        return self._of(request.run).hand_back(peer, request)
+        return self._of(request.run).hand_back(peer, request, trio.current_time())
 
     async def submit(self, peer: PeerId, request: Submit) -> Stands | Fallen:
         """Answer `Submit`."""

@@ -1,5 +1,7 @@
 """Which blobs a scheduler keeps: what a next step, a lease, an evaluation or a user still reads."""
 
+from itertools import takewhile
+
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.journaled import saved_changes
@@ -21,6 +23,7 @@ def blobs_needed(schedule: Schedule) -> set[Digest]:
         needed |= {digest for _, digest in view.path_states(path, view.kept_version(path))}
         if view.path_version(path) < rounds.last:
             needed |= _to_train(view, path) | _to_train_again(schedule, path)
+    needed.add(view.manifest.tokenizer.sha256)
     # A warm start stays: nobody else can make it again, or repeat the seed phase without it.
     needed |= {state.digest for state in view.manifest.start}
     for accepted in schedule.state.accepted.values():
@@ -53,7 +56,8 @@ def _to_train(view: RunState, path: int) -> set[Digest]:
     begins |= {digest for _, digest in view.path_moments(path, version + 1)}
     for module in view.topology.path_modules[path]:
         after = view.moments.get((path, module), {})
-        begins |= {digest for round_, digest in after.items() if round_ > version}
+        for round_ in takewhile(lambda each: each > version, reversed(after)):
+            begins.add(after[round_])
     return begins
 
 

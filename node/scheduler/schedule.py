@@ -33,15 +33,19 @@ from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
+from dipaco.node.scheduler.parking import Parking
+from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.modules import ModuleId, digest_of
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.text import one_line
 from dipaco.protocol.words import count
 from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
 from dipaco.protocol.work.kinds import TOKEN_BYTES, Lease, Result, Token, TrainLease
 from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
 
-RETRY_SECONDS = 2.0  # a new ledger record wakes waiting volunteers earlier
+RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
+MAX_RETRY_SECONDS = 10.0  # at most; a new ledger record wakes it earlier
 
 
 class Schedule:
@@ -53,6 +57,9 @@ class Schedule:
         self.rounds = state.rounds
         self.manifest = state.manifest
         self.grants: dict[bytes, Grant] = {}
+        self.parking = Parking()
+        self._counted: dict[PeerId, Token] = {}
+        """Per peer the token of its newest result that counts: its answer may have been lost."""
 
     # ------------------------------------------------------------------ questions
 
@@ -61,6 +68,20 @@ class Schedule:
         """Whether the scores of all live paths stand: the next router can be derived."""
         scores = self.state.scores
         return scores is not None and scores.complete(self.rounds.live_paths)
+
+    @property
+    def deadlock(self) -> str:
+        """Say why the run can never go on: peers disagree for good. Empty: it can."""
+        scores = self.state.scores
+        found = next(scores.undecided(self.rounds.live_paths), None) if scores else None
+        if scores is None or found is None:
+            return ""
+        path, window = found
+        peers = ", ".join(short_peer(each.peer) for each in scores.given(path, window))
+        return (
+            f"the run cannot go on: of path {path}, window {window} there are "
+            f"{MAX_SHEETS_PER_WINDOW} score sheets, the most, and no majority agrees ({peers})"
+        )
 
     def grant_of(self, peer: PeerId, token: Token) -> Grant | None:
         """Return the lease that `peer` holds under `token`, if it stands."""
@@ -99,51 +120,65 @@ class Schedule:
         self, peer: PeerId, spec: Digest, *, token: Token, now: float
     ) -> tuple[tuple[Change, ...], Granted | NoLease]:
         """Give `peer` work, named by the fresh random `token`, or say why there is none."""
-        refusal = self._why_not(peer, spec)
+        refusal = self._why_not(peer, spec, now)
         if refusal:
             return (), refusal
         self.state.pending.heard_from(peer)
         # Whoever asks holds nothing: it restarted, or never got our last answer.
         ended = tuple(
-            LeaseEnded(held.lease.token, "its holder asked for another")
+            LeaseEnded(held.lease.token, "its holder asked for another", failed=now)
             for held in self.grants.values()
             if held.peer == peer
         )
         taken = Counter(work_of(g.lease) for g in self.grants.values() if g.peer != peer)
         work = self._next_work(peer, taken)
         if work is None:
-            return ended, self._nothing_to_do()
+            return ended, self._nothing_to_do(now)
         lease: Lease = work.kind.lease(self.state, work, token)
         return (*ended, Grant(lease, peer, now)), Granted(lease=lease)
 
-    def heartbeat(self, peer: PeerId, token: Token, *, done: int, now: float) -> Stands | Fallen:
-        """Renew a lease of which so much is `done`. The one event that is not saved."""
+    def heartbeat(
+        self, peer: PeerId, token: Token, *, progress: int, now: float
+    ) -> Stands | Fallen:
+        """Renew a lease, whose holder counts so much `progress`. It is not saved."""
         grant = self.grant_of(peer, token)
         if grant is None:
             return Fallen(reason="the lease ended: its time ran out, or it was given to another")
         self.state.pending.heard_from(peer)
         grant = replace(grant, beat=now, gone=math.inf)
-        if done > grant.done:
-            grant = replace(grant, done=done, moved=now)
+        if progress > grant.progress:
+            grant = replace(grant, progress=progress, moved=now)
         self.grants[token] = grant
         return Stands()
 
-    def hand_back(self, peer: PeerId, token: Token, reason: str) -> tuple[Change, ...]:
-        """End a lease at its holder's wish."""
+    def got_on(self, peer: PeerId, token: Token, now: float) -> None:
+        """Note that the result of a lease is arriving, or being inspected. It is not saved."""
+        grant = self.grant_of(peer, token)
+        if grant is not None:
+            self.grants[token] = replace(grant, moved=now)
+
+    def hand_back(
+        self, peer: PeerId, token: Token, reason: str, *, now: float
+    ) -> tuple[Change, ...]:
+        """End a lease at its holder's wish, or since its result cannot be used."""
         grant = self.grant_of(peer, token)
         if grant is None:
             return ()
         follow = kind_of(grant.lease).hand_back(self.state, grant.lease)
-        return LeaseEnded(token, f"handed back: {reason}"), *follow
+        return LeaseEnded(token, f"handed back: {reason}", failed=now), *follow
 
-    def submit(self, peer: PeerId, result: Result) -> tuple[tuple[Change, ...], Stands | Fallen]:
+    def submit(
+        self, peer: PeerId, result: Result, *, now: float
+    ) -> tuple[tuple[Change, ...], Stands | Fallen]:
         """Accept the result of a lease that stands; its blobs are here and were inspected."""
+        if self._counted.get(peer) == result.token:
+            return (), Stands()
         grant = self.grant_of(peer, result.token)
         if grant is None:
             return (), Fallen(reason="the lease no longer stands: the work was given to another")
         wrong = self.misfit(grant.lease, result)
         if wrong:
-            return (LeaseEnded(result.token, wrong),), Fallen(reason=wrong)
+            return (LeaseEnded(result.token, wrong, failed=now),), Fallen(reason=wrong)
         return kind_of(grant.lease).accept(self.state, grant.lease, peer, result), Stands()
 
     def misfit(self, lease: Lease, result: Result) -> str:
@@ -204,7 +239,7 @@ class Schedule:
         return (
             *(moments_lost(self.state, place) for place in overdue),
             *(
-                LeaseEnded(token, f"{short_peer(grant.peer)} is silent, or does not get on")
+                LeaseEnded(token, _why_expired(grant, now), failed=now)
                 for token, grant in self.grants.items()
                 if grant.deadline <= now
             ),
@@ -221,9 +256,10 @@ class Schedule:
                 if isinstance(lease, TrainLease):
                     state.granted_to[lease.path] = change.peer
             case LeaseEnded():
-                self.grants.pop(change.token, None)
+                self._end(change)
             case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
                 self.grants.pop(result.token, None)
+                self._note_counted(peer, result.token)
                 state.accepted[path, round_] = change
                 if result.moments and round_ < self.rounds.last:
                     state.pending.add((path, round_), Pending(result.moments, peer))
@@ -238,6 +274,17 @@ class Schedule:
                 self.forget_taken_in()
             case Recorded(entry=SpecAdopted()):
                 self._forget_dead_paths()
+
+    def _end(self, ended: LeaseEnded) -> None:
+        grant = self.grants.pop(ended.token, None)
+        if grant and ended.counted:
+            self._note_counted(grant.peer, ended.token)
+        elif grant and ended.failed is not None:
+            self.parking.failed(grant.peer, ended.reason, ended.failed)
+
+    def _note_counted(self, peer: PeerId, token: Token) -> None:
+        self._counted[peer] = token
+        self.parking.worked(peer)
 
     def forget_taken_in(self) -> None:
         """Drop what no round needs: accepted results that all modules of their path took in."""
@@ -258,7 +305,7 @@ class Schedule:
 
     # ------------------------------------------------------------------ decisions
 
-    def _why_not(self, peer: PeerId, spec: Digest) -> NoLease | None:
+    def _why_not(self, peer: PeerId, spec: Digest, now: float) -> NoLease | None:
         members = self.manifest.schedule.members
         if members and peer not in members:
             return NoLease(
@@ -268,6 +315,9 @@ class Schedule:
             return NoLease(
                 code="other-spec", reason="the run routes by another spec", retry_after=10.0
             )
+        if parked := self.parking.parked(peer, now):
+            reason = f"{parked.failures} leases in a row ended without a result ({parked.reason})"
+            return NoLease(code="parked", reason=one_line(reason), retry_after=parked.until - now)
         return None
 
     def _next_work(self, peer: PeerId, taken: Counter[Work]) -> Work | None:
@@ -279,16 +329,27 @@ class Schedule:
                 return work
         return None
 
-    def _nothing_to_do(self) -> NoLease:
+    def _nothing_to_do(self, now: float) -> NoLease:
         if self.rounds.finished:
             last = self.rounds.last
             return NoLease(
                 code="run-over", reason=f"round {last} of {last} is done", retry_after=30.0
             )
-        return NoLease(code="no-lease", reason=self._why_idle(), retry_after=RETRY_SECONDS)
+        reason = one_line(self._why_idle())
+        return NoLease(code="no-lease", reason=reason, retry_after=self._next_look(now))
+
+    def _next_look(self, now: float) -> float:
+        """Return after how many seconds there may be work of which no ledger record tells.
+
+        That is when a lease or the wait for moments ends by itself.
+        """
+        ends = min((grant.deadline - now for grant in self.grants.values()), default=math.inf)
+        return max(RETRY_SECONDS, min(MAX_RETRY_SECONDS, ends))
 
     def _why_idle(self) -> str:
         """Say what is waited for."""
+        if deadlock := self.deadlock:
+            return deadlock
         grants = list(self.grants.values())[:4]
         if grants:
             held = ", ".join(kind_of(g.lease).text(g.lease) for g in grants)
@@ -305,11 +366,25 @@ class Schedule:
         return f"path {wanted.path} is to be scored by {count(wanted.places, 'more peer')}"
 
     def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
-        result = accepted.result
+        result, steps = accepted.result, 0
+        if result.moments:
+            taken = result.steps_taken(self.manifest.training.inner_steps)
+            steps = self.ledger.steps_before(accepted.path, accepted.round) + taken
         return Contribution(
             path=accepted.path,
             peer=accepted.peer,
             delta=digest_of(module, result.deltas),
             weight=self.rounds.weights_at(accepted.round)[accepted.path],
             moments=digest_of(module, result.moments) if result.moments else None,
+            steps=steps,
         )
+
+
+def _why_expired(grant: Grant, now: float) -> str:
+    """Say why a lease ends whose time ran out."""
+    peer = short_peer(grant.peer)
+    if grant.gone + RECONNECT_SECONDS <= now:
+        return f"{peer} went away"
+    if grant.silent_at <= now:
+        return f"{peer} is silent"
+    return f"{peer} does not get on"

@@ -8,6 +8,7 @@ jobs of this node's worker process.
 """
 
 import logging
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,10 +39,12 @@ from dipaco.node.kinds.changes import (
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import kind_of
+from dipaco.node.network.exchange import Progress as OnBytes
 from dipaco.node.routing.sheets import sheets_agree
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import save_change, saved_changes
+from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
@@ -115,15 +118,15 @@ class Scheduler:
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
-        reply = self.schedule.heartbeat(peer, beat.token, done=beat.done, now=now)
+        reply = self.schedule.heartbeat(peer, beat.token, progress=beat.progress, now=now)
         if isinstance(reply, Stands):
             self.beats[beat.token] = beat
         return reply
 
-    def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
+    def hand_back(self, peer: PeerId, request: HandBack, now: float) -> Stands:
         """Take back a lease; nothing happens if it no longer stands."""
         grant = self.schedule.grant_of(peer, request.token)
-        self._make(self.schedule.hand_back(peer, request.token, request.reason))
+        self._make(self.schedule.hand_back(peer, request.token, request.reason, now=now))
         if grant and isinstance(grant.lease, TrainLease):
             has = self._deps.blobs.has
             if not all(has(each.digest) for each in grant.lease.moments):
@@ -142,14 +145,24 @@ class Scheduler:
         lease, state = grant.lease, self.schedule.state
         kind = kind_of(lease)
         blobs = kind.to_inspect(state, lease, result)
+
+        def got_on(*_bytes: int) -> None:
+            self.schedule.got_on(peer, result.token, trio.current_time())
+
         with self._in_hand(result.token, frozenset(digest for digest, _ in blobs)):
             for digest, length in blobs:
-                await self._pull(digest, length, (peer,))
+                await self._pull(digest, length, (peer,), got_on)
+                got_on()
             if blobs:
                 job = InspectResult(
                     manifest=self._manifest, spec=self._spec, lease=lease, result=result
                 )
-                refused = await self._refuse(peer, result, await self._inspect(job))
+                self.schedule.got_on(peer, result.token, math.inf)  # it waits for us alone
+                try:
+                    wrong = await self._inspect(job)
+                finally:
+                    got_on()
+                refused = await self._refuse(peer, result, wrong)
                 if refused:
                     return refused
             kind.compare(state, lease, result, self._agree)
@@ -189,22 +202,29 @@ class Scheduler:
         if not wrong:
             return None
         log.warning("result of %s refused: %s", short_peer(peer), wrong)
-        self._make(self.schedule.hand_back(peer, result.token, wrong))
+        refused = f"its result was refused: {wrong}"
+        self._make(self.schedule.hand_back(peer, result.token, refused, now=trio.current_time()))
         await self._deps.blame(peer, wrong)
         return Fallen(reason=one_line(wrong))
 
-    async def _pull(self, blob: Digest, length: int, holders: tuple[PeerId, ...]) -> None:
+    async def _pull(
+        self, blob: Digest, length: int, holders: tuple[PeerId, ...], on_bytes: OnBytes
+    ) -> None:
         try:
-            await self._deps.exchange.fetch(blob, length=length, holders=holders)
+            await self._deps.exchange.fetch(blob, length=length, holders=holders, progress=on_bytes)
         except DiskFull as full:
             raise self._no_room(full) from full
+
+    def parked(self) -> tuple[Parked, ...]:
+        """Return the peers that get no work for now, since their leases ended without a result."""
+        return tuple(self.schedule.parking.all_parked(trio.current_time()))
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that a peer's connection broke."""
         self.schedule.gone(peer, now)
 
     def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(peer, result)
+        changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
         self._make(changes)
         return reply
 
@@ -255,10 +275,13 @@ class Scheduler:
         """Return whether the moments are here and right; raises Unavailable, DiskFull."""
         top = self.schedule.ledger.topology
         holders = (pending.maker,) if pending.maker else ()
+
+        def got_on(*_bytes: int) -> None:
+            self.schedule.state.pending.got_on(place, trio.current_time())
+
         for each in pending.moments:
-            await self._pull(
-                each.digest, moments_bytes(top.elements(ModuleId(each.module))), holders
-            )
+            length = moments_bytes(top.elements(ModuleId(each.module)))
+            await self._pull(each.digest, length, holders, got_on)
         while next(self.schedule.due_steps(), None) is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need
         job = InspectMoments(
@@ -360,11 +383,22 @@ class Scheduler:
         finally:
             if not saved:
                 self._deps.run_store.reread(self.run_id)
+        parked = set(self.parked())
         for change in changes:
             self.schedule.apply(change)
             self._note(change)
         if self._submitted.keys() - self.schedule.grants.keys():
             self._forget_old_blobs()
+        for each in self.parked():
+            if each not in parked:
+                log.warning(
+                    "peer=%s gets no work for %.0f s: %d leases in a row without a result; last: "
+                    "%s",
+                    short_peer(each.peer),
+                    each.until - trio.current_time(),
+                    each.failures,
+                    each.reason,
+                )
         self._due.notify()
         self._deps.changed.notify()
 

@@ -22,11 +22,12 @@ SHARE = 0.9  # of a device's memory that training may take: other programs need 
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # the container's limit, if there is one
 CPU_NAMES = Path("/proc/cpuinfo")
 STATUS = Path("/proc/self/status")
-NO_MEMORY = (  # torch has no class for these
+NO_MEMORY = (  # torch, as old as we allow it, has no class for these, nor for the next
     "can't allocate memory",
     "MPS backend out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
+FAILED = ("CUDA error", "CUDA driver", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS", "NVML")
 
 
 def choose_device(wish: str) -> torch.device:
@@ -115,6 +116,19 @@ def ran_out(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in str(error) for words in NO_MEMORY
     )
+
+
+def was_lost(error: RuntimeError) -> bool:
+    """Return whether `error` means that the device failed: it was lost, or never worked."""
+    return any(words in str(error) for words in FAILED)
+
+
+def try_out(device: torch.device) -> None:
+    """Compute something: a device that is listed may still be lost, or too old for this torch.
+
+    Raises torch's RuntimeError.
+    """
+    torch.ones(8, device=device).add(1).sum().item()
 
 
 def release_memory(device: torch.device) -> None:

@@ -115,6 +115,7 @@ def run_steps(
     *,
     max_batch: int,
     on_step: Callable[[StepReport], None],
+    on_micro_batch: Callable[[], None] = lambda: None,
     shrink: Shrink = halve,
     moment_bits: MomentBits = 32,
 ) -> InnerResult:
@@ -122,6 +123,8 @@ def run_steps(
 
     max_batch   sequences per micro-batch, 0 for all at once. Gradients of a batch are summed, so
                 it changes the memory needed and the last bits, not the method.
+    on_micro_batch  is called between the micro-batches of a step, since one step may take longer
+                than a lease lasts without progress.
     shrink      returns the next size after a micro-batch that did not fit into memory.
     moment_bits 8 only if the run carries no moments.
     Raises DipacoError when the loss is not finite, NoDevice when no micro-batch fits.
@@ -136,7 +139,10 @@ def run_steps(
     for step in range(steps.count):
         batch = order.batch(steps.first_batch + step, training.batch)
         nats, micro = do_what_fits(
-            partial(_backward, model, shard, batch), micro, device=model.device, shrink=shrink
+            partial(_backward, model, shard, batch, on_micro_batch),
+            micro,
+            device=model.device,
+            shrink=shrink,
         )
         loss = nats / per_step
         if not np.isfinite(loss):
@@ -191,11 +197,15 @@ def _moments(
     }
 
 
-def _backward(model: PathModel, shard: Rows, batch: list[int], micro: int) -> float:
+def _backward(
+    model: PathModel, shard: Rows, batch: list[int], on_micro_batch: Callable[[], None], micro: int
+) -> float:
     """Compute the gradient of the batch's mean loss; returns the summed loss in nats."""
     model.zero_grad()  # a gradient is left if memory ran out between two micro-batches
     total = 0.0
-    for rows in _micro_batches(shard, batch, micro):
+    for number, rows in enumerate(_micro_batches(shard, batch, micro)):
+        if number:
+            on_micro_batch()
         tokens = torch.from_numpy(rows).to(model.device)
         loss = model.loss(tokens)
         (loss / (len(batch) * (rows.shape[1] - 1))).backward()

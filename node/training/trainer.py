@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from dipaco.node.aggregation.outer import read_moments
@@ -18,7 +19,14 @@ from dipaco.node.jobs.values import Described, MemoryProbed, ProbeMemory, Progre
 from dipaco.node.routing.shards import RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
-from dipaco.node.training.devices import bounded, choose_device, describe, ran_out
+from dipaco.node.training.devices import (
+    bounded,
+    choose_device,
+    describe,
+    ran_out,
+    try_out,
+    was_lost,
+)
 from dipaco.node.training.evaluation import evaluate, score, whole
 from dipaco.node.training.inner_loop import (
     InnerResult,
@@ -79,8 +87,10 @@ class Trainer:
         )
 
     def describe(self) -> Described:
-        """Return the device in words."""
-        return describe(self._device)
+        """Return the device in words, once it has computed something; raises NoDevice."""
+        with self._within_memory():
+            try_out(self._device)
+            return describe(self._device)
 
     def probe_memory(self, job: ProbeMemory) -> MemoryProbed:
         """Measure the memory and the time of one micro-batch."""
@@ -133,6 +143,12 @@ class Trainer:
     ) -> InnerResult:
         check_moment_bits(self._compute.moment_bits, manifest)
         compiling = compiling_in_words if self._compute.compile else nullcontext
+        told = _StepReporter(steps.count, on_progress)
+
+        def on_step(step: StepReport) -> None:
+            self._micro_batches.fitted(self._device)
+            told.on_step(step)
+
         with self._within_memory(), compiling():
             model = self._model(manifest)
             if self._compute.compile:
@@ -145,7 +161,8 @@ class Trainer:
                 order,
                 steps,
                 max_batch=self._micro_batches.most,
-                on_step=self._step_reporter(steps.count, on_progress),
+                on_step=on_step,
+                on_micro_batch=told.on_micro_batch,
                 shrink=self._micro_batches.shrink(model, manifest.training.batch),
                 moment_bits=self._compute.moment_bits,
             )
@@ -162,9 +179,9 @@ class Trainer:
         for module, weights in result.end.weights.items():
             delta = start.weights[module] - weights  # pseudo-gradient = global - local
             deltas[module] = self._blobs.write(encode_delta(delta, training.deltas))
-        next_step = first_step(training, lease.round + 1)
+        seen = lease.steps + training.inner_steps
         for module, each in (result.end.moments or {}).items():
-            moments[module] = self._blobs.write(encode_moments(each, training.inner, next_step))
+            moments[module] = self._blobs.write(encode_moments(each, training.inner, seen))
         return TrainResult(
             token=lease.token, deltas=_named(deltas), moments=_named(moments), **_figures(result)
         )
@@ -269,34 +286,43 @@ class Trainer:
 
     @contextmanager
     def _within_memory(self) -> Iterator[None]:
-        """Turn a lack of memory into NoDevice, on the CPU too."""
+        """Turn a lack of memory, on the CPU too, or the loss of the device into NoDevice."""
         try:
             with bounded(self._device, describe(self._device).usable):
                 yield
         except (MemoryError, NoDevice, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not ran_out(error):
+                if was_lost(error):
+                    why = str(error).partition("\n")[0]
+                    raise NoDevice(f"{self._device} cannot be used: {why}") from error
                 raise
             raise NoDevice(
                 f"{self._device} has too little memory for a path of this run: see "
                 "`dipaco-node doctor --fit RUN`"
             ) from error
 
-    def _step_reporter(self, total: int, on_progress: OnProgress) -> Callable[[StepReport], None]:
-        def report(step: StepReport) -> None:
-            self._micro_batches.fitted(self._device)
-            on_progress(
-                Progress(
-                    stage="train",
-                    done=step.done,
-                    total=total,
-                    unit="steps",
-                    per_second=step.per_second,
-                    tokens_per_second=step.tokens_per_second,
-                    loss=step.loss,
-                )
-            )
 
-        return report
+class _StepReporter:
+    """Reports the steps of a job, and between the micro-batches of one the last step again."""
+
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._last = Progress(stage="train", done=0, total=total, unit="steps")
+
+    def on_step(self, step: StepReport) -> None:
+        """Report a step that was taken."""
+        self._last = replace(
+            self._last,
+            done=step.done,
+            per_second=step.per_second,
+            tokens_per_second=step.tokens_per_second,
+            loss=step.loss,
+        )
+        self._on_progress(self._last)
+
+    def on_micro_batch(self) -> None:
+        """Report that the step in work got on."""
+        self._on_progress(self._last)
 
 
 def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
@@ -307,7 +333,7 @@ def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
         count=training.inner_steps,
         first_batch=first,
         first_rate=training.seed_steps + first,
-        behind=first if lease.moments else 0,
+        behind=lease.steps,
     )
 
 

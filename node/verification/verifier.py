@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.data.embedded_tokenizer import embedded_tokenizer_path
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.jobs.values import Answer, Derive, DerivedAnswer, Failed, Progress
 from dipaco.node.network.exchange import Exchange
@@ -24,6 +23,7 @@ from dipaco.node.status.activity import Activity, so_far
 from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.journal import Journal
 from dipaco.node.verification.spot_check import SpotCheck
+from dipaco.node.verification.tokenizer import obtain_tokenizer
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable, Unverifiable
 from dipaco.protocol.routing.decision import Decision, ReceiptTally, decide, may_pass
 from dipaco.protocol.routing.labels import SCORE_BYTES
@@ -203,7 +203,7 @@ class Verifier:
     async def _derivation(self, record: RunRecord, epoch: int) -> Derivation:
         """Derive the spec of an epoch, once."""
         try:
-            await self._obtain_tokenizer(record)
+            await obtain_tokenizer(record.manifest, self.exchange)
         except Unavailable as away:
             return SourceFailure(stage="tokenizer", reason=str(away))
         if epoch == 0:
@@ -236,12 +236,6 @@ class Verifier:
         else:
             activity.say("own-failure", problem=problem, wait=wait)
         log.warning("no router derived: %s; next try in %s", problem, span(wait))
-
-    async def _obtain_tokenizer(self, record: RunRecord) -> None:
-        """Fetch the run's tokenizer into the store, unless it is part of this program."""
-        pinned = record.manifest.tokenizer
-        if embedded_tokenizer_path(pinned.sha256) is None:
-            await self.exchange.fetch(pinned.sha256, length=pinned.size)
 
     async def _derive(self, record: RunRecord, job: Derive) -> Derivation:
         name, activity = record.manifest.name, self.activity.of(record.run)

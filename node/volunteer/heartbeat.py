@@ -1,28 +1,52 @@
 """Heartbeats of one lease: they renew it, and end the work when the lease no longer stands."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import trio
 
 from dipaco.node.jobs.values import Progress
 from dipaco.node.kinds.table import kind_of
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
-from dipaco.protocol.errors import RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import LeaseLost, RemoteProtocolError, Unavailable
 from dipaco.protocol.work.calls import Fallen, Heartbeat
 from dipaco.protocol.work.kinds import Lease
 
 
 class Heartbeats:
-    """Tells the scheduler every few seconds how far the work is."""
+    """Tells the scheduler every few seconds that the work gets on."""
 
     def __init__(self, lease: Lease, link: SchedulerLink, seconds: float) -> None:
         """seconds   between two heartbeats."""
         self._lease, self._link, self._seconds = lease, link, seconds
-        self.progress: Progress | None = None
-        """The last report of the worker process."""
+        self._progress = 0
+        self._training: Progress | None = None
+        """The last report of the work itself, after its preparation."""
+        self._scope: trio.CancelScope | None = None
         self.lost = ""
         """Why the lease no longer stands; empty: it does."""
 
-    async def run(self, work: trio.CancelScope) -> None:
-        """Renew the lease until it falls; then cancel `work`."""
+    def got_on(self) -> None:
+        """Note that the work got on: bytes arrived, for example."""
+        self._progress += 1
+
+    def report(self, progress: Progress) -> None:
+        """Take in a report of the worker process, which sends one only when it got on."""
+        self.got_on()
+        if progress.stage == kind_of(self._lease).stage:
+            self._training = progress
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Cancel the block once the lease falls; raises LeaseLost then, and if it has before."""
+        with trio.CancelScope() as self._scope:
+            if not self.lost:
+                yield
+                return
+        raise LeaseLost(self.lost)
+
+    async def run(self) -> None:
+        """Renew the lease until it falls."""
         while not self.lost:
             await trio.sleep(self._seconds)
             try:
@@ -33,16 +57,15 @@ class Heartbeats:
                 continue
             if isinstance(reply, Fallen):
                 self.lost = reply.reason
-                work.cancel()
+                if self._scope is not None:
+                    self._scope.cancel()
 
     def _message(self) -> Heartbeat:
-        begun = self.progress is not None and self.progress.stage == kind_of(self._lease).stage
-        now = self.progress if begun else None
+        now = self._training
         return Heartbeat(
             run=self._lease.run,
             token=self._lease.token,
-            done=now.done if now else 0,
-            total=now.total if now else 0,
+            progress=self._progress,
             tokens_per_second=now.tokens_per_second if now else 0.0,
             loss=now.loss if now else None,
         )

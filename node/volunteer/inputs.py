@@ -6,8 +6,8 @@ the lease is the proof either way.
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import trio
@@ -18,6 +18,8 @@ from dipaco.node.network.exchange import Exchange
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.node.storage.files import DiskFull
+from dipaco.node.verification.tokenizer import obtain_tokenizer
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.tensors.delta import encoded_bytes
@@ -32,7 +34,25 @@ log = logging.getLogger(__name__)
 LEDGER_SECONDS = 3.0  # for our copy of the ledger to reach the lease; a whole state takes longer
 
 OnBytes = Callable[[int, int], None]
-"""Called with the bytes of the inputs that are here, and with those of all."""
+"""Called with the bytes that are here, and with those of all."""
+
+
+@contextmanager
+def _away_in_words() -> Iterator[None]:
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Unavailable as away:
+        raise InputsAway(str(away)) from away
+
+
+def silent(_done: int, _total: int) -> None:
+    """Ignore the progress."""
+
+
+class InputsAway(Unavailable):
+    """Nobody who is connected has an input of the work; the scheduler may well answer."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,20 @@ class Inputs:
     """Who is asked for blobs first."""
 
     async def fetch(self, lease: Lease, on_bytes: OnBytes) -> None:
-        """Have all inputs of `lease` in the store; raises Unavailable, DiskFull."""
+        """Have all inputs of `lease` in the store, the tokenizer too; raises InputsAway, DiskFull.
+
+        on_bytes   is called at least whenever bytes have arrived.
+        """
+        await self.tokenizer()
+        with _away_in_words():
+            await self._fetch(lease, on_bytes)
+
+    async def tokenizer(self) -> None:
+        """Have the tokenizer in the store: no shard is made without it. Raises as `fetch`."""
+        with _away_in_words():
+            await obtain_tokenizer(self.record.manifest, self.exchange)
+
+    async def _fetch(self, lease: Lease, on_bytes: OnBytes) -> None:
         top = self.record.state.topology
         await self._catch_up(lease)
         states = [(ModuleId(each.module), each.digest) for each in lease.modules]
@@ -78,13 +111,17 @@ class Inputs:
         ]
         total = sum(top.state_bytes(m) for m, _ in states) + sum(length for _, length in moments)
         done = 0
+
+        def got(received: int, _length: int = 0) -> None:
+            on_bytes(done + received, total)
+
         for module, digest in states:
-            on_bytes(done, total)
-            await self._bring(module, lease.base_version, digest)
+            got(0)
+            await self._bring(module, lease.base_version, digest, got)
             done += top.state_bytes(module)
         for digest, length in moments:
-            on_bytes(done, total)
-            await self._get(digest, length)
+            got(0)
+            await self._get(digest, length, got)
             done += length
 
     async def ahead(self, path: int) -> bool:
@@ -98,7 +135,7 @@ class Inputs:
             version = view.version(module)
             if version > 0 and not self.blobs.has(view.states[module][version]):
                 with suppress(Unavailable):
-                    await self._bring(module, version, view.states[module][version])
+                    await self._bring(module, version, view.states[module][version], silent)
                     return True
         return False
 
@@ -111,12 +148,17 @@ class Inputs:
             while any(view.version(ModuleId(each.module)) < version for each in lease.modules):
                 await self.run_store.changed.wait()
 
-    async def _bring(self, module: ModuleId, version: int, digest: Digest) -> None:
+    async def _bring(
+        self, module: ModuleId, version: int, digest: Digest, on_bytes: OnBytes
+    ) -> None:
         length = self.record.state.topology.state_bytes(module)
-        if not self.blobs.has(digest, length) and not await self._made(module, version, digest):
-            await self._get(digest, length)
+        if self.blobs.has(digest, length) or await self._made(module, version, digest, on_bytes):
+            return
+        await self._get(digest, length, on_bytes)
 
-    async def _made(self, module: ModuleId, version: int, digest: Digest) -> bool:
+    async def _made(
+        self, module: ModuleId, version: int, digest: Digest, on_bytes: OnBytes
+    ) -> bool:
         """Make a state from an earlier one; returns whether that is possible and came out right."""
         view = self.record.state
         if version < 1 or view.version(module) < version:
@@ -127,7 +169,7 @@ class Inputs:
         training, elements = self.record.manifest.training, view.topology.elements(module)
         try:
             for update in way.updates:
-                await self._get(update, encoded_bytes(training.updates, elements))
+                await self._get(update, encoded_bytes(training.updates, elements), on_bytes)
         except Unavailable as away:
             log.info("no update of %s: %s", module, away)
             return False
@@ -142,5 +184,5 @@ class Inputs:
         log.warning("module %s version %d does not come out of its updates", module, version)
         return False
 
-    async def _get(self, digest: Digest, length: int) -> None:
-        await self.exchange.fetch(digest, length=length, holders=(self.holder,))
+    async def _get(self, digest: Digest, length: int, on_bytes: OnBytes) -> None:
+        await self.exchange.fetch(digest, length=length, holders=(self.holder,), progress=on_bytes)

@@ -10,15 +10,16 @@ import logging
 
 import trio
 
-from dipaco.node.jobs.values import Materialise, Progress
+from dipaco.node.jobs.values import Describe, Failed, Materialise, Progress
 from dipaco.node.kinds.table import work_of
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import so_far
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
-from dipaco.node.volunteer.inputs import Inputs
+from dipaco.node.volunteer.inputs import Inputs, InputsAway
 from dipaco.node.volunteer.lease_check import check_lease, spec_for
 from dipaco.node.volunteer.others import follow_others
+from dipaco.node.volunteer.pauses import after_device_failures, after_failures
 from dipaco.node.volunteer.retention import (
     HandedIn,
     blobs_needed,
@@ -33,7 +34,13 @@ from dipaco.node.volunteer.work import (
     JobFailed,
     LeaseWork,
 )
-from dipaco.protocol.errors import LeaseLost, RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import (
+    DipacoError,
+    LeaseLost,
+    NoDevice,
+    RemoteProtocolError,
+    Unavailable,
+)
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.work.calls import AskLease, Granted, NoLease
@@ -41,8 +48,6 @@ from dipaco.protocol.work.kinds import Lease, Result, TrainLease
 
 log = logging.getLogger(__name__)
 
-FAILURES = 5  # in a row, after which the node pauses
-FAILURE_PAUSE_SECONDS = 60.0
 ASKED_AGAIN = frozenset({"no-lease", "scheduler-away", "run-over", "not-admitted"})
 """Reasons that stand while the scheduler is asked again."""
 
@@ -61,7 +66,9 @@ class Volunteer:
             record, deps.run_store, deps.blobs, deps.exchange, deps.worker, self._link.scheduler
         )
         self._failures = 0
-        """Jobs that failed in a row."""
+        """Tasks that failed in a row."""
+        self._device_failures = 0
+        """Failures of the device in a row: no task was done since."""
         self._tasks = 0
         self._handed_in: dict[int, HandedIn] = {}
         """Per path the moments of its last result: the scheduler may still be fetching them."""
@@ -87,16 +94,18 @@ class Volunteer:
                 if lease is not None:
                     await self._do(lease)
                 wait = RETRY_SECONDS
-            except LeaseLost as lost:
-                log.info("task %d lost: %s", self._tasks, lost)
-            except JobFailed as failure:
+            except (JobFailed, LeaseLost) as failure:
                 await self._pause_after(failure)
+            except NoDevice as missing:
+                await self._wait_for_device(missing)
             except DiskFull:
                 raise  # Unavailable, too, but no matter of a scheduler that is away
             except (Unavailable, RemoteProtocolError) as away:
-                self._link.say_away(away, wait)
-                with trio.move_on_after(wait):
-                    await self._deps.run_store.changed.wait()
+                if isinstance(away, InputsAway):
+                    self._activity.say("inputs-away", problem=str(away), wait=wait)
+                else:
+                    self._link.say_away(away, wait)
+                await trio.sleep(wait)
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
 
     async def _verify(self) -> None:
@@ -131,6 +140,9 @@ class Volunteer:
                 found = await self._inputs.ahead(self._last_path)
             if found:
                 return None  # that took a while: there may be work by now
+        if reply.code == "parked":
+            await trio.sleep(reply.retry_after)
+            return None
         with trio.move_on_after(reply.retry_after):
             await self._deps.run_store.changed.wait()
         return None
@@ -145,6 +157,7 @@ class Volunteer:
         def on_progress(progress: Progress) -> None:
             self._activity.say("preparing", progress=so_far(progress))
 
+        await self._inputs.tokenizer()
         job = Materialise(manifest=self._record.manifest, spec=self._specs[0], window=0)
         with self._activity.timed("materialise"):
             await self._deps.worker.run(job, on_progress)
@@ -158,6 +171,8 @@ class Volunteer:
                 )
             case "not-admitted":
                 self._activity.say("not-admitted")
+            case "parked":
+                self._activity.say("parked", why=reply.reason, wait=reply.retry_after)
             case _:
                 self._activity.say("no-lease", why=reply.reason, wait=reply.retry_after)
 
@@ -171,7 +186,7 @@ class Volunteer:
         result: Result | None = None
         try:
             result = await work.run(self._inputs)
-            self._failures = 0
+            self._failures = self._device_failures = 0
             if isinstance(lease, TrainLease):
                 self._last_path = lease.path
             if result.handed_over_later:
@@ -180,11 +195,11 @@ class Volunteer:
         finally:
             self._forget_old_blobs(lease, result)
 
-    async def _pause_after(self, failure: JobFailed) -> None:
-        """Wait a little after a job that failed; after some in a row, longer."""
+    async def _pause_after(self, failure: DipacoError) -> None:
+        """Wait a little after a task that failed; after some in a row, longer and longer."""
         self._failures += 1
-        log.error("task %d failed: %s", self._tasks, failure)
-        wait = FAILURE_PAUSE_SECONDS if self._failures >= FAILURES else RETRY_SECONDS
+        wait = after_failures(self._failures)
+        log.error("task %d failed: %s; next try in %.0f s", self._tasks, failure, wait)
         self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)
         await trio.sleep(wait)
 
@@ -199,3 +214,19 @@ class Volunteer:
             needed |= result.digests  # states and sheets, of which our ledger does not tell yet
         passed = done_with(lease, result, view)
         self._deps.claims.claim(self._record.run, needed, passed=passed)
+
+    async def _wait_for_device(self, missing: NoDevice) -> None:
+        """Wait until the device is there again: no lease is taken only to fail.
+
+        The worker process ends first, since one that lost its device never finds it again.
+        """
+        problem = str(missing)
+        while problem:
+            self._device_failures += 1
+            wait = after_device_failures(self._device_failures)
+            log.warning("device: %s; next try in %.0f s", problem, wait)
+            self._activity.say("device", problem=problem, wait=wait)
+            await self._deps.worker.close()
+            await trio.sleep(wait)
+            answer = await self._deps.worker.run(Describe(), lambda progress: None)
+            problem = answer.reason if isinstance(answer, Failed) else ""

@@ -5,6 +5,7 @@ whichever call stays without an answer.
 """
 
 import logging
+import math
 from typing import TypeVar
 
 import trio
@@ -35,7 +36,7 @@ from dipaco.protocol.work.kinds import Lease, Result
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0  # for a small question
-SUBMIT_SECONDS = 600.0  # the scheduler pulls the blobs before it answers
+SUBMIT_SECONDS = math.inf  # it pulls and inspects the blobs first; a lease that falls ends the wait
 GOODBYE_SECONDS = 2.0  # to hand back a lease on the way out
 
 A = TypeVar("A", bound=Wire)
@@ -48,6 +49,8 @@ class SchedulerLink:
     def __init__(self, record: RunRecord, rpc: Rpc, activity: RunActivity) -> None:
         self._record, self._rpc, self._activity = record, rpc, activity
         self._answered = trio.current_time()
+        self._refused = ""
+        """Why it refused the last result; empty: it did not."""
 
     @property
     def authority(self) -> Authority:
@@ -76,7 +79,9 @@ class SchedulerLink:
     async def submit(self, result: Result) -> Stands | Fallen:
         """Hand in a result; raises Unavailable, RemoteProtocolError."""
         request = Submit(run=self._record.run, result=result)
-        return await self._call(request, Stands, Fallen, timeout=SUBMIT_SECONDS)
+        reply = await self._call(request, Stands, Fallen, timeout=SUBMIT_SECONDS)
+        self._refused = reply.reason if isinstance(reply, Fallen) else ""
+        return reply
 
     async def hand_back(self, lease: Lease, reason: str) -> None:
         """Give a lease back, so that another node may have the work at once.
@@ -107,7 +112,10 @@ class SchedulerLink:
 
     def _problem(self, error: Exception) -> str:
         now = self.authority
-        return f"{short_peer(now.scheduler)} silent for {span(now.silence)}: {error}"
+        problem = f"{short_peer(now.scheduler)} silent for {span(now.silence)}: {error}"
+        if self._refused:  # it hangs up on whoever hands in what no honest node makes
+            problem += f"; it refused the last result: {self._refused}"
+        return problem
 
     async def _call(self, request: Wire, one: type[A], other: type[B], *, timeout: float) -> A | B:
         reply = await self._rpc.call(self.scheduler, request, one, other, timeout=timeout)

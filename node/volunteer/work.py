@@ -8,7 +8,7 @@ import logging
 
 import trio
 
-from dipaco.node.jobs.values import Answer, Failed, PerformLease, Progress
+from dipaco.node.jobs.values import Answer, Failed, Materialise, PerformLease, Progress
 from dipaco.node.kinds.table import kind_of, work_of
 from dipaco.node.status.activity import so_far
 from dipaco.node.status.document import TaskStatus
@@ -17,7 +17,7 @@ from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.heartbeat import Heartbeats
 from dipaco.node.volunteer.inputs import Inputs
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
-from dipaco.protocol.errors import DipacoError, LeaseLost, Refusal, Unavailable
+from dipaco.protocol.errors import DipacoError, LeaseLost, NoDevice, Refusal, Unavailable
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.work.calls import Fallen
@@ -56,16 +56,16 @@ class LeaseWork:
     async def run(self, inputs: Inputs) -> Result:
         """Return the result, once the scheduler has accepted it.
 
-        Raises LeaseLost when the lease no longer stands, JobFailed, Refusal, Unavailable, DiskFull.
+        Raises LeaseLost when the lease no longer stands, JobFailed, NoDevice, Refusal, Unavailable,
+        DiskFull.
         """
         result: Result | None = None
         failure: DipacoError | None = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._heartbeats.run, nursery.cancel_scope)
+                nursery.start_soon(self._heartbeats.run)
                 try:
-                    await self._fetch(inputs)
-                    result = await self._submit(_result_in(await self._perform()))
+                    result = await self._do(inputs)
                 except DipacoError as error:  # bare here, a group outside
                     failure = error
                 nursery.cancel_scope.cancel()
@@ -73,15 +73,29 @@ class LeaseWork:
             self._activity.task = None
             if result is None:
                 await self._hand_back(failure)
-        if self._heartbeats.lost and result is None:
-            raise LeaseLost(self._heartbeats.lost)
         if failure:
             raise failure
         assert result is not None
         return result
 
+    async def _do(self, inputs: Inputs) -> Result:
+        """Return the result, once it was accepted. A lost lease ends all but the making of shards.
+
+        A window that is half made would be lost with the worker process, and the next lease would
+        begin with nothing again.
+        """
+        self._activity.say("begun", work=self._text)
+        with self._heartbeats.standing():
+            await self._fetch(inputs)
+        self._activity.say("begun", work=self._text)
+        await self._make_shards()
+        with self._heartbeats.standing():
+            return await self._submit(_result_in(await self._perform()))
+
     async def _hand_back(self, failure: DipacoError | None) -> None:
-        reason = str(failure or self._heartbeats.lost)
+        if self._heartbeats.lost:
+            return
+        reason = str(failure or "")
         if not reason:  # the work was cancelled
             reason = str(self._deps.gate.closed or "stopped")
             log.info("task %d (%s) handed back: %s", self._number, self._text, reason)
@@ -91,6 +105,7 @@ class LeaseWork:
         def on_bytes(done: int, total: int) -> None:
             progress = Progress(stage="fetch", done=done, total=total, unit="bytes")
             self._activity.say("modules", progress=so_far(progress), path=self._work.path)
+            self._heartbeats.got_on()
 
         self._note_stage("fetch")
         with self._activity.timed("fetch"):
@@ -109,6 +124,14 @@ class LeaseWork:
             loss=progress.loss if progress else None,
         )
 
+    async def _make_shards(self) -> None:
+        """Have the shards of the lease's window in the cache."""
+        job = Materialise(
+            manifest=self._job.manifest, spec=self._job.spec, window=self._lease.window
+        )
+        with self._activity.timed("materialise"):
+            raise_failure(await self._deps.worker.run(job, self._show))
+
     async def _perform(self) -> Answer:
         self._note_stage("start")
         self._activity.say("task", work=self._text, progress="")
@@ -116,7 +139,7 @@ class LeaseWork:
             return await self._deps.worker.run(self._job, self._show)
 
     def _show(self, progress: Progress) -> None:
-        self._heartbeats.progress = progress
+        self._heartbeats.report(progress)
         self._note_stage(progress.stage, progress)
         if progress.stage == self._kind.stage:
             self._activity.say("task", work=self._text, progress=so_far(progress))
@@ -149,14 +172,21 @@ class LeaseWork:
         log.info("task %d %s accepted", self._number, self._kind.summary(self._lease, result))
 
 
-def _result_in(answer: Answer) -> Result:
-    """Return the result that a worker process answers with, or raise its failure."""
+def raise_failure(answer: Answer) -> None:
+    """Raise the failure that a worker process answers with, if it does."""
     match answer:
         case Failed(kind="refused", reason=reason):
             raise Refusal(reason)
         case Failed(kind="disk", reason=reason):
             raise DiskFull(reason)
+        case Failed(kind="device", reason=reason):
+            raise NoDevice(reason)
         case Failed(reason=reason):
             raise JobFailed(reason)
+
+
+def _result_in(answer: Answer) -> Result:
+    """Return the result that a worker process answers with, or raise its failure."""
+    raise_failure(answer)
     assert isinstance(answer, Result), f"a lease is answered by {type(answer).__name__}"
     return answer

@@ -41,6 +41,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.node.storage.stored import besides
+from dipaco.protocol.errors import NoDevice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,9 +126,12 @@ class Performer:
         return derive_resharded(job, job.previous, self._deps, on_progress)
 
     def trainer(self) -> Trainer:
-        """Return the trainer; the first call imports torch and constructs it."""
+        """Return the trainer; the first call imports torch and constructs it. Raises NoDevice."""
         if self._made_trainer is None:
-            from dipaco.node.training.trainer import Trainer
+            try:
+                from dipaco.node.training.trainer import Trainer
+            except (ImportError, OSError) as error:  # OSError: of a library that torch loads
+                raise NoDevice(f"torch cannot be loaded: {error}") from error
 
             self._made_trainer = Trainer(
                 self.blobs,

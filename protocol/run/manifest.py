@@ -223,6 +223,11 @@ class Manifest(Wire, frozen=True, kw_only=True):
         reshard = self.routing.reshard
         return int(reshard is not None and round_ > reshard.after_round)
 
+    def first_version(self, epoch: int) -> int:
+        """Return the first version that is evaluated by the router of `epoch`."""
+        reshard = self.routing.reshard
+        return 0 if epoch == 0 or reshard is None else reshard.after_round + 1
+
     def _check_start(self) -> None:
         # Manifests of strangers are checked, too: no topology is built for that.
         if tuple(each.module for each in self.start) != modules_of_path(self.grid, 0):

@@ -12,7 +12,7 @@ Face's Llama, so an export renames nothing.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 from dipaco.protocol.run.model_shape import Grid, Model
@@ -49,7 +49,15 @@ class Topology:
 
     def paths_through(self, module: ModuleId) -> tuple[int, ...]:
         """Return the paths that use `module`, ascending."""
-        return tuple(p for p, used in enumerate(self.path_modules) if module in used)
+        return self._users[module]
+
+    @cached_property
+    def _users(self) -> dict[ModuleId, tuple[int, ...]]:
+        found: dict[ModuleId, list[int]] = {module: [] for module in self.modules}
+        for path, used in enumerate(self.path_modules):
+            for module in used:
+                found[module].append(path)
+        return {module: tuple(paths) for module, paths in found.items()}
 
     def elements(self, module: ModuleId) -> int:
         """Return the number of parameters of `module`."""

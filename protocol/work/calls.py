@@ -43,7 +43,8 @@ class NoLease(Wire, frozen=True, kw_only=True):
     """The scheduler has no lease for this volunteer now."""
 
     code: Code
-    """`no-lease`, `not-admitted`, `run-over`, `other-spec`, `unknown-run`: see docs/protocol.md."""
+    """`no-lease`, `parked`, `not-admitted`, `run-over`, `other-spec`, `unknown-run`: see
+    docs/protocol.md."""
     reason: Text
     retry_after: Annotated[float, Meta(ge=0, le=3600)]
     """Seconds."""
@@ -54,9 +55,8 @@ class Heartbeat(Wire, frozen=True, kw_only=True):
 
     run: DigestField
     token: Token
-    done: Size
-    """Units of work done, of `total`: inner steps, or documents."""
-    total: Size
+    progress: Size
+    """A count that grows whenever the work has got on: bytes fetched, documents read, steps."""
     tokens_per_second: Annotated[float, Meta(ge=0, le=1e12)]
     loss: Nats | None = None
 

@@ -139,6 +139,8 @@ class TrainLease(_Lease, frozen=True, kw_only=True):
     """t: it starts from version t - 1 and contributes to version t."""
     moments: ModuleDigests
     """The path's AdamW moments to start from; empty: they are zero (docs/method.md 2.3)."""
+    steps: Size = 0
+    """Inner steps that these moments have seen: bias correction counts on from there."""
 
     @property
     def base_version(self) -> int:
@@ -168,6 +170,10 @@ class TrainResult(_InnerStepsResult, frozen=True, kw_only=True):
     def digests(self) -> set[Digest]:
         """Every blob that is handed in."""
         return {each.digest for each in (*self.deltas, *self.moments)}
+
+    def steps_taken(self, inner_steps: int) -> int:
+        """Return how many of the round's `inner_steps` were taken: none without a document."""
+        return inner_steps if self.tokens else 0
 
 
 class MomentsReplaced(Wire, frozen=True, kw_only=True):

@@ -43,6 +43,8 @@ class Contribution(Wire, frozen=True, kw_only=True):
     """n_p: the path's tokens as the router spec states them."""
     moments: DigestField | None = None
     """The path's AdamW moments of this module after the round, where the manifest carries them."""
+    steps: Size = 0
+    """Inner steps that these moments have seen; 0 where none are carried."""
 
 
 class Quantised(Wire, frozen=True, kw_only=True):

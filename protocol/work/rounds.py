@@ -73,23 +73,31 @@ class Rounds:
     @property
     def finished(self) -> bool:
         """Whether every live path stands at the last version and every version is evaluated."""
-        evaluations = self._state.evaluations
-        return self.done == self.last and all(
-            (version, path) in evaluations
-            for version in range(self.last + 1)
-            for path in self.live_at(version)
-        )
+        return self.done == self.last and next(self.due_evaluations(), None) is None
 
     def due_evaluations(self, *, behind: int = 0) -> Iterator[tuple[int, int]]:
         """Yield every (version, path) that is not evaluated yet.
 
         behind   leave out versions that are fewer than `behind` before the path's newest.
         """
-        for version in range(self.last + 1):
-            for path in self.live_at(version):
-                missing = (version, path) not in self._state.evaluations
-                if missing and version <= self._state.path_version(path) - behind:
-                    yield version, path
+        state = self._state
+        for epoch in range(self._manifest.epoch_of(self.last) + 1):
+            first = self._manifest.first_version(epoch)
+            live_paths = self.live_at(first)
+            begin = min((state.first_unevaluated(p, epoch) for p in live_paths), default=first)
+            end = self._end_of(epoch)
+            # begin is a version that some path lacks: few versions follow, not all of the run.
+            due = {path: state.path_version(path) - behind for path in live_paths}
+            for version in range(begin, min(end, max(due.values(), default=-1) + 1)):
+                for path, newest in due.items():
+                    if version <= newest and (version, path) not in state.evaluations:
+                        yield version, path
+
+    def _end_of(self, epoch: int) -> int:
+        """Return the version after the last one that the router of `epoch` evaluates."""
+        if epoch == self._manifest.epoch_of(self.last):
+            return self.last + 1
+        return self._manifest.first_version(epoch + 1)
 
     # ------------------------------------------------------------------ outer steps
 

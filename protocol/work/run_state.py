@@ -4,7 +4,7 @@ Owns the rules for which entry may follow which; `ledger.append_checked` checks 
 chain before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from dipaco.protocol.errors import RemoteProtocolError
@@ -17,7 +17,7 @@ from dipaco.protocol.tensors.delta import encoded_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Seeded
-from dipaco.protocol.work.ledger import Entry, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
 
 
 class RunState:
@@ -44,12 +44,33 @@ class RunState:
         """Per module and version the packed update that made it; empty without packing."""
         self.moments: dict[tuple[int, ModuleId], dict[int, Digest]] = {}
         """Per path and module the inner moments after each round; empty where none are carried."""
+        self.steps: dict[int, dict[int, int]] = {}
+        """Per path the inner steps that its moments have seen after each round."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
         """Evaluations by (version, path)."""
+        self._evaluated: dict[int, dict[int, Evaluated]] = {}
+        """The same by path and version."""
+        self._unevaluated: dict[tuple[int, int], int] = {}
+        """By path and epoch, where it was advanced: see `first_unevaluated`."""
+        self._path_versions = [-1] * self.topology.paths
+        """Per path the newest version that all its modules have."""
         self.scored: dict[tuple[int, int], list[Scored]] = {}
         """Score sheets by (path, window), in the order in which they were recorded."""
         self.contributors: dict[int, PeerId] = {}
         """Per path the peer whose result was last used by an outer step."""
+
+    def restore(
+        self,
+        specs: Iterable[Digest],
+        states: dict[ModuleId, list[Digest]],
+        evaluations: Iterable[Evaluated],
+    ) -> None:
+        """Take the end of a run that was trained without a ledger."""
+        self.reset()
+        self.specs, self.states = list(specs), states
+        self._note_versions(range(self.topology.paths))
+        for each in evaluations:
+            self._note_evaluated(each)
 
     @property
     def spec(self) -> Digest | None:
@@ -72,7 +93,11 @@ class RunState:
 
     def path_version(self, path: int) -> int:
         """Return the newest version that all modules of `path` have; -1 before the seed model."""
-        return min(self.version(module) for module in self.topology.path_modules[path])
+        return self._path_versions[path]
+
+    def first_unevaluated(self, path: int, epoch: int) -> int:
+        """Return the first version that an epoch's router evaluates and `path` lacks."""
+        return self._unevaluated.get((path, epoch), self.manifest.first_version(epoch))
 
     def path_states(self, path: int, version: int) -> tuple[tuple[ModuleId, Digest], ...]:
         """Return the modules of `path` and their states at `version`, in the topology's order."""
@@ -85,16 +110,22 @@ class RunState:
         """
         found = []
         for module in self.topology.path_modules[path]:
-            earlier = [v for v in self.moments.get((path, module), ()) if v < round_]
-            if not earlier:
+            known = self.moments.get((path, module), {})
+            newest = next((v for v in reversed(known) if v < round_), None)
+            if newest is None:
                 return ()
-            found.append((module, self.moments[path, module][max(earlier)]))
+            found.append((module, known[newest]))
         return tuple(found)
+
+    def steps_before(self, path: int, round_: int) -> int:
+        """Return the inner steps that the moments have seen with which `path` starts `round_`."""
+        known = self.steps.get(path, {})
+        return next((known[v] for v in reversed(known) if v < round_), 0)
 
     def residual(self, module: ModuleId) -> Digest | None:
         """Return the residual of the last packed update of `module`; None if there is none."""
         steps = self.quantised.get(module)
-        return steps[max(steps)].residual if steps else None
+        return steps[next(reversed(steps))].residual if steps else None
 
     def back_from(self, module: ModuleId, version: int) -> Iterator[tuple[Digest, Digest]]:
         """Yield the packed update to `version` and the state before it, then the same one back.
@@ -112,12 +143,15 @@ class RunState:
 
     def kept_version(self, path: int) -> int:
         """Return the version that `path` is used with, its newest or its best; -1 before any."""
+        newest = self.path_version(path)
+        if not self.manifest.training.early_stopping:
+            return newest
         found = {
             version: each.evaluation.nll / each.evaluation.tokens
-            for (version, evaluated), each in self.evaluations.items()
-            if evaluated == path and each.evaluation.tokens
+            for version, each in self._evaluated.get(path, {}).items()
+            if each.evaluation.tokens
         }
-        return kept_version(self.manifest, self.path_version(path), found)
+        return kept_version(self.manifest, newest, found)
 
     def sheets(self) -> tuple[Scored, ...]:
         """Return the scores of all paths and windows, in the ledger's order for each."""
@@ -168,6 +202,7 @@ class RunState:
             )
         for states in self.states.values():
             states += states[-1:] * (reshard.after_round + 1 - len(states))
+        self._note_versions(range(self.topology.paths))
 
     def _seed(self, entry: Seeded) -> None:
         named = tuple(state.module for state in entry.states)
@@ -176,6 +211,7 @@ class RunState:
                 "the ledger's seed model is out of place, or does not name every module in order"
             )
         self.states = {ModuleId(state.module): [state.digest] for state in entry.states}
+        self._note_versions(range(self.topology.paths))
 
     def _check_update(self, module: ModuleId, entry: ModuleUpdated) -> None:
         training = self.manifest.training
@@ -196,16 +232,29 @@ class RunState:
             raise RemoteProtocolError(
                 f"module {module} must have moments exactly where training.inner_state is carry"
             )
+        for each in entry.contributions:
+            self._check_steps(each, entry.version)
         if (entry.quantised is None) != (training.updates == "f32"):
             raise RemoteProtocolError(
                 f"module {module} must have a packed update exactly where training.updates is not "
                 "f32"
             )
 
+    def _check_steps(self, given: Contribution, version: int) -> None:
+        before = self.steps_before(given.path, version)
+        due = {before, before + self.manifest.training.inner_steps} if given.moments else {0}
+        known = self.steps.get(given.path, {}).get(version)
+        if given.steps not in due or known not in (None, given.steps):
+            raise RemoteProtocolError(
+                f"the moments of path {given.path} cannot have seen {given.steps} inner steps "
+                f"after round {version}"
+            )
+
     def _update(self, entry: ModuleUpdated) -> None:
         module = ModuleId(entry.module)
         self._check_update(module, entry)
         self.states[module].append(entry.state)
+        self._note_versions(self.topology.paths_through(module))
         if entry.quantised is not None:
             self.quantised.setdefault(module, {})[entry.version] = entry.quantised
         self.momenta[module] = entry.momentum
@@ -213,6 +262,7 @@ class RunState:
             self.contributors[each.path] = each.peer
             if each.moments is not None:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
+                self.steps.setdefault(each.path, {})[entry.version] = each.steps
 
     def _replace_moments(self, entry: MomentsReplaced) -> None:
         named = tuple(ModuleId(each.module) for each in entry.moments)
@@ -233,7 +283,23 @@ class RunState:
             raise RemoteProtocolError(f"{named}: that version does not exist")
         if place in self.evaluations:
             raise RemoteProtocolError(f"{named} is in the ledger twice")
-        self.evaluations[place] = entry
+        self._note_evaluated(entry)
+
+    def _note_evaluated(self, entry: Evaluated) -> None:
+        self.evaluations[entry.version, entry.path] = entry
+        found = self._evaluated.setdefault(entry.path, {})
+        found[entry.version] = entry
+        epoch = self.manifest.epoch_of(entry.version)
+        first = self.first_unevaluated(entry.path, epoch)
+        while first in found:
+            first += 1
+        self._unevaluated[entry.path, epoch] = first
+
+    def _note_versions(self, paths: Iterable[int]) -> None:
+        """Take in that a module of `paths` has another newest version."""
+        for path in paths:
+            modules = self.topology.path_modules[path]
+            self._path_versions[path] = min(len(self.states[module]) for module in modules) - 1
 
     def _score(self, entry: Scored) -> None:
         reshard, place = self.manifest.routing.reshard, (entry.path, entry.window)

@@ -360,7 +360,7 @@ def _entries() -> tuple[Wire, ...]:
 
 def _work() -> tuple[Wire, ...]:
     run = digest("run")
-    beat = Heartbeat(run=run, token=TOKEN, done=15, total=30, tokens_per_second=1640.5)
+    beat = Heartbeat(run=run, token=TOKEN, progress=15, tokens_per_second=1640.5)
     return (
         AskLease(run=run, spec=digest("spec")),
         Granted(lease=LEASE),

@@ -36,7 +36,7 @@ from dipaco.node.routing.reshard import LabelledMeans, LedgerSheets
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.routing.fit import RouterFit
 from dipaco.protocol.routing.labels import sheet_bytes
-from dipaco.protocol.routing.recipe import recipe_of
+from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.reshard import Resharded
 from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.routing.spec import RouterSpec
@@ -91,6 +91,8 @@ def derived(
 ) -> RouterSpec:
     """Fit the router to made-up documents: topical, and other ones for another `shift`."""
     recipe = recipe_of(manifest, epoch=0 if resharded is None else 1)
+    if recipe.kind == "round_robin":
+        return unfitted_spec(recipe)
     fit = RouterFit(recipe, resharded=resharded)
     for document in range(manifest.source.documents):
         if fit.done:
@@ -148,6 +150,18 @@ class FakeWorker:
     """Added to its scores of a path: within the tolerance a machine's own, beyond it a lie."""
     forgetful: bool = False
     """Packed updates that it makes are gone at once."""
+    window_seconds: float = 0.0
+    """To make the shards of a window that is not in the cache."""
+    reports: bool = True
+    """Whether it tells of its progress with a window."""
+    begun_windows: list[int] = field(default_factory=list)
+    """Every window that it began to make."""
+    made_windows: set[int] = field(default_factory=set)
+    """The windows in its cache."""
+    device: str = ""
+    """Why it has no device; empty: it has one."""
+    looked: list[float] = field(default_factory=list)
+    """The times at which it was asked for its device."""
     done: list[Job] = field(default_factory=list)
     process: bool = False
     """Whether a worker process would exist: from the first job until `close` or a cancelled job."""
@@ -178,7 +192,8 @@ class FakeWorker:
                     spec = derived(job.manifest, shift=self.shift)
                 own = Derived(spec=spec, authenticated=self.authenticated)
                 return DerivedAnswer(derivation=own)
-            case Materialise():
+            case Materialise(window=window):
+                await self._make(job.manifest, window, on_progress)
                 return Materialised(documents=1, tokens=1)
             case PerformLease(lease=SeedLease() | TrainLease() as lease):
                 return await self._train(job.manifest, lease, on_progress)
@@ -199,6 +214,9 @@ class FakeWorker:
             case Advance():
                 return self._advance(job)
             case Describe():
+                self.looked.append(trio.current_time())
+                if self.device:
+                    return Failed(kind="device", reason=self.device)
                 return Described(
                     device="cpu", name="fake", driver="", memory=8 << 30, usable=7 << 30
                 )
@@ -206,6 +224,19 @@ class FakeWorker:
                 return MemoryProbed(fits=True)
             case _:
                 raise AssertionError(f"no such job: {job}")
+
+    async def _make(
+        self, manifest: Manifest, window: int, on_progress: Callable[[Progress], None]
+    ) -> None:
+        assert self.blobs.has(manifest.tokenizer.sha256), "nothing was tokenised"
+        if window in self.made_windows:
+            return
+        self.begun_windows.append(window)
+        for done in range(100):
+            await trio.sleep(self.window_seconds / 100)
+            if self.reports:
+                on_progress(Progress(stage="route", done=done, total=100))
+        self.made_windows.add(window)
 
     async def _train(
         self,
@@ -215,6 +246,8 @@ class FakeWorker:
     ) -> Answer:
         if self.fail:
             return self.fail.pop(0)
+        if self.device:
+            return Failed(kind="device", reason=self.device)
         for step in range(STEPS):
             await trio.sleep(TRAIN_SECONDS / STEPS)
             on_progress(

@@ -89,12 +89,15 @@ class Shell:
         return self.hand_in(who, result(lease))
 
     def hand_in(self, who: PeerId, handed_in: Result) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(who, handed_in)
+        changes, reply = self.schedule.submit(who, handed_in, now=0.0)
         self.make(changes)
         return reply
 
-    def beat(self, who: PeerId, lease: Lease, *, now: float, done: int = 0) -> Stands | Fallen:
-        return self.schedule.heartbeat(who, lease.token, done=done, now=now)
+    def beat(self, who: PeerId, lease: Lease, *, now: float, progress: int = 0) -> Stands | Fallen:
+        return self.schedule.heartbeat(who, lease.token, progress=progress, now=now)
+
+    def hand_back(self, who: PeerId, lease: Lease, reason: str, now: float = 0.0) -> None:
+        self.make(self.schedule.hand_back(who, lease.token, reason, now=now))
 
     def step(self) -> int:
         due = list(self.schedule.due_steps())

@@ -5,9 +5,9 @@ from pathlib import Path
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from dipaco.node.jobs.values import Advance
+from dipaco.node.jobs.values import Advance, Derive
 from dipaco.node.volunteer.inputs import Inputs, Way, way_to
-from dipaco.protocol.run.manifest import run_id
+from dipaco.protocol.run.manifest import Routing, run_id
 from dipaco.protocol.run.topology import STEM
 from dipaco.protocol.work.run_state import RunState
 from tests.node.scheduler.fakes import train_leases
@@ -96,6 +96,34 @@ async def test_states_are_brought_ahead_of_the_lease_one_at_a_time(
         assert sum(parts.blobs.has(digest) for digest in newest.values()) == count
     assert not await inputs.ahead(0)
     assert {m for m, digest in newest.items() if parts.blobs.has(digest)} == own
+
+
+async def test_the_tokenizer_is_fetched_where_no_derivation_needs_it(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    value = manifest(routing=Routing(kind="round_robin", sample=128, dimension=64))
+    found(tmp_path, value)
+    scheduler = await swarm.start(SCHEDULER)
+    await until(lambda: scheduler.parts.activity.verdict == "verified")
+    anna = await swarm.start("anna")
+    await until(lambda: anna.parts.activity.sums.now().accepted > 0)
+    assert not [job for job in anna.worker.done if isinstance(job, Derive)]
+    assert anna.parts.blobs.has(value.tokenizer.sha256)
+
+
+async def test_the_tokenizer_is_fetched_again_when_the_verdict_is_remembered(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, manifest())
+    await swarm.start(SCHEDULER)
+    anna = await swarm.start("anna")
+    await until(lambda: anna.parts.activity.sums.now().accepted > 1)
+    await swarm.kill(anna)
+    anna.parts.blobs.remove(manifest().tokenizer.sha256)
+    again = await swarm.start("anna")
+    await until(lambda: again.parts.activity.sums.now().accepted > 0)
+    assert not [job for job in again.worker.done if isinstance(job, Derive)]
+    assert again.worker.begun_windows == [0]
 
 
 def test_the_shortest_way_is_taken() -> None:

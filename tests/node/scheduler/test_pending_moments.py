@@ -78,7 +78,7 @@ def test_moments_that_come_out_otherwise_are_those_of_the_ledger_from_then_on() 
     again = shell.train_lease(BERT)
     assert is_again(shell.schedule.state, again)
     others = tuple(ModuleDigest(module=m.module, digest=digest(m.module)) for m in again.modules)
-    changes, reply = shell.schedule.submit(BERT, train_result(again, moments=others))
+    changes, reply = shell.schedule.submit(BERT, train_result(again, moments=others), now=0.0)
     shell.make(changes)
     assert reply == Stands()
     assert any(
@@ -122,7 +122,7 @@ def test_a_maker_that_hands_back_its_own_path_lets_others_make_the_moments() -> 
     shell, _ = after_round_1()
     lease = shell.train_lease(ANNA)
     assert lease.moments
-    shell.make(shell.schedule.hand_back(ANNA, lease.token, "its blobs are gone"))
+    shell.hand_back(ANNA, lease, "its blobs are gone")
     again = shell.train_lease(ANNA)
     assert (again.path, again.round) == (0, 1)
 

@@ -6,8 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.kinds.changes import LeaseEnded, Recorded
+from dipaco.node.kinds.table import TRAIN
 from dipaco.node.kinds.train import is_again
 from dipaco.node.scheduler.retention import blobs_needed
+from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.manifest import Scheduling
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.identity import PeerId
@@ -104,9 +106,9 @@ def test_a_lease_whose_work_does_not_get_on_ends_in_spite_of_heartbeats(shell: S
     seed = shell.lease(ANNA, now=0.0)
     for now in range(10, 400, 10):
         assert shell.beat(ANNA, seed, now=float(now)) == Stands()
-    assert shell.beat(ANNA, seed, now=400.0, done=1) == Stands()
+    assert shell.beat(ANNA, seed, now=400.0, progress=1) == Stands()
     for now in range(410, 1000, 10):
-        assert shell.beat(ANNA, seed, now=float(now), done=1) == Stands()
+        assert shell.beat(ANNA, seed, now=float(now), progress=1) == Stands()
     assert shell.schedule.expire(now=999.0) == ()
     assert len(shell.schedule.expire(now=1000.0)) == 1  # 30 times to live after the last step
 
@@ -114,7 +116,7 @@ def test_a_lease_whose_work_does_not_get_on_ends_in_spite_of_heartbeats(shell: S
 def test_a_lease_is_nobody_elses_to_renew_to_return_or_to_submit(shell: Shell) -> None:
     seed = shell.lease(ANNA)
     assert isinstance(shell.beat(BERT, seed, now=1.0), Fallen)
-    assert shell.schedule.hand_back(BERT, seed.token, "mischief") == ()
+    assert shell.schedule.hand_back(BERT, seed.token, "mischief", now=0.0) == ()
     assert isinstance(shell.submit(BERT, seed), Fallen)
     assert shell.submit(ANNA, seed) == Stands()
 
@@ -194,7 +196,7 @@ def run_to_end(shell: Shell, peers: list[PeerId], chance: random.Random) -> list
             if not isinstance(reply, NoLease):
                 held[who] = reply
         elif chance.random() < 0.2:
-            shell.make(shell.schedule.hand_back(who, held.pop(who).token, "paused"))
+            shell.hand_back(who, held.pop(who), "paused")
         else:
             lease = held.pop(who)
             new = isinstance(lease, TrainLease) and not is_again(shell.schedule.state, lease)
@@ -300,6 +302,31 @@ def test_a_path_trained_again_starts_from_the_moments_that_it_had(shell: Shell) 
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_path_can_be_trained_again_when_some_of_its_modules_are_ahead(
+    early_stopping: bool,
+) -> None:
+    plain = manifest()
+    training = replace(plain.training, early_stopping=early_stopping)
+    shell = Shell(replace(plain, training=training), WEIGHTS)
+    shell.seed()
+    one_round(shell)
+    while isinstance(lease := shell.ask(ANNA), EvaluateLease | TrainLease):
+        if isinstance(lease, TrainLease):
+            assert shell.submit(ANNA, lease) == Stands()
+            shell.arrive()
+            continue
+        assert shell.hand_in(ANNA, evaluation(lease, 30.0 + lease.version)) == Stands()
+    step = next(shell.schedule.due_steps())
+    shell.make(shell.schedule.stepped(step, state=digest("new"), momentum=digest("momentum")))
+    path = step.contributions[0].path
+    needed = blobs_needed(shell.schedule)
+    shell.make(shell.schedule.discard(path, 2))
+    again = shell.train_lease(ANNA)
+    assert (again.path, again.round) == (path, 2)
+    assert again.inputs <= needed
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
 def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> None:
     plain = manifest()
     training = replace(plain.training, early_stopping=early_stopping)
@@ -319,6 +346,22 @@ def test_the_states_that_paths_are_used_with_are_kept(early_stopping: bool) -> N
     assert [view.kept_version(p) for p in range(4)] == [0 if early_stopping else 2] * 4
 
 
+@pytest.mark.parametrize(("tokens", "steps"), [(100, 2), (0, 0)])
+def test_a_lease_names_the_steps_that_its_moments_have_seen(tokens: int, steps: int) -> None:
+    shell = Shell(manifest(), WEIGHTS)
+    shell.seed()
+    while isinstance(lease := shell.ask(ANNA), TrainLease):
+        assert lease.steps == 0
+        assert shell.hand_in(ANNA, train_result(lease, tokens=tokens)) == Stands()
+        shell.arrive()
+    shell.step()
+    again = shell.train_lease(BERT)
+    assert (again.round, again.steps) == (2, steps) and again.moments
+    TRAIN.check(shell.ledger, again)
+    with pytest.raises(RemoteProtocolError, match="moments are not the ledger's"):
+        TRAIN.check(shell.ledger, replace(again, steps=2 - steps))
+
+
 @pytest.mark.parametrize("inner_state", ["carry", "reset"])
 def test_moments_are_handed_in_exactly_where_the_manifest_carries_them(inner_state: str) -> None:
     plain = manifest()
@@ -328,7 +371,7 @@ def test_moments_are_handed_in_exactly_where_the_manifest_carries_them(inner_sta
     lease = shell.train_lease(ANNA)
     right = train_result(lease)
     for moments in ((), right.moments, right.moments[:-1], right.moments[::-1]):
-        _, reply = shell.schedule.submit(ANNA, replace(right, moments=moments))
+        _, reply = shell.schedule.submit(ANNA, replace(right, moments=moments), now=0.0)
         due = right.moments if inner_state == "carry" else ()
         assert isinstance(reply, Stands) == (moments == due)
         assert isinstance(reply, Stands) or "moments" in reply.reason

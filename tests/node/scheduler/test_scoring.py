@@ -8,7 +8,7 @@ from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.manifest import Manifest, Reshard
-from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.work.calls import Fallen, NoLease, Stands
 from dipaco.protocol.work.kinds import EvaluateLease, Lease, Scored, ScoreLease, Sheet, TrainLease
 from dipaco.protocol.work.ledger import SpecAdopted
@@ -71,7 +71,7 @@ class Shell(shared.Shell):
             assert self.do(who, lease, sheet) == Stands()
             given.append((lease.path, lease.window))
         if not isinstance(lease, NoLease):
-            self.make(self.schedule.hand_back(who, lease.token, "scores were asked for"))
+            self.hand_back(who, lease, "scores were asked for")
         return given
 
 
@@ -103,6 +103,28 @@ def test_a_lost_score_lease_is_leased_again_and_its_late_sheet_refused() -> None
     assert [each.peer for each in shell.ledger.scored[first.path, first.window]] == [other]
 
 
+def test_scorers_who_disagree_for_good_are_named_and_nothing_is_said_to_go_on() -> None:
+    shell = Shell(resharding(scorers=2))
+    scorers = [peer(f"s{number}") for number in range(MAX_SHEETS_PER_WINDOW)]
+    for number, who in enumerate(scorers):
+        for path in range(4):
+            other = f"odd {number}" if path == 2 else "honest"
+            entry = Scored(
+                path=path,
+                window=0,
+                peer=who,
+                sheet=Sheet(digest=digest(f"{other} {path}"), documents=20),
+            )
+            shell.make((Recorded(entry),))
+    assert not shell.schedule.switch_due
+    asked = 0
+    while not isinstance(told := shell.ask(peer(f"e{asked}")), NoLease):
+        asked += 1  # evaluations go on
+    assert "path 2, window 0" in told.reason and "cannot go on" in told.reason
+    assert all(short_peer(who) in told.reason for who in scorers)
+    assert "being derived" not in told.reason
+
+
 def test_each_of_several_scorers_is_another_peer_and_all_may_work_at_once() -> None:
     shell = Shell(resharding(scorers=2))
     assert len(shell.score_all(ANNA)) == 4 and shell.score_all(ANNA) == []
@@ -111,7 +133,7 @@ def test_each_of_several_scorers_is_another_peer_and_all_may_work_at_once() -> N
     assert isinstance(waiting, EvaluateLease)
     first, second = shell.score_lease(BERT), shell.score_lease(CARA)
     assert first.path != second.path
-    shell.make(shell.schedule.hand_back(CARA, second.token, "done"))
+    shell.hand_back(CARA, second, "done")
     assert shell.do(BERT, first) == Stands()
     assert len(shell.score_all(BERT)) == 3 and shell.schedule.switch_due
 

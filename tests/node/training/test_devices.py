@@ -7,7 +7,14 @@ import psutil
 import pytest
 import torch
 
-from dipaco.node.training.devices import SHARE, choose_device, describe, ran_out
+from dipaco.node.training.devices import (
+    SHARE,
+    choose_device,
+    describe,
+    ran_out,
+    try_out,
+    was_lost,
+)
 from dipaco.protocol.errors import NoDevice
 
 HAS_CUDA, HAS_MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -45,3 +52,31 @@ def test_want_of_memory_is_known_on_every_kind_of_device() -> None:
     assert ran_out(caught.value)
     assert ran_out(RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"))
     assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA",
+        "CUDA error: no kernel image is available for execution on the device",
+        "CUDA driver initialization failed, you might not have a CUDA gpu.",
+        "HIP error: an illegal memory access was encountered",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+    ],
+)
+def test_a_device_that_failed_is_told_from_a_bug(words: str) -> None:
+    assert was_lost(RuntimeError(words)) and not ran_out(RuntimeError(words))
+
+
+def test_a_wrong_shape_is_no_loss_of_the_device() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.ones(2, 3) @ torch.ones(2, 3)
+    assert not was_lost(caught.value)
+
+
+def test_a_device_that_computes_is_usable_and_one_that_does_not_says_so() -> None:
+    try_out(torch.device("cpu"))
+    if not HAS_CUDA:
+        with pytest.raises((RuntimeError, AssertionError)):
+            try_out(torch.device("cuda"))

@@ -19,7 +19,7 @@ from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_st
 from dipaco.node.training.model import Float32, PathModel, load, store
 from dipaco.node.training.trainer import Trainer
 from dipaco.protocol.errors import DipacoError, Refusal
-from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, learning_rate
+from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, first_step, learning_rate
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.run.training import Adam, Nesterov, Training
@@ -86,7 +86,8 @@ def train(
     round_: int = 1,
     moments: tuple[ModuleDigest, ...] = (),
 ) -> TrainResult:
-    granted = replace(train_lease(value, path, round_, states), moments=moments)
+    steps = first_step(value.training, round_) if moments else 0
+    granted = replace(train_lease(value, path, round_, states), moments=moments, steps=steps)
     return trainer.train(value, granted, shard(path), Reports())
 
 
@@ -429,6 +430,23 @@ def test_a_path_without_a_row_in_this_window_hands_on_the_moments_it_was_given(
     assert trainer.train(value, granted, NO_ROWS, Reports()).moments == moments
 
 
+def test_bias_correction_counts_the_steps_that_were_taken_and_no_round_without_a_document(
+    trainer: Trainer,
+) -> None:
+    value = small_manifest()
+    states = version_zero(trainer, value)
+    empty = trainer.train(value, train_lease(value, 0, 1, states), NO_ROWS, Reports())
+    anew = train_lease(value, 0, 2, states)
+    assert anew.moments == () and anew.steps == 0
+    from_zeros = replace(anew, moments=empty.moments)
+    first, second, wrong = (
+        trainer.train(value, granted, shard(0), Reports())
+        for granted in (anew, from_zeros, replace(from_zeros, steps=value.training.inner_steps))
+    )
+    assert first.deltas == second.deltas != wrong.deltas
+    assert empty.steps_taken(7) == 0 and first.steps_taken(7) == 7
+
+
 def read_all_moments(
     blobs: BlobStore, value: Manifest, named: tuple[ModuleDigest, ...]
 ) -> list[tuple[str, Moments]]:
@@ -449,6 +467,15 @@ def test_progress_counts_steps_with_loss_and_rate(trainer: Trainer) -> None:
     for each in reports.all:
         assert each.per_second > 0
         assert each.tokens_per_second == pytest.approx(tokens_per_step * each.per_second)
+
+
+def test_a_step_of_many_micro_batches_is_reported_while_it_lasts(blobs: BlobStore) -> None:
+    value, reports = small_manifest(), Reports()
+    trainer = Trainer(blobs, replace(ONE_THREAD, max_batch=1))
+    trainer.seed(value, seed_lease(), SEED_SHARD, reports)
+    each = [done for done in range(3) for _ in range(value.training.batch - 1)]
+    assert [p.done for p in reports.all] == sorted([*each, 1, 2, 3])
+    assert {(p.stage, p.total, p.unit) for p in reports.all} == {("train", 3, "steps")}
 
 
 def test_training_lowers_the_held_out_loss(blobs: BlobStore, trainer: Trainer) -> None:

@@ -329,3 +329,26 @@ def test_moments_that_were_made_again_are_those_that_the_path_goes_on_from() -> 
     built.apply(entry)
     assert built.path_moments(1, 2) == tuple((m, digest(f"again {m}")) for m in names)
     assert built.path_moments(0, 2) == others and not built.path_moments(1, 1)
+
+
+def with_steps(entry: ModuleUpdated, steps: int) -> ModuleUpdated:
+    counted = tuple(replace(each, steps=steps) for each in entry.contributions)
+    return replace(entry, contributions=counted)
+
+
+def test_the_steps_that_moments_have_seen_grow_by_a_whole_round_or_not_at_all() -> None:
+    tau = MANIFEST.training.inner_steps
+    told = view([ADOPTED, SEEDED])
+    for wrong in (1, 2 * tau):
+        with pytest.raises(RemoteProtocolError, match=f"cannot have seen {wrong} inner steps"):
+            told.apply(with_steps(updated("stem", 1), wrong))
+    told.apply(with_steps(updated("stem", 1), tau))
+    with pytest.raises(RemoteProtocolError, match="cannot have seen 0"):
+        told.apply(updated("L1.E0", 1))  # the same path, the same round
+    for module in TOP.modules[1:]:
+        told.apply(with_steps(updated(module, 1), tau))
+    assert [told.steps_before(0, round_) for round_ in (1, 2, 3)] == [0, tau, tau]
+    with pytest.raises(RemoteProtocolError, match="cannot have seen 0"):
+        told.apply(updated("stem", 2))
+    told.apply(with_steps(updated("stem", 2), tau))  # a round without a document
+    assert told.steps_before(0, 3) == tau

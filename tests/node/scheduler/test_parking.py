@@ -1,0 +1,74 @@
+"""A peer whose leases end without a result is parked, for longer and longer, but never for good."""
+
+import pytest
+
+from dipaco.node.scheduler.parking import MAX_PEERS, Parking, pause_after
+from dipaco.protocol.work.calls import NoLease, Stands
+from tests.node.scheduler.shell import ANNA, BERT, Shell
+from tests.values import manifest, peer
+
+
+@pytest.fixture
+def shell() -> Shell:
+    made = Shell(manifest(), (40, 30, 20, 10))
+    made.seed(BERT)
+    return made
+
+
+def fail(shell: Shell, times: int, now: float = 0.0) -> int:
+    """Have Anna hand back so many leases; returns the path of the last."""
+    for _ in range(times):
+        lease = shell.train_lease(ANNA, now)
+        shell.hand_back(ANNA, lease, "no device cuda:3", now)
+    return lease.path
+
+
+def test_pauses_double_up_to_ten_minutes() -> None:
+    assert [pause_after(n) for n in range(1, 7)] == [0, 0, 10, 20, 40, 80]
+    assert pause_after(9) == pause_after(10**6) == 600
+
+
+def test_the_third_failure_in_a_row_parks_and_another_gets_the_path(shell: Shell) -> None:
+    path = fail(shell, 3)
+    told = shell.ask(ANNA, now=4.0)
+    assert isinstance(told, NoLease) and (told.code, told.retry_after) == ("parked", 6.0)
+    assert "3 leases in a row" in told.reason and "no device cuda:3" in told.reason
+    assert path in {shell.train_lease(peer(f"v{i}")).path for i in range(4)}
+
+
+def test_a_parked_peer_gets_work_again_when_its_pause_is_over(shell: Shell) -> None:
+    fail(shell, 3)
+    lease = shell.train_lease(ANNA, now=10.0)  # it may be the only one
+    shell.hand_back(ANNA, lease, "again", now=11.0)
+    told = shell.ask(ANNA, now=11.0)
+    assert isinstance(told, NoLease) and told.retry_after == 20.0
+
+
+def test_a_result_that_counts_ends_the_row(shell: Shell) -> None:
+    fail(shell, 2)
+    assert shell.submit(ANNA, shell.lease(ANNA)) == Stands()
+    fail(shell, 2)
+    assert not isinstance(shell.ask(ANNA), NoLease)
+
+
+@pytest.mark.parametrize("how", ["silent", "asked for another"])
+def test_leases_that_end_by_themselves_count_too(shell: Shell, how: str) -> None:
+    now = 0.0
+    for _ in range(3):
+        shell.train_lease(ANNA, now)
+        if how == "silent":
+            now += 20.0
+            shell.make(shell.schedule.expire(now))
+    if how != "silent":
+        shell.lease(ANNA, now)
+    told = shell.ask(ANNA, now)
+    assert isinstance(told, NoLease) and told.code == "parked" and how in told.reason
+
+
+def test_the_number_of_peers_is_bounded() -> None:
+    parking = Parking()
+    for number in range(MAX_PEERS + 1):
+        for _ in range(3):
+            parking.failed(peer(f"v{number % 3}") if number < 3 else f"p{number}", "x", 0.0)  # type: ignore[arg-type]
+    assert len(list(parking.all_parked(0.0))) == MAX_PEERS
+    assert parking.parked(peer("v0"), 0.0) is None

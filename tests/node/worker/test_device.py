@@ -1,0 +1,75 @@
+"""The device of a real worker process: missing, unusable, or chosen once. torch is not loaded."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from msgspec.structs import replace
+
+from dipaco.node.config import ComputeSection, NodeConfig, NodeSection
+from dipaco.node.daemon import run_daemon
+from dipaco.node.jobs.runner import Worker
+from dipaco.node.jobs.values import Describe, Described
+from dipaco.node.storage.files import Home
+from dipaco.protocol.errors import NoDevice
+from dipaco.protocol.wire.address import Address
+from tests.settings import settings
+from tests.values import peer
+
+BROKEN = 'raise OSError("libtorch_cpu.so: cannot open shared object file")'
+PATIENCE = 180  # seconds until a test that waits for a process gives up
+ECHO = """
+import os, sys
+from dipaco.node.jobs.frames import HEADER_BYTES, body_length, pack, read_settings
+from dipaco.node.jobs.values import Described
+pipe = sys.stdin.buffer
+def frame():
+    header = pipe.read(HEADER_BYTES)
+    return pipe.read(body_length(header)) if header else os._exit(0)
+asked = read_settings(frame()).compute.device
+found = Described(device="cuda:0", name=asked, driver="", memory=1, usable=1)
+while frame():
+    sys.stdout.buffer.write(pack(found))
+    sys.stdout.buffer.flush()
+"""
+"""A worker process that finds cuda:0, and says what it was asked for."""
+
+
+@pytest.fixture
+def broken_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "torch.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    yield
+
+
+@pytest.mark.usefixtures("broken_torch")
+async def test_a_torch_that_cannot_be_loaded_is_no_device(tmp_path: Path) -> None:
+    made = Worker(settings(tmp_path / "home"), lambda line: None)
+    with trio.fail_after(PATIENCE):
+        with pytest.raises(NoDevice, match=r"torch cannot be loaded: libtorch_cpu\.so"):
+            await made.find_device()
+    assert made.pid is None
+
+
+@pytest.mark.usefixtures("broken_torch")
+async def test_a_volunteer_without_a_device_ends_before_it_joins(tmp_path: Path) -> None:
+    nobody = Address.parse(f"/ip4/127.0.0.1/tcp/9/p2p/{peer('nobody')}")
+    config = NodeConfig(home=tmp_path / "home", node=NodeSection(bootstrap=(nobody,)))
+    said: list[str] = []
+    with trio.fail_after(PATIENCE), pytest.raises(NoDevice, match="torch cannot be loaded"):
+        await run_daemon(config, said.append)
+    assert said == [] and not Home.at(config.home).identity.exists()
+
+
+async def test_auto_chooses_once_and_never_another_device_afterwards(tmp_path: Path) -> None:
+    auto = replace(settings(tmp_path), compute=ComputeSection(device="auto"))
+    made = Worker(auto, lambda line: None, command=(sys.executable, "-c", ECHO))
+    with trio.fail_after(PATIENCE):
+        assert (await made.find_device()).name == "auto"
+        await made.close()
+        again = await made.run(Describe(), lambda progress: None)
+        await made.close()
+    assert isinstance(again, Described) and again.name == "cuda:0"
