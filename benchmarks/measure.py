@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 from dipaco.cli.views.pace import time_left
-from dipaco.protocol.words import span
+from dipaco.protocol.numbers import span
 
 S = TypeVar("S", str, int)
 

@@ -97,10 +97,18 @@ def code_of(error: DipacoError) -> Exit:
 
 def interrupted(error: BaseException) -> bool:
     """Return whether Ctrl-C caused `error`: libraries wrap it, or raise another error from it."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(interrupted, error.exceptions))
-    under = error.__cause__ or error.__context__
-    return isinstance(error, KeyboardInterrupt) or (under is not None and interrupted(under))
+    seen: set[int] = set()  # an error of a group may have that group as its context
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, KeyboardInterrupt):
+            return True
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        waiting.append(each.__cause__ or each.__context__)
+        waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+    return False
 
 
 def on_interrupt(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:

@@ -22,8 +22,8 @@ from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.routing.policy import POLICY_PATTERN
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.faults import nearest, refusal_of, shown
 from dipaco.protocol.wire.text import one_line
-from dipaco.protocol.wire.words import nearest, refusal_of, shown
 
 FILE_NAME = "config.toml"
 HOME_VARIABLE = "DIPACO_HOME"
@@ -309,6 +309,8 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
         words = str(error)
     if value == "":
         words = "is empty; leave it out, or give it a value"
+    if key == "run.id" and isinstance(value, list):
+        words = re.sub(r"^\[\d+\]: the text ", "", words)
     words = words.removeprefix(f"{shown(value)} is ")  # which stands here already
     given = "" if isinstance(value, list | tuple) else f" = {ascii(value)[:MAX_QUOTED]}"
     raise ConfigError(f"{key}{given} ({origin}): {words}")  # the words name the entry of a list

@@ -15,14 +15,14 @@ LAYERS = ("protocol", "node", "cli")
 """Each may import from itself and from those before it."""
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "protocol": (
-        {"errors", "words"},
+        {"errors", "numbers"},
         {"wire"},
         {"run"},
         {"routing", "tensors"},
         {"work"},
     ),
     "node": (
-        {"condition", "descriptors", "pace", "storage"},
+        {"condition", "descriptors", "storage"},
         {"network"},
         {"config"},
         {"jobs", "logs"},

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dipaco.cli.options import config_of, home_of, home_option, json_option
+from dipaco.cli.options import Group, config_of, home_of, home_option, json_option
+from dipaco.protocol.numbers import size
 
 if TYPE_CHECKING:
     from dipaco.node.storage.blobs import BlobStore
@@ -23,7 +24,7 @@ KINDS = {
 """What each kind is, in words."""
 
 
-@click.group()
+@click.group(cls=Group)
 def cache() -> None:
     """The files that a home stores: info, prune."""
 
@@ -47,9 +48,9 @@ def info(home: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"home": str(folder)} | held | {"max": most, "free": free}))
         return
     for name, words in KINDS.items():
-        click.echo(f"{name:<8} {_size(getattr(stored, name)):>10}  {words}")
-    click.echo(f"{'total':<8} {_size(stored.total):>10}  of at most {_size(most)} (cache_max)")
-    click.echo(f"{'free':<8} {_size(free):>10}  on the disk of {folder}")
+        click.echo(f"{name:<8} {size(getattr(stored, name)):>10}  {words}")
+    click.echo(f"{'total':<8} {size(stored.total):>10}  of at most {size(most)} (cache_max)")
+    click.echo(f"{'free':<8} {size(free):>10}  on the disk of {folder}")
 
 
 @cache.command()
@@ -82,7 +83,7 @@ def prune(most: str | None, home: str | None) -> None:
         except HomeTaken:
             _make_room(place, bound, daemon=True)
     after = stored_in(place).total
-    click.echo(f"{_size(before - after)} removed, {_size(after)} left")
+    click.echo(f"{size(before - after)} removed, {size(after)} left")
     if after > bound:
         click.echo("the rest is needed or in use", err=True)
 
@@ -113,11 +114,3 @@ def _needed(home: "Home", blobs: "BlobStore") -> "frozenset[Digest]":
     me = peer_id(read_key(home.identity)) if home.identity.exists() else None
     with closing(Journal.open(home.journal)) as journal:
         return claims_of(home, blobs, RunStore(journal), journal, me).claimed()
-
-
-def _size(count: int) -> str:
-    """Return bytes with a unit that keeps three digits."""
-    for unit, power in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= power:
-            return f"{count / power:.1f} {unit}"
-    return f"{count} B"

@@ -78,7 +78,7 @@ def export(
     from dipaco.node.runs.checkpoint import path_named
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
-    from dipaco.protocol.words import count
+    from dipaco.protocol.numbers import count
 
     folder = home_of(home)
     checkpoint = open_checkpoint(name, folder, at)

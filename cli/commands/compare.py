@@ -118,7 +118,7 @@ def _write(comparison: "Comparison", out: Path) -> None:
 def methods_of(text: str | None) -> tuple[str, ...]:
     """Return the methods that `--methods` names, the usual ones for None; raises ConfigError."""
     from dipaco.node.compare.variants import METHODS, USUAL
-    from dipaco.protocol.wire.words import nearest
+    from dipaco.protocol.wire.faults import nearest
 
     if text is None:
         return USUAL

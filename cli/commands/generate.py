@@ -9,7 +9,7 @@ import click
 
 from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
 from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
-from dipaco.protocol.words import count as number
+from dipaco.protocol.numbers import count as number
 
 if TYPE_CHECKING:
     from dipaco.node.data.tokenizers import TextEncoder

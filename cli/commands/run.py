@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dipaco.cli.options import Group, OutFile, home_of, home_option, json_option
+from dipaco.cli.options import Group, home_of, home_option, json_option
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -53,7 +53,7 @@ def init(out: str, grid: str, data: tuple[Path, ...], text_field: str) -> None:
 
 @run.command()
 @click.argument("file", type=FILE)
-@click.option("--out", required=True, type=OutFile(), help="The run file to write.")
+@click.option("--out", required=True, metavar="FILE", help="The run file to write.")
 @click.option("--force", is_flag=True, help="Overwrite the run file.")
 @click.option("--key", type=FILE, help="The owner's key file [this node's own].")
 @click.option("--owner", metavar="PEER", help="The owner, who signs it later with `run sign`.")

@@ -23,7 +23,7 @@ from dipaco.node.runs.files import RunFile, write_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import Unavailable
-from dipaco.protocol.words import span
+from dipaco.protocol.numbers import span
 
 POLL_SECONDS = 0.5
 KILL_POLL_SECONDS = 0.1  # between polls while a volunteer is to be killed in the middle of a lease

@@ -11,9 +11,9 @@ from dipaco.cli.views.report import perplexity
 from dipaco.cli.views.text import label
 from dipaco.node.models.assessment import Assessment
 from dipaco.node.runs.checkpoint import Checkpoint
+from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.run.topology import experts_of
-from dipaco.protocol.words import count
 from dipaco.protocol.work.kinds import Evaluation
 
 

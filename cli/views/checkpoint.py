@@ -6,8 +6,8 @@ import msgspec
 
 from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.checkpoint import Checkpoint
+from dipaco.protocol.numbers import count, size
 from dipaco.protocol.run.topology import experts_of
-from dipaco.protocol.words import count, size
 
 MAX_PATHS_NAMED: Final = 6  # paths shown per module
 COLUMNS: Final = (

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from dipaco.cli.views.layout import Column, fitted_table, table_console
 from dipaco.node.compare.results import Comparison, RerouteRow, Row, by_size
-from dipaco.protocol.words import count
+from dipaco.protocol.numbers import count
 
 
 def main_table(comparison: Comparison) -> list[list[str]]:

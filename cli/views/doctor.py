@@ -9,7 +9,7 @@ from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.doctor.checks import Check
 from dipaco.node.doctor.memory_fit import FitReport, Try
 from dipaco.node.jobs.values import Described
-from dipaco.protocol.words import count, size, span
+from dipaco.protocol.numbers import count, size, span
 
 CHECK_HANG: Final = 17  # columns before the words of a check
 COLUMNS: Final = (

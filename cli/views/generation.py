@@ -15,8 +15,8 @@ from dipaco.node.data.text_stream import TextDecoder
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.models.generation import Generation, Step
 from dipaco.node.runs.checkpoint import Checkpoint
+from dipaco.protocol.numbers import count as number
 from dipaco.protocol.run.topology import experts_of
-from dipaco.protocol.words import count as number
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,9 +7,9 @@ import msgspec
 
 from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.files import RunFile
+from dipaco.protocol.numbers import count, span
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.words import count, span
 
 WHOLE_PEERS: Final = 100  # columns from which on PeerIDs are shown whole
 RUN_COLUMNS: Final = (

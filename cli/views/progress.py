@@ -18,8 +18,8 @@ from rich.text import Text
 from dipaco.cli.views.pace import LinePacing, Pace
 from dipaco.cli.views.text import clock
 from dipaco.node.jobs.values import Progress as JobProgress
+from dipaco.protocol.numbers import amount
 from dipaco.protocol.wire.text import escaped
-from dipaco.protocol.words import amount
 
 BAR_WIDTH = 20  # columns
 BAR_FROM = 70  # columns of a terminal that has room for a bar

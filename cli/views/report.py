@@ -19,11 +19,11 @@ from dipaco.node.api.values import EvaluationView
 from dipaco.node.status.document import Memory, StageTime, Totals, Verdict
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.numbers import span
 from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.topology import experts_of
 from dipaco.protocol.wire.canonical import encode
-from dipaco.protocol.words import span
 
 SCHEMA: Final = 1
 MAX_REPORT = 64 << 20  # bytes

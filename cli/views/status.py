@@ -12,8 +12,8 @@ from dipaco.node.status.document import (
     Status,
     TaskStatus,
 )
+from dipaco.protocol.numbers import amount, count, size, span
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.words import amount, count, size, span
 
 WHOLE_PEERS = 100  # columns from which on PeerIDs of others are shown whole
 HANG = 9  # columns of a row's name

@@ -37,7 +37,7 @@ from dipaco.node.api.values import (
 from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
-from dipaco.protocol.wire.words import without_pattern
+from dipaco.protocol.wire.faults import without_pattern
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus

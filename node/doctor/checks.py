@@ -22,9 +22,9 @@ from dipaco.node.descriptors import raise_limit, shortage
 from dipaco.node.jobs.values import Answer, Described, Failed
 from dipaco.node.limits.disk import free_bytes
 from dipaco.node.storage.files import Home
+from dipaco.protocol.numbers import count, size, span
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.address import Address
-from dipaco.protocol.words import count, size, span
 
 PACKAGE = "dipaco-node"
 LIBP2P = "0.8.1"  # the version that node/network/shims.py repairs

@@ -19,11 +19,11 @@ from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.errors import DipacoError, Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.numbers import count, span
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_LISTED, Listing, ListPeers, Register, Registered
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.words import count, span
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus

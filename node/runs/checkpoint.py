@@ -19,12 +19,12 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.run.topology import Topology, experts_of
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.words import count
 from dipaco.protocol.work.run_state import RunState
 
 Float32 = NDArray[np.float32]

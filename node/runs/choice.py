@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from dipaco.node.runs.files import MAX_OFFERS, choose_run
 from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.faults import nearest
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.wire.words import nearest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ from dipaco.protocol.errors import ConfigError, LocalProtocolError
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.source import Source, Tokenizer
 from dipaco.protocol.wire.canonical import Wire
+from dipaco.protocol.wire.faults import nearest, shown
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.words import nearest, shown
 
 if TYPE_CHECKING:
     from dipaco.node.runs.warm_start import LlamaCheckpoint

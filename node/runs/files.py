@@ -16,9 +16,9 @@ from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
 from dipaco.protocol.run.manifest import FORMAT, Manifest, run_id
 from dipaco.protocol.wire.canonical import decode, encode, field_of
 from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.faults import nearest
 from dipaco.protocol.wire.identity import PeerId, peer_id, public_key_of
 from dipaco.protocol.wire.signed import MAX_BODY, MAX_ENVELOPE, Signed, decode_signed, sign
-from dipaco.protocol.wire.words import nearest
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.run.manifest import Manifest, Name, Routing, Scheduling
 from dipaco.protocol.run.model_shape import Grid, Model
 from dipaco.protocol.run.training import Training
+from dipaco.protocol.wire.faults import fault_of, nearest, shown
 from dipaco.protocol.wire.text import one_line
-from dipaco.protocol.wire.words import fault_of, nearest, shown
 
 HexDigest = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits in quotes")
@@ -36,7 +36,7 @@ class TokenizerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The digest that the file must have, if it is given."""
 
 
-SEED: Final = next(f.type for f in msgspec.structs.fields(Manifest) if f.name == "seed")
+SEED: Final = {f.name: f.type for f in msgspec.structs.fields(Manifest)}["seed"]
 PLAIN: Final[dict[str, Any]] = {"name": Name, "seed": SEED}
 """The fields above the first table."""
 TABLES: Final[dict[str, type[msgspec.Struct]]] = {

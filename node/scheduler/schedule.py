@@ -34,12 +34,12 @@ from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
 from dipaco.node.scheduler.parking import Parking
+from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.modules import ModuleId, digest_of
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
-from dipaco.protocol.words import count
 from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
 from dipaco.protocol.work.kinds import TOKEN_BYTES, Lease, Result, Token, TrainLease
 from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted

@@ -24,8 +24,8 @@ from dipaco.node.status.document import (
     state_of,
 )
 from dipaco.node.status.totals import Sums
+from dipaco.protocol.numbers import amount, span
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.words import amount, span
 from dipaco.protocol.work.calls import Held
 
 log = logging.getLogger(__name__)

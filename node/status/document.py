@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from dipaco.protocol.words import count, span
+from dipaco.protocol.numbers import count, span
 
 SCHEMA: Final = 1
 
@@ -75,7 +75,7 @@ REASONS: dict[str, tuple[State, str]] = {
 }
 """Reason code: its state and its text. The codes of limits are in node/limits/.
 
-`{peers:n peer}` is a count with its noun, `{wait:span}` a time in seconds (protocol/words.py).
+`{peers:n peer}` is a count with its noun, `{wait:span}` a time in seconds (protocol/numbers.py).
 """
 
 
@@ -169,6 +169,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     answers: bool
     """Whether this node is connected to the scheduler, or is the scheduler."""
     over: bool
+    """Whether its last round is done, as far as this node's ledger tells."""
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any
 
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.wire.words import shown
+from dipaco.protocol.wire.faults import shown
 
 MAX_FILE = 1 << 20  # bytes; a full run or configuration has 3 KB
 

@@ -15,6 +15,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.verification.spot_check import compare, draw_rows, rescoring
 from dipaco.node.verification.verifier import derivation_of
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
+from dipaco.protocol.numbers import count as number
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.routing.verdict import (
@@ -29,7 +30,6 @@ from dipaco.protocol.routing.verdict import (
     static_check,
 )
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.words import count as number
 from dipaco.protocol.work.kinds import Scored, ScoreResult
 
 

@@ -21,10 +21,10 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import Activity
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError, Unavailable
+from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.labels import Scores, contradictions
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.words import count
 from dipaco.protocol.work.kinds import TOKEN_BYTES, Scored, ScoreResult
 
 log = logging.getLogger(__name__)

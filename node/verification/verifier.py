@@ -25,6 +25,7 @@ from dipaco.node.storage.journal import Journal
 from dipaco.node.verification.spot_check import SpotCheck
 from dipaco.node.verification.tokenizer import obtain_tokenizer
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable, Unverifiable
+from dipaco.protocol.numbers import count, span
 from dipaco.protocol.routing.decision import Decision, ReceiptTally, decide, may_pass
 from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.routing.policy import Policy
@@ -47,7 +48,6 @@ from dipaco.protocol.wire.digest import short
 from dipaco.protocol.wire.identity import PeerId, peer_id, short_peer
 from dipaco.protocol.wire.messages import Item
 from dipaco.protocol.wire.signed import sign
-from dipaco.protocol.words import count, span
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import RunActivity
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.numbers import span
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
-from dipaco.protocol.words import span
 from dipaco.protocol.work.authority import Authority, authority
 from dipaco.protocol.work.calls import (
     AskHolders,

@@ -12,7 +12,7 @@ import cbor2
 import msgspec
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.wire.words import fault_of, refusal_of
+from dipaco.protocol.wire.faults import fault_of, refusal_of
 
 PROTOCOL_VERSION: Final = 2  # in the name of every stream, and in the domain of every signature
 MAX_DEPTH = 16  # nested arrays and maps; our deepest value has 6

@@ -52,8 +52,8 @@ class RunState:
         """The same by path and version."""
         self._unevaluated: dict[tuple[int, int], int] = {}
         """By path and epoch, where it was advanced: see `first_unevaluated`."""
-        self._path_versions = [-1] * self.topology.paths
-        """Per path the newest version that all its modules have."""
+        self._path_versions: dict[int, int] = {}
+        """Per path the newest version that all its modules have; empty before the seed model."""
         self.scored: dict[tuple[int, int], list[Scored]] = {}
         """Score sheets by (path, window), in the order in which they were recorded."""
         self.contributors: dict[int, PeerId] = {}
@@ -93,7 +93,7 @@ class RunState:
 
     def path_version(self, path: int) -> int:
         """Return the newest version that all modules of `path` have; -1 before the seed model."""
-        return self._path_versions[path]
+        return self._path_versions.get(path, -1)
 
     def first_unevaluated(self, path: int, epoch: int) -> int:
         """Return the first version that an epoch's router evaluates and `path` lacks."""

@@ -13,6 +13,9 @@ from dipaco.cli.main import COMMANDS
 from tests.cli.shell import Shell
 
 WRONG = {
+    "cache info --max 1": "No such option '--max'",
+    "cache prune --max 4": "the unit is missing",
+    "cache prune --max '4 gb'": "did you mean GB?",
     # commands and options that do not exist
     "fly": "No such command 'fly'",
     "strat": "Did you mean one of: 'start', 'status'?",
@@ -76,11 +79,11 @@ WRONG = {
     "generate x y --seed -1": "-1 is not in the range",
     "ckpt export x --format hf --at -1 --out y": "-1 is not in the range",
     # values that are none of the possible ones
-    "start --rendezvous --device gpu": "not auto, cpu, cuda, cuda:N or mps",
-    "start --rendezvous --verify receipts:x": "not require, warn or receipts:Q",
+    "start --rendezvous --device gpu": "not one of auto, cpu, cuda, cuda:N, mps",
+    "start --rendezvous --verify receipts:x": "not one of require, warn, receipts:Q",
     "start --rendezvous --log-level loud": "is not one of 'debug', 'info', 'warning', 'error'",
     "start --rendezvous --log-format xml": "is not one of 'text', 'json'",
-    "doctor --device gpu": "not auto, cpu, cuda, cuda:N or mps",
+    "doctor --device gpu": "not one of auto, cpu, cuda, cuda:N, mps",
     "reference --device gpu": "'gpu' is none of auto, cpu, cuda, cuda:N and mps",
     "compare --device cuda:x": "'cuda:x' is none of auto, cpu, cuda, cuda:N and mps",
     "eval x --device gpu": "'gpu' is none of auto, cpu, cuda, cuda:N and mps",
@@ -103,8 +106,8 @@ WRONG = {
     "id --home file": "file is not a folder",
     "run list --home file": "file is not a folder",
     "run create folder --out x": "'folder' is a directory",
-    "run create x.toml --out folder": "'folder' is a directory",
-    "run create x.toml --out nowhere/x": "'nowhere' is no folder",
+    "run create x.toml --out folder": "--out: folder is a folder: name a file in it",
+    "run create x.toml --out nowhere/x": "--out: nowhere/x: there is no folder nowhere",
     "run create nowhere.toml --out x": "cannot read nowhere.toml",
     "run sign folder --key x": "'folder' is a directory",
     "run verify folder": "'folder' is a directory",

@@ -825,7 +825,7 @@ CONFIGS = [
     ),
     (
         "[run]\nid = 'A b'",
-        "run.id = 'A b' (config.toml): not a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
+        "run.id (config.toml): 'A b' is not a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
     ),
     (
         "[run]\nid = demo",

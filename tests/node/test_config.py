@@ -58,7 +58,7 @@ def test_several_runs_may_be_listed_in_the_file_and_on_the_command_line(tmp_path
     assert load(tmp_path, "[run]\nid = 'aa, bb'").run.id == ("aa", "bb")
     assert load(tmp_path, "", run__id="bb,aa").run.id == ("bb", "aa")
     assert load(tmp_path, "[run]\nid = ''").run.id == ()
-    with pytest.raises(ConfigError, match=r"run\.id.*a run id or name"):
+    with pytest.raises(ConfigError, match=r"run\.id.*a run's id or name"):
         load(tmp_path, "[run]\nid = ['aa', 'b b']")
 
 

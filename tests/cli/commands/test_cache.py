@@ -61,7 +61,9 @@ def test_prune_takes_blobs_only_while_no_daemon_runs(
         assert run(command) == Exit.OK
     assert (blobs.has(digest), path.exists()) == (daemon, False)
     told = capsys.readouterr()
-    assert told.out == ("4.0 kB removed, 1.2 kB left\n" if daemon else "5.2 kB removed, 0 B left\n")
+    assert told.out == (
+        "4.0 kB removed, 1.2 kB left\n" if daemon else "5.2 kB removed, 0 bytes left\n"
+    )
 
 
 @pytest.mark.parametrize("size", ["much", "5", "-1 GB"])

@@ -301,4 +301,4 @@ def test_a_home_that_cannot_be_used_is_left_alone(shell: Shell, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     for verb in (["id"], ["key", "new"], ["run", "create", "tiny.toml", "--out", "x.run"]):
         said = fails(shell, tmp_path, Exit.USAGE, *verb, "--home", "file/home")
-        assert "cannot use the home" in said
+        assert "choose another --home" in said

@@ -28,7 +28,7 @@ def test_no_progress_is_shown_before_it_is_known() -> None:
 
 
 def test_each_of_several_runs_has_a_block() -> None:
-    over = reason("run-over", 1.0, round=3, rounds=3)
+    over = reason("run-over", 1.0, round=3, rounds=3, next="no other run is on offer")
     other = RunBlock(
         **{name: getattr(block(), name) for name in RunBlock.__struct_fields__}
         | {"id": "12" * 32, "name": "other", "state": "waiting", "reasons": (over,)}

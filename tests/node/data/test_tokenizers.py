@@ -265,7 +265,10 @@ NO_MAP = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
         (made(tokenizers.models.WordPiece({"a": 0}, unk_token="[UNK]")), "no ids for a text"),
         (made(byte_level(), pre_tokenizer=NO_CHUNK), "no ids for a text.*: chunk size"),
         (made(byte_level(), normalizer=NO_MAP), "not a file of the `tokenizers` library: Precomp"),
-        (made(tokenizers.models.WordLevel({"[UNK]": 1 << 31}, "[UNK]")), "vocabulary: Expected"),
+        (
+            made(tokenizers.models.WordLevel({"[UNK]": 1 << 31}, "[UNK]")),
+            "vocabulary: 2147483649 is not",
+        ),
     ],
 )
 def test_a_tokenizer_that_fails_on_a_text_is_refused_in_one_line(

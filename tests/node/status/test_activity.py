@@ -18,7 +18,7 @@ ONE, TWO = sha256(b"one"), sha256(b"two")
 def scheduling(activity: Activity, run: bytes, leases: int) -> None:
     voice = activity.of(sha256(run))
     voice.leases = leases
-    voice.say("scheduling", round=1, rounds=2, held=leases, paths=4)
+    voice.say("scheduling", round=1, rounds=2, held=leases, paths=4, parked="")
 
 
 def test_a_node_of_several_runs_is_named_by_the_busiest() -> None:
@@ -28,7 +28,7 @@ def test_a_node_of_several_runs_is_named_by_the_busiest() -> None:
     assert activity.by_busyness == [TWO, ONE] and "3 of 4 paths" in activity.reason.text
     activity.of(ONE).say("outer-step", module="stem", round=1)
     assert (activity.state, activity.reason.code) == ("training", "outer-step")
-    activity.of(ONE).say("run-over", round=2, rounds=2)
+    activity.of(ONE).say("run-over", round=2, rounds=2, next="")
     assert activity.reason.code == "scheduling"
 
 

@@ -12,6 +12,8 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.run_state import RunState
 from tests.node.training.small import any_spec, small_manifest
 from tests.values import key
@@ -23,11 +25,12 @@ def checkpointed(blobs: Path, value: Manifest | None = None) -> Checkpoint:
     """Return where a run of `small_manifest` and the embedded tokenizer stands, at version 2."""
     value = value or small_manifest(tokenizer=embedded_tokenizer())
     store, view, chance = BlobStore(blobs), RunState(value), np.random.default_rng(0)
+    states: dict[ModuleId, list[Digest]] = {}
     for place, module in enumerate(value.topology.modules):
         start = initial_module(replace(value, seed=place), module)
         noise = chance.normal(size=(VERSIONS, len(start))).astype(np.float32) / 8
-        view.states[module] = [store.write_array(start + each) for each in noise]
-    view.specs = [spec_digest(any_spec(value))]
+        states[module] = [store.write_array(start + each) for each in noise]
+    view.restore([spec_digest(any_spec(value))], states, [])
     run = sign_manifest(value, key("owner"))
     return checkpoint_of(run, [any_spec(value)], view, store)
 

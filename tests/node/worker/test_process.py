@@ -371,8 +371,14 @@ def test_the_first_frame_carries_every_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"compute": ComputeSection(nice=99)}, "`int` <= 19 - at `$.compute.nice`"),
-        ({"storage": StorageSection(max_shards=0)}, "at `$.storage.max_shards`"),
+        (
+            {"compute": ComputeSection(nice=99)},
+            "compute.nice: 99 is not",
+        ),
+        (
+            {"storage": StorageSection(max_shards=0)},
+            "storage.max_shards: 0 is not",
+        ),
     ],
 )
 def test_settings_out_of_their_bounds_end_the_child_with_a_line(

@@ -14,8 +14,8 @@ from dipaco.node.runs.tables import TABLES
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.digest import sha256
+from dipaco.protocol.wire.faults import fault_of, nearest, shown
 from dipaco.protocol.wire.messages import Item, Pong
-from dipaco.protocol.wire.words import fault_of, nearest, shown
 
 D = sha256(b"a blob")
 

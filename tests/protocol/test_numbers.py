@@ -2,7 +2,7 @@
 
 import pytest
 
-from dipaco.protocol.words import amount, count, plural, size, span
+from dipaco.protocol.numbers import amount, count, plural, size, span
 
 
 def test_a_count_has_its_noun_in_the_right_number() -> None:
