@@ -57,6 +57,11 @@ def stored_in(home: Home) -> Stored:
     )
 
 
+def nothing() -> int:
+    """Return 0: nothing else counts."""
+    return 0
+
+
 def besides(home: Home, folder: Path) -> Callable[[], int]:
     """Return a function that measures what the bound counts apart from `folder`."""
 

@@ -40,7 +40,7 @@ from dipaco.node.routing.shards import Shards
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.node.storage.stored import besides
+from dipaco.node.storage.stored import besides, nothing
 from dipaco.protocol.errors import NoDevice
 
 if TYPE_CHECKING:
@@ -53,33 +53,44 @@ if TYPE_CHECKING:
     from dipaco.protocol.work.kinds import Result
 
 
-def tools_of(settings: WorkerSettings) -> SourceDeps:
-    """Return the blob store and the access to sources in the home that `settings` name."""
+def tools_of(settings: WorkerSettings, *, whole_home: bool = False) -> SourceDeps:
+    """Return the blob store and the access to sources in the home that `settings` name.
+
+    whole_home   as for `Performer`.
+    """
     home = Home.at(settings.folder)
     use_scratch_of(home)
     most = settings.storage.cache_max
     access = Access(
         local_sources=settings.run.local_sources,
         whole_files=settings.run.whole_files,
-        downloads=Downloads(home.sources, most, besides=besides(home, home.sources)),
+        downloads=Downloads(
+            home.sources, most, besides=besides(home, home.sources) if whole_home else nothing
+        ),
     )
     return SourceDeps(BlobStore(home.blobs), access)
 
 
-def shards_of(settings: WorkerSettings, deps: SourceDeps) -> Shards:
+def shards_of(settings: WorkerSettings, deps: SourceDeps, *, whole_home: bool = False) -> Shards:
     """Return the shards of that home; missing ones are computed through `deps`."""
     storage, home = settings.storage, Home.at(settings.folder)
-    cache = ShardCache(home.shards, storage.cache_max, besides=besides(home, home.shards))
+    others = besides(home, home.shards) if whole_home else nothing
+    cache = ShardCache(home.shards, storage.cache_max, besides=others)
     return Shards(cache, deps, max_shards=storage.max_shards)
 
 
 class Performer:
     """Does jobs on one home's blob store and shard cache."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, *, whole_home: bool = False) -> None:
+        """Take the settings of one home.
+
+        whole_home   whether `cache_max` bounds all that the home stores, as in a daemon's; a
+                     reference and a comparison keep every state, and it bounds their shards alone.
+        """
         self._settings = settings
-        self._deps = tools_of(settings)
-        self._shards = shards_of(settings, self._deps)
+        self._deps = tools_of(settings, whole_home=whole_home)
+        self._shards = shards_of(settings, self._deps, whole_home=whole_home)
         self._made_trainer: Trainer | None = None
 
     @property

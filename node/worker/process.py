@@ -44,7 +44,7 @@ def main() -> None:
     os.nice(settings.compute.nice)
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
     threading.Thread(target=read_jobs, args=(pipe, jobs), daemon=True).start()
-    performer = Performer(settings)
+    performer = Performer(settings, whole_home=True)
     while True:
         answer = perform(performer, jobs.get(), Throttle(send_to(answers), time.monotonic))
         send_to(answers)(answer)

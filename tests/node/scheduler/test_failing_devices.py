@@ -51,7 +51,7 @@ async def test_whatever_happens_meanwhile_a_told_pause_is_kept(
     failures = [Failed(kind="local", reason="out of paper")] * 5
     anna = await swarm.start("anna", fail=failures)
     activity = anna.parts.activity
-    await until(lambda: "5 in a row (out of paper), next try in 60 s" in activity.reason.text)
+    await until(lambda: "5 in a row (out of paper), next try in 1 min" in activity.reason.text)
     told = trio.current_time()
     for _ in range(118):
         anna.parts.run_store.changed.notify()  # as a ledger record does, or any other item
