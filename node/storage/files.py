@@ -236,16 +236,9 @@ class Home:
     def at(cls, root: Path) -> "Home":
         """Return the home at `root`; the folder is made if it does not exist (mode 0700).
 
-        Raises ConfigError if it cannot be read and written, or if its path is too long for a
-        socket in it.
+        Raises ConfigError if it cannot be read and written.
         """
         home = cls(root.expanduser().absolute())
-        length = len(os.fsencode(home.socket))
-        if length > MAX_SOCKET_PATH:
-            raise ConfigError(
-                f"home: the path {home.socket} has {length} bytes, a socket's path at most "
-                f"{MAX_SOCKET_PATH}: choose a shorter --home"
-            )
         with translated(home.root, "use the home"):
             home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (home.blobs, home.cache):
@@ -318,7 +311,17 @@ class Home:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold this home for the block; raises HomeTaken if another process does."""
+        """Hold this home for a daemon's block.
+
+        Raises HomeTaken if another process does, and ConfigError if its path is too long for the
+        daemon's socket.
+        """
+        length = len(os.fsencode(self.socket))
+        if length > MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"home: the path {self.socket} has {length} bytes, a socket's path at most "
+                f"{MAX_SOCKET_PATH}: choose a shorter --home"
+            )
         with translated(self.lock_file, "lock"):
             descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:

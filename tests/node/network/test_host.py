@@ -302,12 +302,14 @@ async def test_the_end_of_a_connection_is_one_line_for_debugging_with_peer_and_r
     caplog.set_level(logging.DEBUG, logger="dipaco")
     async with open_host(KEYS[0], listen=LISTEN) as node, open_host(KEYS[1]) as guest:
 
-        async def away(_stream: Stream) -> None:
+        async def away(stream: Stream) -> None:
+            await stream.receive(1)  # else the other end may hear of it while it opens the stream
             raise Unavailable("the connection ended")
 
         node.serve(ECHO, away)
         await guest.dial(node.me, node.addresses)
         stream = await guest.open(node.me, ECHO)
+        await stream.send(b"?")
         assert await ends(stream)
         await guest.hang_up(node.me, "it was asked for")
         await until(lambda: not node.peers())
