@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.node.storage.files import read_file, write_file
+from dipaco.node.storage.files import read_file, translated, write_file
 from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
 from dipaco.protocol.run.manifest import FORMAT, Manifest, run_id
 from dipaco.protocol.wire.canonical import decode, encode, field_of
@@ -114,7 +114,9 @@ def kept_runs(home: Path) -> tuple[RunFile, ...]:
     A file that is not a run is told of, and the others are returned.
     """
     found = []
-    for path in sorted((home / "runs").glob(f"*{SUFFIX}")):
+    with translated(home, "list"):
+        paths = sorted((home / "runs").glob(f"*{SUFFIX}"))
+    for path in paths:
         try:
             found.append(read_run(path))
         except (ConfigError, Refusal) as error:

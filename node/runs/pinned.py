@@ -10,13 +10,22 @@ from pathlib import Path
 
 from dipaco.node.runs.files import SUFFIX, read_run
 from dipaco.node.runs.local_result import blobs_of_results
+from dipaco.node.storage.files import translated
 from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.digest import Digest
 
 
 def pinned_blobs(home: Path, manifests: Iterable[Manifest]) -> set[Digest]:
-    """Return them all; `manifests` are those that the node of `home` knows."""
+    """Return them all; `manifests` are those that the node of `home` knows.
+
+    Raises ConfigError, or Unavailable if too many files are open: then nothing may be removed.
+    """
+    with translated(home, "list"):
+        return _named(home, manifests)
+
+
+def _named(home: Path, manifests: Iterable[Manifest]) -> set[Digest]:
     named = blobs_of_results(home)
     for manifest in manifests:
         named |= blobs_of_manifest(manifest)

@@ -5,10 +5,14 @@ gives up is removed at once. What nobody ever claimed, such as the result of a p
 killed, goes by its age (`stored.py`).
 """
 
+import logging
 from collections.abc import Callable, Collection
 
 from dipaco.node.storage.blobs import BlobStore
+from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.digest import Digest
+
+log = logging.getLogger(__name__)
 
 
 class Claims:
@@ -22,7 +26,10 @@ class Claims:
         self._held: dict[object, frozenset[Digest]] = {}
 
     def claimed(self) -> frozenset[Digest]:
-        """Return the blobs that somebody needs; another thread may call this."""
+        """Return the blobs that somebody needs; another thread may call this.
+
+        Raises ConfigError and Unavailable if it cannot be known now.
+        """
         pinned = (each() for each in self._pinned)
         return frozenset().union(*pinned, *tuple(self._held.values()))
 
@@ -42,5 +49,11 @@ class Claims:
         self._remove(before.union(passed))
 
     def _remove(self, given_up: frozenset[Digest]) -> None:
-        for digest in given_up - self.claimed():
+        """Remove blobs that nobody claims; if that cannot be known, they go by their age."""
+        try:
+            gone = given_up - self.claimed()
+        except (ConfigError, Unavailable) as error:
+            log.warning("old blobs stay for now: %s", error)
+            return
+        for digest in gone:
             self._blobs.remove(digest)

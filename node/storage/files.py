@@ -119,7 +119,9 @@ def remove_temporary(folder: Path) -> None:
 
     Only while this process writes none itself: a file of its number is of an earlier process.
     """
-    for path in folder.glob("*.temp"):
+    with translated(folder, "list"):
+        paths = list(folder.glob("*.temp"))
+    for path in paths:
         found = _TEMPORARY.fullmatch(path.name)
         if found and not _is_alive(int(found[1])):
             remove_path(path)

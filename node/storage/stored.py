@@ -14,9 +14,9 @@ from pathlib import Path
 
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
-from dipaco.node.storage.files import DiskFull, Home, folder_bytes, remove_path
+from dipaco.node.storage.files import Home, folder_bytes, remove_path, translated
 from dipaco.node.storage.shard_cache import ShardCache
-from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.digest import Digest
 
 log = logging.getLogger(__name__)
@@ -81,9 +81,10 @@ def tidy(blobs: BlobStore, claims: Claims, cache_max: int, root: Path) -> int:
     """
     home, now = Home(root), time.time()
     try:
-        blobs.prune(claims.claimed(), 0, used_before=now - UNCLAIMED_SECONDS)
-        make_room(home, blobs, claims.claimed(), cache_max, used_before=now - SETTLED_SECONDS)
-    except (ConfigError, DiskFull) as error:
+        with translated(root, "tidy"):
+            blobs.prune(claims.claimed(), 0, used_before=now - UNCLAIMED_SECONDS)
+            make_room(home, blobs, claims.claimed(), cache_max, used_before=now - SETTLED_SECONDS)
+    except (ConfigError, Unavailable) as error:
         log.warning("the stored files are not tidied: %s", error)
     return stored_in(home).total
 

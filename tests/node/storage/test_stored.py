@@ -1,11 +1,14 @@
 """The one bound of a home. Rules of this file: real files, whose times of use are set."""
 
 import os
+import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dipaco.node.runs.pinned import pinned_blobs
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
 from dipaco.node.storage.files import Home
@@ -102,3 +105,33 @@ def test_shards_find_the_room_that_blobs_leave(home: Home) -> None:
     with pytest.raises(ConfigError, match=named), cache.build(SPEC, 1) as writer:
         writer.append("0.tokens", bytes(2500))
     assert stored_in(home).total <= 12_000
+
+
+@pytest.fixture
+def no_descriptor() -> Iterator[None]:
+    """Take all free file descriptors for the test."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_free_descriptor_nothing_is_removed_and_nothing_ends(
+    home: Home, no_descriptor: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.runs.mkdir()
+    blobs = BlobStore(home.blobs)
+    claims = Claims(blobs, lambda: pinned_blobs(home.root, ()))
+    claims.claim("run", [sha256(b"one")])
+    claims.claim("run", [])
+    tidy(blobs, claims, 0, home.root)
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "old blobs stay for now",
+        "old blobs stay for now",
+        "the stored files are not tidied",
+    ]
+    assert all("Too many open files" in line for line in caplog.messages)
