@@ -23,8 +23,9 @@ COVERED := tests/protocol tests/node/kinds tests/node/scheduler
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
 
+# TEST_JOBS=1 runs one test after another, as continuous integration does.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(or $(TEST_JOBS),2) --dist worksteal
 
 quick: lint
 	$(BIN)/python -m pytest -m "not slow" $(QUICK)
