@@ -209,12 +209,17 @@ class BlobStore:
     def _files(self) -> list[tuple[int, int, Path]]:
         """Return last use (ns), bytes and path of every file."""
         found = []
-        for path in self._root.glob("*/*"):
+        for folder in self._root.iterdir():
             try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue  # removed meanwhile by another process
-            found.append((status.st_mtime_ns, status.st_size, path))
+                entries = list(os.scandir(folder))
+            except NotADirectoryError:
+                continue
+            for entry in entries:
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue  # removed meanwhile by another process
+                found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
         return found
 
     def _place(self, digest: Digest) -> Path:
