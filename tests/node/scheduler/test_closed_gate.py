@@ -170,6 +170,7 @@ class Holder(RealReader):
         return await super().run(job, on_progress)
 
 
+@pytest.mark.slow
 async def test_closing_ends_a_real_worker_process_and_opening_starts_another(
     free: dict[str, int], tmp_path: Path
 ) -> None:
