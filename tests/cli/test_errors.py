@@ -28,32 +28,9 @@ from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.identity import peer_id
 from dipaco.protocol.wire.signed import Signed
 from tests.cli.shell import Shell
+from tests.cli.tiny import TINY
 
-RUN = """
-name = "tiny"
-seed = 3
-[source]
-kind = "synthetic"
-documents = 64
-[model]
-d_model = 16
-heads = 2
-kv_heads = 2
-d_ff = 32
-context = 40
-[grid]
-levels = [{ experts = 2, blocks = 1 }]
-[routing]
-sample = 32
-dimension = 16
-[training]
-seed_steps = 1
-rounds = 1
-inner_steps = 1
-batch = 1
-[training.inner]
-[training.outer]
-"""
+RUN = f"\n{TINY}[training.inner]\n[training.outer]\n"
 
 
 @pytest.fixture

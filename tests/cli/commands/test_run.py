@@ -14,29 +14,7 @@ from dipaco.cli.main import run
 from dipaco.node.network.keys import read_key
 from dipaco.node.runs.files import read_run
 from dipaco.protocol.wire.identity import peer_id
-
-TOML = """\
-name = "tiny"
-seed = 3
-[source]
-kind = "synthetic"
-documents = 64
-[model]
-d_model = 16
-heads = 2
-kv_heads = 2
-d_ff = 32
-context = 40
-[grid]
-levels = [{ experts = 2, blocks = 1 }]
-[routing]
-sample = 32
-[training]
-seed_steps = 1
-rounds = 1
-inner_steps = 1
-batch = 1
-"""
+from tests.cli.tiny import TINY
 
 Shell = Callable[..., tuple[int, str, str]]
 
@@ -48,7 +26,7 @@ def shell(
     """Return a function that runs a command line, and returns exit code, stdout and stderr."""
     monkeypatch.setenv("DIPACO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(TOML)
+    (tmp_path / "tiny.toml").write_text(TINY)
 
     def ask(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -110,7 +88,7 @@ def test_a_run_file_is_overwritten_only_when_told(shell: Shell, tmp_path: Path) 
     said = fails(shell, tmp_path, Exit.USAGE, *create)
     assert "--out: tiny.run exists already: name another file, or give --force" in said
     first = (tmp_path / "tiny.run").read_bytes()
-    (tmp_path / "tiny.toml").write_text(TOML.replace("seed = 3", "seed = 4"))
+    (tmp_path / "tiny.toml").write_text(TINY.replace("seed = 3", "seed = 4"))
     assert shell(*create, "--force")[0] == Exit.OK
     assert (tmp_path / "tiny.run").read_bytes() != first
 
@@ -129,7 +107,7 @@ def test_neither_the_toml_nor_a_folder_nor_a_device_is_overwritten(
 def test_a_run_that_fails_leaves_an_old_home_as_it_was(shell: Shell, tmp_path: Path) -> None:
     assert shell("run", "create", "tiny.toml", "--out", "tiny.run")[0] == Exit.OK
     (tmp_path / "home" / "identity.key").unlink()
-    (tmp_path / "bad.toml").write_text(TOML.replace("rounds = 1", "rounds = 0"))
+    (tmp_path / "bad.toml").write_text(TINY.replace("rounds = 1", "rounds = 0"))
     fails(shell, tmp_path, Exit.USAGE, "run", "create", "bad.toml", "--out", "bad.run")
 
 
@@ -194,7 +172,7 @@ def test_another_key_than_the_owners_signs_nothing(
     ("data", "words"),
     [
         (b"", "it is empty"),
-        (TOML.encode(), "it is text; `dipaco-node run create` makes a run file of a TOML file"),
+        (TINY.encode(), "it is text; `dipaco-node run create` makes a run file of a TOML file"),
         (b"\xa0", "malformed Signed: "),
         (bytes(range(256)), "malformed Signed: "),
         (cbor2.dumps([1, 2]), "malformed Signed: "),
@@ -265,7 +243,7 @@ def test_a_start_that_is_refused_adds_no_run_to_the_home(shell: Shell, tmp_path:
 def test_a_verb_that_fails_makes_nothing(
     shell: Shell, tmp_path: Path, code: Exit, arguments: str
 ) -> None:
-    (tmp_path / "bad.toml").write_text(TOML.replace("rounds = 1", "rounds = 0"))
+    (tmp_path / "bad.toml").write_text(TINY.replace("rounds = 1", "rounds = 0"))
     shell("key", "new", "owner.key")
     created = shell("run", "create", "tiny.toml", "--out", "tiny.run", "--key", "owner.key")
     assert created[0] == Exit.OK
