@@ -1,7 +1,7 @@
 """The inputs of a verb: a checkpoint by name, its states, a worker's settings, and its outputs."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,16 +52,19 @@ def home_for(root: Path) -> "Iterator[Home]":
 
     root = root.absolute()
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    try:
-        yield Home.at(root)
-    except BaseException:
+
+    def remove() -> None:
         if made and not Home(root).identity.exists():
             shutil.rmtree(root, ignore_errors=True)
             for folder in made[1:]:
                 if any(folder.iterdir()):
                     break
                 folder.rmdir()
-        raise
+
+    with ExitStack() as failed:
+        failed.callback(remove)
+        yield Home.at(root)
+        failed.pop_all()
 
 
 def open_checkpoint(name: str, home: Path, at: int | None) -> "Checkpoint":

@@ -87,7 +87,6 @@ HEAVY = ("torch", "datasets", "tokenizers", "pyarrow", "pandas")
 BROAD = {
     "node/api/server.py": "a bug in an answer to a local client ends no node that serves peers",
     "node/network/shims.py": "whatever libp2p raises becomes an error of ours, once",
-    "node/data/tokenizers.py": "the tokenizers library raises the bare class",
 }
 """Where `except Exception` stands, once each, and why."""
 

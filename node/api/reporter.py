@@ -180,13 +180,13 @@ class StatusReporter:
         """Return a reason that begins with the run's name, where there are several runs."""
         several, foremost = len(self.runs) > 1, self.activity.foremost
         names = {each.run: each.manifest.name for each in self.runs}
-        spoke = [run for run, voice in self.activity.runs.items() if voice is foremost]
-        if not several or not spoke or spoke[0] not in names:
+        shown = [run for run, each in self.activity.runs.items() if each is foremost]
+        if not several or not shown or shown[0] not in names:
             return reason
-        return replace(reason, text=f"{names[spoke[0]]}: {reason.text}")
+        return replace(reason, text=f"{names[shown[0]]}: {reason.text}")
 
     def _run(self, record: RunRecord) -> RunBlock:
-        rounds, voice = record.rounds, self.activity.of(record.run)
+        rounds, activity = record.rounds, self.activity.of(record.run)
         heard = record.tally(self.me, record.newest())
         scheduler = self.schedulers.get(record.run)
         return RunBlock(
@@ -194,31 +194,31 @@ class StatusReporter:
             name=record.manifest.name,
             owner=record.manifest.owner,
             spec=record.state.spec.hex() if record.state.spec else "",
-            verdict=voice.verdict,
-            stage=voice.stage,
+            verdict=activity.verdict,
+            stage=activity.stage,
             verified=heard.verified,
             refuted=heard.refuted,
             round=min(rounds.done + 1, rounds.last),
             rounds=rounds.last,
             finished=rounds.finished,
-            state=voice.own_state,
-            reason=voice.own_reason,
-            reasons=voice.own_reasons,
-            swarm=_swarm(record, self._held(record, voice)),
-            swarm_time=time.time() if scheduler else voice.held_time,
+            state=activity.own_state,
+            reason=activity.own_reason,
+            reasons=activity.own_reasons,
+            swarm=_swarm(record, self._held(record, activity)),
+            swarm_time=time.time() if scheduler else activity.held_time,
         )
 
-    def _held(self, record: RunRecord, voice: RunActivity) -> dict[int, Held]:
+    def _held(self, record: RunRecord, activity: RunActivity) -> dict[int, Held]:
         """Return who holds which path: from the schedule here, else as its scheduler told last.
 
         This node's own work is what it does now, whatever its scheduler knows of it.
         """
         scheduler = self.schedulers.get(record.run)
-        told = holders(scheduler.schedule, scheduler.beats) if scheduler else voice.held
+        told = holders(scheduler.schedule, scheduler.beats) if scheduler else activity.held
         held = {each.path: each for each in told if scheduler or each.peer != self.me}
         if not scheduler:  # our own results that wait for an outer step
             held |= {each.path: each for each in told if each.peer == self.me and each.submitted}
-        task = voice.task
+        task = activity.task
         if task is not None and task.kind not in (EVALUATE.name, DERIVE):
             held[task.path] = Held(
                 path=task.path, round=task.round, peer=self.me, submitted=False, loss=task.loss

@@ -37,6 +37,7 @@ GOLDEN_IDS = {
 }
 RARE_TEXT = "\ue000 \U0010fffd \u16a0 \u00d8"
 """Characters for private use, which no vocabulary has, and two that small ones lack."""
+PANIC = "PanicException"  # of code in Rust: no Exception, and it cannot be imported
 NO_IDS = "no ids for a text, and a run needs them for every text"
 
 
@@ -55,10 +56,8 @@ def library_errors(failed: str) -> Iterator[None]:
         yield
     except (MemoryError, Refusal, LocalProtocolError):
         raise
-    except Exception as error:  # the library raises the bare class
-        raise Refusal(f"tokenizer: {failed}: {one_line(str(error))}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # a class that cannot be imported
+    except BaseException as error:  # it raises the bare Exception, or a class without a module
+        if not (isinstance(error, Exception) or type(error).__name__ == PANIC):
             raise
         raise Refusal(f"tokenizer: {failed}: {one_line(str(error))}") from error
 

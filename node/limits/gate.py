@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 import trio
 
 from dipaco.node.condition import Condition
-from dipaco.node.status.activity import Voice
+from dipaco.node.status.activity import CurrentState
 
 CHECK_SECONDS = 5.0  # between two checks of the limits; `Gate.changed` causes one at once
 
@@ -54,7 +54,7 @@ def closed(limits: Iterable[Limit], now: float) -> Closed | None:
 class Gate:
     """Checks the limits of one role, and reports to the activity why the role is paused."""
 
-    def __init__(self, activity: Voice, limits: tuple[Limit, ...]) -> None:
+    def __init__(self, activity: CurrentState, limits: tuple[Limit, ...]) -> None:
         self._activity = activity
         self._limits = limits
         self.closed: Closed | None = None

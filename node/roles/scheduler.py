@@ -26,6 +26,7 @@ from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import Refusal
+from dipaco.protocol.numbers import count, span
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.wire.signed import sign
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_NAMED = 3  # parked peers that a status names
-
 LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connections, leases
 
 
@@ -172,12 +172,12 @@ def _say_what_is_scheduled(
 
 def _parked_in_words(parked: tuple[Parked, ...]) -> str:
     words = [
-        f"; {short_peer(each.peer)} gets no work for {each.until - trio.current_time():.0f} s: "
+        f"; {short_peer(each.peer)} gets no work for {span(each.until - trio.current_time())}: "
         f"{each.failures} leases in a row without a result ({each.reason})"
         for each in parked[:MOST_NAMED]
     ]
     more = len(parked) - len(words)
-    return "".join(words) + (f"; nor do {more} others" if more else "")
+    return "".join(words) + (f"; and {count(more, 'more peer')}" if more else "")
 
 
 ROLE = Role(wanted=lambda config: config.node.rendezvous, run=schedule_all)

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from dipaco.node.storage.files import read_file, translated, write_file
+from dipaco.node.storage.files import read_file, stamped, translated, write_file
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.run.manifest import Manifest, run_id
@@ -102,12 +102,8 @@ def local_result_of(
 def blobs_of_results(home: Path) -> set[Digest]:
     """Return the states of all local results in `home`; a file that is no result names none."""
     named: set[Digest] = set()
-    for path in (home / FOLDER).glob("*.account"):
-        try:
-            status = path.stat()
-        except OSError:
-            continue  # removed meanwhile
-        named |= _blobs_in(path, status.st_mtime_ns, status.st_size)
+    for path, changed, size in stamped(home / FOLDER, "*.account"):
+        named |= _blobs_in(path, changed, size)
     return named
 
 

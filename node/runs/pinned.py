@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dipaco.node.runs.files import SUFFIX, read_run
 from dipaco.node.runs.local_result import blobs_of_results
-from dipaco.node.storage.files import translated
+from dipaco.node.storage.files import stamped, translated
 from dipaco.protocol.errors import ConfigError, Refusal
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.digest import Digest
@@ -29,12 +29,8 @@ def _named(home: Path, manifests: Iterable[Manifest]) -> set[Digest]:
     named = blobs_of_results(home)
     for manifest in manifests:
         named |= blobs_of_manifest(manifest)
-    for path in (home / "runs").glob(f"*{SUFFIX}"):
-        try:
-            status = path.stat()
-        except OSError:
-            continue  # removed meanwhile
-        named |= _blobs_in(path, status.st_mtime_ns, status.st_size)
+    for path, changed, size in stamped(home / "runs", f"*{SUFFIX}"):
+        named |= _blobs_in(path, changed, size)
     return named
 
 

@@ -49,6 +49,7 @@ from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
+from dipaco.protocol.numbers import span
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.tensors.moments import moments_bytes
@@ -392,10 +393,9 @@ class Scheduler:
         for each in self.parked():
             if each not in parked:
                 log.warning(
-                    "peer=%s gets no work for %.0f s: %d leases in a row without a result; last: "
-                    "%s",
+                    "peer=%s gets no work for %s: %d leases in a row without a result; last: %s",
                     short_peer(each.peer),
-                    each.until - trio.current_time(),
+                    span(each.until - trio.current_time()),
                     each.failures,
                     each.reason,
                 )

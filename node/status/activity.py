@@ -1,7 +1,7 @@
 """The node's current activity and its reason; status, log and messages all read it here.
 
-Each run has a voice of its own (`RunActivity`), and the node has one for what concerns no single
-run. The node's state is that of the voice that counts most: see `Activity.foremost`.
+Each run has a state of its own (`RunActivity`), and the node has one for what concerns no single
+run. The node shows the state that counts most: see `Activity.foremost`.
 """
 
 import logging
@@ -56,11 +56,11 @@ def so_far(progress: Progress) -> str:
     return f": {done}{left}" if done else ""
 
 
-class Voice:
+class CurrentState:
     """A state with its reason, and what else holds beside it."""
 
-    def __init__(self, entered: Callable[["Voice"], None]) -> None:
-        """Set the hook `entered`, which is called after every word of this voice."""
+    def __init__(self, entered: Callable[["CurrentState"], None]) -> None:
+        """Set the hook `entered`, which is called whenever the state or its reason is told."""
         self._entered = entered
         self.own_state: State = "starting"
         self.own_reason: Reason = reason("starting", time.time())
@@ -111,7 +111,7 @@ class Voice:
         self._entered(self)
 
 
-class RunActivity(Voice):
+class RunActivity(CurrentState):
     """What the node does for one run, and what it knows of the others' work."""
 
     def __init__(self, node: "Activity") -> None:
@@ -144,8 +144,8 @@ class RunActivity(Voice):
         self.held, self.held_time = held, time.time()
 
 
-class Activity(Voice):
-    """The voices of a node, the time spent in every stage, and its sums."""
+class Activity(CurrentState):
+    """The states of a node and of its runs, the time spent in every stage, and the sums."""
 
     def __init__(
         self, *, worked: Callable[[], None] = lambda: None, sums: Sums | None = None
@@ -155,18 +155,18 @@ class Activity(Voice):
         self._worked = worked
         self.sums = sums or Sums()
         self.runs: dict[Digest, RunActivity] = {}
-        self._latest: Voice = self
+        self._latest: CurrentState = self
         self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
 
     def of(self, run: Digest) -> RunActivity:
-        """Return the voice of a run."""
+        """Return the activity of a run."""
         if run not in self.runs:
             self.runs[run] = RunActivity(self)
         return self.runs[run]
 
-    def entered(self, voice: Voice) -> None:
-        """Note who spoke last."""
-        self._latest = voice
+    def entered(self, told: CurrentState) -> None:
+        """Note which state was told last."""
+        self._latest = told
 
     @property
     def by_busyness(self) -> list[Digest]:
@@ -174,10 +174,10 @@ class Activity(Voice):
         return sorted(self.runs, key=lambda run: _rank(self.runs[run]))
 
     @property
-    def foremost(self) -> Voice:
-        """The voice that the node's state is taken from.
+    def foremost(self) -> CurrentState:
+        """The state that the node shows.
 
-        It is the node's own if that spoke last, or says that nothing goes on in any run; else that
+        It is the node's own if that was told last, or if no run's state covers it; else that
         of the busiest run.
         """
         if self._latest is self or self.own_state in _FINAL or not self.runs:

@@ -347,6 +347,19 @@ class Home:
             os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
 
 
+def stamped(folder: Path, pattern: str) -> list[tuple[Path, int, int]]:
+    """Return path, time of change (ns) and bytes of the files that match; none without a folder.
+
+    A file that is removed meanwhile is left out. Raises OSError if the folder cannot be listed.
+    """
+    found = []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((path, status.st_mtime_ns, status.st_size))
+    return found
+
+
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of all files below `folder`; a file removed meanwhile does not count."""
     total, folders = 0, [os.fspath(folder)]

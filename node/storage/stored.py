@@ -8,13 +8,12 @@ source files. A writer of shards or of source files keeps within what the others
 import logging
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
-from dipaco.node.storage.files import Home, folder_bytes, remove_path, translated
+from dipaco.node.storage.files import Home, folder_bytes, remove_path, stamped, translated
 from dipaco.node.storage.shard_cache import ShardCache
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.digest import Digest
@@ -115,12 +114,8 @@ def make_room(
 
 def _remove_sources(folder: Path, excess: int) -> None:
     """Remove source files, those of the longest unused first; an open one stays readable."""
-    found = []
-    for path in folder.glob("*"):
-        with suppress(OSError):
-            status = path.stat()
-            found.append((status.st_mtime_ns, status.st_size, path))
-    for _, size, path in sorted(found):
+    by_age = sorted(stamped(folder, "*"), key=lambda file: file[1])
+    for path, _, size in by_age:
         if excess <= 0:
             return
         if path.name != "lock" and path.suffix != ".part":

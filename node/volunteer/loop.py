@@ -41,6 +41,7 @@ from dipaco.protocol.errors import (
     RemoteProtocolError,
     Unavailable,
 )
+from dipaco.protocol.numbers import span
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.work.calls import AskLease, Granted, NoLease
@@ -199,7 +200,7 @@ class Volunteer:
         """Wait a little after a task that failed; after some in a row, longer and longer."""
         self._failures += 1
         wait = after_failures(self._failures)
-        log.error("task %d failed: %s; next try in %.0f s", self._tasks, failure, wait)
+        log.error("task %d failed: %s; next try in %s", self._tasks, failure, span(wait))
         self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)
         await trio.sleep(wait)
 
@@ -224,7 +225,7 @@ class Volunteer:
         while problem:
             self._device_failures += 1
             wait = after_device_failures(self._device_failures)
-            log.warning("device: %s; next try in %.0f s", problem, wait)
+            log.warning("device: %s; next try in %s", problem, span(wait))
             self._activity.say("device", problem=problem, wait=wait)
             await self._deps.worker.close()
             await trio.sleep(wait)

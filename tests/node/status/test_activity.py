@@ -1,4 +1,4 @@
-"""Rules of this file: no daemon; voices, reasons and sums alone."""
+"""Rules of this file: no daemon; states, reasons and sums alone."""
 
 import logging
 from pathlib import Path
@@ -16,9 +16,9 @@ ONE, TWO = sha256(b"one"), sha256(b"two")
 
 
 def scheduling(activity: Activity, run: bytes, leases: int) -> None:
-    voice = activity.of(sha256(run))
-    voice.leases = leases
-    voice.say("scheduling", round=1, rounds=2, held=leases, paths=4, parked="")
+    told = activity.of(sha256(run))
+    told.leases = leases
+    told.say("scheduling", round=1, rounds=2, held=leases, paths=4, parked="")
 
 
 def test_a_node_of_several_runs_is_named_by_the_busiest() -> None:
@@ -48,17 +48,17 @@ def test_what_holds_beside_the_work_is_told_once_and_its_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, logger="dipaco")
-    voice = Activity().of(ONE)
-    voice.say("task", work="path 1", progress="")
+    run = Activity().of(ONE)
+    run.say("task", work="path 1", progress="")
     for silent in ("3 s", "6 s", "9 s"):
-        voice.say_beside("scheduler-away", problem=f"silent for {silent}", wait=3.0)
-    first, beside = voice.own_reasons
+        run.say_beside("scheduler-away", problem=f"silent for {silent}", wait=3.0)
+    first, beside = run.own_reasons
     assert first.code == "task" and "silent for 9 s, next try in 3 s" in beside.text
     assert beside.until is not None and beside.since < beside.until
-    voice.say("scheduler-away", problem="silent", wait=1.0)
-    assert [each.code for each in voice.own_reasons] == ["scheduler-away"]
-    assert voice.own_reason.since == beside.since
-    voice.no_longer("scheduler-away")
+    run.say("scheduler-away", problem="silent", wait=1.0)
+    assert [each.code for each in run.own_reasons] == ["scheduler-away"]
+    assert run.own_reason.since == beside.since
+    run.no_longer("scheduler-away")
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2 and told[1].startswith("scheduler-away: over after")
 
