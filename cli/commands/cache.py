@@ -21,7 +21,7 @@ KINDS = {
     "sources": "source files fetched whole",
     "scratch": "files of running processes",
 }
-"""What each kind is, in words."""
+"""The description of each kind."""
 
 
 @click.group(cls=Group)

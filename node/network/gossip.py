@@ -118,7 +118,7 @@ class Gossip:
         self._compared: set[PeerId] = set()
         """The connected peers whose values were all pulled at least once."""
         self._pulling: dict[tuple[str, Digest], float] = {}
-        """What is being pulled, and until when it is left to that pull; a ledger by its run."""
+        """The pulls under way, and until when each is waited for; a ledger by its run."""
         self._heads: dict[Digest, dict[PeerId, Item]] = {}
         """By run: the heads that peers named while its ledger was being pulled from another."""
         self._declined: OrderedDict[tuple[PeerId, str, Digest], None] = OrderedDict()

@@ -1,4 +1,4 @@
-"""Who works on which path, as the scheduler of a run tells everybody who asks. Pure."""
+"""The holders of paths, as the scheduler of a run tells them to every peer that asks. Pure."""
 
 from collections.abc import Mapping
 

@@ -47,7 +47,7 @@ def _updates(view: RunState, module: ModuleId) -> set[Digest]:
 
 
 def _to_train(view: RunState, path: int) -> set[Digest]:
-    """What the path's next round begins with, until all its modules have taken that round in.
+    """Return the states and moments of the path's next round, until all its modules took it in.
 
     Its delta may be lost after some of them did: the path is then trained again from there.
     """
@@ -62,7 +62,7 @@ def _to_train(view: RunState, path: int) -> set[Digest]:
 
 
 def _to_train_again(schedule: Schedule, path: int) -> set[Digest]:
-    """What the path's last round began with, until a result of the next one counts.
+    """Return the inputs of the path's last round, until a result of the next one counts.
 
     Should the moments be lost that the next round begins with, the last one is trained again.
     """

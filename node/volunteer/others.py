@@ -1,4 +1,4 @@
-"""What the other volunteers of a run do: asked from its scheduler now and then, for the status."""
+"""The work of the other volunteers of a run: asked from its scheduler now and then, for status."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""How long a volunteer pauses after what went wrong. Pure.
+"""The pauses of a volunteer after failures. Pure.
 
 Pauses grow, since a fault that stayed for an hour stays for another minute, and end, since a person
 may mend it at any time.
