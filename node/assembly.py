@@ -127,6 +127,9 @@ def assemble(
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     reputation = Reputation(transport)
+    seeds = frozenset(address.peer for address in config.node.bootstrap)
+    reputation.vouch(seeds.__contains__)
+    reputation.vouch(partial(_schedules, run_store))
     rpc = Rpc(transport, reputation)
     directory = None
     if config.node.rendezvous:

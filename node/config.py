@@ -8,6 +8,7 @@ size without a unit is an error too. Lists in the environment are separated by c
 honours every key here.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,7 @@ Trust = Annotated[
 ]
 Checkpointing = Literal["auto", "on", "off"]
 MomentBits = Literal[32, 8]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 RunName = Annotated[
     str,
     Meta(
@@ -78,6 +80,9 @@ class NodeSection(Section, frozen=True, kw_only=True):
     """The peers to dial first; empty: the packaged bootstrap.toml."""
     rendezvous: bool = False
     """Keep the peer directory and, if a manifest names this node, schedule its run."""
+    exempt_prefixes: tuple[Network, ...] = ()
+    """Networks such as 192.168.0.0/16 whose peers are not counted together, since their addresses
+    are not free to strangers."""
 
 
 class RunSection(Section, frozen=True, kw_only=True):
@@ -180,6 +185,8 @@ ADDRESSES: dict[str, Callable[[Address], str | None]] = {
     "node.bootstrap": Address.seed_fault,
 }
 """The keys whose values are addresses. Each function returns why an address cannot serve there."""
+TEXT_LISTS = frozenset({*ADDRESSES, "node.exempt_prefixes"})
+"""The keys whose values are read from lists of texts."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
 
@@ -301,10 +308,12 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
             return tuple(_address(text, ADDRESSES[key]) for text in texts)
         if key == "run.id" and isinstance(value, str):
             value = _split(value)  # one run needs no list
+        if key == "node.exempt_prefixes":
+            return tuple(map(_network, msgspec.convert(value, tuple[str, ...], strict=strict)))
         plain = parse_size(value) if key in SIZES else value
         return msgspec.convert(plain, KEYS[key], strict=strict)
     except msgspec.ValidationError as error:
-        words = refusal_of(error, value, tuple[str, ...] if key in ADDRESSES else KEYS[key])
+        words = refusal_of(error, value, tuple[str, ...] if key in TEXT_LISTS else KEYS[key])
     except ValueError as error:
         words = str(error)
     if value == "":
@@ -321,6 +330,13 @@ def _address(text: str, fault: Callable[[Address], str | None]) -> Address:
     if reason := fault(address):
         raise ValueError(f"{text!r}: {reason}")
     return address
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no IP network such as 192.168.0.0/16: {error}") from None
 
 
 def parse_size(value: Any) -> int:

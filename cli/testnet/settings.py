@@ -31,5 +31,6 @@ def node_settings(environ: Mapping[str, str], home: Path) -> dict[str, str]:
         "DIPACO_COMPUTE_DEVICE": "cpu",
         "DIPACO_COMPUTE_THREADS": "1",  # with one, the bits equal those of the reference
         "DIPACO_COMPUTE_NICE": "0",  # all nodes share the machine: nothing else is to be spared
+        "DIPACO_NODE_EXEMPT_PREFIXES": "127.0.0.0/8",  # all nodes are of one prefix
         "DIPACO_RUN_LOCAL_SOURCES": "true",
     }

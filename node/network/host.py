@@ -118,6 +118,7 @@ class HostTransport:
         """Peers on which we are hanging up, and why."""
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
+        self._known: Callable[[PeerId], bool] = lambda peer: False
         self._twins = Twins(_Links(host, self.refresh))
         self._serve_twins()
         self._net.register_notifee(_Notifee(self))
@@ -225,6 +226,9 @@ class HostTransport:
 
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
         self._banned = banned
+
+    def favour(self, known: Callable[[PeerId], bool]) -> None:
+        self._known = known
 
     async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         identity = self._connected.get(peer)

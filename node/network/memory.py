@@ -124,6 +124,7 @@ class MemoryTransport:
         self.callbacks: list[PeerCallback] = []
         self.topics: dict[str, trio.MemorySendChannel[tuple[PeerId, bytes]]] = {}
         self.banned: Callable[[PeerId], bool] = lambda peer: False
+        self.known: Callable[[PeerId], bool] = lambda peer: False
         self._me = me
         self._nursery = nursery
 
@@ -200,6 +201,9 @@ class MemoryTransport:
 
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
         self.banned = banned
+
+    def favour(self, known: Callable[[PeerId], bool]) -> None:
+        self.known = known
 
     async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         if peer in self.peers():

@@ -34,7 +34,17 @@ class Reputation:
         self._transport = transport
         self._now = now
         self._offences: dict[PeerId, _Offence] = {}
+        self._vouchers: list[Callable[[PeerId], bool]] = []
         transport.gate(self.banned)
+        transport.favour(self.known)
+
+    def vouch(self, knows: Callable[[PeerId], bool]) -> None:
+        """Have every peer for which `knows` is true count as known."""
+        self._vouchers.append(knows)
+
+    def known(self, peer: PeerId) -> bool:
+        """Return whether `peer` has seats of its own: a seed, a scheduler, a peer that worked."""
+        return any(knows(peer) for knows in self._vouchers)
 
     async def blame(self, peer: PeerId, reason: str) -> None:
         """Give `peer` a strike for `reason` and end its connections."""

@@ -106,6 +106,9 @@ class Transport(Protocol):
     def gate(self, banned: Callable[[PeerId], bool]) -> None:
         """Neither dial a peer for which `banned` is true, nor keep a connection that it makes."""
 
+    def favour(self, known: Callable[[PeerId], bool]) -> None:
+        """Keep some connections for peers for which `known` is true."""
+
     async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         """Close every connection to `peer` at once, even if it is frozen; never raises.
 
