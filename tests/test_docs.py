@@ -86,7 +86,7 @@ def test_every_stream_is_named_with_its_limit() -> None:
     streams = section("protocol.md", "## Connections and streams")
     for name in (rpc.CONTROL, gossip.SYNC, blob_stream.BLOB, gossip.TOPIC):
         assert f"`{name}`" in streams
-    assert rpc.CONTROL_LIMIT == 1 << 20 and gossip.SYNC_LIMIT == (4 << 20) + 1280
+    assert f"{rpc.CONTROL_LIMIT:,} B" in streams and f"{gossip.SYNC_LIMIT:,} B" in streams
     assert blob_stream.OUTLINE_LIMIT == (1 << 20) + 256
 
 

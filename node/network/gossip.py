@@ -24,6 +24,7 @@ from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, decode, encode
 from dipaco.protocol.wire.digest import Digest, tagged
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import (
+    LEDGER_PART,
     MAX_ANNOUNCEMENT,
     MAX_ITEMS,
     MAX_RECORDS,
@@ -36,7 +37,7 @@ from dipaco.protocol.wire.messages import (
     ReadValue,
     Value,
 )
-from dipaco.protocol.wire.signed import MAX_ENVELOPE
+from dipaco.protocol.work.streams import SYNC_CALLS, frame_bytes
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -48,10 +49,9 @@ Pull = Callable[..., Awaitable[None]]
 TOPIC = f"/dipaco/announce/{PROTOCOL_VERSION}"
 # Apart from the control stream: a spec of 1 MB must not delay a ping.
 SYNC = f"/dipaco/sync/{PROTOCOL_VERSION}"
-SYNC_LIMIT = MAX_ENVELOPE + 1024  # bytes of a frame: the largest signed value
+SYNC_LIMIT = frame_bytes(SYNC_CALLS)
 KINDS = ("manifest", "spec", "receipt", "ledger")  # each is judged by means of the ones before it
 LEDGER = "ledger"
-LEDGER_PART = 256 * 1024  # bytes of records in a reply
 PAUSE = (10.0, 30.0)  # s between two comparisons with a random peer
 # By then a neighbour has probably pulled the value that an unconnected peer announced.
 NEIGHBOUR_DELAY = 1.0  # s

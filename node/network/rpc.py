@@ -31,6 +31,7 @@ from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, Wire, decode, encod
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import Failure, Reply, Request
 from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.work.streams import CONTROL_CALLS, frame_bytes
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONTROL = f"/dipaco/control/{PROTOCOL_VERSION}"
-CONTROL_LIMIT = 1 << 20  # bytes of a frame; the largest, a listing of 50 records, has 150 KB
+CONTROL_LIMIT = frame_bytes(CONTROL_CALLS)
 IN_FLIGHT = 16  # our unanswered requests to one peer; more wait
 SERVED = 32  # requests of one peer that we handle at once; an honest one keeps to IN_FLIGHT
 OUTBOX = 64  # frames that wait for the stream; a peer that fills it with refusals does not read

@@ -30,13 +30,15 @@ from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item
-from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, decode_signed, open_signed, sign
+from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign, signed_bytes
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 
 MAX_RUNS = 256  # that this node has nothing to do with; beyond it the least recently offered goes
 MAX_LISTINGS = 512  # peers whose offers are remembered, the latest
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
 MAX_RECEIPTS = 4096  # of one run; the journal keeps as many
+
+RECORD = signed_bytes(LedgerRecord)  # the most bytes of a signed record
 
 Keep = Callable[[], None]
 
@@ -189,7 +191,7 @@ class RunStore:
         the peer that sent them may be honest.
         """
         record = self._known(run)
-        fresh = self._not_held(record, [decode(r, Signed, limit=MAX_ENVELOPE) for r in records])
+        fresh = self._not_held(record, [decode(r, Signed, limit=RECORD) for r in records])
         opened = record.check(fresh)
         saved = False
         try:
@@ -261,7 +263,7 @@ class RunStore:
         """Bring a ledger's fold to where the journal ends."""
         record.restart()
         saved = self._journal.ledger(record.run)
-        envelopes = [decode(each.data, Signed, limit=MAX_ENVELOPE) for each in saved]
+        envelopes = [decode(each.data, Signed, limit=RECORD) for each in saved]
         for signed, entry in zip(envelopes, record.check(envelopes), strict=True):
             record.advance(signed, entry)
 

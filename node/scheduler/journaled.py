@@ -17,7 +17,7 @@ from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.work.kinds import MAX_LEASE_BYTES, TrainResult, decode_lease
+from dipaco.protocol.work.kinds import TrainResult, decode_lease
 
 
 def save_change(change: Change, run: Digest, deps: SchedulerDeps) -> None:
@@ -52,7 +52,7 @@ def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]
         for saved in journal.leases(run):
             yield Grant(decode_lease(saved.data), saved.peer, now)
         for kept in journal.results(run):
-            result = decode(kept.data, TrainResult, limit=MAX_LEASE_BYTES)
+            result = decode(kept.data, TrainResult)
             yield TrainingAccepted(kept.path, kept.round, kept.peer, result)
     except RemoteProtocolError as error:
         raise journal.foreign(error) from error

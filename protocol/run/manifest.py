@@ -6,7 +6,7 @@ order of the batches and the initial model again. Its identity is the SHA-256 of
 encoding, the *run id*. Terms and defaults: docs/method.md.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta
 
@@ -14,7 +14,7 @@ from dipaco.protocol.run.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
 from dipaco.protocol.run.model_shape import Grid, Model
 from dipaco.protocol.run.modules import ModuleDigests
 from dipaco.protocol.run.source import Source, Tokenizer
-from dipaco.protocol.run.topology import Topology, modules_of_path, topology
+from dipaco.protocol.run.topology import Topology, elements_of, modules_of_path, topology
 from dipaco.protocol.run.training import Training
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.digest import Digest, sha256
@@ -23,6 +23,8 @@ from dipaco.protocol.wire.identity import PeerIdField
 FORMAT: Final = 2
 MAX_NODES_LISTED = 1024  # members named one by one
 MAX_SHEETS = 4096  # score sheets: paths times windows; the ledger names each
+MAX_MODULE_ELEMENTS = 3_900_000_000  # of 8 bytes, AdamW's moments: the largest blob, 31 GB
+MAX_RUN_ELEMENTS = 1 << 40  # of all modules: 4 TB of states; the paper's largest run has 2^35
 MAX_SCORED = 1 << 22  # router documents; the paper's 0.5 % of C4 are 1.8 million
 
 Name = Annotated[
@@ -152,6 +154,8 @@ class Scheduling(Wire, frozen=True, kw_only=True):
 class Manifest(Wire, frozen=True, kw_only=True):
     """The whole definition of one run."""
 
+    MOST_BYTES: ClassVar = 1 << 20  # 2,048 files with names of 255 ASCII letters have 0.8 MB
+
     format: Literal[2] = FORMAT
     name: Name
     owner: PeerIdField
@@ -170,6 +174,7 @@ class Manifest(Wire, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_elements()
         if self.model.context <= self.routing.prefix:
             raise ValueError(
                 f"model.context: {self.model.context}, not longer than routing.prefix, "
@@ -189,6 +194,17 @@ class Manifest(Wire, frozen=True, kw_only=True):
             self._check_reshard(self.routing.reshard)
         if self.start:
             self._check_start()
+
+    def _check_elements(self) -> None:
+        largest, all_ = elements_of(self.grid, self.model, self.tokenizer.vocabulary)
+        if largest > MAX_MODULE_ELEMENTS:
+            raise ValueError(
+                f"model: a module has {largest} parameters, at most {MAX_MODULE_ELEMENTS}"
+            )
+        if all_ > MAX_RUN_ELEMENTS:
+            raise ValueError(
+                f"model: all modules have {all_} parameters, at most {MAX_RUN_ELEMENTS}"
+            )
 
     def _check_reshard(self, reshard: Reshard) -> None:
         where = "routing.reshard"

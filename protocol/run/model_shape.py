@@ -8,6 +8,7 @@ from msgspec import Meta
 from dipaco.protocol.wire.canonical import Wire
 
 MAX_PATHS = 1024  # the paper's largest grid has 256
+MAX_BLOCKS = 256  # of one path's model; the deepest models in use have 126
 
 
 class Model(Wire, frozen=True, kw_only=True):
@@ -57,6 +58,8 @@ class Grid(Wire, frozen=True, kw_only=True):
         super().__post_init__()
         if self.blocks < 1:
             raise ValueError("levels: together they have no block")
+        if self.blocks > MAX_BLOCKS:
+            raise ValueError(f"levels: {self.blocks} blocks, at most {MAX_BLOCKS}")
         specific = self.path_specific_blocks
         if list(specific) != sorted(set(specific)) or any(i >= self.blocks for i in specific):
             raise ValueError(

@@ -9,6 +9,8 @@ from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import Digest, DigestField
 
 MAX_MODULES = 64  # of one path: 10 (stem, 8 levels, its own), and spare ones for finer cuts
+# Of a run: a stem, the experts of 8 levels (1,024 paths allow 256 + 4 + 6 x 1), one for each path.
+MAX_RUN_MODULES = 1 + 266 + 1024
 
 ModuleId = NewType("ModuleId", str)
 ModuleName = Annotated[

@@ -7,8 +7,9 @@ from msgspec import Meta
 
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import DigestField
+from dipaco.protocol.wire.faults import shown
 
-MAX_FILES = 4096  # of one source
+MAX_FILES = 2048  # of one source; the English part of C4 has 1,024
 MAX_DOCUMENTS = 1 << 40  # of one source
 
 DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
@@ -20,7 +21,7 @@ Count = Annotated[int, Meta(ge=1, le=MAX_DOCUMENTS)]
 class SourceFile(Wire, frozen=True, kw_only=True):
     """One pinned file of a source."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
     """The file's place in the terms of this kind of source; never joined to a local path."""
     size: Annotated[int, Meta(ge=0, le=1 << 50)]
     """Bytes."""
@@ -28,6 +29,10 @@ class SourceFile(Wire, frozen=True, kw_only=True):
     rows: Annotated[int, Meta(ge=0, le=1 << 40)]
     """Number of rows, from the first, that belong to the source. So the number of the next
     file's first row is known without reading this file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_printable("name", self.name)
 
 
 class Source(Wire, frozen=True, kw_only=True):
@@ -51,6 +56,8 @@ class Source(Wire, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("revision", "dataset", "config", "split", "text_field"):
+            _check_printable(name, getattr(self, name))
         if (self.kind == "synthetic") != (not self.files):
             raise ValueError("files: a synthetic source has none, every other at least one")
         if self.window > self.documents:
@@ -91,6 +98,12 @@ class Source(Wire, frozen=True, kw_only=True):
                 return f"{file.name}: row {index - first}"
             first += file.rows
         return f"row {index}"
+
+
+def _check_printable(field: str, text: str) -> None:
+    """Refuse texts that a terminal or a log would obey: control and direction characters."""
+    if not text.isprintable():
+        raise ValueError(f"{field}: {shown(text)} has characters that cannot be printed")
 
 
 class Tokenizer(Wire, frozen=True, kw_only=True):

@@ -99,7 +99,18 @@ def modules_of_path(grid: Grid, path: int) -> tuple[ModuleId, ...]:
     return tuple(names)
 
 
-@lru_cache(maxsize=16)
+def elements_of(grid: Grid, model: Model, vocabulary: int) -> tuple[int, int]:
+    """Return the parameters of the largest module and of all modules, without the topology."""
+    stem = sum(tensor.size for tensor in _stem(model, vocabulary))
+    block = sum(tensor.size for tensor in _block(model, 0))
+    own = block * len(grid.path_specific_blocks) + stem * grid.path_specific_stem
+    shared = [block * len(blocks) for blocks in _shared_blocks(grid).values()]
+    experts = [level.experts for level in grid.levels]
+    all_ = grid.paths * own + sum(a * b for a, b in zip(shared, experts, strict=True))
+    return max(stem, own, *shared), all_ + stem * (not grid.path_specific_stem)
+
+
+@lru_cache(maxsize=16)  # at the bounds of a manifest one takes 1 MB
 def topology(grid: Grid, model: Model, vocabulary: int) -> Topology:
     """Return the paths, modules and layouts of a grid of such models.
 
@@ -109,9 +120,9 @@ def topology(grid: Grid, model: Model, vocabulary: int) -> Topology:
     if not grid.path_specific_stem:
         layouts[STEM] = _stem(model, vocabulary)
     for level, blocks in _shared_blocks(grid).items():
-        for expert in range(grid.levels[level].experts):
-            if blocks:
-                layouts[_expert(level, expert)] = _blocks(model, blocks)
+        layout = _blocks(model, blocks)  # one for all experts: 256 copies would take 100 MB
+        for expert in range(grid.levels[level].experts if blocks else 0):
+            layouts[_expert(level, expert)] = layout
     own = _stem(model, vocabulary) if grid.path_specific_stem else ()
     own += _blocks(model, grid.path_specific_blocks)
     used = []

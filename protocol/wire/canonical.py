@@ -5,6 +5,7 @@ constructed, by us or by a decoder; and bytes that are not the one canonical enc
 are refused. Maps have text keys only: for these, cbor2's order is that of RFC 8949.
 """
 
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -13,9 +14,17 @@ import msgspec
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.faults import fault_of, refusal_of
+from dipaco.protocol.wire.largest import largest
+from dipaco.protocol.wire.scan import scan
+from dipaco.protocol.wire.text import printable
 
 PROTOCOL_VERSION: Final = 2  # in the name of every stream, and in the domain of every signature
 MAX_DEPTH = 16  # nested arrays and maps; our deepest value has 6
+FIELD_ITEMS = 1 << 16  # of a file that `field_of` looks into: a manifest of any version
+
+
+_converting: ContextVar[bool] = ContextVar("converting", default=False)
+"""Whether this thread is inside `decode`, which checks every field as it converts."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
@@ -27,6 +36,8 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     def __post_init__(self) -> None:
+        if _converting.get():
+            return
         for name, type_ in _fields(type(self)):
             given = getattr(self, name)
             try:
@@ -51,31 +62,45 @@ def encode(value: Wire) -> bytes:
     return cbor2.dumps(msgspec.to_builtins(value, builtin_types=(bytes,)), canonical=True)
 
 
-def decode(data: bytes, kind: type[W], *, limit: int) -> W:
-    """Read a `kind` (a wire struct, or a union of them) from at most `limit` bytes.
+def decode(data: bytes, kind: type[W], *, limit: int | None = None) -> W:
+    """Read a `kind` (a wire struct, or a union of them) from bytes.
+
+    limit   bytes that the place allows; the largest value of the type is a limit in any case.
 
     Raises RemoteProtocolError for anything but the canonical encoding of a valid value.
     """
-    if len(data) > limit:
-        raise RemoteProtocolError(f"{len(data)} bytes where {limit} are allowed")
+    most = largest(kind)
+    allowed = most.size if limit is None else min(limit, most.size)
     name = getattr(kind, "__name__", str(kind))
+    if len(data) > allowed:
+        raise RemoteProtocolError(
+            f"malformed {name}: {len(data)} bytes where {allowed} are allowed"
+        )
     plain: Any = None
     try:
+        scan(data, items=most.items, depth=min(most.depth, MAX_DEPTH))
         plain = _plain(data)
-        value = msgspec.convert(plain, kind, builtin_types=(bytes,))
-    except cbor2.CBORDecodeEOF as error:
-        raise RemoteProtocolError(f"malformed {name}: the bytes end too early") from error
-    except cbor2.CBORError as error:
+        value = _converted(plain, kind)
+    except RemoteProtocolError as error:
         raise RemoteProtocolError(f"malformed {name}: {error}") from error
+    except cbor2.CBORError as error:
+        raise RemoteProtocolError(f"malformed {name}: {printable(str(error))}") from error
     except msgspec.ValidationError as error:
-        raise RemoteProtocolError(f"malformed {name}: {refusal_of(error, plain, kind)}") from error
+        reason = printable(refusal_of(error, plain, kind))
+        raise RemoteProtocolError(f"malformed {name}: {reason}") from error
     assert isinstance(value, Wire)
-    whole = encode(value)
-    if whole != data:  # trailing bytes, other key orders, long forms of numbers
-        more = len(data) - len(whole) if data.startswith(whole) else 0
-        fault = f"has {more} bytes after its end" if more else "is not in its canonical encoding"
-        raise RemoteProtocolError(f"{name} {fault}")
+    if encode(value) != data:  # other key orders, long forms of numbers
+        raise RemoteProtocolError(f"{name} is not in its canonical encoding")
     return value
+
+
+def _converted(plain: Any, kind: type[W]) -> W:
+    """Return the value of maps and lists; the fields of each are checked here, and only here."""
+    before = _converting.set(True)
+    try:
+        return msgspec.convert(plain, kind, builtin_types=(bytes,))
+    finally:
+        _converting.reset(before)
 
 
 def field_of(data: bytes, name: str) -> object:
@@ -84,8 +109,9 @@ def field_of(data: bytes, name: str) -> object:
     Use it only for messages about a value that `decode` refused.
     """
     try:
+        scan(data, items=FIELD_ITEMS, depth=MAX_DEPTH)
         plain = _plain(data)
-    except cbor2.CBORError:
+    except (RemoteProtocolError, cbor2.CBORError):
         return None
     return plain.get(name) if isinstance(plain, dict) else None
 

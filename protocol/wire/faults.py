@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from dipaco.protocol.wire.text import escaped, printable
+
 MAX_SHOWN = 48  # characters of a value in a message
 
 
@@ -28,14 +30,14 @@ def fault_of(error: msgspec.ValidationError, value: Any, kind: Any) -> tuple[str
         named = re.fullmatch(r"([a-z_0-9.]+): (.+)", words, re.DOTALL)
         return (_joined(place, named[1]), named[2]) if named else (place, words)
     if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", words, re.DOTALL):
-        return _joined(place, unknown[1]), "no such field"
+        return _joined(place, escaped(unknown[1][:MAX_SHOWN])), "no such field"
     missing = re.fullmatch(r"Object missing required field `(.+)`", words)
     if missing:
         place = _joined(place, missing[1])
     try:
         found, info = _step_to(place, value, _info(kind))
     except LookupError:
-        return place, "is missing" if missing else without_pattern(words)
+        return place, "is missing" if missing else printable(without_pattern(words))
     if missing:
         return place, f"is missing: {wanted(info)}"
     return place, f"{shown(found)} is not {wanted(info)}{_hint(found, info)}"
@@ -72,7 +74,7 @@ def shown(value: Any) -> str:
         return f"{len(value)} bytes"
     if isinstance(value, int) and value.bit_length() > 8 * MAX_SHOWN:  # slow, or refused, as text
         return "a number of more than a hundred digits"
-    text = ascii(value)
+    text = ascii(value[:MAX_SHOWN] if isinstance(value, str) else value)
     short = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 4]}..."
     return f"the text {short}" if isinstance(value, str) else short
 
@@ -128,7 +130,7 @@ def _length(least: int | None, most: int | None, unit: str) -> str:
 
 def _hint(value: Any, info: inspect.Type) -> str:
     if isinstance(info, inspect.LiteralType) and isinstance(value, str):
-        return nearest(value, [str(each) for each in info.values])
+        return nearest(value[:MAX_SHOWN], [str(each) for each in info.values])
     return ""
 
 

@@ -5,7 +5,7 @@ about leases and the ledger are in `protocol.work`. Every list and text is bound
 decoder never allocates more than the frame's limit implies.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -14,16 +14,18 @@ from dipaco.protocol.wire.address import MAX_PLACE
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import DigestField
 from dipaco.protocol.wire.identity import PeerIdField
-from dipaco.protocol.wire.signed import Signed, open_signed
+from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, open_signed, signed_bytes
 from dipaco.protocol.wire.text import Text
 
 MAX_ADDRESSES = 8  # of one peer; a home node has 2 to 4
 MAX_LISTED = 50  # peers in one listing, which is a sample
-MAX_ITEMS = 4096  # of one kind in an inventory; the most recent
+MAX_ITEMS = 1024  # of one kind in an inventory; the most recent
 MAX_KINDS = 4  # manifest, spec, receipt, ledger
-MAX_RECORDS = 4096  # ledger records in one reply; the frame's limit is reached before
+MAX_RECORDS = 1024  # ledger records in one reply; its bytes are reached before
+LEDGER_PART = 256 << 10  # bytes of records in a reply: one has at most 215 KB
 MAX_CHUNKS = 30_000  # in an outline: 30 GB in chunks of 1 MiB, and 1 MB of digests
-MAX_ANNOUNCEMENT = 4096  # bytes: gossip carries digests, never bodies
+MAX_ANNOUNCEMENT = 4096  # bytes that gossip may carry: digests, never bodies
+MAX_CALL_BODY = MAX_ENVELOPE + 32  # bytes of a request or an answer; the largest, a `Value`
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Kind = Annotated[
@@ -53,7 +55,7 @@ class Request(Wire, frozen=True, kw_only=True):
     """Chosen by the caller, never used twice on one stream."""
     kind: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     """The type of the value in `body`."""
-    body: bytes
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_CALL_BODY)]
     """Canonical encoding of the request's value."""
 
 
@@ -62,7 +64,7 @@ class Reply(Wire, frozen=True, kw_only=True):
 
     id: Count
     """The request's id."""
-    body: bytes
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_CALL_BODY)]
     """Canonical encoding of the answer's value."""
 
 
@@ -112,6 +114,8 @@ def open_record(signed: Signed) -> PeerRecord:
 class Register(Wire, frozen=True, kw_only=True):
     """Asks a rendezvous node to enter the sender into its directory."""
 
+    MOST_BYTES: ClassVar = 64 + 3 * signed_bytes(PeerRecord)
+
     records: Annotated[tuple[Signed, ...], msgspec.Meta(min_length=1, max_length=3)]
     """One per scope: public addresses only; private ones too; loopback too."""
 
@@ -136,6 +140,8 @@ class ListPeers(Wire, frozen=True, kw_only=True):
 
 class Listing(Wire, frozen=True, kw_only=True):
     """A random sample of the directory; each record is signed by its own peer."""
+
+    MOST_BYTES: ClassVar = 64 + MAX_LISTED * signed_bytes(PeerRecord)
 
     records: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=MAX_LISTED)]
     """Signed `PeerRecord`s."""
@@ -189,7 +195,7 @@ class ReadValue(Wire, frozen=True, kw_only=True):
 class Value(Wire, frozen=True, kw_only=True):
     """One signed value, or null if the node no longer holds it."""
 
-    data: bytes | None
+    data: Annotated[bytes, msgspec.Meta(max_length=MAX_ENVELOPE)] | None
     """The bytes as their author signed them."""
 
 
@@ -205,7 +211,12 @@ class ReadLedger(Wire, frozen=True, kw_only=True):
 class LedgerPart(Wire, frozen=True, kw_only=True):
     """Consecutive signed records, as many as fit; none when there are no more."""
 
-    records: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_RECORDS)]
+    MOST_BYTES: ClassVar = LEDGER_PART + 5 * MAX_RECORDS + 64
+
+    records: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=LEDGER_PART)], ...],
+        msgspec.Meta(max_length=MAX_RECORDS),
+    ]
     """Signed `LedgerRecord`s, verbatim."""
 
 

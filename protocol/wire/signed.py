@@ -5,7 +5,7 @@ value is signed too (domain separation), so a receipt can never pass for a manif
 are Ed25519 (RFC 8032).
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -15,9 +15,11 @@ from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, Wire, decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerId, peer_id_of
+from dipaco.protocol.wire.largest import largest
 
-MAX_BODY = 4 << 20  # bytes; the largest is the spec of 1,024 paths at dimension 256: 1 MiB
-MAX_ENVELOPE = MAX_BODY + 256
+MAX_BODY = 1100 << 10  # bytes; the largest is the spec of 1,024 paths at dimension 256: 1.08 MB
+_ENVELOPE = 256  # bytes of an envelope beside its body, rounded up
+MAX_ENVELOPE = MAX_BODY + _ENVELOPE
 
 W = TypeVar("W", bound=Wire)
 
@@ -59,16 +61,23 @@ def sign(value: Wire, key: Ed25519PrivateKey) -> Signed:
 
 def open_signed(signed: Signed, kind: type[W]) -> W:
     """Check the signature, then return the value inside; raises RemoteProtocolError."""
+    if len(signed.body) > largest(kind).size:  # before it is hashed
+        raise RemoteProtocolError(f"a {kind.__name__} of {len(signed.body)} bytes is too long")
     try:
         Ed25519PublicKey.from_public_bytes(signed.public_key).verify(
             signed.signature, _domain(kind) + signed.body
         )
     except (InvalidSignature, ValueError):
         raise RemoteProtocolError(f"the signature of this {kind.__name__} is wrong") from None
-    return decode(signed.body, kind, limit=MAX_BODY)
+    return decode(signed.body, kind)
 
 
-def decode_signed(data: bytes, kind: type[W], *, limit: int = MAX_ENVELOPE) -> tuple[Signed, W]:
+def signed_bytes(kind: Any) -> int:
+    """Return the most bytes of a signed value of type `kind`."""
+    return int(min(largest(kind).size, MAX_BODY)) + _ENVELOPE
+
+
+def decode_signed(data: bytes, kind: type[W]) -> tuple[Signed, W]:
     """Read an envelope and the `kind` inside it; raises RemoteProtocolError."""
-    signed = decode(data, Signed, limit=limit)
+    signed = decode(data, Signed, limit=signed_bytes(kind))
     return signed, open_signed(signed, kind)

@@ -27,7 +27,7 @@ def printable(text: str, limit: int = MAX_CHARACTERS) -> str:
 
     Unlike `Text` it keeps letters of all alphabets.
     """
-    return escaped(" ".join(text.split()))[:limit]
+    return escaped(" ".join(text[: 2 * limit].split())[:limit])[:limit]
 
 
 def escaped(text: str) -> str:
@@ -53,5 +53,5 @@ def one_line(text: str, limit: int = MAX_CHARACTERS) -> str:
 
     It may quote file names and foreign error messages, so characters outside ASCII are escaped.
     """
-    line = " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")
+    line = " ".join(text[: 2 * limit].split()).encode("ascii", "backslashreplace").decode("ascii")
     return "".join(c for c in line if c.isprintable())[:limit]

@@ -13,13 +13,12 @@ from typing import Annotated
 from msgspec import Meta
 
 from dipaco.protocol.run.model_shape import MAX_PATHS
-from dipaco.protocol.run.modules import MAX_MODULES, ModuleDigest, ModuleDigests
+from dipaco.protocol.run.modules import MAX_MODULES, MAX_RUN_MODULES, ModuleDigest, ModuleDigests
 from dipaco.protocol.wire.canonical import Wire, decode
 from dipaco.protocol.wire.digest import Digest, DigestField
 from dipaco.protocol.wire.identity import PeerIdField
 
 MAX_ROUNDS = 1 << 20
-MAX_LEASE_BYTES = 64 << 10  # encoded; 64 modules take 4 KB
 TOKEN_BYTES = 16
 
 Token = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
@@ -124,7 +123,7 @@ class Seeded(Wire, frozen=True, kw_only=True):
 
     peer: PeerIdField
     """The peer that trained it."""
-    states: Annotated[tuple[ModuleDigest, ...], Meta(max_length=1 << 14)]
+    states: Annotated[tuple[ModuleDigest, ...], Meta(max_length=MAX_RUN_MODULES)]
     """The states of all modules, in the topology's order."""
 
 
@@ -284,4 +283,4 @@ WorkEntry = Seeded | MomentsReplaced | Evaluated | Scored
 
 def decode_lease(data: bytes) -> Lease:
     """Read a lease of any kind; raises RemoteProtocolError."""
-    return decode(data, Lease, limit=MAX_LEASE_BYTES)  # type: ignore[arg-type]
+    return decode(data, Lease)  # type: ignore[arg-type]

@@ -6,11 +6,19 @@ Look at the difference before it is committed: what changes in a released type i
 (docs/protocol.md, evolution).
 """
 
-from tests.golden import router_vectors, schemas, tamper_matrix, trajectories, wire_vectors
+from tests.golden import (
+    largest_table,
+    router_vectors,
+    schemas,
+    tamper_matrix,
+    trajectories,
+    wire_vectors,
+)
 
 if __name__ == "__main__":
     router_vectors.write()
     wire_vectors.write()
+    largest_table.write()
     tamper_matrix.write()
     trajectories.write()
     schemas.write()

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from dipaco.node.network import gossip as gossip_module
-from dipaco.node.network.gossip import LEDGER_PART, SYNC, SYNC_LIMIT, Gossip
+from dipaco.node.network.gossip import SYNC, SYNC_LIMIT, Gossip
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
@@ -27,7 +27,14 @@ from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.run.source import Source
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.messages import AskInventory, Inventory, Item, LedgerPart, ReadLedger
+from dipaco.protocol.wire.messages import (
+    LEDGER_PART,
+    AskInventory,
+    Inventory,
+    Item,
+    LedgerPart,
+    ReadLedger,
+)
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation, Seeded
 from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, Entry, LedgerRecord, SpecAdopted

@@ -222,7 +222,7 @@ def test_the_largest_manifest_fits_its_envelope() -> None:
         source={"kind": "files", "files": files},
         schedule={"members": (peer("a"),) * MAX_NODES_LISTED},
     )
-    assert len(encode(largest)) < MAX_BODY // 4
+    assert len(encode(largest)) < Manifest.MOST_BYTES // 2
 
 
 def test_a_run_is_routed_anew_from_the_round_after_the_re_sharding() -> None:

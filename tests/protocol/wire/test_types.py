@@ -319,7 +319,9 @@ BEYOND_CDDL = {
     "Source.files": "none for a synthetic source, else at least one",
     "Source.revision": "of a source of kind hub a commit",
     "Source.split": "of a source of kind hub alone",
+    "Source.text_field": "of characters that can be printed",
     "Source.window": "at most documents",
+    "SourceFile.name": "of characters that can be printed",
     "Tokenizer.end_of_text": "below vocabulary",
 }
 """What the code asks for and CDDL cannot: rules between fields, and multiples."""

@@ -1,0 +1,68 @@
+"""The calls of the two streams that stay open, and the largest frame that each needs."""
+
+from typing import Final
+
+from dipaco.protocol.wire.canonical import Wire
+from dipaco.protocol.wire.largest import largest
+from dipaco.protocol.wire.messages import (
+    MAX_CALL_BODY,
+    AskHave,
+    AskInventory,
+    Failure,
+    Have,
+    Inventory,
+    LedgerPart,
+    Listing,
+    ListPeers,
+    Ping,
+    Pong,
+    ReadLedger,
+    ReadValue,
+    Register,
+    Registered,
+    Reply,
+    Request,
+    Value,
+)
+from dipaco.protocol.work.calls import (
+    AskHolders,
+    AskLease,
+    Fallen,
+    Granted,
+    HandBack,
+    Heartbeat,
+    Holders,
+    NoLease,
+    Stands,
+    Submit,
+)
+
+Calls = dict[type[Wire], tuple[type[Wire], ...]]
+
+CONTROL_CALLS: Final[Calls] = {
+    Ping: (Pong,),
+    Register: (Registered,),
+    ListPeers: (Listing,),
+    AskHave: (Have,),
+    AskLease: (Granted, NoLease),
+    Heartbeat: (Stands, Fallen),
+    HandBack: (Stands,),
+    Submit: (Stands, Fallen),
+    AskHolders: (Holders,),
+}
+"""By request the answers, on the stream of calls that must not wait."""
+
+SYNC_CALLS: Final[Calls] = {
+    AskInventory: (Inventory,),
+    ReadValue: (Value,),
+    ReadLedger: (LedgerPart,),
+}
+"""By request the answers, on the stream of values."""
+
+
+def frame_bytes(calls: Calls) -> int:
+    """Return the bytes of the largest frame: the largest value among `calls`, in its call."""
+    bodies = [kind for request, answers in calls.items() for kind in (request, *answers)]
+    body = int(max(largest(kind).size for kind in bodies))
+    around = int(max(largest(Request).size, largest(Reply).size)) - MAX_CALL_BODY
+    return int(max(body + around, largest(Failure).size))
