@@ -14,7 +14,7 @@ from dipaco.protocol.errors import LocalProtocolError, RemoteProtocolError
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 
 HEADER_BYTES = 4
-MAX_FRAME = 16 << 20  # bytes; the largest job: a manifest of 4,096 files, a spec of 1,024 paths
+MAX_FRAME = 16 << 20  # bytes; the largest job: a manifest of 1 MB, two specs of 1 MB
 
 
 def pack(value: Wire) -> bytes:

@@ -45,6 +45,11 @@ def sign_manifest(manifest: Manifest, key: Ed25519PrivateKey) -> RunFile:
         raise ConfigError(
             f"owner: this key is of {peer_id(key)}, the manifest names {manifest.owner}"
         )
+    if (size := len(encode(manifest))) > Manifest.MOST_BYTES:
+        raise ConfigError(
+            f"source.files: with them the manifest has {size} bytes, at most "
+            f"{Manifest.MOST_BYTES} are allowed: name fewer files, or give them shorter names"
+        )
     return RunFile(sign(manifest, key), manifest)
 
 

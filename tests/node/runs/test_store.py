@@ -18,6 +18,7 @@ from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleDigest
+from dipaco.protocol.run.topology import topology
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.messages import AskHave, Item
 from dipaco.protocol.wire.signed import Signed, sign
@@ -447,3 +448,14 @@ def test_nothing_is_built_for_a_run_that_has_only_a_manifest(
     store = RunStore(journal)
     store.note_listing(peer("anna"), set(store.runs))
     assert not any(record.over for record in store.runs.values())
+
+
+def test_strangers_manifests_are_kept_and_read_again_without_a_topology(journal: Journal) -> None:
+    store = RunStore(journal)
+    topology.cache_clear()
+    for number in range(40):
+        store.offer("manifest", signed(manifest(seed=number), "owner"))
+    again = RunStore(journal)
+    assert len(again.runs) == 40 and not any(record.over for record in again.runs.values())
+    assert len(again.inventory()) == 40
+    assert topology.cache_info().misses == 0

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.routing.seeds import Split, split_of
 from dipaco.protocol.run.manifest import MAX_NODES_LISTED, Capacity, Manifest, Reshard, run_id
-from dipaco.protocol.run.model_shape import MAX_PATHS, Grid, Level
+from dipaco.protocol.run.model_shape import MAX_BLOCKS, MAX_PATHS, Grid, Level
 from dipaco.protocol.run.source import MAX_FILES, SourceFile
 from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.digest import sha256
@@ -242,3 +243,35 @@ def test_a_window_has_far_fewer_router_documents_than_it_may_have() -> None:
 def test_a_split_of_the_hub_is_a_source() -> None:
     source = with_parts(source=HUB).source
     assert (source.dataset, source.config, source.split) == ("owner/books", "default", "train")
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2J", "a\nb", "\u202eb", "a\x9bm", "a\u2028b", "\u200b"])
+@pytest.mark.parametrize("field", ["revision", "dataset", "config", "split", "text_field"])
+def test_texts_of_a_source_can_be_printed(field: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}: the text .* cannot be printed") as caught:
+        replace(PLAIN.source, **{field: text})
+    assert str(caught.value).isprintable()
+    with pytest.raises(ValueError, match=r"name: the text .* cannot be printed"):
+        replace(FILE, name=text)
+    data = encode(PLAIN).replace(b"jtext_fielddtext", b"jtext_fieldd\x1b[2J", 1)
+    assert data != encode(PLAIN)
+    with pytest.raises(RemoteProtocolError, match="text_field"):
+        decode(data, Manifest)
+
+
+def test_letters_of_all_alphabets_are_names() -> None:
+    assert replace(FILE, name="книга/本-1 (é).txt").name == "книга/本-1 (é).txt"
+
+
+def test_a_module_and_a_run_have_at_most_so_many_parameters() -> None:
+    with pytest.raises(ValueError, match=r"model: a module has .* at most 3900000000"):
+        with_parts(model={"d_model": 16384, "d_ff": 65536})
+    wide = replace(levels(256, 4), path_specific_blocks=(0,))
+    with pytest.raises(ValueError, match=r"model: all modules have .* at most 1099511627776"):
+        replace(PLAIN, grid=wide, model=replace(PLAIN.model, d_model=16384, d_ff=53248))
+
+
+def test_a_grid_has_at_most_so_many_blocks() -> None:
+    assert Grid(levels=(Level(experts=2, blocks=256),)).blocks == MAX_BLOCKS
+    with pytest.raises(ValueError, match="257 blocks, at most 256"):
+        Grid(levels=(Level(experts=2, blocks=256), Level(experts=2, blocks=1)))

@@ -1,5 +1,6 @@
 """Rules of this file: paths, modules and layouts of small grids are written out by hand."""
 
+import tracemalloc
 from math import prod
 
 import pytest
@@ -7,9 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dipaco.protocol.run.model_shape import Grid, Level
-from dipaco.protocol.run.modules import ModuleId
-from dipaco.protocol.run.topology import FLOAT_BYTES, STEM, experts_of, modules_of_path
+from dipaco.protocol.run.model_shape import Grid, Level, Model
+from dipaco.protocol.run.modules import MAX_RUN_MODULES, ModuleId
+from dipaco.protocol.run.topology import (
+    FLOAT_BYTES,
+    STEM,
+    elements_of,
+    experts_of,
+    modules_of_path,
+    topology,
+)
 from tests.values import manifest
 
 
@@ -133,3 +141,31 @@ def test_the_modules_of_a_path_are_known_without_the_topology(given_grid: Grid) 
     top = manifest(grid=given_grid).topology
     for path in range(top.paths):
         assert modules_of_path(given_grid, path) == top.path_modules[path]
+
+
+def test_a_manifest_of_a_kilobyte_implies_a_topology_of_a_megabyte() -> None:
+    """The widest and deepest grid: 256 experts of one level, 256 blocks, a part of every path."""
+    levels = (Level(experts=256, blocks=249), *(Level(experts=e, blocks=1) for e in (4, *[1] * 6)))
+    widest = Grid(levels=levels, path_specific_blocks=(0, 255))
+    model = Model(d_model=16, heads=2, kv_heads=2, d_ff=32, context=48)
+    assert widest.paths == 1024 and widest.blocks == 256
+    small = topology(widest, replace(model, d_ff=48), 64)  # before counting: names are interned
+    tracemalloc.start()
+    top = topology(widest, model, 64)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert small.modules == top.modules and len(top.modules) <= MAX_RUN_MODULES
+    assert size < 2 << 20
+    distinct = {id(layout): layout for layout in top.layouts.values()}
+    assert sum(map(len, distinct.values())) < 9 * 256 + 10
+
+
+@pytest.mark.parametrize("stem", [False, True])
+@pytest.mark.parametrize("specific", [(), (0, 2)])
+def test_parameters_are_counted_without_a_topology(stem: bool, specific: tuple[int, ...]) -> None:
+    levels = (Level(experts=3, blocks=2), Level(experts=2, blocks=1))
+    some = Grid(levels=levels, path_specific_blocks=specific, path_specific_stem=stem)
+    model = Model(d_model=16, heads=4, kv_heads=2, d_ff=32, context=48, tied=False)
+    top = topology(some, model, 100)
+    counts = [top.elements(module) for module in top.modules]
+    assert elements_of(some, model, 100) == (max(counts), sum(counts))
