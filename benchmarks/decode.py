@@ -41,7 +41,7 @@ def run() -> list[Result]:
     """Measure every place; small ones share two lines."""
     results: list[Result] = []
     small: list[tuple[float, float, str]] = []
-    for kind in _kinds():
+    for kind in places():
         seconds, peaks = {}, {}
         for name, data in worst_inputs(kind).items():
             seconds[name], peaks[name] = _cost(data, kind)
@@ -61,7 +61,8 @@ def run() -> list[Result]:
     return results
 
 
-def _kinds() -> list[Any]:
+def places() -> list[Any]:
+    """Return the types that `decode` is asked for with bytes of a peer."""
     calls = [
         kind
         for each in (CONTROL_CALLS, SYNC_CALLS)

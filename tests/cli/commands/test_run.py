@@ -193,7 +193,7 @@ def test_a_run_file_cut_off_or_with_more_behind_it_is_told_as_such(
     whole = (tmp_path / "tiny.run").read_bytes()
     for data, words in (
         (whole[:-10], "malformed Signed: the bytes end too early"),
-        (whole + b"\xff\xff", "Signed has 2 bytes after its end"),
+        (whole + b"\xff\xff", "malformed Signed: 2 bytes after its end"),
     ):
         (tmp_path / "x.run").write_bytes(data)
         assert words in fails(shell, tmp_path, Exit.REFUSED, "run", "verify", "x.run")
