@@ -9,12 +9,13 @@ from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.numbers import count, span
 from dipaco.protocol.run.manifest import Manifest, run_id
-from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
 
 WHOLE_PEERS: Final = 100  # columns from which on PeerIDs are shown whole
 RUN_COLUMNS: Final = (
     Column("id", words=True),
     Column("name", words=True),
+    Column("signer", words=True, drop=2),
     Column("owner", words=True, drop=1),
 )
 
@@ -54,10 +55,16 @@ def _in_hex(value: Any) -> Any:
 def runs_text(runs: Sequence[RunFile], width: int | None = None) -> str:
     """Return a line for each run, no wider than `width` columns; None: of any width."""
     rows: list[tuple[str, ...]] = [
-        (each.id.hex()[:16], each.manifest.name, each.manifest.owner) for each in runs
+        (
+            each.id.hex()[:16],
+            each.manifest.name,
+            fingerprint(each.manifest.owner),
+            each.manifest.owner,
+        )
+        for each in runs
     ]
     if width is not None and width < WHOLE_PEERS:
-        rows = [(run, name, short_peer(PeerId(owner))) for run, name, owner in rows]
+        rows = [(*others, short_peer(PeerId(owner))) for *others, owner in rows]
     return table_text(RUN_COLUMNS, rows, width)
 
 
@@ -67,6 +74,7 @@ def manifest_text(run: RunFile, width: int | None = None) -> str:
     rows = [
         ("run", f"{m.name}  id {run.id.hex()}"),
         ("owner", f"{m.owner}  (signature checked)"),
+        ("signer", fingerprint(m.owner)),
         ("source", _source(m)),
         ("files", "\n         ".join(_files(m)) or "none"),
         (

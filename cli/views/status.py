@@ -13,9 +13,10 @@ from dipaco.node.status.document import (
     TaskStatus,
 )
 from dipaco.protocol.numbers import amount, count, size, span
-from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
 
 WHOLE_PEERS = 100  # columns from which on PeerIDs of others are shown whole
+MAX_OFFERS = 8  # runs on offer that are shown
 HANG = 9  # columns of a row's name
 
 PATH_COLUMNS = (
@@ -84,7 +85,12 @@ def _reason(status: Status, reason: Reason) -> str:
 
 
 def _offers(status: Status) -> str:
-    return ", ".join(f"{o.name} ({o.id[:8]})" for o in status.offers)
+    shown = [
+        f"{o.name} ({o.id[:8]}, signer {fingerprint(PeerId(o.owner))})"
+        for o in status.offers[:MAX_OFFERS]
+    ]
+    more = len(status.offers) - MAX_OFFERS
+    return ", ".join([*shown, *([f"{more} more"] if more > 0 else [])])
 
 
 def _run(run: RunStatus) -> str:
@@ -94,6 +100,7 @@ def _run(run: RunStatus) -> str:
     return (
         f"{run.name}  id {run.id[:8]}  round {run.round} of {run.rounds}"
         f"{', finished' if run.finished else ''}  router {run.verdict}{where}{spec}{others}"
+        f"  signer {fingerprint(PeerId(run.owner))}"
     )
 
 
