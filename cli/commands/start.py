@@ -66,7 +66,7 @@ def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags by key of the configuration; an empty list counts as not given."""
     names = {key: key.partition(".")[2] for key in KEYS if key != "run.id"}
     names |= {"run.signers": "signer", "log.level": "log_level", "log.format": "log_format"}
-    keyed = {key: flags[name] for key, name in names.items()}
+    keyed = {key: flags.get(name) for key, name in names.items()}  # some have no flag
     return {key: None if value == () else value for key, value in keyed.items()}
 
 
