@@ -73,8 +73,9 @@ class RunStore:
         """The runs that this node may choose: it takes in their ledgers, within a bound."""
         self._buried = journal.buried()
         """The runs that are not taken in again: their schedulers signed two ledgers."""
-        self._passed: OrderedDict[Digest, PeerId] = OrderedDict()
-        """Manifests that made room, with the schedulers, from whom alone they are taken again."""
+        self._passed: OrderedDict[Digest, PeerId | None] = OrderedDict()
+        """Manifests that made room, with the schedulers, from whom alone they are taken once more;
+        then from nobody (None)."""
         self._refused: OrderedDict[Digest, None] = OrderedDict()
         """Values that nobody is asked for again: they are wrong, or not wanted."""
         self._origins: dict[Digest, str] = {}
@@ -136,8 +137,8 @@ class RunStore:
         if item.run in self._buried or item.digest in self._refused:
             return False
         if item.kind == "manifest":
-            passed = self._passed.get(item.digest)
-            return item.digest not in self._items and passed in (None, peer)
+            passed = item.digest in self._passed and self._passed[item.digest] != peer
+            return item.digest not in self._items and not passed
         if not self._wants_details(item.run):
             return False
         if item.kind == "ledger":
@@ -346,7 +347,7 @@ class RunStore:
             for digest in self._values_of.pop(run, ()):
                 item = self._items.pop(digest, None)
                 if item is not None and item.kind == "manifest":
-                    self._passed[digest] = scheduler
+                    self._passed[digest] = None if digest in self._passed else scheduler
         while len(self._passed) > MAX_PASSED:
             self._passed.popitem(last=False)
 

@@ -198,7 +198,7 @@ def test_the_least_useful_goes_first_when_all_places_or_bytes_are_taken(
     assert spare(held[:4], stored(999, "new")) == [held[2].run, held[3].run]
 
 
-def test_a_manifest_that_made_room_comes_again_from_its_scheduler_alone(
+def test_a_manifest_that_made_room_comes_again_from_its_scheduler_alone_and_once(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strangers, "MAX_RUNS", 1)
@@ -207,6 +207,9 @@ def test_a_manifest_that_made_room_comes_again_from_its_scheduler_alone(
         store.offer("manifest", signed(of(owner), owner))
     gone = item("manifest", run_id(of("bert")), signed(of("bert"), "bert"))
     assert not store.lacks(gone, peer("mallory")) and store.lacks(gone, peer("bert"))
+    for owner in ("bert", "cara"):
+        store.offer("manifest", signed(of(owner), owner))
+    assert not store.lacks(gone, peer("bert"))
 
 
 def test_a_manifest_of_a_stranger_has_a_largest_size(
