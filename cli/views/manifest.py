@@ -10,6 +10,7 @@ from dipaco.node.runs.files import RunFile
 from dipaco.protocol.numbers import count, span
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
+from dipaco.protocol.wire.text import escaped
 
 WHOLE_PEERS: Final = 100  # columns from which on PeerIDs are shown whole
 RUN_COLUMNS: Final = (
@@ -94,14 +95,15 @@ def manifest_text(run: RunFile, width: int | None = None) -> str:
 def _source(m: Manifest) -> str:
     s = m.source
     return (
-        f"{s.kind} {s.revision}, {count(s.documents, 'document')}, field {s.text_field!r}, "
-        f"{count(s.windows, 'window')} of {s.window:,}"
+        f"{s.kind} {escaped(s.revision)}, {count(s.documents, 'document')}, "
+        f"field {s.text_field!r}, {count(s.windows, 'window')} of {s.window:,}"
     )
 
 
 def _files(m: Manifest) -> list[str]:
     shown = [
-        f"{f.name}  {count(f.size, 'byte')}  {f.sha256.hex()[:16]}" for f in m.source.files[:8]
+        f"{escaped(f.name)}  {count(f.size, 'byte')}  {f.sha256.hex()[:16]}"
+        for f in m.source.files[:8]
     ]
     more = len(m.source.files) - len(shown)
     return [*shown, f"and {more} more"] if more else shown
