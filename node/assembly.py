@@ -23,6 +23,7 @@ from dipaco.node.network.gossip import Gossip
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.seats import prefix_of
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.pinned import pinned_blobs
 from dipaco.node.runs.store import RunStore
@@ -135,7 +136,14 @@ def assemble(
     if config.node.rendezvous:
         roster = Roster(home.root / "directory.cbor")
         directory = Directory(transport, rpc, roster, in_thread=in_thread)
-    gossip = Gossip(transport, reputation, run_store)
+    gossip = Gossip(
+        transport,
+        reputation,
+        run_store,
+        origin=lambda peer: prefix_of(transport.remote_ip(peer), config.node.exempt_prefixes),
+    )
+    run_store.wanting = gossip.compare_again
+    run_store.favoured = frozenset(peer for peer in seeds if peer)
     exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread)
     claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)

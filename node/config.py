@@ -24,6 +24,7 @@ from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.routing.policy import POLICY_PATTERN
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.faults import nearest, refusal_of, shown
+from dipaco.protocol.wire.identity import PeerIdField
 from dipaco.protocol.wire.text import one_line
 
 FILE_NAME = "config.toml"
@@ -91,6 +92,9 @@ class RunSection(Section, frozen=True, kw_only=True):
     id: tuple[RunName, ...] = ()
     """Run ids (hex, or their beginnings) or names, the most wanted first: when one is over, the
     next follows. Empty: the run that was trained last, else the only one on offer."""
+    signers: tuple[PeerIdField, ...] = ()
+    """PeerIDs of owners: only their runs are trained, whichever signers are pinned. Empty: any
+    owner's, with the pinned signer of the name."""
     verify: Trust = "require"
     """When the router cannot be verified here: refuse to train (`require`), train with a warning
     (`warn`), or train if Q other peers say that they verified it and no peer refutes it

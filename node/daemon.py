@@ -24,9 +24,11 @@ from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
 from dipaco.node.roles.run import run_roles, trains
+from dipaco.node.runs.remembered import last_run
+from dipaco.node.runs.signers import pinned_signers
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
-from dipaco.protocol.wire.identity import peer_id
+from dipaco.protocol.wire.identity import fingerprint, peer_id
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -116,12 +118,23 @@ async def run_node(
 def _greet(node: Node, say: Say, socket: str) -> None:
     addresses = node.transport.addresses
     say(f"listen   {'  '.join(map(str, addresses))}")
+    _greet_signers(node, say)
     say(f"ready    api unix:{socket}")
     if addresses:
         widest = max(
             addresses, key=lambda address: address.scope
         )  # loopback is of use on this machine alone
         say(f"to join this network:  {PACKAGE} start --bootstrap {widest}")
+
+
+def _greet_signers(node: Node, say: Say) -> None:
+    """Tell the pinned signers of the names that a person gave, or of the last run's."""
+    last, pins = last_run(node.home.root), pinned_signers(node.home.root)
+    record = node.run_store.runs.get(last) if last is not None else None
+    names = node.config.run.id or ((record.manifest.name,) if record else ())
+    for name in names:
+        if name in pins:
+            say(f"signer   of {name}: {fingerprint(pins[name])}")
 
 
 async def _heed_signals(

@@ -7,6 +7,7 @@
     - RemoteProtocolError   the peer's fault: reset the stream, count a strike
   + Refusal                 the run is not what it claims to be: stop, never retry
     - Unverifiable          the run cannot be verified, and the operator requires it: exit 5
+    - SignerFault           signed values contradict each other: whoever hands them on may be honest
   + NoDevice                this machine has no usable device, or too little memory: exit 6
   + Unavailable             nobody's fault: back off and try again
     - LeaseLost             the lease is no longer ours: drop the work, ask for another lease
@@ -41,6 +42,17 @@ class Refusal(DipacoError):
 
 class Unverifiable(Refusal):
     """The run cannot be verified, and the policy of this node requires that it is."""
+
+
+class SignerFault(Refusal):
+    """What a peer signed contradicts the rest that it signed; who hands it on may be honest.
+
+    signer   its PeerID.
+    """
+
+    def __init__(self, reason: str, signer: str) -> None:
+        super().__init__(reason)
+        self.signer = signer
 
 
 class NoDevice(DipacoError):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--bootstrap", multiple=True, metavar="ADDR", help="A peer to dial first.")
 @click.option("--rendezvous", is_flag=True, default=None, help="Keep the directory and schedule.")
 @click.option("--run", metavar="RUN", help="Run file, run id or name [the only one on offer].")
+@click.option("--signer", multiple=True, metavar="PEERID", help="Train runs of this owner alone.")
 @home_option
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
 @click.option("--announce", multiple=True, metavar="MADDR", help="An address for other nodes.")
@@ -64,8 +65,8 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags by key of the configuration; an empty list counts as not given."""
     names = {key: key.partition(".")[2] for key in KEYS if key != "run.id"}
-    names |= {"log.level": "log_level", "log.format": "log_format"}
-    keyed = {key: flags[name] for key, name in names.items()}
+    names |= {"run.signers": "signer", "log.level": "log_level", "log.format": "log_format"}
+    keyed = {key: flags.get(name) for key, name in names.items()}  # some have no flag
     return {key: None if value == () else value for key, value in keyed.items()}
 
 

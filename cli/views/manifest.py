@@ -9,12 +9,14 @@ from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.numbers import count, span
 from dipaco.protocol.run.manifest import Manifest, run_id
-from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
+from dipaco.protocol.wire.text import escaped
 
 WHOLE_PEERS: Final = 100  # columns from which on PeerIDs are shown whole
 RUN_COLUMNS: Final = (
     Column("id", words=True),
     Column("name", words=True),
+    Column("signer", words=True, drop=2),
     Column("owner", words=True, drop=1),
 )
 
@@ -54,10 +56,16 @@ def _in_hex(value: Any) -> Any:
 def runs_text(runs: Sequence[RunFile], width: int | None = None) -> str:
     """Return a line for each run, no wider than `width` columns; None: of any width."""
     rows: list[tuple[str, ...]] = [
-        (each.id.hex()[:16], each.manifest.name, each.manifest.owner) for each in runs
+        (
+            each.id.hex()[:16],
+            each.manifest.name,
+            fingerprint(each.manifest.owner),
+            each.manifest.owner,
+        )
+        for each in runs
     ]
     if width is not None and width < WHOLE_PEERS:
-        rows = [(run, name, short_peer(PeerId(owner))) for run, name, owner in rows]
+        rows = [(*others, short_peer(PeerId(owner))) for *others, owner in rows]
     return table_text(RUN_COLUMNS, rows, width)
 
 
@@ -67,6 +75,7 @@ def manifest_text(run: RunFile, width: int | None = None) -> str:
     rows = [
         ("run", f"{m.name}  id {run.id.hex()}"),
         ("owner", f"{m.owner}  (signature checked)"),
+        ("signer", fingerprint(m.owner)),
         ("source", _source(m)),
         ("files", "\n         ".join(_files(m)) or "none"),
         (
@@ -86,14 +95,15 @@ def manifest_text(run: RunFile, width: int | None = None) -> str:
 def _source(m: Manifest) -> str:
     s = m.source
     return (
-        f"{s.kind} {s.revision}, {count(s.documents, 'document')}, field {s.text_field!r}, "
-        f"{count(s.windows, 'window')} of {s.window:,}"
+        f"{s.kind} {escaped(s.revision)}, {count(s.documents, 'document')}, "
+        f"field {s.text_field!r}, {count(s.windows, 'window')} of {s.window:,}"
     )
 
 
 def _files(m: Manifest) -> list[str]:
     shown = [
-        f"{f.name}  {count(f.size, 'byte')}  {f.sha256.hex()[:16]}" for f in m.source.files[:8]
+        f"{escaped(f.name)}  {count(f.size, 'byte')}  {f.sha256.hex()[:16]}"
+        for f in m.source.files[:8]
     ]
     more = len(m.source.files) - len(shown)
     return [*shown, f"and {more} more"] if more else shown

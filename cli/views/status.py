@@ -13,9 +13,11 @@ from dipaco.node.status.document import (
     TaskStatus,
 )
 from dipaco.protocol.numbers import amount, count, size, span
-from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
+from dipaco.protocol.wire.text import escaped
 
 WHOLE_PEERS = 100  # columns from which on PeerIDs of others are shown whole
+MAX_OFFERS = 8  # runs on offer that are shown
 HANG = 9  # columns of a row's name
 
 PATH_COLUMNS = (
@@ -58,7 +60,7 @@ def _lines(rows: list[tuple[str, str]], width: int | None) -> str:
 
 def _block(status: Status, run: RunBlock, width: int | None) -> str:
     """Return one run of several."""
-    state = f"{run.state}: {'; '.join(each.text for each in run.reasons)}"
+    state = f"{run.state}: {'; '.join(escaped(each.text) for each in run.reasons)}"
     rows = [("run", _run(run)), ("state", state)]
     return "\n".join(("", _lines(rows, width), _swarm(run.swarm, status.peer, width)))
 
@@ -78,13 +80,18 @@ def _reason(status: Status, reason: Reason) -> str:
     """Return a reason; one that has lasted says for how long, if it is waited out."""
     lasts = status.time - reason.since
     if reason.until is None or lasts < 1:
-        return reason.text
+        return escaped(reason.text)
     since = time.strftime("%H:%M:%S", time.localtime(reason.since))
-    return f"{reason.text} (since {since})"
+    return f"{escaped(reason.text)} (since {since})"
 
 
 def _offers(status: Status) -> str:
-    return ", ".join(f"{o.name} ({o.id[:8]})" for o in status.offers)
+    shown = [
+        f"{o.name} ({o.id[:8]}, signer {fingerprint(PeerId(o.owner))})"
+        for o in status.offers[:MAX_OFFERS]
+    ]
+    more = len(status.offers) - MAX_OFFERS
+    return ", ".join([*shown, *([f"{more} more"] if more > 0 else [])])
 
 
 def _run(run: RunStatus) -> str:
@@ -94,6 +101,7 @@ def _run(run: RunStatus) -> str:
     return (
         f"{run.name}  id {run.id[:8]}  round {run.round} of {run.rounds}"
         f"{', finished' if run.finished else ''}  router {run.verdict}{where}{spec}{others}"
+        f"  signer {fingerprint(PeerId(run.owner))}"
     )
 
 

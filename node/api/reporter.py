@@ -164,9 +164,15 @@ class StatusReporter:
             verified=heard.verified,
             refuted=heard.refuted,
             scheduler=record.scheduler,
-            answers=record.scheduler in self.transport.peers() | {self.me},
+            answers=self._answers(record),
             over=record.over,
         )
+
+    def _answers(self, record: RunRecord) -> bool:
+        scheduler = record.scheduler
+        listed = self.run_store.listed_by(scheduler) or ()
+        connected = scheduler in self.transport.peers() and record.run in listed
+        return scheduler == self.me or connected
 
     def _by_busyness(self) -> list[RunRecord]:
         order = self.activity.by_busyness

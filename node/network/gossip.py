@@ -19,9 +19,9 @@ import trio
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
-from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, SignerFault, Unavailable
 from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, decode, encode
-from dipaco.protocol.wire.digest import Digest, tagged
+from dipaco.protocol.wire.digest import Digest, sha256, tagged
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import (
     LEDGER_PART,
@@ -57,6 +57,7 @@ PAUSE = (10.0, 30.0)  # s between two comparisons with a random peer
 NEIGHBOUR_DELAY = 1.0  # s
 ANSWER_TIMEOUT = 60.0  # s: enough for the largest value over a slow uplink
 PULLS = 8  # pulls at once
+MAX_PULLED = 64  # manifests pulled in one comparison from a peer that is not known here
 WAITING = 64  # pulls running or waiting; more are dropped, and the next comparison finds the values
 PULL_LOOK = 0.1  # s between two looks at a pull from another peer
 SPREAD_PAUSE = 0.25  # s between two announcements in `spread`
@@ -70,31 +71,53 @@ class ValueStore(Protocol):
     def inventory(self) -> tuple[Item, ...]:
         """Return all held values, the most recent first; a ledger as its head and length."""
 
+    def lacks(self, item: Item, peer: PeerId) -> bool:
+        """Return whether a value that `peer` names is missing here, and wanted."""
+
+    def length(self, run: Digest) -> int:
+        """Return the number of a ledger's records that are held."""
+
+    def refuse(self, digest: Digest) -> None:
+        """Have nobody asked again for the value that an item names by `digest`."""
+
     def read(self, kind: str, run: Digest, digest: Digest) -> bytes | None:
         """Return one signed value verbatim, or None when it is not held."""
 
     def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
         """Return consecutive signed records from `first` on, of at most `limit` bytes in all."""
 
-    def offer(self, kind: str, data: bytes) -> None:
+    def offer(self, kind: str, data: bytes, *, run: Digest | None = None, origin: str = "") -> None:
         """Take a value from a peer; one that is held already changes nothing.
 
-        Raises RemoteProtocolError when the value is invalid (its sender gets a strike), Refusal
-        when it is valid and not wanted (this peer is not asked for it again), Unavailable when it
-        cannot be judged yet (this peer is asked for it again).
+        run      the run under which the peer listed it.
+        origin   the peer's IP prefix; empty: it is not counted.
+
+        Raises RemoteProtocolError when the peer answers for what is wrong (it gets a strike),
+        SignerFault when the value's signer does (nobody is asked for it again, and whoever handed
+        it on gets no strike), Refusal when it is valid and not wanted (this peer is not asked for
+        it again), Unavailable when it cannot be judged yet (this peer is asked for it again).
         """
 
     def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
         """Take the runs of the manifests that `peer` holds, after all its values were pulled."""
 
-    def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
-        """Take consecutive records, of which some may be held already; raises as `offer` does."""
+    def note_offer(self, peer: PeerId, run: Digest) -> None:
+        """Take one more run whose manifest `peer` announced and holds."""
+
+    def offer_ledger(
+        self, run: Digest, records: tuple[bytes, ...], *, first: int | None = None
+    ) -> None:
+        """Take consecutive records from number `first` on, of which some may be held already.
+
+        Raises as `offer` does.
+        """
 
 
 class Gossip:
     """Brings the values that our peers hold into `values`.
 
     chance  chooses the peers and the times; seeded in tests.
+    origin  returns the IP prefix of a peer; empty: it is not counted.
     """
 
     def __init__(
@@ -104,10 +127,12 @@ class Gossip:
         values: ValueStore,
         *,
         chance: random.Random | None = None,
+        origin: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
         self._transport = transport
         self._reputation = reputation
         self._values = values
+        self._origin = origin
         self._chance = chance if chance is not None else random.Random()
         self._rpc = Rpc(transport, reputation, protocol=SYNC, limit=SYNC_LIMIT)
         self._rpc.handle(AskInventory, self._answer_inventory)
@@ -115,6 +140,10 @@ class Gossip:
         self._rpc.handle(ReadLedger, self._answer_ledger)
         self._rpc.watch(self._on_peer)
         self._comparing: set[PeerId] = set()
+        self._again: set[PeerId] = set()
+        """Of these the peers to compare with once more, since more is wanted now."""
+        self._told: tuple[tuple[Item, ...], tuple[Item, ...], Digest] | None = None
+        """An inventory, the part of it that is told, and the digest of that part."""
         self._compared: set[PeerId] = set()
         """The connected peers whose values were all pulled at least once."""
         self._pulling: dict[tuple[str, Digest], float] = {}
@@ -166,7 +195,7 @@ class Gossip:
         """Ask `peer` for its inventory until `item` is in it, then add `peer` to `holders`."""
         while True:
             try:
-                ask = AskInventory(summary=_summary(self._inventory()))
+                ask = AskInventory(summary=self._inventory()[1])
                 answer = await self._rpc.call(peer, ask, Inventory, timeout=ANSWER_TIMEOUT)
             except (Unavailable, Refusal, RemoteProtocolError) as error:
                 log.debug("peer=%s does not say what it holds: %s", short_peer(peer), error)
@@ -205,7 +234,7 @@ class Gossip:
         except RemoteProtocolError as error:
             await self._reputation.blame(author, f"a malformed announcement: {error}")
             return
-        if not self._lacks(item, self._held()):
+        if not self._lacks(item, author):
             return
         if author in self._rpc.ready():
             self._start(self._pull_announced, author, item)
@@ -236,51 +265,73 @@ class Gossip:
         if peers := self._not_compared():
             await self._compare(self._chance.choice(peers))
 
+    def compare_again(self) -> None:
+        """Compare with all peers, since more is wanted than before."""
+        for peer in self._rpc.ready():
+            if peer in self._comparing:
+                self._again.add(peer)
+            else:
+                self._start(self._compare, peer)
+
     async def _compare(self, peer: PeerId) -> None:
         """Ask `peer` for its inventory and pull the values that we lack."""
         if peer in self._comparing:
             return
         self._comparing.add(peer)
         try:
-            ours = self._inventory()
-            ask = AskInventory(summary=_summary(ours))
+            ours, summary = self._inventory()
+            ask = AskInventory(summary=summary)
             answer = await self._rpc.call(peer, ask, Inventory, timeout=ANSWER_TIMEOUT)
             await self._check_inventory(peer, answer)
-            held = self._held()
-            lacking = [
-                item
-                for kind in KINDS
-                for item in answer.items
-                if item.kind == kind and self._lacks(item, held)
-            ]
+            lacking = self._lacking(peer, answer.items)
             await self._pull(peer, lacking)
             while any(self._comes(item) for item in lacking):
                 await trio.sleep(PULL_LOOK)
-            held = self._held()
-            await self._pull(peer, [item for item in lacking if self._lacks(item, held)])
+            await self._pull(peer, [item for item in lacking if self._lacks(item, peer)])
             self._compared.add(peer)
             listed = ours if answer.same else answer.items
             self._values.note_listing(peer, {i.run for i in listed if i.kind == "manifest"})
         finally:
             self._comparing.discard(peer)
+            if peer in self._again:
+                self._again.discard(peer)
+                self._start(self._compare, peer)
+
+    def _lacking(self, peer: PeerId, items: Iterable[Item]) -> list[Item]:
+        """Return the values to pull from `peer`, each kind after those that it is judged by."""
+        lacking = [
+            item
+            for kind in KINDS
+            for item in items
+            if item.kind == kind and self._lacks(item, peer)
+        ]
+        if self._reputation.known(peer):
+            return lacking
+        manifests = sum(item.kind == KINDS[0] for item in lacking)
+        return lacking[: min(manifests, MAX_PULLED)] + lacking[manifests:]
 
     async def _check_inventory(self, peer: PeerId, answer: Inventory) -> None:
         kinds = Counter(item.kind for item in answer.items)
         if kinds and max(kinds.values()) > MAX_ITEMS:
             reason = f"lists more than {MAX_ITEMS} values of a kind"
-            await self._reputation.blame(peer, reason)
-            raise RemoteProtocolError(reason)
+        elif len(set(map(_key, answer.items))) < len(answer.items):
+            reason = "lists a value twice"
+        else:
+            return
+        await self._reputation.blame(peer, reason)
+        raise RemoteProtocolError(reason)
 
     async def _pull_announced(self, peer: PeerId, item: Item) -> None:
-        if self._lacks(item, self._held()):
+        if self._lacks(item, peer):
             await self._pull(peer, [item])
+            if item.kind == "manifest":
+                self._values.note_offer(peer, item.run)
 
     async def _pull(self, peer: PeerId, items: Iterable[Item]) -> None:
         """Read the values of `items` from `peer`, one after the other, and offer them."""
         taken = [item for item in items if await self._pull_one(peer, item)]
-        held = self._held()
         for item in taken:
-            if self._lacks(item, held):  # the value arrived, and the store did not keep it
+            if self._lacks(item, peer):  # the value arrived, and the store did not keep it
                 self._decline(peer, item)
 
     async def _pull_one(self, peer: PeerId, item: Item) -> bool:
@@ -298,6 +349,9 @@ class Gossip:
         except Unavailable as error:
             log.debug("peer=%s %s later: %s", short_peer(peer), item.kind, error)
             return False
+        except SignerFault as error:
+            await self._blame_signer(item, error)
+            return False
         except Refusal as error:
             log.debug("peer=%s %s not wanted: %s", short_peer(peer), item.kind, error)
             self._decline(peer, item)
@@ -311,6 +365,16 @@ class Gossip:
                 for other, head in self._heads.pop(item.run, {}).items():
                     self._start(self._pull_announced, other, head)
         return True
+
+    async def _blame_signer(self, item: Item, fault: SignerFault) -> None:
+        """Have nobody asked for a value again; its signer gets a strike if it is connected.
+
+        One that is known here does not: a run of this node stands still without its scheduler.
+        """
+        self._values.refuse(item.digest)
+        signer = PeerId(fault.signer)
+        if signer in self._transport.peers() and not self._reputation.known(signer):
+            await self._reputation.blame(signer, str(fault))
 
     def _comes(self, item: Item) -> bool:
         """Return whether another peer is bringing that value."""
@@ -329,40 +393,41 @@ class Gossip:
         value = await self._rpc.call(peer, ReadValue(item=item), Value, timeout=ANSWER_TIMEOUT)
         if value.data is None:
             raise Unavailable(f"{short_peer(peer)} no longer holds that {item.kind}")
-        self._values.offer(item.kind, value.data)
+        if sha256(value.data) != item.digest:
+            raise RemoteProtocolError(f"sends other bytes than those of the {item.kind} asked for")
+        origin = "" if self._reputation.known(peer) else self._origin(peer)
+        self._values.offer(item.kind, value.data, run=item.run, origin=origin)
 
     async def _pull_ledger(self, peer: PeerId, item: Item) -> None:
         """Read parts until our ledger is as long as `item` says; other pulls may add to it too."""
-        while (first := self._held().get(_key(item), 0)) < item.seq:
+        while self._lacks(item, peer):
+            first = self._values.length(item.run)
             ask = ReadLedger(run=item.run, first=first)
             part = await self._rpc.call(peer, ask, LedgerPart, timeout=ANSWER_TIMEOUT)
             if not part.records:
-                raise Unavailable(f"{short_peer(peer)} no longer holds that ledger")
+                raise Refusal(f"{short_peer(peer)} does not hold that ledger")
             self._note_progress(_key(item))
-            self._values.offer_ledger(item.run, part.records)
-            if self._held().get(_key(item), 0) <= first:
+            self._values.offer_ledger(item.run, part.records, first=first)
+            if self._values.length(item.run) <= first:
                 raise RemoteProtocolError(f"sends no ledger record from number {first} on")
 
     # ---------------------------------------------------------------- our own values
 
-    def _inventory(self) -> tuple[Item, ...]:
-        return _bounded(self._values.inventory())
+    def _inventory(self) -> tuple[tuple[Item, ...], Digest]:
+        """Return what peers are told that we hold, and its digest; made anew after a change."""
+        whole = self._values.inventory()
+        if self._told is None or self._told[0] is not whole:
+            told = _bounded(whole)
+            self._told = whole, told, _summary(told)
+        return self._told[1:]
 
-    def _held(self) -> dict[tuple[str, Digest], int]:
-        """Return the length of each ledger by (ledger, run), and the rest by (kind, digest)."""
-        return {_key(item): item.seq for item in self._values.inventory()}
-
-    @staticmethod
-    def _lacks(item: Item, held: dict[tuple[str, Digest], int]) -> bool:
-        if item.kind not in KINDS:  # of a newer version of the protocol
-            return False
-        if item.kind == LEDGER:
-            return item.seq > held.get(_key(item), 0)
-        return _key(item) not in held
+    def _lacks(self, item: Item, peer: PeerId) -> bool:
+        """Return whether we want a value; kinds of a newer version of the protocol we do not."""
+        return item.kind in KINDS and self._values.lacks(item, peer)
 
     async def _answer_inventory(self, _peer: PeerId, ask: AskInventory) -> Inventory:
-        items = self._inventory()
-        same = _summary(items) == ask.summary
+        items, summary = self._inventory()
+        same = summary == ask.summary
         return Inventory(same=same, items=() if same else items)
 
     async def _answer_value(self, _peer: PeerId, ask: ReadValue) -> Value:

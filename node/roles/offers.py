@@ -4,6 +4,7 @@ A peer's word counts once it has told of all that it holds: the first manifest t
 of may be anybody's.
 """
 
+import logging
 from dataclasses import dataclass, field
 
 import trio
@@ -13,16 +14,23 @@ from dipaco.node.runs.choice import (
     Choice,
     RunOffer,
     choose,
+    is_named,
     missing_text,
     next_text,
     offers_text,
+    others_text,
 )
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.remembered import last_run, remember_run
+from dipaco.node.runs.signers import pin_signer, pinned_signers
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connections
+# Without an answer for as long a scheduler counts as gone: a restart and a slow line take less.
+AWAY_SECONDS = 300.0
 
 
 @dataclass
@@ -38,22 +46,56 @@ class RunChooser:
         if self._last is not None:
             self.node.run_store.keep(self._last)
         self._seeds = frozenset(a.peer for a in self.node.config.node.bootstrap if a.peer)
+        self._pins = pinned_signers(self.node.home.root)
+        self._signers = frozenset(self.node.config.run.signers)
+        self._silent_since: dict[Digest, float] = {}
+        """When each run's scheduler was first seen not to answer."""
 
     async def next_run(self) -> RunRecord:
-        """Wait for the run that is wanted, and remember it.
+        """Wait for the run that is wanted, pin its signer, and remember it.
 
         It is over only if no other one is wanted.
         """
+        named = self.node.config.run.id
         while True:
             offers = self._offers()
-            choice = choose(offers, wanted=self.node.config.run.id, last=self._last)
-            if choice.run is not None and self._heard():
-                self._last = choice.run
-                self.node.run_store.keep(choice.run)
-                remember_run(self.node.home.root, choice.run)
-                return self.node.run_store.runs[choice.run]
-            self._say_choosing(choice, offers)
+            self._follow(offers)
+            choice = choose(offers, wanted=named, signers=self._signers, last=self._last)
+            chosen = next((offer for offer in offers if offer.run == choice.run), None)
+            if chosen is not None and self._heard() and self._may_join(chosen):
+                return self._join(chosen)
+            self._say_choosing(choice, chosen, offers)
             await self.something_new()
+
+    def _join(self, chosen: RunOffer) -> RunRecord:
+        self._last = chosen.run
+        self.node.run_store.keep(chosen.run)
+        remember_run(self.node.home.root, chosen.run)
+        new = fingerprint(chosen.signer)
+        if chosen.pinned not in (None, chosen.signer):
+            old = fingerprint(chosen.pinned)
+            log.warning("run %s: signer %s takes the place of %s", chosen.name, new, old)
+        pin_signer(self.node.home.root, chosen.name, chosen.signer)
+        self._pins[chosen.name] = chosen.signer
+        return self.node.run_store.runs[chosen.run]
+
+    def _may_join(self, offer: RunOffer) -> bool:
+        """Return whether to join now: a newcomer waits until the scheduler answers."""
+        known = offer.run == self._last or is_named(offer, self.node.config.run.id)
+        return offer.answers or offer.over or known
+
+    def _follow(self, offers: list[RunOffer]) -> None:
+        """Have the ledgers fetched of the runs that a person or a seed stands for.
+
+        Of all others the manifest has to do: nothing is fetched or built for a stranger's run.
+        """
+        named = self.node.config.run.id
+        stands = [
+            offer.run
+            for offer in offers
+            if offer.of_seed or offer.signer in self._signers or is_named(offer, named)
+        ]
+        self.node.run_store.follow(stands)
 
     async def something_new(self) -> None:
         """Wait until the choice may be another one."""
@@ -66,19 +108,31 @@ class RunChooser:
         self.node.activity.of(record.run).say("run-over", round=rounds, rounds=rounds, next=advice)
 
     def _offers(self) -> list[RunOffer]:
-        records = self.node.run_store.runs.values()
-        return [self._offer(record) for record in records if record.run not in self.refused]
+        runs = self.node.run_store.runs
+        for run in self._silent_since.keys() - runs.keys():
+            del self._silent_since[run]
+        return [self._offer(record) for record in runs.values() if record.run not in self.refused]
 
     def _offer(self, record: RunRecord) -> RunOffer:
         listed = self.node.run_store.listed_by(record.scheduler) or ()
+        answers = record.scheduler in self.node.transport.peers() and record.run in listed
         return RunOffer(
             run=record.run,
             name=record.manifest.name,
             signer=record.manifest.owner,
             of_seed=record.scheduler in self._seeds and record.run in listed,
-            answers=record.scheduler in self.node.transport.peers(),
+            answers=answers,
+            dead=self._dead(record.run, answers=answers),
+            pinned=self._pins.get(record.manifest.name),
             over=record.over,
         )
+
+    def _dead(self, run: Digest, *, answers: bool) -> bool:
+        if answers:
+            self._silent_since.pop(run, None)
+            return False
+        now = trio.current_time()
+        return now - self._silent_since.setdefault(run, now) >= AWAY_SECONDS
 
     def _heard(self) -> bool:
         """Return whether a peer whose word counts has told of all its runs.
@@ -102,7 +156,9 @@ class RunChooser:
             if record.run.hex() in ids or record.run == self._last
         }
 
-    def _say_choosing(self, choice: Choice, offers: list[RunOffer]) -> None:
+    def _say_choosing(
+        self, choice: Choice, chosen: RunOffer | None, offers: list[RunOffer]
+    ) -> None:
         say, peers = self.node.activity.say, len(self.node.transport.peers())
         if trouble := self.node.dialer.reason():
             say("no-peer", trouble=trouble)
@@ -110,6 +166,11 @@ class RunChooser:
             say("seed-silent", peers=peers)
         elif choice.among:
             say("several-runs", offers=offers_text(choice.among))
+        elif chosen is not None:
+            scheduler = self.node.run_store.runs[chosen.run].scheduler
+            say("run-away", run=chosen.name, scheduler=short_peer(scheduler))
+        elif choice.of_others:
+            say("other-signer", problem=others_text(choice.of_others))
         elif choice.missing:
             say("not-on-offer", problem=missing_text(choice.missing, offers))
         else:

@@ -10,7 +10,7 @@ from dipaco.node.assembly import Node
 from dipaco.node.config import NodeConfig
 from dipaco.node.roles import scheduler, volunteer
 from dipaco.node.roles.role import Role
-from dipaco.node.runs.files import choose_run, kept_runs
+from dipaco.node.runs.files import kept_runs
 
 ROLES: tuple[Role, ...] = (
     scheduler.ROLE,
@@ -36,7 +36,10 @@ async def run_roles(node: Node, reporter: StatusReporter) -> None:
 
 
 def _offer_own_runs(node: Node) -> None:
-    """Offer the runs in `runs/`; a founder's also that it knows and its configuration names."""
+    """Offer the runs in `runs/`; a founder's also that it knows and whose id it was given.
+
+    A name would not do: a stranger may have given it to a run that names this node.
+    """
     store = node.run_store
     for run in kept_runs(node.home.root):
         if run.id in store.runs:
@@ -44,7 +47,6 @@ def _offer_own_runs(node: Node) -> None:
         else:
             store.publish("manifest", run.signed)
     if node.config.node.rendezvous:
-        names = {run: record.manifest.name for run, record in store.runs.items()}
-        for text in node.config.run.id:
-            for found in choose_run(text, names).found:
-                store.keep_own(found)
+        for known in [run for run in store.runs if run.hex() in node.config.run.id]:
+            store.keep_own(known)
+        store.follow(())

@@ -149,6 +149,8 @@ def _say_what_is_scheduled(
     rounds, schedule = record.rounds.last, scheduler.schedule
     activity = node.activity.of(record.run)
     activity.leases = len(schedule.grants)
+    if record.fault is not None:
+        activity.say_beside("two-ledgers", problem=record.fault)
     closed = node.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
     if closed:
         activity.pause(closed.code, str(closed))

@@ -87,11 +87,19 @@ async def _work_for(node: Node, record: RunRecord) -> None:
     stay, volunteer = _Stay(), Volunteer(record, deps)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(volunteer.follow_others)
+        nursery.start_soon(_say_fault, node, record)
         nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
         await stay.ended.wait()
         nursery.cancel_scope.cancel()
     if stay.refusal is not None:
         raise stay.refusal
+
+
+async def _say_fault(node: Node, record: RunRecord) -> None:
+    """Put it into the status, as soon as it is known, that the scheduler contradicts itself."""
+    while record.fault is None:
+        await node.run_store.changed.wait()
+    node.activity.of(record.run).say_beside("two-ledgers", problem=record.fault)
 
 
 async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:

@@ -3,6 +3,7 @@
 The store (`store.py`) checks and saves what comes in; a record only takes it in.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, LedgerRecord, app
 from dipaco.protocol.work.rounds import Rounds, Weights
 from dipaco.protocol.work.run_state import RunState
 
+MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
+
 
 @dataclass(frozen=True)
 class HeldSpec:
@@ -30,9 +33,17 @@ class HeldSpec:
 class RunRecord:
     """One run as this node knows it: its manifest, its specs, and the fold of its ledger."""
 
-    def __init__(self, run: Digest, manifest: Manifest) -> None:
+    def __init__(self, run: Digest, manifest: Manifest, *, size: int = 0) -> None:
+        """size: bytes of the signed manifest."""
         self.run = run
         self.manifest = manifest
+        self.size = size
+        self.value_bytes = 0
+        """Of its signed values."""
+        self.ledger_bytes = 0
+        """Of the ledger's records."""
+        self.fault: str | None = None
+        """Why its scheduler contradicts itself; None: it does not, as far as is known."""
         self.state = RunState(manifest)
         self.specs: dict[Digest, HeldSpec] = {}
         """By spec digest."""
@@ -42,15 +53,58 @@ class RunRecord:
         self.restart()
         self.said: dict[Digest, dict[PeerId, Outcome]] = {}
         """By spec digest: the outcome that each peer's receipts state."""
-        self.receipts = 0
-        """How many of them are held."""
+        self.receipts: dict[Digest, tuple[PeerId, Digest]] = {}
+        """Signer and spec by the digest of the envelope, in the order of arrival."""
+        self._specs_of: defaultdict[PeerId, set[Digest]] = defaultdict(set)
+        """By signer the specs that its receipts are about."""
 
-    def hear(self, signer: PeerId, receipt: Receipt) -> None:
-        """Take in a receipt; a peer that has once refuted a spec counts as refuting it."""
+    def is_news(self, signer: PeerId, receipt: Receipt) -> bool:
+        """Return whether a receipt counts beside those that are held.
+
+        One of each signer counts for a spec, and another only if it refutes it; receipts of one
+        signer for more specs than a run has do not.
+        """
+        said = self.said.get(receipt.spec, {}).get(signer)
+        if said is None:
+            return len(self._specs_of.get(signer, ())) < MAX_SPECS
+        return said is not Outcome.REFUTED and receipt.verdict.outcome is Outcome.REFUTED
+
+    def knows(self, signer: PeerId) -> bool:
+        """Return whether the manifest names `signer`, or an outer step took its work."""
+        return signer in self._known()
+
+    def _known(self) -> frozenset[PeerId]:
+        schedule = self.manifest.schedule
+        named = {*schedule.schedulers, *schedule.members, self.manifest.owner}
+        return frozenset(named.union(self.state.contributors.values()))
+
+    def least_receipt(self) -> Digest:
+        """Return the receipt that goes first: the oldest of a peer that the run does not know."""
+        known = self._known()
+        strangers = (each for each, (signer, _) in self.receipts.items() if signer not in known)
+        return next(strangers, next(iter(self.receipts)))
+
+    def drop_receipt(self, digest: Digest) -> None:
+        """Forget a receipt that is held, and what it said."""
+        signer, spec = self.receipts.pop(digest)
+        self.said.get(spec, {}).pop(signer, None)
+        self._specs_of[signer].discard(spec)
+
+    def hear(self, digest: Digest, signer: PeerId, receipt: Receipt) -> None:
+        """Take in a receipt; a peer that has once refuted a spec counts as refuting it.
+
+        digest   of the envelope.
+        """
         outcomes = self.said.setdefault(receipt.spec, {})
         if outcomes.get(signer) is not Outcome.REFUTED:
             outcomes[signer] = receipt.verdict.outcome
-        self.receipts += 1
+        self.receipts[digest] = signer, receipt.spec
+        self._specs_of[signer].add(receipt.spec)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all that is held of the run."""
+        return self.value_bytes + self.ledger_bytes
 
     def adopted(self, epoch: int) -> HeldSpec | None:
         """Return the spec that the ledger adopted for an epoch, as far as it is here."""

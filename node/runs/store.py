@@ -1,11 +1,15 @@
 """The signed values that a node holds and hands on: manifests, specs, receipts, ledgers.
 
 Owns their admission: what is offered, by a peer or by this node itself, is checked here once,
-saved, and only then handed on. Whoever waits for a value to arrive waits for `changed`. What
-strangers could make grow is bounded per run and in all: the runs that this node has nothing to do
-with make room for newer ones.
+saved, and only then handed on. Whoever waits for a value to arrive waits for `changed`.
+
+What strangers could make grow is bounded (`strangers.py`). Of a run that this node neither works
+for nor follows, the manifest alone is taken in. A stranger's run whose scheduler signed two ledgers
+is dropped for good; one that this node works for goes on as the ledger here says. Both records are
+kept as a proof.
 """
 
+import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -15,12 +19,16 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.condition import Condition
-from dipaco.node.runs.record import HeldSpec, RunRecord
-from dipaco.node.storage.journal import Journal, SignedKind
+from dipaco.node.runs import strangers
+from dipaco.node.runs.chain import LedgerFault, envelopes_of, find_contradiction
+from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
+from dipaco.node.storage.files import DiskFull
+from dipaco.node.storage.journal import Journal, SavedProof, SignedKind
 from dipaco.protocol.errors import (
     LocalProtocolError,
     Refusal,
     RemoteProtocolError,
+    SignerFault,
     Unavailable,
 )
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
@@ -33,10 +41,12 @@ from dipaco.protocol.wire.messages import MAX_RECORDS, Item
 from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign, signed_bytes
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 
-MAX_RUNS = 256  # that this node has nothing to do with; beyond it the least recently offered goes
-MAX_LISTINGS = 512  # peers whose offers are remembered, the latest
-MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
-MAX_RECEIPTS = 4096  # of one run; the journal keeps as many
+log = logging.getLogger(__name__)
+
+MAX_LISTINGS = 512  # peers whose offers are remembered, the latest; seeds and schedulers go last
+MAX_PASSED = 8192  # manifests that made room, remembered so that they do not come again at once
+MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
+MAX_RECEIPT = 4096  # bytes of one: its reason and software have 900 characters at most
 
 RECORD = signed_bytes(LedgerRecord)  # the most bytes of a signed record
 
@@ -59,6 +69,25 @@ class RunStore:
         """The runs that this node's operator put here."""
         self._kept = journal.worked_runs()
         """The runs that make no room for others: our own, and those that this node works for."""
+        self._tidied = False
+        """Whether the ledgers of an earlier start were dropped where nobody follows them now."""
+        self._followed: frozenset[Digest] = frozenset()
+        """The runs that this node may choose: it takes in their ledgers, within a bound."""
+        self._buried = journal.buried()
+        """The runs that are not taken in again: their schedulers signed two ledgers."""
+        self._passed: OrderedDict[Digest, PeerId | None] = OrderedDict()
+        """Manifests that made room, with the schedulers, from whom alone they are taken once more;
+        then from nobody (None)."""
+        self._refused: OrderedDict[Digest, None] = OrderedDict()
+        """Values that nobody is asked for again: they are wrong, or not wanted."""
+        self._origins: dict[Digest, str] = {}
+        """By run the IP prefix of the peer that brought its manifest."""
+        self._inventory: tuple[Item, ...] | None = None
+        """As `inventory` returns it; None: to be made again."""
+        self.wanting: Callable[[], None] = lambda: None
+        """Called when more values are wanted than before, so that peers are asked for them."""
+        self.favoured: frozenset[PeerId] = frozenset()
+        """Peers whose listings go last, this node's seeds."""
         self._listings: OrderedDict[PeerId, frozenset[Digest]] = OrderedDict()
         """By peer the runs that it offered when it was last asked for all that it holds."""
         self.changed = Condition()
@@ -73,20 +102,58 @@ class RunStore:
         """Take in what the journal holds: all of it was admitted before."""
         for kind in _KINDS:
             for saved in self._journal.signed(_kind(kind)):
-                self._admit(kind, saved.data, ours=True)[1]()
+                item, keep = self._admit(kind, saved.data, ours=True)
+                keep()
+                self.runs[item.run].value_bytes += len(saved.data)
         for record in self.runs.values():
             self._replay(record)
+        for proof in self._journal.proofs():
+            if proof.run in self.runs:
+                self.runs[proof.run].fault = proof.reason
 
     # ------------------------------------------------------------------ what the network asks
 
     def inventory(self) -> tuple[Item, ...]:
-        """Return what is held, most recent first: the head of every ledger, then every value."""
-        heads = (
+        """Return what is held, most recent first: the head of every ledger, then every value.
+
+        It is the same tuple until something changes.
+        """
+        if self._inventory is None:
+            self._inventory = (*self._heads(), *reversed(self._items.values()))
+        return self._inventory
+
+    def _heads(self) -> tuple[Item, ...]:
+        return tuple(
             Item(kind="ledger", run=r.run, digest=r.head, seq=r.length)
             for r in self.runs.values()
             if r.length
         )
-        return (*heads, *reversed(self._items.values()))
+
+    def length(self, run: Digest) -> int:
+        """Return the number of records of a ledger that are held."""
+        record = self.runs.get(run)
+        return record.length if record else 0
+
+    def lacks(self, item: Item, peer: PeerId | None = None) -> bool:
+        """Return whether a value that `peer` names is missing here, and wanted."""
+        if item.run in self._buried or item.digest in self._refused:
+            return False
+        if item.kind == "manifest":
+            passed = item.digest in self._passed and self._passed[item.digest] != peer
+            return item.digest not in self._items and not passed
+        if not self._wants_details(item.run):
+            return False
+        if item.kind == "ledger":
+            return item.seq > self.length(item.run)
+        return item.kind in _KINDS and item.digest not in self._items
+
+    def _wants_details(self, run: Digest) -> bool:
+        """Return whether specs, receipts and records of a run are taken in."""
+        if run not in self.runs:  # its manifest may be on its way
+            return run in self._kept
+        return run in self._kept or (
+            run in self._followed and self.runs[run].bytes < strangers.MAX_DETAILS
+        )
 
     def read(self, kind: str, run: Digest, digest: Digest) -> bytes | None:
         """Return one signed value, verbatim."""
@@ -105,32 +172,69 @@ class RunStore:
             part.append(saved.data)
         return tuple(part)
 
-    def offer(self, kind: str, data: bytes) -> None:
+    def offer(self, kind: str, data: bytes, *, run: Digest | None = None, origin: str = "") -> None:
         """Take in a value that a peer sent; one that is held already changes nothing.
+
+        run      the run under which the peer listed it; None: any.
+        origin   the IP prefix of the peer; empty: it is not counted.
 
         Raises RemoteProtocolError if it is not valid, Refusal if it is one too many, Unavailable
         if its run is not known yet.
         """
         if sha256(data) not in self._items:
-            self._take(kind, data)
+            self._take(kind, data, run=run, origin=origin)
 
-    def _take(self, kind: str, data: bytes, *, ours: bool = False) -> None:
-        item, keep = self._admit(kind, data, ours=ours)
+    def _take(
+        self,
+        kind: str,
+        data: bytes,
+        *,
+        ours: bool = False,
+        run: Digest | None = None,
+        origin: str = "",
+    ) -> None:
+        try:
+            item, keep = self._admit(kind, data, ours=ours)
+        except Refusal:
+            self.refuse(sha256(data))
+            raise
+        if run not in (None, item.run):
+            raise RemoteProtocolError(f"lists a {kind} under another run than its own")
         if ours and kind == "manifest":
             self.keep_own(item.run)
-        spare = self._too_many(item.run) if kind == "manifest" else []
-        old: tuple[Digest, ...] = ()
+        spare = self._too_many(data, origin) if kind == "manifest" else []
+        receipt = self._least_receipt(item.run) if kind == "receipt" else None
         with self._journal.saving():
-            for run in spare:
-                self._journal.drop_run(run)
+            for each in spare:
+                self._journal.drop_run(each)
             self._journal.save_signed(_kind(kind), item.run, item.digest, data)
-            if kind == "receipt":
-                old = self._journal.drop_old_receipts(item.run)
+            if receipt is not None:
+                self._journal.drop_signed("receipt", receipt)
         self._forget(spare)
-        for digest in old:
-            self._items.pop(digest, None)
-            self.runs[item.run].receipts -= 1
+        if receipt is not None:
+            self._items.pop(receipt, None)
+            self.runs[item.run].drop_receipt(receipt)
         keep()
+        self.runs[item.run].value_bytes += len(data)
+        if origin and kind == "manifest":
+            self._origins[item.run] = origin
+        self._change()
+
+    def _least_receipt(self, run: Digest) -> Digest | None:
+        """Return the receipt that makes room for one more; None where there is room."""
+        record = self.runs[run]
+        if len(record.receipts) < MAX_RECEIPTS:
+            return None
+        return record.least_receipt()
+
+    def refuse(self, digest: Digest) -> None:
+        """Have nobody asked for a value again."""
+        self._refused[digest] = None
+        if len(self._refused) > MAX_PASSED:
+            self._refused.popitem(last=False)
+
+    def _change(self) -> None:
+        self._inventory = None
         self.changed.notify()
 
     # ------------------------------------------------------------------ which runs are kept
@@ -141,8 +245,43 @@ class RunStore:
         self.keep(run)
 
     def keep(self, run: Digest) -> None:
-        """Keep the run whatever else is offered: this node works for it."""
+        """Keep the run whatever else is offered: this node works for it, over restarts too."""
+        if run in self._kept:
+            return
         self._kept.add(run)
+        try:
+            self._journal.keep(run)
+        except DiskFull as error:
+            log.warning("the run is not kept for the next start: %s", error)
+        self._refused.clear()  # among them may be values of this run
+        self.wanting()
+        self._change()
+
+    def follow(self, runs: Collection[Digest]) -> None:
+        """Take in the ledgers of these runs, too, and forget those of all other strangers' runs.
+
+        Of each within `MAX_DETAILS`, and of the first `MAX_FOLLOWED` alone.
+        """
+        followed = frozenset(list(runs)[: strangers.MAX_FOLLOWED])
+        if followed == self._followed and self._tidied:
+            return
+        self._followed, self._tidied = followed, True
+        for record in self.runs.values():
+            if record.run not in self._kept | followed:
+                self._drop_details(record)
+        self.wanting()
+        self._change()
+
+    def _drop_details(self, record: RunRecord) -> None:
+        manifest = [d for d in self._values_of[record.run] if self._items[d].kind == "manifest"]
+        if not record.length and self._values_of[record.run] == manifest:
+            return
+        self._journal.drop_details(record.run)
+        for digest in self._values_of[record.run]:
+            if digest not in manifest:
+                self._items.pop(digest, None)
+        self._values_of[record.run] = manifest
+        self.runs[record.run] = RunRecord(record.run, record.manifest, size=record.size)
 
     def kept(self) -> tuple[RunRecord, ...]:
         """Return the runs that this node has put here, works for or has worked for."""
@@ -150,77 +289,132 @@ class RunStore:
 
     def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
         """Note the runs that `peer` offers, once all that it holds was pulled."""
-        known, self._listings[peer] = self._listings.get(peer), frozenset(runs)
+        known = self._listings.get(peer)
+        self._listings[peer] = frozenset(runs).intersection(self.runs)
         self._listings.move_to_end(peer)
         if len(self._listings) > MAX_LISTINGS:
-            self._listings.popitem(last=False)
+            del self._listings[self._least_peer()]
         for run in runs:
             if run in self.runs:
                 self.runs[run] = self.runs.pop(run)  # most recently offered last
         if known != self._listings[peer]:
             self.changed.notify()
 
+    def note_offer(self, peer: PeerId, run: Digest) -> None:
+        """Note one more run that `peer` offers, if it has told of all that it holds before."""
+        listed = self._listings.get(peer)
+        if listed is not None and run in self.runs and run not in listed:
+            self._listings[peer] = listed | {run}
+            self.changed.notify()
+
+    def _least_peer(self) -> PeerId:
+        """Return the peer whose listing makes room: the one that was asked longest ago."""
+        needed = self.favoured | {record.scheduler for record in self.kept()}
+        return next((p for p in self._listings if p not in needed), next(iter(self._listings)))
+
     def listed_by(self, peer: PeerId) -> frozenset[Digest] | None:
         """Return the runs that `peer` offers; None before it was asked for all that it holds."""
         return self._listings.get(peer)
 
-    def _too_many(self, new: Digest) -> list[Digest]:
-        """Return the runs that make room for a new one.
+    def _too_many(self, data: bytes, origin: str) -> list[Digest]:
+        """Return the runs that make room for a new one, whose signed manifest is `data`.
 
-        They are the least recently offered of those that this node has nothing to do with; the runs
-        that their own schedulers offer go last.
+        Raises Refusal for one that is too large for a stranger's.
         """
-        if new in self._kept:
+        _, manifest = decode_signed(data, Manifest)
+        run = run_id(manifest)
+        if run in self._kept:
             return []
-        strangers = sorted((run for run in self.runs if run not in self._kept), key=self._vouched)
-        return strangers[: max(0, len(strangers) + 1 - MAX_RUNS)]
+        if len(data) > strangers.MAX_MANIFEST:
+            self.refuse(sha256(data))
+            raise Refusal(f"run {short(run)} has a manifest of {len(data)} bytes")
+        new = strangers.Stored(run=run, owner=manifest.owner, bytes=len(data), origin=origin)
+        return strangers.spare([self._stored(r) for r in self.runs if r not in self._kept], new)
 
-    def _vouched(self, run: Digest) -> bool:
-        return run in self._listings.get(self.runs[run].scheduler, ())
+    def _stored(self, run: Digest) -> strangers.Stored:
+        record = self.runs[run]
+        vouched = run in self._listings.get(record.scheduler, ())
+        return strangers.Stored(
+            run=run,
+            owner=record.manifest.owner,
+            bytes=record.size,
+            origin=self._origins.get(run, ""),
+            useful=2 if run in self._followed else int(vouched),
+        )
 
     def _forget(self, runs: Collection[Digest]) -> None:
         for run in runs:
-            del self.runs[run]
+            scheduler = self.runs.pop(run).scheduler
+            self._origins.pop(run, None)
             for digest in self._values_of.pop(run, ()):
-                self._items.pop(digest, None)
+                item = self._items.pop(digest, None)
+                if item is not None and item.kind == "manifest":
+                    self._passed[digest] = None if digest in self._passed else scheduler
+        while len(self._passed) > MAX_PASSED:
+            self._passed.popitem(last=False)
 
-    def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
+    def offer_ledger(
+        self, run: Digest, records: tuple[bytes, ...], *, first: int | None = None
+    ) -> None:
         """Take in consecutive records of a ledger; those held already change nothing.
 
-        Raises RemoteProtocolError, and Refusal for records of another ledger by the same scheduler:
-        the peer that sent them may be honest.
+        first   the number that was asked for; None: any.
+
+        Raises RemoteProtocolError for what the peer that sent them answers for, and SignerFault
+        for what the run's scheduler does: that peer may be honest.
         """
         record = self._known(run)
-        fresh = self._not_held(record, [decode(r, Signed, limit=RECORD) for r in records])
+        try:
+            fresh = self._not_held(record, envelopes_of(records, first))
+            self._append(record, fresh)
+        except LedgerFault as fault:
+            self._convict(record, fault)
+            raise
+        if fresh:
+            record.ledger_bytes += sum(map(len, records[-len(fresh) :]))
+            self._change()
+
+    def _append(self, record: RunRecord, fresh: list[Signed]) -> None:
         opened = record.check(fresh)
         saved = False
         try:
             with self._journal.saving():
                 for signed, entry in zip(fresh, opened, strict=True):
-                    record.advance(signed, entry)
-                    self._journal.append_ledger(run, entry.seq, signed.body_digest, encode(signed))
+                    _advance(record, signed, entry)
+                    data = encode(signed)
+                    self._journal.append_ledger(record.run, entry.seq, signed.body_digest, data)
             saved = True
         finally:
             if not saved:  # an entry that cannot follow, a full disk: nothing was taken in
                 self._replay(record)
-        if fresh:
-            self.changed.notify()
 
     def _not_held(self, record: RunRecord, envelopes: list[Signed]) -> list[Signed]:
         """Drop the records that another peer brought while this answer was on its way."""
         if not envelopes:
             return []
-        first = open_signed(envelopes[0], LedgerRecord)
-        held = self._journal.ledger(record.run, first.seq, len(envelopes))
-        others = [e for s, e in zip(held, envelopes, strict=False) if s.digest != e.body_digest]
-        if not others and first.seq == record.length and first.previous != record.head:
-            others = envelopes[:1]
-        if not others:
-            return envelopes[len(held) :]
-        named = open_signed(others[0], LedgerRecord).run
-        if named == record.run and others[0].signer == record.scheduler:
-            raise Refusal(f"the scheduler of run {short(record.run)} signed two ledgers")
-        return envelopes
+        first = open_signed(envelopes[0], LedgerRecord).seq
+        held = self._journal.ledger(record.run, max(0, first - 1), len(envelopes) + 1)
+        find_contradiction(record.run, record.scheduler, held, envelopes)
+        have = {saved.seq: saved.digest for saved in held}
+        known = 0
+        while known < len(envelopes) and (have.get(first + known) == envelopes[known].body_digest):
+            known += 1
+        return envelopes[known:]
+
+    def _convict(self, record: RunRecord, fault: LedgerFault) -> None:
+        """Keep the proof of a scheduler's fault, and drop the run unless this node works for it."""
+        proof = SavedProof(record.run, str(fault), fault.one, fault.other)
+        with self._journal.saving():
+            if record.fault is None:
+                self._journal.save_proof(proof)
+            if record.run not in self._kept:
+                self._journal.bury(record.run)
+        if record.run not in self._kept:
+            log.warning("run %s is dropped: %s", record.manifest.name, fault)
+            self._buried.add(record.run)
+            self._forget([record.run])
+        record.fault = record.fault or str(fault)
+        self._change()
 
     # ------------------------------------------------------------------ what this node adds
 
@@ -247,7 +441,10 @@ class RunStore:
             run=run, term=record.term, seq=record.length, previous=record.head, entry=entry
         )
         data = encode(sign(made, key))
-        self.offer_ledger(run, (data,))
+        try:
+            self.offer_ledger(run, (data,))
+        except SignerFault as error:
+            raise LocalProtocolError(f"we made an invalid ledger record: {error}") from error
         head = Item(kind="ledger", run=run, digest=record.head, seq=record.length)
         self._announce(head, len(data))
 
@@ -258,11 +455,13 @@ class RunStore:
     def reread(self, run: Digest) -> None:
         """Take back what was appended in a `saving` block of the journal that came to nothing."""
         self._replay(self.runs[run])
+        self._change()
 
     def _replay(self, record: RunRecord) -> None:
         """Bring a ledger's fold to where the journal ends."""
         record.restart()
         saved = self._journal.ledger(record.run)
+        record.ledger_bytes = sum(len(each.data) for each in saved)
         envelopes = [decode(each.data, Signed, limit=RECORD) for each in saved]
         for signed, entry in zip(envelopes, record.check(envelopes), strict=True):
             record.advance(signed, entry)
@@ -303,6 +502,8 @@ class RunStore:
                 f"its owner is {short_peer(manifest.owner)}"
             )
         run = run_id(manifest)
+        if run in self._buried and not ours:
+            raise Refusal(f"the scheduler of run {short(run)} signed two ledgers")
         if run in self.runs:
             raise Refusal(f"run {short(run)} is known already")
         if manifest.schedule.schedulers[0] == self._me and not ours:
@@ -310,7 +511,7 @@ class RunStore:
             raise Refusal(
                 f"run {short(run)} names this node as its scheduler, which has no such run"
             )
-        return run, lambda: self.runs.update({run: RunRecord(run, manifest)})
+        return run, lambda: self.runs.update({run: RunRecord(run, manifest, size=len(data))})
 
     def _admit_spec(self, data: bytes) -> tuple[Digest, Keep]:
         signed, spec = decode_signed(data, RouterSpec)
@@ -327,12 +528,24 @@ class RunStore:
         return record.run, lambda: record.specs.update({digest: held})
 
     def _admit_receipt(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
-        signed, receipt = decode_signed(data, Receipt)
+        signed, receipt = decode_signed(data, Receipt, limit=MAX_RECEIPT)
         record = self._known(receipt.manifest)
-        # Strangers can make as many receipts as they like; none of them may silence this node.
-        if record.receipts >= MAX_RECEIPTS and not ours:
+        if not ours and not record.is_news(signed.signer, receipt):
+            raise Refusal(f"{short_peer(signed.signer)} gave a receipt before")
+        # Strangers can make as many receipts as they like; none of them may silence this node, or
+        # the peers that the run knows.
+        full = len(record.receipts) >= MAX_RECEIPTS
+        if full and not ours and not record.knows(signed.signer):
             raise Refusal(f"run {short(record.run)} has {MAX_RECEIPTS} receipts already")
-        return record.run, partial(record.hear, signed.signer, receipt)
+        return record.run, partial(record.hear, sha256(data), signed.signer, receipt)
+
+
+def _advance(record: RunRecord, signed: Signed, entry: LedgerRecord) -> None:
+    """Take in the next record; raises LedgerFault if its entry cannot follow."""
+    try:
+        record.advance(signed, entry)
+    except RemoteProtocolError as error:
+        raise LedgerFault(str(error), record.scheduler, b"", encode(signed)) from error
 
 
 def _kind(kind: str) -> SignedKind:

@@ -40,6 +40,8 @@ REASONS: dict[str, tuple[State, str]] = {
     "seed-silent": ("choosing", "{peers:n peer}; no seed has said yet which runs it offers"),
     "several-runs": ("choosing", "{offers}: name one with --run"),
     "not-on-offer": ("choosing", "{problem}"),
+    "run-away": ("choosing", "{run} is joined when its scheduler {scheduler} answers"),
+    "other-signer": ("choosing", "{problem}"),
     "deriving": ("verifying", "router of {run}: {stage}{progress}"),
     "spot-check": ("verifying", "{count:n score} of path {path} once more"),
     "no-spec": ("verifying", "the scheduler has not published the router of {run} yet"),
@@ -70,6 +72,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "device": ("paused", "{problem}, next try in {wait:span}"),
     "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths:n path} held{parked}"),
     "scores-differ": ("serving", "{problem}"),
+    "two-ledgers": ("serving", "{problem}; this node goes on with the ledger that it holds"),
     "directory": ("serving", "peer directory of {peers:n peer}, no run to schedule"),
     "stopping": ("stopping", "handing back the lease"),
 }
@@ -167,7 +170,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: str
     """PeerID."""
     answers: bool
-    """Whether this node is connected to the scheduler, or is the scheduler."""
+    """Whether the scheduler is connected and offers the run, or is this node."""
     over: bool
     """Whether its last round is done, as far as this node's ledger tells."""
 

@@ -8,9 +8,11 @@ is *save, then send*: a change is in the journal, whole, before it is sent to an
         journal.drop_lease(token)
     # only now answer
 
-Values are kept as the bytes that were signed or sent, and are not decoded here. Receipts are the
-one table that peers can make grow: their number is bounded, and the oldest are removed. One process
-uses a journal at a time; within it any thread may, one after the other.
+Values are kept as the bytes that were signed or sent, and are not decoded here. What strangers can
+make grow is bounded by the store above (`runs/store.py`), but for proofs and dropped runs, whose
+oldest are removed here. The pages of removed rows are used again, so the file stays as large as it
+was at its fullest. One process uses a journal at a time; within it any thread may, one after the
+other.
 """
 
 import sqlite3
@@ -26,7 +28,9 @@ from dipaco.protocol.errors import ConfigError, DipacoError, LocalProtocolError,
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
 
-MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
+MAX_PROOFS = 64  # faults of signers that are kept, the latest
+MAX_PROOF = 64 << 10  # bytes of a record in a proof, so that all proofs have 8 MiB at most
+MAX_DROPPED = 4096  # runs that are not taken in again, the latest: 40 bytes each
 BUSY_SECONDS = 5.0  # the wait for another process (a client command) that reads the file
 
 SignedKind = Literal["manifest", "spec", "receipt"]
@@ -35,6 +39,16 @@ FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held oth
 # Newest on top: the last entry makes a new file of FIRST_VERSION, each one above it leads to the
 # next version. Never edit one that was released: put a new one on top.
 MIGRATIONS = (
+    """
+    CREATE TABLE kept (run BLOB PRIMARY KEY) WITHOUT ROWID;
+    INSERT INTO kept SELECT run FROM verdicts UNION SELECT run FROM leases
+        UNION SELECT run FROM results UNION SELECT run FROM ledger;
+    CREATE TABLE proofs (
+        id INTEGER PRIMARY KEY, run BLOB NOT NULL, reason TEXT NOT NULL, one BLOB NOT NULL,
+        other BLOB NOT NULL
+    );
+    CREATE TABLE dropped (id INTEGER PRIMARY KEY, run BLOB NOT NULL UNIQUE);
+    """,
     """
     CREATE TABLE totals (name TEXT PRIMARY KEY, amount NOT NULL) WITHOUT ROWID;
     """,
@@ -85,6 +99,18 @@ class SavedRecord:
     """Of the body."""
     data: bytes
     """The encoded envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedProof:
+    """Two records of one ledger that contradict each other, or one that cannot be."""
+
+    run: Digest
+    reason: str
+    one: bytes
+    """The encoded envelope of the record that came first; empty if there is only one."""
+    other: bytes
+    """The encoded envelope of the record that contradicts it, or that cannot follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +213,9 @@ class Journal:
         )
         return bool(new)
 
-    def drop_old_receipts(self, run: Digest) -> tuple[Digest, ...]:
-        """Remove the oldest receipts of a run beyond `MAX_RECEIPTS`; returns their digests."""
-        with self.saving():
-            rows = self._rows(
-                "SELECT id, digest FROM signed WHERE kind = 'receipt' AND run = ? "
-                "ORDER BY id DESC LIMIT -1 OFFSET ?",
-                (run, MAX_RECEIPTS),
-            )
-            for number, _ in rows:
-                self._change("DELETE FROM signed WHERE id = ?", (number,))
-        return tuple(digest for _, digest in rows)
+    def drop_signed(self, kind: SignedKind, digest: Digest) -> None:
+        """Remove one envelope."""
+        self._change("DELETE FROM signed WHERE kind = ? AND digest = ?", (kind, digest))
 
     def signed(self, kind: SignedKind, run: Digest | None = None) -> list[SavedValue]:
         """Return the envelopes of a kind, of one run or of all, in the order of arrival."""
@@ -213,10 +231,17 @@ class Journal:
         row = self._row("SELECT data FROM signed WHERE kind = ? AND digest = ?", (kind, digest))
         return row[0] if row else None
 
+    # Runs
+
+    def keep(self, run: Digest) -> None:
+        """Note that this node works for a run."""
+        self._change("INSERT OR IGNORE INTO kept VALUES (?)", (run,))
+
     def worked_runs(self) -> set[Digest]:
-        """Return the runs that this node has verified, scheduled or worked for."""
+        """Return the runs that this node has kept, verified, scheduled or worked for."""
         rows = self._rows(
-            "SELECT run FROM verdicts UNION SELECT run FROM leases UNION SELECT run FROM results",
+            "SELECT run FROM kept UNION SELECT run FROM verdicts UNION SELECT run FROM leases "
+            "UNION SELECT run FROM results",
             (),
         )
         return {row[0] for row in rows}
@@ -226,6 +251,47 @@ class Journal:
         with self.saving():
             for table in ("signed", "ledger", "verdicts", "leases", "results"):
                 self._change(f"DELETE FROM {table} WHERE run = ?", (run,))
+
+    def drop_details(self, run: Digest) -> None:
+        """Remove all values of a run but its manifest."""
+        with self.saving():
+            self._change("DELETE FROM signed WHERE run = ? AND kind != 'manifest'", (run,))
+            self._change("DELETE FROM ledger WHERE run = ?", (run,))
+
+    def bury(self, run: Digest) -> None:
+        """Remove all values of a run, and note that it is not taken in again."""
+        with self.saving():
+            self.drop_run(run)
+            self._change("INSERT OR IGNORE INTO dropped (run) VALUES (?)", (run,))
+            self._trim("dropped", MAX_DROPPED)
+
+    def buried(self) -> set[Digest]:
+        """Return the runs that are not taken in again."""
+        return {row[0] for row in self._rows("SELECT run FROM dropped", ())}
+
+    # Proofs
+
+    def save_proof(self, proof: SavedProof) -> bool:
+        """Keep the proof of a signer's fault; returns False for one that is too large to keep."""
+        if max(len(proof.one), len(proof.other)) > MAX_PROOF:
+            return False
+        with self.saving():
+            self._change(
+                "INSERT INTO proofs (run, reason, one, other) VALUES (?, ?, ?, ?)",
+                (proof.run, proof.reason, proof.one, proof.other),
+            )
+            self._trim("proofs", MAX_PROOFS)
+        return True
+
+    def proofs(self) -> list[SavedProof]:
+        """Return the proofs that are kept, in the order in which they were found."""
+        rows = self._rows("SELECT run, reason, one, other FROM proofs ORDER BY id", ())
+        return [SavedProof(*row) for row in rows]
+
+    def _trim(self, table: str, most: int) -> None:
+        """Remove the oldest rows of a table beyond `most`."""
+        kept = f"SELECT id FROM {table} ORDER BY id DESC LIMIT ?"
+        self._change(f"DELETE FROM {table} WHERE id NOT IN ({kept})", (most,))
 
     # Ledger
 

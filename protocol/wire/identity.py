@@ -4,13 +4,18 @@ A PeerID of an Ed25519 key is base58btc of the identity multihash of its protobu
 (libp2p specs, peer-ids), so the PeerID follows from the key, and the key from the PeerID.
 """
 
+import base64
 from typing import Annotated, NewType
 
 import base58
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from dipaco.protocol.wire.digest import tagged
+
 PUBLIC_KEY_BYTES = 32
+FINGERPRINT_BYTES = 10  # 80 bits: nobody makes a second key with the same ones
+FINGERPRINT_GROUP = 4  # letters that are read out together
 _MULTIHASH_PREFIX = bytes.fromhex("002408011220")  # identity, 36 bytes; Ed25519; 32 bytes of key
 
 PeerId = NewType("PeerId", str)
@@ -53,3 +58,14 @@ def peer_id(key: Ed25519PrivateKey) -> PeerId:
 def short_peer(peer: PeerId) -> str:
     """Return the short form for logs and people; it keeps the end, where PeerIDs differ."""
     return f"{peer[:8]}...{peer[-4:]}"
+
+
+def fingerprint(peer: PeerId) -> str:
+    """Return a form of a PeerID to read out: 16 letters and digits in groups of four.
+
+    They are base32 of the first 80 bits of `H("dipaco/1/fingerprint", PeerID)`.
+    """
+    digest = tagged("dipaco/1/fingerprint", peer.encode("ascii"))
+    text = base64.b32encode(digest[:FINGERPRINT_BYTES]).decode("ascii").lower()
+    starts = range(0, len(text), FINGERPRINT_GROUP)
+    return "-".join(text[start : start + FINGERPRINT_GROUP] for start in starts)

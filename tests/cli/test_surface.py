@@ -14,7 +14,7 @@ from dipaco.cli.main import dipaco
 SURFACE = {
     "start": "--announce --bootstrap --cache-max --checkpointing --compile --device --heartbeat-s "
     "--home --listen --local-sources --log-format --log-level --max-batch --max-shards --min-free "
-    "--moment-bits --nice --rendezvous --run --threads --verify --whole-files",
+    "--moment-bits --nice --rendezvous --run --signer --threads --verify --whole-files",
     "stop": "--home --now",
     "status": "--home --json",
     "run init": "OUT --data --grid --text-field",

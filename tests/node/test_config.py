@@ -70,6 +70,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "node.rendezvous": "true",
         "node.exempt_prefixes": "127.0.0.0/8, ::1/128",
         "run.id": "demo",
+        "run.signers": f"{PEER}, {PEER}",
         "run.verify": "receipts:3",
         "run.local_sources": "true",
         "run.whole_files": "true",

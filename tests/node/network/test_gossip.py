@@ -37,6 +37,7 @@ class Shelf:
         self.values: dict[tuple[str, Digest], bytes] = {}
         self.ledgers: dict[Digest, list[bytes]] = {}
         self.listings: dict[PeerId, frozenset[Digest]] = {}
+        self.refused: set[Digest] = set()
         self.offered = 0
         self.wants: Callable[[bytes], bool] = lambda data: True
 
@@ -59,13 +60,24 @@ class Shelf:
         ]
         return (*ledgers, *values)
 
+    def lacks(self, item: Item, peer: PeerId) -> bool:
+        if item.kind == LEDGER:
+            return item.seq > self.length(item.run)
+        return item.digest not in self.refused and (item.kind, item.digest) not in self.values
+
+    def length(self, run: Digest) -> int:
+        return len(self.ledgers.get(run, ()))
+
+    def refuse(self, digest: Digest) -> None:
+        self.refused.add(digest)
+
     def read(self, kind: str, run: Digest, digest: Digest) -> bytes | None:
         return self.values.get((kind, digest))
 
     def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
         return tuple(self.ledgers.get(run, [])[first : first + 3])
 
-    def offer(self, kind: str, data: bytes) -> None:
+    def offer(self, kind: str, data: bytes, *, run: Digest | None = None, origin: str = "") -> None:
         self.offered += 1
         if data.startswith(b"not yet"):
             raise Unavailable("its run is not known yet")
@@ -78,7 +90,12 @@ class Shelf:
     def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
         self.listings[peer] = frozenset(runs)
 
-    def offer_ledger(self, run: Digest, records: tuple[bytes, ...]) -> None:
+    def note_offer(self, peer: PeerId, run: Digest) -> None:
+        self.listings[peer] = self.listings.get(peer, frozenset()) | {run}
+
+    def offer_ledger(
+        self, run: Digest, records: tuple[bytes, ...], *, first: int | None = None
+    ) -> None:
         held = self.ledgers.get(run, [])
         fresh = [record for record in records if record not in held]
         for record in fresh:
@@ -295,7 +312,7 @@ async def test_inventories_hold_the_most_recent_of_each_kind(autojump_clock: Moc
         for number in range(MAX_ITEMS + 5):
             one.shelf.put("receipt", b"good %d" % number)
         one.shelf.put("manifest", b"good")
-        items = one.gossip._inventory()
+        items, _ = one.gossip._inventory()
         assert len(items) == MAX_ITEMS + 1
         kept = {item.digest for item in items}
         assert sha256(b"good 4") not in kept
@@ -362,14 +379,16 @@ async def test_what_cannot_be_judged_yet_is_asked_for_again(autojump_clock: Mock
         assert sha256(b"good") in {digest for _, digest in other.shelf.values}
 
 
-async def test_a_false_listing_does_not_hide_the_true_value(autojump_clock: MockClock) -> None:
+async def test_other_bytes_than_those_asked_for_cost_a_strike_and_hide_no_true_value(
+    autojump_clock: MockClock,
+) -> None:
     async with swarms() as swarm:
         victim = await swarm.join(PEERS[0])
         liar = await swarm.join(PEERS[1])
         liar.shelf.values["spec", sha256(b"good truth")] = b"good, but something else"
         await liar.transport.dial(victim.me, victim.transport.addresses)
         await trio.sleep(1)
-        assert victim.shelf.offered == 1
+        assert victim.shelf.offered == 0 and victim.reputation.strikes(liar.me) == 1
         honest = await swarm.join(PEERS[2])
         honest.shelf.put("spec", b"good truth")
         await honest.transport.dial(victim.me, victim.transport.addresses)

@@ -82,6 +82,7 @@ class Node:
         self.reputation = Reputation(transport)
         self.run_store = RunStore(journal)
         self.run_store.offer("manifest", encode(sign(WIDE, key("owner"))))
+        self.run_store.keep(RUN)
         self.run_store.offer_ledger(RUN, ledger()[:length])
         self.gossip = Gossip(
             transport, self.reputation, self.run_store, chance=random.Random(self.me)

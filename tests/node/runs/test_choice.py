@@ -1,5 +1,7 @@
 """The choice of a run: pure, from made-up offers."""
 
+from typing import Any
+
 import pytest
 
 from dipaco.node.runs.choice import Choice, RunOffer, choose, missing_text, next_text, offers_text
@@ -11,7 +13,7 @@ def run(name: str, number: int = 0) -> Digest:
     return sha256(f"{name} {number}".encode())
 
 
-def offer(name: str, number: int = 0, **facts: bool) -> RunOffer:
+def offer(name: str, number: int = 0, **facts: Any) -> RunOffer:
     return RunOffer(run=run(name, number), name=name, signer=peer(f"owner {number}"), **facts)
 
 

@@ -28,6 +28,7 @@ from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.ledger import SpecAdopted
 from tests.node.scheduler.fakes import FakeWorker
@@ -110,6 +111,7 @@ class Swarm:
         *,
         run: tuple[str, ...] = (),
         verify: str = "require",
+        signers: tuple[PeerId, ...] = (),
         founds: bool = False,
         bootstrap: SwarmNode | None = None,
         worker: Callable[..., Any] = fake,
@@ -127,7 +129,7 @@ class Swarm:
                 rendezvous=founds or name == SCHEDULER,
                 bootstrap=() if name == SCHEDULER or seed is None else (seed,),
             ),
-            run=RunSection(id=run, verify=verify),
+            run=RunSection(id=run, verify=verify, signers=signers),
         )
         return await self._nursery.start(self._live, name, config, partial(worker, **settings))
 

@@ -173,7 +173,7 @@ async def test_strangers_cannot_vouch_where_the_manifest_lists_members(
         )
         scheduler.parts.run_store.publish("receipt", sign(said, key(name)))
     held = blind.parts.run_store.runs
-    await until(lambda: run_id(run) in held and held[run_id(run)].receipts == 4)
+    await until(lambda: run_id(run) in held and len(held[run_id(run)].receipts) == 4)
     await until(lambda: blind.parts.activity.reason.code == "receipts")
     await trio.sleep(60.0)
     assert "verified: 0 of 1" in blind.parts.activity.reason.text

@@ -16,6 +16,7 @@ from dipaco.node.storage.journal import (
     VERSION,
     Journal,
     SavedLease,
+    SavedProof,
     SavedResult,
 )
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Unavailable
@@ -132,17 +133,19 @@ def test_signed_values_are_kept_verbatim_once_and_in_order(journal: Journal) -> 
     assert journal.one_signed("receipt", d(1)) is None
 
 
-def test_receipts_of_a_run_are_bounded_and_the_oldest_go(
+def test_proofs_and_dropped_runs_are_bounded_and_the_oldest_go(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_RECEIPTS", 3)
-    journal.save_signed("receipt", OTHER, d(99), b"of another run")
+    monkeypatch.setattr(module, "MAX_PROOFS", 2)
+    monkeypatch.setattr(module, "MAX_DROPPED", 3)
     for number in range(5):
-        journal.save_signed("receipt", RUN, d(number), b"receipt")
-    assert journal.drop_old_receipts(RUN) == (d(1), d(0))
-    assert journal.drop_old_receipts(RUN) == ()
-    assert [value.digest for value in journal.signed("receipt", RUN)] == [d(2), d(3), d(4)]
-    assert [value.digest for value in journal.signed("receipt", OTHER)] == [d(99)]
+        assert journal.save_proof(SavedProof(d(number), "two ledgers", b"one", b"other"))
+        journal.save_signed("manifest", d(number), d(number), b"manifest")
+        journal.bury(d(number))
+    assert [proof.run for proof in journal.proofs()] == [d(3), d(4)]
+    assert journal.buried() == {d(2), d(3), d(4)}
+    assert journal.signed("manifest") == []
+    assert not journal.save_proof(SavedProof(d(9), "large", b"", bytes(module.MAX_PROOF + 1)))
 
 
 def test_a_ledger_grows_without_gaps_or_forks(journal: Journal) -> None:
