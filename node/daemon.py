@@ -149,4 +149,4 @@ async def _heed_signals(
 
 async def _announce(node: Node) -> None:
     async for item, size in node.run_store.announcements:
-        await node.gossip.announce(item, size)
+        await node.guard.run("announcing a value", None, node.gossip.announce, item, size)

@@ -47,7 +47,8 @@ class Guard:
 
     end   begins to hang up on a peer, for the reason given; it may be called from any callback.
 
-    `doing` completes the sentence "a bug of this node, while ..."; `peer` gave the value, None: no
+    An error of a nursery's task is raised without its group if it is the only one. `doing`
+    completes the sentence "a bug of this node, while ..."; `peer` gave the value, None: no
     single peer did.
     """
 
@@ -93,7 +94,8 @@ class Guard:
         try:
             await self.attempt(doing, peer, task, *args, **kwargs)
         except* DipacoError as group:
-            log.debug("%s ended while %s: %s", _name(peer), doing, printable(str(_leaf(group))))
+            problem = printable(str(next(leaves(group))))
+            log.debug("%s ended while %s: %s", _name(peer), doing, problem)
 
     @contextmanager
     def _reporting(self, doing: str, peer: PeerId | None) -> Iterator[None]:
@@ -101,14 +103,15 @@ class Guard:
             yield
         except (Exception, BaseExceptionGroup) as error:  # a group may hold Cancelled, too
             bugs, rest = parted(error)
-            if bugs is None:
+            if bugs is not None:
+                self._report(doing, peer, bugs)
+            if rest is error and not isinstance(error, BaseExceptionGroup):
                 raise
-            self._report(doing, peer, bugs)
             if rest is not None:
-                raise rest from None
+                raise _only(rest) from rest.__cause__
 
     def _report(self, doing: str, peer: PeerId | None, bugs: BaseException) -> None:
-        first = _leaf(bugs)
+        first = next(leaves(bugs))
         kind = type(first).__name__
         frames = traceback.extract_tb(first.__traceback__)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
@@ -124,10 +127,20 @@ class Guard:
             self._end(peer, HUNG_UP)
 
 
-def _leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
+def _only(error: BaseException) -> BaseException:
+    """Return the one error in a nursery's group; the group, if there are several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors in a group and in the groups within it; an error that is none is its own."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from leaves(part)
+    else:
+        yield error
 
 
 def _name(peer: PeerId | None) -> str:

@@ -66,8 +66,13 @@ class RunChooser:
         self.node.activity.of(record.run).say("run-over", round=rounds, rounds=rounds, next=advice)
 
     def _offers(self) -> list[RunOffer]:
-        records = self.node.run_store.runs.values()
-        return [self._offer(record) for record in records if record.run not in self.refused]
+        guard, records = self.node.guard, self.node.run_store.runs.values()
+        offers = (
+            guard.call("judging a run on offer", None, self._offer, record)
+            for record in records
+            if record.run not in self.refused
+        )
+        return [offer for offer in offers if offer is not None]
 
     def _offer(self, record: RunRecord) -> RunOffer:
         listed = self.node.run_store.listed_by(record.scheduler) or ()

@@ -6,6 +6,7 @@ strangers could make grow is bounded per run and in all: the runs that this node
 with make room for newer ones.
 """
 
+import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -15,6 +16,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.condition import Condition
+from dipaco.node.network.guard import Guard
 from dipaco.node.runs.record import HeldSpec, RunRecord
 from dipaco.node.storage.journal import Journal, SignedKind
 from dipaco.protocol.errors import (
@@ -38,6 +40,8 @@ MAX_LISTINGS = 512  # peers whose offers are remembered, the latest
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
 MAX_RECEIPTS = 4096  # of one run; the journal keeps as many
 
+log = logging.getLogger(__name__)
+
 Keep = Callable[[], None]
 
 _KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receipt": "receipt"}
@@ -46,9 +50,12 @@ _KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receip
 class RunStore:
     """Everything that gossip and anti-entropy spread, kept in the journal."""
 
-    def __init__(self, journal: Journal, me: PeerId | None = None) -> None:
+    def __init__(
+        self, journal: Journal, me: PeerId | None = None, *, guard: Guard | None = None
+    ) -> None:
         """Take up what the journal holds; `me` is this node, None where nothing is offered."""
         self._journal, self._me = journal, me
+        self._guard = guard or Guard()
         self._items: dict[Digest, Item] = {}
         self._values_of: defaultdict[Digest, list[Digest]] = defaultdict(list)
         """By run the digests of its items."""
@@ -62,18 +69,46 @@ class RunStore:
         self.changed = Condition()
         self._outbox, self.announcements = trio.open_memory_channel[tuple[Item, int]](256)
         """`announcements`: what this node added, with its size in bytes, for gossip."""
-        try:
-            self._restore()
-        except (RemoteProtocolError, Unavailable, Refusal) as error:
-            raise journal.foreign(error) from error
+        self._restore()
 
     def _restore(self) -> None:
-        """Take in what the journal holds: all of it was admitted before."""
+        """Take in what the journal holds: all was admitted before, maybe by another version."""
+        gone: set[Digest] = set()
         for kind in _KINDS:
             for saved in self._journal.signed(_kind(kind)):
-                self._admit(kind, saved.data, ours=True)[1]()
-        for record in self.runs.values():
-            self._replay(record)
+                take = partial(self._take_saved, kind, saved.data)
+                if saved.run not in gone and not self._restored(saved.run, take):
+                    gone.add(saved.run)
+        for record in tuple(self.runs.values()):
+            self._restored(record.run, partial(self._replay, record))
+
+    def _take_saved(self, kind: str, data: bytes) -> None:
+        self._admit(kind, data, ours=True)[1]()
+
+    def _restored(self, run: Digest, take: Keep) -> bool:
+        """Return whether `take` could take in what is saved of a run; if not, the run is dropped.
+
+        Raises ConfigError for a run that this node works for.
+        """
+
+        def taken() -> bool:
+            take()
+            return True
+
+        problem = "a bug of this node"
+        try:
+            if self._guard.call("taking in a saved value", None, taken):
+                return True
+        except (RemoteProtocolError, Unavailable, Refusal) as error:
+            if run in self._kept:
+                raise self._journal.foreign(error) from error
+            problem = str(error)
+        log.warning("run %s is dropped: what is saved of it is refused: %s", short(run), problem)
+        if run in self.runs:
+            self._forget([run])
+        if self._me is not None and run not in self._kept:
+            self._journal.drop_run(run)
+        return False
 
     # ------------------------------------------------------------------ what the network asks
 
