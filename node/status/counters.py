@@ -7,7 +7,7 @@ reading the disk. The memory of a process is read at each status: two small file
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,13 +75,13 @@ class StorageMeter:
                 await self._wanted.wait()
 
 
-def memory(worker: int | None) -> Memory:
-    """Return the resident sets of this process and of the worker process with this id."""
+def memory(workers: Iterable[int]) -> Memory:
+    """Return the resident sets of this process and of the worker processes with these ids."""
     resident, peak = _resident(None)
     return Memory(
         daemon=resident,
         peak=max(resident, peak),
-        worker=0 if worker is None else _resident(worker)[0],
+        worker=sum(_resident(pid)[0] for pid in workers),
     )
 
 
