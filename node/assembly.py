@@ -20,12 +20,14 @@ from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.gossip import Gossip
+from dipaco.node.network.guard import Guard
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.seats import prefix_of
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.pinned import pinned_blobs
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.scheduler.retention import blobs_needed_at_start
@@ -90,6 +92,11 @@ class Node:
         return peer_id(self.key)
 
     @property
+    def guard(self) -> Guard:
+        """Runs what touches the values of peers."""
+        return self.transport.guard
+
+    @property
     def services(self) -> tuple[Service, ...]:
         """What runs as long as the node does, in the order of starting."""
         directory = (self.directory.run,) if self.directory else ()
@@ -116,12 +123,14 @@ def assemble(
     in_thread: InThread = trio.to_thread.run_sync,
 ) -> Node:
     """Make every part of a node; none of them runs yet."""
-    run_store = RunStore(journal, peer_id(key))
+    guard = transport.guard
+    run_store = RunStore(journal, peer_id(key), guard=guard)
     blobs = BlobStore(home.blobs)
     blobs.remove_drafts()
-    claims = claims_of(home, blobs, run_store, journal, peer_id(key))
+    claims = claims_of(home, blobs, run_store, journal, peer_id(key), guard=guard)
     most = config.storage.cache_max
-    storage = StorageMeter(home.root, in_thread=in_thread, walk=partial(tidy, blobs, claims, most))
+    walk = partial(tidy, blobs, claims, most)
+    storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
     activity = Activity(worked=storage.look_soon, sums=sums)
@@ -186,23 +195,34 @@ def assemble(
 
 
 def claims_of(
-    home: Home, blobs: BlobStore, run_store: RunStore, journal: Journal, me: PeerId | None
+    home: Home,
+    blobs: BlobStore,
+    run_store: RunStore,
+    journal: Journal,
+    me: PeerId | None,
+    *,
+    guard: Guard | None = None,
 ) -> Claims:
     """Return the claims of all known runs: nothing is removed before each of them has its own.
 
     me   this node; None: it has no key yet.
     """
+    guard = guard or Guard()
 
     def pinned() -> set[Digest]:
         runs = tuple(run_store.runs.values())
         return pinned_blobs(home.root, (record.manifest for record in runs))
 
-    claims = Claims(blobs, pinned)
-    for run, record in run_store.runs.items():
+    def needed_by(record: RunRecord) -> set[Digest]:
         if record.scheduler == me:
-            claims.claim(run, blobs_needed_at_start(record, journal))
-        else:
-            claims.claim(run, blobs_needed(record, me, blobs.has))
+            return blobs_needed_at_start(record, journal)
+        return blobs_needed(record, me, blobs.has)
+
+    claims, kept = Claims(blobs, pinned), run_store.kept()
+    for run, record in run_store.runs.items():
+        needed = guard.call("finding the blobs that a run needs", None, needed_by, record)
+        if needed is not None or record not in kept:
+            claims.claim(run, needed or set())
     return claims
 
 

@@ -19,6 +19,7 @@ from dipaco.node.api.server import serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import raise_limit, shortage
+from dipaco.node.jobs.pool import Pool
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.network.host import open_host
@@ -67,8 +68,11 @@ async def _open(
     config: NodeConfig, settings: WorkerSettings, home: Home, say: Say, stop: trio.Event
 ) -> None:
     """Open all that the node of a held home needs, run it, and close all."""
-    worker = Worker(settings, partial(log.info, "worker: %s"))
-    device = await worker.find_device() if trains(config) else None
+    on_log = partial(log.info, "worker: %s")
+    worker, device = Worker(settings, on_log), None
+    if trains(config):
+        device = await worker.find_device()
+    pool = None if trains(config) else Pool(worker, Worker(settings, on_log))
     key = load_or_new_identity(home.identity)
     say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
     if device is not None:
@@ -79,7 +83,12 @@ async def _open(
             key, listen=config.node.listen, announce=config.node.announce
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
-            await _live(assemble(config, home, key, journal, worker, transport), say, stop)
+            node = assemble(config, home, key, journal, pool or worker, transport)
+            async with trio.open_nursery() as nursery:
+                if pool:
+                    nursery.start_soon(pool.end_idle)
+                await _live(node, say, stop)
+                nursery.cancel_scope.cancel()
     finally:
         journal.close()
 
@@ -162,4 +171,4 @@ async def _heed_signals(
 
 async def _announce(node: Node) -> None:
     async for item, size in node.run_store.announcements:
-        await node.gossip.announce(item, size)
+        await node.guard.run("announcing a value", None, node.gossip.announce, item, size)

@@ -20,6 +20,7 @@ from dipaco.protocol.wire.text import escaped
 OURS = "dipaco"
 STDERR = 2
 MOST_LINES = 4096  # that wait for their reader
+TRACEBACK_END = 8192  # characters of a traceback's beginning, and of its end; more are cut out
 FLUSH_SECONDS = 1.0  # for lines that wait when the process ends
 
 
@@ -34,7 +35,16 @@ class TextFormatter(logging.Formatter):
         """Return the line, with a traceback below it if there is one."""
         message = record.getMessage()
         line = f"{_stamp(record.created)} {record.levelname.lower():<7} {escaped(message)}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if record.exc_info:
+            line = f"{line}\n{_traceback(self.formatException(record.exc_info))}"
+        return line
+
+
+def _traceback(text: str) -> str:
+    """Return a traceback with no line like a log line: an exception may quote what a peer sent."""
+    if len(text) > 2 * TRACEBACK_END:
+        text = f"{text[:TRACEBACK_END]}\n(cut)\n{text[-TRACEBACK_END:]}"
+    return "\n".join(f"  {escaped(line)}" for line in text.split("\n"))
 
 
 class JsonFormatter(logging.Formatter):

@@ -86,6 +86,7 @@ HEAVY = ("torch", "datasets", "tokenizers", "pyarrow", "pandas")
 """For worker processes alone: they block, crash, or need a second and 200 MB to import."""
 BROAD = {
     "node/api/server.py": "a bug in an answer to a local client ends no node that serves peers",
+    "node/network/guard.py": "a bug that a peer's value meets ends no node that serves others",
     "node/network/shims.py": "whatever libp2p raises becomes an error of ours, once",
 }
 """Where `except Exception` stands, once each, and why."""

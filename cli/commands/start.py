@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 @home_option
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
 @click.option("--announce", multiple=True, metavar="MADDR", help="An address for other nodes.")
+@click.option(
+    "--exempt-prefixes", multiple=True, metavar="NET", help="A network not counted as strangers'."
+)
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--checkpointing", metavar="C", help="auto, on or off: less memory, slower [auto].")
@@ -66,7 +69,7 @@ def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags by key of the configuration; an empty list counts as not given."""
     names = {key: key.partition(".")[2] for key in KEYS if key != "run.id"}
     names |= {"run.signers": "signer", "log.level": "log_level", "log.format": "log_format"}
-    keyed = {key: flags.get(name) for key, name in names.items()}  # some have no flag
+    keyed = {key: flags[name] for key, name in names.items()}
     return {key: None if value == () else value for key, value in keyed.items()}
 
 

@@ -107,7 +107,7 @@ class StatusReporter:
             swarm=runs[0].swarm if runs else (),
             totals=self.activity.sums.now(),
             stages=self.activity.stages(),
-            memory=memory(self.worker.pid),
+            memory=memory(self.worker.pids),
         )
 
     def ledger(self) -> LedgerView:

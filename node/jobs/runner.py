@@ -33,11 +33,11 @@ KILLED = "was killed by the kernel: out of memory"
 
 
 class JobRunner(Protocol):
-    """Does jobs for the daemon: a `Worker`, or a fake in tests."""
+    """Does jobs for the daemon: a `Worker`, a `Pool` of two, or a fake in tests."""
 
     @property
-    def pid(self) -> int | None:
-        """The id of the worker process, or None while there is none."""
+    def pids(self) -> tuple[int, ...]:
+        """The ids of the worker processes that there are now."""
         ...
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
@@ -70,6 +70,11 @@ class Worker:
     def pid(self) -> int | None:
         """The process's id, or None while there is no process."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """That id, if there is one."""
+        return () if self.pid is None else (self.pid,)
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
         """Send `job` to the process and return its answer; several callers wait for each other.

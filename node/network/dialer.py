@@ -64,6 +64,7 @@ class Dialer:
         in_thread: InThread = trio.to_thread.run_sync,
     ) -> None:
         self._transport = transport
+        self._guard = transport.guard
         self._rpc = rpc
         self._reputation = reputation
         self._store = KnownPeers(store, in_thread)
@@ -121,17 +122,18 @@ class Dialer:
                 self._nursery.start_soon(self._consult_regularly)
                 task_status.started()
                 while True:
-                    wait = self._start_due_dials()
-                    with trio.move_on_after(wait):
+                    doing = "choosing the peers to dial"
+                    wait = self._guard.call(doing, None, self._start_due_dials)
+                    with trio.move_on_after(LONGEST if wait is None else wait):
                         await self._wake.wait()
                     self._wake = trio.Event()
             finally:
                 self._nursery = None  # late callbacks start nothing
 
     def _recall(self) -> None:
-        for signed in self._store.load():
+        for signed in self._guard.call("reading the known peers", None, self._store.load) or ():
             try:
-                self._candidates.add_listed(signed)
+                self._guard.call("recalling a peer", None, self._candidates.add_listed, signed)
             except RemoteProtocolError as error:
                 log.warning("the saved record of a peer is dropped: %s", error)
 
@@ -165,7 +167,9 @@ class Dialer:
                 lacking -= 1
             candidate.dialling = True
             assert self._nursery is not None
-            self._nursery.start_soon(self._dial, candidate)
+            self._nursery.start_soon(
+                self._guard.run, "dialling", candidate.peer, self._dial, candidate
+            )
         later = [c.next_try - now for c in waiting if not c.dialling and c.next_try > now]
         return min((*later, self._close_surplus(peers, now), LONGEST))
 
@@ -202,8 +206,11 @@ class Dialer:
     async def _dial(self, candidate: Candidate) -> None:
         try:
             async with self._seed_places if candidate.seed else self._other_places:
+                candidate.next_try = trio.current_time() + SHORTEST  # whatever goes wrong
                 with trio.move_on_after(DIAL_DEADLINE) as whole:
-                    await self._transport.dial(candidate.peer, candidate.next_addresses())
+                    doing, dial = "dialling", self._reach
+                    if not await self._guard.attempt(doing, candidate.peer, dial, candidate):
+                        raise Unavailable("a bug of this node: its log has the traceback")
                 if whole.cancelled_caught:
                     raise Unavailable(f"no answer within {DIAL_DEADLINE:g} s at any address")
         except Unavailable as error:
@@ -212,6 +219,10 @@ class Dialer:
         finally:
             candidate.dialling = False
             self._wake.set()
+
+    async def _reach(self, candidate: Candidate) -> bool:
+        await self._transport.dial(candidate.peer, candidate.next_addresses())
+        return True
 
     def _tell(self, candidate: Candidate, cause: str | None) -> None:
         """Log a failure of which the cause is a new one."""
@@ -225,15 +236,19 @@ class Dialer:
     def _on_ready(self, peer: PeerId, ready: bool) -> None:
         if ready and self._nursery is not None and peer not in self._consulting:
             self._consulting.add(peer)
-            self._nursery.start_soon(self._consult, peer)
+            doing = "consulting a directory"
+            self._nursery.start_soon(self._guard.run, doing, peer, self._consult, peer)
 
     async def _consult_regularly(self) -> None:
         while True:
             await trio.sleep(self._chance.uniform(0.75, 1.25) * CONSULT)
             for peer in self._rpc.ready():
                 self._on_ready(peer, True)
-            await self._store.save(self._candidates.remembered())
+            await self._guard.run("saving the known peers", None, self._save)
             self._sum_up(trio.current_time())
+
+    async def _save(self) -> None:
+        await self._store.save(self._candidates.remembered())
 
     def _sum_up(self, now: float) -> None:
         """Log how many connections ended; each has a line of its own at the level debug."""

@@ -116,17 +116,24 @@ class Directory:
             await trio.sleep(SAVE_PAUSE)
             if self._changed:
                 self._changed = False
-                alive = self._alive().values()
-                records = tuple(s for entry in alive for _, s, _ in entry.records)
-                await self._store.save(records)
+                await self._transport.guard.run("saving the directory", None, self._save)
+
+    async def _save(self) -> None:
+        alive = self._alive().values()
+        await self._store.save(tuple(s for entry in alive for _, s, _ in entry.records))
 
     def _restore(self) -> None:
         """Load the saved records with a life of `LIFE` seconds, so that their peers can return."""
         found: dict[PeerId, list[tuple[Scope, Signed, PeerRecord]]] = {}
-        for signed in self._store.load():
+        guard = self._transport.guard
+
+        def recall(signed: Signed) -> None:
+            record = open_record(signed)
+            found.setdefault(record.peer, []).append((record_scope(record), signed, record))
+
+        for signed in guard.call("reading the directory", None, self._store.load) or ():
             try:
-                record = open_record(signed)
-                found.setdefault(record.peer, []).append((record_scope(record), signed, record))
+                guard.call("recalling a registration", None, recall, signed)
             except RemoteProtocolError as error:
                 log.warning("a saved record is dropped: %s", error)
         for peer, records in found.items():

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 DOWNLOADS = 4  # blobs fetched at once; the rest wait
 ASK_TIMEOUT = 5.0  # s for a peer to say whether it has a blob
+OUR_BUG = "a bug of this node (its log has the traceback)"
 LARGEST = 1 << 32  # bytes of a blob when the caller names no limit
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Exchange:
         in_thread: InThread = trio.to_thread.run_sync,
     ) -> None:
         self._transport = transport
+        self._guard = transport.guard
         self._rpc = rpc
         self._reputation = reputation
         self._blobs = blobs
@@ -202,7 +204,9 @@ class Exchange:
         with fetch.scope:
             try:
                 async with self._slots:
-                    await self._find(fetch)
+                    found = await self._guard.attempt("fetching a blob", None, self._find, fetch)
+                    if not found:
+                        fetch.error = Unavailable(f"{OUR_BUG} kept it from fetching a blob")
             except RemoteProtocolError as error:  # no caller sent it, and none can answer for it
                 fetch.error = Unavailable(str(error))
             except DipacoError as error:
@@ -210,14 +214,14 @@ class Exchange:
         self._forget(fetch)
         fetch.done.set()
 
-    async def _find(self, fetch: _Fetch) -> None:
+    async def _find(self, fetch: _Fetch) -> bool:
         """Try the hinted holders, then any peer that says it has the blob; raises Unavailable."""
         while fetch.hints:
-            if await self._try(fetch, fetch.hints.popleft()):
-                return
+            if await self._tried(fetch, fetch.hints.popleft()):
+                return True
         while (holder := await self._first_holder(fetch)) is not None:
-            if await self._try(fetch, holder):
-                return
+            if await self._tried(fetch, holder):
+                return True
         raise Unavailable(f"cannot fetch blob {short(fetch.blob)}: {fetch.cause}")
 
     async def _first_holder(self, fetch: _Fetch) -> PeerId | None:
@@ -226,7 +230,8 @@ class Exchange:
         async with trio.open_nursery() as nursery:
 
             async def ask(peer: PeerId) -> None:
-                if await self._says_it_has(peer, fetch.blob):
+                doing = "asking for a blob"
+                if await self._guard.attempt(doing, peer, self._says_it_has, peer, fetch.blob):
                     found.append(peer)
                     nursery.cancel_scope.cancel()
 
@@ -241,11 +246,18 @@ class Exchange:
             log.debug("peer=%s does not say whether it has a blob: %s", short_peer(peer), error)
             return False
 
-    async def _try(self, fetch: _Fetch, holder: PeerId) -> bool:
-        """Return whether `holder` completed the blob."""
+    async def _tried(self, fetch: _Fetch, holder: PeerId) -> bool:
+        """Return whether `holder` completed the blob; each is tried once."""
         if holder in fetch.tried or holder == self._transport.me:
             return False
         fetch.tried.add(holder)
+        done = await self._guard.attempt("receiving a blob", holder, self._try, fetch, holder)
+        if done is None:
+            fetch.cause = f"{OUR_BUG} met what {short_peer(holder)} sent"
+        return bool(done)
+
+    async def _try(self, fetch: _Fetch, holder: PeerId) -> bool:
+        """Return whether `holder` completed the blob."""
         try:
             stream = await self._transport.open(holder, BLOB)
         except Unavailable as error:

@@ -130,6 +130,7 @@ class Gossip:
         origin: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
         self._transport = transport
+        self._guard = transport.guard
         self._reputation = reputation
         self._values = values
         self._origin = origin
@@ -164,7 +165,9 @@ class Gossip:
                 self._nursery.start_soon(self._compare_regularly)
                 task_status.started()
                 async for author, data in announcements:
-                    await self._on_announcement(author, data)
+                    await self._guard.run(
+                        "taking an announcement", author, self._on_announcement, author, data
+                    )
             finally:
                 self._nursery = None  # late callbacks start nothing
 
@@ -185,7 +188,15 @@ class Gossip:
                 while not holders or not self._rpc.ready() <= holders:
                     await self.announce(item, size)
                     for peer in self._rpc.ready() - asked:
-                        asking.start_soon(self._note_when_held, peer, item, holders)
+                        asking.start_soon(
+                            self._guard.run,
+                            "asking whether a value has arrived",
+                            peer,
+                            self._note_when_held,
+                            peer,
+                            item,
+                            holders,
+                        )
                     asked |= self._rpc.ready()
                     await trio.sleep(SPREAD_PAUSE)
                 asking.cancel_scope.cancel()
@@ -215,8 +226,11 @@ class Gossip:
     async def _compare_regularly(self) -> None:
         while True:
             await trio.sleep(self._chance.uniform(*PAUSE))
-            if peers := self._not_compared():
-                self._start(self._compare, self._chance.choice(peers))
+            self._compare_with_any()
+
+    def _compare_with_any(self) -> None:
+        if peers := self._not_compared():
+            self._start(self._compare, self._chance.choice(peers))
 
     def _not_compared(self) -> list[PeerId]:
         """Return the peers to compare with next: those with which it never succeeded, if any.
@@ -239,17 +253,18 @@ class Gossip:
         if author in self._rpc.ready():
             self._start(self._pull_announced, author, item)
         else:
-            self._start(self._compare_soon)
+            self._start(self._compare_soon, None)
 
-    def _start(self, pull: Pull, *arguments: object) -> None:
+    def _start(self, pull: Pull, peer: PeerId | None, *arguments: object) -> None:
+        """Start a pull from `peer`, None: one that chooses its peer later."""
         if self._nursery is not None and self._waiting < WAITING:
             self._waiting += 1
-            self._nursery.start_soon(self._run_pull, pull, *arguments)
+            self._nursery.start_soon(self._run_pull, pull, peer, *arguments)
 
-    async def _run_pull(self, pull: Pull, *arguments: object) -> None:
+    async def _run_pull(self, pull: Pull, peer: PeerId | None, *arguments: object) -> None:
         try:
             async with self._slots:
-                await pull(*arguments)
+                await self._guard.attempt("pulling values", peer, pull, peer, *arguments)
         except (Unavailable, Refusal) as error:
             log.debug("pull: %s", error)
         except RemoteProtocolError as error:
@@ -259,11 +274,10 @@ class Gossip:
 
     # ---------------------------------------------------------------- pulling
 
-    async def _compare_soon(self) -> None:
+    async def _compare_soon(self, _peer: None) -> None:
         """Compare with any neighbour, once the author's own neighbours have had time to pull."""
         await trio.sleep(NEIGHBOUR_DELAY * self._chance.uniform(0.5, 1.5))
-        if peers := self._not_compared():
-            await self._compare(self._chance.choice(peers))
+        self._compare_with_any()
 
     def compare_again(self) -> None:
         """Compare with all peers, since more is wanted than before."""

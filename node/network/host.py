@@ -36,6 +36,7 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
+from dipaco.node.network.guard import Guard
 from dipaco.node.network.shims import contain_logging, dial_cause_of, install_shims, translated
 from dipaco.node.network.transport import (
     HUNG_UP,
@@ -106,6 +107,9 @@ class HostTransport:
         self, host: IHost, pubsub: Pubsub, announce: tuple[Address, ...], nursery: trio.Nursery
     ) -> None:
         self._nursery = nursery
+        self.guard = Guard(self._end)
+        self.closing = False
+        """Whether `open_host` is on its way out."""
         self._host = host
         self._net: Any = host.get_network()
         self._pubsub = pubsub
@@ -196,17 +200,23 @@ class HostTransport:
         async def handle(raw: INetStream) -> None:
             await self._twins.admitted(raw.muxed_conn)
             stream = HostStream(raw, self._traffic)
-            await handler(stream)
+            await self.guard.attempt(f"serving {protocol}", stream.peer, handler, stream)
             await stream.close()
 
         self._host.set_stream_handler(TProtocol(protocol), handle)
 
     def _serve_twins(self) -> None:
         async def answer_greeting(raw: INetStream) -> None:
-            await self._twins.answer_greeting(raw.muxed_conn, HostStream(raw, Traffic()))
+            stream = HostStream(raw, Traffic())
+            answer = self._twins.answer_greeting
+            await self.guard.attempt(
+                f"serving {HELLO}", stream.peer, answer, raw.muxed_conn, stream
+            )
 
         async def answer_notice(raw: INetStream) -> None:
-            await self._twins.answer_notice(HostStream(raw, Traffic()))
+            stream = HostStream(raw, Traffic())
+            answer = self._twins.answer_notice
+            await self.guard.attempt(f"serving {TWIN}", stream.peer, answer, stream)
 
         self._host.set_stream_handler(TProtocol(HELLO), answer_greeting)
         self._host.set_stream_handler(TProtocol(TWIN), answer_notice)
@@ -269,13 +279,22 @@ class HostTransport:
         self, subscription: Any, sender: "trio.MemorySendChannel[tuple[PeerId, bytes]]"
     ) -> None:
         async for message in subscription:
-            author = PeerId(str(ID(message.from_id)))
-            if author == self._me:
-                continue
-            try:
-                sender.send_nowait((author, message.data))
-            except trio.WouldBlock:
-                log.debug("a message of peer=%s is dropped: the reader lags", short_peer(author))
+            self.guard.call("taking a message of a topic", None, self._pass_on, message, sender)
+
+    def _pass_on(
+        self, message: Any, sender: "trio.MemorySendChannel[tuple[PeerId, bytes]]"
+    ) -> None:
+        author = PeerId(str(ID(message.from_id)))
+        if author == self._me:
+            return
+        try:
+            sender.send_nowait((author, message.data))
+        except trio.WouldBlock:
+            log.debug("a message of peer=%s is dropped: the reader lags", short_peer(author))
+
+    def _end(self, peer: PeerId, why: str) -> None:
+        if not self.closing:
+            self._nursery.start_soon(self.hang_up, peer, why)
 
     # ---------------------------------------------------------------- connections
 
@@ -295,7 +314,7 @@ class HostTransport:
             del self._connected[peer]
             log_ended(peer, self._ending.get(peer))
         for callback in self._callbacks:
-            callback(peer, alive)
+            self.guard.call("noting a connection", peer, callback, peer, alive)
 
     async def on_connected(self, link: Any) -> None:
         """Called by libp2p for each new connection."""
@@ -303,9 +322,9 @@ class HostTransport:
         self.refresh(identity)
         peer = PeerId(str(identity))
         if self._banned(peer):
-            self._nursery.start_soon(self.hang_up, peer, "it is banned")
-        elif link.is_initiator:
-            self._nursery.start_soon(self._greet, link)
+            self._end(peer, "it is banned")
+        elif link.is_initiator and not self.closing:
+            self._nursery.start_soon(self.guard.run, "greeting a peer", peer, self._greet, link)
 
     def on_disconnected(self, link: Any) -> None:
         """Called by libp2p for each connection that has ended."""
@@ -382,10 +401,16 @@ class _Notifee(INotifee):
         self._transport = transport
 
     async def connected(self, _network: Any, connection: Any) -> None:
-        await self._transport.on_connected(connection.muxed_conn)
+        link = connection.muxed_conn
+        await self._transport.guard.run(
+            "taking a connection", None, self._transport.on_connected, link
+        )
 
     async def disconnected(self, _network: Any, connection: Any) -> None:
-        self._transport.on_disconnected(connection.muxed_conn)
+        link = connection.muxed_conn
+        self._transport.guard.call(
+            "losing a connection", None, self._transport.on_disconnected, link
+        )
 
     async def opened_stream(self, _network: Any, _stream: Any) -> None: ...
 
@@ -433,6 +458,7 @@ async def open_host(
                 yield transport
             finally:
                 await transport.hang_up_all()
+                transport.closing = True
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:  # the services' nurseries wrap an error of the block
         raise _innermost(group) from None

@@ -69,17 +69,20 @@ class Liveness:
             self.round_trips.pop(peer, None)
         elif peer not in self._watched and self._nursery is not None:
             self._watched.add(peer)
-            self._nursery.start_soon(self._keep_pinging, peer)
+            guard = self._transport.guard
+            self._nursery.start_soon(guard.run, "pinging", peer, self._keep_pinging, peer)
 
     async def _keep_pinging(self, peer: PeerId) -> None:
         misses = 0
-        while peer in self._rpc.ready():
-            misses = 0 if await self._ping(peer) else misses + 1
-            if misses == MISSES:
-                await self._transport.hang_up(peer, f"{misses} pings unanswered")
-                break
-            await trio.sleep(self._chance.uniform(*PAUSE))
-        self._watched.discard(peer)
+        try:
+            while peer in self._rpc.ready():
+                misses = 0 if await self._ping(peer) else misses + 1
+                if misses == MISSES:
+                    await self._transport.hang_up(peer, f"{misses} pings unanswered")
+                    break
+                await trio.sleep(self._chance.uniform(*PAUSE))
+        finally:
+            self._watched.discard(peer)
         if peer in self._rpc.ready():  # it came back while we hung up
             self._on_peer(peer, True)
 

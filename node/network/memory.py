@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
+from dipaco.node.network.guard import Guard
 from dipaco.node.network.transport import (
     HUNG_UP,
     TOPIC_PENDING,
@@ -125,6 +126,7 @@ class MemoryTransport:
         self.topics: dict[str, trio.MemorySendChannel[tuple[PeerId, bytes]]] = {}
         self.banned: Callable[[PeerId], bool] = lambda peer: False
         self.known: Callable[[PeerId], bool] = lambda peer: False
+        self.guard = Guard(self._end)
         self._me = me
         self._nursery = nursery
 
@@ -181,11 +183,14 @@ class MemoryTransport:
 
     async def _guard(self, handler: Handler, stream: MemoryStream) -> None:
         try:
-            await handler(stream)
+            await self.guard.attempt("serving a stream", stream.peer, handler, stream)
             await stream.close()
-        except DipacoError as error:  # any other error is a bug, and fails the test
+        except DipacoError as error:
             log.debug("peer=%s stream ended: %s", short_peer(stream.peer), error)
             await stream.reset()
+
+    def _end(self, peer: PeerId, why: str) -> None:
+        self._nursery.start_soon(self.hang_up, peer, why)
 
     def serve(self, protocol: str, handler: Handler) -> None:
         self.handlers[protocol] = handler
@@ -301,8 +306,9 @@ class MemoryNetwork:
 
     def _tell(self, one: PeerId, other: PeerId, connected: bool) -> None:
         for watcher, peer in ((one, other), (other, one)):
-            for callback in self.nodes[watcher].callbacks:
-                callback(peer, connected)
+            node = self.nodes[watcher]
+            for callback in node.callbacks:
+                node.guard.call("noting a connection", peer, callback, peer, connected)
 
     def cut(self, one: PeerId, other: PeerId) -> None:
         """Drop the link and answer no dial between the two until `mend`."""

@@ -32,8 +32,18 @@ class Paced:
         self._now = now
         self._told: OrderedDict[str, _Told] = OrderedDict()
 
-    def say(self, thing: str, line: str, *, level: int = logging.WARNING) -> None:
-        """Log `line` unless one about the same `thing` was logged a short while ago."""
+    def say(
+        self,
+        thing: str,
+        line: str,
+        *,
+        level: int = logging.WARNING,
+        error: BaseException | None = None,
+    ) -> None:
+        """Log `line` unless one about the same `thing` was logged a short while ago.
+
+        error   whose traceback goes with the first line about a thing.
+        """
         now, told = self._now(), self._told.get(thing)
         if told is not None and now - told.last < told.pause:
             told.left_out += 1
@@ -41,10 +51,10 @@ class Paced:
         if told is None or now - told.last > 2 * LONGEST_PAUSE:
             told = self._told[thing] = _Told(now, FIRST_PAUSE)
         else:
-            told.pause = min(LONGEST_PAUSE, 2 * told.pause)
+            told.pause, error = min(LONGEST_PAUSE, 2 * told.pause), None
         self._told.move_to_end(thing)
         if len(self._told) > MAX_THINGS:
             self._told.popitem(last=False)
         more = f" ({told.left_out} more since the last line)" if told.left_out else ""
         told.last, told.left_out = now, 0
-        self._log.log(level, "%s%s", line, more)
+        self._log.log(level, "%s%s", line, more, exc_info=error)

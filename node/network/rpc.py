@@ -100,6 +100,7 @@ class Rpc:
         limit: int = CONTROL_LIMIT,
     ) -> None:
         self._transport = transport
+        self._guard = transport.guard
         self._reputation = reputation
         self._protocol = protocol
         self._limit = limit
@@ -117,7 +118,8 @@ class Rpc:
         """Answer requests of type `kind` by `await handler(peer, request)`.
 
         The handler's Refusal and Unavailable are raised again at the caller; its
-        RemoteProtocolError costs the peer a strike; anything else is a bug and ends the node.
+        RemoteProtocolError costs the peer a strike; anything else is a bug, which the guard reports
+        and the caller gets no answer for.
         """
         self._handlers[kind.__name__] = (kind, handler)
 
@@ -154,10 +156,15 @@ class Rpc:
         if body is None:
             raise Unavailable(f"{short_peer(peer)} did not answer {name} within {timeout:g} s")
         try:
-            return decode(body, functools.reduce(operator.or_, kinds), limit=self._limit)
+            wanted = functools.reduce(operator.or_, kinds)
+            doing = f"reading the answer to {name}"
+            answer = self._guard.call(doing, peer, decode, body, wanted, limit=self._limit)
         except RemoteProtocolError as error:
             await self._reputation.blame(peer, str(error))
             raise
+        if answer is None:
+            raise Unavailable(f"the answer of {short_peer(peer)} to {name} cannot be read here")
+        return answer
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -219,25 +226,29 @@ class Rpc:
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
         if connected and peer not in self._served and self._nursery is not None:
             self._served.add(peer)
-            self._nursery.start_soon(self._keep_stream, peer)
+            self._nursery.start_soon(
+                self._guard.run, "keeping a stream", peer, self._keep_stream, peer
+            )
         if not connected:
             self._announce_arrival(peer)  # callers that wait for the stream wake and give up
 
     async def _keep_stream(self, peer: PeerId) -> None:
         """Keep a stream to a peer while it is connected; hang up if none can be opened."""
-        while peer in self._transport.peers():
-            if (line := self._lines.get(peer)) is not None:
-                await line.ended.wait()
-                await trio.sleep(REOPEN)
-                continue
-            with trio.move_on_after(OPEN_TIMEOUT) as opening:
-                if self._transport.me < peer:
-                    await self._open(peer)
-                else:
-                    await self._arrivals.setdefault(peer, trio.Event()).wait()
-            if opening.cancelled_caught:
-                await self._transport.hang_up(peer, f"no {self._protocol} stream was opened")
-        self._served.discard(peer)
+        try:
+            while peer in self._transport.peers():
+                if (line := self._lines.get(peer)) is not None:
+                    await line.ended.wait()
+                    await trio.sleep(REOPEN)
+                    continue
+                with trio.move_on_after(OPEN_TIMEOUT) as opening:
+                    if self._transport.me < peer:
+                        await self._open(peer)
+                    else:
+                        await self._arrivals.setdefault(peer, trio.Event()).wait()
+                if opening.cancelled_caught:
+                    await self._transport.hang_up(peer, f"no {self._protocol} stream was opened")
+        finally:
+            self._served.discard(peer)
 
     async def _open(self, peer: PeerId) -> None:
         while peer in self._transport.peers():
@@ -250,7 +261,8 @@ class Rpc:
             if self._nursery is None:  # stopping
                 await stream.reset()
                 return
-            self._nursery.start_soon(self._converse, stream)
+            doing = f"serving {self._protocol}"
+            self._nursery.start_soon(self._guard.run, doing, peer, self._converse, stream)
             await self._arrivals.setdefault(peer, trio.Event()).wait()
             return
 
@@ -289,7 +301,7 @@ class Rpc:
 
     def _tell(self, peer: PeerId, ready: bool) -> None:
         for callback in self._callbacks:
-            callback(peer, ready)
+            self._guard.call("noting a callable peer", peer, callback, peer, ready)
 
     # ---------------------------------------------------------------- the stream's two tasks
 
@@ -328,7 +340,9 @@ class Rpc:
             if self._nursery is None:
                 raise Unavailable("this node is stopping")
             self._serving[peer] += 1
-            self._nursery.start_soon(self._answer, line, request.id, handler, value)
+            doing = f"answering {request.kind}"
+            answer = (self._answer, line, request.id, handler, value)
+            self._nursery.start_soon(self._guard.run, doing, peer, *answer)
 
     def _decline(self, line: _Line, request: Request, reason: str) -> None:
         failure = Failure(id=request.id, fault="unavailable", reason=one_line(reason))

@@ -42,7 +42,7 @@ _installed = False
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn every error of libp2p into Unavailable: the one broad except of the product.
+    """Turn every error of libp2p into Unavailable: the one broad except for foreign errors.
 
     Its dozen error classes, those of its dependencies and its own bugs all have the same meaning
     here: this connection or stream is unusable. An error that escaped would end the whole host.

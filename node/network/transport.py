@@ -11,6 +11,7 @@ from typing import Protocol
 
 import trio
 
+from dipaco.node.network.guard import Guard
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
 
@@ -58,7 +59,7 @@ PeerCallback = Callable[[PeerId, bool], None]
 """Called with True when the first connection to a peer is made, False when the last one is gone.
 
 It is synchronous, so that no event is lost or reordered: change a table, set an event or start a
-task in it.
+task in it. It runs under the guard.
 """
 
 
@@ -80,6 +81,10 @@ class Transport(Protocol):
     @property
     def traffic(self) -> "Traffic":
         """Payload bytes of all streams."""
+
+    @property
+    def guard(self) -> Guard:
+        """Runs what touches the values of peers; every part of the node uses this one."""
 
     async def dial(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         """Connect to `peer` at the first address that answers; nothing if already connected.

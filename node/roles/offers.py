@@ -108,10 +108,15 @@ class RunChooser:
         self.node.activity.of(record.run).say("run-over", round=rounds, rounds=rounds, next=advice)
 
     def _offers(self) -> list[RunOffer]:
-        runs = self.node.run_store.runs
+        guard, runs = self.node.guard, self.node.run_store.runs
         for run in self._silent_since.keys() - runs.keys():
             del self._silent_since[run]
-        return [self._offer(record) for record in runs.values() if record.run not in self.refused]
+        offers = (
+            guard.call("judging a run on offer", None, self._offer, record)
+            for record in runs.values()
+            if record.run not in self.refused
+        )
+        return [offer for offer in offers if offer is not None]
 
     def _offer(self, record: RunRecord) -> RunOffer:
         listed = self.node.run_store.listed_by(record.scheduler) or ()

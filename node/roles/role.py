@@ -15,5 +15,5 @@ class Role:
     wanted: Callable[[NodeConfig], bool]
     """Whether a node of this configuration has the role."""
     run: Callable[[Node, StatusReporter], Awaitable[None]]
-    """Works until cancelled; an error that it raises ends the node. Limits that forbid the work
+    """Works until cancelled; an error on the guard's list ends the node. Limits that forbid work
     for now are the role's own matter: it asks a gate."""

@@ -12,6 +12,7 @@ from dipaco.node.roles import scheduler, volunteer
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.files import kept_runs
 
+PAUSE_SECONDS = 30.0  # before a role that a bug ended begins anew
 ROLES: tuple[Role, ...] = (
     scheduler.ROLE,
     volunteer.ROLE,
@@ -26,13 +27,20 @@ def trains(config: NodeConfig) -> bool:
 async def run_roles(node: Node, reporter: StatusReporter) -> None:
     """Offer the runs of this home's operator, then work in every role of this node until cancelled.
 
-    An error of one role ends all of them, and is raised.
+    An error of one role ends all of them, and is raised; a bug is reported, and its role begins
+    anew.
     """
     _offer_own_runs(node)
     async with trio.open_nursery() as nursery:
         for role in ROLES:
             if role.wanted(node.config):
-                nursery.start_soon(role.run, node, reporter)
+                nursery.start_soon(_keep, role, node, reporter)
+
+
+async def _keep(role: Role, node: Node, reporter: StatusReporter) -> None:
+    while True:
+        await node.guard.attempt("working in a role", None, role.run, node, reporter)
+        await trio.sleep(PAUSE_SECONDS)
 
 
 def _offer_own_runs(node: Node) -> None:

@@ -1,14 +1,14 @@
 """The role of a scheduler: hand out the work of the runs that the operator put into this home.
 
 A manifest of a stranger that names this node gives it no work. A run that cannot be scheduled does
-not end a node that schedules others.
+not end the node: it serves others as a directory, whether or not it schedules another run.
 
 No limit ends this role, since its volunteers need its answers. A full disk pauses what it writes
 alone: the scheduler then answers that it cannot save now.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
 from dipaco.node.limits.disk import DiskLimit
 from dipaco.node.limits.gate import Gate
+from dipaco.node.network.guard import leaves
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
@@ -25,7 +26,7 @@ from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
-from dipaco.protocol.errors import Refusal
+from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.numbers import count, span
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
@@ -40,46 +41,33 @@ LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connectio
 
 
 async def schedule_all(node: Node, reporter: StatusReporter) -> None:
-    """Schedule every run of the operator whose manifest names this node first.
-
-    Raises the Refusal of the last run that is left.
-    """
-    store, left = node.run_store, set[Digest]()
+    """Schedule every run of the operator whose manifest names this node first."""
+    store, begun = node.run_store, set[Digest]()
     async with trio.open_nursery() as nursery:
         while True:
             for run, record in store.runs.items():
                 ours = run in store.own and record.scheduler == node.me
-                if ours and record not in reporter.runs:
-                    reporter.runs.append(record)
-                    left.add(run)
-                    nursery.start_soon(_attend, node, record, left)
+                if ours and run not in begun:
+                    begun.add(run)
+                    if record not in reporter.runs:
+                        reporter.runs.append(record)
+                    nursery.start_soon(_attend, node, record)
             if not reporter.runs:
                 node.activity.say("directory", peers=len(node.transport.peers()))
             with trio.move_on_after(LOOK_SECONDS):
                 await node.run_store.changed.wait()
 
 
-async def _attend(node: Node, record: RunRecord, left: set[Digest]) -> None:
-    """Schedule one run until cancelled; if it is refused, the others that are `left` go on."""
+async def _attend(node: Node, record: RunRecord) -> None:
+    """Schedule one run until cancelled; what goes wrong ends nothing but that."""
+    problem = "a bug of this node: its log has the traceback"
     try:
-        await _schedule(node, record)
-    except* Refusal as group:
-        left.remove(record.run)
-        node.request_router.schedulers.pop(record.run, None)
-        if not left:
-            raise
+        await node.guard.attempt("scheduling a run", None, _schedule, node, record)
+    except* DipacoError as group:
         problem = "; ".join(map(str, leaves(group)))
-        log.error("run %s is not scheduled: %s", record.manifest.name, problem)
-        node.activity.of(record.run).say("not-scheduled", problem=problem)
-
-
-def leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
-    """Yield the errors in a group and in the groups within it."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
-        else:
-            yield error
+    node.request_router.schedulers.pop(record.run, None)
+    log.error("run %s is not scheduled: %s", record.manifest.name, problem)
+    node.activity.of(record.run).say("not-scheduled", problem=problem)
 
 
 async def _schedule(node: Node, record: RunRecord) -> None:
@@ -101,6 +89,7 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         claims=node.claims,
         exchange=node.exchange,
         worker=node.worker,
+        guard=node.guard,
         blame=node.reputation.blame,
     )
     scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
@@ -110,7 +99,8 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         nursery.start_soon(scheduler.serve)
         nursery.start_soon(_reshard, node, record, scheduler, deps, writes)
         while True:
-            _say_what_is_scheduled(node, record, scheduler, writes)
+            doing = "telling of a run"
+            node.guard.call(doing, None, _say_what_is_scheduled, node, record, scheduler, writes)
             with trio.move_on_after(LOOK_SECONDS):
                 await deps.changed.wait()
 

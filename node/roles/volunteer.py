@@ -13,13 +13,14 @@ import trio
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
 from dipaco.node.jobs.options import check_moment_bits
+from dipaco.node.network.guard import leaves
 from dipaco.node.roles.offers import RunChooser
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.loop import Volunteer
-from dipaco.protocol.errors import ConfigError, Refusal
+from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.wire.digest import short
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 async def train(node: Node, reporter: StatusReporter) -> None:
     """Train the run that is wanted, and once it is over the next one that is listed.
 
-    Raises the Refusal or ConfigError of the last run that was listed.
+    Raises the error of the last run that was listed.
     """
     chooser = RunChooser(node)
     while True:
@@ -43,11 +44,12 @@ async def train(node: Node, reporter: StatusReporter) -> None:
         log.info("joined run %s", name)
         try:
             await _work_for(node, record)
-        except (Refusal, ConfigError) as error:
+        except* DipacoError as group:
             chooser.refused.add(record.run)
             if len(node.config.run.id) <= len(chooser.refused):
                 raise
-            log.error("run %s is left for the next one: %s", name, error)
+            problem = "; ".join(map(str, leaves(group)))
+            log.error("run %s is left for the next one: %s", name, problem)
 
 
 def _begin(node: Node, reporter: StatusReporter, record: RunRecord) -> None:
@@ -65,11 +67,11 @@ class _Stay:
     """The work for one run, from joining it to its end."""
 
     ended: trio.Event = field(default_factory=trio.Event)
-    refusal: Refusal | None = None
+    error: DipacoError | None = None
 
 
 async def _work_for(node: Node, record: RunRecord) -> None:
-    """Work under the node's gate until the run is over; raises Refusal, ConfigError."""
+    """Work under the node's gate until the run is over; raises the error that ends the work."""
     check_moment_bits(node.config.compute.moment_bits, record.manifest)
     deps = VolunteerDeps(
         run_store=node.run_store,
@@ -77,6 +79,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         exchange=node.exchange,
         rpc=node.rpc,
         worker=node.worker,
+        guard=node.guard,
         activity=node.activity.of(record.run),
         verifier=node.verifier,
         gate=node.gate,
@@ -91,8 +94,8 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
         await stay.ended.wait()
         nursery.cancel_scope.cancel()
-    if stay.refusal is not None:
-        raise stay.refusal
+    if stay.error is not None:
+        raise stay.error
 
 
 async def _say_fault(node: Node, record: RunRecord) -> None:
@@ -109,8 +112,8 @@ async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
         stay.ended.set()
     except DiskFull as full:
         node.disk.note(full, trio.current_time())
-    except Refusal as refusal:
-        stay.refusal = refusal
+    except DipacoError as error:
+        stay.error = error
         stay.ended.set()
     finally:
         with trio.CancelScope(shield=True):

@@ -12,8 +12,10 @@ from dipaco.protocol.errors import RemoteProtocolError, SignerFault
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed, open_signed
+from dipaco.protocol.wire.signed import Signed, open_signed, signed_bytes
 from dipaco.protocol.work.ledger import LedgerRecord
+
+RECORD = signed_bytes(LedgerRecord)  # the most bytes of a signed record
 
 
 class LedgerFault(SignerFault):
@@ -30,7 +32,7 @@ def envelopes_of(records: Sequence[bytes], first: int | None) -> list[Signed]:
 
     first   the number that was asked for; None: any.
     """
-    envelopes = [decode(record, Signed, limit=MAX_ENVELOPE) for record in records]
+    envelopes = [decode(record, Signed, limit=RECORD) for record in records]
     if envelopes and first is not None:
         begins = open_signed(envelopes[0], LedgerRecord).seq
         if begins != first:
@@ -57,7 +59,7 @@ def find_contradiction(
 
 
 def _compare(run: Digest, scheduler: PeerId, held: SavedRecord, envelope: Signed) -> None:
-    if contradict(decode(held.data, Signed, limit=MAX_ENVELOPE), envelope, run, scheduler):
+    if contradict(decode(held.data, Signed, limit=RECORD), envelope, run, scheduler):
         raise LedgerFault(
             f"the scheduler of run {short(run)} signed two ledgers",
             scheduler,

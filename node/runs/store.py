@@ -19,8 +19,9 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.condition import Condition
+from dipaco.node.network.guard import Guard
 from dipaco.node.runs import strangers
-from dipaco.node.runs.chain import LedgerFault, envelopes_of, find_contradiction
+from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
 from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedProof, SignedKind
@@ -38,7 +39,7 @@ from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item
-from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign, signed_bytes
+from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,6 @@ log = logging.getLogger(__name__)
 MAX_LISTINGS = 512  # peers whose offers are remembered, the latest; seeds and schedulers go last
 MAX_PASSED = 8192  # manifests that made room, remembered so that they do not come again at once
 MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
-MAX_RECEIPT = 4096  # bytes of one: its reason and software have 900 characters at most
-
-RECORD = signed_bytes(LedgerRecord)  # the most bytes of a signed record
 
 Keep = Callable[[], None]
 
@@ -58,9 +56,12 @@ _KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receip
 class RunStore:
     """Everything that gossip and anti-entropy spread, kept in the journal."""
 
-    def __init__(self, journal: Journal, me: PeerId | None = None) -> None:
+    def __init__(
+        self, journal: Journal, me: PeerId | None = None, *, guard: Guard | None = None
+    ) -> None:
         """Take up what the journal holds; `me` is this node, None where nothing is offered."""
         self._journal, self._me = journal, me
+        self._guard = guard or Guard()
         self._items: dict[Digest, Item] = {}
         self._values_of: defaultdict[Digest, list[Digest]] = defaultdict(list)
         """By run the digests of its items."""
@@ -93,23 +94,51 @@ class RunStore:
         self.changed = Condition()
         self._outbox, self.announcements = trio.open_memory_channel[tuple[Item, int]](256)
         """`announcements`: what this node added, with its size in bytes, for gossip."""
-        try:
-            self._restore()
-        except (RemoteProtocolError, Unavailable, Refusal) as error:
-            raise journal.foreign(error) from error
+        self._restore()
 
     def _restore(self) -> None:
-        """Take in what the journal holds: all of it was admitted before."""
+        """Take in what the journal holds: all was admitted before, maybe by another version."""
+        gone: set[Digest] = set()
         for kind in _KINDS:
             for saved in self._journal.signed(_kind(kind)):
-                item, keep = self._admit(kind, saved.data, ours=True)
-                keep()
-                self.runs[item.run].value_bytes += len(saved.data)
-        for record in self.runs.values():
-            self._replay(record)
+                take = partial(self._take_saved, kind, saved.data)
+                if saved.run not in gone and not self._restored(saved.run, take):
+                    gone.add(saved.run)
+        for record in tuple(self.runs.values()):
+            self._restored(record.run, partial(self._replay, record))
         for proof in self._journal.proofs():
             if proof.run in self.runs:
                 self.runs[proof.run].fault = proof.reason
+
+    def _take_saved(self, kind: str, data: bytes) -> None:
+        item, keep = self._admit(kind, data, ours=True)
+        keep()
+        self.runs[item.run].value_bytes += len(data)
+
+    def _restored(self, run: Digest, take: Keep) -> bool:
+        """Return whether `take` could take in what is saved of a run; if not, the run is dropped.
+
+        Raises ConfigError for a run that this node works for.
+        """
+
+        def taken() -> bool:
+            take()
+            return True
+
+        problem = "a bug of this node"
+        try:
+            if self._guard.call("taking in a saved value", None, taken):
+                return True
+        except (RemoteProtocolError, Unavailable, Refusal) as error:
+            if run in self._kept:
+                raise self._journal.foreign(error) from error
+            problem = str(error)
+        log.warning("run %s is dropped: what is saved of it is refused: %s", short(run), problem)
+        if run in self.runs:
+            self._forget([run])
+        if self._me is not None and run not in self._kept:
+            self._journal.drop_run(run)
+        return False
 
     # ------------------------------------------------------------------ what the network asks
 
@@ -528,7 +557,7 @@ class RunStore:
         return record.run, lambda: record.specs.update({digest: held})
 
     def _admit_receipt(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
-        signed, receipt = decode_signed(data, Receipt, limit=MAX_RECEIPT)
+        signed, receipt = decode_signed(data, Receipt)
         record = self._known(receipt.manifest)
         if not ours and not record.is_news(signed.signer, receipt):
             raise Refusal(f"{short_peer(signed.signer)} gave a receipt before")

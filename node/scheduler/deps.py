@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.condition import Condition
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.guard import Guard
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
@@ -26,6 +27,7 @@ class SchedulerDeps:
     claims: Claims
     exchange: Exchange
     worker: JobRunner
+    guard: Guard
     blame: Callable[[PeerId, str], Awaitable[None]]
     """Lowers a peer's reputation."""
     changed: Condition = field(default_factory=Condition)

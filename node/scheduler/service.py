@@ -262,10 +262,12 @@ class Scheduler:
     async def _collect(self, place: Place) -> None:
         """Fetch the pending moments of a path and round from whoever has them, and inspect them."""
         refused: Pending | None = None
+        doing, attempt = "collecting moments", self._deps.guard.attempt
         while (pending := self.schedule.state.pending.get(place)) is not None:
             if refused is None or pending.moments != refused.moments:
                 try:
-                    refused = None if await self._brought(place, pending) else pending
+                    brought = await attempt(doing, pending.maker, self._brought, place, pending)
+                    refused = None if brought else pending
                 except (Unavailable, DiskFull) as away:
                     log.debug("moments of path=%d round=%d: %s", *place, away)
             with trio.move_on_after(STEP_RETRY_SECONDS):
@@ -308,7 +310,10 @@ class Scheduler:
         while True:
             await trio.sleep(EXPIRY_SECONDS)
             with suppress(DiskFull):  # said already; the leases expire when there is room
-                self._make(self.schedule.expire(trio.current_time()))
+                self._deps.guard.call("ending leases", None, self._end_leases)
+
+    def _end_leases(self) -> None:
+        self._make(self.schedule.expire(trio.current_time()))
 
     async def _take_steps(self) -> None:
         while True:
@@ -317,16 +322,20 @@ class Scheduler:
                 await self._due.wait()
                 continue
             self.stepping = step
+            doing, attempt = "taking an outer step", self._deps.guard.attempt
             try:
-                await self._take_step(step)
+                taken = await attempt(doing, None, self._take_step, step)
             except DiskFull:  # said already; the step's inputs are kept, so nothing is lost
+                taken = False
+            if not taken:
                 await trio.sleep(STEP_RETRY_SECONDS)
             self.stepping = None
             self._forget_old_blobs()
 
-    async def _take_step(self, step: DueStep) -> None:
+    async def _take_step(self, step: DueStep) -> bool:
+        """Return whether there is something else to do now; raises DiskFull."""
         if self._discard_lost(step):
-            return
+            return True
         job = OuterStep(
             manifest=self._manifest,
             module=step.module,
@@ -341,13 +350,12 @@ class Scheduler:
                 step, state=answer.state, momentum=answer.momentum, quantised=answer.quantised
             )
             self._make(made)
-            return
+            return True
         if isinstance(answer, Failed) and answer.kind == "disk":
             raise self._no_room(DiskFull(answer.reason))
         reason = answer.reason if isinstance(answer, Failed) else type(answer).__name__
         log.error("outer step of %s version %d: %s", step.module, step.version, reason)
-        if not self._discard_lost(step):
-            await trio.sleep(STEP_RETRY_SECONDS)
+        return self._discard_lost(step)
 
     def _discard_lost(self, step: DueStep) -> bool:
         """Have the paths trained again whose deltas are no longer readable here."""

@@ -7,7 +7,7 @@ reading the disk. The memory of a process is read at each status: two small file
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 import trio
 
+from dipaco.node.network.guard import Guard
 from dipaco.node.status.document import Memory
 from dipaco.node.storage.files import folder_bytes
 
@@ -46,10 +47,12 @@ class StorageMeter:
         *,
         in_thread: InThread = trio.to_thread.run_sync,
         walk: Callable[[Path], int] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Measure `folder` with `walk`, which returns the bytes below a folder [`folder_bytes`]."""
         self._walk = partial(walk or folder_bytes, folder)
         self._in_thread = in_thread
+        self._guard = guard or Guard()
         self._wanted = trio.Event()
         self.latest: Measured | None = None
         """None before the first walk has ended."""
@@ -63,20 +66,22 @@ class StorageMeter:
         task_status.started()
         while True:
             self._wanted = trio.Event()
-            size = await self._in_thread(self._walk)
-            self.latest = Measured(bytes=size, time=time.time())
+            doing = "tidying the home"  # by what the runs of peers need
+            size = await self._guard.attempt(doing, None, self._in_thread, self._walk)
+            if size is not None:
+                self.latest = Measured(bytes=size, time=time.time())
             await trio.sleep(LEAST_SECONDS)
             with trio.move_on_after(MOST_SECONDS - LEAST_SECONDS):
                 await self._wanted.wait()
 
 
-def memory(worker: int | None) -> Memory:
-    """Return the resident sets of this process and of the worker process with this id."""
+def memory(workers: Iterable[int]) -> Memory:
+    """Return the resident sets of this process and of the worker processes with these ids."""
     resident, peak = _resident(None)
     return Memory(
         daemon=resident,
         peak=max(resident, peak),
-        worker=0 if worker is None else _resident(worker)[0],
+        worker=sum(_resident(pid)[0] for pid in workers),
     )
 
 

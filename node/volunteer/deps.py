@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.limits.gate import Gate
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.guard import Guard
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.store import RunStore
 from dipaco.node.status.activity import RunActivity
@@ -23,6 +24,7 @@ class VolunteerDeps:
     exchange: Exchange
     rpc: Rpc
     worker: JobRunner
+    guard: Guard
     activity: RunActivity
     verifier: Verifier
     gate: Gate

@@ -80,20 +80,21 @@ class Volunteer:
 
     async def follow_others(self) -> None:
         """Learn what the others of the run do, until cancelled."""
-        await follow_others(self._link, self._activity, self._record.manifest.paths)
+        paths, guard = self._record.manifest.paths, self._deps.guard
+        await follow_others(self._link, self._activity, paths, guard)
 
     async def run(self) -> None:
         """Verify the router, then work to the run's end; may be run again, and then goes on.
 
-        Raises Refusal, and DiskFull once the lease is handed back.
+        A bug counts as a task that failed. Raises Refusal, and DiskFull once the lease is handed
+        back.
         """
         wait = RETRY_SECONDS
         while not self._record.over:
             try:
-                await self._verify()
-                lease = await self._ask()
-                if lease is not None:
-                    await self._do(lease)
+                doing, scheduler = "working for a run", self._link.scheduler
+                if not await self._deps.guard.attempt(doing, scheduler, self._go_on):
+                    raise JobFailed("a bug of this node: its log has the traceback")
                 wait = RETRY_SECONDS
             except (JobFailed, LeaseLost) as failure:
                 await self._pause_after(failure)
@@ -108,6 +109,14 @@ class Volunteer:
                     self._link.say_away(away, wait)
                 await trio.sleep(wait)
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
+
+    async def _go_on(self) -> bool:
+        """Do the next thing that there is to do."""
+        await self._verify()
+        lease = await self._ask()
+        if lease is not None:
+            await self._do(lease)
+        return True
 
     async def _verify(self) -> None:
         """Verify the specs that were adopted since; the first, if there is none yet."""

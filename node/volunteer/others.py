@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import trio
 
+from dipaco.node.network.guard import Guard
 from dipaco.node.status.activity import RunActivity
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
@@ -13,10 +14,16 @@ PATH_SECONDS = 0.125  # more for each path: an answer has about 100 bytes for a 
 RETRY_SECONDS = 3.0  # while the scheduler has never answered
 
 
-async def follow_others(link: SchedulerLink, activity: RunActivity, paths: int) -> None:
+async def follow_others(
+    link: SchedulerLink, activity: RunActivity, paths: int, guard: Guard
+) -> None:
     """Learn who holds which of a run's `paths`, until cancelled."""
-    while True:
+
+    async def learn() -> None:
         with suppress(Unavailable, Refusal, RemoteProtocolError):  # what was told has a time
             activity.learn((await link.holders()).held)
+
+    while True:
+        await guard.run("learning what the others do", link.scheduler, learn)
         known = activity.held_time is not None
         await trio.sleep(ASK_SECONDS + paths * PATH_SECONDS if known else RETRY_SECONDS)

@@ -129,7 +129,20 @@ def test_text_is_time_level_and_message_with_the_traceback_below(
     said, line, *traceback = capfd.readouterr().err.splitlines()
     assert said == "ready    api"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d error   a bug in path 1", line)
-    assert traceback[0].startswith("Traceback") and traceback[-1] == "ValueError: no such path"
+    assert traceback[0].startswith("  Traceback")
+    assert traceback[-1] == "  ValueError: no such path"
+
+
+def test_an_exception_that_quotes_a_peer_forges_no_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr(LogSection(format="text")):
+        try:
+            raise ValueError("a\x1b[2J\n2026-01-01T00:00:00 info    all is well" + "!" * 100_000)
+        except ValueError:
+            OURS.exception("a bug")
+    err = capfd.readouterr().err
+    assert len(err) < 20_000 and "\x1b" not in err
+    first, *below = err.splitlines()
+    assert first.endswith("error   a bug") and all(line.startswith("  ") for line in below)
 
 
 def test_a_text_line_of_a_stranger_moves_no_terminal_and_forges_no_line(

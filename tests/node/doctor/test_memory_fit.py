@@ -36,7 +36,7 @@ class MadeUpDevice:
     """Whether the kernel kills who takes too much, instead of an error."""
     seconds: float = 0.1
     asked: list[tuple[int, bool]] = field(default_factory=list)
-    pid: int | None = None
+    pids: tuple[int, ...] = ()
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
         assert isinstance(job, ProbeMemory) and job.usable == self.memory

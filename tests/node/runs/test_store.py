@@ -1,5 +1,6 @@
 """What a node takes in and hands on: real SQLite, real signatures, no network."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from dipaco.node.runs import store as store_module
 from dipaco.node.runs import strangers as strangers_module
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SignedKind
@@ -27,6 +29,7 @@ from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.run.topology import topology
 from dipaco.protocol.wire.canonical import Wire, decode, encode
+from dipaco.protocol.wire.digest import short
 from dipaco.protocol.wire.messages import AskHave, Item
 from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation, Seeded
@@ -236,10 +239,46 @@ def test_a_journal_whose_values_are_of_another_version_is_named_with_the_cure(
     made.offer("manifest", signed(manifest(), "owner"))
     old = encode(sign(AskHave(blob=digest("blob")), key("owner")))  # another shape under the name
     journal.save_signed(kind, RUN, digest("old"), old)
+    journal.save_verdict(RUN, digest("spec"), b"")  # this node works for the run
     named = r"journal\.sqlite was made by another version .* move it away; its runs"
     with pytest.raises(ConfigError, match=named) as raised:
         RunStore(journal)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["manifest", "spec", "receipt"])
+def test_a_strangers_run_that_is_refused_now_is_dropped_and_ends_no_node(
+    journal: Journal, kind: SignedKind, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, other = RunStore(journal), manifest(name="other")
+    made.offer("manifest", signed(manifest(), "owner"))
+    made.offer("manifest", signed(other, "owner"))
+    old = encode(sign(AskHave(blob=digest("blob")), key("owner")))
+    journal.save_signed(kind, RUN, digest("old"), old)
+    assert list(RunStore(journal, peer("me")).runs) == [run_id(other)]
+    (line,) = caplog.messages
+    assert line.startswith(f"run {short(RUN)} is dropped") and "\n" not in line
+    assert list(RunStore(journal, peer("me")).runs) == [run_id(other)]
+    assert len(caplog.messages) == 1
+
+
+def test_a_bug_that_a_saved_value_meets_drops_that_run_alone(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, fed_bugs: list[logging.LogRecord]
+) -> None:
+    made, other = RunStore(journal), manifest(name="other")
+    made.offer("manifest", signed(manifest(), "owner"))
+    made.offer("manifest", signed(other, "owner"))
+    replay = RunStore._replay
+
+    def failing(store: RunStore, record: RunRecord) -> None:
+        if record.run == RUN:
+            raise ZeroDivisionError
+        replay(store, record)
+
+    monkeypatch.setattr(RunStore, "_replay", failing)
+    assert list(RunStore(journal, peer("me")).runs) == [run_id(other)]
+    (report,) = fed_bugs
+    assert report.exc_info and report.getMessage().startswith("a bug of this node, while taking in")
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

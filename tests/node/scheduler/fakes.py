@@ -165,7 +165,7 @@ class FakeWorker:
     done: list[Job] = field(default_factory=list)
     process: bool = False
     """Whether a worker process would exist: from the first job until `close` or a cancelled job."""
-    pid: int | None = None
+    pids: tuple[int, ...] = ()
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
         self.process, ended = True, False

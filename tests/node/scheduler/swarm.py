@@ -60,7 +60,7 @@ class RealReader:
         self.done: list[Job] = []
         self.begun: list[tuple[float, Job]] = []
         """Every job, with the time."""
-        self.pid: int | None = None
+        self.pids: tuple[int, ...] = ()
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
         await trio.lowlevel.checkpoint()

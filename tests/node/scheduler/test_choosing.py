@@ -238,13 +238,20 @@ async def test_of_several_runs_that_are_scheduled_one_that_fails_does_not_end_th
     assert scheduler.error is None
 
 
-async def test_a_scheduler_whose_only_run_fails_ends_with_the_reason(
+async def test_a_rendezvous_node_whose_only_run_fails_serves_on_and_says_so_after_a_restart_too(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     found(tmp_path, LATER)
-    scheduler = await swarm.start(SCHEDULER, worker=deriving_all_but_later)
-    await scheduler.ended.wait()
-    assert isinstance(scheduler.error, Unverifiable)
+    for _ in range(2):
+        scheduler = await swarm.start(SCHEDULER, worker=deriving_all_but_later)
+        await until(lambda s=scheduler: s.parts.activity.reason.code == "not-scheduled")  # type: ignore[misc]
+        anna = await swarm.start("anna", run=("later",))
+        await until(lambda a=anna: a.parts.transport.peers())  # type: ignore[misc]
+        await trio.sleep(60)
+        assert not scheduler.ended.is_set() and not anna.ended.is_set()
+        assert "no such kind" in scheduler.reporter.status().reason.text
+        await swarm.kill(anna)
+        await swarm.kill(scheduler)
 
 
 async def test_a_run_that_is_refused_is_left_for_the_next_one_that_is_listed(

@@ -38,7 +38,7 @@ class RealWorker:
         )
         self.trained: list[tuple[int, int]] = []
         """Path and round of every lease of a round."""
-        self.pid: int | None = None
+        self.pids: tuple[int, ...] = ()
 
     async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
         await trio.sleep(60.0 if trains(job) else 0.0)

@@ -154,8 +154,8 @@ def test_memory_is_that_of_this_process_and_of_the_worker() -> None:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None and child.stdout.readline()
-        found = memory(child.pid)
+        found = memory([child.pid])
         child.communicate(b"\n")
     assert 64 << 20 < found.worker < 512 << 20
     assert 16 << 20 < found.daemon <= found.peak
-    assert memory(child.pid).worker == 0 and memory(None).worker == 0
+    assert memory([child.pid]).worker == 0 and memory(()).worker == 0

@@ -1,0 +1,36 @@
+"""No test passes in which the guard reported a bug of the node, unless it feeds one on purpose."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+GUARD = logging.getLogger("dipaco.node.network.guard")
+
+
+class _Reports(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a report with its traceback."""
+        self.records.append(record)
+
+
+@pytest.fixture
+def fed_bugs() -> list[logging.LogRecord]:
+    """The guard's reports in a test that feeds exceptions on purpose, and looks at them itself."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _no_bug_is_reported(request: pytest.FixtureRequest) -> Iterator[None]:
+    reports = _Reports()
+    GUARD.addHandler(reports)
+    if "fed_bugs" in request.fixturenames:
+        reports.records = request.getfixturevalue("fed_bugs")
+    yield
+    GUARD.removeHandler(reports)
+    if reports.records and "fed_bugs" not in request.fixturenames:
+        pytest.fail("\n".join(map(logging.Formatter().format, reports.records)), pytrace=False)
