@@ -34,6 +34,8 @@ class Grant:
     the result is inspected, which is no work of its holder."""
     gone: float = math.inf
     """When its holder's connection broke."""
+    restored: bool = False
+    """Whether a restart granted it anew: its work began before."""
 
     @property
     def deadline(self) -> float:

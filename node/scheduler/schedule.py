@@ -40,8 +40,17 @@ from dipaco.protocol.run.modules import ModuleId, digest_of
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.work.bounds import wrong_seconds
 from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
-from dipaco.protocol.work.kinds import TOKEN_BYTES, Lease, Result, Token, TrainLease
+from dipaco.protocol.work.kinds import (
+    TOKEN_BYTES,
+    Lease,
+    Result,
+    SeedResult,
+    Token,
+    TrainLease,
+    TrainResult,
+)
 from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
 
 RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
@@ -176,17 +185,20 @@ class Schedule:
         grant = self.grant_of(peer, result.token)
         if grant is None:
             return (), Fallen(reason="the lease no longer stands: the work was given to another")
-        wrong = self.misfit(grant.lease, result)
+        wrong = self.misfit(grant, result, now)
         if wrong:
             return (LeaseEnded(result.token, wrong, failed=now),), Fallen(reason=wrong)
         return kind_of(grant.lease).accept(self.state, grant.lease, peer, result), Stands()
 
-    def misfit(self, lease: Lease, result: Result) -> str:
-        """Say what is wrong with the shape of a result; empty if nothing."""
-        kind = kind_of(lease)
+    def misfit(self, grant: Grant, result: Result, now: float) -> str:
+        """Say what is wrong with the shape and the figures of a result; empty if nothing."""
+        kind = kind_of(grant.lease)
         if not isinstance(result, kind.result_type):
             return f"the result is of other work than the lease, which is to {kind.name}"
-        return kind.misfit(self.state, lease, result)
+        wrong = ""
+        if isinstance(result, SeedResult | TrainResult) and not grant.restored:
+            wrong = wrong_seconds(result, now - grant.granted)
+        return wrong or kind.misfit(self.state, grant.lease, result)
 
     def moments_arrived(self, place: Place) -> tuple[Change, ...]:
         """Note that the pending moments of a path and round are here: nobody makes them again."""

@@ -141,7 +141,8 @@ class Scheduler:
         Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
         grant = self.schedule.grant_of(peer, result.token)
-        if grant is None or self.schedule.misfit(grant.lease, result):
+        now = trio.current_time()
+        if grant is None or self.schedule.misfit(grant, result, now):
             return self._count(peer, result)  # which says what is wrong
         lease, state = grant.lease, self.schedule.state
         kind = kind_of(lease)

@@ -35,7 +35,12 @@ SPEC, NEXT = digest("spec"), digest("next")
 RUN = digest("run")
 TTL = 20.0
 ANNA, BERT, CARA = peer("anna"), peer("bert"), peer("cara")
-FIGURES: dict[str, Any] = {"tokens": 100, "seconds": 1.0, "loss_first": 3.0, "loss_last": 2.0}
+FIGURES: dict[str, Any] = {
+    "tokens": 2 * 2 * 48,
+    "seconds": 1.0,
+    "loss_first": 3.0,
+    "loss_last": 2.0,
+}
 
 
 class Shell:
