@@ -23,6 +23,7 @@ from dipaco.node.network.gossip import Gossip
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.seats import prefix_of
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.pinned import pinned_blobs
 from dipaco.node.runs.store import RunStore
@@ -88,6 +89,11 @@ class Node:
         """This node."""
         return peer_id(self.key)
 
+    def prefix(self, peer: PeerId) -> str:
+        """Return the IP prefix by which `peer` is counted; empty: it is not counted."""
+        exempt = self.config.node.exempt_prefixes
+        return prefix_of(self.transport.remote_ip(peer), exempt)
+
     @property
     def services(self) -> tuple[Service, ...]:
         """What runs as long as the node does, in the order of starting."""
@@ -130,6 +136,7 @@ def assemble(
     seeds = frozenset(address.peer for address in config.node.bootstrap)
     reputation.vouch(seeds.__contains__)
     reputation.vouch(partial(_schedules, run_store))
+    reputation.vouch(partial(_trained, run_store))
     rpc = Rpc(transport, reputation)
     directory = None
     if config.node.rendezvous:
@@ -281,3 +288,7 @@ def _own_records(
 
 def _schedules(run_store: RunStore, peer: PeerId) -> bool:
     return any(peer in record.manifest.schedule.schedulers for record in run_store.kept())
+
+
+def _trained(run_store: RunStore, peer: PeerId) -> bool:
+    return any(peer in record.state.contributors.values() for record in run_store.kept())

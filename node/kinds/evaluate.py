@@ -19,6 +19,7 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
 
     name = "evaluate"
     stage = "evaluate"
+    small = True
     lease_type = EvaluateLease
     result_type = EvaluateResult
 

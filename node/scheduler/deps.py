@@ -28,4 +28,6 @@ class SchedulerDeps:
     worker: JobRunner
     blame: Callable[[PeerId, str], Awaitable[None]]
     """Lowers a peer's reputation."""
+    prefix: Callable[[PeerId], str]
+    """Returns the IP prefix of a peer, as `seats.prefix_of` does."""
     changed: Condition = field(default_factory=Condition)
