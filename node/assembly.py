@@ -91,8 +91,7 @@ class Node:
 
     def prefix(self, peer: PeerId) -> str:
         """Return the IP prefix by which `peer` is counted; empty: it is not counted."""
-        exempt = self.config.node.exempt_prefixes
-        return prefix_of(self.transport.remote_ip(peer), exempt)
+        return _prefix(self.transport, self.config, peer)
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -143,7 +142,8 @@ def assemble(
         roster = Roster(home.root / "directory.cbor")
         directory = Directory(transport, rpc, roster, in_thread=in_thread)
     gossip = Gossip(transport, reputation, run_store)
-    exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread)
+    prefix = partial(_prefix, transport, config)
+    exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread, prefix=prefix)
     claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)
     return Node(
@@ -292,3 +292,7 @@ def _schedules(run_store: RunStore, peer: PeerId) -> bool:
 
 def _trained(run_store: RunStore, peer: PeerId) -> bool:
     return any(peer in record.state.contributors.values() for record in run_store.kept())
+
+
+def _prefix(transport: Transport, config: NodeConfig, peer: PeerId) -> str:
+    return prefix_of(transport.remote_ip(peer), config.node.exempt_prefixes)
