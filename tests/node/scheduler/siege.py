@@ -95,10 +95,10 @@ class Siege:
         self.honest = [Honest(who) for who in HONEST]
         self._run(None, seconds=2 * TRAIN_SECONDS)
 
-    def rounds_per_hour(self, hours: int) -> float:
+    def rounds_per_hour(self, hours: float) -> float:
         """Return how many rounds end in an hour, on average."""
         before = self.shell.schedule.rounds.done
-        self._run(self.attack, seconds=hours * HOUR)
+        self._run(self.attack, seconds=round(hours * HOUR))
         return (self.shell.schedule.rounds.done - before) / hours
 
     def _run(self, attack: Attack | None, *, seconds: int) -> None:
