@@ -206,7 +206,7 @@ class Schedule:
         if isinstance(result, TrainResult):
             self.standing.trained(peer, now)
         if not grant.restored:
-            self.standing.took(work_of(grant.lease), now - grant.granted)
+            self.standing.took(peer, work_of(grant.lease), now - grant.granted)
         return kind_of(grant.lease).accept(self.state, grant.lease, peer, result), Stands()
 
     def misfit(self, grant: Grant, result: Result, now: float) -> str:

@@ -54,8 +54,12 @@ def _overdue(
 ) -> Iterator[Taken]:
     """Yield the leases whose holders take too long, the oldest first."""
     for each in sorted(grants, key=lambda each: each.granted):
-        new = standing.proven(peer) and not standing.proven(each.peer)
-        longest = standing.longest(work_of(each.lease), each.lease.ttl, new=new)
+        longest = standing.longest(
+            each.peer,
+            work_of(each.lease),
+            each.lease.ttl,
+            proven_waits=standing.proven(peer),
+        )
         # A result that is being inspected waits for this node alone.
         if now - each.granted > longest and each.moved != math.inf:
             reason = f"the work was not done in {span(longest)}, and another peer waits for it"
