@@ -91,6 +91,10 @@ class Node:
         """This node."""
         return peer_id(self.key)
 
+    def prefix(self, peer: PeerId) -> str:
+        """Return the IP prefix by which `peer` is counted; empty: it is not counted."""
+        return _prefix(self.transport, self.config, peer)
+
     @property
     def guard(self) -> Guard:
         """Runs what touches the values of peers."""
@@ -140,20 +144,17 @@ def assemble(
     seeds = frozenset(address.peer for address in config.node.bootstrap)
     reputation.vouch(seeds.__contains__)
     reputation.vouch(partial(_schedules, run_store))
+    reputation.vouch(partial(_trained, run_store))
     rpc = Rpc(transport, reputation)
     directory = None
     if config.node.rendezvous:
         roster = Roster(home.root / "directory.cbor")
         directory = Directory(transport, rpc, roster, in_thread=in_thread)
-    gossip = Gossip(
-        transport,
-        reputation,
-        run_store,
-        origin=lambda peer: prefix_of(transport.remote_ip(peer), config.node.exempt_prefixes),
-    )
+    prefix = partial(_prefix, transport, config)
+    gossip = Gossip(transport, reputation, run_store, origin=prefix)
     run_store.wanting = gossip.compare_again
     run_store.favoured = frozenset(peer for peer in seeds if peer)
-    exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread)
+    exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread, prefix=prefix)
     claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)
     return Node(
@@ -309,3 +310,11 @@ def _own_records(
 
 def _schedules(run_store: RunStore, peer: PeerId) -> bool:
     return any(peer in record.manifest.schedule.schedulers for record in run_store.kept())
+
+
+def _trained(run_store: RunStore, peer: PeerId) -> bool:
+    return any(peer in record.state.contributors.values() for record in run_store.kept())
+
+
+def _prefix(transport: Transport, config: NodeConfig, peer: PeerId) -> str:
+    return prefix_of(transport.remote_ip(peer), config.node.exempt_prefixes)

@@ -11,30 +11,55 @@ import numpy as np
 from dipaco.node.aggregation.outer import encoded_delta, read_moments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.run.batches import first_step
+from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId, digest_of
 from dipaco.protocol.tensors.delta import check_bound, decode_delta, rounding
 from dipaco.protocol.tensors.moments import check_moments
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.work.kinds import TrainLease
+from dipaco.protocol.work.kinds import SeedLease, TrainLease
 
 
-def wrong_states(blobs: BlobStore, manifest: Manifest, states: Sequence[ModuleDigest]) -> str:
-    """Check that states are finite."""
+def wrong_states(
+    blobs: BlobStore, manifest: Manifest, lease: SeedLease, states: Sequence[ModuleDigest]
+) -> str:
+    """Check that the dense steps can lead to these states (docs/method.md 6(e)).
+
+    They are judged by their distance from the states that the lease starts from. Without a step
+    they are those states.
+    """
+    steps = range(manifest.training.seed_steps)
 
     def check(module: ModuleId, digest: Digest) -> None:
-        state = blobs.read_array(digest, manifest.topology.elements(module))
+        elements = manifest.topology.elements(module)
+        state = blobs.read_array(digest, elements)
         if not np.isfinite(state).all():
             raise RemoteProtocolError("the state holds NaN or infinity")
+        if lease.modules:
+            start = blobs.read_array(digest_of(module, lease.modules), elements)
+        else:
+            start = initial_module(manifest, module)
+        check_bound(state - start, start, manifest.training, steps)
 
     return _first_fault("module", states, check)
 
 
 def wrong_deltas(
-    blobs: BlobStore, manifest: Manifest, lease: TrainLease, deltas: Sequence[ModuleDigest]
+    blobs: BlobStore,
+    manifest: Manifest,
+    lease: TrainLease,
+    deltas: Sequence[ModuleDigest],
+    *,
+    steps: int,
 ) -> str:
-    """Check that honest training can give these pseudo-gradients (docs/method.md 6(e))."""
+    """Check that honest training can give these pseudo-gradients (docs/method.md 6(e)).
+
+    steps   that were taken: none where the window has no document for the path.
+    """
     training = manifest.training
+    first = training.seed_steps + first_step(training, lease.round)
+    taken = range(first, first + steps)
 
     def check(module: ModuleId, digest: Digest) -> None:
         elements = manifest.topology.elements(module)
@@ -43,7 +68,7 @@ def wrong_deltas(
             decode_delta(data, training.deltas, elements),
             blobs.read_array(digest_of(module, lease.modules), elements),
             training,
-            lease.round,
+            taken,
             rounded=rounding(data, training.deltas, elements),
         )
 

@@ -105,6 +105,8 @@ class Kind(ABC, Generic[L, R]):
     """As logs and status call it."""
     stage: str
     """The stage of the worker's progress that is the work itself, not its preparation."""
+    small: bool = False
+    """Whether it is what a peer begins with that has proven nothing."""
     lease_type: type[L]
     result_type: type[R]
 

@@ -34,6 +34,10 @@ class Grant:
     the result is inspected, which is no work of its holder."""
     gone: float = math.inf
     """When its holder's connection broke."""
+    prefix: str = ""
+    """The IP prefix of its holder; empty: not counted, or not known since a restart."""
+    restored: bool = False
+    """Whether a restart granted it anew: its work began before."""
 
     @property
     def deadline(self) -> float:

@@ -7,6 +7,7 @@ from dipaco.node.kinds.base import Kind, LeaseSource, Work, WorkerTools, check_s
 from dipaco.node.kinds.changes import Change, LeaseEnded, Recorded
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.bounds import wrong_evaluation
 from dipaco.protocol.work.kinds import Evaluated, EvaluateLease, EvaluateResult, Token
 from dipaco.protocol.work.run_state import RunState
 
@@ -18,6 +19,7 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
 
     name = "evaluate"
     stage = "evaluate"
+    small = True
     lease_type = EvaluateLease
     result_type = EvaluateResult
 
@@ -41,8 +43,8 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
         return EvaluateLease(**shared, path=work.path, version=work.round, window=0)
 
     def misfit(self, state: SchedulingState, lease: EvaluateLease, result: EvaluateResult) -> str:
-        """Say what is wrong with the shape of a result: an evaluation has no shape to miss."""
-        return ""
+        """Say why the held-out documents of the path cannot have this loss."""
+        return wrong_evaluation(state.manifest, result.evaluation)
 
     def accept(
         self, state: SchedulingState, lease: EvaluateLease, peer: PeerId, result: EvaluateResult

@@ -12,6 +12,7 @@ from dipaco.protocol.run.batches import DENSE
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.bounds import wrong_figures
 from dipaco.protocol.work.kinds import Seeded, SeedLease, SeedResult, Token
 from dipaco.protocol.work.run_state import RunState
 
@@ -42,7 +43,10 @@ class SeedKind(Kind[SeedLease, SeedResult]):
         """Say what is wrong with the shape of a result."""
         named = tuple(each.module for each in result.states)
         expected = state.ledger.topology.path_modules[0]
-        return "" if named == expected else "the result names other modules than the lease"
+        if named != expected:
+            return "the result names other modules than the lease"
+        manifest = state.manifest
+        return wrong_figures(manifest, result, steps=manifest.training.seed_steps, idle=False)
 
     def to_inspect(
         self, state: SchedulingState, lease: SeedLease, result: SeedResult
@@ -91,5 +95,5 @@ class SeedKind(Kind[SeedLease, SeedResult]):
     def inspect(
         self, job: InspectResult, lease: SeedLease, result: SeedResult, tools: WorkerTools
     ) -> str:
-        """Say which state is not finite."""
-        return wrong_states(tools.blobs, job.manifest, result.states)
+        """Say which state the dense steps cannot have led to."""
+        return wrong_states(tools.blobs, job.manifest, lease, result.states)

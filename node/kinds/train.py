@@ -23,6 +23,7 @@ from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.tensors.delta import encoded_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.bounds import wrong_figures
 from dipaco.protocol.work.kinds import MomentsReplaced, Token, TrainLease, TrainResult
 from dipaco.protocol.work.rounds import base_version
 from dipaco.protocol.work.run_state import RunState
@@ -80,7 +81,10 @@ class TrainKind(Kind[TrainLease, TrainResult]):
         carried = state.manifest.training.inner_state == "carry"
         if tuple(each.module for each in result.moments) != (expected if carried else ()):
             return "the result lacks moments, or has some that were not asked for"
-        return ""
+        manifest = state.manifest
+        # Where there is one window, every path that trains has a document in it.
+        idle = manifest.source.windows > 1
+        return wrong_figures(manifest, result, steps=manifest.training.inner_steps, idle=idle)
 
     def to_inspect(
         self, state: SchedulingState, lease: TrainLease, result: TrainResult
@@ -174,7 +178,8 @@ class TrainKind(Kind[TrainLease, TrainResult]):
         self, job: InspectResult, lease: TrainLease, result: TrainResult, tools: WorkerTools
     ) -> str:
         """Say which pseudo-gradient honest training cannot have made."""
-        return wrong_deltas(tools.blobs, job.manifest, lease, result.deltas)
+        steps = result.steps_taken(job.manifest.training.inner_steps)
+        return wrong_deltas(tools.blobs, job.manifest, lease, result.deltas, steps=steps)
 
 
 def is_again(state: SchedulingState, lease: TrainLease) -> bool:

@@ -6,18 +6,22 @@ byte is noticed within its chunk, and checked chunks outlive the connection. The
 holder is made elsewhere (`exchange`).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar, cast
 
 import trio
 
 from dipaco.node.network.framing import frame, receive_exactly, receive_frame
+from dipaco.node.network.seats import Limits, Seat, Seats
 from dipaco.node.network.transport import Stream
+from dipaco.node.network.turns import Turns
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
-from dipaco.protocol.wire.identity import short_peer
+from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import Absent, AskChunk, AskOutline, Outline
 
 BLOB = f"/dipaco/blob/{PROTOCOL_VERSION}"
@@ -28,10 +32,18 @@ SMALL_CHUNK = 256 * 1024  # bytes; smaller reads cost speed
 LARGE_CHUNK = 1 << 20
 AHEAD = 2  # chunks asked for and not yet received: hides one round trip
 UPLOADS = 2  # chunks sent at once, to all peers: more would starve pings on an uplink
-UPLOAD_STALL = 30.0  # s to send a chunk; a peer below 35 kB/s would block an upload slot
+PIECE = 16 * 1024  # bytes of a chunk that are sent at once: a slow uplink takes some every second
+TURN_PATIENCE = 2.0  # s without a piece that the peer took, after which its turn is over
+TURN_SECONDS = 8.0  # of one turn at most: 1 MiB at 1 Mbit/s
+UPLOAD_STALL = 30.0  # s without a piece that the peer took, after which it is given up
+UPLOAD_SECONDS = 120.0  # of one chunk at most; an honest peer gave up after `CHUNK_TIMEOUT`
+STALLED = Limits(in_all=64, per_prefix=16, per_peer=4, kept=16)  # chunks, of 1 MiB each at most
 IDLE = 60.0  # s without a question
-CHUNK_TIMEOUT = 60.0  # s for the next chunk, the wait for an upload slot of the holder included
-OUTLINES = 64  # kept, the latest used; the largest has 1 MB
+CHUNK_TIMEOUT = 60.0  # s for the next chunk, the wait for a turn of the holder included
+HASHING = 2  # outlines made at once: each reads a blob of up to 4 GiB
+OUTLINE_BYTES = 32 << 20  # of the outlines that are kept, the latest used; one has 1 MB at most
+BASE_BYTES, DIGEST_BYTES = 500, 80  # of an outline in memory, and of each digest in it, about
+LOOK_SECONDS = 0.5  # between two looks whether a turn is over
 
 T = TypeVar("T")
 _Answer = cast(type[Outline | Absent], Outline | Absent)
@@ -67,14 +79,120 @@ def chunk_count(length: int) -> int:
     return -(-length // chunk_bytes(length))
 
 
-class Uploads:
-    """The holder's side: all streams of all peers share `UPLOADS` slots, chunk by chunk."""
+@dataclass(frozen=True)
+class Asker:
+    """A peer that asks for chunks, as it is counted."""
 
-    def __init__(self, blobs: Readable, in_thread: InThread) -> None:
+    peer: PeerId
+    prefix: str
+    known: bool
+    """Whether this node knows it: it then waits behind nobody else's turns."""
+
+    @property
+    def group(self) -> str:
+        """The group whose peers take turns together."""
+        return self.peer if self.known or not self.prefix else self.prefix
+
+
+class _Sending:
+    """One chunk on its way: it has a turn while the peer takes it, and none while it does not."""
+
+    def __init__(self, asker: Asker, turns: Turns, stalled: Seats) -> None:
+        self._asker, self._turns, self._stalled = asker, turns, stalled
+        self._seat: Seat | None = None
+        self._has_turn = False
+        self._began = self._moved = 0.0
+        self.refused = ""
+        """Why it ended before its end; empty: it did not."""
+
+    async def send(self, stream: Stream, read: Callable[[], Awaitable[bytes]]) -> int:
+        """Read and send a chunk; returns its bytes. Raises Unavailable.
+
+        read   is called with the first turn: a chunk that waits for one takes no memory.
+        """
+        sent = 0
+        failure: Unavailable | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, nursery.cancel_scope)
+                try:
+                    await self._take_turn()
+                    data = await read()
+                    await self._send_pieces(stream, data)
+                    sent = len(data)
+                except Unavailable as error:  # bare here, a group outside
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            self._end_turn()
+            self._leave_seat()
+        if self.refused or failure:
+            raise failure or Unavailable(self.refused)
+        return sent
+
+    async def _send_pieces(self, stream: Stream, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            if not self._has_turn:
+                await self._take_turn()
+            await stream.send(data[start : start + PIECE])
+            self._moved = trio.current_time()
+
+    async def _take_turn(self) -> None:
+        """Wait for a turn."""
+        self._moved = math.inf  # it waits for us, not for the peer
+        await self._turns.take(self._asker.group)
+        self._has_turn = True
+        self._leave_seat()
+        self._began = self._moved = trio.current_time()
+
+    async def _watch(self, sending: trio.CancelScope) -> None:
+        """End the turn of a peer that takes nothing, and then its chunk."""
+        end = trio.current_time() + UPLOAD_SECONDS
+        while not self.refused:
+            await trio.sleep(LOOK_SECONDS)
+            now = trio.current_time()
+            over = now - self._moved >= TURN_PATIENCE or now - self._began >= TURN_SECONDS
+            if self._has_turn and over:
+                self._wait_without_turn()
+            if now - self._moved >= UPLOAD_STALL or now >= end:
+                took = UPLOAD_SECONDS if now >= end else UPLOAD_STALL
+                self.refused = f"{short_peer(self._asker.peer)} took no chunk in {took:g} s"
+        sending.cancel()
+
+    def _wait_without_turn(self) -> None:
+        """Give the turn to another: the chunk stays in memory, as one of a bounded number."""
+        asker = self._asker
+        try:
+            self._seat = self._stalled.take(asker.peer, asker.prefix, known=asker.known)
+        except Unavailable as full:
+            self.refused = str(full)
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._turns.leave(self._asker.group)
+
+    def _leave_seat(self) -> None:
+        if self._seat is not None:
+            self._stalled.leave(self._seat)
+            self._seat = None
+
+
+class Uploads:
+    """The holder's side: all streams of all peers share `UPLOADS` turns, chunk by chunk."""
+
+    def __init__(
+        self, blobs: Readable, in_thread: InThread, asker: Callable[[PeerId], Asker]
+    ) -> None:
+        """asker: returns how a peer is counted."""
         self._blobs = blobs
         self._in_thread = in_thread
-        self._slots = trio.Semaphore(UPLOADS)
+        self._asker = asker
+        self._turns, self._stalled = Turns(UPLOADS, per_group=1), Seats("stalled chunks", STALLED)
+        self._hashing = Turns(HASHING, per_group=1)
         self._outlines: dict[Digest, Outline] = {}
+        self._outline_bytes = 0
         self._in_work: dict[Digest, trio.Event] = {}
         """Outlines being made."""
         self.sent = 0
@@ -83,7 +201,7 @@ class Uploads:
     async def serve(self, stream: Stream) -> None:
         """Serve one stream to its end; raises RemoteProtocolError and Unavailable."""
         ask = decode(await self._question(stream), AskOutline, limit=ASK_LIMIT)
-        outline = await self._outline(ask.blob)
+        outline = await self._outline(ask.blob, self._asker(stream.peer))
         await stream.send(frame(encode(Absent() if outline is None else outline)))
         if outline is not None:
             await self._serve_chunks(stream, ask.blob, outline)
@@ -98,18 +216,18 @@ class Uploads:
             ask = decode(await self._question(stream), AskChunk, limit=ASK_LIMIT)
             if ask.index >= len(outline.digests):
                 raise RemoteProtocolError(f"asks for chunk {ask.index} of {len(outline.digests)}")
-            async with self._slots:
-                await self._send_chunk(stream, blob, ask.index * outline.chunk, outline.chunk)
+            await self._send_chunk(stream, blob, ask.index * outline.chunk, outline.chunk)
 
     async def _send_chunk(self, stream: Stream, blob: Digest, offset: int, most: int) -> None:
-        data = await self._in_thread(lambda: self._blobs.read_range(blob, offset, most))
-        with trio.move_on_after(UPLOAD_STALL) as stall:
-            await stream.send(data)
-        if stall.cancelled_caught:
-            raise Unavailable(f"{short_peer(stream.peer)} took no chunk in {UPLOAD_STALL:g} s")
-        self.sent += len(data)
+        """Read and send a chunk: it is in memory only from its first turn on."""
+        sending = _Sending(self._asker(stream.peer), self._turns, self._stalled)
 
-    async def _outline(self, blob: Digest) -> Outline | None:
+        async def read() -> bytes:
+            return await self._in_thread(lambda: self._blobs.read_range(blob, offset, most))
+
+        self.sent += await sending.send(stream, read)
+
+    async def _outline(self, blob: Digest, asker: Asker) -> Outline | None:
         """Return the blob's outline, or None when it is not here; all askers share one hashing."""
         while (outline := self._outlines.pop(blob, None)) is None:
             if not self._blobs.has(blob):
@@ -119,16 +237,21 @@ class Uploads:
                 continue
             made = self._in_work[blob] = trio.Event()
             try:
-                self._outlines[blob] = await self._compute_outline(blob)
+                async with self._hashing.turn(asker.group):
+                    self._keep(blob, await self._compute_outline(blob))
             except Unavailable:  # removed meanwhile
                 return None
             finally:
                 del self._in_work[blob]
                 made.set()
-        self._outlines[blob] = outline
-        if len(self._outlines) > OUTLINES:
-            del self._outlines[next(iter(self._outlines))]
+        self._outlines[blob] = outline  # the latest used
         return outline if self._blobs.has(blob) else None
+
+    def _keep(self, blob: Digest, outline: Outline) -> None:
+        self._outlines[blob] = outline
+        self._outline_bytes += _bytes_of(outline)
+        while self._outline_bytes > OUTLINE_BYTES:
+            self._outline_bytes -= _bytes_of(self._outlines.pop(next(iter(self._outlines))))
 
     async def _compute_outline(self, blob: Digest) -> Outline:
         length = self._blobs.size(blob)
@@ -141,6 +264,10 @@ class Uploads:
             await self._in_thread(partial(digest_at, offset)) for offset in range(0, length, chunk)
         ]
         return Outline(length=length, chunk=chunk, digests=tuple(digests))
+
+
+def _bytes_of(outline: Outline) -> int:
+    return BASE_BYTES + DIGEST_BYTES * len(outline.digests)
 
 
 class Download:

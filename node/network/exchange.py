@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
-from dipaco.node.network.blob_stream import BLOB, Download, InThread, Readable, Uploads
+from dipaco.node.network.blob_stream import BLOB, Asker, Download, InThread, Readable, Uploads
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Stream, Transport
+from dipaco.node.network.turns import Turns
 from dipaco.protocol.errors import DipacoError, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DOWNLOADS = 4  # blobs fetched at once; the rest wait
+DOWNLOADS = 4  # blobs fetched at once from peers that are not known, and as many from known ones
+PULL_GRACE = 60.0  # s that any blob may take
+LEAST_SPEED = 16 * 1024  # bytes per s, on average: eight at once on an uplink of 1 Mbit/s
 ASK_TIMEOUT = 5.0  # s for a peer to say whether it has a blob
 OUR_BUG = "a bug of this node (its log has the traceback)"
 LARGEST = 1 << 32  # bytes of a blob when the caller names no limit
@@ -100,16 +103,19 @@ class Exchange:
         blobs: Blobs,
         *,
         in_thread: InThread = trio.to_thread.run_sync,
+        prefix: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
+        """prefix: returns the IP prefix by which a peer is counted; empty: it is not counted."""
         self._transport = transport
         self._guard = transport.guard
         self._rpc = rpc
         self._reputation = reputation
         self._blobs = blobs
         self._in_thread = in_thread
-        self._uploads = Uploads(blobs, in_thread)
+        self._prefix = prefix
+        self._uploads = Uploads(blobs, in_thread, self._asker)
         self._fetches: dict[Digest, _Fetch] = {}
-        self._slots = trio.Semaphore(DOWNLOADS)
+        self._places = {known: Turns(DOWNLOADS, per_group=3) for known in (False, True)}
         self._nursery: trio.Nursery | None = None
         self._received = 0
         rpc.handle(AskHave, self._have)
@@ -203,10 +209,9 @@ class Exchange:
     async def _run_fetch(self, fetch: _Fetch) -> None:
         with fetch.scope:
             try:
-                async with self._slots:
-                    found = await self._guard.attempt("fetching a blob", None, self._find, fetch)
-                    if not found:
-                        fetch.error = Unavailable(f"{OUR_BUG} kept it from fetching a blob")
+                found = await self._guard.attempt("fetching a blob", None, self._find, fetch)
+                if not found:
+                    fetch.error = Unavailable(f"{OUR_BUG} kept it from fetching a blob")
             except RemoteProtocolError as error:  # no caller sent it, and none can answer for it
                 fetch.error = Unavailable(str(error))
             except DipacoError as error:
@@ -251,7 +256,9 @@ class Exchange:
         if holder in fetch.tried or holder == self._transport.me:
             return False
         fetch.tried.add(holder)
-        done = await self._guard.attempt("receiving a blob", holder, self._try, fetch, holder)
+        asker = self._asker(holder)
+        async with self._places[asker.known].turn(asker.group):
+            done = await self._guard.attempt("receiving a blob", holder, self._try, fetch, holder)
         if done is None:
             fetch.cause = f"{OUR_BUG} met what {short_peer(holder)} sent"
         return bool(done)
@@ -276,13 +283,17 @@ class Exchange:
 
     async def _download(self, fetch: _Fetch, download: Download) -> None:
         """Append the missing chunks to the draft and finish it; raises _HolderFailed."""
+        began = trio.current_time()
         outline = await _of_holder(download.begin)
         if not fetch.fits(outline.length):
             raise _HolderFailed(f"a holder's blob has {outline.length} bytes: not the length asked")
         draft = self._blobs.partial(fetch.blob, outline.length)
         while True:
             _discard_if_contradicted(fetch, draft, outline)
-            await self._append_chunks(fetch, draft, download)
+            with trio.move_on_at(began + PULL_GRACE + outline.length / LEAST_SPEED) as pull:
+                await self._append_chunks(fetch, draft, download)
+            if pull.cancelled_caught:  # what has arrived is kept: another goes on from there
+                raise _HolderFailed(f"a holder sent it at less than {LEAST_SPEED} bytes/s")
             try:
                 return await self._in_thread(partial(_finish, fetch.blob, draft, outline.length))
             except RemoteProtocolError as error:
@@ -305,6 +316,9 @@ class Exchange:
                 progress(draft.received, outline.length)
 
     # ---------------------------------------------------------------- serving
+
+    def _asker(self, peer: PeerId) -> Asker:
+        return Asker(peer, self._prefix(peer), self._reputation.known(peer))
 
     async def _serve(self, stream: Stream) -> None:
         try:

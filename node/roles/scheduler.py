@@ -91,6 +91,7 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         worker=node.worker,
         guard=node.guard,
         blame=node.reputation.blame,
+        prefix=node.prefix,
     )
     scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
     node.request_router.schedulers[record.run] = scheduler

@@ -30,4 +30,6 @@ class SchedulerDeps:
     guard: Guard
     blame: Callable[[PeerId, str], Awaitable[None]]
     """Lowers a peer's reputation."""
+    prefix: Callable[[PeerId], str]
+    """Returns the IP prefix of a peer, as `seats.prefix_of` does."""
     changed: Condition = field(default_factory=Condition)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from dipaco.node.kinds.table import EVALUATE, kind_of, work_of
 from dipaco.node.scheduler.schedule import Schedule
+from dipaco.protocol.work.bounds import most_nats
 from dipaco.protocol.work.calls import Heartbeat, Held
 
 
@@ -12,6 +13,7 @@ def holders(schedule: Schedule, beats: Mapping[bytes, Heartbeat]) -> tuple[Held,
 
     beats   the last heartbeat of every lease, by token.
     """
+    most = most_nats(schedule.manifest)  # nothing above it is shown
     found = {
         path: Held(
             path=path,
@@ -30,6 +32,6 @@ def holders(schedule: Schedule, beats: Mapping[bytes, Heartbeat]) -> tuple[Held,
                 round=work.round,
                 peer=grant.peer,
                 submitted=False,
-                loss=beat.loss if beat else None,
+                loss=beat.loss if beat and (beat.loss or 0) <= most else None,
             )
     return tuple(found[path] for path in sorted(found))

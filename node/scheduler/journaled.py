@@ -50,7 +50,7 @@ def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]
     """
     try:
         for saved in journal.leases(run):
-            yield Grant(decode_lease(saved.data), saved.peer, now)
+            yield Grant(decode_lease(saved.data), saved.peer, now, restored=True)
         for kept in journal.results(run):
             result = decode(kept.data, TrainResult)
             yield TrainingAccepted(kept.path, kept.round, kept.peer, result)

@@ -2,6 +2,8 @@
 
 A peer that fails over and over would else keep its path from those that could train it. The pauses
 grow but end, since it may be the only volunteer, or mended meanwhile. A restart forgets them.
+Identities are free, so the failures of peers that have proven nothing count for their IP prefix,
+too: its proven peers go on.
 """
 
 from collections.abc import Iterator
@@ -12,14 +14,17 @@ from dipaco.protocol.wire.identity import PeerId
 FAILURES = 3  # leases in a row without a result, after which a peer is parked; fewer may be chance
 FIRST_SECONDS = 10.0  # of the first pause; each further failure doubles it
 MAX_SECONDS = 600.0
-MAX_PEERS = 4096  # remembered, the latest to fail; bounded since identities are free
+MAX_PEERS = (
+    4096  # remembered, and as many prefixes: the latest to fail; bounded since identities are free
+)
 
 
 @dataclass(frozen=True)
 class Parked:
-    """The failures of one peer in a row."""
+    """The failures in a row of one peer, or of the new peers of one prefix."""
 
     peer: PeerId
+    """The last one that failed."""
     failures: int
     reason: str
     """Of the last one."""
@@ -38,25 +43,45 @@ class Parking:
     """The peers of one run that failed last."""
 
     def __init__(self) -> None:
-        self._failed: dict[PeerId, Parked] = {}
+        self._failed: dict[str, Parked] = {}
+        self._of_prefix: dict[str, Parked] = {}
+        """The failures in a row of the peers of a prefix that have proven nothing."""
 
-    def failed(self, peer: PeerId, reason: str, now: float) -> None:
-        """Note that a lease of `peer` ended without a result."""
-        before = self._failed.pop(peer, None)
-        failures = 1 + (before.failures if before else 0)
-        self._failed[peer] = Parked(peer, failures, reason, now + pause_after(failures))
-        if len(self._failed) > MAX_PEERS:
-            del self._failed[next(iter(self._failed))]
+    def failed(self, peer: PeerId, reason: str, now: float, *, prefix: str = "") -> None:
+        """Note that a lease of `peer` ended without a result.
 
-    def worked(self, peer: PeerId) -> None:
-        """Note that a result of `peer` counts."""
+        prefix   that of `peer`, if it has proven nothing; empty: none is counted.
+        """
+        _count(self._failed, peer, peer, reason, now)
+        if prefix:
+            _count(self._of_prefix, prefix, peer, reason, now)
+
+    def worked(self, peer: PeerId, *, prefix: str = "") -> None:
+        """Note that a result of `peer` counts.
+
+        prefix   that of `peer`, if it trained; empty: the failures of its prefix stand.
+        """
         self._failed.pop(peer, None)
+        self._of_prefix.pop(prefix, None)
 
-    def parked(self, peer: PeerId, now: float) -> Parked | None:
-        """Return why `peer` gets no work `now`; None: it gets some."""
-        found = self._failed.get(peer)
-        return found if found and now < found.until else None
+    def parked(self, peer: PeerId, now: float, *, prefix: str = "") -> Parked | None:
+        """Return why `peer` gets no work `now`; None: it gets some.
+
+        prefix   that of `peer`, if it has proven nothing.
+        """
+        for found in (self._failed.get(peer), self._of_prefix.get(prefix)):
+            if found and now < found.until:
+                return found
+        return None
 
     def all_parked(self, now: float) -> Iterator[Parked]:
         """Yield every peer that gets no work `now`."""
         return (found for found in self._failed.values() if now < found.until)
+
+
+def _count(failed: dict[str, Parked], key: str, peer: PeerId, reason: str, now: float) -> None:
+    before = failed.pop(key, None)
+    failures = 1 + (before.failures if before else 0)
+    failed[key] = Parked(peer, failures, reason, now + pause_after(failures))
+    if len(failed) > MAX_PEERS:
+        del failed[next(iter(failed))]

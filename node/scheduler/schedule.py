@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 
 from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.changes import (
@@ -34,17 +34,30 @@ from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
 from dipaco.node.scheduler.parking import Parking
+from dipaco.node.scheduler.sharing import leases_to_take
+from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
 from dipaco.protocol.run.modules import ModuleId, digest_of
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
+from dipaco.protocol.work.bounds import wrong_seconds
 from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
-from dipaco.protocol.work.kinds import TOKEN_BYTES, Lease, Result, Token, TrainLease
+from dipaco.protocol.work.kinds import (
+    TOKEN_BYTES,
+    Lease,
+    Result,
+    SeedResult,
+    Token,
+    TrainLease,
+    TrainResult,
+)
 from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
 
 RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
+MAX_COUNTED = 4096  # peers whose newest result that counts is remembered, the latest
+MOST_TRIED = 8  # leases of others that are looked at for a peer without work
 MAX_RETRY_SECONDS = 10.0  # at most; a new ledger record wakes it earlier
 
 
@@ -58,6 +71,9 @@ class Schedule:
         self.manifest = state.manifest
         self.grants: dict[bytes, Grant] = {}
         self.parking = Parking()
+        self.standing = Standing()
+        for peer in self.ledger.contributors.values():
+            self.standing.trained(peer)
         self._counted: dict[PeerId, Token] = {}
         """Per peer the token of its newest result that counts: its answer may have been lost."""
 
@@ -117,12 +133,16 @@ class Schedule:
         return (Recorded(SpecAdopted(epoch=epoch, spec=spec)),) if self.switch_due else ()
 
     def ask(
-        self, peer: PeerId, spec: Digest, *, token: Token, now: float
+        self, peer: PeerId, spec: Digest, *, token: Token, now: float, prefix: str = ""
     ) -> tuple[tuple[Change, ...], Granted | NoLease]:
-        """Give `peer` work, named by the fresh random `token`, or say why there is none."""
-        refusal = self._why_not(peer, spec, now)
+        """Give `peer` work, named by the fresh random `token`, or say why there is none.
+
+        prefix   of the peer's IP address; empty: it is not counted.
+        """
+        refusal = self._why_not(peer, spec, now, prefix)
         if refusal:
             return (), refusal
+        self.standing.heard_from(peer, now)
         self.state.pending.heard_from(peer)
         # Whoever asks holds nothing: it restarted, or never got our last answer.
         ended = tuple(
@@ -131,21 +151,25 @@ class Schedule:
             if held.peer == peer
         )
         taken = Counter(work_of(g.lease) for g in self.grants.values() if g.peer != peer)
-        work = self._next_work(peer, taken)
+        work = self._next_work(peer, prefix, taken, now)
+        if work is None:
+            work, given_up = self._taken_from_another(peer, prefix, taken, now)
+            ended += given_up
         if work is None:
             return ended, self._nothing_to_do(now)
         lease: Lease = work.kind.lease(self.state, work, token)
-        return (*ended, Grant(lease, peer, now)), Granted(lease=lease)
+        return (*ended, Grant(lease, peer, now, prefix=prefix)), Granted(lease=lease)
 
     def heartbeat(
-        self, peer: PeerId, token: Token, *, progress: int, now: float
+        self, peer: PeerId, token: Token, *, progress: int, now: float, prefix: str = ""
     ) -> Stands | Fallen:
         """Renew a lease, whose holder counts so much `progress`. It is not saved."""
         grant = self.grant_of(peer, token)
         if grant is None:
             return Fallen(reason="the lease ended: its time ran out, or it was given to another")
         self.state.pending.heard_from(peer)
-        grant = replace(grant, beat=now, gone=math.inf)
+        self.standing.heard_from(peer, now)
+        grant = replace(grant, beat=now, gone=math.inf, prefix=prefix)
         if progress > grant.progress:
             grant = replace(grant, progress=progress, moved=now)
         self.grants[token] = grant
@@ -176,17 +200,24 @@ class Schedule:
         grant = self.grant_of(peer, result.token)
         if grant is None:
             return (), Fallen(reason="the lease no longer stands: the work was given to another")
-        wrong = self.misfit(grant.lease, result)
+        wrong = self.misfit(grant, result, now)
         if wrong:
             return (LeaseEnded(result.token, wrong, failed=now),), Fallen(reason=wrong)
+        if isinstance(result, TrainResult):
+            self.standing.trained(peer, now)
+        if not grant.restored:
+            self.standing.took(peer, work_of(grant.lease), now - grant.granted)
         return kind_of(grant.lease).accept(self.state, grant.lease, peer, result), Stands()
 
-    def misfit(self, lease: Lease, result: Result) -> str:
-        """Say what is wrong with the shape of a result; empty if nothing."""
-        kind = kind_of(lease)
+    def misfit(self, grant: Grant, result: Result, now: float) -> str:
+        """Say what is wrong with the shape and the figures of a result; empty if nothing."""
+        kind = kind_of(grant.lease)
         if not isinstance(result, kind.result_type):
             return f"the result is of other work than the lease, which is to {kind.name}"
-        return kind.misfit(self.state, lease, result)
+        wrong = ""
+        if isinstance(result, SeedResult | TrainResult) and not grant.restored:
+            wrong = wrong_seconds(result, now - grant.granted)
+        return wrong or kind.misfit(self.state, grant.lease, result)
 
     def moments_arrived(self, place: Place) -> tuple[Change, ...]:
         """Note that the pending moments of a path and round are here: nobody makes them again."""
@@ -228,6 +259,7 @@ class Schedule:
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that `peer`'s connection broke: its leases end soon unless it comes back."""
         self.state.pending.disconnected(peer, now)
+        self.standing.gone(peer)
         for token, grant in self.grants.items():
             if grant.peer == peer:
                 self.grants[token] = replace(grant, gone=now)
@@ -258,8 +290,9 @@ class Schedule:
             case LeaseEnded():
                 self._end(change)
             case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
-                self.grants.pop(result.token, None)
-                self._note_counted(peer, result.token)
+                grant = self.grants.pop(result.token, None)
+                self._note_counted(peer, result.token, grant.prefix if grant else "")
+                self.standing.trained(peer)
                 state.accepted[path, round_] = change
                 if result.moments and round_ < self.rounds.last:
                     state.pending.add((path, round_), Pending(result.moments, peer))
@@ -280,11 +313,16 @@ class Schedule:
         if grant and ended.counted:
             self._note_counted(grant.peer, ended.token)
         elif grant and ended.failed is not None:
-            self.parking.failed(grant.peer, ended.reason, ended.failed)
+            prefix = "" if self.standing.proven(grant.peer) else grant.prefix
+            self.parking.failed(grant.peer, ended.reason, ended.failed, prefix=prefix)
+            self.standing.failed(grant.peer)
 
-    def _note_counted(self, peer: PeerId, token: Token) -> None:
+    def _note_counted(self, peer: PeerId, token: Token, trained_in: str = "") -> None:
+        self._counted.pop(peer, None)
         self._counted[peer] = token
-        self.parking.worked(peer)
+        if len(self._counted) > MAX_COUNTED:
+            del self._counted[next(iter(self._counted))]
+        self.parking.worked(peer, prefix=trained_in)
 
     def forget_taken_in(self) -> None:
         """Drop what no round needs: accepted results that all modules of their path took in."""
@@ -305,7 +343,7 @@ class Schedule:
 
     # ------------------------------------------------------------------ decisions
 
-    def _why_not(self, peer: PeerId, spec: Digest, now: float) -> NoLease | None:
+    def _why_not(self, peer: PeerId, spec: Digest, now: float, prefix: str) -> NoLease | None:
         members = self.manifest.schedule.members
         if members and peer not in members:
             return NoLease(
@@ -315,19 +353,57 @@ class Schedule:
             return NoLease(
                 code="other-spec", reason="the run routes by another spec", retry_after=10.0
             )
-        if parked := self.parking.parked(peer, now):
-            reason = f"{parked.failures} leases in a row ended without a result ({parked.reason})"
+        counted = "" if self.standing.proven(peer) else prefix
+        if parked := self.parking.parked(peer, now, prefix=counted):
+            whose = "" if parked.peer == peer else f" of new peers of {prefix}"
+            reason = (
+                f"{parked.failures} leases in a row{whose} ended without a result ({parked.reason})"
+            )
             return NoLease(code="parked", reason=one_line(reason), retry_after=parked.until - now)
         return None
 
-    def _next_work(self, peer: PeerId, taken: Counter[Work]) -> Work | None:
-        """Pick the first piece of work that has a place left."""
-        overdue = (kind.overdue(self.state) for kind in KINDS)
-        due = (kind.due(self.state, peer) for kind in KINDS)
+    def _next_work(
+        self, peer: PeerId, prefix: str, taken: Counter[Work], now: float
+    ) -> Work | None:
+        """Pick the first piece of work that has a place left.
+
+        A peer that has proven nothing gets small work first, and of other work what the proven
+        peers leave that ask next. As long as nobody is proven all are treated alike, and so are
+        peers whose prefix is not counted.
+        """
+        small_first = bool(prefix) and len(self.standing) > 0 and not self.standing.proven(peer)
+        kinds = sorted(KINDS, key=lambda kind: not kind.small) if small_first else KINDS
+        kept = self._expected(now) if small_first else 0
+        overdue = (kind.overdue(self.state) for kind in kinds)
+        due = (kind.due(self.state, peer) for kind in kinds)
         for work in chain.from_iterable(chain(overdue, due)):
-            if taken[work] < work.places:
-                return work
+            if taken[work] >= work.places:
+                continue
+            if kept and not work.kind.small:
+                kept -= 1
+                continue
+            return work
         return None
+
+    def _expected(self, now: float) -> int:
+        """Return how many proven peers ask for work soon: those that hold none, or small work."""
+        busy = {grant.peer for grant in self.grants.values() if not kind_of(grant.lease).small}
+        return len(self.standing.awaited(now) - busy)
+
+    def _taken_from_another(
+        self, peer: PeerId, prefix: str, taken: Counter[Work], now: float
+    ) -> tuple[Work | None, tuple[LeaseEnded, ...]]:
+        """Pick a piece of work that another peer has to give up, and the end of its lease."""
+        found = leases_to_take(self.grants.values(), self.standing, peer, prefix, now)
+        for each in islice(found, MOST_TRIED):
+            held = work_of(each.grant.lease)
+            taken[held] -= 1
+            work = self._next_work(peer, prefix, taken, now)
+            taken[held] += 1
+            if work is not None:
+                failed = now if each.failed else None
+                return work, (LeaseEnded(each.grant.lease.token, each.reason, failed=failed),)
+        return None, ()
 
     def _nothing_to_do(self, now: float) -> NoLease:
         if self.rounds.finished:

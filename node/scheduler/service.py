@@ -105,6 +105,8 @@ class Scheduler:
         """Whose moments somebody is after."""
         self._submitted: dict[bytes, frozenset[Digest]] = {}
         """By token the blobs of the results that are not accepted yet."""
+        self._arriving: set[bytes] = set()
+        """The tokens of the results that are being taken in: each once at a time."""
         self._restore(now)
 
     # ------------------------------------------------------------------ requests of volunteers
@@ -112,14 +114,21 @@ class Scheduler:
     def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants work."""
         changes, reply = self.schedule.ask(
-            peer, request.spec, token=secrets.token_bytes(TOKEN_BYTES), now=now
+            peer,
+            request.spec,
+            token=secrets.token_bytes(TOKEN_BYTES),
+            now=now,
+            prefix=self._deps.prefix(peer),
         )
         self._make(changes)
         return reply
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
-        reply = self.schedule.heartbeat(peer, beat.token, progress=beat.progress, now=now)
+        prefix = self._deps.prefix(peer)
+        reply = self.schedule.heartbeat(
+            peer, beat.token, progress=beat.progress, now=now, prefix=prefix
+        )
         if isinstance(reply, Stands):
             self.beats[beat.token] = beat
         return reply
@@ -141,8 +150,11 @@ class Scheduler:
         Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
         grant = self.schedule.grant_of(peer, result.token)
-        if grant is None or self.schedule.misfit(grant.lease, result):
+        now = trio.current_time()
+        if grant is None or self.schedule.misfit(grant, result, now):
             return self._count(peer, result)  # which says what is wrong
+        if result.token in self._arriving:
+            raise Unavailable("this result is being taken in already: ask again")
         lease, state = grant.lease, self.schedule.state
         kind = kind_of(lease)
         blobs = kind.to_inspect(state, lease, result)
@@ -182,10 +194,12 @@ class Scheduler:
         Afterwards those stay that the run needs, as those of a result that counts.
         """
         self._submitted[token] = blobs
+        self._arriving.add(token)
         self._forget_old_blobs()
         try:
             yield
         finally:
+            self._arriving.discard(token)
             if token not in self.schedule.grants:
                 self._submitted.pop(token, None)
                 self._forget_old_blobs(passed=blobs)

@@ -231,7 +231,15 @@ class Manifest(Wire, frozen=True, kw_only=True):
 
         A hash selects them, so no window comes near; a longer sheet is refused unread.
         """
-        share = self.source.window * self.routing.router_bp // BASIS_POINTS
+        return self._most_split(self.routing.router_bp)
+
+    @property
+    def most_held_out(self) -> int:
+        """The most documents that a window may hold out: twice their share plus 256 as well."""
+        return self._most_split(self.routing.validation_bp) if self.routing.validation_bp else 0
+
+    def _most_split(self, share_bp: int) -> int:
+        share = self.source.window * share_bp // BASIS_POINTS
         return min(self.source.window, 2 * share + 256)
 
     def epoch_of(self, round_: int) -> int:

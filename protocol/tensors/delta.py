@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.run.batches import first_step, learning_rate
+from dipaco.protocol.run.batches import learning_rate
 from dipaco.protocol.run.training import Training
 from dipaco.protocol.tensors.block_float import Bits, pack, packed_bytes, steps, unpack
 
@@ -25,6 +25,7 @@ Encoding = Literal["f32", "bf16", "int8", "int4"]
 
 BYTES_PER_ELEMENT: dict[Encoding, int] = {"f32": 4, "bf16": 2}
 BITS: dict[Encoding, Bits] = {"int8": 8, "int4": 4}
+LARGEST = float(np.finfo(np.float32).max)
 BOUND_SLACK = 1.05  # for rounding: that of the arithmetic, and that to bf16
 
 
@@ -77,29 +78,26 @@ def check_bound(
     delta: Float32,
     state: Float32,
     training: Training,
-    round_: int,
+    steps: range,
     *,
     rounded: Float32 | None = None,
 ) -> None:
     """Raise RemoteProtocolError if an element moved further than honest AdamW can move it.
 
-    delta, state   (elements,) each: the pseudo-gradient, and the state that it starts from.
-    round_         t, from 1: it sets the learning rates.
+    delta, state   (elements,) each: the change, and the state that it starts from.
+    steps          that were taken, counted from the first of the seed phase: they set the learning
+                   rates. Without a step every element must be 0.
     rounded        (elements,): the result of `rounding`.
     Source: docs/method.md 6(e), without its bound on norms.
     """
-    reach = math.fsum(
-        learning_rate(training, training.seed_steps + first_step(training, round_) + step)
-        for step in range(training.inner_steps)
-    )
+    reach = math.fsum(learning_rate(training, step) for step in steps)
     adam = training.inner
-    per_rate = largest_update(adam.beta1, adam.beta2)
-    if math.isinf(per_rate):
-        return
+    # The gradient is clipped, and its mean is divided by eps at least.
+    per_rate = min(largest_update(adam.beta1, adam.beta2), adam.clip / adam.eps)
     drift = np.float32(BOUND_SLACK * reach * adam.weight_decay)
-    limit = np.abs(state) * drift + np.float32(
-        BOUND_SLACK * reach * per_rate * (1.0 + adam.weight_decay * reach)
-    )
+    stride = BOUND_SLACK * reach * per_rate * (1.0 + adam.weight_decay * reach)
+    with np.errstate(over="ignore"):  # an infinite limit is above every delta
+        limit = np.abs(state) * drift + np.float32(min(stride, LARGEST))
     if rounded is not None:
         limit += rounded
     excess = np.abs(delta) - limit
@@ -107,7 +105,7 @@ def check_bound(
     if excess[worst] > 0:
         raise RemoteProtocolError(
             f"element {worst} of the delta is {delta[worst]:.3g}, "
-            f"AdamW can move it by {limit[worst]:.3g} in round {round_}"
+            f"AdamW can move it by {limit[worst]:.3g} in {len(steps)} steps"
         )
 
 

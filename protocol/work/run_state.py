@@ -16,6 +16,7 @@ from dipaco.protocol.run.topology import Topology
 from dipaco.protocol.tensors.delta import encoded_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.bounds import wrong_evaluation, wrong_seed
 from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Seeded
 from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
 
@@ -210,6 +211,8 @@ class RunState:
             raise RemoteProtocolError(
                 "the ledger's seed model is out of place, or does not name every module in order"
             )
+        if wrong := wrong_seed(self.manifest, entry):
+            raise RemoteProtocolError(f"the ledger's seed model is impossible: {wrong}")
         self.states = {ModuleId(state.module): [state.digest] for state in entry.states}
         self._note_versions(range(self.topology.paths))
 
@@ -283,6 +286,8 @@ class RunState:
             raise RemoteProtocolError(f"{named}: that version does not exist")
         if place in self.evaluations:
             raise RemoteProtocolError(f"{named} is in the ledger twice")
+        if wrong := wrong_evaluation(self.manifest, entry.evaluation):
+            raise RemoteProtocolError(f"{named}: {wrong}")
         self._note_evaluated(entry)
 
     def _note_evaluated(self, entry: Evaluated) -> None:

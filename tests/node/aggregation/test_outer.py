@@ -14,15 +14,22 @@ from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.batches import learning_rate
 from dipaco.protocol.run.initial import initial_module
-from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.run.topology import STEM
 from dipaco.protocol.run.training import Adam
 from dipaco.protocol.tensors.block_float import Bits
-from dipaco.protocol.tensors.delta import Encoding, decode_delta, encode_delta, largest_update
+from dipaco.protocol.tensors.delta import (
+    Encoding,
+    Float32,
+    decode_delta,
+    encode_delta,
+    largest_update,
+)
 from dipaco.protocol.tensors.moments import Moments, encode_moments, moments_bytes
 from dipaco.protocol.tensors.outer_step import advance, outer_step, outer_update, quantise
-from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.work.kinds import SeedLease
 from dipaco.protocol.work.ledger import Contribution
 from tests.node.training.small import small_manifest, train_lease
 from tests.values import digest, peer
@@ -37,17 +44,33 @@ def blobs(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path)
 
 
-def delta_fault(blobs: BlobStore, blob: Digest, value: Manifest = VALUE) -> str:
+def delta_fault(
+    blobs: BlobStore, blob: Digest, value: Manifest = VALUE, *, steps: int | None = None
+) -> str:
     """Return what is wrong with `blob` as the pseudo-gradient of path 0's stem."""
+    steps = value.training.inner_steps if steps is None else steps
     state = blobs.write_array(STATE)
     states = dict.fromkeys(value.topology.path_modules[0], state)
     deltas = (ModuleDigest(module=STEM, digest=blob),)
-    return wrong_deltas(blobs, value, train_lease(value, 0, 1, states), deltas)
+    return wrong_deltas(blobs, value, train_lease(value, 0, 1, states), deltas, steps=steps)
 
 
-def state_fault(blobs: BlobStore, blob: Digest) -> str:
-    """Return what is wrong with `blob` as the seed model's stem."""
-    return wrong_states(blobs, VALUE, (ModuleDigest(module=STEM, digest=blob),))
+def state_fault(
+    blobs: BlobStore, blob: Digest, value: Manifest = VALUE, start: Digest | None = None
+) -> str:
+    """Return what is wrong with `blob` as the seed model's stem.
+
+    start   the stem that the seed phase starts from; None: the initial one.
+    """
+    lease = SeedLease(
+        run=run_id(value),
+        token=bytes(16),
+        spec=sha256(b"spec"),
+        window=0,
+        modules=() if start is None else (ModuleDigest(module=STEM, digest=start),),
+        ttl=20,
+    )
+    return wrong_states(blobs, value, lease, (ModuleDigest(module=STEM, digest=blob),))
 
 
 @pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4"])
@@ -132,7 +155,9 @@ def test_an_honest_delta_passes(blobs: BlobStore) -> None:
 
 def test_a_delta_beyond_what_adamw_can_do_is_named(blobs: BlobStore) -> None:
     wrong = delta_fault(blobs, blobs.write_array(np.full_like(STATE, 3 * LIMIT)))
-    assert wrong.startswith("module stem: element ") and wrong.endswith("in round 1")
+    assert wrong.startswith("module stem: element ") and wrong.endswith(
+        f"in {VALUE.training.inner_steps} steps"
+    )
 
 
 def test_an_honest_delta_that_was_rounded_beyond_the_bound_passes(blobs: BlobStore) -> None:
@@ -151,16 +176,47 @@ def test_an_honest_delta_that_was_rounded_beyond_the_bound_passes(blobs: BlobSto
     assert "AdamW can move it by" in delta_fault(blobs, blobs.write_array(near), value=plain)
 
 
-@pytest.mark.parametrize("fault", [delta_fault, state_fault])
+@pytest.mark.parametrize(("fault", "good"), [(delta_fault, STATE * 0), (state_fault, STATE)])
 def test_what_is_not_finite_or_has_another_length_is_named(
-    blobs: BlobStore, fault: Callable[[BlobStore, Digest], str]
+    blobs: BlobStore, fault: Callable[[BlobStore, Digest], str], good: Float32
 ) -> None:
-    bad = STATE * 0
+    bad = good.copy()
     assert fault(blobs, blobs.write_array(bad)) == ""
     bad[7] = np.nan
     assert "holds NaN or infinity" in fault(blobs, blobs.write_array(bad))
     assert "bytes" in fault(blobs, blobs.write_array(STATE[:-1]))
     assert "bytes" in fault(blobs, blobs.write(bytes(STATE.nbytes + 1)))
+
+
+def test_a_seed_model_that_dense_steps_cannot_lead_to_is_named(blobs: BlobStore) -> None:
+    moved = np.float32(VALUE.training.seed_steps * VALUE.training.inner.lr * 0.5)
+    assert state_fault(blobs, blobs.write_array(STATE + moved)) == ""
+    for wrong in (np.full_like(STATE, 1e30), STATE + np.float32(10), np.zeros_like(STATE) - 3):
+        assert "AdamW can move it by" in state_fault(blobs, blobs.write_array(wrong))
+
+
+def test_a_warm_start_is_what_the_seed_model_is_measured_from(blobs: BlobStore) -> None:
+    warm = STATE + np.float32(5)
+    start = blobs.write_array(warm)
+    assert state_fault(blobs, blobs.write_array(warm + np.float32(1e-5)), start=start) == ""
+    assert "AdamW" in state_fault(blobs, blobs.write_array(STATE), start=start)
+
+
+def test_without_a_seed_step_the_seed_model_is_the_initial_one_to_the_bit(
+    blobs: BlobStore,
+) -> None:
+    training = msgspec.structs.replace(VALUE.training, seed_steps=0)
+    value = msgspec.structs.replace(VALUE, training=training)
+    other = STATE.copy()
+    other[3] = np.nextafter(other[3], np.float32(1))
+    assert state_fault(blobs, blobs.write_array(STATE), value) == ""
+    assert "in 0 steps" in state_fault(blobs, blobs.write_array(other), value)
+
+
+def test_without_a_step_a_delta_is_zero(blobs: BlobStore) -> None:
+    still, moved = np.zeros_like(STATE), np.full_like(STATE, 1e-9)
+    assert delta_fault(blobs, blobs.write_array(still), steps=0) == ""
+    assert "in 0 steps" in delta_fault(blobs, blobs.write_array(moved), steps=0)
 
 
 def test_a_missing_blob_is_nobodys_fault(blobs: BlobStore) -> None:

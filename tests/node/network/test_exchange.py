@@ -20,10 +20,11 @@ from dipaco.node.network.blob_stream import (
     LARGE_CHUNK,
     SMALL_BLOB,
     SMALL_CHUNK,
+    Asker,
     chunk_bytes,
     chunk_count,
 )
-from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.exchange import LEAST_SPEED, PULL_GRACE, Exchange
 from dipaco.node.network.framing import frame, receive_frame
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
 from dipaco.node.network.reputation import Reputation
@@ -335,21 +336,118 @@ async def test_a_silent_holder_is_given_up_for_the_next(
         assert here.reputation.strikes(silent.me) == 0
 
 
-async def test_no_more_than_two_chunks_leave_a_node_at_once_and_a_stuck_reader_frees_its_place(
+async def ask_and_never_read(node: Node, holder: Node, digest: Digest) -> Stream:
+    stream = await node.transport.open(holder.me, BLOB)
+    await stream.send(frame(encode(AskOutline(blob=digest))))
+    for index in range(4):
+        await stream.send(frame(encode(AskChunk(index=index))))
+    return stream
+
+
+async def test_peers_that_never_read_keep_a_turn_for_two_seconds_each(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    big = bytes(4 * LARGE_CHUNK)  # beyond the window, so that a reader that stops holds its place
-    async with swarm(tmp_path, 4) as (holder, stuck, also_stuck, honest):
+    big = bytes(LARGE_CHUNK)  # beyond the window, so that a reader that stops blocks a send
+    async with swarm(tmp_path, 6) as (holder, honest, *stuck):
         digest = holder.blobs.write(big)
-        for node in (stuck, also_stuck):
-            stream = await node.transport.open(holder.me, BLOB)
-            await stream.send(frame(encode(AskOutline(blob=digest))))
-            for index in range(4):
-                await stream.send(frame(encode(AskChunk(index=index))))
-        await trio.sleep(1)
+        for node in stuck:
+            for _ in range(2):
+                await ask_and_never_read(node, holder, digest)
         before = trio.current_time()
         await honest.exchange.fetch(digest, holders=[holder.me])
-        assert trio.current_time() - before == pytest.approx(blob_stream.UPLOAD_STALL, abs=2)
+        assert trio.current_time() - before < blob_stream.UPLOAD_STALL
+
+
+async def test_a_prefix_has_no_more_turns_than_another(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    big = bytes(4 * LARGE_CHUNK)
+    async with swarm(tmp_path, len(PEERS)) as (holder, honest, *stuck):
+        evil = {node.me for node in stuck}
+        holder.exchange._prefix = lambda peer: "10.6.6.0/24" if peer in evil else "10.1.1.0/24"
+        digest = holder.blobs.write(big)
+        for node in stuck:
+            for _ in range(4):
+                await ask_and_never_read(node, holder, digest)
+        before = trio.current_time()
+        await honest.exchange.fetch(digest, holders=[holder.me])
+        assert trio.current_time() - before < 1  # the second turn is never theirs
+        assert len(holder.exchange._uploads._stalled) <= blob_stream.STALLED.per_prefix
+
+
+async def test_a_peer_that_takes_nothing_is_given_up(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (holder, stuck):
+        digest = holder.blobs.write(bytes(4 * LARGE_CHUNK))
+        stream = await ask_and_never_read(stuck, holder, digest)
+        await trio.sleep(blob_stream.UPLOAD_STALL + 2)
+        assert not len(holder.exchange._uploads._stalled)
+        with pytest.raises(Unavailable):
+            await stream.send(bytes(1 << 20))
+
+
+async def test_a_slow_reader_that_takes_a_piece_every_second_keeps_its_turn(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (holder, slow):
+        digest = holder.blobs.write(DATA)
+        stream = await slow.transport.open(holder.me, BLOB)
+        await stream.send(frame(encode(AskOutline(blob=digest))))
+        outline = decode(await receive_frame(stream, 1 << 20), Outline, limit=1 << 20)
+        got = 0
+        await stream.send(frame(encode(AskChunk(index=0))))
+        while got < outline.chunk:
+            got += len(await stream.receive(blob_stream.PIECE))
+            await trio.sleep(1.0)
+        assert got == SMALL_CHUNK
+
+
+async def test_holders_that_drip_take_no_place_of_a_known_peer_and_none_for_ever(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 7) as (here, honest, *dripping):
+        digests = [
+            node.blobs.write(bytes([number]) * len(DATA)) for number, node in enumerate(dripping)
+        ]
+        here.reputation.vouch(lambda peer: peer == honest.me)
+
+        async def drip(stream: Stream) -> None:
+            await receive_frame(stream, 1 << 10)
+            data = bytes([dripping_of[stream.peer]]) * len(DATA)
+            outline = Outline(
+                length=len(DATA),
+                chunk=SMALL_CHUNK,
+                digests=tuple(
+                    sha256(data[i : i + SMALL_CHUNK]) for i in range(0, len(DATA), SMALL_CHUNK)
+                ),
+            )
+            await stream.send(frame(encode(outline)))
+            for index in itertools.count():
+                await trio.sleep(blob_stream.CHUNK_TIMEOUT - 1)
+                await stream.send(data[index * SMALL_CHUNK : (index + 1) * SMALL_CHUNK])
+
+        dripping_of = {here.me: 0}
+        refused = []
+
+        async def pull(digest: Digest, node: Node) -> None:
+            try:
+                await here.exchange.fetch(digest, length=len(DATA), holders=[node.me])
+            except Unavailable as error:
+                refused.append((str(error), trio.current_time()))
+
+        for node in dripping:
+            node.transport.serve(BLOB, drip)
+        mine = honest.blobs.write(DATA)
+        async with trio.open_nursery() as nursery:
+            for digest, node in zip(digests, dripping, strict=True):
+                nursery.start_soon(pull, digest, node)
+            await trio.sleep(1)
+            before = trio.current_time()
+            await here.exchange.fetch(mine, length=len(DATA), holders=[honest.me])
+            assert trio.current_time() - before < 1
+        most = PULL_GRACE + len(DATA) / LEAST_SPEED
+        assert len(refused) == 5 and refused[-1][1] - before < 2 * most + 60
 
 
 class FullDisk(BlobStore):
@@ -420,7 +518,7 @@ async def test_an_asker_that_leaves_while_a_blob_is_hashed_takes_the_outline_fro
 
             async def ask_and_leave() -> None:
                 with leaves:
-                    await uploads._outline(digest)
+                    await uploads._outline(digest, Asker(asker.me, "", known=False))
 
             nursery.start_soon(ask_and_leave)
             await trio.sleep(0.01)

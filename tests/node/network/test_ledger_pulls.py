@@ -55,7 +55,10 @@ def _entries() -> Iterator[Entry]:
     yield SpecAdopted(epoch=0, spec=digest("spec"))
     yield Seeded(
         peer=peer("anna"),
-        states=tuple(ModuleDigest(module=m, digest=digest(m)) for m in WIDE.topology.modules),
+        states=tuple(
+            ModuleDigest(module=m, digest=digest(WIDE.topology.counterpart(m)))
+            for m in WIDE.topology.modules
+        ),
     )
     for path in range(WIDE.topology.paths):
         found = Evaluation(documents=1, tokens=2, nll=3.0)

@@ -67,10 +67,12 @@ def receipt(name: str, outcome: Outcome = Outcome.VERIFIED) -> bytes:
 
 
 def seeded() -> Seeded:
-    modules = manifest().topology.modules
+    top = manifest().topology
     return Seeded(
         peer=peer("anna"),
-        states=tuple(ModuleDigest(module=m, digest=digest(m)) for m in modules),
+        states=tuple(
+            ModuleDigest(module=m, digest=digest(top.counterpart(m))) for m in top.modules
+        ),
     )
 
 

@@ -201,7 +201,7 @@ class FakeWorker:
                 on_progress(Progress(stage="evaluate", done=0, total=2, unit="documents"))
                 await trio.sleep(1.0)
                 nll = 100.0 / (1 + lease.version) + lease.path
-                found = Evaluation(documents=2, tokens=50, nll=nll)
+                found = Evaluation(documents=4, tokens=50, nll=nll)
                 return EvaluateResult(token=lease.token, evaluation=found)
             case PerformLease(lease=ScoreLease() as lease):
                 return await self._score(job.manifest, lease, None, on_progress)
@@ -262,8 +262,10 @@ class FakeWorker:
             )
         for blob in lease.inputs:
             assert self.blobs.has(blob)
+        training = manifest.training
+        steps = training.seed_steps if isinstance(lease, SeedLease) else training.inner_steps
         figures: dict[str, Any] = {
-            "tokens": 384,
+            "tokens": steps * training.batch * manifest.model.context,
             "seconds": 60.0,
             "loss_first": 4.0,
             "loss_last": 3.0,

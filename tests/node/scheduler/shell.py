@@ -35,7 +35,12 @@ SPEC, NEXT = digest("spec"), digest("next")
 RUN = digest("run")
 TTL = 20.0
 ANNA, BERT, CARA = peer("anna"), peer("bert"), peer("cara")
-FIGURES: dict[str, Any] = {"tokens": 100, "seconds": 1.0, "loss_first": 3.0, "loss_last": 2.0}
+FIGURES: dict[str, Any] = {
+    "tokens": 2 * 2 * 48,
+    "seconds": 1.0,
+    "loss_first": 3.0,
+    "loss_last": 2.0,
+}
 
 
 class Shell:
@@ -62,16 +67,18 @@ class Shell:
             self.schedule.apply(change)
             self.log.append(change)
 
-    def ask(self, who: PeerId, now: float = 0.0, spec: Digest | None = None) -> Lease | NoLease:
+    def ask(
+        self, who: PeerId, now: float = 0.0, spec: Digest | None = None, *, prefix: str = ""
+    ) -> Lease | NoLease:
         self.tokens += 1
         token = self.tokens.to_bytes(16, "big")
         newest = spec or self.ledger.spec or SPEC
-        changes, reply = self.schedule.ask(who, newest, token=token, now=now)
+        changes, reply = self.schedule.ask(who, newest, token=token, now=now, prefix=prefix)
         self.make(changes)
         return reply.lease if isinstance(reply, Granted) else reply
 
-    def lease(self, who: PeerId, now: float = 0.0) -> Lease:
-        lease = self.ask(who, now)
+    def lease(self, who: PeerId, now: float = 0.0, *, prefix: str = "") -> Lease:
+        lease = self.ask(who, now, prefix=prefix)
         assert not isinstance(lease, NoLease), lease
         return lease
 
@@ -85,16 +92,18 @@ class Shell:
         assert isinstance(lease, ScoreLease), lease
         return lease
 
-    def submit(self, who: PeerId, lease: Lease) -> Stands | Fallen:
-        return self.hand_in(who, result(lease))
+    def submit(self, who: PeerId, lease: Lease, now: float = 0.0) -> Stands | Fallen:
+        return self.hand_in(who, result(lease), now)
 
-    def hand_in(self, who: PeerId, handed_in: Result) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(who, handed_in, now=0.0)
+    def hand_in(self, who: PeerId, handed_in: Result, now: float = 0.0) -> Stands | Fallen:
+        changes, reply = self.schedule.submit(who, handed_in, now=now)
         self.make(changes)
         return reply
 
-    def beat(self, who: PeerId, lease: Lease, *, now: float, progress: int = 0) -> Stands | Fallen:
-        return self.schedule.heartbeat(who, lease.token, progress=progress, now=now)
+    def beat(
+        self, who: PeerId, lease: Lease, *, now: float, progress: int = 0, prefix: str = ""
+    ) -> Stands | Fallen:
+        return self.schedule.heartbeat(who, lease.token, progress=progress, now=now, prefix=prefix)
 
     def hand_back(self, who: PeerId, lease: Lease, reason: str, now: float = 0.0) -> None:
         self.make(self.schedule.hand_back(who, lease.token, reason, now=now))

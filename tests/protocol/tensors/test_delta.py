@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.run.batches import learning_rate
+from dipaco.protocol.run.batches import first_step, learning_rate
 from dipaco.protocol.run.training import Adam, Nesterov, Training
 from dipaco.protocol.tensors.delta import (
     Encoding,
@@ -105,6 +105,12 @@ def adam_path(gradients: list[float], start: float, round_: int) -> float:
     return w
 
 
+def steps_of(round_: int) -> range:
+    """Return the steps of a round, counted from the first of the seed phase."""
+    first = TRAINING.seed_steps + first_step(TRAINING, round_)
+    return range(first, first + TRAINING.inner_steps)
+
+
 @given(
     st.lists(st.floats(-1, 1), min_size=4, max_size=4),
     st.floats(-3, 3),
@@ -114,17 +120,17 @@ def test_no_gradients_take_honest_adam_beyond_the_bound(
     gradients: list[float], start: float, round_: int
 ) -> None:
     delta = array(start - adam_path(gradients, start, round_))
-    check_bound(delta, array(start), TRAINING, round_)
+    check_bound(delta, array(start), TRAINING, steps_of(round_))
 
 
 def test_the_worst_gradients_come_near_the_bound_and_a_tenth_more_is_refused() -> None:
     reach = sum(learning_rate(TRAINING, k) for k in (3, 4, 5, 6))
     limit = 1.05 * reach * (largest_update(0.9, 0.95) * (1 + 0.1 * reach) + 0.1 * 2.0)
-    check_bound(array(0.0, limit * 0.999), array(0.0, 2.0), TRAINING, 1)
-    with pytest.raises(RemoteProtocolError, match=r"element 1 .* in round 1"):
-        check_bound(array(0.0, limit * 1.001), array(0.0, 2.0), TRAINING, 1)
+    check_bound(array(0.0, limit * 0.999), array(0.0, 2.0), TRAINING, steps_of(1))
+    with pytest.raises(RemoteProtocolError, match=r"element 1 .* in 4 steps"):
+        check_bound(array(0.0, limit * 1.001), array(0.0, 2.0), TRAINING, steps_of(1))
     with pytest.raises(RemoteProtocolError, match="element 0"):
-        check_bound(array(-limit * 1.001, 0.0), array(-2.0, 0.0), TRAINING, 1)
+        check_bound(array(-limit * 1.001, 0.0), array(-2.0, 0.0), TRAINING, steps_of(1))
     honest = 2.0 - adam_path([1.0] * 4, 2.0, 1)
     assert honest > 0.7 * limit
 
@@ -141,13 +147,13 @@ def test_the_bound_gives_way_by_half_a_step_and_no_more(
     state = array(0.0, 1e9)
     honest = encode_delta(array(limit * 0.999999, largest), encoding)
     found, rounded = decode_delta(honest, encoding, 2), rounding(honest, encoding, 2)
-    check_bound(found, state, training, 1, rounded=rounded)
+    check_bound(found, state, training, steps_of(1), rounded=rounded)
     found[0] += np.float32(step)
     assume(found[0] > (limit + step / 2) * 1.000001 and found[0] <= largest)
     forged = encode_delta(found, encoding)
     assert decode_delta(forged, encoding, 2).tolist() == found.tolist()
     with pytest.raises(RemoteProtocolError, match="element 0"):
-        check_bound(found, state, training, 1, rounded=rounding(forged, encoding, 2))
+        check_bound(found, state, training, steps_of(1), rounded=rounding(forged, encoding, 2))
 
 
 def test_rounding_up_passes_the_bound_of_what_was_rounded() -> None:
@@ -160,7 +166,7 @@ def test_rounding_up_passes_the_bound_of_what_was_rounded() -> None:
     found = decode_delta(data, "int4", 2)
     assert found[0] == step > limit
     with pytest.raises(RemoteProtocolError, match="element 0"):
-        check_bound(found, array(0.0, 1e9), training, 1)
+        check_bound(found, array(0.0, 1e9), training, steps_of(1))
 
 
 def test_what_floats_round_is_within_the_slack() -> None:
@@ -173,14 +179,23 @@ def test_the_largest_update_is_that_of_the_method() -> None:
     assert largest_update(0.9, 0.99) == pytest.approx(2.35, abs=5e-3)
 
 
-def test_betas_without_a_bound_bound_nothing() -> None:
+def test_betas_without_a_bound_of_their_own_have_that_of_the_clipped_gradient() -> None:
     assert largest_update(0.99, 0.9) == math.inf
-    training = Training(
-        seed_steps=0,
-        rounds=1,
-        inner_steps=1,
-        batch=1,
-        inner=Adam(beta1=0.99, beta2=0.9),
-        outer=Nesterov(),
-    )
-    check_bound(array(1e9), array(0.0), training, 1)
+    adam = Adam(lr=1e-3, beta1=0.99, beta2=0.9, warmup=0, weight_decay=0.0, eps=1e-8)
+    training = msgspec.structs.replace(TRAINING, inner=adam)
+    first = range(1)
+    check_bound(array(1.04e5), array(0.0), training, first)  # lr * clip / eps
+    with pytest.raises(RemoteProtocolError, match="in 1 steps"):
+        check_bound(array(1.06e5), array(0.0), training, first)
+
+
+def test_no_settings_make_a_limit_that_floats_cannot_hold() -> None:
+    adam = Adam(lr=1e3, beta1=0.99, beta2=0.9, eps=1e-300)
+    training = msgspec.structs.replace(TRAINING, inner=adam)
+    check_bound(array(3e38), array(3e38), training, range(1 << 10))
+
+
+def test_without_a_step_nothing_moves() -> None:
+    check_bound(array(0.0), array(2.0), TRAINING, range(0))
+    with pytest.raises(RemoteProtocolError, match="in 0 steps"):
+        check_bound(array(1e-30), array(2.0), TRAINING, range(0))

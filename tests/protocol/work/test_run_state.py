@@ -23,7 +23,9 @@ TOP = MANIFEST.topology
 ADOPTED = SpecAdopted(epoch=0, spec=digest("spec"))
 SEEDED = Seeded(
     peer=peer("a"),
-    states=tuple(ModuleDigest(module=m, digest=digest(f"{m} 0")) for m in TOP.modules),
+    states=tuple(
+        ModuleDigest(module=m, digest=digest(f"{TOP.counterpart(m)} 0")) for m in TOP.modules
+    ),
 )
 
 
@@ -97,7 +99,8 @@ def test_the_seed_makes_version_0_of_every_module() -> None:
     seeded = view([ADOPTED, SEEDED])
     assert {seeded.version(module) for module in TOP.modules} == {0}
     assert seeded.path_states(1, 0) == tuple(
-        (module, digest(f"{module} 0")) for module in ("stem", "L1.E0", "L2.E1")
+        (module, digest(f"{TOP.counterpart(ModuleId(module))} 0"))
+        for module in ("stem", "L1.E0", "L2.E1")
     )
     assert not seeded.momenta
 
@@ -177,7 +180,7 @@ def test_a_module_that_nobody_trained_stands_with_the_others_after_the_switch() 
     trained = [entry for entry in FIRST_ROUND if entry != updated("L2.E1", 1)]
     told = resharded([*trained, scored(0), scored(2), NEXT])
     states = told.states[ModuleId("L2.E1")]
-    assert states == [digest("L2.E1 0")] * 2 and told.path_version(1) == 1
+    assert states == [digest("L2.E0 0")] * 2 and told.path_version(1) == 1
     assert told.path_moments(1, 2) == ()  # it begins anew
     told.apply(updated("L2.E1", 2))
 
