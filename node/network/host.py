@@ -1,13 +1,13 @@
 """The transport over libp2p: TCP, Noise and yamux, and nothing else.
 
-Together with `shims` this is the only importer of libp2p: its types, errors and pitfalls end here.
+Together with `shims`, `libp2p_yamux` and `libp2p_gossip` this is the only importer of libp2p: its
+types, errors and pitfalls end here.
 Left out on purpose: plaintext (it proves no identity), QUIC and mplex (slow), the auto-connector
 (it dials every peer it hears of), the resource manager (it loses count), kad-DHT and bitswap.
 """
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -20,22 +20,21 @@ from libp2p.abc import IHost, INetStream, INotifee
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
 from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import _IdentifyNotifee
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.pubsub.pubsub_notifee import PubsubNotifee
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
+from dipaco.node.network.libp2p_gossip import gossip
+from dipaco.node.network.libp2p_yamux import BoundedYamux
 from dipaco.node.network.shims import contain_logging, dial_cause_of, install_shims, translated
 from dipaco.node.network.transport import (
     HUNG_UP,
@@ -359,22 +358,6 @@ class _Links:
         self._refresh(link.peer_id)  # libp2p tells of the end only once its close is through
 
 
-class _LastOneGone(PubsubNotifee):
-    """Keeps gossip with a peer while the connection stands over which it goes.
-
-    libp2p's own ends it with any connection to the peer.
-    """
-
-    def __init__(self, pubsub: Pubsub, original: PubsubNotifee) -> None:
-        super().__init__(original.initiator_peers_queue, original.dead_peers_queue)
-        self._pubsub = pubsub
-
-    async def disconnected(self, network: Any, conn: Any) -> None:
-        stream = self._pubsub.peers.get(conn.muxed_conn.peer_id)
-        if stream is None or stream.muxed_conn is conn.muxed_conn or stream.muxed_conn.is_closed:
-            await super().disconnected(network, conn)
-
-
 class _Notifee(INotifee):
     """Receives libp2p's events; libp2p catches no exception of theirs, so none may raise."""
 
@@ -423,7 +406,7 @@ async def open_host(
     try:
         async with (
             host.run([Multiaddr(str(address)) for address in wanted]),
-            _gossip(host) as pubsub,
+            gossip(host) as pubsub,
             trio.open_nursery() as nursery,
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
@@ -456,7 +439,7 @@ def _make_host(
         listen_addrs=[Multiaddr(str(address)) for address in listen],  # decides the transports
         # Never leave sec_opt out: the default also accepts plaintext, which proves no identity.
         sec_opt={NOISE: Noise(pair, noise_privkey=new_x25519().private_key)},
-        muxer_opt={TProtocol(YAMUX): Yamux},  # never mplex: slow, and resets on overflow
+        muxer_opt={TProtocol(YAMUX): BoundedYamux},  # never mplex: slow, and resets on overflow
         announce_addrs=[Multiaddr(str(each.without_peer)) for each in announce] or None,
         connection_config=ConnectionConfig(  # no auto-connector: it dials every peer it hears of
             min_connections=0,
@@ -470,7 +453,21 @@ def _make_host(
     net.retry_config = RetryConfig(max_retries=0)  # new_host has no argument for it
     net.set_resource_manager(None)  # loses one of 1000 places per timed-out dial
     net.set_stream_handler(_guard(net.common_stream_handler))
+    _without_identify(host)
     return host
+
+
+def _without_identify(host: Any) -> None:
+    """Serve and ask for no identity records: a peer's is of any length, and is kept for ever.
+
+    libp2p's ping goes as well: it answers for as long as the peer likes.
+    """
+    for protocol in list(host.multiselect.handlers):
+        host.remove_stream_handler(protocol)
+    net = host.get_network()
+    for each in [each for each in net.notifees if isinstance(each, _IdentifyNotifee)]:
+        net.remove_notifee(each)
+    host._should_identify_peer = lambda peer: False
 
 
 def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
@@ -495,41 +492,6 @@ def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
                 del held[peer]
 
     return guarded
-
-
-@asynccontextmanager
-async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
-    """Run pubsub; start it before the first connection, else connections hang."""
-    router = GossipSub(
-        protocols=[PROTOCOL_ID_V11],
-        degree=6,
-        degree_low=4,
-        degree_high=12,
-        heartbeat_interval=1,  # default 120 s
-        adaptive_gossip_enabled=False,  # else the heartbeat becomes 30-60 s
-        spam_protection_enabled=False,  # else > 10 messages/s per forwarder vanish
-        eclipse_protection_enabled=False,
-    )
-    pubsub = Pubsub(host, router, strict_signing=True)
-    pubsub.counter = time.time_ns()  # else a restarted node repeats its sequence numbers
-    router._check_equivocation = lambda msg: True  # type: ignore[method-assign]  # keeps bodies
-    push = pubsub.push_msg
-
-    async def safe_push(msg_forwarder: ID, msg: Any) -> None:  # an error would end the service
-        try:
-            with translated(f"gossip from {msg_forwarder}"):
-                await push(msg_forwarder, msg)
-        except Unavailable as error:
-            log.debug("%s", error)
-
-    pubsub.push_msg = safe_push  # type: ignore[method-assign]
-    net: Any = host.get_network()
-    for original in [each for each in net.notifees if isinstance(each, PubsubNotifee)]:
-        net.remove_notifee(original)
-        net.register_notifee(_LastOneGone(pubsub, original))
-    async with background_trio_service(pubsub), background_trio_service(router):
-        await pubsub.wait_until_ready()
-        yield pubsub
 
 
 def _addresses(host: IHost, announce: tuple[Address, ...]) -> tuple[Address, ...]:
