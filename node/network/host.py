@@ -8,9 +8,9 @@ Left out on purpose: plaintext (it proves no identity), QUIC and mplex (slow), t
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import trio
@@ -33,9 +33,17 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
+from dipaco.node.network.door import MOST, OF_PEER, Door
 from dipaco.node.network.libp2p_gossip import gossip
 from dipaco.node.network.libp2p_yamux import BoundedYamux
-from dipaco.node.network.shims import contain_logging, dial_cause_of, install_shims, translated
+from dipaco.node.network.seats import Network
+from dipaco.node.network.shims import (
+    contain_logging,
+    dial_cause_of,
+    handle_inbound,
+    install_shims,
+    translated,
+)
 from dipaco.node.network.transport import (
     HUNG_UP,
     TOPIC_PENDING,
@@ -51,8 +59,8 @@ from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 
-MOST = 256  # connections; enough for a rendezvous node, far below a process's limit of open files
-STREAMS = 64  # inbound streams that one peer may hold open
+HANDSHAKE_TIMEOUT = 8.0  # s for all of it; a dialler of ours waits no longer
+ENDING = 128  # connections in a handshake or about to end, beyond those that are kept
 DIAL_TIMEOUT = 8.0  # s for one address that does not answer; libp2p's own limit is 120
 RESET_TIMEOUT = 2.0  # s to send a reset
 HANG_UP_TIMEOUT = 5.0  # s to close the connections to a peer
@@ -102,9 +110,15 @@ class HostTransport:
     """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
 
     def __init__(
-        self, host: IHost, pubsub: Pubsub, announce: tuple[Address, ...], nursery: trio.Nursery
+        self,
+        host: IHost,
+        pubsub: Pubsub,
+        announce: tuple[Address, ...],
+        nursery: trio.Nursery,
+        door: Door,
     ) -> None:
         self._nursery = nursery
+        self._door = door
         self._host = host
         self._net: Any = host.get_network()
         self._pubsub = pubsub
@@ -117,8 +131,8 @@ class HostTransport:
         """Peers on which we are hanging up, and why."""
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
-        self._known: Callable[[PeerId], bool] = lambda peer: False
-        self._twins = Twins(_Links(host, self.refresh))
+        self._links = _Links(host, self.refresh)
+        self._twins = Twins(self._links)
         self._serve_twins()
         self._net.register_notifee(_Notifee(self))
 
@@ -227,7 +241,7 @@ class HostTransport:
         self._banned = banned
 
     def favour(self, known: Callable[[PeerId], bool]) -> None:
-        self._known = known
+        self._door.favour(known)
 
     async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         identity = self._connected.get(peer)
@@ -299,8 +313,12 @@ class HostTransport:
     async def on_connected(self, link: Any) -> None:
         """Called by libp2p for each new connection."""
         identity = link.peer_id
+        peer, ip = PeerId(str(identity)), self._links.ip_of(link)
+        if surplus := self._door.enter(link, peer, ip, invited=link.is_initiator):
+            self._nursery.start_soon(self._send_away, *surplus)
+            if surplus[0] is link:
+                return
         self.refresh(identity)
-        peer = PeerId(str(identity))
         if self._banned(peer):
             self._nursery.start_soon(self.hang_up, peer, "it is banned")
         elif link.is_initiator:
@@ -309,7 +327,14 @@ class HostTransport:
     def on_disconnected(self, link: Any) -> None:
         """Called by libp2p for each connection that has ended."""
         self._twins.gone(link)
+        self._door.leave(link)
         self.refresh(link.peer_id)
+
+    async def _send_away(self, link: Any, peer: PeerId, why: str) -> None:
+        log.debug("peer=%s is sent away: %s", short_peer(peer), why)
+        self._ending.setdefault(peer, why)
+        await self._links.end(link)
+        self._ending.pop(peer, None)
 
     async def _greet(self, link: Any) -> None:
         try:
@@ -389,12 +414,14 @@ async def open_host(
     listen: Iterable[Address] = (),
     announce: Iterable[Address] = (),
     most: int = MOST,
+    exempt: Sequence[Network] = (),
 ) -> AsyncIterator[HostTransport]:
     """Run a host until the block ends.
 
     listen    IP addresses and ports; none: the node only dials out.
     announce  addresses that replace the ones found: a forwarded port must be given by hand.
     most      the largest number of connections.
+    exempt    networks whose addresses are not counted together.
     Raises ConfigError, which names the address that cannot be listened on.
     """
     install_shims()
@@ -402,7 +429,8 @@ async def open_host(
     wanted = tuple(listen)
     for address in wanted:
         check_free(address)
-    host = _make_host(key, wanted, tuple(announce), most)
+    door = Door(most=most, exempt=exempt, alive=lambda link: not cast(Any, link).is_closed)
+    host = _make_host(key, wanted, tuple(announce), door, most + ENDING)
     try:
         async with (
             host.run([Multiaddr(str(address)) for address in wanted]),
@@ -411,7 +439,7 @@ async def open_host(
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
                 raise ConfigError(f"cannot listen on {', '.join(map(str, wanted))}")
-            transport = HostTransport(host, pubsub, tuple(announce), nursery)
+            transport = HostTransport(host, pubsub, tuple(announce), nursery, door)
             try:
                 yield transport
             finally:
@@ -431,7 +459,11 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _make_host(
-    key: Ed25519PrivateKey, listen: tuple[Address, ...], announce: tuple[Address, ...], most: int
+    key: Ed25519PrivateKey,
+    listen: tuple[Address, ...],
+    announce: tuple[Address, ...],
+    door: Door,
+    most: int,
 ) -> IHost:
     pair = create_new_key_pair(key.private_bytes_raw())
     host = new_host(
@@ -446,13 +478,16 @@ def _make_host(
             low_watermark=0,
             high_watermark=most,
             max_connections=most,
+            max_connections_per_peer=OF_PEER + 1,  # the door counts, and sends the last one away
+            inbound_upgrade_timeout=HANDSHAKE_TIMEOUT,
             auto_connect_interval=1e9,
         ),
     )
     net: Any = host.get_network()
     net.retry_config = RetryConfig(max_retries=0)  # new_host has no argument for it
     net.set_resource_manager(None)  # loses one of 1000 places per timed-out dial
-    net.set_stream_handler(_guard(net.common_stream_handler))
+    net.set_stream_handler(_guard(net.common_stream_handler, door))
+    net._do_handle_inbound_connection = partial(handle_inbound, net, door)
     _without_identify(host)
     return host
 
@@ -470,26 +505,23 @@ def _without_identify(host: Any) -> None:
     host._should_identify_peer = lambda peer: False
 
 
-def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
+def _guard(inner: Callable[[INetStream], Any], door: Door) -> Callable[[INetStream], Any]:
     """Wrap the handler of inbound streams: an exception that leaves it ends the whole host."""
-    held: Counter[ID] = Counter()
 
     async def guarded(stream: INetStream) -> None:
-        peer = stream.muxed_conn.peer_id
-        held[peer] += 1
+        peer = PeerId(str(stream.muxed_conn.peer_id))
         try:
-            with translated(f"stream {stream.get_protocol()} of {short_peer(PeerId(str(peer)))}"):
-                if held[peer] > STREAMS:
-                    raise Unavailable(f"{short_peer(PeerId(str(peer)))} holds too many streams")
-                await inner(stream)
+            with translated(f"stream {stream.get_protocol()} of {short_peer(peer)}"):
+                place = cast(Any, stream.muxed_conn).get_remote_address()
+                seat = door.open(peer, place[0] if place else None)
+                try:
+                    await inner(stream)
+                finally:
+                    door.close(seat)
         except DipacoError as error:
-            who = short_peer(PeerId(str(peer)))
+            who = short_peer(peer)
             log.debug("peer=%s stream %s ended: %s", who, stream.get_protocol(), error)
             await _reset(stream)
-        finally:
-            held[peer] -= 1
-            if not held[peer]:
-                del held[peer]
 
     return guarded
 

@@ -200,6 +200,12 @@ class BoundedYamux(Yamux):
         if stream.closed:
             self._finalize_stream_locked(stream, fully_closed=True)
 
+    def _finalize_stream_locked(self, stream: YamuxStream, *, fully_closed: bool) -> None:
+        """Drop a stream that has ended, with its bytes if we have reset it; libp2p keeps them."""
+        if stream.reset_received and stream.send_closed and stream.recv_closed:
+            self.stream_buffers.get(stream.stream_id, bytearray()).clear()
+        super()._finalize_stream_locked(stream, fully_closed=fully_closed)
+
 
 async def _relieve() -> None:
     """End the connection with the most unread bytes while all together hold too many."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import libp2p.network.swarm as swarm
 import libp2p.protocol_muxer.multiselect_communicator as communicator
 import libp2p.pubsub.pubsub as pubsub
 import libp2p.stream_muxer.yamux.yamux as yamux
@@ -28,6 +27,7 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
+from dipaco.node.network.door import Door
 from dipaco.node.network.paced import Paced
 from dipaco.protocol.errors import DipacoError, Unavailable
 
@@ -113,7 +113,6 @@ def install_shims() -> None:
     yamux.YamuxStream.write = _write  # type: ignore[method-assign]
     yamux.Yamux._write_frame = _write_frame  # type: ignore[method-assign]
     TrioTCPStream.read = _read  # type: ignore[method-assign]
-    swarm.Swarm._do_handle_inbound_connection = _handle_inbound  # type: ignore
     communicator.read_delim = _read_line  # type: ignore[attr-defined]
     Multiselect.negotiate = _negotiate  # type: ignore[method-assign, assignment]
 
@@ -165,18 +164,19 @@ async def _read(self: Any, n: int | None = None) -> bytes:
     return bytes(buffer[:n])
 
 
-async def _handle_inbound(self: Any, raw: Any, maddr: Any, _failure: trio.Event) -> None:
-    """Hold an inbound slot while the connection lasts: the original holds it until shutdown.
+async def handle_inbound(net: Any, door: Door, raw: Any, maddr: Any, _failure: Any) -> None:
+    """Serve a connection, and hold an inbound slot while it lasts: the original until shutdown.
 
-    TCP only: yamux sets `event_closed`, QUIC does not.
+    The handshake needs a place at the door. TCP only: yamux sets `event_closed`, QUIC does not.
     """
     try:
         with translated("inbound connection"):
-            remote = self._build_remote_multiaddr(raw)
-            if remote is not None and not await self.connection_gate.is_allowed(remote):
-                return
-            connection = RawConnection(raw, False)
-            muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
+            place = raw.get_remote_address()
+            seat = door.knock(place[0] if place else None)
+            try:
+                muxed = await net.upgrade_inbound_raw_conn(RawConnection(raw, False), maddr)
+            finally:
+                door.answered(seat)
             await muxed.event_closed.wait()
     except Unavailable as error:
         log.debug("%s", error)

@@ -22,6 +22,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.security.noise.io import NoiseTransportReadWriter
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from dipaco.node.network import door
 from dipaco.node.network import host as host_module
 from dipaco.node.network.host import HostTransport, open_host
 from dipaco.node.network.transport import Stream
@@ -287,7 +288,7 @@ async def test_a_bug_in_a_handler_takes_nobody_down() -> None:
 async def test_a_peer_holds_no_more_than_its_share_of_streams(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "STREAMS", 5)
+    monkeypatch.setattr(door, "STREAMS", 5)
     serving = 0
 
     async def hold(stream: Stream) -> None:
