@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from dipaco.node.network.seats import Limits, Network, Seat, Seats, prefix_of
 from dipaco.protocol.wire.identity import PeerId
 
-MOST = 256  # connections; enough for a rendezvous node, far below a process's limit of open files
+MOST_CONNECTIONS = (
+    256  # connections; enough for a rendezvous node, far below a process's limit of open files
+)
 KEPT_SHARE = 4  # one connection in so many is kept for known peers
 OF_PREFIX = 48  # connections of strangers; a lab of 30 machines in one network has room
 OF_PEER = 3  # connections; two that dial each other at once have 2, a copied key adds one
@@ -73,7 +75,7 @@ class Door:
     def __init__(
         self,
         *,
-        most: int = MOST,
+        most: int = MOST_CONNECTIONS,
         exempt: Sequence[Network] = (),
         alive: Callable[[Hashable], bool] = lambda link: True,
     ) -> None:

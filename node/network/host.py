@@ -33,7 +33,7 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
-from dipaco.node.network.door import MOST, OF_PEER, Door
+from dipaco.node.network.door import MOST_CONNECTIONS, OF_PEER, Door
 from dipaco.node.network.libp2p_gossip import gossip
 from dipaco.node.network.libp2p_yamux import BoundedYamux
 from dipaco.node.network.seats import Network
@@ -413,7 +413,7 @@ async def open_host(
     *,
     listen: Iterable[Address] = (),
     announce: Iterable[Address] = (),
-    most: int = MOST,
+    most: int = MOST_CONNECTIONS,
     exempt: Sequence[Network] = (),
 ) -> AsyncIterator[HostTransport]:
     """Run a host until the block ends.

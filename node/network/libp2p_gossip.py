@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 RPC_BYTES = 64 * 1024  # of one message of the gossip protocol; an announcement has up to 4 KiB
 RPC_ITEMS = 1024  # in one message, of every sort together
-MESSAGE_BYTES = 8 * 1024  # of a payload
+MESSAGE_BYTES = 4096  # of a payload, the largest announcement
 NAME_BYTES = 128  # of a topic's name, an author, a message's number, a key or a signature
 TOPICS = 16  # that a peer may subscribe to; ours is one
 LONGEST_BACKOFF = 3600  # s that a PRUNE may ask for

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
-from dipaco.node.network.door import MOST, Door
+from dipaco.node.network.door import MOST_CONNECTIONS, Door
 from dipaco.node.network.seats import Network, Seat
 from dipaco.node.network.transport import (
     HUNG_UP,
@@ -253,7 +253,7 @@ class MemoryNetwork:
         *,
         ip: str = "127.0.0.1",
         port: int | None = None,
-        most: int = MOST,
+        most: int = MOST_CONNECTIONS,
         exempt: Sequence[Network] = LOOPBACK,
     ) -> AsyncIterator[MemoryTransport]:
         """Run a node; give a port to return to the same address after a restart.
