@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from dipaco.node.network.seats import Limits, Network, Seat, Seats, prefix_of
+from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.identity import PeerId
 
 MOST_CONNECTIONS = (
@@ -19,7 +20,7 @@ KEPT_SHARE = 4  # one connection in so many is kept for known peers
 OF_PREFIX = 48  # connections of strangers; a lab of 30 machines in one network has room
 OF_PEER = 3  # connections; two that dial each other at once have 2, a copied key adds one
 HANDSHAKES = Limits(in_all=96, per_prefix=16, per_peer=96, kept=32)
-"""Each ends within `host.HANDSHAKE_TIMEOUT`; a lab that starts at once dials again."""
+"""Each ends within `host.HANDSHAKE_TIMEOUT`; the oldest of a crowd goes before."""
 STREAMS = 64  # inbound streams that one peer may hold open
 STREAMS_IN_ALL = 2048  # each holds a window of 256 KiB at most unless it is read
 STREAMS_OF_PREFIX = 768
@@ -84,6 +85,8 @@ class Door:
         self._known: Callable[[PeerId], bool] = lambda peer: False
         self._known_ips: dict[str, None] = {}
         self._handshakes = Seats("handshakes", HANDSHAKES)
+        self._pending: dict[Seat, Callable[[], None]] = {}
+        """Handshakes of strangers, the oldest first."""
         self._streams = Seats(
             "streams",
             Limits(
@@ -98,16 +101,41 @@ class Door:
         """Keep places for the peers for which `known` is true."""
         self._known = known
 
-    def knock(self, ip: str | None) -> Seat:
+    def knock(self, ip: str | None, give_up: Callable[[], None]) -> Seat:
         """Take a place for a handshake; raises Unavailable when there is none.
 
-        A known peer is recognised by the address at which it was connected before.
+        A known peer is recognised by the address at which it was connected before. For a stranger,
+        the oldest handshake of the fullest network is given up: one that is honest is short.
+
+        give_up   ends this handshake; it is called at most once, when another takes its place.
         """
-        return self._handshakes.take("", self._prefix(ip), known=ip in self._known_ips)
+        prefix, known = self._prefix(ip), ip in self._known_ips
+        try:
+            seat = self._handshakes.take("", prefix, known=known)
+        except Unavailable:
+            if not self._push_out(prefix):
+                raise
+            seat = self._handshakes.take("", prefix, known=known)
+        if not known:
+            self._pending[seat] = give_up
+        return seat
 
     def answered(self, seat: Seat) -> None:
         """Give the place of a handshake back."""
+        self._pending.pop(seat, None)
         self._handshakes.leave(seat)
+
+    def _push_out(self, prefix: str) -> bool:
+        """Give up a handshake for one from `prefix`; returns whether there was one to give up."""
+        crowds = Counter(seat.prefix for seat in self._pending)
+        own = crowds[prefix] >= HANDSHAKES.per_prefix and bool(prefix)
+        fullest = prefix if own else max(crowds, key=lambda each: crowds[each], default="")
+        for seat, give_up in self._pending.items():
+            if seat.prefix == fullest:
+                self.answered(seat)
+                give_up()
+                return True
+        return False
 
     def enter(
         self, link: Hashable, peer: PeerId, ip: str | None, *, invited: bool

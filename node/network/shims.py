@@ -172,11 +172,14 @@ async def handle_inbound(net: Any, door: Door, raw: Any, maddr: Any, _failure: A
     try:
         with translated("inbound connection"):
             place = raw.get_remote_address()
-            seat = door.knock(place[0] if place else None)
-            try:
-                muxed = await net.upgrade_inbound_raw_conn(RawConnection(raw, False), maddr)
-            finally:
-                door.answered(seat)
+            with trio.CancelScope() as handshake:
+                seat = door.knock(place[0] if place else None, handshake.cancel)
+                try:
+                    muxed = await net.upgrade_inbound_raw_conn(RawConnection(raw, False), maddr)
+                finally:
+                    door.answered(seat)
+            if handshake.cancelled_caught:
+                raise Unavailable("another handshake takes the place of this one")
             await muxed.event_closed.wait()
     except Unavailable as error:
         log.debug("%s", error)

@@ -7,6 +7,7 @@ that never end are bare sockets at a real host on loopback.
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -108,15 +109,27 @@ def test_a_known_peer_is_recognised_by_its_address_before_it_has_said_who_it_is(
     door = Door()
     door.favour(lambda peer: peer == PEERS[0])
     door.enter("link", PEERS[0], "203.0.113.7", invited=True)
-    for _ in range(2):
-        door.knock("203.0.113.9")
-    with pytest.raises(Unavailable, match="has as many handshakes as one prefix may"):
-        door.knock("203.0.113.9")
-    with pytest.raises(Unavailable, match="all handshakes are taken"):
-        door.knock("198.51.100.1")
-    seat = door.knock("203.0.113.7")
+    given_up: list[str] = []
+    ips = ["203.0.113.9", "198.51.100.1", "203.0.113.8", "192.0.2.1", "203.0.113.7"]
+    for ip in ips:
+        door.knock(ip, partial(given_up.append, ip))
+    # Two places, and a third for the address at which the known peer was: nobody pushes it out.
+    assert given_up == ["203.0.113.9", "198.51.100.1"]
+
+
+def test_of_one_network_the_oldest_handshake_goes_and_of_others_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        door_module, "HANDSHAKES", Limits(in_all=9, per_prefix=2, per_peer=9, kept=0)
+    )
+    door, given_up = Door(), list[str]()
+    for ip in ("198.51.100.1", "203.0.113.1", "203.0.113.2", "203.0.113.3"):
+        seat = door.knock(ip, partial(given_up.append, ip))
+    assert given_up == ["203.0.113.1"]
     door.answered(seat)
-    door.knock("203.0.113.7")
+    door.knock("203.0.113.4", partial(given_up.append, "203.0.113.4"))
+    assert given_up == ["203.0.113.1"]
 
 
 def test_what_has_ended_takes_no_place_even_when_nobody_said_so() -> None:
@@ -155,8 +168,9 @@ async def test_a_crowd_of_identities_leaves_room_for_others_and_for_known_peers(
         assert hub.peers() >= {PEERS[11], PEERS[12], PEERS[20]}
 
 
-async def test_half_open_connections_from_one_network_shut_out_no_other(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("source", ["127.0.9.1", "127.0.0.1"])
+async def test_half_open_connections_shut_out_nobody(
+    monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.setattr(
         door_module, "HANDSHAKES", Limits(in_all=8, per_prefix=4, per_peer=9, kept=2)
@@ -168,7 +182,7 @@ async def test_half_open_connections_from_one_network_shut_out_no_other(
             for _ in range(20):
                 with trio.socket.socket() as found:
                     silent = stack.enter_context(found.dup())
-                await silent.bind(("127.0.9.1", 0))
+                await silent.bind((source, 0))
                 await silent.connect(("127.0.0.1", port))
             await wait_all_tasks_blocked(0.02)
             with trio.fail_after(2):  # 9 s before, with 300 of them
