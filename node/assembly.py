@@ -18,6 +18,7 @@ from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
 from dipaco.node.network.directory import Directory
+from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.gossip import Gossip
 from dipaco.node.network.guard import Guard
@@ -53,7 +54,6 @@ PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
 Service = Callable[..., Awaitable[None]]
 """Runs until cancelled; started by `nursery.start`."""
-MAX_CONNECTIONS = 256  # connections of a rendezvous node, as `host.open_host` allows
 FAREWELL_SECONDS = 5.0  # to tell peers why this node refuses a run, before it ends
 MAX_RUNS_TOLD = 16  # of one peer record
 
@@ -285,7 +285,7 @@ def _dialer(
         records=partial(_own_records, config, key, transport, run_store),
         keep=partial(_schedules, run_store),
         # Every node connects to a rendezvous node; the others hold tens of connections.
-        high=MAX_CONNECTIONS if config.node.rendezvous else HIGH_CONNECTIONS,
+        high=MOST_CONNECTIONS if config.node.rendezvous else HIGH_CONNECTIONS,
         in_thread=in_thread,
     )
 

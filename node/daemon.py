@@ -80,7 +80,10 @@ async def _open(
     journal = Journal.open(home.journal)
     try:
         async with open_host(
-            key, listen=config.node.listen, announce=config.node.announce
+            key,
+            listen=config.node.listen,
+            announce=config.node.announce,
+            exempt=config.node.exempt_prefixes,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             node = assemble(config, home, key, journal, pool or worker, transport)

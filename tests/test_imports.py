@@ -81,7 +81,12 @@ IMPURE = frozenset(
     ]
 )
 """Clocks, files, processes, networks, chance: nothing for values and pure functions."""
-LIBP2P_IN = {"node/network/host.py", "node/network/shims.py"}
+LIBP2P_IN = {
+    "node/network/host.py",
+    "node/network/libp2p_gossip.py",
+    "node/network/libp2p_yamux.py",
+    "node/network/shims.py",
+}
 HEAVY = ("torch", "datasets", "tokenizers", "pyarrow", "pandas")
 """For worker processes alone: they block, crash, or need a second and 200 MB to import."""
 BROAD = {

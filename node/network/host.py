@@ -1,16 +1,16 @@
 """The transport over libp2p: TCP, Noise and yamux, and nothing else.
 
-Together with `shims` this is the only importer of libp2p: its types, errors and pitfalls end here.
+Together with `shims`, `libp2p_yamux` and `libp2p_gossip` this is the only importer of libp2p: its
+types, errors and pitfalls end here.
 Left out on purpose: plaintext (it proves no identity), QUIC and mplex (slow), the auto-connector
 (it dials every peer it hears of), the resource manager (it loses count), kad-DHT and bitswap.
 """
 
 import contextlib
 import logging
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import trio
@@ -20,24 +20,31 @@ from libp2p.abc import IHost, INetStream, INotifee
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
 from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import _IdentifyNotifee
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.pubsub.pubsub_notifee import PubsubNotifee
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
+from dipaco.node.network.door import MOST_CONNECTIONS, OF_PEER, Door
 from dipaco.node.network.guard import Guard
-from dipaco.node.network.shims import contain_logging, dial_cause_of, install_shims, translated
+from dipaco.node.network.libp2p_gossip import gossip
+from dipaco.node.network.libp2p_yamux import BoundedYamux
+from dipaco.node.network.seats import Network
+from dipaco.node.network.shims import (
+    contain_logging,
+    dial_cause_of,
+    handle_inbound,
+    install_shims,
+    translated,
+)
 from dipaco.node.network.transport import (
     HUNG_UP,
     TOPIC_PENDING,
@@ -53,8 +60,8 @@ from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 
-MOST = 256  # connections; enough for a rendezvous node, far below a process's limit of open files
-STREAMS = 64  # inbound streams that one peer may hold open
+HANDSHAKE_TIMEOUT = 8.0  # s for all of it; a dialler of ours waits no longer
+ENDING = 128  # connections in a handshake or about to end, beyond those that are kept
 DIAL_TIMEOUT = 8.0  # s for one address that does not answer; libp2p's own limit is 120
 RESET_TIMEOUT = 2.0  # s to send a reset
 HANG_UP_TIMEOUT = 5.0  # s to close the connections to a peer
@@ -104,12 +111,18 @@ class HostTransport:
     """A libp2p host; see `transport.Transport`. Made by `open_host` alone."""
 
     def __init__(
-        self, host: IHost, pubsub: Pubsub, announce: tuple[Address, ...], nursery: trio.Nursery
+        self,
+        host: IHost,
+        pubsub: Pubsub,
+        announce: tuple[Address, ...],
+        nursery: trio.Nursery,
+        door: Door,
     ) -> None:
         self._nursery = nursery
         self.guard = Guard(self._end)
         self.closing = False
         """Whether `open_host` is on its way out."""
+        self._door = door
         self._host = host
         self._net: Any = host.get_network()
         self._pubsub = pubsub
@@ -122,8 +135,8 @@ class HostTransport:
         """Peers on which we are hanging up, and why."""
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
-        self._known: Callable[[PeerId], bool] = lambda peer: False
-        self._twins = Twins(_Links(host, self.refresh))
+        self._links = _Links(host, self.refresh)
+        self._twins = Twins(self._links)
         self._serve_twins()
         self._net.register_notifee(_Notifee(self))
 
@@ -238,7 +251,7 @@ class HostTransport:
         self._banned = banned
 
     def favour(self, known: Callable[[PeerId], bool]) -> None:
-        self._known = known
+        self._door.favour(known)
 
     async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         identity = self._connected.get(peer)
@@ -319,8 +332,12 @@ class HostTransport:
     async def on_connected(self, link: Any) -> None:
         """Called by libp2p for each new connection."""
         identity = link.peer_id
+        peer, ip = PeerId(str(identity)), self._links.ip_of(link)
+        if surplus := self._door.enter(link, peer, ip, invited=link.is_initiator):
+            self._nursery.start_soon(self._send_away, *surplus)
+            if surplus[0] is link:
+                return
         self.refresh(identity)
-        peer = PeerId(str(identity))
         if self._banned(peer):
             self._end(peer, "it is banned")
         elif link.is_initiator and not self.closing:
@@ -329,7 +346,14 @@ class HostTransport:
     def on_disconnected(self, link: Any) -> None:
         """Called by libp2p for each connection that has ended."""
         self._twins.gone(link)
+        self._door.leave(link)
         self.refresh(link.peer_id)
+
+    async def _send_away(self, link: Any, peer: PeerId, why: str) -> None:
+        log.debug("peer=%s is sent away: %s", short_peer(peer), why)
+        self._ending.setdefault(peer, why)
+        await self._links.end(link)
+        self._ending.pop(peer, None)
 
     async def _greet(self, link: Any) -> None:
         try:
@@ -378,22 +402,6 @@ class _Links:
         self._refresh(link.peer_id)  # libp2p tells of the end only once its close is through
 
 
-class _LastOneGone(PubsubNotifee):
-    """Keeps gossip with a peer while the connection stands over which it goes.
-
-    libp2p's own ends it with any connection to the peer.
-    """
-
-    def __init__(self, pubsub: Pubsub, original: PubsubNotifee) -> None:
-        super().__init__(original.initiator_peers_queue, original.dead_peers_queue)
-        self._pubsub = pubsub
-
-    async def disconnected(self, network: Any, conn: Any) -> None:
-        stream = self._pubsub.peers.get(conn.muxed_conn.peer_id)
-        if stream is None or stream.muxed_conn is conn.muxed_conn or stream.muxed_conn.is_closed:
-            await super().disconnected(network, conn)
-
-
 class _Notifee(INotifee):
     """Receives libp2p's events; libp2p catches no exception of theirs, so none may raise."""
 
@@ -430,13 +438,15 @@ async def open_host(
     *,
     listen: Iterable[Address] = (),
     announce: Iterable[Address] = (),
-    most: int = MOST,
+    most: int = MOST_CONNECTIONS,
+    exempt: Sequence[Network] = (),
 ) -> AsyncIterator[HostTransport]:
     """Run a host until the block ends.
 
     listen    IP addresses and ports; none: the node only dials out.
     announce  addresses that replace the ones found: a forwarded port must be given by hand.
     most      the largest number of connections.
+    exempt    networks whose addresses are not counted together.
     Raises ConfigError, which names the address that cannot be listened on.
     """
     install_shims()
@@ -444,16 +454,17 @@ async def open_host(
     wanted = tuple(listen)
     for address in wanted:
         check_free(address)
-    host = _make_host(key, wanted, tuple(announce), most)
+    door = Door(most=most, exempt=exempt, alive=lambda link: not cast(Any, link).is_closed)
+    host = _make_host(key, wanted, tuple(announce), door, most + ENDING)
     try:
         async with (
             host.run([Multiaddr(str(address)) for address in wanted]),
-            _gossip(host) as pubsub,
+            gossip(host) as pubsub,
             trio.open_nursery() as nursery,
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
                 raise ConfigError(f"cannot listen on {', '.join(map(str, wanted))}")
-            transport = HostTransport(host, pubsub, tuple(announce), nursery)
+            transport = HostTransport(host, pubsub, tuple(announce), nursery, door)
             try:
                 yield transport
             finally:
@@ -474,7 +485,11 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _make_host(
-    key: Ed25519PrivateKey, listen: tuple[Address, ...], announce: tuple[Address, ...], most: int
+    key: Ed25519PrivateKey,
+    listen: tuple[Address, ...],
+    announce: tuple[Address, ...],
+    door: Door,
+    most: int,
 ) -> IHost:
     pair = create_new_key_pair(key.private_bytes_raw())
     host = new_host(
@@ -482,80 +497,59 @@ def _make_host(
         listen_addrs=[Multiaddr(str(address)) for address in listen],  # decides the transports
         # Never leave sec_opt out: the default also accepts plaintext, which proves no identity.
         sec_opt={NOISE: Noise(pair, noise_privkey=new_x25519().private_key)},
-        muxer_opt={TProtocol(YAMUX): Yamux},  # never mplex: slow, and resets on overflow
+        muxer_opt={TProtocol(YAMUX): BoundedYamux},  # never mplex: slow, and resets on overflow
         announce_addrs=[Multiaddr(str(each.without_peer)) for each in announce] or None,
         connection_config=ConnectionConfig(  # no auto-connector: it dials every peer it hears of
             min_connections=0,
             low_watermark=0,
             high_watermark=most,
             max_connections=most,
+            max_connections_per_peer=OF_PEER + 1,  # the door counts, and sends the last one away
+            inbound_upgrade_timeout=HANDSHAKE_TIMEOUT,
             auto_connect_interval=1e9,
         ),
     )
     net: Any = host.get_network()
     net.retry_config = RetryConfig(max_retries=0)  # new_host has no argument for it
     net.set_resource_manager(None)  # loses one of 1000 places per timed-out dial
-    net.set_stream_handler(_guard(net.common_stream_handler))
+    net.set_stream_handler(_guard(net.common_stream_handler, door))
+    net._do_handle_inbound_connection = partial(handle_inbound, net, door)
+    _without_identify(host)
     return host
 
 
-def _guard(inner: Callable[[INetStream], Any]) -> Callable[[INetStream], Any]:
+def _without_identify(host: Any) -> None:
+    """Serve and ask for no identity records: a peer's is of any length, and is kept for ever.
+
+    libp2p's ping goes as well: it answers for as long as the peer likes.
+    """
+    for protocol in list(host.multiselect.handlers):
+        host.remove_stream_handler(protocol)
+    net = host.get_network()
+    for each in [each for each in net.notifees if isinstance(each, _IdentifyNotifee)]:
+        net.remove_notifee(each)
+    host._should_identify_peer = lambda peer: False
+
+
+def _guard(inner: Callable[[INetStream], Any], door: Door) -> Callable[[INetStream], Any]:
     """Wrap the handler of inbound streams: an exception that leaves it ends the whole host."""
-    held: Counter[ID] = Counter()
 
     async def guarded(stream: INetStream) -> None:
-        peer = stream.muxed_conn.peer_id
-        held[peer] += 1
+        peer = PeerId(str(stream.muxed_conn.peer_id))
         try:
-            with translated(f"stream {stream.get_protocol()} of {short_peer(PeerId(str(peer)))}"):
-                if held[peer] > STREAMS:
-                    raise Unavailable(f"{short_peer(PeerId(str(peer)))} holds too many streams")
-                await inner(stream)
+            with translated(f"stream {stream.get_protocol()} of {short_peer(peer)}"):
+                place = cast(Any, stream.muxed_conn).get_remote_address()
+                seat = door.open(peer, place[0] if place else None)
+                try:
+                    await inner(stream)
+                finally:
+                    door.close(seat)
         except DipacoError as error:
-            who = short_peer(PeerId(str(peer)))
+            who = short_peer(peer)
             log.debug("peer=%s stream %s ended: %s", who, stream.get_protocol(), error)
             await _reset(stream)
-        finally:
-            held[peer] -= 1
-            if not held[peer]:
-                del held[peer]
 
     return guarded
-
-
-@asynccontextmanager
-async def _gossip(host: IHost) -> AsyncIterator[Pubsub]:
-    """Run pubsub; start it before the first connection, else connections hang."""
-    router = GossipSub(
-        protocols=[PROTOCOL_ID_V11],
-        degree=6,
-        degree_low=4,
-        degree_high=12,
-        heartbeat_interval=1,  # default 120 s
-        adaptive_gossip_enabled=False,  # else the heartbeat becomes 30-60 s
-        spam_protection_enabled=False,  # else > 10 messages/s per forwarder vanish
-        eclipse_protection_enabled=False,
-    )
-    pubsub = Pubsub(host, router, strict_signing=True)
-    pubsub.counter = time.time_ns()  # else a restarted node repeats its sequence numbers
-    router._check_equivocation = lambda msg: True  # type: ignore[method-assign]  # keeps bodies
-    push = pubsub.push_msg
-
-    async def safe_push(msg_forwarder: ID, msg: Any) -> None:  # an error would end the service
-        try:
-            with translated(f"gossip from {msg_forwarder}"):
-                await push(msg_forwarder, msg)
-        except Unavailable as error:
-            log.debug("%s", error)
-
-    pubsub.push_msg = safe_push  # type: ignore[method-assign]
-    net: Any = host.get_network()
-    for original in [each for each in net.notifees if isinstance(each, PubsubNotifee)]:
-        net.remove_notifee(original)
-        net.register_notifee(_LastOneGone(pubsub, original))
-    async with background_trio_service(pubsub), background_trio_service(router):
-        await pubsub.wait_until_ready()
-        yield pubsub
 
 
 def _addresses(host: IHost, announce: tuple[Address, ...]) -> tuple[Address, ...]:

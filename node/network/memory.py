@@ -5,13 +5,16 @@ a peer (its bytes stop, nothing closes), kill it (everything closes). No sockets
 """
 
 import contextlib
+import ipaddress
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
+from dipaco.node.network.door import MOST_CONNECTIONS, Door
 from dipaco.node.network.guard import Guard
+from dipaco.node.network.seats import Network, Seat
 from dipaco.node.network.transport import (
     HUNG_UP,
     TOPIC_PENDING,
@@ -26,6 +29,7 @@ from dipaco.protocol.wire.identity import PeerId, short_peer
 
 log = logging.getLogger(__name__)
 
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)  # where nodes are unless a test says otherwise
 WINDOW = 256 * 1024  # bytes sent and not yet received; yamux begins with the same
 DIAL_TIMEOUT = 8.0  # s for an address that does not answer, as in `host`
 OPEN_TIMEOUT = 10.0  # s for a peer that does not answer to open a stream, as in libp2p
@@ -115,7 +119,12 @@ class MemoryTransport:
     """One node of a `MemoryNetwork`; see `transport.Transport`."""
 
     def __init__(
-        self, network: "MemoryNetwork", me: PeerId, place: Address, nursery: trio.Nursery
+        self,
+        network: "MemoryNetwork",
+        me: PeerId,
+        place: Address,
+        nursery: trio.Nursery,
+        door: Door,
     ) -> None:
         self.network = network
         self.place = place
@@ -125,8 +134,8 @@ class MemoryTransport:
         self.callbacks: list[PeerCallback] = []
         self.topics: dict[str, trio.MemorySendChannel[tuple[PeerId, bytes]]] = {}
         self.banned: Callable[[PeerId], bool] = lambda peer: False
-        self.known: Callable[[PeerId], bool] = lambda peer: False
         self.guard = Guard(self._end)
+        self.door = door
         self._me = me
         self._nursery = nursery
 
@@ -174,20 +183,23 @@ class MemoryTransport:
         ours = MemoryStream(self, peer, inward=back, outward=there)
         theirs = MemoryStream(node, self._me, inward=there, outward=back)
         self.network.links[frozenset((self._me, peer))] += [ours, theirs]
-        node.start(node.handlers[protocol], theirs)
+        seat = node.door.open(self._me, self.place.host)
+        node.start(node.handlers[protocol], theirs, seat)
         return ours
 
-    def start(self, handler: Handler, stream: MemoryStream) -> None:
+    def start(self, handler: Handler, stream: MemoryStream, seat: Seat) -> None:
         """Serve an inbound stream."""
-        self._nursery.start_soon(self._guard, handler, stream)
+        self._nursery.start_soon(self._guard, handler, stream, seat)
 
-    async def _guard(self, handler: Handler, stream: MemoryStream) -> None:
+    async def _guard(self, handler: Handler, stream: MemoryStream, seat: Seat) -> None:
         try:
             await self.guard.attempt("serving a stream", stream.peer, handler, stream)
             await stream.close()
         except DipacoError as error:
             log.debug("peer=%s stream ended: %s", short_peer(stream.peer), error)
             await stream.reset()
+        finally:
+            self.door.close(seat)
 
     def _end(self, peer: PeerId, why: str) -> None:
         self._nursery.start_soon(self.hang_up, peer, why)
@@ -208,7 +220,7 @@ class MemoryTransport:
         self.banned = banned
 
     def favour(self, known: Callable[[PeerId], bool]) -> None:
-        self.known = known
+        self.door.favour(known)
 
     async def hang_up(self, peer: PeerId, why: str = HUNG_UP) -> None:
         if peer in self.peers():
@@ -241,13 +253,22 @@ class MemoryNetwork:
 
     @contextlib.asynccontextmanager
     async def join(
-        self, me: PeerId, *, ip: str = "127.0.0.1", port: int | None = None
+        self,
+        me: PeerId,
+        *,
+        ip: str = "127.0.0.1",
+        port: int | None = None,
+        most: int = MOST_CONNECTIONS,
+        exempt: Sequence[Network] = LOOPBACK,
     ) -> AsyncIterator[MemoryTransport]:
-        """Run a node; give a port to return to the same address after a restart."""
+        """Run a node; give a port to return to the same address after a restart.
+
+        most, exempt   as in `host.open_host`.
+        """
         port = next(self._ports) if port is None else port
         async with trio.open_nursery() as nursery:
             place = Address(kind="ip6" if ":" in ip else "ip4", host=ip, port=port)
-            node = MemoryTransport(self, me, place, nursery)
+            node = MemoryTransport(self, me, place, nursery, Door(most=most, exempt=exempt))
             self.nodes[me] = node
             try:
                 yield node
@@ -286,14 +307,23 @@ class MemoryNetwork:
         return [self.nodes[peer] for peer in seen - {author}]
 
     def connect(self, one: PeerId, other: PeerId) -> None:
-        """Connect the two, unless either has banned the other."""
+        """Connect `one`, which dials, to `other`, unless either has banned or no place for it."""
         link = frozenset((one, other))
         if link in self.links:
             return
         self.links[link] = []
         self._tell(one, other, True)
+        self._enter(one, other, invited=True)
+        self._enter(other, one, invited=False)
         if self.nodes[one].banned(other) or self.nodes[other].banned(one):
             self.disconnect(one, other)
+
+    def _enter(self, host: PeerId, guest: PeerId, *, invited: bool) -> None:
+        """Note the link at the door of `host`, and end the one that has to go for it."""
+        ip = self.nodes[guest].place.host
+        if surplus := self.nodes[host].door.enter(guest, guest, ip, invited=invited):
+            log_ended(surplus[1], surplus[2])
+            self.disconnect(host, surplus[1])
 
     def disconnect(self, one: PeerId, other: PeerId) -> None:
         """Close the link between the two; both notice, even when one is frozen."""
@@ -302,6 +332,8 @@ class MemoryNetwork:
             return
         for stream in streams:
             stream.lose()
+        for node, peer in ((one, other), (other, one)):
+            self.nodes[node].door.leave(peer)
         self._tell(one, other, False)
 
     def _tell(self, one: PeerId, other: PeerId, connected: bool) -> None:

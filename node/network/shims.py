@@ -13,27 +13,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import libp2p.network.swarm as swarm
+import libp2p.protocol_muxer.multiselect_communicator as communicator
 import libp2p.pubsub.pubsub as pubsub
 import libp2p.stream_muxer.yamux.yamux as yamux
 import trio
+from libp2p.exceptions import ParseError
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError, MultiselectError
+from libp2p.protocol_muxer.multiselect import MULTISELECT_PROTOCOL_ID, Multiselect
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
+from dipaco.node.network.door import Door
 from dipaco.node.network.paced import Paced
 from dipaco.protocol.errors import DipacoError, Unavailable
 
 log = logging.getLogger(__name__)
 
 FRAME = 65519  # bytes of a yamux frame: 12 of header and 65507 fill one Noise message, not two
+LARGEST_WINDOW = (
+    2 << 20
+)  # bytes of a stream in flight: 20 MB/s at 100 ms; libp2p grows it to 16 MiB
 PENDING = 1024  # messages of a topic that wait; libp2p keeps 32 and drops the rest silently
 READ = 256 * 1024  # bytes of one system call
 WINDOW_STALL = 60.0  # s that a reader may pause before a transfer to it fails
 SOCKET_STALL = 20.0  # s in which the kernel accepts no frame: the peer is gone
 LONGEST_POLL = 0.02  # s between two checks of a closed window: a long stall must not cost CPU
+LONGEST_LINE = 256  # bytes of a protocol's name in a negotiation; ours have 23
+MOST_PROPOSALS = 8  # names that a peer may propose; ours propose one
 NO_NODE = "no libp2p node answers there,"
 """The cause of a dial that failed since a program of another kind answered."""
 
@@ -98,11 +108,13 @@ def install_shims() -> None:
         return
     _installed = True
     yamux.MAX_MESSAGE_SIZE = FRAME
+    yamux.MAX_WINDOW_SIZE = LARGEST_WINDOW
     pubsub.SUBSCRIPTION_CHANNEL_SIZE = PENDING
     yamux.YamuxStream.write = _write  # type: ignore[method-assign]
     yamux.Yamux._write_frame = _write_frame  # type: ignore[method-assign]
     TrioTCPStream.read = _read  # type: ignore[method-assign]
-    swarm.Swarm._do_handle_inbound_connection = _handle_inbound  # type: ignore
+    communicator.read_delim = _read_line  # type: ignore[attr-defined]
+    Multiselect.negotiate = _negotiate  # type: ignore[method-assign, assignment]
 
 
 async def _write(self: yamux.YamuxStream, data: bytes) -> None:
@@ -152,24 +164,54 @@ async def _read(self: Any, n: int | None = None) -> bytes:
     return bytes(buffer[:n])
 
 
-async def _handle_inbound(self: Any, raw: Any, maddr: Any, _failure: trio.Event) -> None:
-    """Hold an inbound slot while the connection lasts: the original holds it until shutdown.
+async def handle_inbound(net: Any, door: Door, raw: Any, maddr: Any, _failure: Any) -> None:
+    """Serve a connection, and hold an inbound slot while it lasts: the original until shutdown.
 
-    TCP only: yamux sets `event_closed`, QUIC does not.
+    The handshake needs a place at the door. TCP only: yamux sets `event_closed`, QUIC does not.
     """
     try:
         with translated("inbound connection"):
-            remote = self._build_remote_multiaddr(raw)
-            if remote is not None and not await self.connection_gate.is_allowed(remote):
-                return
-            connection = RawConnection(raw, False)
-            muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
+            place = raw.get_remote_address()
+            with trio.CancelScope() as handshake:
+                seat = door.knock(place[0] if place else None, handshake.cancel)
+                try:
+                    muxed = await net.upgrade_inbound_raw_conn(RawConnection(raw, False), maddr)
+                finally:
+                    door.answered(seat)
+            if handshake.cancelled_caught:
+                raise Unavailable("another handshake takes the place of this one")
             await muxed.event_closed.wait()
     except Unavailable as error:
         log.debug("%s", error)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
             await raw.close()
+
+
+async def _read_line(reader: Any) -> bytes:
+    """Read a line of a negotiation; the original takes one of any length."""
+    line = await read_varint_prefixed_bytes_limited(reader, LONGEST_LINE)
+    if not (line.endswith(b"\n") and line.isascii()):
+        raise ParseError("a negotiation consists of lines of ASCII")
+    return line[:-1]
+
+
+async def _negotiate(self: Multiselect, lines: Any, negotiate_timeout: float) -> tuple[Any, Any]:
+    """Agree on one of `MOST_PROPOSALS` names; the original waits for any number of them."""
+    try:
+        with trio.fail_after(negotiate_timeout):
+            await lines.write(MULTISELECT_PROTOCOL_ID)
+            if await lines.read() != MULTISELECT_PROTOCOL_ID:
+                raise MultiselectError("the peer speaks another language")
+            for _ in range(MOST_PROPOSALS):
+                name = await lines.read()
+                if name and name in self.handlers:
+                    await lines.write(name)
+                    return name, self.handlers[name]
+                await lines.write("na")
+    except (trio.TooSlowError, MultiselectCommunicatorError) as error:
+        raise MultiselectError("the negotiation failed") from error
+    raise MultiselectError(f"none of {MOST_PROPOSALS} proposals is served")
 
 
 def contain_logging(*, verbose: bool = False) -> None:

@@ -31,6 +31,7 @@ STANDS, ENDS = b"\1", b"\0"
 LONGEST_IP = 64  # bytes
 HELLO_TIMEOUT = 10.0  # s
 ALIVE_TIMEOUT = 5.0  # s in which a process answers that another one has come
+MOST_REFUSERS = 64  # peers that are remembered for turning this process away
 CURE = "stop one of the two, or remove identity.key in one home so that it gets a key of its own"
 TURNED_AWAY = f"another node runs with this node's key and was first: {CURE}"
 
@@ -126,6 +127,8 @@ class Twins:
 
     def _turned_away(self, stream: Stream) -> None:
         self.refused_by.add(stream.peer)
+        if len(self.refused_by) > MOST_REFUSERS:
+            self.refused_by.discard(next(each for each in self.refused_by if each != stream.peer))
         self._paced.say("turned away", f"{TURNED_AWAY} (says peer={short_peer(stream.peer)})")
 
     async def _stands(self, link: Link, name: bytes) -> bool:

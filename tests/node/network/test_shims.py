@@ -22,6 +22,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.security.noise.io import NoiseTransportReadWriter
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from dipaco.node.network import door
 from dipaco.node.network import host as host_module
 from dipaco.node.network.host import HostTransport, open_host
 from dipaco.node.network.transport import Stream
@@ -37,6 +38,23 @@ SOURCES = {
     "stream_muxer.yamux.yamux:YamuxStream.write": "d87f74dfb53a",
     "stream_muxer.yamux.yamux:Yamux._write_frame": "16ff969cdd0d",
     "stream_muxer.yamux.yamux:Yamux.close": "d80b27e69ccd",
+    "stream_muxer.yamux.yamux:Yamux.__init__": "3b11a2a71ca4",
+    "stream_muxer.yamux.yamux:Yamux.start": "bd1a114758a6",
+    "stream_muxer.yamux.yamux:Yamux.handle_incoming": "ad15ff6943fe",
+    "stream_muxer.yamux.yamux:Yamux._cleanup_on_error": "4fed61a999a3",
+    "stream_muxer.yamux.yamux:Yamux._finalize_stream_locked": "95b60e924211",
+    "stream_muxer.yamux.yamux:Yamux.read_stream": "d07c99299384",
+    "stream_muxer.yamux.yamux:Yamux.open_stream": "f3e0ef79ec21",
+    "stream_muxer.yamux.yamux:Yamux._measure_rtt_loop": "86222ce6e358",
+    "stream_muxer.yamux.yamux:YamuxStream.__init__": "ab24c0709285",
+    "stream_muxer.yamux.yamux:YamuxStream.read": "ca585f2199fd",
+    "stream_muxer.yamux.yamux:YamuxStream.close": "158b994f8f0d",
+    "stream_muxer.yamux.yamux:YamuxStream.reset": "8e40f901761d",
+    "stream_muxer.yamux.yamux:YamuxStream._auto_tune_and_send_window_update": "6ebcbd822fe7",
+    "stream_muxer.muxer_multistream:MuxerMultistream.new_conn": "91d21f40f524",
+    "protocol_muxer.multiselect:Multiselect.negotiate": "e870e3fe41c8",
+    "protocol_muxer.multiselect_communicator:MultiselectCommunicator.read": "c99c62a961c7",
+    "pubsub.pubsub:Pubsub.continuously_read_stream": "ac0c4ad87ca3",
     "io.trio:TrioTCPStream.read": "c606ac89ec9d",
     "network.swarm:Swarm._do_handle_inbound_connection": "c22fdfd5289f",
     "network.swarm:Swarm._handle_inbound_connection": "0800fdf9770e",
@@ -44,6 +62,28 @@ SOURCES = {
     "network.swarm:Swarm._dial_addr_single_attempt": "54e3f8e1ea5b",
     "host.basic_host:BasicHost._swarm_stream_handler": "cec985884b1b",
     "network.connection.swarm_connection:SwarmConn._handle_muxed_stream": "fb51f8a3e37c",
+    "pubsub.gossipsub:GossipSub.handle_rpc": "bb6f7311e295",
+    "pubsub.gossipsub:GossipSub.handle_graft": "12206b0c497a",
+    "pubsub.gossipsub:GossipSub.handle_prune": "c61235b1862b",
+    "pubsub.gossipsub:GossipSub._do_px": "4b102fbb716d",
+    "pubsub.gossipsub:GossipSub.handle_ihave": "f6e76650441d",
+    "pubsub.gossipsub:GossipSub.handle_iwant": "cae61a447ac5",
+    "pubsub.gossipsub:GossipSub.remove_peer": "bc0ead5b37c8",
+    "pubsub.gossipsub:GossipSub.publish": "b978282af462",
+    "pubsub.gossipsub:GossipSub.emit_prune": "9f01c4c85e82",
+    "pubsub.gossipsub:GossipSub.send_recent_messages": "10e4dc4bd29e",
+    "pubsub.pubsub:Pubsub.stream_handler": "4be06aba2f44",
+    "pubsub.pubsub:Pubsub.handle_subscription": "c200deee0f0a",
+    "pubsub.pubsub:Pubsub._handle_dead_peer": "10026d998d30",
+    "pubsub.pubsub:Pubsub._forget_all_subscriptions": "5e83d2f0d145",
+    "host.basic_host:BasicHost.__init__": "6a81506e92fb",
+    "host.basic_host:BasicHost._should_identify_peer": "f3dba8677edd",
+    "host.basic_host:BasicHost._schedule_identify": "d24ee6400132",
+    "network.swarm:Swarm.upgrade_inbound_raw_conn": "e24c4285f494",
+    "network.swarm:Swarm.add_conn": "d469d71b3ed1",
+    "pubsub.mcache:MessageCache.put": "bb1f48334200",
+    "tools.timed_cache.last_seen_cache:LastSeenCache.add": "138510ba1dfe",
+    "pubsub.mcache:MessageCache.shift": "18c141f7edfa",
     "pubsub.gossipsub:GossipSub._check_equivocation": "4fc307cdaab3",
     "pubsub.pubsub:Pubsub.push_msg": "1531483ab4d7",
     "pubsub.pubsub:Pubsub._next_seqno": "518c47aeb8ac",
@@ -248,7 +288,7 @@ async def test_a_bug_in_a_handler_takes_nobody_down() -> None:
 async def test_a_peer_holds_no_more_than_its_share_of_streams(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "STREAMS", 5)
+    monkeypatch.setattr(door, "STREAMS", 5)
     serving = 0
 
     async def hold(stream: Stream) -> None:
