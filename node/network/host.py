@@ -36,7 +36,7 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
-from dipaco.node.network.shims import contain_logging, dial_cause_of, install_shims, translated
+from dipaco.node.network.shims import contain_logging, dial_error, install_shims, translated
 from dipaco.node.network.transport import (
     HUNG_UP,
     TOPIC_PENDING,
@@ -179,7 +179,7 @@ class HostTransport:
                         await self._net.dial_addr(Multiaddr(str(target)), identity)
                     return
                 except Unavailable as error:
-                    last = Unavailable(f"{dial_cause_of(error.__cause__ or error)} at {what}")
+                    last = dial_error(error.__cause__ or error, what)
                     continue
             last = Unavailable(f"no answer within {DIAL_TIMEOUT:g} s at {what}")
         raise last

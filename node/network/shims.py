@@ -24,7 +24,7 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from dipaco.node.network.paced import Paced
-from dipaco.protocol.errors import DipacoError, Unavailable
+from dipaco.protocol.errors import DipacoError, Unavailable, WrongPlace
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ SOCKET_STALL = 20.0  # s in which the kernel accepts no frame: the peer is gone
 LONGEST_POLL = 0.02  # s between two checks of a closed window: a long stall must not cost CPU
 NO_NODE = "no libp2p node answers there,"
 """The cause of a dial that failed since a program of another kind answered."""
+
+OTHER_PEER = "another peer answers"
 
 _installed = False
 
@@ -61,6 +63,13 @@ def cause_of(error: BaseException) -> str:
     return _known(first) or str(first).partition("\n")[0] or type(first).__name__
 
 
+def dial_error(error: BaseException, place: str) -> Unavailable:
+    """Return what to raise for a dial of `place` that failed."""
+    cause = dial_cause_of(error)
+    kind = WrongPlace if cause in (NO_NODE, OTHER_PEER) else Unavailable
+    return kind(f"{cause} at {place}")
+
+
 def dial_cause_of(error: BaseException) -> str:
     """Return why a dial failed, in words that fit "... at HOST:PORT".
 
@@ -75,7 +84,7 @@ def dial_cause_of(error: BaseException) -> str:
 
 def _known(first: BaseException) -> str | None:
     if isinstance(first, PeerIDMismatchesPubkey):
-        return "another peer answers"
+        return OTHER_PEER
     if isinstance(first, OSError) and first.errno is not None:
         return os.strerror(first.errno).lower()
     return None
