@@ -127,7 +127,7 @@ def assemble(
     activity = Activity(worked=storage.look_soon, sums=sums)
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
-    reputation = Reputation(transport)
+    reputation = Reputation(transport, exempt=config.node.exempt_prefixes)
     seeds = frozenset(address.peer for address in config.node.bootstrap)
     reputation.vouch(seeds.__contains__)
     reputation.vouch(partial(_schedules, run_store))
@@ -175,8 +175,8 @@ def assemble(
             activity=activity,
             policy=Policy.parse(config.run.verify),
             software=f"{PACKAGE} {VERSION}",
-            blame=reputation.blame,
-            spot_check=SpotCheck(blobs, exchange, worker, activity, reputation.blame),
+            blame=reputation.blame_signer,
+            spot_check=SpotCheck(blobs, exchange, worker, activity, reputation.blame_signer),
             spread=partial(gossip.spread, within=FAREWELL_SECONDS),
         ),
     )

@@ -101,7 +101,7 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         claims=node.claims,
         exchange=node.exchange,
         worker=node.worker,
-        blame=node.reputation.blame,
+        blame=node.reputation.blame_signer,
     )
     scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
     node.request_router.schedulers[record.run] = scheduler
