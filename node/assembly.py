@@ -45,6 +45,7 @@ from dipaco.node.verification.spot_check import SpotCheck
 from dipaco.node.verification.verifier import Verifier
 from dipaco.node.volunteer.retention import blobs_needed
 from dipaco.protocol.routing.policy import Policy
+from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
@@ -140,7 +141,7 @@ def assemble(
     activity = Activity(worked=storage.look_soon, sums=sums)
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
-    reputation = Reputation(transport)
+    reputation = Reputation(transport, exempt=config.node.exempt_prefixes)
     seeds = frozenset(address.peer for address in config.node.bootstrap)
     reputation.vouch(seeds.__contains__)
     reputation.vouch(partial(_schedules, run_store))
@@ -149,7 +150,11 @@ def assemble(
     directory = None
     if config.node.rendezvous:
         roster = Roster(home.root / "directory.cbor")
-        directory = Directory(transport, rpc, roster, in_thread=in_thread)
+        exempt = config.node.exempt_prefixes
+        known = reputation.known
+        directory = Directory(
+            transport, rpc, roster, known=known, exempt=exempt, in_thread=in_thread
+        )
     prefix = partial(_prefix, transport, config)
     gossip = Gossip(transport, reputation, run_store, origin=prefix)
     run_store.wanting = gossip.compare_again
@@ -188,8 +193,8 @@ def assemble(
             activity=activity,
             policy=Policy.parse(config.run.verify),
             software=f"{PACKAGE} {VERSION}",
-            blame=reputation.blame,
-            spot_check=SpotCheck(blobs, exchange, worker, activity, reputation.blame),
+            blame=reputation.blame_signer,
+            spot_check=SpotCheck(blobs, exchange, worker, activity, reputation.blame_signer),
             spread=partial(gossip.spread, within=FAREWELL_SECONDS),
         ),
     )
@@ -282,7 +287,8 @@ def _dialer(
         reputation,
         Roster(home.root / "peers.cbor"),
         seeds=config.node.bootstrap,
-        records=partial(_own_records, config, key, transport, run_store),
+        records=partial(_own_records, config, key, run_store),
+        exempt=config.node.exempt_prefixes,
         keep=partial(_schedules, run_store),
         # Every node connects to a rendezvous node; the others hold tens of connections.
         high=MOST_CONNECTIONS if config.node.rendezvous else HIGH_CONNECTIONS,
@@ -297,11 +303,11 @@ def _liveness(transport: Transport, rpc: Rpc, directory: Directory | None) -> Li
 
 
 def _own_records(
-    config: NodeConfig, key: Ed25519PrivateKey, transport: Transport, run_store: RunStore
+    config: NodeConfig, key: Ed25519PrivateKey, run_store: RunStore, places: tuple[Address, ...]
 ) -> tuple[Signed, ...]:
     return sign_records(
         key,
-        transport.addresses,
+        places,
         roles=("rendezvous",) if config.node.rendezvous else ("volunteer",),
         runs=tuple(record.run for record in run_store.kept())[:MAX_RUNS_TOLD],
         sequence=time.time_ns() // 1_000_000,

@@ -11,6 +11,7 @@
   + NoDevice                this machine has no usable device, or too little memory: exit 6
   + Unavailable             nobody's fault: back off and try again
     - LeaseLost             the lease is no longer ours: drop the work, ask for another lease
+    - WrongPlace            somebody else lives at that address: dial it seldom
 
 Add a class only where some caller handles it differently.
 """
@@ -65,3 +66,7 @@ class Unavailable(DipacoError):
 
 class LeaseLost(Unavailable):
     """The lease ended before its work: drop the work and ask for another lease."""
+
+
+class WrongPlace(Unavailable):
+    """At the address that was dialled somebody else answers: it may be a third party's."""

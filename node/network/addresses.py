@@ -3,6 +3,9 @@
 A loopback address is of use only on the same machine, a private one only in the same local
 network. So a node signs one record per scope, and a directory gives each peer that asks the record
 with the most addresses that it can use.
+
+Records hold IP addresses alone. A name is the operator's: of a seed, or of this node itself, which
+looks it up before it signs.
 """
 
 import errno
@@ -29,15 +32,17 @@ LISTEN_HINTS = {
 }
 """What the operator can do about an address that cannot be listened on."""
 
+LOOK_UP_TIMEOUT = 8.0  # s for the operator's own name; the daemon goes on without
+
 
 def addresses_of(record: PeerRecord) -> tuple[Address, ...]:
-    """Return the addresses in a record; raises RemoteProtocolError if one cannot be dialled."""
+    """Return the addresses in a record; raises RemoteProtocolError if it may not hold one."""
     try:
         found = tuple(Address.parse(text) for text in record.addresses)
     except ValueError as error:
         raise RemoteProtocolError(f"the address {error}") from error
     for address in found:
-        if reason := address.dial_fault():
+        if reason := address.record_fault():
             raise RemoteProtocolError(f"the address '{address}': {reason}")
     return found
 
@@ -57,11 +62,13 @@ def sign_records(
 ) -> tuple[Signed, ...]:
     """Return the node's records, one per scope in which it has an address, widest scope first.
 
-    A node without addresses signs one empty record: it is a member that only dials out.
+    A node without addresses signs one empty record: it is a member that only dials out. Addresses
+    that no record may hold are left out.
     """
     by_scope: dict[Scope, list[str]] = {scope: [] for scope in reversed(Scope)}
     for address in addresses:
-        by_scope[address.scope].append(str(address.without_peer))
+        if address.record_fault() is None:
+            by_scope[address.scope].append(str(address.without_peer))
     records, visible = [], list[str]()
     for places in by_scope.values():
         visible += places
@@ -98,15 +105,43 @@ def check_free(address: Address) -> None:
         raise ConfigError(f"cannot listen on {address}: {cause}{hint}") from None
 
 
+class OwnNames:
+    """The IP addresses of the names under which the operator announces this node."""
+
+    def __init__(self) -> None:
+        self._ips: dict[Address, tuple[Address, ...]] = {}
+
+    async def look_up(self, addresses: Iterable[Address]) -> bool:
+        """Look up the names among `addresses`; returns whether one has other addresses now.
+
+        A name that is not found, or not within `LOOK_UP_TIMEOUT`, keeps its addresses.
+        """
+        before = dict(self._ips)
+        for address in addresses:
+            if address.is_name:
+                found: list[Address] = []
+                with trio.move_on_after(LOOK_UP_TIMEOUT):
+                    found = await resolve(address)
+                self._ips[address] = tuple(found) or self._ips.get(address, ())
+        return self._ips != before
+
+    def replaced_in(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
+        """Return `addresses` with its IP addresses, as last looked up, in the place of a name."""
+        return tuple(ip for each in addresses for ip in self._ips.get(each, (each,)))
+
+
 async def resolve(address: Address) -> list[Address]:
-    """Return the IP addresses of a name. libp2p itself asks DNS servers only, no hosts file."""
+    """Return the IP addresses of a name, none if it has none.
+
+    libp2p itself asks DNS servers only, no hosts file.
+    """
     if not address.is_name:
         return [address]
     families = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}
     family = families.get(address.kind, socket.AF_UNSPEC)
     try:
         found = await trio.socket.getaddrinfo(address.host, None, family, socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, ValueError):  # among the latter: a name that IDNA cannot encode
         return []
     ips = [str(place[0]) for _, _, _, _, place in found]
     return [address.at_ip(ip) for ip in ips if "%" not in ip]  # libp2p knows no zones

@@ -1,16 +1,20 @@
 """The peers that a node may dial, and the time of the next try of each.
 
 Candidates are the operator's seeds, peers remembered from earlier, and peers that directories list.
-All decisions take the time as `now`; the dials themselves are in `dialer`.
+Anybody may list, so what a stranger lists displaces nothing better. All decisions take the time as
+`now`; the dials themselves are in `dialer`, and how often an address may be dialled in
+`dial_budget`.
 """
 
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dipaco.node.network.addresses import addresses_of
+from dipaco.node.network.seats import Network, prefix_of
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.address import Address, Scope
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.messages import open_record
 from dipaco.protocol.wire.signed import Signed
@@ -20,7 +24,21 @@ LONGEST = 60.0
 SHARE = 0.15  # of the time it has been away: after an outage of 30 s it is dialled every 4.5 s
 STEADY = 30.0  # s that a connection must last: else the pauses between dials go on growing
 MOST = 512  # candidates; the least promising are forgotten
-REMEMBERED = 128  # peers kept on disk, of those that answered
+REMEMBERED = 128  # peers kept on disk, of those that answered: those that stayed longest
+REMEMBERED_PER_PREFIX = 16  # so that one network does not fill the file
+
+
+@dataclass(frozen=True)
+class Teller:
+    """From whom a record comes."""
+
+    scope: Scope = Scope.MACHINE
+    """Of its IP address. It can name nothing nearer: no peer of the internet sends us to our own
+    local network, and no peer of that network to services of this machine."""
+    known: bool = True
+
+
+OWN_FILE = Teller()
 
 
 @dataclass
@@ -31,8 +49,13 @@ class Candidate:
     addresses: tuple[Address, ...]
     seed: bool
     record: Signed | None = None
+    """The newest one, if all of its addresses may be dialled: it is worth remembering."""
     sequence: int = -1
-    """Of the record."""
+    """Of the newest record."""
+    trusted: bool = False
+    """Whether a peer that this node knows has listed it."""
+    longest: float = 0.0
+    """Seconds of its longest connection that has ended."""
     connected_at: float | None = None
     away_since: float | None = None
     """The first failure in a row: of a dial, or of a connection that did not last."""
@@ -48,12 +71,17 @@ class Candidate:
 
     def disconnected(self, now: float, chance: random.Random) -> str | None:
         """Note its end; returns the cause if the connection did not last, and it is a new one."""
+        self.longest = self.longest_at(now)
         began, self.connected_at = self.connected_at, None
         if began is None or now - began >= STEADY:
             self.away_since, self.cause = None, ""
             self.next_try = now + chance.uniform(0.1, 0.5)
             return None
         return self.failed(f"it ended the connection within {STEADY:g} s", now, chance)
+
+    def longest_at(self, now: float) -> float:
+        """Return the seconds of its longest connection so far."""
+        return max(self.longest, now - self.connected_at if self.connected_at is not None else 0.0)
 
     def failed(self, cause: str, now: float, chance: random.Random) -> str | None:
         """Note a failure and draw the time of the next try; returns `cause` if it is a new one."""
@@ -74,10 +102,14 @@ class Candidate:
 
 
 class Candidates:
-    """All candidates of a node; none is the node itself (`me`)."""
+    """All candidates of a node; none is the node itself (`me`).
 
-    def __init__(self, me: PeerId) -> None:
+    exempt   networks that are not counted as one prefix.
+    """
+
+    def __init__(self, me: PeerId, exempt: Sequence[Network] = ()) -> None:
         self._me = me
+        self._exempt = exempt
         self._known: dict[PeerId, Candidate] = {}
 
     def __len__(self) -> int:
@@ -98,34 +130,66 @@ class Candidates:
             known = self._known.setdefault(peer, Candidate(peer, (), seed=True))
             known.addresses = (*known.addresses, address)
 
-    def add_listed(self, signed: Signed) -> None:
-        """Take a peer's record, unless a newer one is known; raises RemoteProtocolError."""
+    def add_listed(self, signed: Signed, now: float, teller: Teller = OWN_FILE) -> Candidate | None:
+        """Take a peer's record, unless a newer one is known or there is no room for it.
+
+        Returns the peer's candidate; raises RemoteProtocolError for a record that nobody may list.
+        """
         record = open_record(signed)
-        addresses, known = addresses_of(record), self._known.get(record.peer)
+        told, known = addresses_of(record), self._known.get(record.peer)
+        addresses = tuple(each for each in told if each.scope >= teller.scope and not each.relay)
         if record.peer == self._me or not addresses:
-            return
+            return None
         if known is not None and (known.seed or record.sequence < known.sequence):
-            return
+            return None
         if known is None:
-            if len(self._known) >= MOST and not self._forget_one():
-                return
+            if len(self._known) >= MOST and not self._forget_one(now, teller.known):
+                return None
             known = self._known[record.peer] = Candidate(record.peer, (), seed=False)
         if set(known.addresses) != set(addresses):
             known.addresses = addresses
-        known.record, known.sequence = signed, record.sequence
+        known.record = signed if len(addresses) == len(told) else None
+        known.sequence = record.sequence
+        known.trusted |= teller.known
+        return known
 
-    def _forget_one(self) -> bool:
-        """Remove the candidate that has been away longest; returns whether there was one."""
-        away = [
-            c
-            for c in self._known.values()
-            if not c.seed and c.away_since is not None and c.connected_at is None
+    def _forget_one(self, now: float, trusted: bool) -> bool:
+        """Remove the least promising candidate; returns whether there was one.
+
+        trusted   whether it makes room for a peer that is listed by one that this node knows.
+        """
+        kept = {each.peer for each in self._worth_remembering(now)}
+        spare = [
+            each
+            for each in self
+            if not (each.seed or each.dialling or each.peer in kept)
+            and each.connected_at is None
+            and (trusted or not each.trusted)
+            and (each.away_since is not None or trusted > each.trusted)
         ]
-        if away:
-            del self._known[min(away, key=lambda c: c.away_since or 0.0).peer]
-        return bool(away)
+        if spare:
+            del self._known[min(spare, key=_promise).peer]
+        return bool(spare)
 
-    def remembered(self) -> tuple[Signed, ...]:
-        """Return the records to keep on disk: of peers that answered."""
-        answered = [each.record for each in self if each.answered and each.record]
-        return tuple(answered[-REMEMBERED:])
+    def remembered(self, now: float) -> tuple[Signed, ...]:
+        """Return the records to keep on disk."""
+        return tuple(each.record for each in self._worth_remembering(now) if each.record)
+
+    def _worth_remembering(self, now: float) -> list[Candidate]:
+        """Return the peers that answered, those that stayed longest first, few of each prefix."""
+        found, of_prefix = list[Candidate](), Counter[str]()
+        answered = [each for each in self if each.answered and each.record]
+        for each in sorted(answered, key=lambda each: -each.longest_at(now)):
+            prefix = prefix_of(each.addresses[0].host, self._exempt)
+            of_prefix[prefix] += 1
+            if len(found) < REMEMBERED and (
+                not prefix or of_prefix[prefix] <= REMEMBERED_PER_PREFIX
+            ):
+                found.append(each)
+        return found
+
+
+def _promise(candidate: Candidate) -> tuple[bool, bool, float]:
+    """Order candidates by what they promise: the one that has been away longest comes first."""
+    away = candidate.away_since
+    return candidate.trusted, away is None, away or 0.0

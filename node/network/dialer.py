@@ -1,8 +1,9 @@
 """The loop that keeps a node connected, and the reason in words while it is not.
 
 A seed is dialled whenever it is not connected; other candidates only while there are fewer than
-`low` connections. No failure ends the loop: the commonest complaint about networks like this one is
-a node that gave up. The candidates and their back-off are in `candidates`.
+`low` connections, and within `dial_budget`. No failure ends the loop: the commonest complaint about
+networks like this one is a node that gave up. The candidates and their back-off are in
+`candidates`.
 """
 
 import logging
@@ -12,17 +13,34 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dipaco.node.network.addresses import OwnNames
+from dipaco.node.network.allowance import Allowances
 from dipaco.node.network.blob_stream import InThread
-from dipaco.node.network.candidates import LONGEST, SHORTEST, Candidate, Candidates
+from dipaco.node.network.candidates import LONGEST, SHORTEST, Candidate, Candidates, Teller
+from dipaco.node.network.dial_budget import DialBudget
 from dipaco.node.network.known_peers import KnownPeers, PeerStore
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.seats import Network, prefix_of
 from dipaco.node.network.transport import Transport
-from dipaco.protocol.errors import DipacoError, Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import (
+    DipacoError,
+    Refusal,
+    RemoteProtocolError,
+    Unavailable,
+    WrongPlace,
+)
 from dipaco.protocol.numbers import count, span
-from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.address import Address, ip_text, scope_of_ip
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.wire.messages import MAX_LISTED, Listing, ListPeers, Register, Registered
+from dipaco.protocol.wire.messages import (
+    MAX_LISTED,
+    Listing,
+    ListPeers,
+    Register,
+    Registered,
+    open_record,
+)
 from dipaco.protocol.wire.signed import Signed
 
 if TYPE_CHECKING:
@@ -37,6 +55,9 @@ DIAL_DEADLINE = 20.0  # s for a peer, all of its addresses and the look-up of na
 GRACE = 10.0  # s in which a new peer above `high` can ask for the peers that we know
 CONSULT = 60.0  # s between two calls of a directory
 ANSWER_TIMEOUT = 10.0  # s for its answers
+CONSULTED_PER_PREFIX = (
+    16  # peers consulted in `CONSULT` s, beside known ones: a listing costs 10 ms
+)
 SUMMARY = 600.0  # s between two lines on ended connections
 
 
@@ -44,7 +65,9 @@ class Dialer:
     """Keeps a node connected.
 
     seeds    from flags or bootstrap.toml; raises ConfigError for one that names no peer.
-    records  returns the node's own signed records, as `addresses.sign_records` makes them.
+    records  returns the node's own signed records for the addresses that it is given, as
+             `addresses.sign_records` makes them.
+    exempt   networks whose addresses are not counted together.
     keep     whether a peer stays connected above `high` (a scheduler, a holder at work).
     """
 
@@ -56,7 +79,8 @@ class Dialer:
         store: PeerStore,
         *,
         seeds: Sequence[Address],
-        records: Callable[[], tuple[Signed, ...]],
+        records: Callable[[tuple[Address, ...]], tuple[Signed, ...]],
+        exempt: Sequence[Network] = (),
         low: int = LOW_CONNECTIONS,
         high: int = HIGH_CONNECTIONS,
         keep: Callable[[PeerId], bool] = lambda peer: False,
@@ -73,7 +97,11 @@ class Dialer:
         self._high = high
         self._keep = keep
         self._chance = chance if chance is not None else random.Random()
-        self._candidates = Candidates(transport.me)
+        self._candidates = Candidates(transport.me, exempt)
+        self._budget = DialBudget(exempt)
+        self._exempt = exempt
+        self._consults = Allowances(CONSULTED_PER_PREFIX, seconds=CONSULT, keys=1024)
+        self._names = OwnNames()
         self._since: dict[PeerId, float] = {}
         """When each peer that is connected now was connected."""
         self._closing: set[PeerId] = set()
@@ -84,8 +112,6 @@ class Dialer:
         self._nursery: trio.Nursery | None = None
         self._seed_places = trio.Semaphore(DIALS)
         self._other_places = trio.Semaphore(DIALS)
-        self.observed = ""
-        """This node's IP address as the last directory saw it."""
         for address in seeds:
             self._candidates.add_seed(address)
 
@@ -131,11 +157,12 @@ class Dialer:
                 self._nursery = None  # late callbacks start nothing
 
     def _recall(self) -> None:
-        for signed in self._guard.call("reading the known peers", None, self._store.load) or ():
-            try:
-                self._guard.call("recalling a peer", None, self._candidates.add_listed, signed)
-            except RemoteProtocolError as error:
-                log.warning("the saved record of a peer is dropped: %s", error)
+        now = trio.current_time()
+
+        def take(signed: Signed) -> None:
+            self._guard.call("recalling a peer", None, self._candidates.add_listed, signed, now)
+
+        self._guard.call("reading the known peers", None, self._store.recall, take)
 
     # ---------------------------------------------------------------- dialling
 
@@ -143,6 +170,7 @@ class Dialer:
         now, candidate = trio.current_time(), self._candidates.get(peer)
         if connected:
             self._since[peer] = now
+            self._budget.seen(peer, self._ip_of(peer))
         else:
             self._since.pop(peer, None)
             self._ended += 1
@@ -157,12 +185,12 @@ class Dialer:
         now, peers = trio.current_time(), self._transport.peers()
         lacking = max(0, self._low - len(peers))
         waiting = [c for c in self._candidates if c.peer not in peers and not c.dialling]
-        self._chance.shuffle(waiting)
-        for candidate in waiting:
-            if candidate.next_try > now or self._reputation.banned(candidate.peer):
-                continue
+        due = [c for c in waiting if c.next_try <= now and not self._reputation.banned(c.peer)]
+        self._chance.shuffle(due)
+        # Many may claim one address: first come those that we know, or that answered before.
+        for candidate in sorted(due, key=lambda each: not (each.trusted or each.answered)):
             if not candidate.seed:
-                if not lacking:
+                if not lacking or self._put_off(candidate, now):
                     continue
                 lacking -= 1
             candidate.dialling = True
@@ -172,6 +200,15 @@ class Dialer:
             )
         later = [c.next_try - now for c in waiting if not c.dialling and c.next_try > now]
         return min((*later, self._close_surplus(peers, now), LONGEST))
+
+    def _put_off(self, candidate: Candidate, now: float) -> bool:
+        """Return whether the budget allows none of its addresses now; it is then due later."""
+        peer, known = candidate.peer, self._reputation.known(candidate.peer)
+        places = candidate.addresses
+        wait = min(self._budget.wait(peer, place, now, known=known) for place in places)
+        if wait > 0:
+            candidate.next_try = now + max(wait, SHORTEST)
+        return wait > 0
 
     def _close_surplus(self, peers: frozenset[PeerId], now: float) -> float:
         """Hang up on the latest peers above `high`; returns the seconds until one more may be due.
@@ -208,8 +245,8 @@ class Dialer:
             async with self._seed_places if candidate.seed else self._other_places:
                 candidate.next_try = trio.current_time() + SHORTEST  # whatever goes wrong
                 with trio.move_on_after(DIAL_DEADLINE) as whole:
-                    doing, dial = "dialling", self._reach
-                    if not await self._guard.attempt(doing, candidate.peer, dial, candidate):
+                    reach, peer = self._reach, candidate.peer
+                    if not await self._guard.attempt("dialling", peer, reach, candidate):
                         raise Unavailable("a bug of this node: its log has the traceback")
                 if whole.cancelled_caught:
                     raise Unavailable(f"no answer within {DIAL_DEADLINE:g} s at any address")
@@ -221,8 +258,37 @@ class Dialer:
             self._wake.set()
 
     async def _reach(self, candidate: Candidate) -> bool:
-        await self._transport.dial(candidate.peer, candidate.next_addresses())
+        if candidate.seed:
+            await self._transport.dial(candidate.peer, candidate.next_addresses())
+        else:
+            await self._dial_listed(candidate)
         return True
+
+    async def _dial_listed(self, candidate: Candidate) -> None:
+        """Dial the addresses of a record that the budget allows; raises Unavailable."""
+        peer, known = candidate.peer, self._reputation.known(candidate.peer)
+        cause = Unavailable("its addresses were dialled often enough lately")
+        for place in candidate.next_addresses():
+            if peer in self._transport.peers():
+                return
+            if self._budget.wait(peer, place, trio.current_time(), known=known):
+                continue
+            dial = self._budget.begin(peer, place, trio.current_time(), known=known)
+            try:
+                await self._transport.dial(peer, (place,))
+            except Unavailable as error:
+                cause = error
+                if isinstance(error, WrongPlace):
+                    self._budget.missed(dial, trio.current_time())
+                continue
+            if self._ip_of(peer) == place.host:  # else it came to us while we dialled
+                self._budget.reached(dial, trio.current_time())
+            return
+        raise cause
+
+    def _ip_of(self, peer: PeerId) -> str | None:
+        ip = self._transport.remote_ip(peer)
+        return ip_text(ip) if ip else None
 
     def _tell(self, candidate: Candidate, cause: str | None) -> None:
         """Log a failure of which the cause is a new one."""
@@ -235,20 +301,27 @@ class Dialer:
 
     def _on_ready(self, peer: PeerId, ready: bool) -> None:
         if ready and self._nursery is not None and peer not in self._consulting:
+            if not self._reputation.known(peer):
+                source = prefix_of(self._transport.remote_ip(peer), self._exempt) or peer
+                now = trio.current_time()
+                if self._consults.wait(source, now):
+                    return  # it is asked with the others, at the next minute
+                self._consults.spend(source, now)
             self._consulting.add(peer)
             doing = "consulting a directory"
             self._nursery.start_soon(self._guard.run, doing, peer, self._consult, peer)
 
     async def _consult_regularly(self) -> None:
         while True:
+            if await self._names.look_up(self._transport.addresses):
+                self.refresh()
             await trio.sleep(self._chance.uniform(0.75, 1.25) * CONSULT)
-            for peer in self._rpc.ready():
-                self._on_ready(peer, True)
+            self.refresh()
             await self._guard.run("saving the known peers", None, self._save)
             self._sum_up(trio.current_time())
 
     async def _save(self) -> None:
-        await self._store.save(self._candidates.remembered())
+        await self._store.save(self._candidates.remembered(trio.current_time()))
 
     def _sum_up(self, now: float) -> None:
         """Log how many connections ended; each has a line of its own at the level debug."""
@@ -272,18 +345,27 @@ class Dialer:
 
     async def _register(self, peer: PeerId) -> None:
         """Register with `peer`; it may refuse a node that others cannot dial, and still list."""
-        register = Register(records=self._records())
+        places = self._names.replaced_in(self._transport.addresses)
+        register = Register(records=self._records(places))
         try:
-            reply = await self._rpc.call(peer, register, Registered, timeout=ANSWER_TIMEOUT)
+            await self._rpc.call(peer, register, Registered, timeout=ANSWER_TIMEOUT)
         except (Refusal, Unavailable) as error:
             log.debug("peer=%s does not register us: %s", short_peer(peer), error)
-        else:
-            self.observed = reply.observed
 
     async def _take_listing(self, peer: PeerId, listing: Listing) -> None:
+        """Take what `peer` lists; it is to blame for false signatures and forms alone."""
+        scope = scope_of_ip(self._transport.remote_ip(peer))
+        teller = Teller(scope, self._reputation.known(peer))
         for signed in listing.records:
             try:
-                self._candidates.add_listed(signed)
+                listed = open_record(signed).peer
             except RemoteProtocolError as error:
                 await self._reputation.blame(peer, f"lists a false record: {error}")
                 return
+            try:
+                found = self._candidates.add_listed(signed, trio.current_time(), teller)
+            except RemoteProtocolError as error:
+                log.debug("a record of peer=%s is left out: %s", short_peer(listed), error)
+                continue
+            if found is not None and found.connected_at is None and listed in self._since:
+                found.connected(self._since[listed])

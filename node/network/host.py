@@ -40,7 +40,7 @@ from dipaco.node.network.libp2p_yamux import BoundedYamux
 from dipaco.node.network.seats import Network
 from dipaco.node.network.shims import (
     contain_logging,
-    dial_cause_of,
+    dial_error,
     handle_inbound,
     install_shims,
     translated,
@@ -196,7 +196,7 @@ class HostTransport:
                         await self._net.dial_addr(Multiaddr(str(target)), identity)
                     return
                 except Unavailable as error:
-                    last = Unavailable(f"{dial_cause_of(error.__cause__ or error)} at {what}")
+                    last = dial_error(error.__cause__ or error, what)
                     continue
             last = Unavailable(f"no answer within {DIAL_TIMEOUT:g} s at {what}")
         raise last

@@ -1,6 +1,7 @@
 """The records of known peers on disk: written when they have changed, off the event loop."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -8,7 +9,8 @@ import trio
 
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.paced import Paced
-from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.errors import ConfigError, RemoteProtocolError, Unavailable
+from dipaco.protocol.numbers import count
 from dipaco.protocol.wire.signed import Signed
 
 log = logging.getLogger(__name__)
@@ -33,9 +35,19 @@ class KnownPeers:
         self._saved: tuple[Signed, ...] | None = None
         self._paced = Paced(log)
 
-    def load(self) -> tuple[Signed, ...]:
-        """Return the records that were saved last, if any."""
-        return self._store.load()
+    def recall(self, take: Callable[[Signed], object]) -> None:
+        """Give the records that were saved last to `take`; those that it refuses are dropped.
+
+        take   raises RemoteProtocolError for a bad record, such as one of an older version.
+        """
+        faults = list[str]()
+        for signed in self._store.load():
+            try:
+                take(signed)
+            except RemoteProtocolError as error:
+                faults.append(str(error))
+        if faults:
+            log.warning("%s of peers dropped: %s", count(len(faults), "saved record"), faults[0])
 
     async def save(self, records: tuple[Signed, ...]) -> None:
         """Replace the saved records if these are others."""

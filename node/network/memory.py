@@ -23,7 +23,7 @@ from dipaco.node.network.transport import (
     Traffic,
     log_ended,
 )
-from dipaco.protocol.errors import DipacoError, Unavailable
+from dipaco.protocol.errors import DipacoError, Unavailable, WrongPlace
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
 
@@ -153,21 +153,21 @@ class MemoryTransport:
             raise Unavailable(f"{short_peer(peer)} is banned for what it sent")
         if peer in self.peers():
             return
-        cause = "no address known"
+        cause = Unavailable("no address known")
         for address in addresses:
             place = address.without_peer
             node = self.network.at(place)
             if node is None:
-                cause = f"connection refused at {place}"
+                cause = Unavailable(f"connection refused at {place}")
             elif self.network.unreachable(self._me, node.me):
                 await trio.sleep(DIAL_TIMEOUT)
-                cause = f"no answer within {DIAL_TIMEOUT:g} s at {place}"
+                cause = Unavailable(f"no answer within {DIAL_TIMEOUT:g} s at {place}")
             elif node.me != peer:
-                cause = f"another peer answers at {place}"
+                cause = WrongPlace(f"another peer answers at {place}")
             else:
                 self.network.connect(self._me, peer)
                 return
-        raise Unavailable(cause)
+        raise cause
 
     async def open(self, peer: PeerId, protocol: str) -> MemoryStream:
         await trio.lowlevel.checkpoint()

@@ -70,6 +70,10 @@ class Seats:
     def __len__(self) -> int:
         return len(self._taken)
 
+    def held_by(self, prefix: str) -> int:
+        """Return how many seats a prefix has."""
+        return self._of_prefix[prefix]
+
     def take(self, who: str, prefix: str, *, known: bool = False) -> Seat:
         """Take a seat; raises Unavailable with the reason when there is none for `who`.
 

@@ -29,7 +29,7 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from dipaco.node.network.door import Door
 from dipaco.node.network.paced import Paced
-from dipaco.protocol.errors import DipacoError, Unavailable
+from dipaco.protocol.errors import DipacoError, Unavailable, WrongPlace
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ LONGEST_LINE = 256  # bytes of a protocol's name in a negotiation; ours have 23
 MOST_PROPOSALS = 8  # names that a peer may propose; ours propose one
 NO_NODE = "no libp2p node answers there,"
 """The cause of a dial that failed since a program of another kind answered."""
+
+OTHER_PEER = "another peer answers"
 
 _installed = False
 
@@ -71,6 +73,13 @@ def cause_of(error: BaseException) -> str:
     return _known(first) or str(first).partition("\n")[0] or type(first).__name__
 
 
+def dial_error(error: BaseException, place: str) -> Unavailable:
+    """Return what to raise for a dial of `place` that failed."""
+    cause = dial_cause_of(error)
+    kind = WrongPlace if cause in (NO_NODE, OTHER_PEER) else Unavailable
+    return kind(f"{cause} at {place}")
+
+
 def dial_cause_of(error: BaseException) -> str:
     """Return why a dial failed, in words that fit "... at HOST:PORT".
 
@@ -85,7 +94,7 @@ def dial_cause_of(error: BaseException) -> str:
 
 def _known(first: BaseException) -> str | None:
     if isinstance(first, PeerIDMismatchesPubkey):
-        return "another peer answers"
+        return OTHER_PEER
     if isinstance(first, OSError) and first.errno is not None:
         return os.strerror(first.errno).lower()
     return None

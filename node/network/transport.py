@@ -89,8 +89,8 @@ class Transport(Protocol):
     async def dial(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         """Connect to `peer` at the first address that answers; nothing if already connected.
 
-        A peer that the addresses themselves name has no effect. Raises Unavailable with the cause,
-        in words that fit "no seed answers (...)".
+        A peer that the addresses themselves name has no effect. Raises Unavailable with the last
+        cause, in words that fit "no seed answers (...)"; WrongPlace if somebody else answers.
         """
 
     async def open(self, peer: PeerId, protocol: str) -> Stream:

@@ -6,7 +6,6 @@ connection from another process of that PeerID keeps it and ends the new one; it
 that was first goes on, also over short breaks of the other's: it is asked before the new one goes.
 """
 
-import ipaddress
 import logging
 import os
 from typing import Protocol
@@ -17,6 +16,7 @@ from dipaco.node.network.framing import frame, receive_exactly, receive_frame
 from dipaco.node.network.paced import Paced
 from dipaco.node.network.transport import Stream
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
+from dipaco.protocol.wire.address import ip_text
 from dipaco.protocol.wire.canonical import PROTOCOL_VERSION
 from dipaco.protocol.wire.identity import PeerId, short_peer
 
@@ -174,6 +174,6 @@ def _ip_of(data: bytes) -> str | None:
     if not data:
         return None
     try:
-        return str(ipaddress.ip_address(data.decode("ascii")))
+        return ip_text(data.decode("ascii"))
     except ValueError:
         raise RemoteProtocolError("tells of another node at no IP address") from None

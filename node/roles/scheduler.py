@@ -90,7 +90,7 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         exchange=node.exchange,
         worker=node.worker,
         guard=node.guard,
-        blame=node.reputation.blame,
+        blame=node.reputation.blame_signer,
         prefix=node.prefix,
     )
     scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))

@@ -16,6 +16,7 @@ IP_VERSIONS = {"ip4": 4, "ip6": 6}
 NAME_KINDS = ("dns", "dns4", "dns6")
 OTHERS = ("ws", "wss", "tls", "http", "https", "quic", "quic-v1", "webtransport", "noise")
 """What other nodes of libp2p may speak over TCP or UDP, and this version does not."""
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")  # a dial of it reaches this machine
 MAX_PORT = 65535
 MAX_NAME = 253  # characters of a DNS name (RFC 1035, section 2.3.4, less length bytes)
 MAX_PLACE = 256  # characters without the peer: the form that a `PeerRecord` holds
@@ -40,7 +41,7 @@ def scope_of_ip(ip: str | None) -> Scope:
     """Return the scope of an IP address; an unknown one has the widest, which reveals least."""
     if ip is None:
         return Scope.WORLD
-    address = ipaddress.ip_address(ip.partition("%")[0])
+    address = ipaddress.ip_address(ip_text(ip))
     if address.is_loopback:
         return Scope.MACHINE
     return Scope.WORLD if address.is_global else Scope.HOUSE
@@ -157,6 +158,15 @@ class Address:
             return "a name with an underscore is no host name: other machines cannot look it up"
         return self.dial_fault()
 
+    def record_fault(self) -> str | None:
+        """Return why no peer's record may hold this address, or None if one may.
+
+        Strangers write records, and those who read them dial what they say.
+        """
+        if self.is_name:
+            return "a record holds IP addresses alone: whoever reads a name must look it up"
+        return self.dial_fault() or _special_use(ipaddress.ip_address(self.host))
+
     def seed_fault(self) -> str | None:
         """Return why this cannot be a seed's address, or None if it names a peer to dial."""
         unnamed = None if self.peer else "names no peer: /p2p/12D3KooW... is missing at its end"
@@ -220,6 +230,28 @@ def _shortest(kind: str, host: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return host  # the constructor refuses it and says why
+
+
+def _special_use(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Return why no node can live at `ip` (RFC 6890), or why it is a second text of another."""
+    if ip.is_loopback:
+        return None
+    if ip.is_link_local:  # of IPv6 only with a zone; at 169.254.169.254 clouds keep credentials
+        return f"{ip} is of one link alone"
+    if ip.is_multicast or ip.is_reserved or ip in _THIS_NETWORK:
+        return f"{ip} is no address of a single host"
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.is_site_local or ip.sixtofour or ip.teredo):
+        return f"{ip} is out of use, or another text of an IPv4 address"
+    return None
+
+
+def ip_text(text: str) -> str:
+    """Return an IP address in its shortest form, without its zone; raises ValueError.
+
+    An IPv4 address that is written as one of IPv6 (::ffff:1.2.3.4) becomes one of IPv4.
+    """
+    found = ipaddress.ip_address(text.partition("%")[0])
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 def _check_ip(host: str, version: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.wire.address import MAX_PLACE
+from dipaco.protocol.wire.address import MAX_PLACE, ip_text
 from dipaco.protocol.wire.canonical import Wire
 from dipaco.protocol.wire.digest import DigestField
 from dipaco.protocol.wire.identity import PeerIdField
@@ -94,7 +94,7 @@ class PeerRecord(Wire, frozen=True, kw_only=True):
     peer: PeerIdField
     """The node; its key must be the signer's."""
     addresses: Annotated[tuple[AddressText, ...], msgspec.Meta(max_length=MAX_ADDRESSES)]
-    """Multiaddrs without the closing `/p2p/...`, no wildcards; empty: the node only dials out."""
+    """Multiaddrs of IP addresses without the closing `/p2p/...`; empty: the node only dials out."""
     roles: Annotated[tuple[Kind, ...], msgspec.Meta(max_length=8)]
     """The services that it offers: `rendezvous`, `keeper`, `volunteer`."""
     runs: Annotated[tuple[DigestField, ...], msgspec.Meta(max_length=16)]
@@ -127,6 +127,11 @@ class Registered(Wire, frozen=True, kw_only=True):
     """The IP address that the sender's connection comes from; empty if unknown."""
     life: Count
     """Seconds until the entry ends, unless a ping renews it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.observed and ip_text(self.observed) != self.observed:
+            raise ValueError(f"observed: {self.observed!r} is not written as an IP address")
 
 
 class ListPeers(Wire, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 Rules of this file: memory transport, virtual time; directories are real ones; chance is seeded.
 """
 
+import ipaddress
 import itertools
 import logging
 import random
@@ -16,17 +17,24 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from dipaco.node.network import candidates as candidates_module
 from dipaco.node.network.addresses import sign_records
-from dipaco.node.network.candidates import LONGEST, STEADY, Candidates
+from dipaco.node.network.candidates import (
+    LONGEST,
+    REMEMBERED_PER_PREFIX,
+    STEADY,
+    Candidates,
+    Teller,
+)
 from dipaco.node.network.dialer import DIAL_DEADLINE, GRACE, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.memory import DIAL_TIMEOUT, MemoryNetwork, MemoryTransport
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.address import Address, Scope
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.messages import MAX_ADDRESSES, PeerRecord
+from dipaco.protocol.wire.messages import MAX_ADDRESSES, Listing, PeerRecord, open_record
 from dipaco.protocol.wire.signed import Signed, sign
 from tests.node.network.peers import KEY_OF, PEERS
 from tests.node.network.test_directory import Shelf, in_place
@@ -34,9 +42,14 @@ from tests.node.network.test_directory import Shelf, in_place
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+
 
 def address(peer: PeerId) -> Address:
     return Address("ip4", "127.0.0.1", 5000 + PEERS.index(peer), peer=peer)
+
+
+LISTED = "/ip4/1.1.1.1/tcp/1"
 
 
 class Unwritable(Shelf):
@@ -72,12 +85,13 @@ class Node:
             low=low,
             high=high,
             chance=random.Random(self.me),
+            exempt=LOOPBACK,
             in_thread=in_place,
         )
 
-    def records(self) -> tuple[Signed, ...]:
+    def records(self, places: tuple[Address, ...]) -> tuple[Signed, ...]:
         key = KEY_OF[self.me]
-        places = self.transport.addresses if self.tells is None else self.tells
+        places = places if self.tells is None else self.tells
         return sign_records(key, places, roles=(), runs=(), sequence=1)
 
 
@@ -151,7 +165,6 @@ async def test_a_node_finds_all_others_through_one_seed(autojump_clock: MockCloc
         for node in nodes:
             assert node.transport.peers() == everyone - {node.me}
             assert node.dialer.reason() is None
-            assert node.dialer.observed == "127.0.0.1"
 
 
 async def test_no_more_than_low_connections_are_dialled(autojump_clock: MockClock) -> None:
@@ -383,13 +396,14 @@ async def test_peers_are_remembered_and_found_again_without_the_seed(
         assert back.transport.peers() == {one.me}
 
 
+FORGED = sign(
+    PeerRecord(peer=PEERS[5], addresses=(LISTED,), roles=(), runs=(), sequence=1), KEY_OF[PEERS[6]]
+)
+
+
 async def test_a_damaged_memory_is_dropped(autojump_clock: MockClock) -> None:
-    forged = sign(
-        PeerRecord(peer=PEERS[5], addresses=("/ip4/1.1.1.1/tcp/1",), roles=(), runs=(), sequence=1),
-        KEY_OF[PEERS[6]],
-    )
     async with swarms() as swarm:
-        node = await swarm.join(PEERS[0], store=Shelf(forged))
+        node = await swarm.join(PEERS[0], store=Shelf(FORGED))
         await trio.sleep(1)
         assert node.dialer.reason() == "no seed is known: name one with --bootstrap"
 
@@ -403,6 +417,21 @@ async def test_an_address_that_nobody_can_dial_makes_no_candidate(
         node = await swarm.join(PEERS[0], store=Shelf(sign(record, KEY_OF[PEERS[5]])))
         await trio.sleep(1)
         assert node.dialer.reason() == "no seed is known: name one with --bootstrap"
+
+
+async def test_saved_records_that_no_peer_may_sign_any_more_are_dropped_with_one_line(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = [
+        sign(PeerRecord(peer=peer, addresses=(text,), roles=(), runs=(), sequence=1), KEY_OF[peer])
+        for peer, text in zip(PEERS[5:8], ("/dns4/a.example/tcp/1",) * 2 + (LISTED,), strict=True)
+    ]
+    async with swarms() as swarm:
+        node = await swarm.join(PEERS[0], store=Shelf(*old))
+        await trio.sleep(0.1)
+        assert [each.peer for each in node.dialer._candidates] == [PEERS[7]]
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("2 saved records of peers dropped: the address '/dns4/a.example/tcp/1'")
 
 
 async def test_a_banned_seed_is_not_dialled_until_its_time_is_over(
@@ -437,11 +466,118 @@ def test_an_older_record_of_a_peer_never_replaces_a_newer_one(
 ) -> None:
     candidates = Candidates(PEERS[0])
     for each in order:
-        candidates.add_listed(listed(*each))
+        candidates.add_listed(listed(*each), 0.0)
     (known,) = candidates
     assert [place.port for place in known.addresses] == [33]
     known.connected(0.0)
-    assert candidates.remembered() == (listed(3, 33),)
+    assert candidates.remembered(1.0) == (listed(3, 33),)
+
+
+def record_of(number: int, host: str = "") -> Signed:
+    peer, host = PEERS[number], host or f"1.{number}.1.1"
+    places = (f"/ip4/{host}/tcp/1",)
+    return sign(
+        PeerRecord(peer=peer, addresses=places, roles=(), runs=(), sequence=1), KEY_OF[peer]
+    )
+
+
+STRANGER = Teller(Scope.WORLD, known=False)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Candidates:
+    """Return candidates with room for four: one answered, a seed listed one, strangers the rest."""
+    monkeypatch.setattr(candidates_module, "MOST", 4)
+    found = Candidates(PEERS[0])
+    for number in range(1, 3):
+        found.add_listed(record_of(number), 0.0)
+    for number in range(3, 5):
+        found.add_listed(record_of(number), 0.0, STRANGER)
+    good = found.get(PEERS[1])
+    assert good is not None
+    good.connected(0.0)
+    good.disconnected(100.0, random.Random(1))
+    good.failed("connection refused", 200.0, random.Random(1))
+    return found
+
+
+def test_a_strangers_listing_displaces_only_what_strangers_listed_and_nobody_reached(
+    few: Candidates,
+) -> None:
+    assert few.add_listed(record_of(10), 300.0, STRANGER) is None
+    third = few.get(PEERS[3])
+    assert third is not None
+    third.failed("connection refused", 300.0, random.Random(1))
+    assert few.add_listed(record_of(10), 300.0, STRANGER) is not None
+    for number in range(11, 40):
+        few.add_listed(record_of(number), 300.0, STRANGER)
+    assert {each.peer for each in few} == {PEERS[1], PEERS[2], PEERS[4], PEERS[10]}
+
+
+def test_a_known_peers_listing_displaces_what_strangers_listed_but_nobody_that_answered(
+    few: Candidates,
+) -> None:
+    for number in range(10, 20):
+        few.add_listed(record_of(number), 300.0)
+    assert {each.peer for each in few} == {PEERS[1], PEERS[2], PEERS[10], PEERS[11]}
+
+
+def test_the_peers_that_stayed_longest_are_remembered_and_few_of_each_prefix() -> None:
+    found = Candidates(PEERS[0])
+    for number in range(1, 30):
+        candidate = found.add_listed(record_of(number, f"1.1.1.{number}"), 0.0, STRANGER)
+        assert candidate is not None
+        candidate.connected(float(number))
+    for number in range(30, 33):
+        candidate = found.add_listed(record_of(number), 0.0)
+        assert candidate is not None
+        candidate.connected(50.0)
+    kept = [open_record(signed).peer for signed in found.remembered(60.0)]
+    assert kept == [*PEERS[1 : 1 + REMEMBERED_PER_PREFIX], *PEERS[30:33]]
+
+
+def test_who_tells_from_afar_names_nothing_nearer_and_that_is_not_remembered() -> None:
+    peer = PEERS[5]
+    places = ("/ip4/1.1.1.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/127.0.0.1/tcp/1")
+    record = PeerRecord(peer=peer, addresses=places, roles=(), runs=(), sequence=1)
+    signed = sign(record, KEY_OF[peer])
+    for scope, number, remembered in (
+        (Scope.WORLD, 1, 0),
+        (Scope.HOUSE, 2, 0),
+        (Scope.MACHINE, 3, 1),
+    ):
+        found = Candidates(PEERS[0])
+        candidate = found.add_listed(signed, 0.0, Teller(scope, known=False))
+        assert candidate is not None and len(candidate.addresses) == number
+        candidate.connected(0.0)
+        assert len(found.remembered(1.0)) == remembered
+
+
+async def test_a_peer_that_is_listed_after_it_came_is_remembered(
+    autojump_clock: MockClock,
+) -> None:
+    async with swarms() as swarm:
+        hub = await swarm.join(PEERS[0], directory=True)
+        node = await swarm.join(PEERS[1], hub.me)
+        other = await swarm.join(PEERS[2], node.me, hub.me)
+        await trio.sleep(200)
+        assert other.me in {open_record(signed).peer for signed in node.store.records}
+
+
+async def test_a_listing_with_an_address_that_nobody_may_name_is_its_signers_fault(
+    autojump_clock: MockClock,
+) -> None:
+    bad = PeerRecord(
+        peer=PEERS[5], addresses=("/dns4/a.example/tcp/1",), roles=(), runs=(), sequence=1
+    )
+    listing = Listing(records=(sign(bad, KEY_OF[PEERS[5]]), record_of(6)))
+    async with swarms() as swarm:
+        node = await swarm.join(PEERS[1])
+        await node.dialer._take_listing(PEERS[0], listing)
+        assert [each.peer for each in node.dialer._candidates] == [PEERS[6]]
+        assert node.reputation.strikes(PEERS[0]) == 0
+        await node.dialer._take_listing(PEERS[0], Listing(records=(FORGED,)))
+        assert node.reputation.strikes(PEERS[0]) == 1
 
 
 async def test_a_file_that_cannot_be_written_stops_no_dialler(autojump_clock: MockClock) -> None:

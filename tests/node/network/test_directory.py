@@ -4,6 +4,7 @@ Rules of this file: memory transport, virtual time; askers speak through real Rp
 addresses that the test chooses; the store is a list.
 """
 
+import ipaddress
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -104,6 +105,7 @@ class House:
         self._nursery = nursery
         self._fresh = iter(strangers)
         self.shelf = Shelf()
+        self.known: set[PeerId] = set()
         self.directory: Directory
         self.hub: MemoryTransport
 
@@ -117,7 +119,13 @@ class House:
         ):
             rpc = Rpc(self.hub, Reputation(self.hub))
             self.directory = Directory(
-                self.hub, rpc, self.shelf, chance=random.Random(1), in_thread=in_place
+                self.hub,
+                rpc,
+                self.shelf,
+                known=self.known.__contains__,
+                exempt=(ipaddress.ip_network("127.0.0.0/8"),),
+                chance=random.Random(1),
+                in_thread=in_place,
             )
             liveness = Liveness(self.hub, rpc, heard=self.directory.renew)
             for service in (rpc, self.directory, liveness):
@@ -262,35 +270,100 @@ async def test_a_false_record_costs_the_connection(autojump_clock: MockClock, ba
         assert await other.list() == {}
 
 
-async def test_one_address_cannot_fill_the_directory(
+async def test_one_prefix_cannot_fill_the_directory(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory_module, "MAX_PER_IP", 3)
+    monkeypatch.setattr(directory_module, "MAX_PER_PREFIX", 3)
     async with house() as it:
-        askers = [await it.come("9.9.9.9") for _ in range(4)]
+        askers = [await it.come(f"9.9.9.{number}") for number in range(5)]
         for asker in askers[:3]:
             await asker.register(WORLD)
-        with pytest.raises(Unavailable, match=r"3 peers are registered from 9\.9\.9\.9"):
+        with pytest.raises(Unavailable, match=r"9\.9\.9\.0/24 has as many registrations"):
             await askers[3].register(WORLD)
         await askers[0].register(WORLD)  # renewing needs no new place
-        await (await it.come("9.9.9.10")).register(WORLD)
+        it.known.add(askers[4].me)  # a peer that this node knows has a place all the same
+        await askers[4].register(WORLD)
+        await (await it.come("9.9.8.9")).register(WORLD)
         for _ in range(4):
-            await (await it.come("127.0.0.1")).register(LOOP)
+            await (await it.come("127.0.0.1")).register(LOOP)  # exempt
+        for asker in askers[:2]:
+            it.network.disconnect(asker.me, it.hub.me)
+        await trio.sleep(0.1)
+        await askers[3].register(WORLD)
 
 
-async def test_one_run_cannot_fill_the_directory_nor_all_runs_overfill_it(
+async def test_one_run_cannot_fill_the_directory(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory_module, "MAX_PER_RUN", 2)
-    monkeypatch.setattr(directory_module, "MAX_ENTRIES", 3)
     async with house() as it:
-        for _ in range(2):
-            await (await it.come()).register(LOOP, runs=(RUN,))
+        askers = [await it.come() for _ in range(3)]
+        for asker in askers[:2]:
+            await asker.register(LOOP, runs=(RUN,))
+            await asker.register(LOOP, runs=(RUN,))
         with pytest.raises(Unavailable, match="for this run"):
-            await (await it.come()).register(LOOP, runs=(RUN,))
-        await (await it.come()).register(LOOP, runs=(OTHER_RUN,))
-        with pytest.raises(Unavailable, match="full"):
-            await (await it.come()).register(LOOP, runs=())
+            await askers[2].register(LOOP, runs=(RUN,))
+        await askers[0].register(LOOP, runs=(OTHER_RUN,))
+        await askers[2].register(LOOP, runs=(RUN,))
+
+
+async def test_a_full_directory_drops_who_gave_no_sign_of_life_for_longest_but_nobody_it_knows(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "MAX_ENTRIES", 4)
+    monkeypatch.setattr(directory_module, "KEPT", 1)
+    async with house() as it:
+        known, old, lively, new = [await it.come() for _ in range(4)]
+        it.known.add(known.me)
+        for asker in (known, old, lively):
+            await asker.register(LOOP)
+        it.directory.renew(lively.me)
+        await new.register(LOOP)
+        assert set(await old.list()) == {known.me, lively.me, new.me}
+
+
+async def test_a_list_has_peers_of_every_prefix_however_many_one_has(
+    autojump_clock: MockClock,
+) -> None:
+    async with house() as it:
+        crowd = [await it.come(f"9.9.9.{number}") for number in range(20)]
+        few = [await it.come(ip) for ip in ("8.8.8.8", "7.7.7.7", "2600::1")]
+        for asker in crowd + few:
+            kind = "ip6" if ":" in asker.transport.place.host else "ip4"
+            await asker.register(f"/{kind}/{asker.transport.place.host}/tcp/4410")
+        viewer = await it.come("6.6.6.6")
+        for _ in range(5):
+            assert set(await viewer.list(most=5)) >= {asker.me for asker in few}
+
+
+async def test_who_names_the_address_of_another_is_listed_last(autojump_clock: MockClock) -> None:
+    async with house() as it:
+        liars = [await it.come(f"9.9.{number}.9") for number in range(10)]
+        for liar in liars:
+            await liar.register(WORLD)
+        honest = [await it.come(f"9.8.{number}.9") for number in range(4)]
+        for asker in honest:
+            await asker.register(WORLD, f"/ip4/{asker.transport.place.host}/tcp/1")
+        viewer = await it.come("6.6.6.6")
+        assert set(await viewer.list(most=4)) == {asker.me for asker in honest}
+        assert len(await viewer.list(most=8)) == 8
+
+
+async def test_a_peer_that_calls_in_a_loop_is_put_off_without_a_strike(
+    autojump_clock: MockClock,
+) -> None:
+    async with house() as it:
+        one, other = await it.come(), await it.come()
+        for _ in range(directory_module.CALLS_PER_MINUTE):
+            await one.register(LOOP)
+            await one.list()
+        with pytest.raises(Unavailable, match="12 times a minute: try again in 5 s"):
+            await one.register(LOOP)
+        with pytest.raises(Unavailable, match="12 times a minute"):
+            await one.list()
+        assert await other.list() == {one.me: 1}
+        await trio.sleep(5)
+        await one.register(LOOP)
 
 
 async def test_a_restart_does_not_empty_the_directory_and_the_dead_leave_it(
@@ -299,7 +372,7 @@ async def test_a_restart_does_not_empty_the_directory_and_the_dead_leave_it(
     async with house() as it:
         one = await it.come()
         await one.register(LOOP, HOUSE)
-        await trio.sleep(10)
+        await trio.sleep(directory_module.SAVE_PAUSE + 1)
         saved = it.shelf.records
     async with trio.open_nursery() as nursery:
         it = House(nursery, strangers=PEERS[20:])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipaco.protocol.wire.address import MAX_PLACE, MAX_TEXT, Address, Scope, scope_of_ip
+from dipaco.protocol.wire.address import MAX_PLACE, MAX_TEXT, Address, Scope, ip_text, scope_of_ip
 from dipaco.protocol.wire.identity import PeerId, peer_id_of
 
 PEER, RELAY = peer_id_of(bytes(32)), peer_id_of(bytes([1] * 32))
@@ -173,6 +173,22 @@ def test_an_address_has_the_scope_from_which_it_is_of_use(text: str, scope: Scop
 def test_an_unknown_ip_gets_what_strangers_get() -> None:
     assert scope_of_ip(None) == Scope.WORLD
     assert scope_of_ip("fe80::1%eth0") == Scope.HOUSE
+
+
+def test_an_ipv4_address_in_the_form_of_ipv6_has_the_scope_of_the_ipv4_address() -> None:
+    for ip, scope in (
+        ("::ffff:127.0.0.1", Scope.MACHINE),
+        ("::ffff:192.168.1.1", Scope.HOUSE),
+        ("::ffff:8.8.8.8", Scope.WORLD),
+    ):
+        assert scope_of_ip(ip) == scope
+
+
+def test_an_ip_address_has_one_text() -> None:
+    assert ip_text("::FFFF:1.2.3.4") == "1.2.3.4"
+    assert ip_text("2001:DB8:0::7%\x1b[31m") == "2001:db8::7"
+    with pytest.raises(ValueError, match="does not appear to be"):
+        ip_text("me.example")
 
 
 def test_people_read_host_and_port() -> None:
