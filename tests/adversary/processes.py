@@ -21,7 +21,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.cli.testnet.local_run import LocalRun, local_keys, local_run
-from dipaco.cli.testnet.network import LOOPBACK
+from dipaco.cli.testnet.network import LOOPBACK, dump
 from dipaco.cli.testnet.processes import LOG_NAME, LocalNode, LocalSwarm
 from dipaco.cli.testnet.settings import node_settings
 from dipaco.cli.views.report import read_report
@@ -61,8 +61,8 @@ dimension = 16
 validation_bp = 1500
 [training]
 seed_steps = 4
-rounds = 40
-inner_steps = 40
+rounds = 24
+inner_steps = 30
 batch = 8
 [training.inner]
 [training.outer]
@@ -120,13 +120,13 @@ class ProcessArena(Arena):
         write_run(run, self._local.run)
         founding = ("--rendezvous", "--run", str(run), "--listen", LOOPBACK)
         first = await self.swarm.start(nursery, "scheduler", home.root, founding)
-        await self.swarm.wait_ready(first)
+        await self._wait_ready(first)
         address = (await self.swarm.statuses())["scheduler"].network.listen[0]
         for number in range(1, self._count + 1):
             joining = ("--bootstrap", address, "--listen", LOOPBACK)
             await self.swarm.start(nursery, f"node-{number}", self._home / f"n{number}", joining)
         for node in self.swarm.nodes[1:]:
-            await self.swarm.wait_ready(node)
+            await self._wait_ready(node)
         targets = [
             Target(name, PeerId(status.peer), (Address.parse(status.network.listen[0]),))
             for name, status in (await self.swarm.statuses()).items()
@@ -140,9 +140,15 @@ class ProcessArena(Arena):
         with trio.fail_after(60):
             await ready.wait()
 
+    async def _wait_ready(self, node: LocalNode) -> None:
+        try:
+            await self.swarm.wait_ready(node)
+        except Unavailable as error:
+            raise Unavailable(f"{error}\n{dump(self.swarm)}") from None
+
     def _check_alive(self) -> None:
-        for node in self.swarm.ended():
-            raise Unavailable(node.exit_text())
+        if self.swarm.ended():
+            raise Unavailable(dump(self.swarm))
 
     async def _follow_probe(self, ready: trio.Event) -> None:
         command = [
@@ -324,21 +330,14 @@ async def _try_some(
     show: Callable[[Outcome], None],
 ) -> list[Attack]:
     """Try attacks on one network until one ends a node; returns those that are left."""
-    try:
-        async with process_arena(local, seconds, CROWDED.get(kind, VOLUNTEERS)) as arena:
-            outcome: Outcome | None = None
-            while waiting:
-                if outcome is not None:
-                    show(outcome)
-                outcome = await arena.try_out(waiting.pop(0))
-                if outcome.dead:
-                    show(outcome)
-                    return waiting
-            assert outcome is not None
-            outcome.digests = await _compared(arena, reference)
+    async with process_arena(local, seconds, CROWDED.get(kind, VOLUNTEERS)) as arena:
+        outcome = await arena.try_out(waiting.pop(0))
+        while waiting and not outcome.dead:
             show(outcome)
-    except* Unavailable as group:
-        print(f"the network of {kind} failed: {group.exceptions}", flush=True)
+            outcome = await arena.try_out(waiting.pop(0))
+        if not outcome.dead:
+            outcome.digests = await _compared(arena, reference)
+        show(outcome)
     return waiting
 
 

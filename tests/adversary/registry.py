@@ -52,7 +52,7 @@ def attack(*, needs: Needs = "either", lines: int = LINES) -> Callable[[Act], Ac
 
 
 def all_attacks() -> tuple[Attack, ...]:
-    """Return every attack, by file and in the order of the file."""
+    """Return every attack, file by file."""
     for path in sorted((Path(__file__).parent / "attacks").glob("[a-z]*.py")):
         import_module(f"tests.adversary.attacks.{path.stem}")
-    return tuple(ATTACKS.values())
+    return tuple(sorted(ATTACKS.values(), key=lambda each: each.kind))

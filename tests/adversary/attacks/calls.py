@@ -160,14 +160,14 @@ async def long_names(arena: Arena) -> None:
 
 @attack()
 async def log_flood(arena: Arena) -> None:
-    """Fill the log: 120 identities, each with one breach, each worth a line."""
+    """Fill the log: 300 identities, each with one breach, each worth a line."""
 
     async def breach(stranger: Stranger, number: int) -> None:
         line = await stranger.meet(arena.everybody[number % len(arena.everybody)])
         await line.send(frame(b"\xff"))
         await line.ended.wait()
 
-    await arena.crowd(120, breach, prefix=None)
+    await arena.crowd(300, breach, prefix=None)
 
 
 # -------------------------------------------------------------------- the streams
