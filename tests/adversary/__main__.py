@@ -20,8 +20,8 @@ from tests.adversary.memory import memory_arena
 from tests.adversary.processes import try_on_processes
 from tests.adversary.registry import Attack, all_attacks
 
-HEADINGS = ("attack", "s", "slowest", "hold", "MB", "disk", "fds", "lines", "verdict")
-WIDTHS = (28, 6, 8, 6, 6, 6, 5, 6, 0)
+HEADINGS = ("attack", "s", "in", "slowest", "hold", "MB", "disk", "fds", "lines", "verdict")
+WIDTHS = (28, 6, 8, 8, 6, 6, 6, 5, 6, 0)
 
 
 def row(outcome: Outcome) -> str:
@@ -31,6 +31,7 @@ def row(outcome: Outcome) -> str:
     cells = (
         outcome.attack,
         f"{outcome.seconds:.1f}",
+        f"{outcome.got_in}/{outcome.strangers}",
         slowest,
         f"{outcome.hold:.2f}",
         f"{outcome.megabytes:.0f}",

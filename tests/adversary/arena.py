@@ -60,6 +60,8 @@ class Arena(ABC):
     def __init__(self) -> None:
         self._numbers = itertools.count()
         self.strangers: list[PeerId] = []
+        self.got_in = 0
+        """How many of them a node has let in."""
 
     @property
     def run(self) -> Digest:
@@ -102,7 +104,11 @@ class Arena(ABC):
             trio.open_nursery() as nursery,
         ):
             self.strangers.append(door.me)
-            yield Stranger(key, door, nursery)
+            stranger = Stranger(key, door, nursery)
+            try:
+                yield stranger
+            finally:
+                self.got_in += stranger.got_in
             nursery.cancel_scope.cancel()
 
     async def crowd(
@@ -175,6 +181,9 @@ class Outcome:
     said: str = ""
     """What it achieved by its own words."""
     seconds: float = 0.0
+    strangers: int = 0
+    got_in: int = 0
+    """How many of the strangers a node has let in."""
     calls: Calls = field(default_factory=Calls)
     hold: float = 0.0
     """CPU seconds of the longest step of an honest task, where it can be seen."""
@@ -217,6 +226,8 @@ class Outcome:
     def faults(self) -> list[str]:
         """Return what the attack achieved."""
         found = [self.said] if self.said else []
+        if self.strangers and not self.got_in:
+            found.append("nobody was let in, so nothing was tried")
         found += [f"ended: {each}" for each in self.dead]
         if self.calls.slowest > MOST_LATENCY:
             took = "unanswered" if math.isinf(self.calls.slowest) else f"{self.calls.slowest:.1f} s"

@@ -146,6 +146,8 @@ class Stranger:
         self._nursery = nursery
         self._lines: dict[tuple[PeerId, str], Line] = {}
         self._arrived: dict[tuple[PeerId, str], trio.Event] = {}
+        self.got_in = False
+        """Whether a node has ever let it in."""
         self.values: dict[Item, bytes] = {}
         """What it tells of, and hands out."""
         self.ledgers: dict[Digest, list[bytes]] = {}
@@ -161,9 +163,14 @@ class Stranger:
 
     # ---------------------------------------------------------------- connections
 
+    async def dial(self, target: Target) -> None:
+        """Connect; raises Unavailable."""
+        await self.door.dial(target.peer, target.addresses)
+        self.got_in = True
+
     async def meet(self, target: Target) -> Line:
         """Connect, and return the control line; raises Unavailable."""
-        await self.door.dial(target.peer, target.addresses)
+        await self.dial(target)
         await self.line(target, SYNC)
         return await self.line(target)
 

@@ -178,11 +178,13 @@ class MemoryArena(Arena):
         outcome = Outcome(attack.name, attack.purpose, most_lines=attack.lines * len(self.nodes))
         before, began = self._measure(), time.monotonic()
         self.calls, self.watch.longest, self.strangers = Calls(), 0.0, []
+        self.got_in = 0
         with self._listening():
             outcome.said = await attack.act(self) or ""
             outcome.hold = self.watch.longest
             await trio.sleep(SETTLE_SECONDS)
         outcome.seconds = time.monotonic() - began
+        outcome.strangers, outcome.got_in = len(self.strangers), self.got_in
         outcome.calls = self.calls
         outcome.compare(before, self._measure())
         outcome.read_log({"all": self._listener.lines}, self.strangers, self._honest())

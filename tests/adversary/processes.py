@@ -204,7 +204,7 @@ class ProcessArena(Arena):
         outcome = Outcome(attack.name, attack.purpose, most_lines=attack.lines)
         self._new_lines()
         before, began = self._measure(), time.monotonic()
-        self.calls, self.strangers = Calls(), []
+        self.calls, self.strangers, self.got_in = Calls(), [], 0
         with trio.move_on_after(20 * self.seconds + 60) as whole:
             outcome.said = await attack.act(self) or ""
         if whole.cancelled_caught:
@@ -218,6 +218,7 @@ class ProcessArena(Arena):
                     break
                 await trio.sleep(1.0)
         outcome.seconds = time.monotonic() - began
+        outcome.strangers, outcome.got_in = len(self.strangers), self.got_in
         if not outcome.calls.count:
             outcome.calls.note("call at all", math.inf)
         outcome.read_log(self._new_lines(), self.strangers, self._honest())

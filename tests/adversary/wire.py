@@ -117,7 +117,7 @@ class RawLink:
     async def _exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:
             with translated("reading"):
-                data = await self._secured.read(65536)
+                data = await self._secured.read()
             if not data:
                 raise Unavailable("the connection ended")
             self._buffer += data

@@ -49,7 +49,7 @@ async def _on_links(arena: Arena, count: int, act: OnLink, *, prefix: int | None
 
     async def one(stranger: Stranger, number: int) -> None:
         target = arena.everybody[number % len(arena.everybody)]
-        await stranger.door.dial(target.peer, target.addresses)
+        await stranger.dial(target)
         await act(cast(WireDoor, stranger.door).links[target.peer], number)
 
     await arena.crowd(count, one, prefix=prefix)
@@ -240,7 +240,7 @@ async def _gossip(arena: Arena, count: int, rpcs: Callable[[int], list[object]])
 
 
 async def _gossip_to(stranger: Stranger, target: Target, rpcs: list[object]) -> None:
-    await stranger.door.dial(target.peer, target.addresses)
+    await stranger.dial(target)
     door = cast(WireDoor, stranger.door)
     await door.gossip(
         target.peer,

@@ -304,7 +304,7 @@ async def stream_after_stream(arena: Arena) -> None:
 
     async def open_again(stranger: Stranger, number: int) -> None:
         target = arena.everybody[number % len(arena.everybody)]
-        await stranger.door.dial(target.peer, target.addresses)
+        await stranger.dial(target)
         for _ in range(200):
             stream = await stranger.door.open(target.peer, CONTROL)
             await stream.send(frame(encode(Request(id=1, kind="Ping", body=encode(Ping())))))
@@ -319,7 +319,7 @@ async def idle_streams(arena: Arena) -> None:
 
     async def open_all(stranger: Stranger, number: int) -> None:
         target = arena.everybody[number % len(arena.everybody)]
-        await stranger.door.dial(target.peer, target.addresses)
+        await stranger.dial(target)
         for each in range(120):
             await attempt(partial(_open, stranger, target.peer, each)())
         await trio.sleep_forever()
@@ -354,7 +354,7 @@ async def reconnect_storm(arena: Arena) -> None:
     async def come_and_go(stranger: Stranger, number: int) -> None:
         for _ in range(20):
             target = arena.everybody[number % len(arena.everybody)]
-            await stranger.door.dial(target.peer, target.addresses)
+            await stranger.dial(target)
             await trio.sleep(0.05)
             await stranger.door.hang_up(target.peer)
 
