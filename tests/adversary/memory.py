@@ -27,7 +27,7 @@ from dipaco.protocol.wire.identity import PeerId, peer_id, short_peer
 from tests.adversary.arena import MB, Arena, Calls, Measure, Outcome, ThirdParty
 from tests.adversary.client import Target
 from tests.adversary.probe import Probe
-from tests.adversary.registry import Attack
+from tests.adversary.registry import Attack, act_out
 from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found, until
 from tests.values import key, manifest
 
@@ -180,7 +180,7 @@ class MemoryArena(Arena):
         self.calls, self.watch.longest, self.strangers = Calls(), 0.0, []
         self.got_in = 0
         with self._listening():
-            outcome.said = await attack.act(self) or ""
+            outcome.said = await act_out(attack, self)
             outcome.hold = self.watch.longest
             await trio.sleep(SETTLE_SECONDS)
         outcome.seconds = time.monotonic() - began

@@ -37,7 +37,7 @@ from tests.adversary.arena import MB, MOST_MB, Arena, Calls, Measure, Outcome, T
 from tests.adversary.client import Target
 from tests.adversary.memory import disk_megabytes
 from tests.adversary.probe import READY
-from tests.adversary.registry import Attack
+from tests.adversary.registry import Attack, act_out
 from tests.adversary.wire import WireDoor
 from tests.values import key
 
@@ -206,7 +206,7 @@ class ProcessArena(Arena):
         before, began = self._measure(), time.monotonic()
         self.calls, self.strangers, self.got_in = Calls(), [], 0
         with trio.move_on_after(20 * self.seconds + 60) as whole:
-            outcome.said = await attack.act(self) or ""
+            outcome.said = await act_out(attack, self)
         if whole.cancelled_caught:
             outcome.said = "the attack itself did not end"
         await trio.sleep(SETTLE_SECONDS)

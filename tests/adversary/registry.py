@@ -34,6 +34,16 @@ class Attack:
         return self.needs in ("either", place)
 
 
+async def act_out(attack: Attack, arena: Arena) -> str:
+    """Return what an attack achieved by its own words; one that breaks has tried nothing."""
+    try:
+        return await attack.act(arena) or ""
+    except Exception as error:
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        return f"the attack itself broke: {error!r}"
+
+
 ATTACKS: dict[str, Attack] = {}
 LINES = 40  # of one node and attack: a person can still read the rest of the log
 

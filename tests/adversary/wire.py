@@ -160,7 +160,7 @@ class RawLink:
     def _known(self, flags: int, number: int) -> "RawStream | None":
         if flags & SYN and number not in self.streams:
             self.streams[number] = RawStream(self, number)
-            with suppress(trio.WouldBlock):
+            with suppress(trio.WouldBlock, trio.ClosedResourceError):
                 self.inbound.send_nowait(self.streams[number])
         return self.streams.get(number)
 

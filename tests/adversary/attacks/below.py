@@ -14,15 +14,17 @@ from libp2p.peer.peer_record import PeerRecord as Libp2pRecord
 from libp2p.pubsub.pb import rpc_pb2
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
+from dipaco.node.network.blob_stream import BLOB
 from dipaco.node.network.framing import frame
 from dipaco.node.network.gossip import TOPIC
 from dipaco.node.network.twins import HELLO, TWIN
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import sha256
-from dipaco.protocol.wire.messages import Announcement, Item
+from dipaco.protocol.wire.messages import Announcement, AskChunk, AskOutline, Item
 from tests.adversary.arena import Arena, attempt
 from tests.adversary.attacks.dials import KNOCKS
+from tests.adversary.attacks.work import known_blob
 from tests.adversary.client import Stranger, Target
 from tests.adversary.registry import attack
 from tests.adversary.wire import (
@@ -137,13 +139,19 @@ async def protocols_without_end(arena: Arena) -> None:
 async def window_overrun(arena: Arena) -> None:
     """Send megabytes on a stream that was granted 256 kB, and that nobody reads."""
 
-    async def overrun(link: RawLink, _number: int) -> None:
+    async def overrun(stranger: Stranger, _number: int) -> None:
+        await stranger.meet(arena.scheduler)
+        blob = await known_blob(arena, stranger)
+        link = cast(WireDoor, stranger.door).links[arena.scheduler.peer]
         for _ in range(8):
-            stream = await link.open_stream()
+            stream = await link.open_stream(BLOB)
+            await stream.send(frame(encode(AskOutline(blob=blob))))
+            await stream.send(frame(encode(AskChunk(index=0))) * 2000)  # it waits for our window
             for _ in range(100):
                 await link.frame(DATA, 0, stream.number, 60_000, bytes(60_000))
+        await trio.sleep_forever()
 
-    await _on_links(arena, 6, overrun)
+    await arena.crowd(4, overrun)
 
 
 @attack(needs="process")

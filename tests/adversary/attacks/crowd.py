@@ -20,7 +20,7 @@ IDENTITIES = 256
 LEAST_THROUGHPUT = 0.8  # of that without them
 
 
-@attack(lines=80)
+@attack(needs="process", lines=80)
 async def one_prefix_of_256(arena: Arena) -> str | None:
     """Take all that one prefix can: 256 identities connect, register, sit on leases, ask, stall."""
     alone = await _throughput(arena)

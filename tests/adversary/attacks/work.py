@@ -1,6 +1,7 @@
 """Attacks on leases, results, blobs and the turns in which they are served."""
 
 import math
+from functools import partial
 from typing import Any
 
 import trio
@@ -87,18 +88,20 @@ def result_of(lease: Lease, digest: Digest) -> Result:
 
 
 @attack()
-async def lease_sitters(arena: Arena) -> None:
+async def lease_sitters(arena: Arena) -> str | None:
     """Sit on leases: six identities of one prefix beat and never get on."""
-    await _sit(arena, 6, grows=False, prefix=10)
+    return await _sit(arena, 6, grows=False, prefix=10)
 
 
 @attack()
-async def busy_lease_sitters(arena: Arena) -> None:
+async def busy_lease_sitters(arena: Arena) -> str | None:
     """Sit on leases from many prefixes, with a progress that grows and no result ever."""
-    await _sit(arena, 12, grows=True, prefix=None)
+    return await _sit(arena, 12, grows=True, prefix=None)
 
 
-async def _sit(arena: Arena, count: int, *, grows: bool, prefix: int | None) -> None:
+async def _sit(arena: Arena, count: int, *, grows: bool, prefix: int | None) -> str | None:
+    """Let `count` identities take leases and keep them; says so if the run then stands still."""
+
     async def sit(stranger: Stranger, _number: int) -> None:
         line, lease = await take_lease(arena, stranger)
         progress = 1
@@ -107,7 +110,14 @@ async def _sit(arena: Arena, count: int, *, grows: bool, prefix: int | None) -> 
             progress += grows
             await trio.sleep(1.0)
 
-    await arena.crowd(count, sit, prefix=prefix, seconds=3 * arena.seconds)
+    half = 6 * arena.seconds
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(arena.crowd, count, sit, prefix=prefix, seconds=2 * half))
+        await trio.sleep(half)
+        before = await arena.progress()
+        await trio.sleep(half)
+        stands = await arena.progress() == before
+    return f"no ledger record in {half:.0f} s" if stands else None
 
 
 @attack()
@@ -267,7 +277,7 @@ async def _free_entries(arena: Arena, stranger: Stranger) -> str | None:
 # -------------------------------------------------------------------- blobs
 
 
-async def _known_blob(arena: Arena, stranger: Stranger) -> Digest:
+async def known_blob(arena: Arena, stranger: Stranger) -> Digest:
     """Return the digest of a blob that the scheduler holds, from its ledger."""
     line, first, found = await stranger.line(arena.scheduler, SYNC), 0, Digest(bytes(32))
     while records := (await line.ask(ReadLedger(run=arena.run, first=first), LedgerPart)).records:
@@ -288,7 +298,7 @@ async def upload_stallers(arena: Arena) -> None:
 
     async def stall(stranger: Stranger, _number: int) -> None:
         await stranger.meet(arena.scheduler)
-        blob = await _known_blob(arena, stranger)
+        blob = await known_blob(arena, stranger)
         streams = []
         for _ in range(16):
             stream = await stranger.door.open(arena.scheduler.peer, BLOB)
@@ -307,7 +317,7 @@ async def download_flood(arena: Arena) -> None:
 
     async def fetch(stranger: Stranger, _number: int) -> None:
         await stranger.meet(arena.scheduler)
-        blob = await _known_blob(arena, stranger)
+        blob = await known_blob(arena, stranger)
         stream = await stranger.door.open(arena.scheduler.peer, BLOB)
         await stream.send(frame(encode(AskOutline(blob=blob))))
         for _ in range(300):
