@@ -277,11 +277,11 @@ async def false_signatures(arena: Arena) -> None:
 
 @attack()
 async def hollow_inventories(arena: Arena) -> None:
-    """Tell of 16,384 values and hold none of them."""
+    """Tell of a thousand values and hold none of them."""
     items = tuple(
         Item(kind=kind, run=arena.run, digest=sha256(b"%s %d" % (kind.encode(), n)), seq=n + 1)
         for kind in ("manifest", "spec", "receipt", "ledger")
-        for n in range(4096)
+        for n in range(250)
     )
 
     async def answer(request: Any) -> bytes:
