@@ -396,6 +396,7 @@ async def many_processes_of_one_key(arena: Arena) -> None:
             async with arena.door(key, arena.ip(10, 1)) as door:
                 arena.strangers.append(door.me)
                 await door.dial(target.peer, target.addresses)
+                arena.got_in += 1
                 stream = await door.open(target.peer, HELLO)
                 await stream.send(random.randbytes(16))
                 await trio.sleep_forever()
