@@ -18,7 +18,9 @@ QUICK := tests/protocol tests/node/kinds tests/node/scheduler tests/node/storage
 # Tests of the code whose branches are counted ([tool.coverage] in pyproject.toml).
 COVERED := tests/protocol tests/node/kinds tests/node/scheduler
 
-.PHONY: demo test quick coverage ci bench compare lint format clean
+COMMA := ,
+
+.PHONY: demo test quick coverage ci adversary bench compare lint format clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -37,6 +39,11 @@ coverage: $(STAMP)
 # As make test, every test once. Counting branches takes these tests twice their time.
 ci: lint coverage
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(COVERED))
+
+# make adversary tries every attack of tests/adversary on real processes, make adversary NAME=a,b
+# some of them; SECONDS of each. make test tries them in memory.
+adversary: $(STAMP)
+	$(BIN)/python -m tests.adversary --seconds $(or $(SECONDS),4) $(subst $(COMMA), ,$(NAME))
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench
