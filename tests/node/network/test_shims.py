@@ -269,7 +269,8 @@ async def test_a_stream_that_fails_to_negotiate_takes_nobody_down(words: bytes) 
             assert await is_served(offender, victim)
 
 
-async def test_a_bug_in_a_handler_takes_nobody_down() -> None:
+@pytest.mark.usefixtures("fed_bugs")
+async def test_a_bug_in_a_handler_costs_that_peer_its_connection_alone() -> None:
     async def buggy(stream: Stream) -> None:
         await stream.receive(1)
         raise KeyError("a bug")
@@ -281,8 +282,10 @@ async def test_a_bug_in_a_handler_takes_nobody_down() -> None:
         await stream.send(b"x")
         with trio.fail_after(10):
             assert await ends(stream)
-            assert await is_served(one, victim)
             assert await is_served(other, victim)
+            await until(lambda: not one.peers())
+            await one.dial(victim.me, victim.addresses)
+            assert await is_served(one, victim)
 
 
 async def test_a_peer_holds_no_more_than_its_share_of_streams(
