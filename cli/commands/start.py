@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @home_option
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
 @click.option("--announce", multiple=True, metavar="MADDR", help="An address for other nodes.")
+@click.option(
+    "--exempt-prefixes", multiple=True, metavar="NET", help="A network not counted as strangers'."
+)
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--checkpointing", metavar="C", help="auto, on or off: less memory, slower [auto].")

@@ -12,7 +12,8 @@ from dipaco.cli.exits import Exit
 from dipaco.cli.main import dipaco
 
 SURFACE = {
-    "start": "--announce --bootstrap --cache-max --checkpointing --compile --device --heartbeat-s "
+    "start": "--announce --bootstrap --cache-max --checkpointing --compile --device "
+    "--exempt-prefixes --heartbeat-s "
     "--home --listen --local-sources --log-format --log-level --max-batch --max-shards --min-free "
     "--moment-bits --nice --rendezvous --run --threads --verify --whole-files",
     "stop": "--home --now",
