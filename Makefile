@@ -18,7 +18,7 @@ QUICK := tests/protocol tests/node/kinds tests/node/scheduler tests/node/storage
 # Tests of the code whose branches are counted ([tool.coverage] in pyproject.toml).
 COVERED := tests/protocol tests/node/kinds tests/node/scheduler
 
-.PHONY: demo test quick coverage ci bench compare lint format clean
+.PHONY: demo test quick coverage ci fuzz bench compare lint format clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -37,6 +37,12 @@ coverage: $(STAMP)
 # As make test, every test once. Counting branches takes these tests twice their time.
 ci: lint coverage
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(COVERED))
+
+# make fuzz SECONDS=600 JOBS=2 throws mutated inputs at every decoder (tests/fuzz); TARGET=group or
+# TARGET=group/name runs some alone, and another SEED makes other inputs.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),2) \
+	--seed $(or $(SEED),1) --target "$(TARGET)"
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench

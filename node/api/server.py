@@ -122,14 +122,14 @@ async def _serve_client(
                 await client.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, text))
                 return
             try:
-                await _converse(handler, client)
+                await converse(handler, client)
             finally:
                 limiter.release()
     except* GONE as gone:
         log.debug("a client of the local API left: %r", gone.exceptions[0])
 
 
-async def _converse(handler: Handler, client: Connection) -> None:
+async def converse(handler: Handler, client: Connection) -> None:
     """Answer one request after the other; a malformed request, or a bug, ends the connection."""
     try:
         while (request := await client.next_request()) is not None:
