@@ -5,6 +5,7 @@ from functools import partial
 
 import trio
 
+from dipaco.node.api.clients import Clients
 from dipaco.node.api.connection import Connection
 from dipaco.node.api.server import converse
 from dipaco.protocol.errors import Unavailable
@@ -50,10 +51,16 @@ class Node(FakeNode):
         raise Unavailable(f"nobody has {run} {blob}")
 
 
+async def _served(pipe: Pipe) -> None:
+    clients = Clients()
+    client = clients.take("", trio.current_time(), lambda: None)
+    await converse(Node(), clients, client, Connection(pipe))  # type: ignore[arg-type]
+
+
 def ask(data: bytes) -> None:
     """Serve one client that sends `data` and then no more, and read the answers as HTTP."""
     pipe = Pipe(data)
-    trio.run(converse, Node(), Connection(pipe))  # type: ignore[arg-type]
+    trio.run(_served, pipe)
     begun = [part[:12] for part in pipe.parts if part.startswith(b"HTTP/1.1 ")]
     hold(pipe.parts[:1] == [] or pipe.parts[0].startswith(b"HTTP/1.1 "), "an answer without a head")
     hold(b"HTTP/1.1 500" not in begun, "a bug in an answer")
