@@ -26,7 +26,6 @@ from tests.fuzz.engine import Count, Finding, judge, run_batch
 from tests.fuzz.target import Target
 
 HANG_SECONDS = 60  # for one batch: then the process ends with the traceback of what hangs
-TURN = 0.25  # seconds that a target runs before the next one's turn
 SHOWN = 20  # findings that are printed
 OUT = Path("build/fuzz")
 
@@ -86,7 +85,8 @@ def _turns(asked: argparse.Namespace, job: int) -> Counts:
     batches = {target.name: numbers(job, asked.jobs) for target in targets}
     gc.freeze()
     for target in cycle(targets):
-        turn = time.monotonic() + TURN
+        # In a short run, too, every target has its turn.
+        turn = time.monotonic() + min(target.turn, asked.seconds / len(targets) / 2)
         while time.monotonic() < min(turn, end):
             batch = next(batches[target.name])
             counts[target.name].add(_watched(target, asked.seed, batch, OUT / f"running-{job}"))

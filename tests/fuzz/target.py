@@ -38,6 +38,8 @@ class Target:
     """Bytes of the largest input that can arrive there."""
     seconds: float = 0.05
     """Of the processor, at most, for one input: a node's loop may stand still no longer."""
+    turn: float = 0.5
+    """Seconds that it runs before the next target's turn."""
     batch: int = 500
     """Inputs that share one state."""
 

@@ -27,6 +27,7 @@ from tests.node.scheduler.shell import ANNA, BERT, Shell, result
 from tests.values import digest, key, manifest, peer
 
 WEIGHTS = (40, 30, 20, 10)
+LIST_LIMIT = 1 << 14  # bytes of the largest list: the fuzzer itself takes it apart, slowly
 SCHEDULER = key("scheduler")
 
 
@@ -247,10 +248,15 @@ def targets() -> Iterator[Target]:
             (RemoteProtocolError,),
             lambda: Cbor((1, 2, 3, 4, 16, 1024), of("Seeded", "ModuleUpdated", "Scored")),
             call=partial(fold, run),
-            limit=1 << 20,
+            limit=LIST_LIMIT,
         )
     yield Target(
-        "fold/chain", records, (RemoteProtocolError,), partial(grammar, LedgerRecord), call=checked
+        "fold/chain",
+        records,
+        (RemoteProtocolError,),
+        partial(grammar, LedgerRecord),
+        call=checked,
+        limit=LIST_LIMIT,
     )
     refused = (RemoteProtocolError, Refusal, Unavailable)
     for kind, seeds in (
@@ -274,7 +280,7 @@ def targets() -> Iterator[Target]:
         partial(grammar, LedgerRecord),
         opened=offering_ledgers,
         batch=100,
-        limit=1 << 20,
+        limit=LIST_LIMIT,
     )
     yield Target(
         "schedule/messages",

@@ -22,7 +22,7 @@ from dipaco.protocol.wire.messages import (
 )
 from dipaco.protocol.wire.signed import MAX_BODY, Signed, decode_signed
 from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
-from dipaco.protocol.work.kinds import MAX_LEASE_BYTES, Lease, decode_lease
+from dipaco.protocol.work.kinds import Lease, decode_lease
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 from tests.fuzz.bounds import bounds_of
 from tests.fuzz.mutate import Cbor
@@ -37,6 +37,7 @@ UNIONS: dict[str, tuple[Any, int]] = {
     "OutlineAnswer": (Outline | Absent, blob_stream.OUTLINE_LIMIT),
     "Entry": (Entry, MAX_BODY),
 }
+SHORT_TURN = 0.1  # seconds: there are many such targets, and each is quick
 BODIES: dict[type[Wire], str] = {
     Manifest: "owner",
     RouterSpec: "scheduler",
@@ -46,6 +47,7 @@ BODIES: dict[type[Wire], str] = {
 }
 """The types of signed values, and whose key signs them."""
 LARGE = {"Value": gossip.SYNC_LIMIT, "LedgerPart": gossip.SYNC_LIMIT, "Signed": gossip.SYNC_LIMIT}
+LEASE_LIMIT = 64 << 10  # more than the journal or a worker's frame has of one
 SMALL = {"AskOutline": blob_stream.ASK_LIMIT, "AskChunk": blob_stream.ASK_LIMIT}
 
 
@@ -112,6 +114,7 @@ def targets() -> Iterator[Target]:
             declared=(RemoteProtocolError,),
             mutator=partial(grammar, kind),
             limit=limit,
+            turn=SHORT_TURN,
         )
     for name, (union, limit) in UNIONS.items():
         yield Target(
@@ -121,6 +124,7 @@ def targets() -> Iterator[Target]:
             declared=(RemoteProtocolError,),
             mutator=partial(grammar, union),
             limit=limit,
+            turn=SHORT_TURN,
         )
     yield Target(
         name="wire/Lease",
@@ -128,7 +132,7 @@ def targets() -> Iterator[Target]:
         call=lease,
         declared=(RemoteProtocolError,),
         mutator=partial(grammar, Lease),
-        limit=MAX_LEASE_BYTES,
+        limit=LEASE_LIMIT,
     )
     for kind in BODIES:
         yield Target(
