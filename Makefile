@@ -20,7 +20,7 @@ COVERED := tests/protocol tests/node/kinds tests/node/scheduler
 
 COMMA := ,
 
-.PHONY: demo test quick coverage ci adversary bench compare lint format clean
+.PHONY: demo test quick coverage ci adversary fuzz bench compare lint format clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -44,6 +44,12 @@ ci: lint coverage
 # some of them; SECONDS of each. make test tries them in memory.
 adversary: $(STAMP)
 	$(BIN)/python -m tests.adversary --seconds $(or $(SECONDS),4) $(subst $(COMMA), ,$(NAME))
+
+# make fuzz SECONDS=600 JOBS=2 throws mutated inputs at every decoder (tests/fuzz); TARGET=group or
+# TARGET=group/name runs some alone, and another SEED makes other inputs.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),2) \
+	--seed $(or $(SEED),1) --target "$(TARGET)"
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench

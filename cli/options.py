@@ -2,7 +2,6 @@
 
 import json
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +10,10 @@ import click
 import msgspec
 
 from dipaco.node.config import Device, NodeConfig, home_folder, load_config
+from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 
+PACKAGED = Path(__file__).with_name("bootstrap.toml")
 SEED_HELP = "Seed of the keys of owner and rendezvous node, which are not secret [0]."
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,10 +128,12 @@ def config_of(home: str | None, flags: Mapping[str, Any]) -> NodeConfig:
     )
 
 
-def packaged_peers() -> tuple[str, ...]:
-    """Return the peers of the packaged bootstrap.toml."""
-    table = tomllib.loads(Path(__file__).with_name("bootstrap.toml").read_text("utf-8"))
-    return tuple(table["peers"])
+def packaged_peers(path: Path = PACKAGED) -> tuple[str, ...]:
+    """Return the peers of the packaged bootstrap.toml; raises ConfigError if it was spoiled."""
+    peers = read_toml(path).get("peers")
+    if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
+        raise ConfigError(f"{path}: peers: not a list of addresses in quotes")
+    return tuple(peers)
 
 
 def check_utf8(arguments: Sequence[str], environ: Mapping[str, str]) -> None:

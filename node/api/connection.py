@@ -12,9 +12,10 @@ import h11
 import msgspec
 import trio
 
-from dipaco.node.api.values import MAX_BODY, MAX_HEAD, Fault
+from dipaco.node.api.values import MAX_BODY, MAX_HEAD, MAX_REPLY, Fault
 
 IDLE_SECONDS = 60.0  # for a whole request to arrive; a connection without one is closed
+BRIEF_SECONDS = 2.0  # the same, where all seats but the kept ones are taken
 SEND_SECONDS = 10.0  # for a client to read one part of an answer; a local one needs milliseconds
 
 
@@ -45,13 +46,13 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._method = ""
 
-    async def next_request(self) -> Request | None:
-        """Return the next request; None when the client is done, or sends none in time.
+    async def next_request(self, seconds: float = IDLE_SECONDS) -> Request | None:
+        """Return the next request; None when the client is done, or sends none in `seconds`.
 
         Raises Refused for a malformed request, or one that is too long. No request can follow it.
         """
         try:
-            with trio.move_on_after(IDLE_SECONDS):
+            with trio.move_on_after(seconds):
                 return await self._whole_request()
         except h11.RemoteProtocolError as error:
             raise Refused(HTTPStatus(error.error_status_hint), f"not a request: {error}") from None
@@ -82,7 +83,12 @@ class Connection:
         self, status: HTTPStatus, value: object, headers: Sequence[tuple[str, str]] = ()
     ) -> None:
         """Send a whole answer: `value` as JSON."""
-        body = msgspec.json.encode(value)
+        await self.send_answer(status, as_json(value), headers)
+
+    async def send_answer(
+        self, status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Send a whole answer: `body` is JSON."""
         length = ("Content-Length", str(len(body)))
         events = [_head(status, "application/json", length, *headers), h11.EndOfMessage()]
         if self._method != "HEAD":
@@ -115,6 +121,15 @@ class Connection:
             return False
         self._http.start_next_cycle()
         return True
+
+
+def as_json(value: object) -> bytes:
+    """Return an answer's body; raises Refused for one that no client of ours would read."""
+    body = msgspec.json.encode(value)
+    if len(body) > MAX_REPLY:
+        text = f"the answer has {len(body)} bytes, more than {MAX_REPLY}"
+        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
+    return body
 
 
 def _head(status: HTTPStatus, kind: str, *more: tuple[str, str]) -> h11.Event:

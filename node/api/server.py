@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import msgspec
 import trio
 
-from dipaco.node.api.connection import Connection, Refused, Request
+from dipaco.node.api.clients import MAX_CLIENTS, Client, Clients, process_of
+from dipaco.node.api.connection import (
+    BRIEF_SECONDS,
+    IDLE_SECONDS,
+    Connection,
+    Refused,
+    Request,
+    as_json,
+)
 from dipaco.node.api.values import (
     FETCH,
     LEDGER,
@@ -44,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_CLIENTS = 16  # connections at once, of some 1,024 descriptors; one more gets status 503
 PROGRESS_SECONDS = 0.5  # between two progress lines of a fetch
 
 BEGUN: Final = Fetching(received=0, total=0)
@@ -86,10 +93,9 @@ async def serve_api(
     """
     path = home.socket
     listener = _listen(path)
-    limiter = trio.CapacityLimiter(MAX_CLIENTS)
     try:
         task_status.started(path)
-        await trio.serve_listeners(partial(_serve_client, handler, limiter), [listener])
+        await trio.serve_listeners(partial(_serve_client, handler, Clients()), [listener])
     finally:
         path.unlink(missing_ok=True)
 
@@ -109,41 +115,55 @@ def _listen(path: Path) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
 
 
-async def _serve_client(
-    handler: Handler, limiter: trio.CapacityLimiter, stream: trio.SocketStream
-) -> None:
-    client = Connection(stream)
+async def _serve_client(handler: Handler, clients: Clients, stream: trio.SocketStream) -> None:
+    connection = Connection(stream)
     try:
         async with stream:
-            try:
-                limiter.acquire_nowait()
-            except trio.WouldBlock:
-                text = f"{MAX_CLIENTS} clients are served at once: try again"
-                await client.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, text))
-                return
-            try:
-                await _converse(handler, client)
-            finally:
-                limiter.release()
+            with trio.CancelScope() as scope:
+                await _seat(handler, clients, process_of(stream), connection, scope)
     except* GONE as gone:
         log.debug("a client of the local API left: %r", gone.exceptions[0])
 
 
-async def _converse(handler: Handler, client: Connection) -> None:
+async def _seat(
+    handler: Handler, clients: Clients, name: str, connection: Connection, scope: trio.CancelScope
+) -> None:
+    try:
+        client = clients.take(name, trio.current_time(), scope.cancel)
+    except Unavailable as full:
+        await connection.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{full}: try again"))
+        return
+    try:
+        await converse(handler, clients, client, connection)
+    finally:
+        clients.leave(client)
+
+
+async def converse(
+    handler: Handler, clients: Clients, client: Client, connection: Connection
+) -> None:
     """Answer one request after the other; a malformed request, or a bug, ends the connection."""
     try:
-        while (request := await client.next_request()) is not None:
-            await _answer(handler, request, client)
-            if not client.again():
+        while (request := await _next_request(client, connection)) is not None:
+            await _answer(handler, clients, request, connection, brief=client.brief)
+            if client.brief or not connection.again():
                 return
     except Refused as refused:
-        await client.refuse(refused)
+        await connection.refuse(refused)
     except Exception as error:  # a node that serves its peers does not end for a local client
         if _is_gone(error):
             raise
         log.error("a bug in an answer of the local API: please report it", exc_info=error)
         text = f"a bug in the daemon ({type(error).__name__}): its log has the traceback"
-        await client.refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, text))
+        await connection.refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, text))
+
+
+async def _next_request(client: Client, connection: Connection) -> Request | None:
+    client.waiting = trio.current_time()
+    try:
+        return await connection.next_request(BRIEF_SECONDS if client.brief else IDLE_SECONDS)
+    finally:
+        client.waiting = None
 
 
 def _is_gone(error: Exception) -> bool:
@@ -153,25 +173,34 @@ def _is_gone(error: Exception) -> bool:
     return isinstance(error, GONE)
 
 
-async def _answer(handler: Handler, request: Request, client: Connection) -> None:
+async def _answer(
+    handler: Handler, clients: Clients, request: Request, connection: Connection, *, brief: bool
+) -> None:
     try:
+        if brief and request.target not in (STATUS, STOP):
+            text = f"{MAX_CLIENTS} connections are served at once: try again"
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
         route = _route(request)
-        await route(handler, request.body, client)
+        await route(handler, clients, request.body, connection)
     except Refused as refused:
-        await client.refuse(refused)
+        await connection.refuse(refused)
     except Unavailable as error:
-        await client.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+        await connection.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
 
 
-async def _status(handler: Handler, _body: bytes, client: Connection) -> None:
-    await client.answer(HTTPStatus.OK, handler.status())
+async def _status(handler: Handler, clients: Clients, _body: bytes, connection: Connection) -> None:
+    await connection.send_answer(
+        HTTPStatus.OK, await clients.made(lambda: as_json(handler.status()))
+    )
 
 
-async def _ledger(handler: Handler, _body: bytes, client: Connection) -> None:
-    await client.answer(HTTPStatus.OK, handler.ledger())
+async def _ledger(handler: Handler, clients: Clients, _body: bytes, connection: Connection) -> None:
+    await connection.send_answer(
+        HTTPStatus.OK, await clients.made(lambda: as_json(handler.ledger()))
+    )
 
 
-async def _stop(handler: Handler, body: bytes, client: Connection) -> None:
+async def _stop(handler: Handler, _clients: Clients, body: bytes, client: Connection) -> None:
     request = _read(body, StopRequest)
     try:  # the answer first: `now` ends the process
         await client.answer(HTTPStatus.ACCEPTED, Stopping())
@@ -179,7 +208,7 @@ async def _stop(handler: Handler, body: bytes, client: Connection) -> None:
         handler.stop(now=request.now)
 
 
-async def _fetch(handler: Handler, body: bytes, client: Connection) -> None:
+async def _fetch(handler: Handler, _clients: Clients, body: bytes, client: Connection) -> None:
     """Fetch the blob and send its progress; the fetch ends if the client leaves."""
     fetch = _Fetch(handler, _read(body, FetchRequest))
     await client.begin_lines()
@@ -213,7 +242,7 @@ class _Fetch:
         self.latest = Fetching(received=received, total=total)
 
 
-Route = Callable[[Handler, bytes, Connection], Awaitable[None]]
+Route = Callable[[Handler, Clients, bytes, Connection], Awaitable[None]]
 ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     STATUS: {"GET": _status},
     LEDGER: {"GET": _ledger},

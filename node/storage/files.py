@@ -27,6 +27,7 @@ PRIVATE = 0o600  # keys, tokens, sockets: only their owner may read them
 PUBLIC = 0o644
 NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """Errors of a write that finds no room: on the disk, in a quota, in the limit on a file's size."""
+READ_BYTES = 1 << 16  # of a file at a time
 PROBE_BYTES = 1 << 17  # more than SQLite adds to one of its files at a time
 MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes: sun_path less its zero
 
@@ -221,11 +222,14 @@ def write_file(path: Path, data: bytes | bytearray | memoryview, *, mode: int = 
 
 def read_file(path: Path, *, limit: int) -> bytes:
     """Return the bytes of `path`, at most `limit`; raises ConfigError."""
+    data = bytearray()
     with translated(path, "read"), path.open("rb") as file:
-        data = file.read(limit + 1)
+        # In parts: a read of `limit` bytes would allocate them all for a file of one byte.
+        while part := file.read(min(READ_BYTES, limit + 1 - len(data))):
+            data += part
     if len(data) > limit:
         raise ConfigError(f"{path} has more than {limit} bytes")
-    return data
+    return bytes(data)
 
 
 @dataclass(frozen=True)

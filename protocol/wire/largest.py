@@ -74,15 +74,15 @@ def _largest(info: inspect.Type) -> Largest:
 
 
 def _struct(info: inspect.StructType) -> Largest:
-    assert isinstance(info.tag_field, str) and isinstance(info.tag, str)
-    size = head_bytes(len(info.fields) + 1) + _text_bytes(info.tag_field) + _text_bytes(info.tag)
-    fields = [_largest(field.type) for field in info.fields]
-    keys = sum(_text_bytes(field.encode_name) for field in info.fields)
-    whole = size + keys + sum(each.size for each in fields)
+    fields = [(field.encode_name, _largest(field.type)) for field in info.fields]
+    if info.tag_field is not None:  # a struct of the configuration has none
+        fields.append((info.tag_field, _one(_scalar_bytes(info.tag))))
+    keys = sum(_text_bytes(name) for name, _ in fields)
+    size = head_bytes(len(fields)) + keys + sum(each.size for _, each in fields)
     return Largest(
-        size=min(whole, getattr(info.cls, STATED, math.inf)),
-        items=3 + len(fields) + sum(each.items for each in fields),
-        depth=1 + max((each.depth for each in fields), default=0),
+        size=min(size, getattr(info.cls, STATED, math.inf)),
+        items=1 + len(fields) + sum(each.items for _, each in fields),
+        depth=1 + max((each.depth for _, each in fields), default=0),
     )
 
 

@@ -4,7 +4,7 @@ A real server on a real unix socket in this loop, virtual time where time matter
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import trio
 from trio.testing import MockClock
 
 from dipaco.node.api.connection import IDLE_SECONDS, SEND_SECONDS
-from dipaco.node.api.server import MAX_CLIENTS
 from dipaco.node.api.values import MAX_BODY, MAX_HEAD
 from tests.node.api.fake_node import RUN, ledger, status
 from tests.node.api.served import Answer, Served, answers, received, request, serving
@@ -187,22 +186,3 @@ async def test_a_client_that_does_not_read_is_let_go(
         await trio.sleep(2 * SEND_SECONDS)
         with pytest.raises(trio.BrokenResourceError):
             await stream.send_all(STATUS)
-
-
-async def crowd(served: Served, size: int, then: Callable[[], Awaitable[None]]) -> None:
-    """Hold `size` connections, each of which was served, while `then` runs."""
-    if not size:
-        return await then()
-    async with await served.connect() as stream:
-        await stream.send_all(STATUS)
-        assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 200 ")
-        await crowd(served, size - 1, then)
-    return None
-
-
-async def test_one_client_too_many_is_told_so_until_another_leaves(served: Served) -> None:
-    async def one_more() -> None:
-        answer = await served.ask("GET", "/v1/status")
-        assert answer.status == 503 and str(MAX_CLIENTS) in in_one_line(answer)
-
-    await crowd(served, MAX_CLIENTS, one_more)

@@ -1,0 +1,74 @@
+"""CBOR as a tree of places: where each item begins, where its content begins, and where it ends.
+
+A mutator cuts and joins bytes by it, so a value keeps its form but for the one change. The reader
+knows canonical CBOR alone: it is given seeds, which are valid.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+UINT, NINT, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)
+"""The major types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item in `data[start:end]`."""
+
+    major: int
+    start: int
+    body: int
+    """The offset after the head."""
+    end: int
+    value: int
+    """The argument in the head: a number, a length, or a count of entries."""
+    parts: tuple["Item", ...] = ()
+    """The items of an array; the keys and values of a map, in turn."""
+
+
+def read(data: bytes, start: int = 0) -> Item:
+    """Return the item that begins at `start`."""
+    major, info = data[start] >> 5, data[start] & 31
+    width = 0 if info < 24 else 1 << (info - 24)
+    body = start + 1 + width
+    value = int.from_bytes(data[start + 1 : body], "big") if width else info
+    if major in (BYTES, TEXT):
+        return Item(major, start, body, body + value, value)
+    parts, end = [], body
+    for _ in range({ARRAY: value, MAP: 2 * value}.get(major, 0)):
+        parts.append(read(data, end))
+        end = parts[-1].end
+    return Item(major, start, body, end, value, tuple(parts))
+
+
+def walk(item: Item) -> Iterator[Item]:
+    """Yield an item and all items in it."""
+    yield item
+    for part in item.parts:
+        yield from walk(part)
+
+
+def head(major: int, value: int, width: int | None = None) -> bytes:
+    """Return an item's head; `width`: bytes of the argument, other than the shortest."""
+    if width is None:
+        if value < 24:
+            return bytes([major << 5 | value])
+        width = next(size for size in (1, 2, 4, 8) if value < 1 << 8 * size)
+    info = 23 + width.bit_length()
+    return bytes([major << 5 | info]) + value.to_bytes(width, "big")
+
+
+def number(value: int) -> bytes:
+    """Return an integer of at most 64 bits and a sign."""
+    return head(UINT, value) if value >= 0 else head(NINT, -1 - value)
+
+
+def text(value: str) -> bytes:
+    """Return a text."""
+    data = value.encode()
+    return head(TEXT, len(data)) + data
+
+
+def blob(value: bytes) -> bytes:
+    """Return a byte string."""
+    return head(BYTES, len(value)) + value
