@@ -8,7 +8,7 @@ from dipaco.node.config import VARIABLES, load_config
 from dipaco.protocol.errors import ConfigError
 
 OWN_SECTIONS: Final = ("node", "compute")
-OWN_KEYS: Final = ("run.id", "run.local_sources")
+OWN_KEYS: Final = ("run.id", "run.signers", "run.local_sources")
 
 
 def node_settings(environ: Mapping[str, str], home: Path) -> dict[str, str]:

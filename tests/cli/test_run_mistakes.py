@@ -475,12 +475,12 @@ RUNS = [
     (
         'kind = "synthetic"\ndocuments = 64',
         'kind = "files"\nfiles = "a.txt"',
-        ": source.files: the text 'a.txt' is not a list of 1 to 4096 items",
+        ": source.files: the text 'a.txt' is not a list of 1 to 2048 items",
     ),
     (
         'kind = "synthetic"\ndocuments = 64',
         'kind = "files"\nfiles = []',
-        ": source.files: an empty list is not a list of 1 to 4096 items",
+        ": source.files: an empty list is not a list of 1 to 2048 items",
     ),
     (
         'kind = "synthetic"\ndocuments = 64',
@@ -540,7 +540,7 @@ RUNS = [
     (
         'kind = "synthetic"\ndocuments = 64',
         'kind = "files"',
-        ": source.files: is missing: a list of 1 to 4096 items",
+        ": source.files: is missing: a list of 1 to 2048 items",
     ),
     (
         'kind = "synthetic"\ndocuments = 64',

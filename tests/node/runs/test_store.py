@@ -505,7 +505,8 @@ def test_strangers_manifests_are_kept_and_read_again_without_a_topology(journal:
     store = RunStore(journal)
     topology.cache_clear()
     for number in range(40):
-        store.offer("manifest", signed(manifest(seed=number), "owner"))
+        owner = f"owner-{number % 4}"
+        store.offer("manifest", signed(manifest(seed=number, owner=peer(owner)), owner))
     again = RunStore(journal)
     assert len(again.runs) == 40 and not any(record.over for record in again.runs.values())
     assert len(again.inventory()) == 40

@@ -349,7 +349,13 @@ def test_the_child_has_low_priority_and_never_spins(tmp_path: Path) -> None:
 def test_the_first_frame_carries_every_setting(tmp_path: Path) -> None:
     other = settings(
         tmp_path / "x y",
-        run=RunSection(id=("tiny",), verify="warn", local_sources=True, whole_files=True),
+        run=RunSection(
+            id=("tiny",),
+            signers=(peer("owner"),),
+            verify="warn",
+            local_sources=True,
+            whole_files=True,
+        ),
         compute=ComputeSection(
             device="cuda:1",
             threads=7,
