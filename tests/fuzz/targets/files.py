@@ -80,6 +80,7 @@ heartbeat_s = 2.5
 level = "debug"
 """
 OWN_SECONDS = 2.0  # for a file that a person wrote for the node of the same person
+PIPE_SECONDS = 0.5  # for a frame of up to 1 MiB between two processes of one node
 
 Written = Callable[[Path], object]
 
@@ -292,6 +293,7 @@ def targets() -> Iterator[Target]:
         (ConfigError, Refusal),
         partial(grammar, type(SMALLEST)),
         opened=partial(reading, "my.manifest", manifest_file),
+        seconds=OWN_SECONDS,
     )
     yield Target(
         "file/identity.key",
@@ -315,7 +317,15 @@ def targets() -> Iterator[Target]:
         lines,
         opened=partial(reading, "last-run", last),
     )
-    yield Target("worker/job", jobs, plain, partial(grammar, Job), call=read_job, limit=1 << 20)
+    yield Target(
+        "worker/job",
+        jobs,
+        plain,
+        partial(grammar, Job),
+        call=read_job,
+        limit=1 << 20,
+        seconds=PIPE_SECONDS,
+    )
     yield Target(
         "worker/report",
         reports,
@@ -323,6 +333,7 @@ def targets() -> Iterator[Target]:
         partial(grammar, Progress | Answer),
         call=read_report,
         limit=1 << 20,
+        seconds=PIPE_SECONDS,
     )
     yield Target(
         "worker/settings",
@@ -331,6 +342,7 @@ def targets() -> Iterator[Target]:
         partial(grammar, type(settings(Path("/h")))),
         call=read_settings,
         limit=1 << 20,
+        seconds=PIPE_SECONDS,
     )
     yield Target(
         "worker/frame",
