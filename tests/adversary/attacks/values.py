@@ -7,6 +7,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
+from dipaco.node.network.gossip import SYNC
 from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
 from dipaco.protocol.run.manifest import Manifest, Scheduling, run_id
 from dipaco.protocol.run.model_shape import Grid, Level, Model
@@ -14,7 +15,7 @@ from dipaco.protocol.run.source import SourceFile
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import peer_id
-from dipaco.protocol.wire.messages import Announcement, Inventory, Item
+from dipaco.protocol.wire.messages import Announcement, AskInventory, Inventory, Item
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation
 from dipaco.protocol.work.ledger import NO_RECORD, LedgerRecord, SpecAdopted
@@ -134,13 +135,13 @@ async def wide_manifests(arena: Arena) -> None:
 
 @attack()
 async def heavy_manifests(arena: Arena) -> None:
-    """Fill disks and memory with manifests of 2 MB, each of a run of its own."""
+    """Fill disks and memory with manifests of 650 kB, each of a run of its own."""
     files = tuple(
-        SourceFile(name="x" * 440 + f"{number:04d}", size=1, sha256=Digest(bytes(32)), rows=1)
-        for number in range(4000)
+        SourceFile(name="x" * 240 + f"{number:04d}", size=1, sha256=Digest(bytes(32)), rows=1)
+        for number in range(2000)
     )
     source = replace(
-        arena.manifest.source, kind="files", files=files, documents=4000, window=4000, revision="1"
+        arena.manifest.source, kind="files", files=files, documents=2000, window=2000, revision="1"
     )
 
     def prepare(stranger: Stranger, number: int) -> None:
@@ -347,12 +348,29 @@ async def foreign_heads(arena: Arena) -> None:
 async def names_that_a_terminal_obeys(arena: Arena) -> str | None:
     """Have nodes keep and hand on a manifest whose names hold escapes and bidi characters."""
     text = "a\x1b[2J\x07\u202egpj.\x9b"
-    source = replace(
-        arena.manifest.source, kind="files", revision=text, text_field=text, documents=1, window=1,
-        files=(SourceFile(name=text, size=1, sha256=Digest(bytes(32)), rows=1),),
-    )  # fmt: skip
-    try:
-        own_run(arena, arena.new_key(), source=source)
-    except ValueError:
-        return None
-    return "a manifest with escapes in its names is a valid one"
+    signed = list[bytes]()
+
+    def prepare(stranger: Stranger, number: int) -> None:
+        value = own_run(arena, stranger.key)
+        file = plain(SourceFile(name="a", size=1, sha256=Digest(bytes(32)), rows=1), name=text)
+        source = plain(
+            value.source, kind="files", revision=text, text_field=text, documents=1, window=1,
+            files=[file],
+        )  # fmt: skip
+        body = cbor(plain(value, source=source))
+        signed.append(envelope(body, stranger.key, "Manifest"))
+        stranger.hold("manifest", sha256(body), signed[-1])
+
+    await offer_to_all(arena, prepare, 2)
+    held = set[Digest]()
+
+    async def look(stranger: Stranger, number: int) -> None:
+        await stranger.meet(arena.scheduler)
+        line = await stranger.line(arena.scheduler, SYNC)
+        answer = await line.ask(AskInventory(summary=Digest(bytes(32))), Inventory)
+        held.update(item.digest for item in answer.items)
+
+    await arena.crowd(1, look, prefix=None)
+    if held & {sha256(each) for each in signed}:
+        return "a manifest with escapes in its names is kept"
+    return None
