@@ -34,7 +34,7 @@ from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
 from dipaco.node.scheduler.parking import Parking
-from dipaco.node.scheduler.sharing import leases_to_take
+from dipaco.node.scheduler.sharing import leases_to_take, work_to_share
 from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
@@ -156,6 +156,8 @@ class Schedule:
             work, given_up = self._taken_from_another(peer, prefix, taken, now)
             ended += given_up
         if work is None:
+            work = work_to_share(self.grants.values(), self.standing, peer, prefix, now)
+        if work is None:
             return ended, self._nothing_to_do(now)
         lease: Lease = work.kind.lease(self.state, work, token)
         return (*ended, Grant(lease, peer, now, prefix=prefix)), Granted(lease=lease)
@@ -207,7 +209,16 @@ class Schedule:
             self.standing.trained(peer, now)
         if not grant.restored:
             self.standing.took(peer, work_of(grant.lease), now - grant.granted)
-        return kind_of(grant.lease).accept(self.state, grant.lease, peer, result), Stands()
+        changes = kind_of(grant.lease).accept(self.state, grant.lease, peer, result)
+        return (*changes, *self._not_needed(grant)), Stands()
+
+    def _not_needed(self, done: Grant) -> Iterator[LeaseEnded]:
+        """Yield the end of the leases of others for work of which a result counts."""
+        work = work_of(done.lease)
+        if work.kind.one_result:
+            for each in self.grants.values():
+                if each is not done and work_of(each.lease) == work:
+                    yield LeaseEnded(each.lease.token, "another peer was done before")
 
     def misfit(self, grant: Grant, result: Result, now: float) -> str:
         """Say what is wrong with the shape and the figures of a result; empty if nothing."""
@@ -400,6 +411,9 @@ class Schedule:
             taken[held] -= 1
             work = self._next_work(peer, prefix, taken, now)
             taken[held] += 1
+            if work is None and each.failed:
+                left = (grant for grant in self.grants.values() if grant is not each.grant)
+                work = work_to_share(left, self.standing, peer, prefix, now)
             if work is not None:
                 failed = now if each.failed else None
                 return work, (LeaseEnded(each.grant.lease.token, each.reason, failed=failed),)
