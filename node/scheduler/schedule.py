@@ -32,7 +32,7 @@ from dipaco.node.kinds.changes import (
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
-from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
+from dipaco.node.kinds.train import is_again, moments_arrived, moments_lost, moments_to_look_at
 from dipaco.node.scheduler.parking import Parking
 from dipaco.node.scheduler.sharing import leases_to_take, work_to_share
 from dipaco.node.scheduler.standing import Standing
@@ -54,6 +54,7 @@ from dipaco.protocol.work.kinds import (
     TrainResult,
 )
 from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.run_state import MAX_REPLACED
 
 RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
 MAX_COUNTED = 4096  # peers whose newest result that counts is remembered, the latest
@@ -87,7 +88,17 @@ class Schedule:
 
     @property
     def deadlock(self) -> str:
-        """Say why the run can never go on: peers disagree for good. Empty: it can."""
+        """Say why the run can never go on: peers disagree for good, or moments are lost too often.
+
+        Empty: it can.
+        """
+        for path, round_ in self.state.pending:
+            lost = self.state.pending.first_lost(path, self.ledger.path_version(path))
+            if lost == round_ and not self.ledger.may_replace(path, round_):
+                return (
+                    f"the run cannot go on: the moments of path {path} round {round_} were lost "
+                    f"{MAX_REPLACED} times after they had arrived here"
+                )
         scores = self.state.scores
         found = next(scores.undecided(self.rounds.live_paths), None) if scores else None
         if scores is None or found is None:
@@ -239,7 +250,7 @@ class Schedule:
             and (grant.lease.path, grant.lease.round) == place
             and is_again(self.state, grant.lease)
         )
-        return (*ended, MomentsArrived(place)) if self.state.pending.get(place) else ()
+        return *ended, *moments_arrived(self.state, place)
 
     def moments_lost(self, place: Place) -> tuple[Change, ...]:
         """Note that nobody can be expected to bring the moments of a path and round."""
