@@ -107,6 +107,8 @@ class Kind(ABC, Generic[L, R]):
     """The stage of the worker's progress that is the work itself, not its preparation."""
     small: bool = False
     """Whether it is what a peer begins with that has proven nothing."""
+    one_result: bool = True
+    """Whether one result ends a piece of work: what others make of it then is not needed."""
     lease_type: type[L]
     result_type: type[R]
 

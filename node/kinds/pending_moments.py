@@ -48,11 +48,6 @@ class PendingMoments:
         rounds = (r for (p, r), found in self._pending.items() if p == path and not found.maker)
         return min((round_ for round_ in rounds if round_ <= upto), default=None)
 
-    def keep_from(self, peer: PeerId, path: int, round_: int) -> bool:
-        """Return whether `peer` lacks the moments with which `path` begins `round_`."""
-        found = self._pending.get((path, round_ - 1))
-        return found is not None and found.maker != peer
-
     def add(self, place: Place, pending: Pending) -> None:
         """Note moments that are not here yet."""
         self._pending[place] = pending

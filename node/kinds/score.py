@@ -21,6 +21,7 @@ class ScoreKind(Kind[ScoreLease, ScoreResult]):
 
     name = "score"
     stage = "score"
+    one_result = False
     lease_type = ScoreLease
     result_type = ScoreResult
 

@@ -12,6 +12,7 @@ from dipaco.node.kinds.base import Kind, LeaseSource, Work, WorkerTools, check_s
 from dipaco.node.kinds.changes import (
     Change,
     LeaseEnded,
+    MomentsArrived,
     MomentsPending,
     Recorded,
     TrainingAccepted,
@@ -45,7 +46,9 @@ class TrainKind(Kind[TrainLease, TrainResult]):
             self._ready(state), key=lambda work: state.preference(peer, work.path, work.round)
         )
         for work in ready:
-            if not state.pending.keep_from(peer, work.path, work.round):
+            before = work.path, work.round - 1
+            found = state.pending.get(before)
+            if found is None or (found.maker == peer and not _otherwise(state, before, found)):
                 yield work
 
     def _ready(self, state: SchedulingState) -> Iterator[Work]:
@@ -54,6 +57,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
             version = ledger.path_version(path)
             round_ = state.pending.first_lost(path, version) or version + 1
             waits = round_ > rounds.last or (path, round_) in state.accepted
+            waits |= round_ <= version and not ledger.may_replace(path, round_)
             if not waits and rounds.has_begun(round_):
                 yield Work(self, path, round_)
 
@@ -112,13 +116,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
         place, ended = (lease.path, lease.round), LeaseEnded(lease.token, "done", counted=True)
         if state.pending.get(place) is None:
             return (ended,)
-        pending = MomentsPending(place, Pending(result.moments, peer))
-        if result.moments == moments_after(state, place):
-            return ended, pending
-        replaced = MomentsReplaced(
-            path=lease.path, round=lease.round, peer=peer, moments=result.moments
-        )
-        return ended, Recorded(replaced), pending
+        return ended, MomentsPending(place, Pending(result.moments, peer))
 
     def hand_back(self, state: SchedulingState, lease: TrainLease) -> tuple[Change, ...]:
         """Give up moments that are still with the maker: it cannot work from them."""
@@ -195,9 +193,31 @@ def moments_after(state: SchedulingState, place: Place) -> tuple[ModuleDigest, .
 
 def moments_lost(state: SchedulingState, place: Place) -> MomentsPending:
     """Return the change that nobody can be expected to bring the moments of a path and round."""
-    pending = state.pending.get(place)
-    moments = pending.moments if pending else moments_after(state, place)
+    pending, ended = state.pending.get(place), place[1] <= state.ledger.path_version(place[0])
+    moments = pending.moments if pending and not ended else moments_after(state, place)
     return MomentsPending(place, Pending(moments, None))
+
+
+def moments_arrived(state: SchedulingState, place: Place) -> tuple[Change, ...]:
+    """Return the changes that follow when the pending moments of a path and round are here.
+
+    Moments that were made again and came out otherwise join the ledger here and not before:
+    whoever makes some and leaves with them writes nothing.
+    """
+    pending = state.pending.get(place)
+    if pending is None:
+        return ()
+    path, round_ = place
+    if pending.maker is None or not _otherwise(state, place, pending):
+        return (MomentsArrived(place),)
+    replaced = MomentsReplaced(path=path, round=round_, peer=pending.maker, moments=pending.moments)
+    return Recorded(replaced), MomentsArrived(place)
+
+
+def _otherwise(state: SchedulingState, place: Place, pending: Pending) -> bool:
+    """Return whether the pending moments of a round that has ended are not the ledger's."""
+    ended = place[1] <= state.ledger.path_version(place[0])
+    return ended and pending.moments != moments_after(state, place)
 
 
 def moments_to_look_at(state: SchedulingState, now: float) -> tuple[MomentsPending, ...]:

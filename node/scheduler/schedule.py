@@ -32,9 +32,9 @@ from dipaco.node.kinds.changes import (
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
-from dipaco.node.kinds.train import is_again, moments_lost, moments_to_look_at
+from dipaco.node.kinds.train import is_again, moments_arrived, moments_lost, moments_to_look_at
 from dipaco.node.scheduler.parking import Parking
-from dipaco.node.scheduler.sharing import leases_to_take
+from dipaco.node.scheduler.sharing import leases_to_take, work_to_share
 from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
@@ -54,6 +54,7 @@ from dipaco.protocol.work.kinds import (
     TrainResult,
 )
 from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.run_state import MAX_REPLACED
 
 RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
 MAX_COUNTED = 4096  # peers whose newest result that counts is remembered, the latest
@@ -87,7 +88,17 @@ class Schedule:
 
     @property
     def deadlock(self) -> str:
-        """Say why the run can never go on: peers disagree for good. Empty: it can."""
+        """Say why the run can never go on: peers disagree for good, or moments are lost too often.
+
+        Empty: it can.
+        """
+        for path, round_ in self.state.pending:
+            lost = self.state.pending.first_lost(path, self.ledger.path_version(path))
+            if lost == round_ and not self.ledger.may_replace(path, round_):
+                return (
+                    f"the run cannot go on: the moments of path {path} round {round_} were lost "
+                    f"{MAX_REPLACED} times after they had arrived here"
+                )
         scores = self.state.scores
         found = next(scores.undecided(self.rounds.live_paths), None) if scores else None
         if scores is None or found is None:
@@ -156,6 +167,8 @@ class Schedule:
             work, given_up = self._taken_from_another(peer, prefix, taken, now)
             ended += given_up
         if work is None:
+            work = work_to_share(self.grants.values(), self.standing, peer, prefix, now)
+        if work is None:
             return ended, self._nothing_to_do(now)
         lease: Lease = work.kind.lease(self.state, work, token)
         return (*ended, Grant(lease, peer, now, prefix=prefix)), Granted(lease=lease)
@@ -207,7 +220,16 @@ class Schedule:
             self.standing.trained(peer, now)
         if not grant.restored:
             self.standing.took(peer, work_of(grant.lease), now - grant.granted)
-        return kind_of(grant.lease).accept(self.state, grant.lease, peer, result), Stands()
+        changes = kind_of(grant.lease).accept(self.state, grant.lease, peer, result)
+        return (*changes, *self._not_needed(grant)), Stands()
+
+    def _not_needed(self, done: Grant) -> Iterator[LeaseEnded]:
+        """Yield the end of the leases of others for work of which a result counts."""
+        work = work_of(done.lease)
+        if work.kind.one_result:
+            for each in self.grants.values():
+                if each is not done and work_of(each.lease) == work:
+                    yield LeaseEnded(each.lease.token, "another peer was done before")
 
     def misfit(self, grant: Grant, result: Result, now: float) -> str:
         """Say what is wrong with the shape and the figures of a result; empty if nothing."""
@@ -228,7 +250,7 @@ class Schedule:
             and (grant.lease.path, grant.lease.round) == place
             and is_again(self.state, grant.lease)
         )
-        return (*ended, MomentsArrived(place)) if self.state.pending.get(place) else ()
+        return *ended, *moments_arrived(self.state, place)
 
     def moments_lost(self, place: Place) -> tuple[Change, ...]:
         """Note that nobody can be expected to bring the moments of a path and round."""
@@ -400,6 +422,9 @@ class Schedule:
             taken[held] -= 1
             work = self._next_work(peer, prefix, taken, now)
             taken[held] += 1
+            if work is None and each.failed:
+                left = (grant for grant in self.grants.values() if grant is not each.grant)
+                work = work_to_share(left, self.standing, peer, prefix, now)
             if work is not None:
                 failed = now if each.failed else None
                 return work, (LeaseEnded(each.grant.lease.token, each.reason, failed=failed),)

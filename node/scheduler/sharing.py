@@ -5,6 +5,10 @@ whose prefix holds fewer takes a lease from the prefix that holds the most, as l
 keeps at least as many as the other then has, so no lease moves back. A proven peer counts as a
 prefix of its own that holds nothing. Besides, whoever takes far longer than others did loses its
 lease to a peer that waits.
+
+Before any work of a kind is done nobody can say how long it takes: the seed model in a new run, or
+the first round. A peer of another prefix that finds no work then does the same work beside its
+holder, after a while. The first result that passes counts, and the other leases end.
 """
 
 import math
@@ -12,11 +16,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.changes import Grant
 from dipaco.node.kinds.table import work_of
 from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.numbers import span
 from dipaco.protocol.wire.identity import PeerId
+
+BESIDE_TTLS = 30  # lease times to live: most seed phases of small runs are over by then
+UNCOUNTED_TTLS = 180  # the same among peers whose prefix is not counted: often one machine
+MAX_BESIDE = 3  # peers that do the same work at once: each costs its own electricity
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,37 @@ def leases_to_take(
         if held[each.prefix] >= mine + 2 and each.moved != math.inf:
             reason = f"{each.prefix} holds {held[each.prefix]} leases, another peer waits for one"
             yield Taken(each, reason, failed=False)
+
+
+def work_to_share(
+    grants: Iterable[Grant], standing: Standing, peer: PeerId, prefix: str, now: float
+) -> Work | None:
+    """Return work in hand that `peer`, which finds none, may do besides its holders.
+
+    It is the work that was leased longest ago, of those that no proven peer does.
+    """
+    holders: dict[Work, list[Grant]] = {}
+    for each in sorted(grants, key=lambda each: each.granted):
+        if each.peer != peer:
+            holders.setdefault(work_of(each.lease), []).append(each)
+    for work, held in holders.items():
+        if not work.kind.one_result or standing.measured(work) or len(held) >= MAX_BESIDE:
+            continue
+        # A result that is being inspected counts soon.
+        if any(standing.proven(each.peer) or each.moved == math.inf for each in held):
+            continue
+        if all(_may_join(each, prefix, now) for each in held):
+            return work
+    return None
+
+
+def _may_join(held: Grant, prefix: str, now: float) -> bool:
+    """Return whether a peer of `prefix` may do the work of a lease, besides its holder."""
+    counted = bool(prefix and held.prefix)
+    if counted and prefix == held.prefix:
+        return False
+    ttls = BESIDE_TTLS if counted else UNCOUNTED_TTLS
+    return now - held.granted >= ttls * held.lease.ttl
 
 
 def _overdue(

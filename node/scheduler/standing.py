@@ -69,6 +69,10 @@ class Standing:
         if self.proven(peer) and not work.kind.small:
             self._own[peer] = max(seconds, self._own.get(peer, 0.0))
 
+    def measured(self, work: Work) -> bool:
+        """Return whether it is known how long work of this kind takes."""
+        return bool(self._durations.get(work.kind.name))
+
     def longest(self, holder: PeerId, work: Work, ttl: float, *, proven_waits: bool) -> float:
         """Return the seconds after which a lease may go to a peer that waits for work.
 

@@ -20,6 +20,10 @@ from dipaco.protocol.work.bounds import wrong_evaluation, wrong_seed
 from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Seeded
 from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
 
+MAX_REPLACED = (
+    8  # entries about the moments of one path and round: its scheduler lost them so often
+)
+
 
 class RunState:
     """Specs, module versions, moments, evaluations and scores of one run, entry by entry."""
@@ -47,6 +51,8 @@ class RunState:
         """Per path and module the inner moments after each round; empty where none are carried."""
         self.steps: dict[int, dict[int, int]] = {}
         """Per path the inner steps that its moments have seen after each round."""
+        self._replaced: dict[tuple[int, int], int] = {}
+        """By path and round how often its moments were replaced."""
         self.evaluations: dict[tuple[int, int], Evaluated] = {}
         """Evaluations by (version, path)."""
         self._evaluated: dict[int, dict[int, Evaluated]] = {}
@@ -267,6 +273,10 @@ class RunState:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
                 self.steps.setdefault(each.path, {})[entry.version] = each.steps
 
+    def may_replace(self, path: int, round_: int) -> bool:
+        """Return whether the moments of a path after a round may be replaced once more."""
+        return self._replaced.get((path, round_), 0) < MAX_REPLACED
+
     def _replace_moments(self, entry: MomentsReplaced) -> None:
         named = tuple(ModuleId(each.module) for each in entry.moments)
         path = entry.path
@@ -276,6 +286,12 @@ class RunState:
             raise RemoteProtocolError(
                 f"the moments of path {path} are of round {entry.round}, which it has not ended"
             )
+        if not self.may_replace(path, entry.round):
+            raise RemoteProtocolError(
+                f"the moments of path {path} after round {entry.round} were replaced "
+                f"{MAX_REPLACED} times before"
+            )
+        self._replaced[path, entry.round] = self._replaced.get((path, entry.round), 0) + 1
         for module, each in zip(named, entry.moments, strict=True):
             self.moments[path, module][entry.round] = each.digest
 

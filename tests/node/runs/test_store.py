@@ -12,6 +12,7 @@ from dipaco.node.runs import store as store_module
 from dipaco.node.runs import strangers as strangers_module
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
+from dipaco.node.runs.strangers import MAX_OF_OWNER
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SignedKind
 from dipaco.protocol.errors import (
@@ -504,10 +505,11 @@ def test_nothing_is_built_for_a_run_that_has_only_a_manifest(
 def test_strangers_manifests_are_kept_and_read_again_without_a_topology(journal: Journal) -> None:
     store = RunStore(journal)
     topology.cache_clear()
-    for number in range(40):
-        owner = f"owner-{number % 4}"
-        store.offer("manifest", signed(manifest(seed=number, owner=peer(owner)), owner))
+    for number in range(MAX_OF_OWNER):
+        store.offer("manifest", signed(manifest(seed=number), "owner"))
     again = RunStore(journal)
-    assert len(again.runs) == 40 and not any(record.over for record in again.runs.values())
-    assert len(again.inventory()) == 40
+    assert len(again.runs) == MAX_OF_OWNER and not any(
+        record.over for record in again.runs.values()
+    )
+    assert len(again.inventory()) == MAX_OF_OWNER
     assert topology.cache_info().misses == 0

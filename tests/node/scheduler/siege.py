@@ -1,7 +1,8 @@
 """What many identities of one prefix can do to a run of four honest volunteers, second by second.
 
 The schedule is real, time and volunteers are numbers. `python -m tests.node.scheduler.siege` prints
-the rounds per hour with and without each attack.
+the rounds per hour with and without each attack, and how long a run takes whose first volunteers
+are the attackers.
 """
 
 from collections.abc import Callable
@@ -9,10 +10,9 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import NoLease, Stands
-from dipaco.protocol.work.kinds import EvaluateLease, Lease, TrainLease
+from dipaco.protocol.work.kinds import EvaluateLease, Lease, SeedLease, TrainLease
 from tests.node.scheduler.shell import Shell
 from tests.values import manifest, peer
 
@@ -84,22 +84,34 @@ class Siege:
     identities: int = 256
     prefix: str = EVIL
     """Of the attackers; the honest ones are in `NEAR`."""
+    rounds: int = 10_000
+    fresh: bool = False
+    """Whether the attackers are there from the beginning, before the seed model."""
     now: int = 0
     sat_on: dict[PeerId, Lease] = field(default_factory=dict)
     proved: set[PeerId] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Seed the run, and have the honest volunteers train its first round undisturbed."""
-        self.shell = Shell(_long_run(), (40, 30, 20, 10))
-        self.shell.seed(HONEST[0])
+        plain = manifest()
+        run = replace(plain, training=replace(plain.training, rounds=self.rounds))
+        self.shell = Shell(run, (40, 30, 20, 10))
         self.honest = [Honest(who) for who in HONEST]
-        self._run(None, seconds=2 * TRAIN_SECONDS)
+        if not self.fresh:
+            self.shell.seed(HONEST[0])
+            self._run(None, seconds=2 * TRAIN_SECONDS)
 
     def rounds_per_hour(self, hours: float) -> float:
         """Return how many rounds end in an hour, on average."""
         before = self.shell.schedule.rounds.done
         self._run(self.attack, seconds=round(hours * HOUR))
         return (self.shell.schedule.rounds.done - before) / hours
+
+    def seconds_to_end(self, most: int) -> int:
+        """Return the seconds until the run is over, or `most` if it is not by then."""
+        while self.now < most and not self.shell.schedule.rounds.finished:
+            self._run(self.attack, seconds=10)
+        return self.now
 
     def _run(self, attack: Attack | None, *, seconds: int) -> None:
         attackers = [peer(f"x{n}") for n in range(self.identities)] if attack else []
@@ -139,13 +151,9 @@ class Siege:
             shell.submit(each.who, each.lease, now)
         got = shell.ask(each.who, now, prefix=NEAR)
         each.lease = None if isinstance(got, NoLease) else got
-        seconds = TRAIN_SECONDS if isinstance(got, TrainLease) else EVALUATE_SECONDS
+        long = isinstance(got, SeedLease | TrainLease)
+        seconds = TRAIN_SECONDS if long else EVALUATE_SECONDS
         each.ready = self.now + seconds
-
-
-def _long_run() -> Manifest:
-    plain = manifest()
-    return replace(plain, training=replace(plain.training, rounds=10_000))
 
 
 def main() -> None:
@@ -156,6 +164,11 @@ def main() -> None:
         for where, prefix in (("other", EVIL), ("same", NEAR)):
             found = Siege(attack, prefix=prefix).rounds_per_hour(1)
             print(f"{name + ', ' + where + ' prefix':36}{found:6.1f} rounds/h {found / plain:5.2f}")
+    print(f"{'fresh, no attack':36}{Siege(fresh=True, rounds=10).seconds_to_end(HOUR):6} s")
+    for name, attack in ATTACKS.items():
+        for where, prefix in (("other", EVIL), ("same", NEAR)):
+            siege = Siege(attack, prefix=prefix, fresh=True, rounds=10)
+            print(f"{f'fresh, {name}, {where} prefix':36}{siege.seconds_to_end(8 * HOUR):6} s")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import pytest
 
 from dipaco.node.scheduler.parking import MAX_PEERS, Parking, pause_after
+from dipaco.node.scheduler.schedule import MAX_COUNTED
+from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import NoLease, Stands
 from tests.node.scheduler.shell import ANNA, BERT, Shell
 from tests.values import manifest, peer
@@ -72,3 +74,19 @@ def test_the_number_of_peers_is_bounded() -> None:
             parking.failed(peer(f"v{number % 3}") if number < 3 else f"p{number}", "x", 0.0)  # type: ignore[arg-type]
     assert len(list(parking.all_parked(0.0))) == MAX_PEERS
     assert parking.parked(peer("v0"), 0.0) is None
+
+
+def test_the_number_of_prefixes_is_bounded() -> None:
+    parking = Parking()
+    for number in range(MAX_PEERS + 1):
+        for _ in range(3):
+            parking.failed(peer("x"), "no", 0.0, prefix=f"prefix {number}")
+    parked = [parking.parked(peer("y"), 0.0, prefix=f"prefix {n}") for n in range(MAX_PEERS + 1)]
+    assert parked[0] is None and all(parked[1:])
+
+
+def test_the_number_of_remembered_results_is_bounded(shell: Shell) -> None:
+    schedule = shell.schedule
+    for number in range(MAX_COUNTED + 1):
+        schedule._note_counted(PeerId(f"p{number}"), number.to_bytes(16, "big"))
+    assert len(schedule._counted) == MAX_COUNTED and PeerId("p0") not in schedule._counted

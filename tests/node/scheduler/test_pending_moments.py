@@ -9,7 +9,9 @@ from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import Fallen, NoLease, Stands
 from dipaco.protocol.work.kinds import MomentsReplaced, TrainLease
-from tests.node.scheduler.shell import ANNA, BERT, TTL, Shell, moments_of, train_result
+from dipaco.protocol.work.ledger import Entry
+from dipaco.protocol.work.run_state import MAX_REPLACED
+from tests.node.scheduler.shell import ANNA, BERT, CARA, TTL, Shell, moments_of, train_result
 from tests.values import digest, manifest
 
 WEIGHTS = (40, 30, 0, 0)  # paths 0 and 1 alone are live
@@ -34,6 +36,18 @@ def training(shell: Shell, who: PeerId) -> tuple[int, int] | None:
             return lease.path, lease.round
         shell.submit(who, lease)
     return None
+
+
+def replaced(shell: Shell) -> list[Entry]:
+    made = (change.entry for change in shell.log if isinstance(change, Recorded))
+    return [entry for entry in made if isinstance(entry, MomentsReplaced)]
+
+
+def made_by(lease: TrainLease, number: int) -> tuple[ModuleDigest, ...]:
+    """Return moments that come out otherwise for each `number`."""
+    return tuple(
+        ModuleDigest(module=m.module, digest=digest(f"{m.module} {number}")) for m in lease.modules
+    )
 
 
 def test_outer_steps_wait_for_no_moments_but_other_peers_do() -> None:
@@ -78,15 +92,43 @@ def test_moments_that_come_out_otherwise_are_those_of_the_ledger_from_then_on() 
     again = shell.train_lease(BERT)
     assert is_again(shell.schedule.state, again)
     others = tuple(ModuleDigest(module=m.module, digest=digest(m.module)) for m in again.modules)
-    changes, reply = shell.schedule.submit(BERT, train_result(again, moments=others), now=0.0)
-    shell.make(changes)
-    assert reply == Stands()
-    assert any(
-        isinstance(change, Recorded)
-        and change.entry == MomentsReplaced(path=0, round=1, peer=BERT, moments=others)
-        for change in changes
-    )
-    assert shell.train_lease(BERT).moments == others
+    assert shell.hand_in(BERT, train_result(again, moments=others)) == Stands()
+    assert set(blobs_needed(shell.schedule)) >= {each.digest for each in others}
+    assert replaced(shell) == [] and training(shell, BERT) == (1, 2)  # until they are here
+    shell.make(shell.schedule.moments_arrived((0, 1)))
+    entry = MomentsReplaced(path=0, round=1, peer=BERT, moments=others)
+    assert replaced(shell) == [entry]
+    shell.make(shell.schedule.moments_arrived((0, 1)))
+    assert replaced(shell) == [entry] and shell.train_lease(CARA).moments == others
+
+
+def test_whoever_makes_moments_and_leaves_with_them_again_and_again_writes_nothing() -> None:
+    shell, _ = after_round_1()
+    shell.make(shell.schedule.moments_arrived((1, 1)))
+    shell.schedule.gone(ANNA, now=10.0)
+    for number in range(20):
+        now = 12.0 * (number + 1)
+        shell.make(shell.schedule.expire(now))
+        again = shell.train_lease(BERT, now)
+        assert (again.path, again.round) == (0, 1)
+        shell.hand_in(BERT, train_result(again, moments=made_by(again, number)), now)
+        shell.schedule.gone(BERT, now)
+    assert replaced(shell) == []
+
+
+def test_a_scheduler_that_loses_moments_for_ever_says_so() -> None:
+    shell, _ = after_round_1()
+    shell.make(shell.schedule.moments_arrived((1, 1)))
+    for number in range(MAX_REPLACED):
+        shell.make(shell.schedule.moments_lost((0, 1)))
+        assert not shell.schedule.deadlock
+        again = shell.train_lease(BERT)
+        shell.hand_in(BERT, train_result(again, moments=made_by(again, number)))
+        shell.make(shell.schedule.moments_arrived((0, 1)))
+    assert len(replaced(shell)) == MAX_REPLACED
+    shell.make(shell.schedule.moments_lost((0, 1)))
+    assert "path 0 round 1 were lost 8 times" in shell.schedule.deadlock
+    assert training(shell, BERT) == (1, 2)
 
 
 def test_a_maker_that_comes_back_in_time_ends_the_work_for_its_moments() -> None:

@@ -4,19 +4,22 @@
 2. A prefix with more leases gives one to a prefix with fewer; a lease never moves back.
 3. A peer that has proven nothing gets small work first, and what proven peers leave.
 4. Work that takes far longer than that of others goes to a peer that waits.
-5. Failures of new peers park the new peers of their prefix, and nobody else.
+5. Work whose kind nobody has done yet is done by up to three prefixes at once, after a while.
+6. Failures of new peers park the new peers of their prefix, and nobody else.
 """
 
+import math
 from collections import Counter
 
 import pytest
 from msgspec.structs import replace
 
 from dipaco.node.kinds.changes import LeaseEnded
+from dipaco.node.scheduler.sharing import BESIDE_TTLS, UNCOUNTED_TTLS
 from dipaco.node.scheduler.standing import LONGEST_SECONDS, MAX_PROVEN, Standing
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import Fallen, NoLease, Stands
-from dipaco.protocol.work.kinds import EvaluateLease, Lease, TrainLease
+from dipaco.protocol.work.kinds import EvaluateLease, Lease, SeedLease, TrainLease
 from tests.node.scheduler.shell import ANNA, BERT, CARA, TTL, Shell
 from tests.values import manifest, peer
 
@@ -147,11 +150,86 @@ def test_a_slow_proven_peer_has_six_times_as_long_and_thirty_ttls_at_least(shell
 def test_before_any_measure_a_lease_has_hours(shell: Shell) -> None:
     lease = shell.lease(ANNA, prefix=NEAR)
     for number in range(7):
-        shell.lease(peer(f"v{number}"))
+        shell.lease(peer(f"v{number}"), prefix=NEAR)
     waits = LONGEST_SECONDS
-    assert isinstance(shell.ask(BERT, waits, prefix=FAR), NoLease)
+    assert isinstance(shell.ask(BERT, waits, prefix=NEAR), NoLease)
     assert shell.beat(ANNA, lease, now=waits, progress=1, prefix=NEAR) == Stands()
-    assert isinstance(shell.ask(BERT, waits + 1.0, prefix=FAR), TrainLease)
+    assert isinstance(shell.ask(BERT, waits + 1.0, prefix=NEAR), TrainLease)
+
+
+def new_run() -> Shell:
+    return Shell(manifest(), (40, 30, 20, 10))
+
+
+def seeding(shell: Shell) -> list[str]:
+    return [grant.prefix for grant in shell.schedule.grants.values()]
+
+
+def test_the_seed_model_is_trained_beside_a_stranger_and_the_first_result_counts() -> None:
+    shell, wait = new_run(), BESIDE_TTLS * TTL
+    held = shell.lease(peer("x0"), prefix=EVIL)
+    assert isinstance(shell.ask(ANNA, wait - 1.0, prefix=NEAR), NoLease)
+    assert shell.beat(peer("x0"), held, now=wait, progress=1, prefix=EVIL) == Stands()
+    mine = shell.lease(ANNA, wait, prefix=NEAR)
+    assert shell.beat(peer("x0"), held, now=wait, progress=2, prefix=EVIL) == Stands()
+    assert shell.submit(ANNA, mine, wait + 60.0) == Stands() and shell.ledger.seeded
+    assert shell.submit(ANNA, mine, wait + 60.0) == Stands()  # its answer was lost
+    assert isinstance(shell.beat(peer("x0"), held, now=wait + 61.0, prefix=EVIL), Fallen)
+    assert isinstance(shell.submit(peer("x0"), held, wait + 61.0), Fallen)
+    assert not list(shell.schedule.parking.all_parked(wait + 61.0))
+
+
+def test_the_seed_model_has_three_prefixes_at_most_and_each_once() -> None:
+    shell, wait = new_run(), BESIDE_TTLS * TTL
+    leases = [shell.lease(peer(f"v{n}"), n * wait, prefix=f"10.{n}.0.0/24") for n in range(3)]
+    for number, lease in enumerate(leases):
+        shell.beat(peer(f"v{number}"), lease, now=9 * wait, progress=1)
+    assert isinstance(shell.ask(ANNA, 9 * wait, prefix=FAR), NoLease)
+    alone = new_run()
+    alone.lease(ANNA, prefix=NEAR)
+    assert isinstance(alone.ask(BERT, 9 * wait, prefix=NEAR), NoLease)  # one household
+    assert seeding(alone) == [NEAR]
+
+
+def test_peers_that_are_not_counted_wait_longer_to_train_the_same() -> None:
+    shell = new_run()
+    shell.lease(ANNA)
+    assert isinstance(shell.ask(BERT, UNCOUNTED_TTLS * TTL - 1.0), NoLease)
+    assert isinstance(shell.ask(BERT, UNCOUNTED_TTLS * TTL), SeedLease)
+
+
+def test_three_strangers_that_hold_the_seed_model_lose_it_after_hours() -> None:
+    shell, wait = new_run(), BESIDE_TTLS * TTL
+    held = {
+        peer(f"x{n}"): shell.lease(peer(f"x{n}"), n * wait, prefix=f"10.{n}.0.0/24")
+        for n in range(3)
+    }
+    for who, lease in held.items():
+        shell.beat(who, lease, now=LONGEST_SECONDS + 1.0, progress=1)
+    assert isinstance(shell.ask(ANNA, LONGEST_SECONDS + 1.0, prefix=NEAR), SeedLease)
+    assert len(seeding(shell)) == 3
+
+
+def test_a_result_that_is_inspected_and_a_proven_holder_are_waited_for(shell: Shell) -> None:
+    fresh, wait = new_run(), BESIDE_TTLS * TTL
+    held = fresh.lease(ANNA, prefix=NEAR)
+    fresh.schedule.got_on(ANNA, held.token, math.inf)
+    assert isinstance(fresh.ask(BERT, wait, prefix=FAR), NoLease)
+    now = train_round(shell, 0.0)
+    shell.restart()  # how long work takes is forgotten
+    for who in HONEST:
+        assert isinstance(shell.lease(who, now, prefix=NEAR), TrainLease)
+    evaluate_all(shell, now)
+    assert isinstance(shell.ask(peer("x0"), now + wait, prefix=EVIL), NoLease)
+
+
+def test_the_first_round_is_trained_beside_those_who_hold_all_of_it(shell: Shell) -> None:
+    for number in range(8):
+        shell.lease(peer(f"x{number}"), prefix=f"10.{number}.0.0/24")
+    mine = shell.lease(ANNA, BESIDE_TTLS * TTL, prefix=FAR)
+    assert isinstance(mine, TrainLease)
+    assert shell.submit(ANNA, mine, BESIDE_TTLS * TTL + 60.0) == Stands()
+    assert len(shell.schedule.grants) == 7  # the stranger's lease of that path ended
 
 
 def test_nobody_takes_what_nobody_else_waits_for(shell: Shell) -> None:

@@ -41,7 +41,7 @@ from tests.values import digest, key, manifest, peer
 
 
 async def test_a_node_refuses_a_spec_that_another_source_gives_and_tells_its_peers(
-    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     found(tmp_path, manifest())
     scheduler = await swarm.start(SCHEDULER, shift=1)  # a scheduler whose source was tampered with
@@ -51,7 +51,9 @@ async def test_a_node_refuses_a_spec_that_another_source_gives_and_tells_its_pee
     assert "source-bytes" in str(anna.error)
     assert anna.parts.activity.state == "refused"
     assert not any(trains(job) for job in anna.worker.done)
-    assert anna.parts.reputation.strikes(scheduler.parts.me) == 1
+    # Its seed gets no strike for a value that it made.
+    assert anna.parts.reputation.strikes(scheduler.parts.me) == 0
+    assert "hung up: published a router that is refuted" in caplog.text
 
 
 async def test_a_refusal_is_remembered_over_a_restart(
@@ -282,7 +284,7 @@ async def test_row_5_a_tokenizer_that_nobody_has_is_waited_for(
 
 
 async def test_row_7_a_router_fitted_on_other_bytes_than_the_pinned_is_refuted(
-    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, run = pinned(tmp_path / "source")
     kept = path.read_text()
@@ -298,7 +300,9 @@ async def test_row_7_a_router_fitted_on_other_bytes_than_the_pinned_is_refuted(
     anna = await swarm.start("anna", worker=RealReader)
     await anna.ended.wait()
     assert isinstance(anna.error, Refusal) and "stage source-bytes" in str(anna.error)
-    assert anna.parts.reputation.strikes(scheduler.parts.me) == 1
+    # Its seed gets no strike for a value that it made.
+    assert anna.parts.reputation.strikes(scheduler.parts.me) == 0
+    assert "hung up: published a router that is refuted" in caplog.text
 
 
 async def test_row_12_a_worker_that_crashes_is_tried_again_and_nobody_is_blamed(

@@ -15,7 +15,7 @@ from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.work.kinds import Evaluated, Evaluation, MomentsReplaced, Scored, Seeded, Sheet
 from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
 from dipaco.protocol.work.rounds import Rounds, Weights
-from dipaco.protocol.work.run_state import RunState
+from dipaco.protocol.work.run_state import MAX_REPLACED, RunState
 from tests.values import digest, manifest, peer
 
 MANIFEST = manifest()
@@ -332,6 +332,11 @@ def test_moments_that_were_made_again_are_those_that_the_path_goes_on_from() -> 
     built.apply(entry)
     assert built.path_moments(1, 2) == tuple((m, digest(f"again {m}")) for m in names)
     assert built.path_moments(0, 2) == others and not built.path_moments(1, 1)
+    for _ in range(MAX_REPLACED - 1):
+        built.apply(entry)
+    with pytest.raises(RemoteProtocolError, match="replaced 8 times"):
+        built.apply(entry)
+    assert not built.may_replace(1, 1) and built.may_replace(0, 1)
 
 
 def with_steps(entry: ModuleUpdated, steps: int) -> ModuleUpdated:
