@@ -86,6 +86,10 @@ class Reputation:
         """Return whether `peer` has seats of its own: a seed, a scheduler, a peer that worked."""
         return any(knows(peer) for knows in self._vouchers)
 
+    def prefix(self, peer: PeerId) -> str:
+        """Return the IP prefix by which a connected peer is counted; empty: it is not counted."""
+        return prefix_of(self._transport.remote_ip(peer), self._exempt)
+
     async def blame(self, peer: PeerId, reason: str) -> None:
         """Give `peer` a strike for `reason`, a breach on its own connection, and hang up on it."""
         now = self._now()
@@ -110,7 +114,7 @@ class Reputation:
         await self._transport.hang_up(peer, verdict)
 
     def _count_for_prefix(self, peer: PeerId, reason: str, now: float) -> None:
-        if not (prefix := prefix_of(self._transport.remote_ip(peer), self._exempt)):
+        if not (prefix := self.prefix(peer)):
             return
         closure = self._closures.pop(prefix, Closure()).struck(now)
         self._closures[prefix] = closure
@@ -124,7 +128,7 @@ class Reputation:
         """Return whether a connection of `peer` that is new must end."""
         if self.banned(peer):
             return True
-        prefix = prefix_of(self._transport.remote_ip(peer), self._exempt)
+        prefix = self.prefix(peer)
         closure = self._closures.get(prefix)
         return closure is not None and self._now() < closure.ends and not self.known(peer)
 
