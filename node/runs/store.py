@@ -312,6 +312,10 @@ class RunStore:
         self._values_of[record.run] = manifest
         self.runs[record.run] = RunRecord(record.run, record.manifest, size=record.size)
 
+    def keeps(self, run: Digest) -> bool:
+        """Return whether the operator put the run here, or this node works for it."""
+        return run in self._kept
+
     def kept(self) -> tuple[RunRecord, ...]:
         """Return the runs that this node has put here, works for or has worked for."""
         return tuple(record for run, record in self.runs.items() if run in self._kept)
