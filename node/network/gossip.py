@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from dipaco.node.network.allowance import Allowances
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
+from dipaco.node.network.seats import Limits, Seat, Seats
 from dipaco.node.network.transport import Transport
+from dipaco.node.network.turns import Turns
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, SignerFault, Unavailable
 from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, tagged
@@ -58,11 +61,24 @@ NEIGHBOUR_DELAY = 1.0  # s
 ANSWER_TIMEOUT = 60.0  # s: enough for the largest value over a slow uplink
 PULLS = 8  # pulls at once
 MAX_PULLED = 64  # manifests pulled in one comparison from a peer that is not known here
-WAITING = 64  # pulls running or waiting; more are dropped, and the next comparison finds the values
+# From one prefix of strangers, or one stranger of a prefix that is not counted; a run of 8 epochs
+# and 200 volunteers has fewer values.
+PULLED_PER_MINUTE = 512.0
+MAX_ORIGINS = 4096  # of these remembered
+HOLLOW = 4  # values that a peer names and does not hold, after which a comparison ends
+TRIES = 3  # comparisons that fail with a peer before it waits its turn as all others do
+SLICE = 128  # ledger records verified without a pause: 13 ms
+# Pulls running or waiting; more are dropped, and the next comparison finds the values.
+WAITING = Limits(in_all=128, per_prefix=32, per_peer=16, kept=64)
+PULLS_OF_GROUP = 3  # at once from one prefix of strangers, or one peer
 PULL_LOOK = 0.1  # s between two looks at a pull from another peer
 SPREAD_PAUSE = 0.25  # s between two announcements in `spread`
 DECLINED = 4096  # values remembered as not wanted, the latest ones
 PATIENCE = 10.0  # s without a part from one peer, after which another is asked for the same value
+
+
+class _HollowError(Unavailable):
+    """A peer names a value that it does not hold."""
 
 
 class ValueStore(Protocol):
@@ -73,6 +89,9 @@ class ValueStore(Protocol):
 
     def lacks(self, item: Item, peer: PeerId) -> bool:
         """Return whether a value that `peer` names is missing here, and wanted."""
+
+    def keeps(self, run: Digest) -> bool:
+        """Return whether this node works for a run; its values are pulled before all others."""
 
     def length(self, run: Digest) -> int:
         """Return the number of a ledger's records that are held."""
@@ -152,8 +171,13 @@ class Gossip:
         self._heads: dict[Digest, dict[PeerId, Item]] = {}
         """By run: the heads that peers named while its ledger was being pulled from another."""
         self._declined: OrderedDict[tuple[PeerId, str, Digest], None] = OrderedDict()
-        self._slots = trio.Semaphore(PULLS)
-        self._waiting = 0
+        self._failed: Counter[PeerId] = Counter()
+        """Comparisons that failed with the connected peers."""
+        self._turns = {known: Turns(PULLS, per_group=PULLS_OF_GROUP) for known in (False, True)}
+        self._waiting = Seats("pulls", WAITING)
+        self._pulled = Allowances(PULLED_PER_MINUTE, seconds=60.0, keys=MAX_ORIGINS)
+        self._soon = False
+        """Whether a comparison with any neighbour is about to begin."""
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -220,6 +244,7 @@ class Gossip:
 
     def _on_peer(self, peer: PeerId, ready: bool) -> None:
         self._compared.discard(peer)
+        self._failed.pop(peer, None)
         if ready:
             self._start(self._compare, peer)
 
@@ -235,10 +260,16 @@ class Gossip:
     def _not_compared(self) -> list[PeerId]:
         """Return the peers to compare with next: those with which it never succeeded, if any.
 
-        One with which a comparison is under way may be stuck in it.
+        One with which it failed often is one of all; else a few that never answer would be asked
+        for ever. Every other time it is a known peer's turn, however many strangers there are. One
+        with which a comparison is under way may be stuck in it.
         """
         free = self._rpc.ready() - self._comparing
-        return sorted(free - self._compared) or sorted(free)
+        new = {p for p in free - self._compared if self._failed[p] < TRIES}
+        known = {p for p in free if self._reputation.known(p)}
+        if not new and known and self._chance.random() < 0.5:
+            return sorted(known)
+        return sorted(new) or sorted(free)
 
     async def _on_announcement(self, author: PeerId, data: bytes) -> None:
         if self._reputation.banned(author):  # others may still hand on what it publishes
@@ -252,31 +283,45 @@ class Gossip:
             return
         if author in self._rpc.ready():
             self._start(self._pull_announced, author, item)
-        else:
-            self._start(self._compare_soon, None)
+        elif not self._soon and self._nursery is not None:
+            self._soon = True
+            self._nursery.start_soon(self._guard.run, "comparing soon", None, self._compare_soon)
 
-    def _start(self, pull: Pull, peer: PeerId | None, *arguments: object) -> None:
-        """Start a pull from `peer`, None: one that chooses its peer later."""
-        if self._nursery is not None and self._waiting < WAITING:
-            self._waiting += 1
-            self._nursery.start_soon(self._run_pull, pull, peer, *arguments)
-
-    async def _run_pull(self, pull: Pull, peer: PeerId | None, *arguments: object) -> None:
+    def _start(self, pull: Pull, peer: PeerId, *arguments: object) -> None:
+        """Start a pull from `peer` unless too many wait."""
+        if self._nursery is None:
+            return
+        known = self._reputation.known(peer)
         try:
-            async with self._slots:
+            seat = self._waiting.take(peer, self._origin(peer), known=known)
+        except Unavailable as error:
+            log.debug("peer=%s no pull: %s", short_peer(peer), error)
+            return
+        self._nursery.start_soon(self._run_pull, seat, known, pull, peer, *arguments)
+
+    async def _run_pull(
+        self, seat: Seat, known: bool, pull: Pull, peer: PeerId, *arguments: object
+    ) -> None:
+        try:
+            async with self._turns[known].turn(peer if known else self._group(peer)):
                 await self._guard.attempt("pulling values", peer, pull, peer, *arguments)
         except (Unavailable, Refusal) as error:
             log.debug("pull: %s", error)
         except RemoteProtocolError as error:
             log.debug("pull from a peer that was hung up: %s", error)
         finally:
-            self._waiting -= 1
+            self._waiting.leave(seat)
 
     # ---------------------------------------------------------------- pulling
 
-    async def _compare_soon(self, _peer: None) -> None:
+    def _group(self, peer: PeerId) -> str:
+        """Return with whom a stranger shares its turns and its pulls per minute."""
+        return self._origin(peer) or peer
+
+    async def _compare_soon(self) -> None:
         """Compare with any neighbour, once the author's own neighbours have had time to pull."""
         await trio.sleep(NEIGHBOUR_DELAY * self._chance.uniform(0.5, 1.5))
+        self._soon = False
         self._compare_with_any()
 
     def compare_again(self) -> None:
@@ -292,6 +337,7 @@ class Gossip:
         if peer in self._comparing:
             return
         self._comparing.add(peer)
+        self._failed[peer] += 1  # until it has succeeded
         try:
             ours, summary = self._inventory()
             ask = AskInventory(summary=summary)
@@ -303,26 +349,35 @@ class Gossip:
                 await trio.sleep(PULL_LOOK)
             await self._pull(peer, [item for item in lacking if self._lacks(item, peer)])
             self._compared.add(peer)
+            del self._failed[peer]
             listed = ours if answer.same else answer.items
             self._values.note_listing(peer, {i.run for i in listed if i.kind == "manifest"})
         finally:
             self._comparing.discard(peer)
+            if peer not in self._rpc.ready():
+                self._failed.pop(peer, None)
             if peer in self._again:
                 self._again.discard(peer)
                 self._start(self._compare, peer)
 
     def _lacking(self, peer: PeerId, items: Iterable[Item]) -> list[Item]:
-        """Return the values to pull from `peer`, each kind after those that it is judged by."""
+        """Return the values to pull from `peer`, each kind after those that it is judged by.
+
+        Those of the runs that this node works for come first, and of an unknown peer's
+        other manifests a part alone.
+        """
         lacking = [
             item
             for kind in KINDS
             for item in items
             if item.kind == kind and self._lacks(item, peer)
         ]
+        ours = [item for item in lacking if self._values.keeps(item.run)]
+        others = [item for item in lacking if not self._values.keeps(item.run)]
         if self._reputation.known(peer):
-            return lacking
-        manifests = sum(item.kind == KINDS[0] for item in lacking)
-        return lacking[: min(manifests, MAX_PULLED)] + lacking[manifests:]
+            return ours + others
+        manifests = sum(item.kind == KINDS[0] for item in others)
+        return ours + others[: min(manifests, MAX_PULLED)] + others[manifests:]
 
     async def _check_inventory(self, peer: PeerId, answer: Inventory) -> None:
         kinds = Counter(item.kind for item in answer.items)
@@ -342,8 +397,22 @@ class Gossip:
                 self._values.note_offer(peer, item.run)
 
     async def _pull(self, peer: PeerId, items: Iterable[Item]) -> None:
-        """Read the values of `items` from `peer`, one after the other, and offer them."""
-        taken = [item for item in items if await self._pull_one(peer, item)]
+        """Read the values of `items` from `peer`, one after the other, and offer them.
+
+        Raises Unavailable when it holds too few of what it names, or has been asked for enough.
+        """
+        taken, hollow = [], 0
+        known = self._reputation.known(peer)
+        for item in items:
+            if not known and self._pulled.wait(self._group(peer), trio.current_time()):
+                raise Unavailable(f"{short_peer(peer)} has more values than it may bring now")
+            try:
+                if await self._pull_one(peer, item):
+                    taken.append(item)
+            except _HollowError as error:  # once it may just have dropped the value
+                hollow += 1
+                if hollow == HOLLOW:
+                    raise Unavailable(f"{error}, nor others that it names") from error
         for item in taken:
             if self._lacks(item, peer):  # the value arrived, and the store did not keep it
                 self._decline(peer, item)
@@ -358,8 +427,13 @@ class Gossip:
                 self._heads.setdefault(item.run, {})[peer] = item
             return False
         self._note_progress(key)
+        if not self._reputation.known(peer):
+            self._pulled.spend(self._group(peer), trio.current_time())
         try:
             await (self._pull_ledger if item.kind == LEDGER else self._pull_value)(peer, item)
+        except _HollowError:
+            self._decline(peer, item)
+            raise
         except Unavailable as error:
             log.debug("peer=%s %s later: %s", short_peer(peer), item.kind, error)
             return False
@@ -406,7 +480,7 @@ class Gossip:
     async def _pull_value(self, peer: PeerId, item: Item) -> None:
         value = await self._rpc.call(peer, ReadValue(item=item), Value, timeout=ANSWER_TIMEOUT)
         if value.data is None:
-            raise Unavailable(f"{short_peer(peer)} no longer holds that {item.kind}")
+            raise _HollowError(f"{short_peer(peer)} does not hold a {item.kind} that it names")
         if sha256(value.data) != item.digest:
             raise RemoteProtocolError(f"sends other bytes than those of the {item.kind} asked for")
         origin = "" if self._reputation.known(peer) else self._origin(peer)
@@ -419,9 +493,12 @@ class Gossip:
             ask = ReadLedger(run=item.run, first=first)
             part = await self._rpc.call(peer, ask, LedgerPart, timeout=ANSWER_TIMEOUT)
             if not part.records:
-                raise Refusal(f"{short_peer(peer)} does not hold that ledger")
-            self._note_progress(_key(item))
-            self._values.offer_ledger(item.run, part.records, first=first)
+                raise _HollowError(f"{short_peer(peer)} does not hold a ledger that it names")
+            for start in range(0, len(part.records), SLICE):
+                self._note_progress(_key(item))
+                records = part.records[start : start + SLICE]
+                self._values.offer_ledger(item.run, records, first=first + start)
+                await trio.lowlevel.checkpoint()  # signatures take the loop's time
             if self._values.length(item.run) <= first:
                 raise RemoteProtocolError(f"sends no ledger record from number {first} on")
 

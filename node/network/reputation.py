@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import trio
 
+from dipaco.node.network.paced import Paced
 from dipaco.node.network.seats import Network, prefix_of
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.wire.identity import PeerId, short_peer
@@ -74,6 +75,7 @@ class Reputation:
         self._transport = transport
         self._now = now
         self._offences: dict[PeerId, _Offence] = {}
+        self._paced = Paced(log, now=now)
         self._vouchers: list[Callable[[PeerId], bool]] = []
         transport.gate(self.refuses)
         transport.favour(self.known)
@@ -85,6 +87,10 @@ class Reputation:
     def known(self, peer: PeerId) -> bool:
         """Return whether `peer` has seats of its own: a seed, a scheduler, a peer that worked."""
         return any(knows(peer) for knows in self._vouchers)
+
+    def prefix(self, peer: PeerId) -> str:
+        """Return the IP prefix by which a connected peer is counted; empty: it is not counted."""
+        return prefix_of(self._transport.remote_ip(peer), self._exempt)
 
     async def blame(self, peer: PeerId, reason: str) -> None:
         """Give `peer` a strike for `reason`, a breach on its own connection, and hang up on it."""
@@ -106,25 +112,30 @@ class Reputation:
             await self.blame(peer, reason)
 
     async def _end(self, peer: PeerId, verdict: str, reason: str) -> None:
-        log.warning("peer=%s %s: %s", short_peer(peer), verdict, reason)
+        # Identities are free: one line about a prefix, and then ever fewer.
+        whom = peer if self.known(peer) else self.prefix(peer) or "strangers"
+        self._paced.say(f"{whom} {verdict}", f"peer={short_peer(peer)} {verdict}: {reason}")
         await self._transport.hang_up(peer, verdict)
 
     def _count_for_prefix(self, peer: PeerId, reason: str, now: float) -> None:
-        if not (prefix := prefix_of(self._transport.remote_ip(peer), self._exempt)):
+        if not (prefix := self.prefix(peer)):
             return
         closure = self._closures.pop(prefix, Closure()).struck(now)
         self._closures[prefix] = closure
         if len(self._closures) > MAX_PEERS:
             del self._closures[next(iter(self._closures))]
         if closure.ends > now:
-            text = "no unknown peer of prefix=%s is let in for %g s: %d breaches, the last: %s"
-            log.warning(text, prefix, closure.ends - now, STRIKES, reason)
+            self._paced.say(
+                "closed",
+                f"no unknown peer of prefix={prefix} is let in for {closure.ends - now:g} s: "
+                f"{STRIKES} breaches, the last: {reason}",
+            )
 
     def refuses(self, peer: PeerId) -> bool:
         """Return whether a connection of `peer` that is new must end."""
         if self.banned(peer):
             return True
-        prefix = prefix_of(self._transport.remote_ip(peer), self._exempt)
+        prefix = self.prefix(peer)
         closure = self._closures.get(prefix)
         return closure is not None and self._now() < closure.ends and not self.known(peer)
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
 
+from dipaco.node.network.call_budget import CallBudget
 from dipaco.node.network.framing import frame, receive_frame
+from dipaco.node.network.outbox import FREE, IN_ALL, Outbox, Stock
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.transport import PeerCallback, Stream, Transport
 from dipaco.protocol.errors import (
@@ -31,7 +33,7 @@ from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, Wire, decode, encod
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import Failure, Reply, Request
 from dipaco.protocol.wire.text import one_line
-from dipaco.protocol.work.streams import CONTROL_CALLS, frame_bytes
+from dipaco.protocol.work.streams import CONTROL_CALLS, SYNC_CALLS, frame_bytes
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -42,7 +44,9 @@ CONTROL = f"/dipaco/control/{PROTOCOL_VERSION}"
 CONTROL_LIMIT = frame_bytes(CONTROL_CALLS)
 IN_FLIGHT = 16  # our unanswered requests to one peer; more wait
 SERVED = 32  # requests of one peer that we handle at once; an honest one keeps to IN_FLIGHT
-OUTBOX = 64  # frames that wait for the stream; a peer that fills it with refusals does not read
+LINE = 2  # longest frames that wait for a peer to read: one is sent while the next is made
+SLICE = 64 << 10  # bytes handed to a stream at once, so that a slow peer is told from a stuck one
+STALL = 30.0  # s in which a peer takes no slice
 REOPEN = 0.2  # s between two attempts to open a stream
 OPEN_TIMEOUT = 15.0  # s from the connection to its stream; libp2p's own limit is 10
 
@@ -63,23 +67,22 @@ class _Call:
 class _Line:
     """One kept stream and the calls that go over it."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, outbox: Outbox) -> None:
         self.stream = stream
+        self.outbox = outbox
         self.calls: dict[int, _Call] = {}
         self.next_id = 0
         self.slots = trio.Semaphore(IN_FLIGHT)
-        self.outbox, self.queue = trio.open_memory_channel[bytes](OUTBOX)
         self.ended = trio.Event()
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, room: int = 0) -> None:
         try:
-            await self.outbox.send(data)
+            await self.outbox.send(data, room)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise Unavailable(f"{short_peer(self.stream.peer)} went away") from None
 
     def end(self) -> None:
         self.outbox.close()
-        self.queue.close()
         self.ended.set()
         for call in self.calls.values():
             call.done.set()
@@ -111,6 +114,8 @@ class Rpc:
         self._served: set[PeerId] = set()
         self._callbacks: list[PeerCallback] = []
         self._nursery: trio.Nursery | None = None
+        self._stock = Stock(IN_ALL, self._end)
+        self._budget: CallBudget | None = None
         self._started = trio.Event()
         transport.serve(protocol, self._accept)
 
@@ -276,7 +281,9 @@ class Rpc:
     async def _converse(self, stream: Stream) -> None:
         """Serve one stream until it ends; a newer stream of the same peer replaces it."""
         peer = stream.peer
-        line, previous = _Line(stream), self._lines.get(peer)
+        group = "" if self._reputation.known(peer) else self._reputation.prefix(peer) or peer
+        outbox = Outbox(self._stock, peer, group, LINE * self._limit)
+        line, previous = _Line(stream, outbox), self._lines.get(peer)
         self._lines[peer] = line
         self._announce_arrival(peer)
         if previous is None:
@@ -307,8 +314,15 @@ class Rpc:
 
     async def _write(self, line: _Line, conversation: trio.CancelScope) -> None:
         try:
-            async for data in line.queue:
-                await line.stream.send(data)
+            while True:
+                data = await line.outbox.next()
+                for start in range(0, len(data), SLICE):
+                    with trio.move_on_after(STALL) as stall:
+                        await line.stream.send(data[start : start + SLICE])
+                    if stall.cancelled_caught:  # the stream is ruined, and reading it goes nowhere
+                        self._end(line.stream.peer, f"took no byte of an answer for {STALL:g} s")
+                        return
+                line.outbox.sent()
         except Unavailable:
             conversation.cancel()
 
@@ -323,6 +337,8 @@ class Rpc:
                 elif (call := line.calls.get(message.id)) is not None:
                     call.answer = message
                     call.done.set()
+                    continue  # nobody waits for what we asked for
+                await trio.sleep(self._cost(peer, size=len(data)))
         except Unavailable as error:
             log.debug("peer=%s %s ended: %s", short_peer(peer), self._protocol, error)
         except RemoteProtocolError as error:
@@ -358,8 +374,9 @@ class Rpc:
         handler: Callable[[PeerId, Any], Awaitable[Wire]],
         value: Wire,
     ) -> None:
-        peer = line.stream.peer
+        peer, room = line.stream.peer, _longest_answer(type(value))
         answer: Reply | Failure
+        await line.outbox.take(room)
         try:
             answer = Reply(id=number, body=encode(await handler(peer, value)))
         except (Refusal, Unavailable) as error:
@@ -369,11 +386,35 @@ class Rpc:
                 reason=one_line(str(error)),
             )
         except RemoteProtocolError as error:
+            line.outbox.give_back(room)
             await self._reputation.blame(peer, str(error))
             return
         finally:
             self._serving[peer] -= 1
             if not self._serving[peer]:
                 del self._serving[peer]
+        data = self._pack(answer)
+        line.outbox.give_back(max(0, room - len(data)))
+        self._cost(peer, size=len(data), calls=0)
         with contextlib.suppress(Unavailable):  # the peer left meanwhile: no caller waits
-            await line.send(self._pack(answer))
+            await line.send(data, min(room, len(data)))
+
+    def _cost(self, peer: PeerId, *, size: int, calls: int = 1) -> float:
+        """Count what a peer asks for; returns the seconds until it is read again."""
+        now = trio.current_time()
+        if self._budget is None:
+            reputation = self._reputation
+            self._budget = CallBudget(reputation.known, reputation.prefix, now=now)
+        return self._budget.spend(peer, size=size, calls=calls, now=now)
+
+    def _end(self, peer: PeerId, why: str) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self._transport.hang_up, peer, why)
+
+
+@functools.cache
+def _longest_answer(kind: type[Wire]) -> int:
+    """Return the bytes of the longest answer to a request, 0 for one that needs no room."""
+    answers = (CONTROL_CALLS | SYNC_CALLS).get(kind, ())
+    longest = max((frame_bytes({answer: ()}) for answer in answers), default=0)
+    return longest if longest > FREE else 0

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import trio
 
+from dipaco.node.network.allowance import Allowances
 from dipaco.node.network.framing import frame, receive_exactly, receive_frame
 from dipaco.node.network.paced import Paced
 from dipaco.node.network.transport import Stream
@@ -31,6 +32,7 @@ STANDS, ENDS = b"\1", b"\0"
 LONGEST_IP = 64  # bytes
 HELLO_TIMEOUT = 10.0  # s
 ALIVE_TIMEOUT = 5.0  # s in which a process answers that another one has come
+NOTICES = 60.0  # a minute from one peer; a copied home dials again every few seconds
 MOST_REFUSERS = 64  # peers that are remembered for turning this process away
 CURE = "stop one of the two, or remove identity.key in one home so that it gets a key of its own"
 TURNED_AWAY = f"another node runs with this node's key and was first: {CURE}"
@@ -62,6 +64,9 @@ class Twins:
         self._links = links
         self._me = os.urandom(NAME_BYTES)
         self._names: dict[Link, bytes] = {}
+        self._greeted: set[Link] = set()
+        """The connections whose dialler has said, or is saying, which process it is."""
+        self._notices = Allowances(NOTICES, seconds=60.0, keys=MOST_REFUSERS)
         self._judged: dict[Link, trio.Event] = {}
         self._paced = Paced(log)
         self.refused_by: set[PeerId] = set()
@@ -70,6 +75,7 @@ class Twins:
     def gone(self, link: Link) -> None:
         """Forget a connection that has ended."""
         self._names.pop(link, None)
+        self._greeted.discard(link)
         if (event := self._judged.pop(link, None)) is not None:
             event.set()
 
@@ -102,7 +108,10 @@ class Twins:
             await self._links.end(link)
 
     async def answer_greeting(self, link: Link, stream: Stream) -> None:
-        """Answer the dialler of a connection; raises Unavailable."""
+        """Answer the dialler of a connection, once; raises Unavailable."""
+        if link in self._greeted or link in self._names:
+            raise Unavailable("its connection has been greeted")
+        self._greeted.add(link)
         name = await _within(HELLO_TIMEOUT, stream, NAME_BYTES)
         stands = await self._stands(link, name)
         await stream.send(self._me + (STANDS if stands else ENDS))
@@ -113,6 +122,10 @@ class Twins:
 
     async def answer_notice(self, stream: Stream) -> None:
         """Take the news of another process with our key; raises Unavailable."""
+        now = trio.current_time()
+        if self._notices.wait(stream.peer, now):
+            raise Unavailable("it has told of more processes than can be")
+        self._notices.spend(stream.peer, now)
         place = _ip_of(await receive_frame(stream, LONGEST_IP))
         await stream.send(STANDS)
         if place is None:

@@ -10,6 +10,7 @@ kept as a proof.
 """
 
 import logging
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.condition import Condition
 from dipaco.node.network.guard import Guard
+from dipaco.node.network.paced import Paced
 from dipaco.node.runs import strangers
 from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
 from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
@@ -61,6 +63,7 @@ class RunStore:
     ) -> None:
         """Take up what the journal holds; `me` is this node, None where nothing is offered."""
         self._journal, self._me = journal, me
+        self._paced = Paced(log, now=time.monotonic)
         self._guard = guard or Guard()
         self._items: dict[Digest, Item] = {}
         self._values_of: defaultdict[Digest, list[Digest]] = defaultdict(list)
@@ -312,6 +315,10 @@ class RunStore:
         self._values_of[record.run] = manifest
         self.runs[record.run] = RunRecord(record.run, record.manifest, size=record.size)
 
+    def keeps(self, run: Digest) -> bool:
+        """Return whether the operator put the run here, or this node works for it."""
+        return run in self._kept
+
     def kept(self) -> tuple[RunRecord, ...]:
         """Return the runs that this node has put here, works for or has worked for."""
         return tuple(record for run, record in self.runs.items() if run in self._kept)
@@ -439,7 +446,7 @@ class RunStore:
             if record.run not in self._kept:
                 self._journal.bury(record.run)
         if record.run not in self._kept:
-            log.warning("run %s is dropped: %s", record.manifest.name, fault)
+            self._paced.say("dropped", f"run {record.manifest.name} is dropped: {fault}")
             self._buried.add(record.run)
             self._forget([record.run])
         record.fault = record.fault or str(fault)

@@ -38,6 +38,7 @@ class Shelf:
         self.ledgers: dict[Digest, list[bytes]] = {}
         self.listings: dict[PeerId, frozenset[Digest]] = {}
         self.refused: set[Digest] = set()
+        self.kept: set[Digest] = set()
         self.offered = 0
         self.wants: Callable[[bytes], bool] = lambda data: True
 
@@ -64,6 +65,9 @@ class Shelf:
         if item.kind == LEDGER:
             return item.seq > self.length(item.run)
         return item.digest not in self.refused and (item.kind, item.digest) not in self.values
+
+    def keeps(self, run: Digest) -> bool:
+        return run in self.kept
 
     def length(self, run: Digest) -> int:
         return len(self.ledgers.get(run, ()))

@@ -7,10 +7,12 @@ import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from dipaco.node.network.memory import MemoryNetwork
+from dipaco.node.network.paced import FIRST_PAUSE
 from dipaco.node.network.reputation import (
     BAN,
     FIRST_CLOSURE,
@@ -124,3 +126,19 @@ async def test_a_known_peer_is_banned_for_its_own_garbage_but_not_for_a_value(
         assert not come(PEERS[1])
         assert come(PEERS[2])  # its prefix has no part in it
         assert await until_in(come, PEERS[1]) == BAN
+
+
+async def test_a_prefix_of_free_identities_gets_a_few_lines_in_the_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with hub() as (reputation, _, come):
+        for peer in PEERS[1:40]:
+            come(peer)
+            await reputation.blame(peer, "garbage")
+        lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(lines) <= 3  # 39 and more before: each strike, each closure
+        assert "garbage" in lines[0]
+        await trio.sleep(FIRST_PAUSE + 1)
+        come(PEERS[60])
+        await reputation.blame(PEERS[60], "garbage")
+        assert "hung up" in caplog.records[-1].getMessage()  # of another prefix: at once

@@ -3,6 +3,7 @@
 Rules of this file: real hosts on loopback, real time; waits are for events.
 """
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,11 @@ import pytest
 import trio
 
 from dipaco.node.network import twins as twins_module
+from dipaco.node.network.framing import frame
 from dipaco.node.network.host import HostTransport, open_host
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
+from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.messages import Ping, Pong
 from tests.node.network.peers import KEYS, PEERS
 from tests.node.network.test_shims import LISTEN, is_served
@@ -136,3 +139,23 @@ async def test_a_notice_of_garbage_is_not_repeated_in_the_log(
         assert await ends(stream)
         assert lines(caplog) == []
         assert node.peers() == {PEERS[1]}
+
+
+async def test_a_connection_is_greeted_once_and_notices_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(twins_module, "NOTICES", 2.0)
+    async with open_host(KEYS[1], listen=LISTEN) as hub, open_host(KEYS[2]) as other:
+        await other.dial(hub.me, hub.addresses)
+        await until(lambda: hub._twins._names)
+        answered = 0
+        for protocol, sent in (
+            (twins_module.HELLO, bytes(16)),
+            (twins_module.TWIN, frame(b"9.9.9.9")),
+        ):
+            for _ in range(4):
+                with contextlib.suppress(Unavailable):
+                    stream = await other.open(hub.me, protocol)
+                    await stream.send(sent)
+                    answered += bool(await stream.receive(1))
+        assert answered == 2  # the first two notices
