@@ -12,7 +12,7 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 
 MAX_RUNS = 256  # runs that this node does not work for: what a person may choose from
-MAX_BYTES = 32 << 20  # of their manifests in all; a usual one has 2 to 200 kB
+MAX_BYTES = 4 << 20  # of their manifests in all; a usual one has 2 to 200 kB
 MAX_MANIFEST = 1 << 20  # bytes of one of them: 5,000 files of a source
 MAX_OF_OWNER = 16  # runs of one signer; identities are free, but the lazy use one
 MAX_OF_PREFIX = 64  # runs that one prefix brought, whatever their signers
