@@ -43,9 +43,18 @@ def joined(node: SwarmNode) -> str:
     return status.id if status else ""
 
 
+def huge() -> Manifest:
+    """Return a run of 1,024 paths, the most."""
+    plain = mallorys("huge")
+    levels = tuple(replace(level, experts=32) for level in plain.grid.levels)
+    routing = replace(plain.routing, sample=1024)
+    return replace(plain, grid=replace(plain.grid, levels=levels), routing=routing)
+
+
 HOSTILE: dict[str, Callable[[], list[Manifest]]] = {
     "the same name": lambda: [mallorys("aa", seed=7)],
     "many runs": lambda: [mallorys(f"run{number}") for number in range(48)],
+    "the most paths": lambda: [huge()],
     "a run of one round": lambda: [replace(mallorys("short"), training=SHORT.training)],
 }
 
