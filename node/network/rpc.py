@@ -14,6 +14,7 @@ import logging
 import operator
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
@@ -317,7 +318,8 @@ class Rpc:
             while True:
                 data = await line.outbox.next()
                 for start in range(0, len(data), SLICE):
-                    with trio.move_on_after(STALL) as stall:
+                    # While nothing but pings waits, `Liveness` decides.
+                    with trio.move_on_after(STALL if line.outbox.held else inf) as stall:
                         await line.stream.send(data[start : start + SLICE])
                     if stall.cancelled_caught:  # the stream is ruined, and reading it goes nowhere
                         self._end(line.stream.peer, f"took no byte of an answer for {STALL:g} s")

@@ -444,5 +444,6 @@ async def test_garbage_of_a_banned_author_that_others_hand_on_is_dropped_in_sile
                 await offender.publish(TOPIC, b"garbage")
                 await trio.sleep(0.1)
         blamed = [r for r in caplog.records if r.levelname == "WARNING"]
-        assert len(blamed) == STRIKES
+        assert len(blamed) == 2  # hung up, then banned
+        assert victim.reputation.strikes(offender.me) == STRIKES
         assert victim.reputation.banned(offender.me)
