@@ -18,10 +18,11 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.api.server import serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
-from dipaco.node.descriptors import raise_limit, shortage
+from dipaco.node.descriptors import connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pool
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
+from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
 from dipaco.node.roles.run import run_roles, trains
@@ -54,20 +55,29 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_heed_signals, stop)
-        if few := shortage(raise_limit()):
+        limit = raise_limit()
+        if few := shortage(limit):
             log.warning("%s", few)
         home = Home.at(config.home)
         with home.held():
             home.clear_temporary()
-            await _open(config, settings, home, say, stop)
+            await _open(config, settings, home, say, stop, connections(limit, MOST_CONNECTIONS))
         nursery.cancel_scope.cancel()
     return 0
 
 
 async def _open(
-    config: NodeConfig, settings: WorkerSettings, home: Home, say: Say, stop: trio.Event
+    config: NodeConfig,
+    settings: WorkerSettings,
+    home: Home,
+    say: Say,
+    stop: trio.Event,
+    most: int,
 ) -> None:
-    """Open all that the node of a held home needs, run it, and close all."""
+    """Open all that the node of a held home needs, run it, and close all.
+
+    most   connections.
+    """
     on_log = partial(log.info, "worker: %s")
     worker, device = Worker(settings, on_log), None
     if trains(config):
@@ -83,6 +93,7 @@ async def _open(
             key,
             listen=config.node.listen,
             announce=config.node.announce,
+            most=most,
             exempt=config.node.exempt_prefixes,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key

@@ -5,6 +5,8 @@ import resource
 WANTED = 4096
 LEAST = 512  # 256 connections, 16 clients, the worker's pipes, the journal, blobs on their way
 
+FEWEST = 8  # connections, below which a node is of no use
+
 
 def raise_limit() -> int:
     """Raise this process's limit to `WANTED`, or as far as the system allows, and return it."""
@@ -22,5 +24,16 @@ def shortage(limit: int) -> str | None:
         return None
     return (
         f"only {limit} files may be open at once, of which a node with many peers needs {LEAST}: "
-        "connections and work will fail and be tried again; raise the limit (ulimit -n)"
+        "it keeps few connections, and work may fail and be tried again; raise the limit "
+        "(ulimit -n)"
     )
+
+
+def connections(limit: int, most: int) -> int:
+    """Return how many connections a node may hold, `most` at most, with so many open files.
+
+    A low limit is shared: one in four is for connections, nearly as many for handshakes and
+    connections that end, and the others stay free. So a crowd of strangers takes no file from the
+    journal, the blobs, the local API and the start of a worker process.
+    """
+    return most if limit >= LEAST else max(FEWEST, min(most, limit // 4))

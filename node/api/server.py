@@ -7,6 +7,7 @@ Tokens, Host and Origin are not checked: the mode of the socket decides which us
 """
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5  # between two progress lines of a fetch
+STALL_SECONDS = 600.0  # of a fetch without another byte: holders that were away have come back
+FETCH_SECONDS = 3 * 24 * 3600.0  # of one fetch: the largest blob, 31 GB, at 1 Mbit/s
 
 BEGUN: Final = Fetching(received=0, total=0)
 GONE: Final = (trio.BrokenResourceError, trio.TooSlowError)  # the client left, or does not read
@@ -214,10 +217,12 @@ async def _fetch(handler: Handler, _clients: Clients, body: bytes, client: Conne
     await client.begin_lines()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetch.run)
-        while not fetch.ended.is_set():
+        over = False
+        while not over:
             with trio.move_on_after(PROGRESS_SECONDS):
                 await fetch.ended.wait()
-            await client.line(fetch.latest, last=fetch.ended.is_set())
+            over = fetch.ended.is_set()  # it may end while the line is sent: then one more follows
+            await client.line(fetch.latest, last=over)
 
 
 @dataclass
@@ -228,18 +233,33 @@ class _Fetch:
     request: FetchRequest
     latest: FetchEvent = BEGUN
     ended: trio.Event = field(default_factory=trio.Event)
+    _received: int = 0
+    _end: float = math.inf
+    _patience: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def run(self) -> None:
         """Fetch the blob; `latest` ends as `Fetched` or `FetchFailed`."""
-        try:
-            size = await self.handler.fetch(self.request.run, self.request.blob, self._note)
-            self.latest = Fetched(bytes=size)
-        except (Unavailable, ConfigError) as error:
-            self.latest = FetchFailed(error=str(error))
+        self._end = trio.current_time() + FETCH_SECONDS
+        with trio.move_on_after(STALL_SECONDS) as self._patience:
+            try:
+                size = await self.handler.fetch(self.request.run, self.request.blob, self._note)
+                self.latest = Fetched(bytes=size)
+            except (Unavailable, ConfigError) as error:
+                self.latest = FetchFailed(error=str(error))
+        if self._patience.cancelled_caught:
+            self.latest = FetchFailed(error=self._given_up())
         self.ended.set()
 
     def _note(self, received: int, total: int) -> None:
+        if received > self._received:
+            self._received = received
+            self._patience.deadline = min(self._end, trio.current_time() + STALL_SECONDS)
         self.latest = Fetching(received=received, total=total)
+
+    def _given_up(self) -> str:
+        if trio.current_time() >= self._end:
+            return f"the fetch took longer than {FETCH_SECONDS / 3600:g} hours: ask again"
+        return f"no byte of the blob came for {STALL_SECONDS:g} s: ask again later"
 
 
 Route = Callable[[Handler, Clients, bytes, Connection], Awaitable[None]]

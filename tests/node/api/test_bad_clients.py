@@ -3,18 +3,27 @@
 A real server on a real unix socket in this loop, virtual time where time matters.
 """
 
+import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
+from dipaco.node.api import server
 from dipaco.node.api.connection import IDLE_SECONDS, SEND_SECONDS
-from dipaco.node.api.values import MAX_BODY, MAX_HEAD
-from tests.node.api.fake_node import RUN, ledger, status
+from dipaco.node.api.server import FETCH_SECONDS, STALL_SECONDS
+from dipaco.node.api.values import MAX_BODY, MAX_HEAD, MAX_REPLY
+from dipaco.node.network.door import MOST_CONNECTIONS
+from dipaco.node.runs.strangers import MAX_RUNS
+from dipaco.node.status.document import PeerStatus, Status
+from dipaco.protocol.run.manifest import MAX_MODULE_ELEMENTS
+from tests.node.api.fake_node import PEER, RUN, ledger, status
 from tests.node.api.served import Answer, Served, answers, received, request, serving
 
 STATUS = request("GET", "/v1/status")
@@ -186,3 +195,68 @@ async def test_a_client_that_does_not_read_is_let_go(
         await trio.sleep(2 * SEND_SECONDS)
         with pytest.raises(trio.BrokenResourceError):
             await stream.send_all(STATUS)
+
+
+async def last_line(served: Served) -> dict[str, Any]:
+    """Ask for a fetch and return its last line."""
+    (answer,) = answers(await served.send(FETCH))
+    found: dict[str, Any] = json.loads(answer.body.splitlines()[-1])
+    return found
+
+
+async def test_a_fetch_that_gets_nothing_ends(served: Served, autojump_clock: MockClock) -> None:
+    begun = trio.current_time()
+    words = f"no byte of the blob came for {STALL_SECONDS:g} s: ask again later"
+    assert await last_line(served) == {"event": "failed", "error": words}
+    assert trio.current_time() - begun == pytest.approx(STALL_SECONDS, abs=1)
+    assert served.node.given_up.is_set()
+
+
+async def test_a_fetch_that_gets_a_byte_now_and_then_ends_too(
+    served: Served, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FETCH_SECONDS", 4 * STALL_SECONDS)
+
+    async def drop_by_drop(run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
+        for count in itertools.count():
+            on_progress(count, 1 << 40)
+            await trio.sleep(STALL_SECONDS / 2)
+        return 0
+
+    monkeypatch.setattr(served.node, "fetch", drop_by_drop)
+    begun = trio.current_time()
+    assert (await last_line(served))["error"].startswith("the fetch took longer than ")
+    assert trio.current_time() - begun == pytest.approx(4 * STALL_SECONDS, abs=1)
+    assert FETCH_SECONDS * 1e6 > 8 * 8 * MAX_MODULE_ELEMENTS  # the largest blob at 1 Mbit/s
+
+
+@pytest.mark.parametrize(("more", "expected"), [(0, 200), (1, 503)])
+async def test_an_answer_has_at_most_so_many_bytes(
+    served: Served, monkeypatch: pytest.MonkeyPatch, more: int, expected: int
+) -> None:
+    around = len(msgspec.json.encode(replace(ledger(), head="")))
+    monkeypatch.setattr(
+        served.node, "ledger", lambda: replace(ledger(), head="a" * (MAX_REPLY - around + more))
+    )
+    answer = await served.ask("GET", "/v1/ledger")
+    assert answer.status == expected
+    if more:
+        assert f"{MAX_REPLY + 1} bytes, more than {MAX_REPLY}" in in_one_line(answer)
+    else:
+        assert len(answer.body) == MAX_REPLY
+
+
+def crowded() -> Status:
+    """Return the status of a node with all the peers, and all the offers, that it may have."""
+    made = status()
+    guest = PeerStatus(id=PEER, address="ffff:" * 7 + "255.255.255.255", rtt_ms=123.456789012345678)
+    offer = replace(made.offers[0], name="z" * 64, verified=1 << 53, refuted=1 << 53)
+    return replace(made, peers=(guest,) * 2 * MOST_CONNECTIONS, offers=(offer,) * MAX_RUNS)
+
+
+async def test_a_status_of_a_crowd_has_some_hundred_kilobytes(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.node, "status", crowded)
+    answer = await served.ask("GET", "/v1/status")
+    assert answer.status == 200 and len(answer.body) < 256 << 10
