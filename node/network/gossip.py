@@ -350,8 +350,9 @@ class Gossip:
             await self._pull(peer, [item for item in lacking if self._lacks(item, peer)])
             self._compared.add(peer)
             del self._failed[peer]
-            listed = ours if answer.same else answer.items
-            self._values.note_listing(peer, {i.run for i in listed if i.kind == "manifest"})
+            if peer not in self._again:  # else more is wanted by now than was pulled
+                listed = ours if answer.same else answer.items
+                self._values.note_listing(peer, {i.run for i in listed if i.kind == "manifest"})
         finally:
             self._comparing.discard(peer)
             if peer not in self._rpc.ready():

@@ -147,7 +147,7 @@ class RunChooser:
         peer's word does on such a run.
         """
         store, peers = self.node.run_store, self.node.transport.peers()
-        told = {peer for peer in peers | self._seeds if store.listed_by(peer) is not None}
+        told = {peer for peer in peers | self._seeds if store.has_told(peer)}
         if not self._seeds or self._seeds & told:
             return bool(told)
         schedulers = self._schedulers_of_pinned()

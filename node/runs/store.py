@@ -76,6 +76,8 @@ class RunStore:
         self._tidied = False
         """Whether the ledgers of an earlier start were dropped where nobody follows them now."""
         self._followed: frozenset[Digest] = frozenset()
+        self._behind: set[PeerId] = set()
+        """The peers that were asked for all that they hold before more runs were followed."""
         """The runs that this node may choose: it takes in their ledgers, within a bound."""
         self._buried = journal.buried()
         """The runs that are not taken in again: their schedulers signed two ledgers."""
@@ -297,6 +299,8 @@ class RunStore:
         followed = frozenset(list(runs)[: strangers.MAX_FOLLOWED])
         if followed == self._followed and self._tidied:
             return
+        if followed - self._followed - self._kept:
+            self._behind = set(self._listings)
         self._followed, self._tidied = followed, True
         for record in self.runs.values():
             if record.run not in self._kept | followed:
@@ -326,14 +330,18 @@ class RunStore:
     def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
         """Note the runs that `peer` offers, once all that it holds was pulled."""
         known = self._listings.get(peer)
+        behind = peer in self._behind
+        self._behind.discard(peer)
         self._listings[peer] = frozenset(runs).intersection(self.runs)
         self._listings.move_to_end(peer)
         if len(self._listings) > MAX_LISTINGS:
-            del self._listings[self._least_peer()]
+            least = self._least_peer()
+            del self._listings[least]
+            self._behind.discard(least)
         for run in runs:
             if run in self.runs:
                 self.runs[run] = self.runs.pop(run)  # most recently offered last
-        if known != self._listings[peer]:
+        if behind or known != self._listings[peer]:
             self.changed.notify()
 
     def note_offer(self, peer: PeerId, run: Digest) -> None:
@@ -351,6 +359,10 @@ class RunStore:
     def listed_by(self, peer: PeerId) -> frozenset[Digest] | None:
         """Return the runs that `peer` offers; None before it was asked for all that it holds."""
         return self._listings.get(peer)
+
+    def has_told(self, peer: PeerId) -> bool:
+        """Return whether all that `peer` holds, and this node wants by now, was pulled."""
+        return peer in self._listings and peer not in self._behind
 
     def _too_many(self, data: bytes, origin: str) -> list[Digest]:
         """Return the runs that make room for a new one, whose signed manifest is `data`.
