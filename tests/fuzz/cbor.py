@@ -35,6 +35,17 @@ def head_at(data: bytes, start: int) -> Item:
     return Item(major, start, body, body, value)
 
 
+_SIZES = [0] * 256
+"""Bytes of an item, by its first one; 0: look further."""
+for _head in range(256):
+    _major, _info = _head >> 5, _head & 31
+    _width = 1 << max(0, _info - 24) if 24 <= _info < 28 else 0
+    if _major in (UINT, NINT, SIMPLE) and _info < 28:
+        _SIZES[_head] = 1 + _width
+    elif _info < 24 and (_major in (BYTES, TEXT) or _head in (ARRAY << 5, MAP << 5)):
+        _SIZES[_head] = 1 + _info
+
+
 def end_of(data: bytes, start: int) -> int:
     """Return where the item at `start` ends, without making anything of it.
 
@@ -44,8 +55,8 @@ def end_of(data: bytes, start: int) -> int:
     while due:
         head = data[start]
         due -= 1
-        if head < 24 or head == 128 or head == 160:  # the most of a costly list: short numbers, []
-            start += 1
+        if size := _SIZES[head]:
+            start += size
             continue
         item = head_at(data, start)
         start = item.body + (item.value if item.major in (BYTES, TEXT) else 0)
