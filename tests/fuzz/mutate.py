@@ -180,7 +180,7 @@ class Cbor:
         """Return `seed` with a costly item in place of one of its own, or that item alone."""
         item = chance.choice(self._items(seed))
         if chance.random() < 0.3:
-            return chance.choice(SHAPES)(limit)[:limit]
+            return chance.choice(SHAPES)(max(64, limit))[:limit]
         new = chance.choice(SHAPES)(max(64, limit - len(seed) + item.end - item.start))
         return seed[: item.start] + new + seed[item.end :]
 

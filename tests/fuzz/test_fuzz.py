@@ -134,5 +134,11 @@ def test_the_largest_inputs_have_about_the_size_that_is_asked_for() -> None:
     assert all(20_000 < len(each) < 60_000 for each in made)
 
 
+@pytest.mark.parametrize("limit", [1, 5, 40])
+def test_the_largest_input_of_a_short_value_can_be_made(limit: int) -> None:
+    (data, *_) = examples()["Ping"]
+    assert all(Cbor().largest(data, limit, Random(n)) for n in range(300))
+
+
 def test_many_items_can_stand_where_another_belongs() -> None:
     assert len(set(ATOMS)) > 100

@@ -13,6 +13,7 @@ from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
 from dipaco.protocol.run.manifest import Manifest, Reshard, Routing, run_id
 from dipaco.protocol.wire.canonical import Wire, decode, encode
+from dipaco.protocol.wire.messages import MAX_RECORDS
 from dipaco.protocol.wire.signed import MAX_BODY, sign
 from dipaco.protocol.work.calls import HandBack, Heartbeat, Submit
 from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, Entry, LedgerRecord, append_checked
@@ -27,7 +28,8 @@ from tests.node.scheduler.shell import ANNA, BERT, Shell, result
 from tests.values import digest, key, manifest, peer
 
 WEIGHTS = (40, 30, 20, 10)
-LIST_LIMIT = 1 << 14  # bytes of the largest list: the fuzzer itself takes it apart, slowly
+LIST_LIMIT = 1 << 16  # bytes of the largest list of entries; an answer has four times as many
+SIGNED_LIMIT = 1 << 14  # bytes of the largest list of records: the fuzzer itself signs each, slowly
 SCHEDULER = key("scheduler")
 
 
@@ -74,13 +76,19 @@ def entries(name: str) -> tuple[bytes, ...]:
     )
 
 
-def parts(data: bytes) -> list[bytes]:
-    """Return the encoded items of a list; raises RemoteProtocolError for bytes that are none."""
+def parts(data: bytes) -> Iterator[bytes]:
+    """Yield the encoded items of a list; raises RemoteProtocolError for bytes that are none."""
     try:
-        whole = cbor.read(data)
-    except (IndexError, RecursionError, OverflowError, MemoryError):
+        head = cbor.head_at(data, 0)
+        place = head.body
+        if head.major != cbor.ARRAY or head.value > MAX_RECORDS:
+            raise RemoteProtocolError("no list of entries, or more than one answer has")
+        for _ in range(head.value):
+            end = cbor.end_of(data, place)
+            yield data[place:end]
+            place = end
+    except (IndexError, OverflowError):
         raise RemoteProtocolError("no list of entries") from None
-    return [data[each.start : each.end] for each in whole.parts]
 
 
 def fold(run: Manifest, data: bytes) -> None:
@@ -257,7 +265,7 @@ def targets() -> Iterator[Target]:
         (RemoteProtocolError,),
         partial(grammar, LedgerRecord),
         call=checked,
-        limit=LIST_LIMIT,
+        limit=SIGNED_LIMIT,
     )
     refused = (RemoteProtocolError, Refusal, Unavailable)
     for kind, seeds in (
@@ -281,7 +289,7 @@ def targets() -> Iterator[Target]:
         partial(grammar, LedgerRecord),
         opened=offering_ledgers,
         batch=100,
-        limit=LIST_LIMIT,
+        limit=SIGNED_LIMIT,
     )
     yield Target(
         "schedule/messages",

@@ -11,6 +11,7 @@ from dipaco.protocol.routing.spec import RouterSpec, misfit, spec_digest
 from dipaco.protocol.routing.verdict import Receipt
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.canonical import PROTOCOL_VERSION, Wire, decode, encode
+from dipaco.protocol.wire.largest import largest
 from dipaco.protocol.wire.messages import (
     Absent,
     Failure,
@@ -67,6 +68,14 @@ def grammar(kind: Any) -> Cbor:
     return Cbor(bounds_of(kind), [data for each in examples().values() for data in each])
 
 
+def most_of(kind: Any, frame: int) -> int:
+    """Return the bytes of the largest input: of the type, or of the frame for one without bounds.
+
+    One byte more, so that some are too long.
+    """
+    return int(min(largest(kind).size + 1, frame))
+
+
 def decoding(kind: Any, limit: int, data: bytes) -> None:
     """Decode, and encode again."""
     value = decode(data, kind, limit=limit)
@@ -106,7 +115,8 @@ def targets() -> Iterator[Target]:
     """Yield one target a type, one a union, and one a body."""
     for kind in wire_types():
         name = kind.__name__
-        limit = LARGE.get(name) or SMALL.get(name) or rpc.CONTROL_LIMIT
+        frame = LARGE.get(name) or SMALL.get(name) or rpc.CONTROL_LIMIT
+        limit = most_of(kind, frame)
         yield Target(
             name=f"wire/{name}",
             seeds=partial(of, name),
@@ -123,7 +133,7 @@ def targets() -> Iterator[Target]:
             call=partial(decoding, union, limit),
             declared=(RemoteProtocolError,),
             mutator=partial(grammar, union),
-            limit=limit,
+            limit=most_of(union, limit),
             turn=SHORT_TURN,
         )
     yield Target(
