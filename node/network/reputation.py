@@ -9,6 +9,7 @@ Known peers come and go as before, and so do peers that are connected already.
 """
 
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ MEMORY = 3600.0  # s for which a breach counts
 BAN = 600.0  # s; new identities are free, so a longer ban would not keep a peer out
 MAX_PEERS = 4096  # peers and prefixes remembered, the latest to breach; identities are free
 FIRST_CLOSURE = 60.0  # s; an honest newcomer who shares the prefix waits no longer
+GROUPS = 16  # of prefixes, for the pace of log lines: prefixes are nearly free, too
 LONGEST_CLOSURE = 3600.0  # s; each closure is twice as long as the one before
 
 
@@ -112,8 +114,9 @@ class Reputation:
             await self.blame(peer, reason)
 
     async def _end(self, peer: PeerId, verdict: str, reason: str) -> None:
-        # Identities are free: one line about a prefix, and then ever fewer.
-        whom = peer if self.known(peer) else self.prefix(peer) or "strangers"
+        # Identities are free: one line about a group of prefixes, and then ever fewer.
+        group = zlib.crc32(self.prefix(peer).encode()) % GROUPS
+        whom = peer if self.known(peer) else f"strangers {group}"
         self._paced.say(f"{whom} {verdict}", f"peer={short_peer(peer)} {verdict}: {reason}")
         await self._transport.hang_up(peer, verdict)
 

@@ -188,6 +188,7 @@ class Outcome:
     hold: float = 0.0
     """CPU seconds of the longest step of an honest task, where it can be seen."""
     megabytes: float = 0.0
+    most_megabytes: float = MOST_MB
     descriptors: int = 0
     disk: float = 0.0
     lines: int = 0
@@ -234,7 +235,7 @@ class Outcome:
             found.append(f"honest {self.calls.what}: {took}")
         if self.hold > MOST_HOLD:
             found.append(f"held a loop for {self.hold:.1f} CPU s")
-        if self.megabytes > MOST_MB:
+        if self.megabytes > self.most_megabytes:
             found.append(f"+{self.megabytes:.0f} MB")
         if self.disk > MOST_DISK_MB:
             found.append(f"+{self.disk:.0f} MB on disk")

@@ -24,7 +24,7 @@ from dipaco.node.network.memory import MemoryTransport
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, peer_id, short_peer
-from tests.adversary.arena import MB, Arena, Calls, Measure, Outcome, ThirdParty
+from tests.adversary.arena import MB, MOST_MB, Arena, Calls, Measure, Outcome, ThirdParty
 from tests.adversary.client import Target
 from tests.adversary.probe import Probe
 from tests.adversary.registry import Attack, act_out
@@ -175,7 +175,12 @@ class MemoryArena(Arena):
 
     async def try_out(self, attack: Attack) -> Outcome:
         """Run one attack, and say what it did."""
-        outcome = Outcome(attack.name, attack.purpose, most_lines=attack.lines * len(self.nodes))
+        outcome = Outcome(
+            attack.name,
+            attack.purpose,
+            most_lines=attack.lines * len(self.nodes),
+            most_megabytes=MOST_MB * len(self.nodes),  # one process holds them all
+        )
         before, began = self._measure(), time.monotonic()
         self.calls, self.watch.longest, self.strangers = Calls(), 0.0, []
         self.got_in = 0
