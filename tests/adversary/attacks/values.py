@@ -148,7 +148,7 @@ async def heavy_manifests(arena: Arena) -> None:
         for each in range(4):
             hold_run(stranger, own_run(arena, stranger.key, source=source, seed=each))
 
-    await offer_to_all(arena, prepare, 10)
+    await offer_to_all(arena, prepare, 4)  # in memory the measure counts what these hold, too
 
 
 @attack()

@@ -46,6 +46,8 @@ HANGS_UP = (
 )
 """Functions of a node that get a peer, or its stream: what they raise costs that peer its
 connection."""
+RESTS = frozenset({"gossip._pull_one"})
+"""Called again only later: a peer with which every comparison fails waits for its turn."""
 GOES_ON = (
     "dialer._start_due_dials",
     "dialer._save",
@@ -137,6 +139,6 @@ async def test_an_exception_that_is_on_no_list_ends_no_node(
     assert all(report.exc_info for report in fed_bugs)
     before = len(raised)
     await do_all(swarm, peer, hub)
-    assert len(raised) > before and not hub.ended.is_set()
+    assert (len(raised) > before or name in RESTS) and not hub.ended.is_set()
     told = [report.getMessage() for report in fed_bugs]
     assert len(set(told)) == len(told)
