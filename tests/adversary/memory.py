@@ -33,8 +33,8 @@ from tests.values import key, manifest
 
 VOLUNTEERS = ("anna", "bert")
 PROBE = "probe"
-ROUNDS = 8  # so that the run outlasts the attacks: some 15 virtual minutes
-ATTACK_SECONDS = 20.0  # virtual
+ROUNDS = 6  # so that the run outlasts the attacks: some 11 virtual minutes
+ATTACK_SECONDS = 12.0  # virtual
 SETTLE_SECONDS = 10.0  # virtual: broken connections are noticed, and honest peers come back
 END_SECONDS = 7200.0  # virtual, for the rest of the run
 HERE = str(Path(__file__).parent)

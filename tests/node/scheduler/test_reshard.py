@@ -156,9 +156,10 @@ async def test_a_lying_scorer_is_out_voted_and_blamed(
         data = scheduler.parts.blobs.read(sheet.digest, 4 * sheet.documents)
         assert read_sheet(data, sheet.documents).tolist() == scored(run, path, window)
         lied += len(refuted)
-    # It has trained, so the scheduler knows it: no strike for a value that it made.
-    blamed = [line for line in caplog.messages if "hung up: scores path" in line]
+    blamed = [line for line in caplog.messages if "refuted: scores path" in line]
     assert lied and len(blamed) == lied
+    # It has trained, so the scheduler knows it: no strike for a value that it made.
+    assert not scheduler.parts.reputation.strikes(liar.parts.me)
     assert all(short_peer(liar.parts.me) in line for line in blamed)
 
 
