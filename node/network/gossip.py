@@ -303,7 +303,7 @@ class Gossip:
         self, seat: Seat, known: bool, pull: Pull, peer: PeerId, *arguments: object
     ) -> None:
         try:
-            async with self._turns[known].turn(peer if known else self._group(peer)):
+            async with self._turns[known].turn(peer if known else seat.prefix or peer):
                 await self._guard.attempt("pulling values", peer, pull, peer, *arguments)
         except (Unavailable, Refusal) as error:
             log.debug("pull: %s", error)
