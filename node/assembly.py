@@ -25,7 +25,6 @@ from dipaco.node.network.guard import Guard
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.seats import prefix_of
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.pinned import pinned_blobs
 from dipaco.node.runs.record import RunRecord
@@ -94,7 +93,7 @@ class Node:
 
     def prefix(self, peer: PeerId) -> str:
         """Return the IP prefix by which `peer` is counted; empty: it is not counted."""
-        return _prefix(self.transport, self.config, peer)
+        return self.reputation.prefix(peer)
 
     @property
     def guard(self) -> Guard:
@@ -155,11 +154,12 @@ def assemble(
         directory = Directory(
             transport, rpc, roster, known=known, exempt=exempt, in_thread=in_thread
         )
-    prefix = partial(_prefix, transport, config)
-    gossip = Gossip(transport, reputation, run_store, origin=prefix)
+    gossip = Gossip(transport, reputation, run_store, origin=reputation.prefix)
     run_store.wanting = gossip.compare_again
     run_store.favoured = frozenset(peer for peer in seeds if peer)
-    exchange = Exchange(transport, rpc, reputation, blobs, in_thread=in_thread, prefix=prefix)
+    exchange = Exchange(
+        transport, rpc, reputation, blobs, in_thread=in_thread, prefix=reputation.prefix
+    )
     claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)
     return Node(
@@ -320,7 +320,3 @@ def _schedules(run_store: RunStore, peer: PeerId) -> bool:
 
 def _trained(run_store: RunStore, peer: PeerId) -> bool:
     return any(peer in record.state.contributors.values() for record in run_store.kept())
-
-
-def _prefix(transport: Transport, config: NodeConfig, peer: PeerId) -> str:
-    return prefix_of(transport.remote_ip(peer), config.node.exempt_prefixes)

@@ -19,6 +19,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from dipaco.node.network.seats import Network
 from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.routing.policy import POLICY_PATTERN
@@ -55,7 +56,6 @@ Trust = Annotated[
 ]
 Checkpointing = Literal["auto", "on", "off"]
 MomentBits = Literal[32, 8]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 RunName = Annotated[
     str,
     Meta(

@@ -21,7 +21,7 @@ from dipaco.node.network.dial_budget import DialBudget
 from dipaco.node.network.known_peers import KnownPeers, PeerStore
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.seats import Network, prefix_of
+from dipaco.node.network.seats import Network
 from dipaco.node.network.transport import Transport
 from dipaco.protocol.errors import (
     DipacoError,
@@ -99,7 +99,6 @@ class Dialer:
         self._chance = chance if chance is not None else random.Random()
         self._candidates = Candidates(transport.me, exempt)
         self._budget = DialBudget(exempt)
-        self._exempt = exempt
         self._consults = Allowances(CONSULTED_PER_PREFIX, seconds=CONSULT, keys=1024)
         self._names = OwnNames()
         self._since: dict[PeerId, float] = {}
@@ -302,7 +301,7 @@ class Dialer:
     def _on_ready(self, peer: PeerId, ready: bool) -> None:
         if ready and self._nursery is not None and peer not in self._consulting:
             if not self._reputation.known(peer):
-                source = prefix_of(self._transport.remote_ip(peer), self._exempt) or peer
+                source = self._reputation.prefix(peer) or peer
                 now = trio.current_time()
                 if self._consults.wait(source, now):
                     return  # it is asked with the others, at the next minute

@@ -76,9 +76,9 @@ class RunStore:
         self._tidied = False
         """Whether the ledgers of an earlier start were dropped where nobody follows them now."""
         self._followed: frozenset[Digest] = frozenset()
+        """The runs that this node may choose: it takes in their ledgers, within a bound."""
         self._behind: set[PeerId] = set()
         """The peers that were asked for all that they hold before more runs were followed."""
-        """The runs that this node may choose: it takes in their ledgers, within a bound."""
         self._buried = journal.buried()
         """The runs that are not taken in again: their schedulers signed two ledgers."""
         self._passed: OrderedDict[Digest, PeerId | None] = OrderedDict()
@@ -236,7 +236,7 @@ class RunStore:
             raise RemoteProtocolError(f"lists a {kind} under another run than its own")
         if ours and kind == "manifest":
             self.keep_own(item.run)
-        spare = self._too_many(data, origin) if kind == "manifest" else []
+        spare = self._too_many(item.run, data, origin) if kind == "manifest" else []
         receipt = self._least_receipt(item.run) if kind == "receipt" else None
         with self._journal.saving():
             for each in spare:
@@ -364,19 +364,18 @@ class RunStore:
         """Return whether all that `peer` holds, and this node wants by now, was pulled."""
         return peer in self._listings and peer not in self._behind
 
-    def _too_many(self, data: bytes, origin: str) -> list[Digest]:
-        """Return the runs that make room for a new one, whose signed manifest is `data`.
+    def _too_many(self, run: Digest, data: bytes, origin: str) -> list[Digest]:
+        """Return the runs that make room for a new one, whose admitted manifest is `data`.
 
         Raises Refusal for one that is too large for a stranger's.
         """
-        _, manifest = decode_signed(data, Manifest)
-        run = run_id(manifest)
         if run in self._kept:
             return []
         if len(data) > strangers.MAX_MANIFEST:
             self.refuse(sha256(data))
             raise Refusal(f"run {short(run)} has a manifest of {len(data)} bytes")
-        new = strangers.Stored(run=run, owner=manifest.owner, bytes=len(data), origin=origin)
+        owner = decode(data, Signed).signer  # admitted: it is the manifest's
+        new = strangers.Stored(run=run, owner=owner, bytes=len(data), origin=origin)
         return strangers.spare([self._stored(r) for r in self.runs if r not in self._kept], new)
 
     def _stored(self, run: Digest) -> strangers.Stored:

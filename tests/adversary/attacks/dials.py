@@ -6,6 +6,7 @@ import trio
 
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.identity import peer_id
 from dipaco.protocol.wire.messages import Listing, PeerRecord, Register, Registered
 from dipaco.protocol.wire.signed import Signed, sign
 from tests.adversary.arena import Arena, attempt
@@ -175,8 +176,6 @@ async def hopeless_candidates(arena: Arena) -> None:
             records = []
             for each in range(50):
                 key = arena.new_key()
-                from dipaco.protocol.wire.identity import peer_id
-
                 places = (f"/ip4/{arena.ip(100 + each, number + 1)}/tcp/9",)
                 made = PeerRecord(
                     peer=peer_id(key), addresses=places, roles=(), runs=(), sequence=each
