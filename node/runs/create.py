@@ -76,7 +76,8 @@ def create_manifest(
     """
     tables = read_tables(path)
     tables["model"], warm = _model(tables["model"], path)
-    _routing(tables["routing"], path)
+    _hexadecimal(tables["routing"], "routing", "beacon", path)
+    _hexadecimal(tables["training"], "training", "batch_order", path)
     tables["schedule"] = {"schedulers": tuple(schedulers) or (owner,), **tables["schedule"]}
     if rounds is not None:
         tables["training"]["rounds"] = rounds
@@ -243,14 +244,15 @@ def _check_peers(schedule: dict[str, Any], path: Path) -> None:
             peer_named(peer, f"{path}: schedule.{field}")
 
 
-def _routing(table: dict[str, Any], path: Path) -> None:
-    """Replace the hexadecimal `routing.beacon`, if there is one, by its bytes."""
-    if (beacon := table.get("beacon")) is None:
+def _hexadecimal(table: dict[str, Any], name: str, field: str, path: Path) -> None:
+    """Replace the hexadecimal text of a field, if it is there, by its bytes."""
+    if (given := table.get(field)) is None:
         return
+    place = f"{name}.{field}"
     try:
-        table["beacon"] = bytes.fromhex(convert_field(beacon, str, "routing.beacon", path))
+        table[field] = bytes.fromhex(convert_field(given, str, place, path))
     except ValueError:
-        raise ConfigError(f"{path}: routing.beacon: {shown(beacon)} is not hexadecimal") from None
+        raise ConfigError(f"{path}: {place}: {shown(given)} is not hexadecimal") from None
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from dipaco.node.training.micro_batches import MicroBatches
 from dipaco.node.training.model import Float32, PathModel, load
 from dipaco.protocol.errors import NoDevice, Refusal
 from dipaco.protocol.routing.labels import NOT_SCORED, quantised, sheet_bytes
-from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, first_step
+from dipaco.protocol.run.batches import DENSE, RowOrder, batch_run, batch_seed, first_step
 from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
@@ -108,7 +108,7 @@ class Trainer:
             raise Refusal(f"window {lease.window} has no training document for the seed model")
         steps = Steps(count=manifest.training.seed_steps, first_batch=0, first_rate=0)
         start = PathState(weights=self._seed_weights(manifest, lease), moments=None)
-        order = RowOrder(batch_seed(lease.run, DENSE), shard.rows)
+        order = RowOrder(_batch_seed(manifest, lease, DENSE), shard.rows)
         result = self._inner_steps(manifest, start, shard, order, steps, on_progress)
         states = {m: self._blobs.write_array(w) for m, w in result.end.weights.items()}
         return SeedResult(token=lease.token, states=_named(states), **_figures(result))
@@ -127,7 +127,7 @@ class Trainer:
         )
         if shard.rows < 1:
             return self._train_result(manifest, lease, start, InnerResult.nothing(start))
-        order = RowOrder(batch_seed(lease.run, lease.path), shard.rows)
+        order = RowOrder(_batch_seed(manifest, lease, lease.path), shard.rows)
         steps = steps_of(manifest, lease)
         result = self._inner_steps(manifest, start, shard, order, steps, on_progress)
         return self._train_result(manifest, lease, start, result)
@@ -335,6 +335,10 @@ def steps_of(manifest: Manifest, lease: TrainLease) -> Steps:
         first_rate=training.seed_steps + first,
         behind=lease.steps,
     )
+
+
+def _batch_seed(manifest: Manifest, lease: Lease, path: int) -> Digest:
+    return batch_seed(batch_run(manifest.training, lease.run), path)
 
 
 def _figures(result: InnerResult) -> dict[str, Any]:

@@ -6,6 +6,8 @@ generator is used: anybody can repeat a lease. Source: docs/method.md 2.1 and 2.
 
 import math
 
+from msgspec import UNSET
+
 from dipaco.protocol.run.training import Training
 from dipaco.protocol.wire.digest import Digest, tagged, u32
 
@@ -13,8 +15,13 @@ DENSE = 0xFFFFFFFF
 """Stands for the whole training stream instead of a path; the seed phase trains on it."""
 
 
+def batch_run(training: Training, run: Digest) -> Digest:
+    """Return the run id that the order of batches of the run `run` follows from."""
+    return run if training.batch_order is UNSET else training.batch_order
+
+
 def batch_seed(run: Digest, path: int) -> Digest:
-    """Return the seed of the row order of `path` (or `DENSE`) in the run `run`."""
+    """Return the seed of the row order of `path` (or `DENSE`) in the run `run` (`batch_run`)."""
     return tagged("dipaco/1/batch-seed", run, u32(path))
 
 

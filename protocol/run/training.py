@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.wire.canonical import Wire
+from dipaco.protocol.wire.digest import DigestField
 
 Positive = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
@@ -62,3 +63,6 @@ class Training(Wire, frozen=True, kw_only=True):
     """How pseudo-gradients are encoded on the way to the outer step."""
     updates: Literal["f32", "int8", "int4"] = "f32"
     """How a state advances: by the float32 update, or by a packed one that is sent in its place."""
+    batch_order: DigestField | UnsetType = UNSET
+    """The run id that the order of batches follows from, if it is not the run's own: two runs that
+    differ in one choice then train on the same batches."""

@@ -33,6 +33,10 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Types and bounds (`msgspec.Meta`) are checked on construction too, not only on decoding, so
     later code need not check again. Code of ours that breaks them has a bug: `ValueError`.
     A subclass with rules of its own calls `super().__post_init__()` first.
+
+    All fields are always encoded, with one exception: a field that a type got later is
+    `T | UnsetType = UNSET`, and UNSET is left out. So yesterday's values keep their bytes. T never
+    includes the value that UNSET stands for, lest one value have two encodings.
     """
 
     def __post_init__(self) -> None:
@@ -40,6 +44,10 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             return
         for name, type_ in _fields(type(self)):
             given = getattr(self, name)
+            if given is msgspec.UNSET:  # its type does not name UnsetType, which is no value
+                if name not in _later(type(self)):
+                    raise ValueError(f"{name}: is missing")
+                continue
             try:
                 checked = msgspec.convert(given, type_, builtin_types=(bytes,))
             except msgspec.ValidationError as error:
@@ -47,6 +55,13 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise ValueError(f"{name}{place and '.'}{place}: {reason}") from None
             if checked is not given:  # an int where a float belongs, a list for a tuple
                 msgspec.structs.force_setattr(self, name, checked)
+
+
+@cache
+def _later(kind: type[Wire]) -> frozenset[str]:
+    """Return the fields that may be left out."""
+    fields = msgspec.structs.fields(kind)
+    return frozenset(field.name for field in fields if field.default is msgspec.UNSET)
 
 
 @cache

@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 
+from msgspec import NODEFAULT
 from msgspec import inspect as types
 
 from dipaco.protocol.wire.canonical import Wire
@@ -26,8 +27,9 @@ HEADER = """\
 ; protocol/ by `python -m tests.golden.regenerate`; a test holds the two together, and another
 ; validates the golden vectors in tests/golden/wire.json against their rules here.
 ;
-; All fields are always present, and no others may be. Numbers with a fraction part in their range
-; are floats even when whole. Patterns match the whole text."""
+; All fields are always present, but for those with a ?, which came later and are left out where they
+; have no value; no others may be. Numbers with a fraction part in their range are floats even when
+; whole. Patterns match the whole text."""
 
 
 def schema() -> str:
@@ -50,8 +52,14 @@ def _rule(kind: type[Wire]) -> str:
     lines.append(f'  "{info.tag_field}": "{info.tag}",')
     for field in info.fields:
         lines += _comment(said.get(field.name, ""), "  ")
-        lines.append(f'  "{field.name}": {_type(field.type)},')
+        mark = "? " if _may_be_left_out(field) else ""
+        lines.append(f'  {mark}"{field.name}": {_type(field.type)},')
     return "\n".join([*lines, "}"])
+
+
+def _may_be_left_out(field: types.Field) -> bool:
+    """Return whether the field's default is UNSET, which a type description does not name."""
+    return not field.required and field.default is field.default_factory is NODEFAULT
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:

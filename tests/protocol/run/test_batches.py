@@ -5,10 +5,12 @@ import math
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from dipaco.protocol.run.batches import (
     DENSE,
     RowOrder,
+    batch_run,
     batch_seed,
     first_step,
     learning_rate,
@@ -99,3 +101,10 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
         seed_steps=0, rounds=1, inner_steps=1, batch=1, inner=Adam(warmup=0), outer=Nesterov()
     )
     assert learning_rate(training, 0) == 1e-3
+
+
+def test_a_run_may_take_the_batches_of_another() -> None:
+    own = Training(seed_steps=0, rounds=1, inner_steps=1, batch=1)
+    other = replace(own, batch_order=digest("other"))
+    assert batch_run(own, RUN) == RUN
+    assert batch_run(other, RUN) == digest("other")

@@ -7,7 +7,7 @@ import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
@@ -157,3 +157,22 @@ def test_the_limit_is_of_bytes_and_is_checked_first() -> None:
     assert decode(data, Leaf, limit=len(data)) == Leaf()
     with pytest.raises(RemoteProtocolError, match=f"{len(data)} bytes where 10 are allowed"):
         decode(data, Leaf, limit=10)
+
+
+class Early(Wire, frozen=True, kw_only=True, tag="Grown"):
+    number: Annotated[int, Meta(ge=0, le=9)] = 0
+
+
+class Grown(Wire, frozen=True, kw_only=True, tag="Grown"):
+    number: Annotated[int, Meta(ge=0, le=9)] = 0
+    added: Annotated[int, Meta(ge=1, le=9)] | UnsetType = UNSET
+
+
+def test_a_field_that_came_later_leaves_the_bytes_of_earlier_values_as_they_were() -> None:
+    assert encode(Grown(number=3)) == encode(Early(number=3))
+    assert decode(encode(Early(number=3)), Grown) == Grown(number=3)
+    assert decode(encode(Grown(added=2)), Grown) == Grown(added=2)
+    with pytest.raises(ValueError, match="added: 0"):
+        Grown(added=0)
+    with pytest.raises(ValueError, match="number: is missing"):
+        Grown(number=UNSET)  # type: ignore[arg-type]
