@@ -184,7 +184,7 @@ batch = 8
 # inner_state = "carry"              # keep AdamW's moments from round to round; or reset
 # precision = "f32"                  # or bf16: the inputs of training's matrix products
 # early_stopping = false             # true: a path is used at the version of its best held-out loss
-# batch_order = "run id"             # train on the batches of that run [this run's own]
+# batch_order = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # [its run id]
 
 [training.inner]
 # lr = 1e-3

@@ -27,8 +27,8 @@ HEADER = """\
 ; protocol/ by `python -m tests.golden.regenerate`; a test holds the two together, and another
 ; validates the golden vectors in tests/golden/wire.json against their rules here.
 ;
-; All fields are always present, but for those with a ?, which came later and are left out where they
-; have no value; no others may be. Numbers with a fraction part in their range are floats even when
+; All fields are always present, but for those with a ?, which came later and are left out where
+; they have no value; no others may be. Numbers with a fraction part in their range are floats even when
 ; whole. Patterns match the whole text."""
 
 
