@@ -12,17 +12,29 @@ from dipaco.cli.options import DeviceName
 from dipaco.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dipaco.node.compare.results import Comparison
+    from dipaco.node.compare.study import Plan
+    from dipaco.node.compare.summary import Comparison
 
 MAX_SEEDS = 1000
 MAX_SEED = 1 << 53  # as the manifest has it
+MAX_RATE = 1e3  # likewise
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
 @click.argument("name", metavar="[RUN]", default="")
-@click.option("--methods", metavar="A,B,..", help="Methods, in this order [the six usual ones].")
+@click.option("--methods", metavar="A,B+C,..", help="Methods [the seven usual ones]; +: ablations.")
 @click.option("--seeds", default="1", metavar="N", help="How many, from 0, or a list: 0,3,5 [1].")
+@click.option(
+    "--repeats", default=1, type=click.IntRange(1, 100), help="Orders of batches for a seed [1]."
+)
+@click.option(
+    "--rates",
+    multiple=True,
+    metavar="[A:]R,R,..",
+    help="Inner rates to choose from [the run's]; for method A alone. May be given again.",
+)
+@click.option("--outer-rates", metavar="R,R,..", help="Outer rates to choose from [the run's].")
 @click.option("--reroute", metavar="W,W,..", help="Also score with a path chosen every W tokens.")
 @click.option("--rounds", type=click.IntRange(1), help="Replaces the run's; not for run files.")
 @click.option("--data", type=FOLDER, help="Folder of parquet files that replace source.files.")
@@ -35,6 +47,9 @@ def compare(
     name: str,
     methods: str | None,
     seeds: str,
+    repeats: int,
+    rates: tuple[str, ...],
+    outer_rates: str | None,
     reroute: str | None,
     rounds: int | None,
     data: Path | None,
@@ -44,34 +59,33 @@ def compare(
 ) -> int:
     """Train RUN, a run file or its TOML file [the packaged demo], and its controls.
 
-    All methods begin with the same seed model and are scored on the same held-out documents. --out
-    keeps finished results: the same command continues an interrupted comparison.
+    All methods begin with the same seed model and train on the same batches. Rates are chosen by
+    one half of the held-out documents, and the other half is shown. --out keeps finished results:
+    the same command continues an interrupted comparison.
     """
-    compare_run(
-        name,
+    from dipaco.node.compare.study import Plan
+
+    plan = Plan(
         methods=methods_of(methods),
-        seeds=seeds_of(seeds),
+        rates=rates_of(rates),
+        outer_rates=rate_list(outer_rates, "--outer-rates") if outer_rates is not None else (),
+        repeats=repeats,
         windows=windows_of(reroute),
-        rounds=rounds,
-        data=data,
-        out=out,
-        jobs=jobs,
         device=device,
     )
+    compare_run(name, plan, seeds=seeds_of(seeds), rounds=rounds, data=data, out=out, jobs=jobs)
     return Exit.OK
 
 
 def compare_run(
     name: str,
+    plan: "Plan",
     *,
-    methods: Sequence[str],
     seeds: Sequence[int],
-    windows: Sequence[int],
     rounds: int | None,
     data: Path | None,
     out: Path,
     jobs: int,
-    device: str,
 ) -> None:
     """Do the tasks whose results `out` lacks, then write and print the whole comparison."""
     from dipaco.cli.testnet.local_run import run_named
@@ -86,14 +100,16 @@ def compare_run(
     with TemporaryDirectory() as given:
         blobs = BlobStore(Path(given))
         local = run_named(name, rounds=rounds, data=data, blobs=blobs)
-        check_comparable(local.run.manifest, methods)
+        check_comparable(local.run.manifest, plan.methods)
         manifests = [with_seed(local.run.manifest, seed) for seed in seeds]
         folders = [seed_folder(out.absolute(), manifest) for manifest in manifests]
         for folder in folders:
             make_folder(folder, local.tokenizer, blobs)
-    tasks = [t for folder in folders for t in missing_tasks(folder, methods, windows, device)]
     with display("comparison") as shown:
-        run_tasks(tasks, jobs, TaskProgress(shown, tasks))
+        progress = TaskProgress(shown)
+        while tasks := missing_tasks(folders, plan):
+            progress.expect(tasks)
+            run_tasks(tasks, jobs, progress)
     _write(finished(local.run.manifest.name, folders), out)
 
 
@@ -117,17 +133,45 @@ def _write(comparison: "Comparison", out: Path) -> None:
 
 def methods_of(text: str | None) -> tuple[str, ...]:
     """Return the methods that `--methods` names, the usual ones for None; raises ConfigError."""
-    from dipaco.node.compare.variants import METHODS, USUAL
+    from dipaco.node.compare.variants import ABLATIONS, JOIN, METHODS, USUAL, ordered
     from dipaco.protocol.wire.faults import nearest
 
     if text is None:
         return USUAL
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in METHODS:
-            hint = nearest(name, list(METHODS))
-            raise ConfigError(f"--methods: {name!r} is none of {', '.join(METHODS)}{hint}")
-    return names
+    found = []
+    for name in text.split(","):
+        base, *changes = name.strip().split(JOIN)
+        for part, known in ((base, METHODS), *((change, ABLATIONS) for change in changes)):
+            if part not in known:
+                hint = nearest(part, list(known))
+                raise ConfigError(f"--methods: {part!r} is none of {', '.join(known)}{hint}")
+        found.append(ordered(base, changes))
+    return tuple(dict.fromkeys(found))
+
+
+def rates_of(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Return by method the rates that `--rates` names, under "" those of all others.
+
+    Raises ConfigError for a rate that no run can have, or a method that is none.
+    """
+    found = {}
+    for text in texts:
+        method, colon, rates = text.rpartition(":")
+        (name,) = methods_of(method) if colon else ("",)
+        found[name] = rate_list(rates, "--rates")
+    return found
+
+
+def rate_list(text: str, option: str) -> tuple[float, ...]:
+    """Return the rates of a list like 1e-3,3e-3; raises ConfigError."""
+    try:
+        rates = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise ConfigError(f"{option}: {text!r} is not a list of rates like 1e-3,3e-3") from None
+    for rate in rates:
+        if not 0 < rate <= MAX_RATE:
+            raise ConfigError(f"{option}: {rate:g} is not above 0 and at most {MAX_RATE:g}")
+    return rates
 
 
 def seeds_of(text: str) -> tuple[int, ...]:

@@ -1,63 +1,129 @@
 """The tables of a comparison, for a terminal and as Markdown, each with the caption."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from rich.console import Console
 
 from dipaco.cli.views.layout import Column, fitted_table, table_console
-from dipaco.node.compare.results import Comparison, RerouteRow, Row, by_size
+from dipaco.node.compare.summary import Comparison, RerouteRow, Row, by_size
 from dipaco.protocol.numbers import count
+
+REFERENCES: Mapping[str, str] = {
+    "dense": "/ dense, equal steps",
+    "dipaco-random": "/ random shards",
+    "dipaco": "/ DiPaCo",
+}
+"""Heads of the columns of ratios, by method of `summary.REFERENCES`."""
+NOTE = (
+    "Ratios are of perplexities, with 95 % intervals of a paired bootstrap over documents and "
+    "runs; = cannot be told apart from it: the interval holds 1."
+)
+EDGE = "*"  # behind a rate that is the least or the largest of those tried
 
 
 def main_table(comparison: Comparison) -> list[list[str]]:
-    """Return head and rows: cost, perplexity per seed, mean, range, ratio to dense."""
-    seeds = [start.seed for start in comparison.starts]
-    head = ["method", "compute", "parameters", "a path's", "tokens"]
-    head += [*(f"seed {seed}" for seed in seeds), "mean", "range", "/ dense, equal steps"]
+    """Return head and rows: cost, rates, perplexity, bits per byte, ratios with intervals."""
+    trained = {row.method for row in comparison.rows}
+    references = [name for name in REFERENCES if name in trained]
+    head = ["method", "compute", "parameters", "a path's", "tokens", "rates", "runs"]
+    head += [f"perplexity (of {comparison.vocabulary:,})", "range", "bits per byte"]
+    head += [REFERENCES[name] for name in references]
     start = fmean(start.point.perplexity for start in comparison.starts)
-    first = [f"{each.point.perplexity:.1f}" for each in comparison.starts]
-    seed_row = ["seed model", "", "", "", _short(comparison.starts[0].point.tokens)]
-    body = [[*seed_row, *first, f"{start:.1f}", "", ""]]
-    body += [_line(row, seeds) for row in comparison.rows]
+    tokens = _short(comparison.starts[0].point.tokens)
+    seed_row = ["seed model", "", "", "", tokens, "", str(len(comparison.starts)), f"{start:.1f}"]
+    body = [[*seed_row, *([""] * (len(head) - len(seed_row)))]]
+    body += [_line(row, references) for row in comparison.rows]
     return [head, *body]
 
 
-def _line(row: Row, seeds: Sequence[int]) -> list[str]:
-    found = row.perplexities
+def _line(row: Row, references: Sequence[str]) -> list[str]:
+    between = f"{row.lowest:.1f} to {row.highest:.1f}" if len(row.runs) > 1 else "-"
     return [
         row.title,
         f"{row.compute:.0f}x",
         _short(row.parameters),
         _short(row.path_parameters),
         _short(row.tokens),
-        *(f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds),
-        *_mean_and_range(row, seeds),
-        _ratio(row),
+        _rates(row.lr, row.outer_lr) + EDGE * row.at_edge,
+        str(len(row.runs)),
+        f"{row.perplexity:.1f}",
+        between,
+        f"{row.bits_per_byte:.3f}",
+        *(_ratio(row, name) for name in references),
     ]
 
 
-def _mean_and_range(row: Row | RerouteRow, seeds: Sequence[int]) -> tuple[str, str]:
-    """Return two cells. A mean over some of the seeds only is marked as such."""
-    count = len(row.perplexities)
-    between = f"{row.lowest:.1f} to {row.highest:.1f}" if count > 1 else "-"
-    return f"{row.mean:.1f}{_of(row, seeds)}", between
+def _rates(lr: float, outer_lr: float | None) -> str:
+    return f"{lr:g}" if outer_lr is None else f"{lr:g}, {outer_lr:g}"
 
 
-def _of(row: Row | RerouteRow, seeds: Sequence[int]) -> str:
-    """Return the mark of a row over some of the seeds only."""
-    count = len(row.perplexities)
-    return f" ({count} of {len(seeds)})" if count < len(seeds) else ""
+def _ratio(row: Row, reference: str) -> str:
+    """Return mean and interval of a ratio; = where it holds 1."""
+    found = row.ratios.get(reference)
+    if found is None:
+        return "1" if row.method == reference else "-"
+    equal = "" if found.told_apart else " ="
+    some = f" ({found.runs} of {len(row.runs)})" if found.runs < len(row.runs) else ""
+    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f}){equal}{some}"
 
 
-def _ratio(row: Row | RerouteRow) -> str:
+def rate_table(comparison: Comparison) -> list[list[str]]:
+    """Return head and rows: perplexity at each pair of rates, on the half that chooses."""
+    head = ["method", "rates", "perplexity", "chosen"]
+    body = [
+        [
+            row.title,
+            _rates(each.lr, each.outer_lr),
+            f"{each.perplexity:.1f}",
+            "yes" if (each.lr, each.outer_lr) == (row.lr, row.outer_lr) else "",
+        ]
+        for row in comparison.rows
+        if len(row.tried) > 1
+        for each in row.tried
+    ]
+    return [head, *body]
+
+
+def label_table(comparison: Comparison) -> list[list[str]]:
+    """Return head and rows: bits per byte per label, the label with the most bytes first."""
+    head = ["documents labelled", "number", "bytes", *(row.title for row in comparison.rows)]
+    body = [
+        [
+            each.label,
+            f"{each.documents:,}",
+            _short(each.bytes),
+            *(f"{row.labels[each.label]:.3f}" for row in comparison.rows),
+        ]
+        for each in comparison.labels
+    ]
+    return [head, *body]
+
+
+def order_table(comparison: Comparison) -> list[list[str]]:
+    """Return head and rows: the deviation of the perplexity over orders of batches alone."""
+    head = ["method", "runs", "deviation by the order of batches"]
+    body = [
+        [row.title, str(len(row.runs)), f"{100 * row.order_spread:.2f} %"]
+        for row in comparison.rows
+        if row.order_spread is not None
+    ]
+    return [head, *body]
+
+
+def _once_ratio(row: RerouteRow) -> str:
     """Return mean and range of the ratios within each seed; marked if some seeds have none."""
-    if not row.ratios:
-        return "-"
     found = sorted(row.ratios.values())
     between = f" ({found[0]:.3f} to {found[-1]:.3f})" if len(found) > 1 else ""
-    of = f" ({len(found)} of {len(row.perplexities)})" if len(found) < len(row.perplexities) else ""
-    return f"{fmean(found):.3f}{between}{of}"
+    return f"{fmean(found):.3f}{between}"
+
+
+def _mean_and_range(row: RerouteRow, seeds: Sequence[int]) -> tuple[str, str]:
+    """Return two cells. A mean over some of the seeds only is marked as such."""
+    count = len(row.perplexities)
+    some = f" ({count} of {len(seeds)})" if count < len(seeds) else ""
+    between = f"{row.lowest:.1f} to {row.highest:.1f}" if count > 1 else "-"
+    return f"{row.mean:.1f}{some}", between
 
 
 def reroute_table(comparison: Comparison) -> list[list[str]]:
@@ -69,7 +135,7 @@ def reroute_table(comparison: Comparison) -> list[list[str]]:
         cells = [row.title, f"every {count(row.window, 'token')}" if row.window else "once"]
         found = row.perplexities
         cells += [f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds]
-        body.append([*cells, *_mean_and_range(row, seeds), _ratio(row)])
+        body.append([*cells, *_mean_and_range(row, seeds), _once_ratio(row)])
     return [head, *body]
 
 
@@ -77,11 +143,7 @@ def shard_table(comparison: Comparison) -> list[list[str]]:
     """Return head and rows: perplexity per shard, mean over the seeds, the largest shard first."""
     ranks = range(comparison.paths)
     head = ["method", *(f"shard {rank + 1}" for rank in ranks)]
-    seeds = [start.seed for start in comparison.starts]
-    body = [
-        [row.title + _of(row, seeds), *(f"{loss:.1f}" for loss in row.shards)]
-        for row in comparison.rows
-    ]
+    body = [[row.title, *(f"{loss:.1f}" for loss in row.shards)] for row in comparison.rows]
     routers = {f"seed {start.seed}": start.shards for start in comparison.starts}
     titles = {row.method: row.title for row in comparison.rows}
     for each in comparison.results:
@@ -95,17 +157,24 @@ def shard_table(comparison: Comparison) -> list[list[str]]:
     return [head, *body]
 
 
-TABLES: Sequence[tuple[str, Callable[[Comparison], list[list[str]]]]] = (
-    ("routed validation perplexity", main_table),
-    ("perplexity per shard, mean over the seeds, largest shard first", shard_table),
-    ("routed validation perplexity, the path chosen again within a document", reroute_table),
+TABLES: Sequence[tuple[str, Callable[[Comparison], list[list[str]]], str]] = (
+    ("routed validation perplexity", main_table, NOTE),
+    (
+        "rates tried in the first seed, by the other half of the held-out documents",
+        rate_table,
+        f"{EDGE} in the first table: at an edge of the rates tried.",
+    ),
+    ("bits per byte of documents by label, mean over the runs", label_table, ""),
+    ("spread by the order of batches", order_table, "Within one seed, pooled over seeds."),
+    ("perplexity per shard, mean over the runs, largest shard first", shard_table, ""),
+    ("routed validation perplexity, the path chosen again within a document", reroute_table, ""),
 )
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print the tables; on stdout by default."""
     console = console or table_console()
-    for title, make in TABLES:
+    for title, make, note in TABLES:
         head, *body = make(comparison)
         if not body:
             continue
@@ -113,29 +182,38 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             Column(name, words=not place or name == "path chosen", drop=_importance(name, place))
             for place, name in enumerate(head)
         ]
-        table = fitted_table(title, columns, body, console.width, caption=comparison.caption)
+        table = fitted_table(
+            title, columns, body, console.width, caption=_caption(note, comparison)
+        )
         console.print(table)
+
+
+def _caption(note: str, comparison: Comparison) -> str:
+    return f"{note} {comparison.caption}".strip()
 
 
 def _importance(name: str, place: int) -> int:
     """Return which column is left out first where the terminal is narrow, 0 for never."""
-    if not place or name in ("mean", "path chosen"):
+    if not place or name in ("mean", "path chosen") or name.startswith("perplexity"):
         return 0
     if name.startswith(("seed ", "shard ")):
-        return 5
-    return {"range": 6, "a path's": 4, "parameters": 3, "tokens": 2}.get(name, 1)
+        return 7
+    order = ["range", "a path's", "parameters", "tokens", "runs", "compute", "rates"]
+    return 9 - order.index(name) if name in order else 1
 
 
 def markdown(comparison: Comparison) -> str:
     """Return the tables as Markdown."""
     parts = []
-    for title, make in TABLES:
+    for title, make, note in TABLES:
         head, *body = make(comparison)
         if not body:
             continue
         rule = ["---", *("---:" for _ in head[1:])]
         lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
-        parts.append("\n".join([f"### {title.capitalize()}", "", *lines, "", comparison.caption]))
+        parts.append(
+            "\n".join([f"### {title.capitalize()}", "", *lines, "", _caption(note, comparison)])
+        )
     return "\n\n".join(parts) + "\n"
 
 

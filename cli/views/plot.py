@@ -9,8 +9,10 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Final
 
-from dipaco.node.compare.results import Comparison, MethodResult
+from dipaco.node.compare.results import TrialResult
+from dipaco.node.compare.summary import Comparison, runs_of
 from dipaco.node.storage.files import replacing
+from dipaco.protocol.numbers import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +27,6 @@ STYLES: Final = {  # colours that differ in grey and for the colour-blind (Okabe
     "flat-moe": ("#009e73", "v"),
     "dipaco": ("#0072b2", "D"),
     "dipaco-ps": ("#d55e00", "P"),
-    "dipaco-reset": ("#56b4e9", "<"),
     "dipaco-random": ("#cc79a7", ">"),
     "dipaco-reshard": ("#882255", "X"),
 }
@@ -43,18 +44,18 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def figure_of(comparison: Comparison) -> "Figure":
-    """Return the picture: per method the mean over its seeds as a line, their range as a band."""
+    """Return the picture: per method the mean over its runs as a line, their range as a band."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for row in comparison.rows:
-        found = [each for each in comparison.results if each.method == row.method]
-        missing = len(found) < len(comparison.starts)
-        of = f", {len(found)} of {len(comparison.starts)} seeds" if missing else ""
+        found = runs_of(row.method, comparison.results, comparison.starts)
+        few = len(found) < max(len(each.runs) for each in comparison.rows)
+        of = f", {count(len(found), 'run')}" if few else ""
         for axes, along in ((left, "steps"), (right, "tokens")):
-            _curve(axes, f"{row.title} ({row.mean:.0f}{of})", found, along)
+            _curve(axes, f"{row.title} ({row.perplexity:.0f}{of})", found, along)
     left.set_ylabel("routed validation perplexity")
     left.set_xlabel("steps per path")
     right.set_xlabel("tokens trained on, all paths together (millions)")
@@ -66,13 +67,13 @@ def figure_of(comparison: Comparison) -> "Figure":
         axes.grid(True, which="both", alpha=0.25)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
-    seeds = len(comparison.starts)
-    shown = f"Mean of {seeds} seeds; bands are their range." if seeds > 1 else "One seed."
+    runs = max((len(row.runs) for row in comparison.rows), default=0)
+    shown = f"Mean of {runs} runs; bands are their range." if runs > 1 else "One run."
     figure.supxlabel(fill(f"{comparison.caption} {shown}", 150), fontsize="small")
     return figure
 
 
-def _curve(axes: "Axes", label: str, found: list[MethodResult], along: str) -> None:
+def _curve(axes: "Axes", label: str, found: list[TrialResult], along: str) -> None:
     points = list(zip(*(each.points for each in found), strict=True))  # by round, over seeds
     places = [getattr(each[0], along) / (1e6 if along == "tokens" else 1) for each in points]
     losses = [[point.perplexity for point in each] for each in points]

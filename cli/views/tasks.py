@@ -9,10 +9,14 @@ from dipaco.node.compare.pool import StepsDone, Task
 class TaskProgress:
     """Shows the reports of `run_tasks`; prints a line when a task begins and when it ends."""
 
-    def __init__(self, shown: Display, tasks: Sequence[Task]) -> None:
+    def __init__(self, shown: Display) -> None:
         self._shown = shown
-        self._total = sum(task.steps for task in tasks)
+        self._total = 0
         self._done: dict[Task, int] = {}
+
+    def expect(self, tasks: Sequence[Task]) -> None:
+        """Count the steps of tasks that are about to be done."""
+        self._total += sum(task.steps for task in tasks)
 
     def __call__(self, task: Task, progress: StepsDone | None) -> None:
         """Show the progress of `task`; None: it is finished."""
@@ -35,8 +39,8 @@ class TaskProgress:
 
 
 def _perplexity(task: Task) -> str:
-    """Return the perplexity of a trained method as text, empty for another task."""
-    if task.method is None or task.windows:
+    """Return the perplexity of a trained trial as text, empty for another task."""
+    if task.trial is None or task.windows:
         return ""
-    found = task.folder.result(task.method)
+    found = task.folder.result(task.trial)
     return f", perplexity {found.perplexity:.1f}" if found else ""

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 from dipaco.node.compare.folder import SeedFolder
+from dipaco.node.compare.trials import Trial
 from dipaco.node.config import ComputeSection
 from dipaco.node.jobs.runner import describe_death
 from dipaco.node.jobs.settings import environment, safe_path
@@ -28,10 +29,10 @@ Pipe: TypeAlias = "connection.Connection[Any, Any]"
 
 @dataclass(frozen=True)
 class Task:
-    """A seed to prepare, a method to train from it, or a trained one to re-route."""
+    """A seed to prepare, a trial to train from it, or a trained one to re-route."""
 
     folder: SeedFolder
-    method: str | None
+    trial: Trial | None
     """None: the seed's start."""
     device: str
     windows: tuple[int, ...] = ()
@@ -40,26 +41,26 @@ class Task:
     @property
     def name(self) -> str:
         """The name of the task in the display."""
-        what = f"{self.method or 'start'}{' re-routed' if self.windows else ''}"
-        return f"seed {self.folder.manifest.seed}, {what}"
+        what = self.trial.key if self.trial else "start"
+        again = " re-routed" if self.windows else ""
+        return f"seed {self.folder.manifest.seed}, {what}{again}"
 
     @property
     def steps(self) -> int:
         """The number of its inner steps."""
-        from dipaco.node.compare.variants import METHODS
         from dipaco.node.reference.inner_steps import steps_after_seed
 
         if self.windows:
             return 0
-        if self.method is None:
+        if self.trial is None:
             return self.folder.manifest.training.seed_steps
-        return steps_after_seed(METHODS[self.method].manifest(self.folder.manifest))
+        return steps_after_seed(self.trial.manifest(self.folder.manifest))
 
     def needs(self, other: "Task") -> bool:
         """Return whether `other` must be finished before this task."""
-        if self.folder != other.folder or self.method is None or other.windows:
+        if self.folder != other.folder or self.trial is None or other.windows:
             return False
-        return other.method is None or (bool(self.windows) and self.method == other.method)
+        return other.trial is None or (bool(self.windows) and self.trial == other.trial)
 
 
 @dataclass(frozen=True)
@@ -163,15 +164,15 @@ def _work(pipe: Pipe) -> None:
 
 
 def _do(task: Task, on_work: Callable[[str, int], None]) -> None:
-    from dipaco.node.compare.rerouting import reroute_method
-    from dipaco.node.compare.work import prepare, train_method
+    from dipaco.node.compare.rerouting import reroute_trial
+    from dipaco.node.compare.work import prepare, train
 
-    if task.windows and task.method is not None:
-        reroute_method(task.folder, task.method, task.windows, device=task.device, on_work=on_work)
-    elif task.method is None:
+    if task.windows and task.trial is not None:
+        reroute_trial(task.folder, task.trial, task.windows, device=task.device, on_work=on_work)
+    elif task.trial is None:
         prepare(task.folder, task.device, on_work)
     else:
-        train_method(task.folder, task.method, task.device, on_work)
+        train(task.folder, task.trial, task.device, on_work)
 
 
 def _throttled(pipe: Pipe) -> Callable[[str, int], None]:

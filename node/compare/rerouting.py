@@ -1,7 +1,7 @@
-"""Scores a trained method again, with the path chosen anew every W tokens of a document.
+"""Scores a trained trial again, with the path chosen anew every W tokens of a document.
 
 Nothing is trained: the seed's blob store has the final states. Documents and scored positions are
-those of the evaluations during training; docs/method.md, 2.5(b).
+those of the tables; docs/method.md, 2.5(b).
 """
 
 from collections.abc import Sequence
@@ -9,30 +9,34 @@ from collections.abc import Sequence
 import torch
 
 from dipaco.node.compare.folder import SeedFolder
-from dipaco.node.compare.results import Loss, MethodResult, Rerouted, write_result
-from dipaco.node.compare.variants import METHODS
+from dipaco.node.compare.results import Loss, Rerouted, TrialResult, write_result
+from dipaco.node.compare.trials import Trial
 from dipaco.node.compare.work import OnWork, SeedData, blobs_of
 from dipaco.node.models.rerouted import evaluate_rerouted
 from dipaco.node.training.devices import choose_device
 from dipaco.node.training.inner_loop import make_deterministic
 from dipaco.node.training.model import PathModel, load
 from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.digest import Digest
 
 
-def reroute_method(
-    folder: SeedFolder, method: str, windows: Sequence[int], *, device: str, on_work: OnWork
+def reroute_trial(
+    folder: SeedFolder, trial: Trial, windows: Sequence[int], *, device: str, on_work: OnWork
 ) -> None:
-    """Add scores for `windows`, each W in tokens, to the result of re-routing a trained method."""
-    start, result, before = folder.start(), folder.result(method), folder.rerouted(method)
+    """Add scores for `windows`, each W in tokens, to the result of re-routing a trained trial."""
+    start, result, before = folder.start(), folder.result(trial), folder.rerouted(trial)
     assert start is not None and result is not None
     make_deterministic(1)
     data = SeedData.at_end(folder, start, result)
+    texts = data.held_out(lambda progress: on_work("documents", 0))
+    router = Router(data.spec)
     held_out = {
-        shard: data.held_out(shard, lambda progress: on_work("documents", 0))
-        for shard in range(data.manifest.paths)
+        path: [texts.ids[place] for place in places if texts.documents[place].half == "score"]
+        for path, places in texts.by_path(router).items()
     }
-    router, models = Router(data.spec), FinalModels(folder, result, choose_device(device))
+    manifest = trial.manifest(folder.manifest)
+    models = FinalModels(folder, manifest, result, choose_device(device))
     found = dict(before.windows) if before else {}
     for window in windows:
 
@@ -46,15 +50,17 @@ def reroute_method(
             Loss(shard=path, documents=each.documents, tokens=each.tokens, nll=each.nll)
             for path, each in sorted(losses.items())
         )
-    rerouted = Rerouted(run=start.run, method=method, seed=start.seed, windows=found)
-    write_result(folder.rerouted_file(method), rerouted)
+    rerouted = Rerouted(run=start.run, trial=trial.key, seed=start.seed, windows=found)
+    write_result(folder.rerouted_file(trial), rerouted)
 
 
 class FinalModels:
     """Returns the final model of any path; each call replaces the weights of the one before."""
 
-    def __init__(self, folder: SeedFolder, result: MethodResult, device: torch.device) -> None:
-        self._manifest = METHODS[result.method].manifest(folder.manifest)
+    def __init__(
+        self, folder: SeedFolder, manifest: Manifest, result: TrialResult, device: torch.device
+    ) -> None:
+        self._manifest = manifest
         self._blobs, self._states = blobs_of(folder.root), result.states
         self._model = PathModel(self._manifest, device)
 

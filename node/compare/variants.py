@@ -1,12 +1,13 @@
 """The controls of a run as manifests: each function turns the run's manifest into a method's.
 
 Every variant keeps the run's tokenizer, source, path model, batch, seed steps and (except for dense
-at equal compute) steps per path. It differs in the modules that paths share, or in the router.
-Source: docs/method.md, section 9. A new method is one more entry of `METHODS`.
+at equal compute) steps per path. It differs in the modules that paths share, or in the router. An
+ablation is one further change of a method: `dipaco+int4`. Source: docs/method.md, section 9. A new
+method is one more entry of `METHODS`, a new ablation one of `ABLATIONS`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -34,7 +35,9 @@ class Method:
     """Turns the manifest of a seed's run, `with_seed`, into the method's own."""
     stream: Stream
     """The training data of a path: its shard by the run's router, every P-th document, all
-    documents, or its shard by a router that the method re-shards."""
+    documents, or its shard by a router of the method's own."""
+    has_outer_rate: bool = True
+    """Whether its outer step has a rate to choose; dense keeps the result of its inner steps."""
 
     @property
     def is_routed(self) -> bool:
@@ -60,7 +63,7 @@ def check_comparable(manifest: Manifest, methods: Iterable[str]) -> None:
         raise ConfigError("routing.kind: a comparison needs kmeans; round_robin is one of its rows")
     if not manifest.routing.validation_bp:
         raise ConfigError("routing.validation_bp: 0 holds no document out; nothing to compare by")
-    if "dipaco-reshard" in methods:
+    if any(name.split(JOIN)[0] == "dipaco-reshard" for name in methods):
         if not manifest.routing.router_bp:
             raise ConfigError(
                 "routing.router_bp: 0 keeps no document that dipaco-reshard could score"
@@ -132,11 +135,6 @@ def dipaco_random(manifest: Manifest) -> Manifest:
     return round_robin(dipaco(manifest))
 
 
-def dipaco_reset(manifest: Manifest) -> Manifest:
-    """Return `dipaco` with fresh inner moments in every round."""
-    return _changed(dipaco(manifest), inner_state="reset")
-
-
 def dipaco_reshard(manifest: Manifest) -> Manifest:
     """Return `dipaco` with re-sharding, by default after half of the rounds."""
     plain, reshard = dipaco(manifest), manifest.routing.reshard
@@ -147,22 +145,99 @@ def dipaco_reshard(manifest: Manifest) -> Manifest:
 
 
 METHODS: Final[Mapping[str, Method]] = {
-    "dense": Method(title="dense at equal steps", manifest=dense, stream="dense"),
-    "dense-compute": Method(title="dense at equal compute", manifest=dense_compute, stream="dense"),
-    "diloco": Method(title="DiLoCo", manifest=diloco, stream="round_robin"),
-    "flat-moe": Method(title="flat MoE", manifest=flat_moe, stream="routed"),
-    "dipaco": Method(title="DiPaCo, shared stem", manifest=dipaco, stream="routed"),
-    "dipaco-ps": Method(title="DiPaCo, path-specific stem", manifest=dipaco_ps, stream="routed"),
-    "dipaco-reset": Method(
-        title="DiPaCo, inner moments reset", manifest=dipaco_reset, stream="routed"
+    "dense": Method(
+        title="dense at equal steps", manifest=dense, stream="dense", has_outer_rate=False
     ),
+    "dense-compute": Method(
+        title="dense at equal compute", manifest=dense_compute, stream="dense", has_outer_rate=False
+    ),
+    "diloco": Method(title="DiLoCo", manifest=diloco, stream="round_robin"),
     "dipaco-random": Method(
         title="DiPaCo, random shards", manifest=dipaco_random, stream="round_robin"
     ),
+    "flat-moe": Method(title="flat MoE", manifest=flat_moe, stream="routed"),
+    "dipaco": Method(title="DiPaCo, shared stem", manifest=dipaco, stream="routed"),
+    "dipaco-ps": Method(title="DiPaCo, path-specific stem", manifest=dipaco_ps, stream="routed"),
     "dipaco-reshard": Method(title="DiPaCo, re-sharded", manifest=dipaco_reshard, stream="own"),
 }
 """By name, in the order of the table."""
-USUAL: Final = ("dense", "dense-compute", "diloco", "flat-moe", "dipaco", "dipaco-ps")
+USUAL: Final = (
+    *("dense", "dense-compute", "diloco", "dipaco-random", "flat-moe", "dipaco", "dipaco-ps"),
+)
+JOIN: Final = "+"  # between a method and its ablations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """One change of a method, in nothing else."""
+
+    title: str
+    manifest: Callable[[Manifest], Manifest]
+    routes: bool = False
+    """Whether the change gives a routed method another router."""
+
+
+def _training(**changes: Any) -> Callable[[Manifest], Manifest]:
+    return lambda manifest: _changed(manifest, **changes)
+
+
+def _outer(**changes: Any) -> Callable[[Manifest], Manifest]:
+    def changed(manifest: Manifest) -> Manifest:
+        return _changed(manifest, outer=msgspec.structs.replace(manifest.training.outer, **changes))
+
+    return changed
+
+
+def _routing(**changes: Any) -> Callable[[Manifest], Manifest]:
+    def changed(manifest: Manifest) -> Manifest:
+        routing = msgspec.structs.replace(manifest.routing, **changes)
+        return msgspec.structs.replace(manifest, routing=routing)
+
+    return changed
+
+
+ABLATIONS: Final[Mapping[str, Ablation]] = {
+    "reset": Ablation(title="inner moments reset", manifest=_training(inner_state="reset")),
+    "int8": Ablation(title="int8 both ways", manifest=_training(deltas="int8", updates="int8")),
+    "int4": Ablation(title="int4 both ways", manifest=_training(deltas="int4", updates="int4")),
+    "uniform": Ablation(title="alpha uniform", manifest=_outer(weights="uniform")),
+    "no-root": Ablation(title="without the root", manifest=_outer(rescale="none")),
+    "root": Ablation(title="with the root", manifest=_outer(rescale="sqrt")),
+    "no-capacity": Ablation(
+        title="without capacity", manifest=_routing(capacity=None), routes=True
+    ),
+}
+"""By name, in the order in which they follow a method's name."""
+
+
+def method_named(name: str) -> Method:
+    """Return a method, with the ablations that follow its name; KeyError for an unknown part."""
+    base, *changes = name.split(JOIN)
+    method = METHODS[base]
+    for change in changes:
+        method = _ablated(method, ABLATIONS[change])
+    return method
+
+
+def _ablated(method: Method, ablation: Ablation) -> Method:
+    return replace(
+        method,
+        title=f"{method.title}, {ablation.title}",
+        manifest=lambda manifest: ablation.manifest(method.manifest(manifest)),
+        stream="own" if ablation.routes and method.stream == "routed" else method.stream,
+    )
+
+
+def ordered(base: str, changes: Iterable[str]) -> str:
+    """Return the one name of a method with these ablations."""
+    return JOIN.join([base, *sorted(set(changes), key=list(ABLATIONS).index)])
+
+
+def place_of(name: str) -> tuple[int, ...]:
+    """Return the place of a method's row in a table."""
+    base, *changes = name.split(JOIN)
+    order = list(ABLATIONS)
+    return (list(METHODS).index(base), *(order.index(change) for change in changes))
 
 
 def parameters(manifest: Manifest) -> tuple[int, int]:

@@ -1,23 +1,26 @@
-"""The tasks of a comparison: makes one seed's start, and trains one method.
+"""The tasks of a comparison: makes one seed's start, and trains one trial.
 
-All methods of a seed share its router, its shards and its seed model, and are scored on the same
-held-out documents of the same shards. `ReferenceRun` does the training; this module only chooses
-the training rows of a path.
+All trials of a seed share its seed model and, unless a method routes by itself, its router and its
+shards. All are scored on the same held-out documents. `ReferenceRun` does the training; this module
+only chooses the training rows of a path.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
 from pathlib import Path
 from time import monotonic
 
 import msgspec
 
 from dipaco.node.compare.folder import SeedFolder
-from dipaco.node.compare.results import Loss, MethodResult, Point, Shard, Start, write_result
+from dipaco.node.compare.held_out import HeldOutTexts, Scorer, read_held_out, sum_over
+from dipaco.node.compare.results import Loss, Point, Shard, Start, TrialResult, write_result
+from dipaco.node.compare.trials import Trial
 from dipaco.node.compare.variants import (
-    METHODS,
     Stream,
     dense,
+    method_named,
     parameters,
     recut,
     round_robin,
@@ -26,10 +29,13 @@ from dipaco.node.jobs.settings import reproducible_settings
 from dipaco.node.jobs.values import Answer, Derive, Job, PerformLease, Progress
 from dipaco.node.reference.inner_steps import StepCount, steps_after_seed
 from dipaco.node.reference.run import Performs, ReferenceRun, derive_spec
-from dipaco.node.routing.shards import HeldOut, Shards, TokenShard
+from dipaco.node.routing.derive import SourceDeps
+from dipaco.node.routing.shards import Shards, TokenShard
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
+from dipaco.node.training.devices import choose_device
 from dipaco.node.worker.performer import Performer, shards_of, tools_of
+from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.batches import DENSE
@@ -40,6 +46,7 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import SeedLease, TrainLease
 
 MAX_SPEC = 64 << 20  # bytes
+NOTHING_DONE = Progress(stage="evaluate", done=0, total=0, unit="documents")
 OnWork = Callable[[str, int], None]
 """Gets the name of the work and the number of inner steps taken."""
 OnProgress = Callable[[Progress], None]
@@ -54,17 +61,21 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     manifest, count = folder.manifest, _Steps(on_work)
     performer = Performer(reproducible_settings(folder.root, device))
     spec = derive_spec(Derive(manifest=manifest), performer, count)
-    data = SeedData(manifest, spec, _shards(folder.root))
+    data = SeedData.at(folder.root, manifest, spec)
     run = ReferenceRun(manifest, [spec], data.performer_for("dense", performer), count)
     run.seed()
-    losses = _losses(run, 0, data, performer, count)
+    scores = _Scores(data, performer, device, count)
+    losses, nlls = scores.at(run, 0, whole=True, paths=1)
     first = manifest.topology.path_modules[0]
     start = Start(
         run=run_id(manifest).hex(),
         seed=manifest.seed,
+        vocabulary=manifest.tokenizer.vocabulary,
         spec=blobs_of(folder.root).write(encode(spec)).hex(),
         states={module: run.states[module][0].hex() for module in first},
         shards=_shards_of(spec),
+        documents=scores.texts.documents,
+        nlls=nlls,
         point=Point(
             steps=manifest.training.seed_steps,
             tokens=manifest.training.seed_steps * _step_tokens(manifest),
@@ -74,53 +85,65 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     write_result(folder.start_file, start)
 
 
-def train_method(folder: SeedFolder, method: str, device: str, on_work: OnWork) -> None:
-    """Train one method from the start that `prepare` made; write its result and final states."""
+def train(folder: SeedFolder, trial: Trial, device: str, on_work: OnWork) -> None:
+    """Train a trial from the start that `prepare` made; write its result and final states."""
     start, began = folder.start(), monotonic()
     assert start is not None
-    folder.clear_work(method)
-    own = Performer(reproducible_settings(folder.work(method), device))
+    folder.clear_work(trial)
+    own = Performer(reproducible_settings(folder.work(trial), device))
+    method, manifest = method_named(trial.method), trial.manifest(folder.manifest)
+    count = _Steps(on_work)
     data = SeedData.of(folder, start)
-    manifest = METHODS[method].manifest(folder.manifest)
+    if method.stream == "own":
+        _copy_tokenizer(folder, trial)
+        spec = derive_spec(Derive(manifest=manifest), own, count)
+        data = SeedData.at(folder.work(trial), manifest, spec)
+    run = ReferenceRun(
+        manifest, [data.spec_for(manifest)], data.performer_for(method.stream, own), count
+    )
+    run.states = _beginning(folder, start, trial, manifest)
+    scores = _Scores(data, own, device, count)
+    points, nlls = [start.point], start.nlls
     reshard = manifest.routing.reshard
-    performer, count = data.performer_for(METHODS[method].stream, own), _Steps(on_work)
-    run = ReferenceRun(manifest, [data.spec_for(manifest)], performer, count)
-    run.states = _beginning(folder, start, method, manifest)
-    if reshard is not None:
-        _copy_tokenizer(folder, method)
-    points = [start.point]
     for round_ in range(1, manifest.training.rounds + 1):
         run.round(round_)
+        losses, nlls = scores.at(run, round_, whole=round_ == manifest.training.rounds)
         steps = manifest.training.inner_steps
         points.append(
             Point(
                 steps=points[-1].steps + steps,
                 tokens=points[-1].tokens
                 + len(run.live_paths(round_)) * steps * _step_tokens(manifest),
-                losses=_losses(run, round_, data, own, count),
+                losses=losses,
             )
         )
         if reshard is not None and round_ == reshard.after_round:
             run.reshard(reshard)
-            data = SeedData(manifest, run.specs[-1], _shards(folder.work(method)))
+            scores.router = Router(run.specs[-1])
     last = {module: digests[-1] for module, digests in run.states.items()}
-    _copy_states(folder, method, manifest, last)
+    _copy_states(folder, trial, manifest, last)
     total, of_path = parameters(manifest)
-    result = MethodResult(
+    routes = method.stream == "own"
+    result = TrialResult(
         run=start.run,
-        method=method,
+        method=trial.method,
+        lr=trial.lr,
+        outer_lr=trial.outer_lr,
         seed=start.seed,
+        repeat=trial.repeat,
         compute=steps_after_seed(manifest) / steps_after_seed(dense(folder.manifest)),
         parameters=total,
         path_parameters=of_path,
         seconds=monotonic() - began,
         points=tuple(points),
+        nlls=nlls,
+        choice_nll=sum_over("choice", start.documents, nlls),
         states={module: digest.hex() for module, digest in last.items()},
-        spec=blobs_of(folder.root).write(encode(run.specs[-1])).hex() if reshard else "",
-        shards=_shards_of(run.specs[-1]) if reshard else (),
+        spec=blobs_of(folder.root).write(encode(run.specs[-1])).hex() if routes else "",
+        shards=_shards_of(run.specs[-1]) if routes else (),
     )
-    write_result(folder.method_file(method), result)
-    folder.clear_work(method)
+    write_result(folder.trial_file(trial), result)
+    folder.clear_work(trial)
 
 
 @dataclass(frozen=True)
@@ -130,20 +153,26 @@ class SeedData:
     manifest: Manifest
     spec: RouterSpec
     shards: Shards
-    """The shards in the seed's home; after re-sharding those in the method's."""
+    """The shards in the seed's home, or in that of a trial with its own router."""
+    deps: SourceDeps
+
+    @classmethod
+    def at(cls, home: Path, manifest: Manifest, spec: RouterSpec) -> "SeedData":
+        """Return the data in a home, which makes the shards that it lacks."""
+        settings = reproducible_settings(home, "cpu")
+        deps = tools_of(settings)
+        return cls(manifest, spec, shards_of(settings, deps), deps)
 
     @classmethod
     def of(cls, folder: SeedFolder, start: Start) -> "SeedData":
         """Return the data that `prepare` made."""
-        return cls(folder.manifest, _read_spec(folder, start.spec), _shards(folder.root))
+        return cls.at(folder.root, folder.manifest, _read_spec(folder, start.spec))
 
     @classmethod
-    def at_end(cls, folder: SeedFolder, start: Start, result: MethodResult) -> "SeedData":
-        """Return the data at a method's end: the common data, or those of its own last router."""
-        if not result.spec:
-            return cls.of(folder, start)
-        manifest = METHODS[result.method].manifest(folder.manifest)
-        return cls(manifest, _read_spec(folder, result.spec), _shards(folder.root))
+    def at_end(cls, folder: SeedFolder, start: Start, result: TrialResult) -> "SeedData":
+        """Return the data at a trial's end: the common data, or those of its own last router."""
+        data = cls.of(folder, start)
+        return replace(data, spec=_read_spec(folder, result.spec)) if result.spec else data
 
     def spec_for(self, manifest: Manifest) -> RouterSpec:
         """Return the spec that a variant's own derivation gives: this router with its run id."""
@@ -167,9 +196,9 @@ class SeedData:
             spec = self.spec_for(manifest)
         return self.shards.training(manifest, spec, window, path, on_progress)
 
-    def held_out(self, shard: int, on_progress: OnProgress) -> HeldOut:
-        """Return the held-out documents that the router sends to `shard`."""
-        return self.shards.validation(self.manifest, self.spec, 0, shard, on_progress)
+    def held_out(self, on_progress: OnProgress) -> HeldOutTexts:
+        """Return the held-out documents, which are the same for every router."""
+        return read_held_out(self.manifest, self.deps, on_progress)
 
 
 @dataclass(frozen=True)
@@ -205,30 +234,54 @@ class _Steps:
         self._on_work(what, self._count.add(what, progress))
 
 
-def _losses(
-    run: ReferenceRun, version: int, data: SeedData, performer: Performer, count: _Steps
-) -> tuple[Loss, ...]:
-    """Score every shard's held-out documents: by the path of its number, or the only path."""
-    losses = []
-    for shard in range(data.manifest.paths):
-        what = f"evaluation {version}, shard {shard}"
+class _Scores:
+    """Scores the held-out documents at a version, each by the path that the router sends it to."""
 
-        def on_progress(progress: Progress, what: str = what) -> None:
-            count(what, progress)
+    def __init__(self, data: SeedData, own: Performer, device: str, count: _Steps) -> None:
+        own.trainer()  # makes torch reproducible
+        self.texts = data.held_out(lambda progress: count("documents", progress))
+        self.router = Router(data.spec)
+        """Of the version that is scored next."""
+        self._own, self._device, self._count = own, choose_device(device), count
+        self._scorer: Scorer | None = None
 
-        lease = run.evaluation(version, shard if run.manifest.paths > 1 else 0)
-        documents, trainer = data.held_out(shard, on_progress), performer.trainer()
-        found = trainer.evaluate(run.manifest, lease, documents, on_progress).evaluation
-        losses.append(
-            Loss(shard=shard, documents=found.documents, tokens=found.tokens, nll=found.nll)
+    def at(
+        self, run: ReferenceRun, version: int, *, whole: bool, paths: int | None = None
+    ) -> tuple[tuple[Loss, ...], tuple[float, ...]]:
+        """Return the loss of each shard over the half that is shown, and of every document.
+
+        whole   score both halves; else the documents of the other half count 0.
+        paths   of the model, if not as many as the run's.
+        """
+        paths = paths or run.manifest.paths
+        if self._scorer is None:
+            self._scorer = Scorer(run.manifest, self._own.blobs, self._device)
+        nlls, losses = [0.0] * len(self.texts.documents), []
+        for shard, places in self.texts.by_path(self.router).items():
+            self._count(f"evaluation {version}, shard {shard}", NOTHING_DONE)
+            path = shard if paths > 1 else 0
+            states = {ModuleId(each.module): each.digest for each in run.states_at(path, version)}
+            shown = [place for place in places if self.texts.documents[place].half == "score"]
+            due = places if whole else shown
+            found = self._scorer.nlls(path, states, [self.texts.ids[place] for place in due])
+            for place, nll in zip(due, found, strict=True):
+                nlls[place] = nll
+            losses.append(self._loss(shard, shown, nlls))
+        return tuple(losses), tuple(nlls)
+
+    def _loss(self, shard: int, shown: Sequence[int], nlls: Sequence[float]) -> Loss:
+        return Loss(
+            shard=shard,
+            documents=sum(self.texts.documents[place].tokens > 0 for place in shown),
+            tokens=sum(self.texts.documents[place].tokens for place in shown),
+            nll=fsum(nlls[place] for place in shown),
         )
-    return tuple(losses)
 
 
 def _beginning(
-    folder: SeedFolder, start: Start, method: str, manifest: Manifest
+    folder: SeedFolder, start: Start, trial: Trial, manifest: Manifest
 ) -> dict[ModuleId, list[Digest]]:
-    """Write the seed model, cut into the modules of `manifest`, to the method's store.
+    """Write the seed model, cut into the modules of `manifest`, to the trial's store.
 
     Returns the digests per module, those of version 0.
     """
@@ -239,29 +292,29 @@ def _beginning(
         )
         for module, digest in start.states.items()
     }
-    own = blobs_of(folder.work(method))
+    own = blobs_of(folder.work(trial))
     cut = recut(seed, folder.manifest, manifest)
     return {module: [own.write_array(state)] for module, state in cut.items()}
 
 
-def _copy_tokenizer(folder: SeedFolder, method: str) -> None:
-    """Copy the run's tokenizer, unless it is packaged, for a method that derives a router."""
+def _copy_tokenizer(folder: SeedFolder, trial: Trial) -> None:
+    """Copy the run's tokenizer, unless it is packaged, for a trial that derives a router."""
     tokenizer, kept = folder.manifest.tokenizer, blobs_of(folder.root)
     if kept.has(tokenizer.sha256):
-        blobs_of(folder.work(method)).write(kept.read(tokenizer.sha256, tokenizer.size))
+        blobs_of(folder.work(trial)).write(kept.read(tokenizer.sha256, tokenizer.size))
 
 
 def _copy_states(
-    folder: SeedFolder, method: str, manifest: Manifest, states: dict[ModuleId, Digest]
+    folder: SeedFolder, trial: Trial, manifest: Manifest, states: dict[ModuleId, Digest]
 ) -> None:
-    """Copy a method's final states from its own store into the seed's."""
-    own, kept = blobs_of(folder.work(method)), blobs_of(folder.root)
+    """Copy a trial's final states from its own store into the seed's."""
+    own, kept = blobs_of(folder.work(trial)), blobs_of(folder.root)
     for module, digest in states.items():
         kept.write_array(own.read_array(digest, manifest.topology.elements(module)))
 
 
 def blobs_of(home: Path) -> BlobStore:
-    """Return the blob store of a seed's home, or of a method's folder."""
+    """Return the blob store of a seed's home, or of a trial's folder."""
     return BlobStore(Home.at(home).blobs)
 
 
@@ -275,11 +328,6 @@ def _shards_of(spec: RouterSpec) -> tuple[Shard, ...]:
         Shard(shard=shard, documents=documents, tokens=tokens)
         for shard, (documents, tokens) in enumerate(zip(spec.documents, spec.tokens, strict=True))
     )
-
-
-def _shards(home: Path) -> Shards:
-    settings = reproducible_settings(home, "cpu")
-    return shards_of(settings, tools_of(settings))
 
 
 def _step_tokens(manifest: Manifest) -> int:
