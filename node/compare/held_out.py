@@ -6,14 +6,12 @@ source. One half of the documents chooses rates, and the other is all that any t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import fsum
-from typing import Literal
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dipaco.node.compare.results import Half, HeldOutDocument
 from dipaco.node.data.sources.dispatch import rows
 from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
 from dipaco.node.jobs.values import Progress
@@ -31,20 +29,7 @@ from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest, tagged, u64
 
-Half = Literal["choice", "score"]
 OnProgress = Callable[[Progress], None]
-
-
-class HeldOutDocument(msgspec.Struct, frozen=True, array_like=True):
-    """One held-out document, and how much of it is scored."""
-
-    index: int
-    """In the source."""
-    tokens: int
-    """Scored positions: the prefix that routing sees is left out."""
-    bytes: int
-    """Bytes of text that these tokens stand for."""
-    half: Half
 
 
 @dataclass(frozen=True)
@@ -145,8 +130,3 @@ class Scorer:
         for place, nll in zip(due, found, strict=True):
             losses[place] = nll
         return losses
-
-
-def sum_over(half: Half, documents: Sequence[HeldOutDocument], nlls: Sequence[float]) -> float:
-    """Return the loss over the documents of one half, in nats."""
-    return fsum(nll for each, nll in zip(documents, nlls, strict=True) if each.half == half)

@@ -5,19 +5,20 @@ with the missing ones. Losses are sums in nats, with the number of tokens; all o
 computed from them, those of the tables in `summary.py`.
 """
 
-from collections.abc import Iterable
-from math import exp
+from collections.abc import Iterable, Sequence
+from math import exp, fsum
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
-from dipaco.node.compare.held_out import HeldOutDocument
 from dipaco.node.compare.trials import Trial
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.errors import ConfigError
 
 MAX_FILE = 64 << 20  # bytes
+Half = Literal["choice", "score"]
+"""Of the held-out documents: the one that chooses rates, and the one that tables show."""
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,18 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     shard: int
     documents: int
     tokens: int
+
+
+class HeldOutDocument(msgspec.Struct, frozen=True, array_like=True):
+    """One held-out document, and how much of it is scored."""
+
+    index: int
+    """In the source."""
+    tokens: int
+    """Scored positions: the prefix that routing sees is left out."""
+    bytes: int
+    """Bytes of text that these tokens stand for."""
+    half: Half
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +153,11 @@ def perplexity(losses: Iterable[Loss]) -> float:
     found = list(losses)
     tokens = sum(loss.tokens for loss in found)
     return exp(min(sum(loss.nll for loss in found) / tokens, 700.0)) if tokens else float("inf")
+
+
+def sum_over(half: Half, documents: Sequence[HeldOutDocument], nlls: Sequence[float]) -> float:
+    """Return the loss over the documents of one half, in nats."""
+    return fsum(nll for each, nll in zip(documents, nlls, strict=True) if each.half == half)
 
 
 def chosen(results: Iterable[TrialResult]) -> TrialResult:

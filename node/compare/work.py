@@ -14,8 +14,16 @@ from time import monotonic
 import msgspec
 
 from dipaco.node.compare.folder import SeedFolder
-from dipaco.node.compare.held_out import HeldOutTexts, Scorer, read_held_out, sum_over
-from dipaco.node.compare.results import Loss, Point, Shard, Start, TrialResult, write_result
+from dipaco.node.compare.held_out import HeldOutTexts, Scorer, read_held_out
+from dipaco.node.compare.results import (
+    Loss,
+    Point,
+    Shard,
+    Start,
+    TrialResult,
+    sum_over,
+    write_result,
+)
 from dipaco.node.compare.trials import Trial
 from dipaco.node.compare.variants import (
     Stream,
@@ -41,11 +49,13 @@ from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.batches import DENSE
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.run.training import Training
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import SeedLease, TrainLease
 
 MAX_SPEC = 64 << 20  # bytes
+POINTS = 4  # of a curve, after the seed model; a few more where the rounds divide badly
 NOTHING_DONE = Progress(stage="evaluate", done=0, total=0, unit="documents")
 OnWork = Callable[[str, int], None]
 """Gets the name of the work and the number of inner steps taken."""
@@ -104,19 +114,15 @@ def train(folder: SeedFolder, trial: Trial, device: str, on_work: OnWork) -> Non
     run.states = _beginning(folder, start, trial, manifest)
     scores = _Scores(data, own, device, count)
     points, nlls = [start.point], start.nlls
-    reshard = manifest.routing.reshard
-    for round_ in range(1, manifest.training.rounds + 1):
+    training, reshard = manifest.training, manifest.routing.reshard
+    tokens = start.point.tokens
+    for round_ in range(1, training.rounds + 1):
         run.round(round_)
-        losses, nlls = scores.at(run, round_, whole=round_ == manifest.training.rounds)
-        steps = manifest.training.inner_steps
-        points.append(
-            Point(
-                steps=points[-1].steps + steps,
-                tokens=points[-1].tokens
-                + len(run.live_paths(round_)) * steps * _step_tokens(manifest),
-                losses=losses,
-            )
-        )
+        tokens += len(run.live_paths(round_)) * training.inner_steps * _step_tokens(manifest)
+        if _is_scored(training, round_):
+            losses, nlls = scores.at(run, round_, whole=round_ == training.rounds)
+            steps = training.seed_steps + round_ * training.inner_steps
+            points.append(Point(steps=steps, tokens=tokens, losses=losses))
         if reshard is not None and round_ == reshard.after_round:
             run.reshard(reshard)
             scores.router = Router(run.specs[-1])
@@ -232,6 +238,11 @@ class _Steps:
 
     def __call__(self, what: str, progress: Progress) -> None:
         self._on_work(what, self._count.add(what, progress))
+
+
+def _is_scored(training: Training, round_: int) -> bool:
+    """Return whether a round's versions are a point of the picture; the last round's always are."""
+    return (training.rounds - round_) % max(1, training.rounds // POINTS) == 0
 
 
 class _Scores:

@@ -18,7 +18,7 @@ from dipaco.cli.views.doctor import DoctorReport
 from dipaco.cli.views.report import Report
 from dipaco.cli.views.verification import VerifyReport
 from dipaco.node.api.values import LedgerView
-from dipaco.node.compare.results import Comparison
+from dipaco.node.compare.summary import Comparison
 from dipaco.node.status.document import Status
 
 DOCS: Final = Path(__file__).parents[2] / "docs"

@@ -12,16 +12,18 @@ from dipaco.node.compare.folder import SeedFolder
 from dipaco.node.compare.pool import StepsDone, Task
 from dipaco.node.compare.results import write_result
 from dipaco.protocol.run.manifest import run_id
-from tests.node.compare.made_up import result
+from tests.node.compare.made_up import result, trial
 
 
 def test_all_tasks_are_one_count_and_a_finished_method_tells_its_perplexity(tmp_path: Path) -> None:
     manifest = local_run(None, seed=0, rounds=1).run.manifest
     folder = SeedFolder(tmp_path, manifest)
-    start, dense = Task(folder, None, "cpu"), Task(folder, "dense", "cpu")
+    start, dense = Task(folder, None, "cpu"), Task(folder, trial("dense"), "cpu")
     console, time = Console(record=True, width=60, force_terminal=False), [0.0]
     with display("comparison", console, now=lambda: time[0]) as shown:
-        tell = TaskProgress(shown, [start, dense])
+        tell = TaskProgress(shown)
+        tell.expect([start])
+        tell.expect([dense])
         tell(start, StepsDone("router", 0))
         time[0] = 30.0
         tell(start, StepsDone("seed", 60))
@@ -29,7 +31,7 @@ def test_all_tasks_are_one_count_and_a_finished_method_tells_its_perplexity(tmp_
         time[0] = 60.0
         tell(dense, StepsDone("round 1, path 0", 10))
         found = msgspec.structs.replace(result("dense", 0, 400.0), run=run_id(manifest).hex())
-        write_result(folder.method_file("dense"), found)
+        write_result(folder.trial_file(trial("dense")), found)
         tell(dense, None)
     assert (start.steps, dense.steps) == (120, 60)
     assert console.export_text().splitlines() == [
@@ -37,7 +39,7 @@ def test_all_tasks_are_one_count_and_a_finished_method_tells_its_perplexity(tmp_
         "0:00  comparison: 0 of 180 steps, seed 1, start: router",
         "0:30  comparison: 60 of 180 steps, 1:00 left, seed 1, start: seed",
         "seed 1, start: finished",
-        "seed 1, dense: begins",
-        "1:00  comparison: 130 of 180 steps, 0:23 left, seed 1, dense: round 1",
-        "seed 1, dense: finished, perplexity 400.0",
+        "seed 1, dense,lr=0.001: begins",
+        "1:00  comparison: 130 of 180 steps, 0:23 left, seed 1, dense,lr=0.001: round 1",
+        "seed 1, dense,lr=0.001: finished, perplexity 400.0",
     ]
