@@ -61,7 +61,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
 
 
-class HeldOutDocument(msgspec.Struct, frozen=True, array_like=True):
+class HeldOutDocument(msgspec.Struct, frozen=True):
     """One held-out document, and how much of it is scored."""
 
     index: int
@@ -80,6 +80,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Run id of the manifest with this seed, hex."""
     seed: int
     vocabulary: int
+    """Of the tokenizer, which a perplexity is a figure of."""
     spec: str
     """SHA-256 of the router spec, canonical, hex."""
     states: dict[str, str]

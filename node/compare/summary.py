@@ -114,9 +114,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     paths: int
     vocabulary: int
+    """Of the tokenizer, which a perplexity is a figure of."""
     caption: str
     rows: tuple[Row, ...]
     labels: tuple[Label, ...]
+    """Of the documents that are shown, that with the most bytes first; empty without labels."""
     reroute_rows: tuple[RerouteRow, ...]
     starts: tuple[Start, ...]
     results: tuple[TrialResult, ...]

@@ -55,7 +55,7 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import SeedLease, TrainLease
 
 MAX_SPEC = 64 << 20  # bytes
-POINTS = 4  # of a curve, after the seed model; a few more where the rounds divide badly
+POINTS = 3  # of a curve, after the seed model; a few more where the rounds divide badly
 NOTHING_DONE = Progress(stage="evaluate", done=0, total=0, unit="documents")
 OnWork = Callable[[str, int], None]
 """Gets the name of the work and the number of inner steps taken."""

@@ -34,6 +34,15 @@ DOCUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "`ckpt list --json`": Listing,
 }
 GLOSSARY: Final = {
+    "half": "`choice` chooses rates, `score` is shown.",
+    "label": "The label.",
+    "high": "The upper end.",
+    "low": "The lower end of the interval of 95 %.",
+    "bits_per_byte": "Of held-out text.",
+    "repeat": "The number of the order of batches.",
+    "runs": "The runs, or their number.",
+    "outer_lr": "The rate of the outer optimizer; null: the method has none to choose.",
+    "lr": "The largest rate of the inner optimizer.",
     "accepted": "Number of tasks whose result was accepted.",
     "address": "Its IP address; empty: not known.",
     "bytes": "Bytes.",

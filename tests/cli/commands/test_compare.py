@@ -12,16 +12,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dipaco.cli.commands.compare import methods_of, seeds_of, windows_of
+from dipaco.cli.commands.compare import methods_of, rate_list, rates_of, seeds_of, windows_of
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run
 from dipaco.cli.testnet.local_run import run_named
 from dipaco.node.compare.folder import seed_folder
-from dipaco.node.compare.rerouting import reroute_method
-from dipaco.node.compare.results import Comparison, read_result
+from dipaco.node.compare.rerouting import reroute_trial
+from dipaco.node.compare.results import read_result
 from dipaco.node.compare.study import finished
+from dipaco.node.compare.summary import Comparison
+from dipaco.node.compare.trials import own_trial
 from dipaco.node.compare.variants import METHODS, USUAL, with_seed
-from dipaco.node.compare.work import prepare, train_method
+from dipaco.node.compare.work import prepare, train
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError
 
@@ -60,6 +62,28 @@ TIMEOUT = 240.0  # seconds; it takes 8 on two cores
 def test_methods_are_the_usual_ones_or_those_given_in_that_order() -> None:
     assert methods_of(None) == USUAL
     assert methods_of("dipaco, dense,dipaco") == ("dipaco", "dense")
+    assert methods_of("dipaco+int4+reset,dipaco+reset+int4") == ("dipaco+reset+int4",)
+
+
+def test_an_ablation_that_is_none_is_refused_and_the_nearest_named() -> None:
+    with pytest.raises(ConfigError, match=r"--methods: 'int' is none of reset, .*int4"):
+        methods_of("dipaco+int")
+    with pytest.raises(ConfigError, match="--methods: '' is none of"):
+        methods_of("dipaco+")
+
+
+def test_rates_are_for_all_methods_or_for_one() -> None:
+    assert rates_of(()) == {}
+    assert rates_of(["1e-3,2e-3,1e-3", "dipaco+int4:5e-3"]) == {
+        "": (1e-3, 2e-3),
+        "dipaco+int4": (5e-3,),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan", "inf", "1e-3;2e-3", "1e4"])
+def test_bad_rates_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--outer-rates: "):
+        rate_list(text, "--outer-rates")
 
 
 @pytest.mark.parametrize("text", ["", "dens", "dense,,dipaco", "DENSE", "dense;dipaco"])
@@ -95,6 +119,8 @@ def test_windows_are_tokens_between_two_choices() -> None:
     [
         (["--methods", "dens"], "--methods: 'dens' is none of"),
         (["--seeds", "no"], "--seeds: 'no' is neither"),
+        (["--rates", "0.1,no"], "--rates: '0.1,no' is not a list of rates"),
+        (["--rates", "dens:0.1"], "--methods: 'dens' is none of"),
         (["--reroute", "0"], "--reroute: '0' has a window"),
         (["no-such.toml"], "no-such.toml"),
     ],
@@ -121,21 +147,21 @@ def test_a_comparison_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Pa
     )
     assert first.stderr is not None
     for line in first.stderr:
-        if "diloco: begins" in line:
+        if "diloco,lr=0.01,outer=0.7: begins" in line:
             first.send_signal(signal.SIGKILL)
             break
     first.stderr.close()
     assert first.wait(TIMEOUT) == -signal.SIGKILL
     out = tmp_path / "out"
     assert not (out / "compare.json").exists()
-    dense = (out / "seed-0" / "dense.json").read_bytes()
+    dense = (out / "seed-0" / "dense,lr=0.01.json").read_bytes()
     everything = ["--jobs", "2", "--methods", ",".join(METHODS), "--reroute", "16"]
     done = subprocess.run(
         [*command, *everything], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
     )
     assert done.returncode == 0, done.stderr
     assert "written to out: compare.json, compare.md, compare.png" in done.stdout
-    assert (out / "seed-0" / "dense.json").read_bytes() == dense, "it was finished"
+    assert (out / "seed-0" / "dense,lr=0.01.json").read_bytes() == dense, "it was finished"
     found = read_result(out / "compare.json", Comparison)
     assert timeless(found) == timeless(in_one_piece(tmp_path))
 
@@ -147,9 +173,10 @@ def in_one_piece(folder: Path) -> Comparison:
     seed.root.mkdir(parents=True)
     prepare(seed, "cpu", silent)
     for name, method in METHODS.items():
-        train_method(seed, name, "cpu", silent)
+        own = own_trial(name, seed.manifest)
+        train(seed, own, "cpu", silent)
         if method.is_routed:
-            reroute_method(seed, name, (16,), device="cpu", on_work=silent)
+            reroute_trial(seed, own, (16,), device="cpu", on_work=silent)
     return finished("tiny", [seed])
 
 
@@ -168,7 +195,7 @@ def test_a_damaged_result_is_refused_before_anything_is_trained(
 ) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "out" / "seed-0").mkdir(parents=True)
-    (tmp_path / "out" / "seed-0" / "dense.json").write_text("{")
+    (tmp_path / "out" / "seed-0" / "dense,lr=0.01.json").write_text("{")
     given = [str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out")]
     assert run(["compare", *given]) == Exit.USAGE
-    assert "dense.json: not a result of a comparison" in capsys.readouterr().err
+    assert "dense,lr=0.01.json: not a result of a comparison" in capsys.readouterr().err

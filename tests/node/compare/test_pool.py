@@ -13,7 +13,8 @@ import pytest
 from dipaco.node.compare.folder import SeedFolder, seed_folder
 from dipaco.node.compare.pool import OnProgress, StepsDone, Task, run_tasks
 from dipaco.node.compare.results import write_result
-from dipaco.node.compare.variants import METHODS, with_seed
+from dipaco.node.compare.trials import Trial, own_trial
+from dipaco.node.compare.variants import with_seed
 from dipaco.node.reference.inner_steps import steps_after_seed
 from dipaco.protocol.errors import ConfigError, DipacoError
 from dipaco.protocol.run.manifest import Manifest
@@ -25,7 +26,8 @@ ONE, OTHER = SeedFolder(Path("one"), RUN), SeedFolder(Path("other"), RUN)
 
 
 def task(method: str | None, folder: SeedFolder = ONE, *, windows: tuple[int, ...] = ()) -> Task:
-    return Task(folder, method, "cpu", windows)
+    trial = None if method is None else own_trial(method, RUN)
+    return Task(folder, trial, "cpu", windows)
 
 
 PREPARE, DENSE, DILOCO = task(None), task("dense"), task("diloco")
@@ -52,9 +54,13 @@ def test_a_task_waits_for_what_it_begins_with(later: Task, earlier: Task, needed
 
 def test_a_task_says_what_it_is_and_how_many_steps_it_takes() -> None:
     assert (PREPARE.name, PREPARE.steps) == ("seed 0, start", RUN.training.seed_steps)
-    manifest = METHODS["dense"].manifest(RUN)
-    assert (DENSE.name, DENSE.steps) == ("seed 0, dense", steps_after_seed(manifest))
-    assert (REROUTE.name, REROUTE.steps) == ("seed 0, dipaco re-routed", 0)
+    own = own_trial("dense", RUN)
+    assert (DENSE.name, DENSE.steps) == (
+        f"seed 0, {own.key}",
+        steps_after_seed(own.manifest(RUN)),
+    )
+    assert REROUTE.name == f"seed 0, {own_trial('dipaco', RUN).key} re-routed"
+    assert REROUTE.steps == 0
 
 
 def test_nothing_to_do_starts_no_process() -> None:
@@ -73,20 +79,21 @@ def made(folder: Path, run: Manifest = RUN) -> SeedFolder:
 
 
 def test_tasks_end_after_those_they_need_and_leave_their_results(tmp_path: Path) -> None:
-    folder, ended = made(tmp_path), list[str | None]()
-    most: dict[str | None, int] = {}
+    folder, ended = made(tmp_path), list[Trial | None]()
+    most: dict[Trial | None, int] = {}
 
     def hear(task: Task, progress: StepsDone | None) -> None:
         if progress is None:
-            ended.append(task.method)
-            assert (folder.result(task.method) if task.method else folder.start()) is not None
+            ended.append(task.trial)
+            assert (folder.result(task.trial) if task.trial else folder.start()) is not None
         else:
-            assert most.get(task.method, 0) <= progress.steps <= task.steps
-            most[task.method] = progress.steps
+            assert most.get(task.trial, 0) <= progress.steps <= task.steps
+            most[task.trial] = progress.steps
 
     run_tasks([task(None, folder), task("dense", folder), task("diloco", folder)], 2, hear)
-    assert ended[0] is None and set(ended[1:]) == {"dense", "diloco"}
-    assert most.keys() == {None, "dense", "diloco"}
+    both = {own_trial("dense", RUN), own_trial("diloco", RUN)}
+    assert ended[0] is None and set(ended[1:]) == both
+    assert most.keys() == {None, *both}
     assert active_children() == []
 
 

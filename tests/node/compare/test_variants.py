@@ -5,10 +5,14 @@ import pytest
 from msgspec.structs import asdict, replace
 
 from dipaco.node.compare.variants import (
+    ABLATIONS,
     METHODS,
     USUAL,
     check_comparable,
+    method_named,
+    ordered,
     parameters,
+    place_of,
     recut,
     with_seed,
 )
@@ -74,7 +78,6 @@ DIFFER = {
     "flat-moe": {"grid.path_specific_blocks", "grid.path_specific_stem", "routing.reshard"},
     "dipaco": {"grid.path_specific_blocks", "routing.reshard"},
     "dipaco-ps": {"grid.path_specific_stem", "routing.reshard"},
-    "dipaco-reset": {"grid.path_specific_blocks", "routing.reshard", "training.inner_state"},
     "dipaco-random": {*ROUND_ROBIN, "grid.path_specific_blocks"},
     "dipaco-reshard": {"grid.path_specific_blocks"},
 }
@@ -89,6 +92,35 @@ def test_every_method_is_held_here() -> None:
 def test_a_method_differs_in_just_these_fields(method: str) -> None:
     run = the_run()
     assert set(differences(run, METHODS[method].manifest(run))) == DIFFER[method]
+
+
+ABLATED = {
+    "reset": {"training.inner_state"},
+    "int8": {"training.deltas", "training.updates"},
+    "int4": {"training.deltas", "training.updates"},
+    "uniform": {"training.outer"},
+    "no-root": {"training.outer"},
+    "root": {"training.outer"},
+    "no-capacity": {"routing.capacity"},
+}
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_an_ablation_changes_just_these_fields(ablation: str) -> None:
+    run = the_run(training=replace(the_run().training, deltas="f32", updates="f32"))
+    base = "diloco" if ablation == "root" else "dipaco"
+    plain, changed = method_named(base), method_named(f"{base}+{ablation}")
+    assert set(differences(plain.manifest(run), changed.manifest(run))) == ABLATED[ablation]
+    assert changed.title == f"{plain.title}, {ABLATIONS[ablation].title}"
+    routes = ABLATIONS[ablation].routes
+    assert changed.stream == ("own" if routes else plain.stream)
+
+
+def test_ablations_of_a_method_have_one_name_and_a_place_behind_it() -> None:
+    assert ordered("dipaco", ["int4", "reset", "int4"]) == "dipaco+reset+int4"
+    names = ["dipaco", "dipaco+reset", "dipaco+reset+int4", "dipaco+int4", "dipaco-ps"]
+    assert sorted(reversed(names), key=place_of) == names
+    assert method_named("dense+no-capacity").stream == "dense", "it is not routed"
 
 
 def test_resharding_is_after_half_of_the_rounds_unless_the_run_says_when() -> None:

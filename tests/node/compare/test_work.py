@@ -1,11 +1,13 @@
-"""All methods of one seed, trained for real on synthetic documents in this process.
+"""All methods of one seed, and some ablations, trained for real on synthetic documents.
 
 Rules of this file: the module's fixture trains once; tests that train again do so in a copy.
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace as with_fields
+from math import fsum
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +15,33 @@ import pytest
 from msgspec.structs import replace
 
 from dipaco.node.compare.folder import SeedFolder, seed_folder
-from dipaco.node.compare.rerouting import reroute_method
-from dipaco.node.compare.results import MethodResult, Point, perplexity
+from dipaco.node.compare.rerouting import reroute_trial
+from dipaco.node.compare.results import Point, TrialResult, perplexity, sum_over
+from dipaco.node.compare.trials import Trial, batch_order, own_trial
 from dipaco.node.compare.variants import METHODS, recut, with_seed
-from dipaco.node.compare.work import blobs_of, prepare, train_method
+from dipaco.node.compare.work import blobs_of, prepare, train
 from dipaco.node.reference.run import ReferenceResult, run_reference
-from dipaco.protocol.run.manifest import Reshard, Routing, run_id
+from dipaco.protocol.run.manifest import Capacity, Reshard, Routing, run_id
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from tests.node.reference.test_run import TRAINING, tiny
 from tests.settings import settings
 
+ABLATED = ("dipaco+int4", "dipaco+no-capacity")
 PATHS, STEP = 4, 2 * 48  # tokens of one inner step
 ROUTING = Routing(
     sample=64,
     dimension=64,
     validation_bp=1500,
     router_bp=3000,
+    capacity=Capacity(num=5, den=4),
     reshard=Reshard(after_round=1, tolerance=1),
 )
 RUN = with_seed(tiny(routing=ROUTING), 3)
+
+
+def trial(method: str) -> Trial:
+    return own_trial(method, RUN)
 
 
 def silent(what: str, steps: int) -> None:
@@ -44,8 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> SeedFolder:
     made = seed_folder(tmp_path_factory.mktemp("compare"), RUN)
     made.root.mkdir()
     prepare(made, "cpu", silent)
-    for method in METHODS:
-        train_method(made, method, "cpu", silent)
+    for method in (*METHODS, *ABLATED):
+        train(made, trial(method), "cpu", silent)
     return made
 
 
@@ -62,8 +71,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> ReferenceResult:
     return run_reference(RUN, settings(home), lambda what, progress: None)
 
 
-def result(folder: SeedFolder, method: str) -> MethodResult:
-    found = folder.result(method)
+def result(folder: SeedFolder, method: str) -> TrialResult:
+    found = folder.result(trial(method))
     assert found is not None
     return found
 
@@ -75,13 +84,38 @@ def scored(point: Point) -> list[tuple[int, int, int]]:
 def test_the_run_itself_among_its_controls_is_the_reference_bit_for_bit(
     folder: SeedFolder, reference: ReferenceResult
 ) -> None:
-    assert run_id(METHODS["dipaco-reshard"].manifest(RUN)) == run_id(RUN)
     own = result(folder, "dipaco-reshard")
     assert own.states == {m: states[-1].hex() for m, states in reference.states.items()}
-    for version, point in enumerate(own.points):
-        for loss in point.losses:
-            assert loss.nll == reference.evaluations[version, loss.shard].nll
-        assert point.perplexity == reference.perplexity(version)
+    last = [each for (v, _), each in reference.evaluations.items() if v == TRAINING.rounds]
+    assert fsum(own.nlls) == pytest.approx(fsum(each.nll for each in last), rel=1e-12)
+    start = folder.start()
+    assert start is not None
+    assert sum(each.tokens for each in start.documents) == sum(each.tokens for each in last)
+
+
+def test_one_half_chooses_and_the_other_is_shown(folder: SeedFolder) -> None:
+    start = folder.start()
+    assert start is not None
+    halves = Counter(each.half for each in start.documents)
+    assert min(halves.values()) > 3 and set(halves) == {"choice", "score"}
+    for found in folder.results():
+        assert found.choice_nll == sum_over("choice", start.documents, found.nlls)
+        shown = sum_over("score", start.documents, found.nlls)
+        assert fsum(loss.nll for loss in found.points[-1].losses) == pytest.approx(shown)
+
+
+def test_methods_with_equal_shards_train_on_equal_batches(folder: SeedFolder) -> None:
+    plain, packed = trial("dipaco").manifest(RUN), trial("dipaco+int4").manifest(RUN)
+    assert run_id(plain) != run_id(packed)
+    assert plain.training.batch_order == packed.training.batch_order == run_id(RUN)
+    again = replace(trial("dipaco").manifest(RUN).training, batch_order=batch_order(RUN, 1))
+    assert again.batch_order not in (plain.training.batch_order, run_id(plain))
+
+
+def test_an_ablation_of_the_router_derives_its_own(folder: SeedFolder) -> None:
+    start, own = folder.start(), result(folder, "dipaco+no-capacity")
+    assert start is not None and own.spec and own.shards != start.shards
+    assert not result(folder, "dipaco+int4").spec
 
 
 def test_every_method_begins_from_one_model_and_is_scored_on_the_same_tokens(
@@ -129,14 +163,14 @@ def test_steps_and_tokens_are_counted_per_path_and_over_all(folder: SeedFolder) 
 
 
 def test_what_a_killed_training_left_changes_nothing(again: SeedFolder) -> None:
-    before = result(again, "diloco")
-    again.method_file("diloco").unlink()
-    work = again.work("diloco") / "blobs"
+    before, diloco = result(again, "diloco"), trial("diloco")
+    again.trial_file(diloco).unlink()
+    work = again.work(diloco) / "blobs"
     work.mkdir(parents=True)
     (work / "half").write_bytes(b"written when the power went")
-    train_method(again, "diloco", "cpu", silent)
+    train(again, diloco, "cpu", silent)
     assert replace(result(again, "diloco"), seconds=before.seconds) == before
-    assert not again.work("diloco").exists()
+    assert not again.work(diloco).exists()
 
 
 def test_final_states_stay_and_are_not_the_seed_models(folder: SeedFolder) -> None:
@@ -162,8 +196,8 @@ def test_rerouting_scores_the_same_tokens_and_a_wide_window_changes_nothing(
     method: str, again: SeedFolder
 ) -> None:
     trained = result(again, method)
-    reroute_method(again, method, (4, 48), device="cpu", on_work=silent)
-    found = again.rerouted(method)
+    reroute_trial(again, trial(method), (4, 48), device="cpu", on_work=silent)
+    found = again.rerouted(trial(method))
     assert found is not None
     last = trained.points[-1].losses
     for losses in found.windows.values():
@@ -171,7 +205,7 @@ def test_rerouting_scores_the_same_tokens_and_a_wide_window_changes_nothing(
         assert sum(loss.tokens for loss in losses) == sum(loss.tokens for loss in last)
     assert perplexity(found.windows[48]) == pytest.approx(trained.perplexity, rel=1e-6)
     assert perplexity(found.windows[4]) != pytest.approx(trained.perplexity, rel=1e-6)
-    reroute_method(again, method, (8,), device="cpu", on_work=silent)
-    more = again.rerouted(method)
+    reroute_trial(again, trial(method), (8,), device="cpu", on_work=silent)
+    more = again.rerouted(trial(method))
     assert more is not None and set(more.windows) == {4, 8, 48}
     assert more.windows[4] == found.windows[4]
