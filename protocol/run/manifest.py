@@ -8,7 +8,7 @@ encoding, the *run id*. Terms and defaults: docs/method.md.
 
 from typing import Annotated, ClassVar, Final, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.run.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
 from dipaco.protocol.run.model_shape import Grid, Model
@@ -44,6 +44,8 @@ class Capacity(Wire, frozen=True, kw_only=True):
 
     num: Annotated[int, Meta(ge=1, le=1000)]
     den: Annotated[int, Meta(ge=1, le=1000)]
+    unit: Literal["tokens"] | UnsetType = UNSET
+    """Measure of a shard's size: its tokens; its documents, if left out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
