@@ -157,6 +157,7 @@ sample = @SAMPLE@# documents that the router is fitted on
 # kind = "kmeans"                    # or round_robin
 # prefix = 32                        # tokens of a document that the router sees
 # prefix_bytes = 256                 # bytes of a document that give these tokens: about 8 a token
+# scored_from = 96                   # tokens that are not scored; min_tokens is 8 more [prefix]
 # counts = "documents"               # or sample: for corpora too large for every node to read
 # dimension = 256
 # validation_bp = 500                # held out, in 1/10,000
