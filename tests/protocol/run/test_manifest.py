@@ -120,6 +120,7 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
         ),
         (lambda: with_parts(routing={"scored_from": 32}), r"scored_from: 32, not above prefix"),
         (lambda: with_parts(routing={"scored_from": 1}), "scored_from"),
+        (lambda: replace(Capacity(num=5, den=4), unit="documents"), "unit"),  # is to be left out
         (
             lambda: with_parts(
                 routing={"min_tokens": 72, "scored_from": 64}, model={"context": 64}
