@@ -95,7 +95,7 @@ def _routed(prefixes: Int64, paths: int, capacity: tuple[int, int] | None, beaco
     )
     sample = Sample(replace(recipe, params=params, beacon=beacon))
     documents = np.arange(len(prefixes))
-    sample.add(documents[:count], prefixes[:count])
+    sample.add(documents[:count], prefixes[:count], np.ones(count, dtype=np.int64))
     return Router(sample.fitted().spec).route(prefixes, documents)[:, 0]
 
 

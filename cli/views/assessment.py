@@ -22,7 +22,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     documents: int
     tokens: int
-    """Scored tokens: those after the prefix that the router sees."""
+    """Scored tokens: those from the run's first scored position on."""
     nll: float
     """Summed, in nats."""
     loss: float | None

@@ -138,6 +138,7 @@ def _router(m: Manifest) -> str:
         f"{r.kind} on {count(r.sample, 'document')}, first {count(r.prefix, 'token')}, "
         f"{count(r.dimension, 'feature')}, "
         f"{count(r.restarts, 'restart')}; {r.validation_bp / 100:g} % held out"
+        + ("" if r.scored_from is msgspec.UNSET else f", scored from token {r.scored_from} on")
     )
 
 

@@ -44,7 +44,13 @@ def reroute_trial(
             on_work(f"every {window} tokens", 0)
 
         losses = evaluate_rerouted(
-            held_out, router, models, window=window, max_batch=0, on_batch=on_batch
+            held_out,
+            router,
+            models,
+            first_scored=data.manifest.routing.first_scored,
+            window=window,
+            max_batch=0,
+            on_batch=on_batch,
         )
         found[window] = tuple(
             Loss(shard=path, documents=each.documents, tokens=each.tokens, nll=each.nll)

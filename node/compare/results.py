@@ -27,7 +27,7 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     shard: int
     documents: int
     tokens: int
-    """Scored positions: the prefix that routing sees is left out."""
+    """Scored positions: those from the manifest's first scored position on."""
     nll: float
     """Summed, in nats."""
 

@@ -47,7 +47,13 @@ def assess(
 
         with memory_in_words(models.device):
             paths = evaluate_rerouted(
-                documents, router, models, window=window, max_batch=max_batch, on_batch=on_batch
+                documents,
+                router,
+                models,
+                first_scored=checkpoint.manifest.routing.first_scored,
+                window=window,
+                max_batch=max_batch,
+                on_batch=on_batch,
             )
         found.append(Assessment(window, paths))
     return found

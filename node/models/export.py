@@ -38,7 +38,7 @@ One path of a DiPaCo run (Distributed Path Composition, arXiv 2403.10616), train
 | rounds | version {version} of {rounds} |
 | modules | {modules} |
 | trained on | {tokens} tokens of this path's shard of: {source} |
-| held-out text | {context} tokens at most, positions {prefix} and up |
+| held-out text | {context} tokens at most, positions {first_scored} and up |
 
 ## Use
 ```python
@@ -191,7 +191,11 @@ def model_card(checkpoint: Checkpoint, path: int, tokenizer: bytes) -> str:
     routing = UNROUTED if spec.kind == ROUND_ROBIN else ROUTED
     source = manifest.source
     origin = [source.kind, source.dataset, source.config, source.split, source.revision]
-    facts = {"paths": manifest.paths, "prefix": spec.prefix}
+    facts = {
+        "paths": manifest.paths,
+        "prefix": spec.prefix,
+        "first_scored": manifest.routing.first_scored,
+    }
     return CARD.format(
         **facts,
         name=manifest.name,

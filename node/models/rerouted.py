@@ -2,7 +2,8 @@
 
 Chunk c of a document is its tokens [F + cW, F + (c + 1)W). Chunk 0 goes to the path of the prefix,
 as without re-routing; chunk c > 0 is routed by the F tokens before it. The path of a chunk reads
-all the text before it. Source: docs/method.md 2.5(b).
+all the text before it. Tokens before the run's first scored position are routed and not scored.
+Source: docs/method.md 2.5(b).
 
 A path reads a document at most once: up to the document's last chunk on this path, and it scores
 all chunks that are routed to it. So every path's model is loaded once, one at a time, and nothing
@@ -30,23 +31,24 @@ def evaluate_rerouted(
     router: Router,
     model_of: Callable[[int], PathModel],
     *,
+    first_scored: int,
     window: int | None,
     max_batch: int,
     on_batch: Callable[[int, int], None],
 ) -> dict[int, Evaluation]:
-    """Score every document from the end of its prefix, each chunk by the path it is routed to.
+    """Score every document, each chunk by the path it is routed to.
 
-    held_out    documents of at most the context; those not longer than the prefix are left out.
+    held_out    documents of at most the context; those without a token to score are left out.
     model_of    returns a path's model, loaded; the model returned before is then invalid.
+    first_scored  position of the first token that is scored, at or beyond the prefix.
     window      W, tokens; None: routed once, as in `evaluate`.
     on_batch    gets the passages done and all passages; a document is one per path that scores it.
 
     Returns for each path that has documents or scored a token: the documents whose prefix is routed
     to it, the tokens that it scored, and their loss.
     """
-    passages = route_chunks(held_out, router, window=window)
+    passages = route_chunks(held_out, router, first_scored=first_scored, window=window)
     total, done = sum(map(len, passages.values())), 0
-    prefix = router.spec.prefix
     found = {}
     for path in sorted(passages):
         before = done
@@ -59,7 +61,7 @@ def evaluate_rerouted(
             nll = sum(score(model_of(path), passages[path], max_batch=max_batch, on_batch=report))
         done += len(passages[path])
         found[path] = Evaluation(
-            documents=sum(len(each) > prefix for each in held_out.get(path, ())),
+            documents=sum(len(each) > first_scored for each in held_out.get(path, ())),
             tokens=sum(end - first for each in passages[path] for first, end in each.spans),
             nll=nll,
         )
@@ -67,7 +69,7 @@ def evaluate_rerouted(
 
 
 def route_chunks(
-    held_out: HeldOut, router: Router, *, window: int | None
+    held_out: HeldOut, router: Router, *, first_scored: int, window: int | None
 ) -> dict[int, list[Passage]]:
     """Return by path the passages to score, in the order of `held_out`."""
     prefix = router.spec.prefix
@@ -75,15 +77,17 @@ def route_chunks(
         window = None
     work: dict[int, list[Passage]] = {path: [] for path in held_out}
     for first_path, documents in held_out.items():
-        scored = [each for each in documents if len(each) > prefix]
+        scored = [each for each in documents if len(each) > first_scored]
         for document, paths in zip(
             scored, _chunk_paths(scored, first_path, router, window=window), strict=True
         ):
             step = window or len(document)
             spans: dict[int, list[tuple[int, int]]] = {}
             for chunk, path in enumerate(paths):
-                first = prefix + chunk * step
-                spans.setdefault(path, []).append((first, min(first + step, len(document))))
+                begin = prefix + chunk * step
+                first, end = max(begin, first_scored), min(begin + step, len(document))
+                if first < end:
+                    spans.setdefault(path, []).append((first, end))
             for path, own in spans.items():
                 work.setdefault(path, []).append(Passage(document[: own[-1][1]], tuple(own)))
     return work

@@ -150,6 +150,7 @@ class LabelledMeans:
     ) -> None:
         """windows: all scored windows, beginning with the source's first."""
         self._window, self._prefix = manifest.source.window, manifest.routing.prefix
+        self._first_scored = manifest.routing.first_scored
         self._candidates = candidates_of(manifest)
         self._previous, self._router = previous, Router(previous)
         self._windows = windows
@@ -182,7 +183,7 @@ class LabelledMeans:
         """
         indices = np.array([each.index for each in chosen], dtype=np.int64)
         routed = self._router.route(prefixes, indices, top=self._candidates)
-        long = np.array([len(each.tokens or ()) > self._prefix for each in chosen])
+        long = np.array([len(each.tokens or ()) > self._first_scored for each in chosen])
         return np.stack([(routed == path).any(axis=1) & long for path in paths])
 
     def finish(self, blobs: BlobStore, rows_read: int) -> Resharded:

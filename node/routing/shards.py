@@ -115,10 +115,10 @@ class RouterDocuments:
     candidates: NDArray[np.integer]
     """(documents, c): the paths that score each."""
 
-    def scored_by(self, path: int, prefix: int) -> NDArray[np.intp]:
-        """Return the rows that a path scores: those with a token beyond the prefix."""
+    def scored_by(self, path: int, first: int) -> NDArray[np.intp]:
+        """Return the rows that a path scores: those with a token at position `first`."""
         rows = np.flatnonzero((self.candidates == path).any(axis=1))
-        return rows[self.documents.lengths[rows] > prefix]
+        return rows[self.documents.lengths[rows] > first]
 
 
 class Shards:

@@ -62,7 +62,7 @@ def wrong_sheet(
         scores = read_scores(blobs, sheet)
     except RemoteProtocolError as error:
         return f"score sheet: {error}"
-    wanted = due.scored_by(lease.path, manifest.routing.prefix)
+    wanted = due.scored_by(lease.path, manifest.routing.first_scored)
     if len(scores) != len(due.documents) or not np.array_equal(np.flatnonzero(scores >= 0), wanted):
         return "score sheet: it scores other documents than the window has for this path"
     return ""

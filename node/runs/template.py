@@ -157,13 +157,14 @@ sample = @SAMPLE@# documents that the router is fitted on
 # kind = "kmeans"                    # or round_robin
 # prefix = 32                        # tokens of a document that the router sees
 # prefix_bytes = 256                 # bytes of a document that give these tokens: about 8 a token
+# scored_from = 96                   # tokens that are not scored; min_tokens is 8 more [prefix]
 # counts = "documents"               # or sample: for corpora too large for every node to read
 # dimension = 256
 # validation_bp = 500                # held out, in 1/10,000
 # overlap = 1
 # router_bp = 500                    # documents for re-sharding, in 1/10,000, not trained on [0]
 # reshard = { after_round = 2 }      # fit a new router by the paths' own scores [none]
-# capacity = { num = 3, den = 2 }    # largest shard over the mean [no bound]
+# capacity = { num = 3, den = 2, unit = "tokens" }  # largest shard over the mean [no bound]
 # min_tokens = 40                    # a document with fewer in its prefix_bytes takes no part
 # max_tokens = 1048576               # of one document; the rest is cut off
 # max_bytes = 1048576                # of one document; the rest is cut off

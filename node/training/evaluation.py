@@ -1,4 +1,4 @@
-"""Held-out loss of one path: every document alone, scored from the end of its prefix.
+"""Held-out loss of one path: every document alone, scored from one position on.
 
 Source: docs/method.md 2.5(a); re-routing (b) is in `models/rerouted.py`. The documents are those
 that the router sends to this path. Results are close across hardware, but not equal.
@@ -35,26 +35,26 @@ def evaluate(
     model: PathModel,
     documents: Sequence[Ids],
     *,
-    prefix: int,
+    first: int,
     max_batch: int,
     on_batch: Callable[[int], None],
 ) -> Evaluation:
-    """Return the loss of the tokens from `prefix` to the end of each document, summed.
+    """Return the loss of the tokens from position `first` to the end of each document, summed.
 
-    documents   token ids, (n,) each, n at most the context; documents of at most `prefix` tokens
+    documents   token ids, (n,) each, n at most the context; documents of at most `first` tokens
                 have no token to score and are left out.
     max_batch   documents at once; 0: `BATCH`.
     on_batch    gets the number of documents done.
     """
-    passages = [whole(each, prefix) for each in documents if len(each) > prefix]
+    passages = [whole(each, first) for each in documents if len(each) > first]
     nlls = score(model, passages, max_batch=max_batch, on_batch=on_batch)
-    tokens = sum(len(each.tokens) - prefix for each in passages)
+    tokens = sum(len(each.tokens) - first for each in passages)
     return Evaluation(documents=len(passages), tokens=tokens, nll=sum(nlls))
 
 
-def whole(document: Ids, prefix: int) -> Passage:
-    """Return a document, (n,), n above `prefix`, with all tokens after the prefix to score."""
-    return Passage(document, ((prefix, len(document)),))
+def whole(document: Ids, first: int) -> Passage:
+    """Return a document, (n,), n above `first`, with all tokens from that position on to score."""
+    return Passage(document, ((first, len(document)),))
 
 
 def score(

@@ -205,7 +205,7 @@ class Trainer:
             evaluation = evaluate(
                 model,
                 documents,
-                prefix=manifest.routing.prefix,
+                first=manifest.routing.first_scored,
                 max_batch=self._micro_batches.most,
                 on_batch=on_batch,
             )
@@ -224,12 +224,12 @@ class Trainer:
 
         rows   the documents to score, by their number from 0; None: all.
         """
-        prefix = manifest.routing.prefix
+        first = manifest.routing.first_scored
         asked = range(len(documents.documents)) if rows is None else rows
         if any(row >= len(documents.documents) for row in asked):
             raise Refusal(f"the window has {len(documents.documents)} router documents, not more")
-        due = sorted(set(documents.scored_by(lease.path, prefix).tolist()).intersection(asked))
-        passages = [whole(documents.documents[row], prefix) for row in due]
+        due = sorted(set(documents.scored_by(lease.path, first).tolist()).intersection(asked))
+        passages = [whole(documents.documents[row], first) for row in due]
 
         def on_batch(done: int) -> None:
             on_progress(Progress(stage="score", done=done, total=len(passages), unit="documents"))
@@ -239,7 +239,7 @@ class Trainer:
             load(model, manifest, self._weights(manifest, lease))
             nlls = score(model, passages, max_batch=self._micro_batches.most, on_batch=on_batch)
         scores = {
-            row: quantised(nll, len(passage.tokens) - prefix)
+            row: quantised(nll, len(passage.tokens) - first)
             for row, nll, passage in zip(due, nlls, passages, strict=True)
         }
         sheet = sheet_bytes([scores.get(row, NOT_SCORED) for row in asked])

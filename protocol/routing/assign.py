@@ -13,6 +13,7 @@ from dipaco.protocol.routing.integers import Int64, rdiv_array
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
 from dipaco.protocol.routing.spec import (
     CAPACITY_BIAS,
+    CAPACITY_TOKENS,
     CLASS_MEANS,
     COUNT_DOCUMENTS,
     COUNT_SAMPLE,
@@ -31,7 +32,7 @@ def unknown_kind(spec: RouterSpec) -> str | None:
         "format": (SPEC_FORMAT,),
         "kind": (KMEANS, CLASS_MEANS, ROUND_ROBIN),
         "featurizer": (BAG_SIGN,),
-        "capacity": (NO_CAPACITY, CAPACITY_BIAS),
+        "capacity": (NO_CAPACITY, CAPACITY_BIAS, CAPACITY_TOKENS),
         "counts": (COUNT_DOCUMENTS, COUNT_SAMPLE),
     }
     for name, values in known.items():

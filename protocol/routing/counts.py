@@ -14,10 +14,10 @@ class PathCounts:
         self._documents = np.zeros(paths, dtype=np.int64)
         self._tokens = np.zeros(paths, dtype=np.int64)
 
-    def add(self, paths: Int64, sizes: Sequence[int]) -> None:
+    def add(self, paths: Int64, sizes: Sequence[int] | Int64) -> None:
         """Count n documents on each of their paths, (n, top); `sizes` are their tokens, (n,)."""
         np.add.at(self._documents, paths, 1)
-        np.add.at(self._tokens, paths, np.array(sizes, dtype=np.int64)[:, None])
+        np.add.at(self._tokens, paths, np.asarray(sizes, dtype=np.int64)[:, None])
 
     @property
     def documents(self) -> tuple[int, ...]:

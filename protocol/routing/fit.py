@@ -46,7 +46,6 @@ class RouterFit:
         self._source_hash = hashlib.sha256()
         self._rows = self._sampled = 0
         self._sample: Sample | None = Sample(recipe, resharded)
-        self._sample_sizes: list[int] = []
         self._router: tuple[RouterSpec, Router] | None = None
         self._counts = PathCounts(recipe.params.paths)
         self._documents: list[int] = []
@@ -149,8 +148,7 @@ class RouterFit:
             self._counts.add(self._router[1].route(prefixes, documents, top=top), self._sizes)
         else:
             assert self._sample is not None
-            self._sample.add(documents, prefixes)
-            self._sample_sizes += self._sizes
+            self._sample.add(documents, prefixes, np.array(self._sizes, dtype=np.int64))
         for each in (self._documents, self._prefixes, self._sizes):
             each.clear()
 
@@ -166,6 +164,6 @@ class RouterFit:
         """Fit the router on the sample, count the sample, and drop it."""
         assert self._sample is not None
         fitted: Fitted = self._sample.fitted(self._products)
-        self._counts.add(fitted.paths, self._sample_sizes)
-        self._sample, self._sample_sizes = None, []
+        self._counts.add(fitted.paths, self._sample.sizes)
+        self._sample = None
         return fitted.spec

@@ -167,28 +167,39 @@ def inertia_of(points: Points, centroids: Int32) -> int:
 
 
 def capacity_bias(
-    points: Points, found: Clustering, capacity: tuple[int, int], *, max_bias: int
+    points: Points,
+    found: Clustering,
+    capacity: tuple[int, int],
+    *,
+    weights: Int64 | None = None,
+    max_bias: int,
 ) -> list[int]:
     """Return the bias per path that brings the largest cluster closest to num/den of the mean.
 
-    Python's integers are used, since a step times a count may exceed 64 bits. Raises
+    A cluster is as large as the weights of its points together; `weights`, (n,), are above 0, and
+    1 each if None. Python's integers are used, since a step times a size may exceed 64 bits. Raises
     LocalProtocolError above `max_bias`, where scores would no longer be exact. Source:
     docs/method.md, 4.6.
     """
     num, den = capacity
     paths, n = len(found.centroids), len(points.x)
+    weights = np.ones(n, dtype=np.int64) if weights is None else weights
+    total = int(weights.sum())
     mean_distance = found.inertia // n
-    bias, best, smallest = [0] * paths, [0] * paths, n + 1
+    bias, best, smallest = [0] * paths, [0] * paths, total + 1
     for step in range(_CAPACITY_STEPS):
         if max(bias) > max_bias:
             raise LocalProtocolError(f"a capacity bias of {max(bias)} leaves exact arithmetic")
-        counts = _counts(points, found.centroids, bias)
-        if max(counts) < smallest:
-            smallest, best = max(counts), bias
-        if max(counts) * paths * den <= num * n:
+        sizes = _sizes(points, found.centroids, bias, weights)
+        if max(sizes) < smallest:
+            smallest, best = max(sizes), bias
+        if max(sizes) * paths * den <= num * total:
             break
         eta = max(1, (mean_distance >> _CAPACITY_SHIFT) // (1 + step // _CAPACITY_COOLING))
-        raised = [b + rdiv(eta * (paths * c - n), n) for b, c in zip(bias, counts, strict=True)]
+        raised = [
+            b + rdiv(eta * (paths * size - total), total)
+            for b, size in zip(bias, sizes, strict=True)
+        ]
         bias = [b - min(raised) for b in raised]
     return best
 
@@ -210,11 +221,13 @@ def _assign(points: Points, centroids: Int32) -> tuple[Int64, Int64]:
     return paths[:, 0], points.scale**2 * points.norms + best
 
 
-def _counts(points: Points, centroids: Int32, bias: list[int]) -> list[int]:
+def _sizes(points: Points, centroids: Int32, bias: list[int], weights: Int64) -> list[int]:
     wide = np.array(bias, dtype=np.int64)
     paths, _ = lowest(points.x, centroids, wide, scale=points.scale, top=1, product=points.product)
-    counts: list[int] = np.bincount(paths[:, 0], minlength=len(centroids)).tolist()
-    return counts
+    sums = np.zeros(len(centroids), dtype=np.int64)
+    np.add.at(sums, paths[:, 0], weights)  # 4.8 (f)
+    sizes: list[int] = sums.tolist()
+    return sizes
 
 
 def _big_sum(values: Int64) -> int:

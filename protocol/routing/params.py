@@ -81,6 +81,8 @@ class RouterParams:
     """Paths that a training document goes to."""
     capacity: tuple[int, int] | None = None
     """(num, den): the largest shard has at most num/den of the mean; None: no such rule."""
+    capacity_in_tokens: bool = False
+    """Whether that rule measures a shard by its tokens, not by its documents."""
     epoch: int = 0
     """How often the router was replaced."""
 
@@ -106,6 +108,8 @@ class RouterParams:
 
     def _check_capacity(self) -> None:
         if self.capacity is None:
+            if self.capacity_in_tokens:
+                raise ValueError("capacity_in_tokens without a capacity")
             return
         num, den = self.capacity
         if not 1 <= den <= num <= MAX_CAPACITY:

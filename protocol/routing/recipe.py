@@ -15,7 +15,13 @@ from dipaco.protocol.routing.seeds import (
     source_digest,
     split_of,
 )
-from dipaco.protocol.routing.spec import CAPACITY_BIAS, NO_CAPACITY, ROUND_ROBIN, RouterSpec
+from dipaco.protocol.routing.spec import (
+    CAPACITY_BIAS,
+    CAPACITY_TOKENS,
+    NO_CAPACITY,
+    ROUND_ROBIN,
+    RouterSpec,
+)
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.digest import Digest
 
@@ -92,6 +98,7 @@ def recipe_of(manifest: Manifest, *, epoch: int = 0) -> RouterRecipe:
             router_bp=routing.router_bp,
             overlap=routing.overlap,
             capacity=None if capacity is None else (capacity.num, capacity.den),
+            capacity_in_tokens=capacity is not None and capacity.unit == "tokens",
             epoch=epoch,
         )
     except ValueError as error:
@@ -120,7 +127,7 @@ def unfitted_spec(recipe: RouterRecipe) -> RouterSpec:
     return RouterSpec(
         kind=ROUND_ROBIN,
         featurizer=recipe.featurizer,
-        capacity=NO_CAPACITY if params.capacity is None else CAPACITY_BIAS,
+        capacity=_capacity_rule(params),
         counts=recipe.counts,
         manifest=recipe.manifest,
         epoch=params.epoch,
@@ -140,3 +147,9 @@ def unfitted_spec(recipe: RouterRecipe) -> RouterSpec:
         documents=(1,) * params.paths,
         tokens=(1,) * params.paths,
     )
+
+
+def _capacity_rule(params: RouterParams) -> str:
+    if params.capacity is None:
+        return NO_CAPACITY
+    return CAPACITY_TOKENS if params.capacity_in_tokens else CAPACITY_BIAS

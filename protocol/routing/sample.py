@@ -59,16 +59,23 @@ class Sample:
         self._hash = hashlib.sha256()
         self._y: Int32 = np.empty((params.sample, params.dimension), dtype=np.int32)
         self._documents = np.empty(params.sample, dtype=np.int64)
+        self._sizes = np.empty(params.sample, dtype=np.int64)
         self._size = 0
 
-    def add(self, documents: Int64, prefixes: Int64) -> None:
-        """Take n more documents: their indices, (n,), and the ids of their prefixes, (n, F)."""
+    def add(self, documents: Int64, prefixes: Int64, sizes: Int64) -> None:
+        """Take n more documents: indices, (n,), ids of their prefixes, (n, F), tokens, (n,)."""
         end = self._size + len(documents)
         self._hash.update(_rows_bytes(documents, prefixes))
         self._documents[self._size : end] = documents
+        self._sizes[self._size : end] = sizes
         dimension = self._recipe.params.dimension
         self._y[self._size : end] = raw_features(prefixes, self._feat_seed, dimension)
         self._size = end
+
+    @property
+    def sizes(self) -> Int64:
+        """The tokens of the documents so far, (n,)."""
+        return self._sizes[: self._size]
 
     def fitted(self, products: tuple[Product, ...] = PRODUCTS) -> Fitted:
         """Return the router; round_robin where fewer rows are distinct than there are paths."""
@@ -90,7 +97,13 @@ class Sample:
         kind, found = self._centres(points)
         bias = [0] * params.paths
         if params.capacity is not None:
-            bias = capacity_bias(points, found, params.capacity, max_bias=params.max_bias)
+            bias = capacity_bias(
+                points,
+                found,
+                params.capacity,
+                weights=self.sizes if params.capacity_in_tokens else None,
+                max_bias=params.max_bias,
+            )
         paths, _ = lowest(
             x,
             found.centroids,

@@ -36,7 +36,8 @@ KMEANS: Final = "kmeans"
 CLASS_MEANS: Final = "class_means"
 ROUND_ROBIN: Final = "round_robin"
 NO_CAPACITY: Final = "none"
-CAPACITY_BIAS: Final = "bias-v1"
+CAPACITY_BIAS: Final = "bias-v1"  # shards measured in documents
+CAPACITY_TOKENS: Final = "bias-tokens-v1"  # and in tokens
 COUNT_DOCUMENTS: Final = "documents"
 COUNT_SAMPLE: Final = "sample"
 INERTIA_BYTES: Final = 16  # an inertia may exceed 64 bits
@@ -88,7 +89,7 @@ class RouterSpec(Wire, frozen=True, kw_only=True):
     """`kmeans`, `class_means`, or `round_robin`: path = document index mod P."""
     featurizer: KindField
     capacity: KindField
-    """The capacity rule: `none` or `bias-v1`."""
+    """The capacity rule: `none`, `bias-v1` or `bias-tokens-v1`."""
     counts: KindField
     """The documents that the last two fields count: all of the run (`documents`), or `sample`."""
     manifest: DigestField

@@ -8,7 +8,7 @@ encoding, the *run id*. Terms and defaults: docs/method.md.
 
 from typing import Annotated, ClassVar, Final, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.run.exactness import BASIS_POINTS, EXACT_FLOAT64, max_score
 from dipaco.protocol.run.model_shape import Grid, Model
@@ -44,6 +44,8 @@ class Capacity(Wire, frozen=True, kw_only=True):
 
     num: Annotated[int, Meta(ge=1, le=1000)]
     den: Annotated[int, Meta(ge=1, le=1000)]
+    unit: Literal["tokens"] | UnsetType = UNSET
+    """Measure of a shard's size: its tokens; its documents, if left out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,13 +113,22 @@ class Routing(Wire, frozen=True, kw_only=True):
     beacon: Annotated[bytes, Meta(max_length=64)] = b""
     """A public value fixed after the rest of the manifest, or empty."""
     reshard: Reshard | None = None
+    scored_from: Annotated[int, Meta(ge=2, le=16384)] | UnsetType = UNSET
+    """Position of a document's first scored token, counted from 0; F, the first token that
+    routing does not read, if left out. So runs of different F can be scored alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_tokens < self.prefix + 8:
+        if self.scored_from is not UNSET and self.scored_from <= self.prefix:
             raise ValueError(
-                f"min_tokens: {self.min_tokens}, below prefix + 8 ({self.prefix + 8}): nothing "
-                "would be left to score"
+                f"scored_from: {self.scored_from}, not above prefix ({self.prefix}), from which on "
+                "tokens are scored if it is left out"
+            )
+        if self.min_tokens < self.first_scored + 8:
+            name = "prefix" if self.scored_from is UNSET else "scored_from"
+            raise ValueError(
+                f"min_tokens: {self.min_tokens}, below {name} + 8 ({self.first_scored + 8}): "
+                "nothing would be left to score"
             )
         if self.min_tokens > self.prefix_bytes:
             raise ValueError("min_tokens: above prefix_bytes, no document would take part")
@@ -130,6 +141,11 @@ class Routing(Wire, frozen=True, kw_only=True):
         if self.reshard is not None and (self.kind != "kmeans" or not self.router_bp):
             raise ValueError("reshard: needs kind kmeans, and a router_bp above 0 to score")
         self._check_exactness()
+
+    @property
+    def first_scored(self) -> int:
+        """Position of the first scored token of every document (docs/method.md 2.5)."""
+        return self.prefix if self.scored_from is UNSET else self.scored_from
 
     def _check_exactness(self) -> None:
         """Source: docs/method.md, 4.8; `RouterParams` checks the other bounds too."""
@@ -175,10 +191,10 @@ class Manifest(Wire, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_elements()
-        if self.model.context <= self.routing.prefix:
+        if self.model.context <= (first := self.routing.first_scored):
+            name = "prefix" if self.routing.scored_from is UNSET else "scored_from"
             raise ValueError(
-                f"model.context: {self.model.context}, not longer than routing.prefix, "
-                f"{self.routing.prefix}"
+                f"model.context: {self.model.context}, not longer than routing.{name}, {first}"
             )
         if self.routing.kind == "kmeans" and self.routing.sample < self.paths:
             raise ValueError(

@@ -27,7 +27,7 @@ def wrong_evaluation(manifest: Manifest, found: Evaluation) -> str:
             f"the evaluation is of {found.documents} documents, a window holds out at most "
             f"{manifest.most_held_out}"
         )
-    longest = manifest.model.context - manifest.routing.prefix
+    longest = manifest.model.context - manifest.routing.first_scored
     if not found.documents <= found.tokens <= found.documents * longest:
         return (
             f"the evaluation scores {found.tokens} tokens of {found.documents} documents, which "

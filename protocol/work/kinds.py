@@ -196,7 +196,8 @@ class Evaluation(Wire, frozen=True, kw_only=True):
 
     documents: Size
     tokens: Size
-    """Scored positions: prefix to end of every document (docs/method.md 2.5)."""
+    """Scored positions: from the run's first one to the end of every document (docs/method.md
+    2.5)."""
     nll: Nats
     """Their negative log-likelihood, summed, in nats."""
 

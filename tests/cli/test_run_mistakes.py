@@ -247,7 +247,11 @@ RUNS = [
         "capacity = { num = 1, den = 2 }",
         ": routing.capacity.num: below den, the largest shard would be below the mean",
     ),
-    ("dimension = 16", "capacity = 1.5", ": routing.capacity: 1.5 is not a table with num, den"),
+    (
+        "dimension = 16",
+        "capacity = 1.5",
+        ": routing.capacity: 1.5 is not a table with num, den, unit",
+    ),
     (
         "dimension = 16",
         "capacity = { num = 3 }",

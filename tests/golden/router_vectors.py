@@ -87,7 +87,7 @@ def toy() -> dict[str, Any]:
 
 
 def large(product: Product = float64_product) -> dict[str, Any]:
-    """2,000 prefixes of 32 tokens, 16 clusters, four restarts, and a capacity rule of 5/4."""
+    """2,000 prefixes of 32 tokens, 16 clusters, four restarts, and capacity rules of 5/4."""
     y, mean, x = featurised(large_prefixes(), dimension=256)
     points = Points.of(x, scale=SCALE, product=product)
     seeds = [kmeans_seed(Digest(A), 0, restart) for restart in range(4)]
@@ -95,6 +95,8 @@ def large(product: Product = float64_product) -> dict[str, Any]:
     restart = min(range(4), key=lambda r: (runs[r].inertia, r))
     best = runs[restart]
     bias = capacity_bias(points, best, (5, 4), max_bias=EXACT_FLOAT64)
+    weights = large_weights()
+    by_tokens = capacity_bias(points, best, (5, 4), weights=weights, max_bias=EXACT_FLOAT64)
     return {
         "y_0": y[0, :4].tolist(),
         "mean": mean[:4].tolist(),
@@ -109,6 +111,9 @@ def large(product: Product = float64_product) -> dict[str, Any]:
         "capacity_mean_distance": best.inertia // len(x),
         "capacity_bias": bias,
         "capacity_documents": counted(x, best.centroids, bias, product),
+        "weights": weights[:4].tolist(),
+        "capacity_tokens_bias": by_tokens,
+        "capacity_tokens": counted(x, best.centroids, by_tokens, product, weights),
     }
 
 
@@ -117,6 +122,9 @@ def spec() -> dict[str, Any]:
     cases = {
         "kmeans": fitted(recipe(), ToySource())[0],
         "capacity": fitted(recipe(overlap=2, capacity=(11, 10)), ToySource())[0],
+        "capacity-tokens": fitted(
+            recipe(overlap=2, capacity=(11, 10), capacity_in_tokens=True), ToySource()
+        )[0],
         "fallback": fitted(recipe(), ToySource(alike=True))[0],
     }
     return {
@@ -139,16 +147,28 @@ def large_prefixes() -> Int64:
     return np.array(rows, dtype=np.int64)
 
 
+def large_weights() -> Int64:
+    """Return the tokens of the 2,000 documents: 1 to 1,024, and eight times that in two topics."""
+    words = [int.from_bytes(tagged("dipaco/1/golden", u32(i))[:8], "little") for i in range(2000)]
+    sizes = [(word % 1024 + 1) * (8 if i % 16 < 2 else 1) for i, word in enumerate(words)]
+    return np.array(sizes, dtype=np.int64)
+
+
 def _large_token(i: int, k: int) -> int:
     word = int.from_bytes(tagged("dipaco/1/golden", u32(i), u32(k))[:8], "little")
     return (i % 16) * 64 + word % 64 if k % 2 else word % 4096
 
 
-def counted(x: Int32, centroids: Int32, bias: list[int], product: Product) -> list[int]:
-    """Return the documents per path."""
+def counted(
+    x: Int32, centroids: Int32, bias: list[int], product: Product, weights: Int64 | None = None
+) -> list[int]:
+    """Return the documents per path, or the sums of their weights."""
     wide = np.array(bias, dtype=np.int64)
     paths, _ = lowest(x, centroids, wide, scale=SCALE, top=1, product=product)
-    counts: list[int] = np.bincount(paths[:, 0], minlength=len(centroids)).tolist()
+    each = [1] * len(x) if weights is None else weights.tolist()
+    counts = [0] * len(centroids)
+    for path, weight in zip(paths[:, 0].tolist(), each, strict=True):
+        counts[path] += weight
     return counts
 
 

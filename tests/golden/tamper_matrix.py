@@ -17,13 +17,14 @@ HEAD: Final = "| field changed | verdicts, with their stages |\n|---|---|\n"
 
 def matrix() -> dict[str, set[tuple[str, str]]]:
     """Return per field the outcomes and stages of all its changes, for pinned files."""
-    asked = recipe(capacity=(11, 10))
-    honest, fallback = fitted(asked, ToySource())[0], fitted(asked, ToySource(alike=True))[0]
-    ours = Derived(spec=honest, authenticated=True)
     found: dict[str, set[tuple[str, str]]] = {}
-    for field, changed in mutations(honest, fallback):
-        verdict = judge(asked, changed, ours)
-        found.setdefault(field, set()).add((verdict.outcome.upper(), verdict.stage))
+    for in_tokens in (False, True):
+        asked = recipe(capacity=(11, 10), capacity_in_tokens=in_tokens)
+        honest, fallback = fitted(asked, ToySource())[0], fitted(asked, ToySource(alike=True))[0]
+        ours = Derived(spec=honest, authenticated=True)
+        for field, changed in mutations(honest, fallback):
+            verdict = judge(asked, changed, ours)
+            found.setdefault(field, set()).add((verdict.outcome.upper(), verdict.stage))
     return found
 
 

@@ -162,7 +162,7 @@ SMALLEST = Manifest(
 
 
 def _manifests() -> tuple[Wire, ...]:
-    """The smallest, and one that leaves no list empty and no part missing."""
+    """The smallest, one that leaves no list empty and no part missing, one with later fields."""
     full = msgspec.structs.replace(
         SMALLEST,
         name="second.run-2",
@@ -207,7 +207,14 @@ def _manifests() -> tuple[Wire, ...]:
             ModuleDigest(module="p0", digest=digest("start")),
         ),
     )
-    return SMALLEST, full, sign(SMALLEST, key("owner"))
+    later = msgspec.structs.replace(
+        full,
+        routing=msgspec.structs.replace(
+            full.routing, capacity=Capacity(num=5, den=4, unit="tokens"), scored_from=24
+        ),
+        training=msgspec.structs.replace(full.training, batch_order=digest("order")),
+    )
+    return SMALLEST, full, later, sign(SMALLEST, key("owner"))
 
 
 def _specs() -> tuple[Wire, ...]:

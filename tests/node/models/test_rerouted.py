@@ -75,12 +75,12 @@ class Models:
 
 
 def by_the_definition(
-    documents: HeldOut, router: Router, models: Callable[[int], PathModel], window: int
+    documents: HeldOut, router: Router, models: Callable[[int], PathModel], first: int, window: int
 ) -> dict[int, tuple[int, float]]:
     """Return tokens and loss per path, token by token."""
     found = dict.fromkeys(range(PATHS), (0, 0.0))
     for document in (each for path in documents.values() for each in path):
-        for position in range(PREFIX, len(document)):
+        for position in range(first, len(document)):
             chunk = (position - PREFIX) // window
             path = path_after(router, np.asarray(document), PREFIX + chunk * window)
             model = models(path)
@@ -93,8 +93,12 @@ def by_the_definition(
 
 
 @pytest.mark.parametrize("window", [1, 5, 8, 16])
-@pytest.mark.parametrize("max_batch", [0, 3])
-def test_every_token_is_scored_by_the_path_of_its_chunk(window: int, max_batch: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "max_batch", "scored"), [(PREFIX, 0, 9), (PREFIX, 3, 9), (18, 0, 6)]
+)
+def test_every_token_is_scored_by_the_path_of_its_chunk(
+    window: int, first: int, max_batch: int, scored: int
+) -> None:
     value = run()
     router, models = Router(spec_of(value)), Models(value)
     documents = held_out(router)
@@ -103,6 +107,7 @@ def test_every_token_is_scored_by_the_path_of_its_chunk(window: int, max_batch: 
         documents,
         router,
         models,
+        first_scored=first,
         window=window,
         max_batch=max_batch,
         on_batch=lambda *counts: done.append(counts),
@@ -110,34 +115,42 @@ def test_every_token_is_scored_by_the_path_of_its_chunk(window: int, max_batch: 
     asked = list(models.asked)
     assert asked == sorted(set(asked)) and len(asked) > 1, "each model once, one after the other"
     assert done[-1][0] == done[-1][1]
-    expected = by_the_definition(documents, router, models, window)
+    expected = by_the_definition(documents, router, models, first, window)
     for path, (tokens, nll) in expected.items():
         if path in found:
             assert found[path].tokens == tokens
             assert found[path].nll == pytest.approx(nll, rel=1e-5)
         else:
             assert not tokens
-    assert sum(each.documents for each in found.values()) == 9, "one has nothing but its prefix"
+    assert sum(each.documents for each in found.values()) == scored, "the others are too short"
 
 
 @pytest.mark.parametrize("window", [None, CONTEXT, 10 * CONTEXT])
-def test_a_window_of_the_context_is_routing_once(window: int | None) -> None:
+@pytest.mark.parametrize("first", [PREFIX, 20])
+def test_a_window_of_the_context_is_routing_once(window: int | None, first: int) -> None:
     value = run()
     router, models = Router(spec_of(value)), Models(value)
     documents = held_out(router)
     found = evaluate_rerouted(
-        documents, router, models, window=window, max_batch=0, on_batch=lambda *counts: None
+        documents,
+        router,
+        models,
+        first_scored=first,
+        window=window,
+        max_batch=0,
+        on_batch=lambda *counts: None,
     )
     assert set(found) == set(documents)
     for path, own in documents.items():
-        once = evaluate(models(path), own, prefix=PREFIX, max_batch=0, on_batch=lambda count: None)
+        once = evaluate(models(path), own, first=first, max_batch=0, on_batch=lambda count: None)
         assert found[path] == once
 
 
 def test_a_round_robin_router_keeps_a_document_on_its_path() -> None:
     value = run()
     value = replace(value, routing=replace(value.routing, kind="round_robin"))
-    passages = route_chunks({2: [np.arange(30)]}, Router(unfitted_spec(recipe_of(value))), window=4)
+    router = Router(unfitted_spec(recipe_of(value)))
+    passages = route_chunks({2: [np.arange(30)]}, router, first_scored=PREFIX, window=4)
     assert {path: [each.spans for each in own] for path, own in passages.items()} == {
         2: [((PREFIX, 30),)]
     }

@@ -130,6 +130,24 @@ def test_diloco_is_a_grid_whose_paths_share_every_module(tmp_path: Path) -> None
     assert len({result.evaluations[1, path].nll for path in range(4)}) == 4
 
 
+def test_runs_of_other_prefixes_score_the_same_positions_of_the_same_documents(
+    tmp_path: Path,
+) -> None:
+    """Their shards are the same, too: this router does not read text."""
+    training = msgspec.structs.replace(TRAINING, batch_order=digest("order"))
+    plain = Routing(kind="round_robin", sample=64, dimension=64, validation_bp=1500)
+    long = tiny(routing=plain, training=training)
+    routing = msgspec.structs.replace(plain, prefix=16, scored_from=32)
+    short = tiny(routing=routing, training=training)
+    found = run(long, tmp_path / "long")
+    assert run(short, tmp_path / "short").evaluations == found.evaluations
+    routing = msgspec.structs.replace(plain, prefix=16)
+    more = run(tiny(routing=routing, training=training), tmp_path / "more").evaluations
+    for place, each in more.items():
+        assert each.documents == found.evaluations[place].documents
+        assert each.tokens == found.evaluations[place].tokens + 16 * each.documents
+
+
 def resharding(**changes: object) -> Manifest:
     """Return a run of two windows that re-shards after round 1, its paths far apart."""
     routing = Routing(
@@ -167,7 +185,7 @@ def test_a_run_that_re_shards_goes_on_by_a_router_of_its_own_paths_scores(
 def test_re_sharding_comes_to_the_same_in_another_home_with_a_smaller_cache(
     tmp_path: Path,
 ) -> None:
-    value = resharding(capacity=Capacity(num=3, den=2))
+    value = resharding(capacity=Capacity(num=3, den=2, unit="tokens"))
     training = msgspec.structs.replace(value.training, inner_steps=2)
     value = msgspec.structs.replace(value, training=training)
     first = run(value, tmp_path / "a")

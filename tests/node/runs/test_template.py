@@ -21,7 +21,7 @@ from tests.values import peer
 HUB = {f"source.{name}" for name in ("dataset", "config", "split", "revision")}
 EXAMPLES = (  # fields whose line shows an example, since their default is nothing or a fact
     *("source.", "tokenizer.", "model.checkpoint", "routing.router_bp", "routing.reshard"),
-    *("routing.capacity", "schedule.schedulers", "training.batch_order"),
+    *("routing.capacity", "routing.scored_from", "schedule.schedulers", "training.batch_order"),
 )
 
 

@@ -19,8 +19,9 @@ from dipaco.node.reference.run import ReferenceResult, run_reference
 from dipaco.node.storage.files import Home
 from dipaco.node.worker.performer import Performer
 from dipaco.node.worker.process import perform
+from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.run.early_stopping import kept_version
-from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, run_id
 from dipaco.protocol.run.training import Adam
 from dipaco.protocol.work.kinds import TrainLease
 from tests.golden.trajectories import tiny
@@ -67,16 +68,45 @@ def everything() -> Manifest:
 
 
 def stateless() -> Manifest:
-    """Nothing carried, nothing packed, float32, windows in turn, every module shared."""
+    """Nothing carried, nothing packed, float32, windows in turn, every module shared.
+
+    Its shards are bounded in tokens, and tokens behind the prefix are left unscored.
+    """
     value = tiny(rounds=2, inner_steps=3, inner_state="reset", early_stopping=False)
     return replace(
         value,
         source=replace(value.source, window=100),
+        routing=replace(
+            value.routing,
+            capacity=Capacity(num=11, den=10, unit="tokens"),
+            prefix=16,
+            scored_from=32,
+        ),
         grid=replace(value.grid, path_specific_blocks=(), path_specific_stem=False),
     )
 
 
-@pytest.mark.parametrize("value", [everything(), stateless()], ids=["everything", "stateless"])
+def resharded() -> Manifest:
+    """A new router after round 1, from scores of positions behind the prefix; shards in tokens."""
+    value = tiny(rounds=2, inner_steps=3, early_stopping=False)
+    return replace(
+        value,
+        routing=replace(
+            value.routing,
+            capacity=Capacity(num=5, den=4, unit="tokens"),
+            prefix=16,
+            scored_from=32,
+            router_bp=3000,
+            reshard=Reshard(after_round=1, tolerance=1),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [everything(), stateless(), resharded()],
+    ids=["everything", "stateless", "resharded"],
+)
 async def test_a_swarm_with_fewer_volunteers_than_paths_equals_one_process_bit_for_bit(
     value: Manifest, swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -96,6 +126,7 @@ async def test_a_swarm_with_fewer_volunteers_than_paths_equals_one_process_bit_f
     view = scheduler.parts.run_store.runs[run_id(value)].state
     assert {m: tuple(digests) for m, digests in view.states.items()} == alone.states
     assert view.momenta == alone.momenta
+    assert [spec_digest(each) for each in alone.specs] == list(view.specs)
     ours = {place: each.evaluation.nll for place, each in view.evaluations.items()}
     assert ours == {place: each.nll for place, each in alone.evaluations.items()}
     kept = [view.kept_version(path) for path in range(4)]

@@ -17,7 +17,7 @@ from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.run.source import Tokenizer
 from dipaco.protocol.run.training import Adam, Nesterov, Training
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.work.kinds import EvaluateLease, Lease, SeedLease, TrainLease
+from dipaco.protocol.work.kinds import EvaluateLease, Lease, ScoreLease, SeedLease, TrainLease
 from tests.values import digest, manifest
 
 VOCABULARY = 64
@@ -111,6 +111,14 @@ def evaluate_lease(
     """Return a lease to evaluate `path` at `states`."""
     shared = _shared(value.topology.path_modules[path], states)
     return EvaluateLease(**shared, path=path, version=version)
+
+
+def score_lease(
+    value: Manifest, path: int, version: int, states: dict[ModuleId, Digest]
+) -> ScoreLease:
+    """Return a lease to score window 0's router documents by `path` at `states`."""
+    shared = _shared(value.topology.path_modules[path], states)
+    return ScoreLease(**shared, path=path, version=version)
 
 
 def job_of(value: Manifest, lease: Lease, spec: RouterSpec | None = None) -> PerformLease:

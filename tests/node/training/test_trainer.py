@@ -13,12 +13,14 @@ import torch
 from msgspec.structs import replace
 
 from dipaco.node.aggregation.outer import read_delta, read_moments
+from dipaco.node.routing.shards import HeldOut, RouterDocuments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_steps
 from dipaco.node.training.model import Float32, PathModel, load, store
 from dipaco.node.training.trainer import Trainer
 from dipaco.protocol.errors import DipacoError, Refusal
+from dipaco.protocol.routing.labels import NOT_SCORED, quantised, read_sheet
 from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, first_step, learning_rate
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
@@ -32,6 +34,7 @@ from tests.node.training.small import (
     Reports,
     evaluate_lease,
     initial_states,
+    score_lease,
     seed_lease,
     shard,
     small_manifest,
@@ -382,7 +385,7 @@ def test_bf16_products_are_repeatable_near_float32_and_leave_evaluation_alone() 
         model = PathModel(value, CPU)
         load(model, value, start)
         documents = [PATH_SHARD.data[0, :CONTEXT]]
-        scores.append(evaluate(model, documents, prefix=4, max_batch=0, on_batch=lambda done: None))
+        scores.append(evaluate(model, documents, first=4, max_batch=0, on_batch=lambda done: None))
     assert scores[0] == scores[1]
 
 
@@ -509,9 +512,29 @@ def test_evaluation_scores_each_document_from_the_prefix_on_whatever_its_company
             expected -= picked[31:].sum(dtype=torch.float64).item()
     for max_batch in (0, 1, 2):
         done: list[int] = []
-        found = evaluate(model, documents, prefix=32, max_batch=max_batch, on_batch=done.append)
+        found = evaluate(model, documents, first=32, max_batch=max_batch, on_batch=done.append)
         assert (found.documents, found.tokens) == (5, 16 + 1 + 8 + 15 + 8)
         assert found.nll == pytest.approx(expected, rel=1e-5)
         assert done[-1] == 5
-    nothing = evaluate(model, [], prefix=32, max_batch=0, on_batch=done.append)
+    nothing = evaluate(model, [], first=32, max_batch=0, on_batch=done.append)
     assert (nothing.documents, nothing.tokens, nothing.nll) == (0, 0, 0.0)
+
+
+def test_a_sheet_scores_documents_from_the_first_scored_position_on(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    plain = small_manifest()
+    value = small_manifest(routing=replace(plain.routing, prefix=8, scored_from=20))
+    lengths = np.array([48, 20, 21, 40])
+    stream = np.concatenate([SEED_SHARD.data[i, :n] for i, n in enumerate(lengths)])
+    due = RouterDocuments(HeldOut(stream, lengths), np.zeros((4, 1), dtype=np.int64))
+    states = version_zero(trainer, value)
+    sheet = trainer.score(value, score_lease(value, 0, 0, states), due, Reports()).sheet
+    evaluated = evaluate_lease(value, 0, 0, states)
+    expected = []
+    for document in (due.documents[i] for i in (0, 2, 3)):
+        alone = trainer.evaluate(value, evaluated, [document], Reports()).evaluation
+        assert alone.tokens == len(document) - 20
+        expected.append(quantised(alone.nll, alone.tokens))
+    scores = read_sheet(blobs.read(sheet.digest, 1 << 10), 4).tolist()
+    assert scores == [expected[0], NOT_SCORED, *expected[1:]]

@@ -42,7 +42,10 @@ def _changes(given: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(given, int):
         yield from (("", changed) for changed in (given - 1, given + 1, given - 8, given + 8))
     elif isinstance(given, str):
-        known = ("kmeans", "class_means", "round_robin", "none", "documents", "sample")
+        known = (
+            *("kmeans", "class_means", "round_robin", "documents", "sample"),
+            *("none", "bias-v1", "bias-tokens-v1"),
+        )
         yield from (("", changed) for changed in (given + "2", *known))
     elif isinstance(given, bytes):
         yield from (("", changed) for changed in _changed_bytes(given))

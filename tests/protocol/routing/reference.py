@@ -117,18 +117,27 @@ def kmeans(
 
 
 def capacity_bias(
-    xs: list[Row], centroids: list[Row], inertia: int, capacity: tuple[int, int], scale: int
+    xs: list[Row],
+    centroids: list[Row],
+    inertia: int,
+    capacity: tuple[int, int],
+    scale: int,
+    weights: Sequence[int],
 ) -> Row:
     (num, den), n, paths = capacity, len(xs), len(centroids)
-    e, bias, best, smallest = inertia // n, [0] * paths, [0] * paths, n + 1
+    whole = sum(weights)
+    e, bias, best, smallest = inertia // n, [0] * paths, [0] * paths, whole + 1
     for q in range(64):
-        routed = Counter(route(x, centroids, scale, bias, 1)[0] for x in xs)
-        counts = [routed[j] for j in range(paths)]
-        if max(counts) < smallest:
-            smallest, best = max(counts), list(bias)
-        if max(counts) * paths * den <= num * n:
+        sizes = [0] * paths
+        for x, weight in zip(xs, weights, strict=True):
+            sizes[route(x, centroids, scale, bias, 1)[0]] += weight
+        if max(sizes) < smallest:
+            smallest, best = max(sizes), list(bias)
+        if max(sizes) * paths * den <= num * whole:
             break
         eta = max(1, (e >> 4) // (1 + q // 8))
-        bias = [b + rdiv(eta * (paths * c - n), n) for b, c in zip(bias, counts, strict=True)]
+        bias = [
+            b + rdiv(eta * (paths * w - whole), whole) for b, w in zip(bias, sizes, strict=True)
+        ]
         bias = [b - min(bias) for b in bias]
     return best

@@ -32,9 +32,10 @@ def test_fit_and_routing_agree_on_the_sample(
     assert spec.bias_array().any() == (capacity is not None)
 
 
-def test_the_whole_fit_equals_the_oracle_s() -> None:
-    made = recipe(capacity=(11, 10))
-    spec, _, prefixes = fitted(made, ToySource())
+@pytest.mark.parametrize("in_tokens", [False, True])
+def test_the_whole_fit_equals_the_oracle_s(in_tokens: bool) -> None:
+    made, source = recipe(capacity=(11, 10), capacity_in_tokens=in_tokens), ToySource()
+    spec, documents, prefixes = fitted(made, source)
     y = [reference.raw(row, made.feat_seed, 32) for row in prefixes.tolist()]
     mean = reference.mean(y)
     x = [reference.normalised(row, mean, 10) for row in y]
@@ -42,13 +43,31 @@ def test_the_whole_fit_equals_the_oracle_s() -> None:
     inertias = [run[2] for run in runs]
     restart = inertias.index(min(inertias))
     centroids, updates, inertia = runs[restart]
-    bias = reference.capacity_bias(x, centroids, inertia, (11, 10), 256)
+    rows = list(source)
+    weights = [len(rows[i][1]) + 1 if in_tokens else 1 for i in documents]
+    bias = reference.capacity_bias(x, centroids, inertia, (11, 10), 256, weights)
     assert spec.fit is not None
     assert (spec.fit.restart, spec.fit.updates) == (restart, updates)
     assert int.from_bytes(spec.fit.inertia, "little") == inertia
     assert spec.mean_array().tolist() == mean
     assert spec.centroid_array().tolist() == centroids
     assert spec.bias_array().tolist() == bias
+
+
+def test_a_capacity_in_tokens_weighs_what_is_counted() -> None:
+    """Long documents of one topic: their shard is within the ratio in documents, not in tokens."""
+    found = {}
+    for in_tokens in (False, True):
+        made = recipe(capacity=(5, 4), capacity_in_tokens=in_tokens)
+        fit = RouterFit(made)
+        for row, (text, tokens) in enumerate(ToySource()):
+            if fit.done:
+                break
+            fit.feed(row, text, tokens, 50 if max(tokens) >= 192 else 10)
+        found[in_tokens] = fit.finish()
+    largest = {unit: max(spec.tokens) * 4 / sum(spec.tokens) for unit, spec in found.items()}
+    assert largest[False] > 1.25 >= largest[True]
+    assert [found[unit].capacity for unit in (False, True)] == ["bias-v1", "bias-tokens-v1"]
 
 
 def test_the_sample_is_the_first_eligible_training_documents() -> None:

@@ -130,7 +130,7 @@ def test_centroids_do_not_depend_on_threads_or_blas_kernels(environment: dict[st
     assert json.loads(result.stdout) == golden("router_large.json")
 
 
-@pytest.mark.parametrize("name", ["kmeans", "capacity", "fallback"])
+@pytest.mark.parametrize("name", ["kmeans", "capacity", "capacity-tokens", "fallback"])
 def test_the_golden_specs_decode_to_their_digests(name: str) -> None:
     case = golden("router_spec.json")[name]
     spec = decode(bytes.fromhex(case["encoding"]), RouterSpec, limit=1 << 20)

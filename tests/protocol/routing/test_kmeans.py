@@ -60,16 +60,43 @@ def test_k_means_equals_the_oracle_s(
 
 @pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100)
-@given(small_cases(), st.binary(max_size=4), st.sampled_from([(1, 1), (5, 4), (2, 1)]))
+@given(
+    small_cases(),
+    st.binary(max_size=4),
+    st.sampled_from([(1, 1), (5, 4), (2, 1)]),
+    st.one_of(st.none(), st.lists(st.integers(1, 1 << 24), min_size=14, max_size=14)),
+)
 def test_the_capacity_rule_equals_the_oracle_s(
-    case: tuple[list[list[int]], int], seed: bytes, capacity: tuple[int, int]
+    case: tuple[list[list[int]], int],
+    seed: bytes,
+    capacity: tuple[int, int],
+    sizes: list[int] | None,
 ) -> None:
     rows, paths = case
+    weights = [1] * len(rows) if sizes is None else sizes[: len(rows)]
     found = run_once(points_of(rows, 4), paths, seed, max_updates=8)
-    expected = reference.capacity_bias(rows, found.centroids.tolist(), found.inertia, capacity, 4)
+    expected = reference.capacity_bias(
+        rows, found.centroids.tolist(), found.inertia, capacity, 4, weights
+    )
     for which in range(len(PRODUCTS)):
-        bias = capacity_bias(points_of(rows, 4, which), found, capacity, max_bias=EXACT_FLOAT64)
+        bias = capacity_bias(
+            points_of(rows, 4, which),
+            found,
+            capacity,
+            weights=None if sizes is None else np.array(weights),
+            max_bias=EXACT_FLOAT64,
+        )
         assert bias == expected
+
+
+def test_the_heaviest_sample_is_weighed_exactly() -> None:
+    """As many tokens as a path may hold: floats of 53 bits, and 64-bit products, would round."""
+    points = points_of([[0], [1], [9], [10]], 1)
+    found = Clustering(np.array([[0], [10]], dtype=np.int32), 0, 1, inertia=2 << 50)
+    heavy = [(1 << 61) - 1, 1, 1, 1]
+    bias = capacity_bias(points, found, (1, 1), weights=np.array(heavy), max_bias=EXACT_FLOAT64)
+    rows, centroids = [[0], [1], [9], [10]], [[0], [10]]
+    assert bias == reference.capacity_bias(rows, centroids, 2 << 50, (1, 1), 1, heavy)
 
 
 def test_the_least_inertia_wins_and_the_lowest_restart_on_ties() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dipaco.protocol.routing.params import RouterParams
+from dipaco.protocol.routing.params import MAX_DOCUMENT_BYTES, MAX_SAMPLE, RouterParams
 from dipaco.protocol.run.exactness import EXACT_FLOAT64
 from tests.protocol.routing.doubles import PARAMS
 
@@ -13,7 +13,7 @@ DEFAULTS = replace(PARAMS, paths=16, sample=1 << 20, prefix=32, dimension=256, m
 
 
 @pytest.mark.parametrize(
-    "field", [field.name for field in fields(RouterParams) if field.name != "capacity"]
+    "field", [field.name for field in fields(RouterParams) if "capacity" not in field.name]
 )
 @pytest.mark.parametrize("value", [-1, 10**12])
 def test_a_number_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
@@ -33,6 +33,7 @@ def test_a_number_out_of_range_is_refused_by_name(field: str, value: Any) -> Non
         ({"capacity": (4, 5)}, "capacity 4/5"),
         ({"capacity": (1, 0)}, "capacity 1/0"),
         ({"capacity": (2000, 1)}, "capacity 2000/1"),
+        ({"capacity_in_tokens": True}, "capacity_in_tokens without a capacity"),
         ({"dimension": 256, "norm_bits": 12, "scale_bits": 10}, "leave exact arithmetic"),
     ],
 )
@@ -51,6 +52,7 @@ def test_the_defaults_stay_below_every_bound_of_exactness() -> None:
     assert n * x < 2**53
     assert 2 * s * n * x < 2**63
     assert n * 4 * d * x**2 < 2**63
+    assert MAX_SAMPLE * (MAX_DOCUMENT_BYTES + 1) < 2**53  # weights of a capacity in tokens
 
 
 def test_the_96_bytes_of_the_seed_hold_every_number_in_order() -> None:

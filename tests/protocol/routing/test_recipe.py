@@ -1,5 +1,6 @@
 """Rules of this file: a recipe follows from the manifest, field by field."""
 
+import cbor2
 from msgspec.structs import replace
 
 from dipaco.protocol.routing.params import RouterParams
@@ -7,6 +8,7 @@ from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.seeds import Split, source_digest
 from dipaco.protocol.run.manifest import Capacity, Routing, run_id
 from dipaco.protocol.run.source import Source, SourceFile
+from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest, sha256
 from tests import values
 
@@ -25,7 +27,7 @@ ROUTING = Routing(
     validation_bp=700,
     router_bp=50,
     overlap=2,
-    capacity=Capacity(num=3, den=2),
+    capacity=Capacity(num=3, den=2, unit="tokens"),
     counts="sample",
     beacon=b"beacon",
 )
@@ -51,12 +53,20 @@ def test_every_number_of_the_manifest_reaches_the_recipe() -> None:
         router_bp=50,
         overlap=2,
         capacity=(3, 2),
+        capacity_in_tokens=True,
         epoch=3,
     )
     assert (recipe.kind, recipe.featurizer, recipe.beacon) == ("kmeans", "bag-sign-v1", b"beacon")
     assert (recipe.counts, recipe.documents) == ("sample", manifest.source.documents)
     assert (recipe.manifest, recipe.vocabulary) == (run_id(manifest), 4096)
     assert recipe.tokenizer == manifest.tokenizer.sha256
+
+
+def test_a_capacity_without_a_unit_is_encoded_as_before_and_measures_documents() -> None:
+    capacity = Capacity(num=3, den=2)
+    recipe = recipe_of(values.manifest(routing=replace(ROUTING, capacity=capacity)))
+    assert not recipe.params.capacity_in_tokens
+    assert encode(capacity) == cbor2.dumps({"type": "Capacity", "num": 3, "den": 2}, canonical=True)
 
 
 def test_the_source_is_pinned_by_its_files() -> None:

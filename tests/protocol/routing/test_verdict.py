@@ -105,6 +105,7 @@ def test_row_2_a_spec_without_a_fit_cannot_be_verified(claimed: RouterSpec) -> N
         {"documents": (15, 15, 15, 16)},
         {"tokens": (1, 1)},
         {"capacity": "none", "bias": bytes(32)},
+        {"capacity": "bias-tokens-v1"},
         {"fit": 61},
         {"restart": 3},
         {"updates": 21},

@@ -114,6 +114,19 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
             r"context: \d+, not longer than routing.prefix",
         ),
         (lambda: with_parts(routing={"min_tokens": 39}), r"min_tokens: \d+, below prefix"),
+        (
+            lambda: with_parts(routing={"min_tokens": 42, "scored_from": 35}),
+            r"min_tokens: 42, below scored_from \+ 8 \(43\)",
+        ),
+        (lambda: with_parts(routing={"scored_from": 32}), r"scored_from: 32, not above prefix"),
+        (lambda: with_parts(routing={"scored_from": 1}), "scored_from"),
+        (lambda: replace(Capacity(num=5, den=4), unit="documents"), "unit"),  # is to be left out
+        (
+            lambda: with_parts(
+                routing={"min_tokens": 72, "scored_from": 64}, model={"context": 64}
+            ),
+            "context: 64, not longer than routing.scored_from, 64",
+        ),
         (lambda: with_parts(routing={"prefix_bytes": 63}), "prefix_bytes"),
         (lambda: with_parts(routing={"prefix_bytes": 64, "min_tokens": 65}), "min_tokens: above"),
         (lambda: with_parts(routing={"max_tokens": 39}), "max_tokens: below min_tokens"),

@@ -78,6 +78,16 @@ def test_no_other_evaluation_passes(documents: int, tokens: int, nll: float, why
     assert why in evaluation(documents, tokens, nll)
 
 
+def test_positions_before_the_first_scored_one_are_not_scored() -> None:
+    first = RUN.routing.prefix + 8
+    later = msgspec.structs.replace(RUN.routing, scored_from=first, min_tokens=first + 8)
+    run = msgspec.structs.replace(RUN, routing=later)
+    most = Evaluation(documents=1, tokens=LONGEST - 8, nll=10.0)
+    assert wrong_evaluation(run, most) == ""
+    more = msgspec.structs.replace(most, tokens=LONGEST - 7)
+    assert "of 1 documents" in wrong_evaluation(run, more)
+
+
 def test_a_run_without_held_out_documents_evaluates_none() -> None:
     routing = msgspec.structs.replace(RUN.routing, validation_bp=0)
     bare = msgspec.structs.replace(RUN, routing=routing)
