@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dipaco.protocol.routing.verdict import Derived, judge
+from dipaco.protocol.run.exactness import BAG_SIGN, IDF_SVD
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 from tests.protocol.routing.mutations import mutations
 
@@ -16,14 +17,18 @@ HEAD: Final = "| field changed | verdicts, with their stages |\n|---|---|\n"
 
 
 def matrix() -> dict[str, set[tuple[str, str]]]:
-    """Return per field the outcomes and stages of all its changes, for pinned files."""
-    asked = recipe(capacity=(11, 10))
-    honest, fallback = fitted(asked, ToySource())[0], fitted(asked, ToySource(alike=True))[0]
-    ours = Derived(spec=honest, authenticated=True)
+    """Return per field the outcomes and stages of all its changes, for pinned files.
+
+    Every field is that of a spec of either featurizer: only one of the two has a basis.
+    """
     found: dict[str, set[tuple[str, str]]] = {}
-    for field, changed in mutations(honest, fallback):
-        verdict = judge(asked, changed, ours)
-        found.setdefault(field, set()).add((verdict.outcome.upper(), verdict.stage))
+    for featurizer in (IDF_SVD, BAG_SIGN):
+        asked = recipe(capacity=(11, 10), featurizer=featurizer)
+        honest, fallback = fitted(asked, ToySource())[0], fitted(asked, ToySource(alike=True))[0]
+        ours = Derived(spec=honest, authenticated=True)
+        for field, changed in mutations(honest, fallback):
+            verdict = judge(asked, changed, ours)
+            found.setdefault(field, set()).add((verdict.outcome.upper(), verdict.stage))
     return found
 
 
