@@ -32,9 +32,9 @@ Float64 = npt.NDArray[np.float64]
 START_BITS: Final = 8  # the iteration starts from columns of -2^8 and 2^8
 ITERATIONS: Final = 3  # more did not separate domains better
 KEPT_BITS: Final = 20  # of a column before it is made orthogonal to the others
-LEAST_NORM: Final = 1 << 6  # a shorter rest of a column is mostly rounding, and becomes zero
+LEAST_NORM: Final = 1 << 10  # a shorter rest of a column is mostly rounding, and becomes zero
 
-_BLOCK = 512  # rows of the Gram matrix that are mirrored at once
+_BLOCK = 128  # rows of the Gram matrix that are mirrored at once
 
 
 @dataclass(frozen=True)
@@ -92,29 +92,27 @@ def terms_of(
 
 
 def orthogonalised(z: Int64) -> Float64:
-    """Return the rows of z, (D, K), cut to 20 bits, orthogonal and of length 2^14, nearly.
+    """Return the rows of z, (D, K), cut to 20 bits, made nearly orthogonal and 2^14 long.
 
-    Modified Gram-Schmidt in fixed point. Every number is whole, and below 2^53.
+    Modified Gram-Schmidt in fixed point: row i loses `rdiv(c q, 2^14)`, c = `rdiv(q . z_i, 2^14)`,
+    for each finished row q before it. All is exact in float64, where dividing by 2^14 rounds
+    nothing.
     """
     excess = np.maximum(bit_lengths(np.abs(z).max(axis=1)) - KEPT_BITS, 0)
     rows = (z >> excess[:, None]).astype(np.float64)
     for j, row in enumerate(rows):
-        length = isqrt(int((row * row).sum()))
+        length = isqrt(int(row @ row))
         if length < LEAST_NORM:
             row[:] = 0
             continue
         whole = row.astype(np.int64) << BASIS_BITS
         row[:] = rdiv_float64(whole, np.array(length, dtype=np.int64))
-        rest = rows[j + 1 :]
-        coefficients = _unscaled(rest @ row)
-        rest -= _unscaled(coefficients[:, None] * row)
+        scaled, rest = row / (1 << BASIS_BITS), rows[j + 1 :]
+        coefficients = np.floor(rest @ scaled + 0.5)
+        part = coefficients[:, None] * scaled
+        part += 0.5
+        rest -= np.floor(part, out=part)
     return rows
-
-
-def _unscaled(values: Float64) -> Float64:
-    """Return `rdiv` of each by 2^14; exact below 2^50."""
-    rounded: Float64 = np.floor(values / (1 << BASIS_BITS) + 0.5)
-    return rounded
 
 
 def _gram(
@@ -159,7 +157,7 @@ def basis_featurizer(basis: Basis, vocabulary: int) -> Featurizer:
     place = np.full(vocabulary, terms, dtype=np.int32)  # the last row, of zeros
     place[basis.terms] = np.arange(terms)
     rows = np.zeros((terms + 1, basis.columns.shape[1]), dtype=np.int32)
-    np.multiply(basis.columns, basis.idf[:, None], out=rows[:-1])
+    rows[:-1] = basis.columns.astype(np.int32) * basis.idf[:, None]
 
     def featurize(prefixes: npt.NDArray[np.integer]) -> Int32:
         out = np.empty((len(prefixes), rows.shape[1]), dtype=np.int32)
