@@ -67,11 +67,12 @@ def everything() -> Manifest:
 
 
 def stateless() -> Manifest:
-    """Nothing carried, nothing packed, float32, windows in turn, every module shared."""
+    """Nothing carried, nothing packed, float32, windows in turn, every module shared, a basis."""
     value = tiny(rounds=2, inner_steps=3, inner_state="reset", early_stopping=False)
     return replace(
         value,
         source=replace(value.source, window=100),
+        routing=replace(value.routing, featurizer="idf-svd-v1", dimension=64),
         grid=replace(value.grid, path_specific_blocks=(), path_specific_stem=False),
     )
 
