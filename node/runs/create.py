@@ -29,6 +29,7 @@ from dipaco.node.runs.tables import (
 )
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError, LocalProtocolError
+from dipaco.protocol.run.exactness import IDF_SVD, MAX_COLUMNS
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.source import Source, Tokenizer
 from dipaco.protocol.wire.canonical import Wire
@@ -78,6 +79,8 @@ def create_manifest(
     tables["model"], warm = _model(tables["model"], path)
     _hexadecimal(tables["routing"], "routing", "beacon", path)
     _hexadecimal(tables["training"], "training", "batch_order", path)
+    if tables["routing"].get("featurizer") == IDF_SVD:
+        tables["routing"].setdefault("dimension", MAX_COLUMNS)
     tables["schedule"] = {"schedulers": tuple(schedulers) or (owner,), **tables["schedule"]}
     if rounds is not None:
         tables["training"]["rounds"] = rounds

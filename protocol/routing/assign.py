@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dipaco.protocol.errors import Refusal
-from dipaco.protocol.routing.features import BAG_SIGN, normalise, raw_features
+from dipaco.protocol.routing.features import normalise
+from dipaco.protocol.routing.featurize import featurizer_of
 from dipaco.protocol.routing.integers import Int64, rdiv_array
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
 from dipaco.protocol.routing.spec import (
@@ -24,6 +25,7 @@ from dipaco.protocol.routing.spec import (
     RouterSpec,
     misfit,
 )
+from dipaco.protocol.run.exactness import BAG_SIGN, IDF_SVD
 
 
 def unknown_kind(spec: RouterSpec) -> str | None:
@@ -31,7 +33,7 @@ def unknown_kind(spec: RouterSpec) -> str | None:
     known: dict[str, tuple[object, ...]] = {
         "format": (SPEC_FORMAT,),
         "kind": (KMEANS, CLASS_MEANS, ROUND_ROBIN),
-        "featurizer": (BAG_SIGN,),
+        "featurizer": (BAG_SIGN, IDF_SVD),
         "capacity": (NO_CAPACITY, CAPACITY_BIAS, CAPACITY_TOKENS),
         "counts": (COUNT_DOCUMENTS, COUNT_SAMPLE),
     }
@@ -54,6 +56,7 @@ class Router:
             raise Refusal(f"cannot route by a malformed spec: {fault}")
         self.spec = spec
         if spec.kind != ROUND_ROBIN:
+            self._featurize = featurizer_of(spec)
             self._mean, self._bias = spec.mean_array(), spec.bias_array()
             self._centroids = spec.centroid_array()
             rows = rdiv_array(self._centroids.astype(np.int64), 1 << spec.scale_bits)
@@ -77,8 +80,7 @@ class Router:
             raise ValueError(f"a token id is outside the vocabulary of {spec.vocabulary}")
         if spec.kind == ROUND_ROBIN:
             return round_robin(documents, paths=spec.paths, top=top)
-        y = raw_features(prefixes, spec.feat_seed, spec.dimension)
-        x = normalise(y, self._mean, spec.norm_bits)
+        x = normalise(self._featurize(prefixes), self._mean, spec.norm_bits)
         scale = 1 << spec.scale_bits
         paths, _ = lowest(
             x, self._centroids, self._bias, scale=scale, top=top, product=self._product

@@ -1,11 +1,13 @@
-"""The featurizer `bag-sign-v1`: a prefix of tokens becomes a vector of small integers, exactly.
+"""Features: a prefix of tokens becomes a vector of small integers, exactly.
 
-Counts of the tokens, square-rooted, projected by random signs, centred, scaled to 2^nu. Every step
-is integer arithmetic, so that all nodes get the same bits. Source: docs/method.md, 4.4.
+Counts of the tokens, square-rooted, projected, centred, scaled to 2^nu. `bag-sign-v1` projects by
+random signs, `idf-svd-v1` (`basis`) by a basis that was fitted to the sample. Every step is integer
+arithmetic, so that all nodes get the same bits. Source: docs/method.md, 4.4.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +22,13 @@ from dipaco.protocol.routing.integers import (
 )
 from dipaco.protocol.wire.digest import tagged, u32
 
-BAG_SIGN: Final = "bag-sign-v1"
-
 Int16 = npt.NDArray[np.int16]
+UInt8 = npt.NDArray[np.uint8]
+Narrow = TypeVar("Narrow", Int16, Int32)
+Featurizer = Callable[[npt.NDArray[np.integer]], Int32]
+"""Prefixes, (n, F), to their projections y, (n, D)."""
 
-_BLOCK = 256  # prefixes per block: their arrays stay in a processor's cache
+BLOCK = 256  # prefixes per block: their arrays stay in a processor's cache
 _MEMO_ROWS = 1 << 16  # sign rows kept in memory, about 8 MiB
 
 
@@ -48,28 +52,35 @@ def raw_features(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension:
     y_d = sum over distinct tokens v of isqrt(256 m_v) s(v, d), m_v how often v occurs.
     """
     out = np.empty((len(prefixes), dimension), dtype=np.int32)
-    for start in range(0, len(prefixes), _BLOCK):
-        block = prefixes[start : start + _BLOCK]
-        out[start : start + _BLOCK] = _project(block, feat_seed, dimension)
+    for start in range(0, len(prefixes), BLOCK):
+        block = prefixes[start : start + BLOCK]
+        out[start : start + BLOCK] = _project(block, feat_seed, dimension)
     return out
 
 
 def _project(prefixes: npt.NDArray[np.integer], feat_seed: bytes, dimension: int) -> Int16:
     """Return y of one block. 16 F is at most 2^14, so every partial sum fits in 16 bits."""
     ordered = np.sort(prefixes, axis=1)
-    weights = _first_weights(ordered)
+    weights = first_weights(ordered)
     tokens, index = np.unique(ordered, return_inverse=True)
     signs = sign_rows(feat_seed, tokens, dimension)
-    index = index.reshape(ordered.shape)
-    out = np.zeros((len(prefixes), dimension), dtype=np.int16)
-    for column in range(ordered.shape[1]):
-        part = signs[index[:, column]]
+    return weighted_sum(signs, index.reshape(ordered.shape), weights)
+
+
+def weighted_sum(rows: Narrow, index: npt.NDArray[np.integer], weights: Narrow) -> Narrow:
+    """Return per document, (n, D), the sum of the rows of its tokens, each times its weight.
+
+    rows (k, D); index, weights (n, F). All sums fit in the type of the rows.
+    """
+    out = np.zeros((len(index), rows.shape[1]), dtype=rows.dtype)
+    for column in range(index.shape[1]):
+        part = rows[index[:, column]]
         part *= weights[:, column, None]
         out += part
     return out
 
 
-def _first_weights(ordered: npt.NDArray[np.integer]) -> Int16:
+def first_weights(ordered: npt.NDArray[np.integer]) -> Int16:
     """Return per row of sorted tokens the weight of each token where it occurs first, else 0."""
     first = np.ones(ordered.shape, dtype=bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
@@ -99,6 +110,6 @@ def normalise(y: Int32, mean: Int32, norm_bits: int) -> Int32:
 
 def normalise_in_place(y: Int32, mean: Int32, norm_bits: int) -> None:
     """Turn y into x block by block, so that a large sample is not in memory twice."""
-    for start in range(0, len(y), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(y), BLOCK):
+        block = slice(start, start + BLOCK)
         y[block] = normalise(y[block], mean, norm_bits)

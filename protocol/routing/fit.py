@@ -45,7 +45,7 @@ class RouterFit:
         self._all = recipe.counts == COUNT_DOCUMENTS
         self._source_hash = hashlib.sha256()
         self._rows = self._sampled = 0
-        self._sample: Sample | None = Sample(recipe, resharded)
+        self._sample: Sample | None = Sample(recipe, resharded, products)
         self._router: tuple[RouterSpec, Router] | None = None
         self._counts = PathCounts(recipe.params.paths)
         self._documents: list[int] = []
@@ -163,7 +163,7 @@ class RouterFit:
     def _fitted(self) -> RouterSpec:
         """Fit the router on the sample, count the sample, and drop it."""
         assert self._sample is not None
-        fitted: Fitted = self._sample.fitted(self._products)
+        fitted: Fitted = self._sample.fitted()
         self._counts.add(fitted.paths, self._sample.sizes)
         self._sample = None
         return fitted.spec

@@ -66,6 +66,11 @@ def isqrt_array(values: Int64) -> Int64:
     return root
 
 
+def bit_lengths(values: Int64) -> Int64:
+    """Return `int.bit_length` of each element, from 0 to 2^53."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+
+
 class Draw:
     """Unbiased integers from a seed: SHA-256 in counter mode, with rejection."""
 

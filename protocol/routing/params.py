@@ -6,9 +6,18 @@ numbers from one. Symbols are those of docs/method.md, section 4.
 
 import struct
 from dataclasses import dataclass
+from math import isqrt
 from typing import Final
 
-from dipaco.protocol.run.exactness import BASIS_POINTS, EXACT_FLOAT64, EXACT_INT64, max_score
+from dipaco.protocol.run.exactness import (
+    BAG_SIGN,
+    BASIS_POINTS,
+    EXACT_FLOAT64,
+    EXACT_INT64,
+    IDF_SVD,
+    MAX_COLUMNS,
+    max_score,
+)
 from dipaco.protocol.run.model_shape import MAX_PATHS
 
 MAX_SAMPLE = 1 << 20  # documents; the features of a full sample then take 1 GiB
@@ -24,6 +33,13 @@ MAX_DOCUMENT_BYTES = 1 << 24  # bytes of text that are tokenised
 MAX_EPOCH = (1 << 32) - 1
 MAX_OVERLAP = 8  # paths of one training document
 MAX_CAPACITY = 1000  # numerator and denominator
+
+MAX_TERMS: Final = 1 << 12  # tokens in a basis; of more, no more was seen to be gained
+BASIS_DOCUMENTS: Final = 1 << 11  # that a basis is fitted on; 8,000 made it no better
+LEAST_FREQUENCY: Final = 4  # documents that have a term; fewer say nothing of a topic
+BASIS_BITS: Final = 14  # a column of a basis has about the length 2^14
+COLUMN_SQUARES: Final = 17 << 24  # the most of its squared length: see docs/method.md, 4.8
+PROJECTED_BITS: Final = 12  # that a projection by a basis is shifted to the right
 
 _RANGES: Final = {
     "paths": (1, MAX_PATHS),
@@ -85,6 +101,8 @@ class RouterParams:
     """Whether that rule measures a shard by its tokens, not by its documents."""
     epoch: int = 0
     """How often the router was replaced."""
+    featurizer: str = BAG_SIGN
+    """The rule that turns a prefix into features."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -93,6 +111,10 @@ class RouterParams:
                 raise ValueError(f"{name} {value} is not in {low} to {high}")
         if self.dimension % 8:
             raise ValueError(f"dimension {self.dimension} is not a multiple of 8")
+        if self.featurizer not in (BAG_SIGN, IDF_SVD):
+            raise ValueError(f"featurizer {self.featurizer} is not known")
+        if self.featurizer == IDF_SVD and self.dimension > MAX_COLUMNS:
+            raise ValueError(f"dimension {self.dimension} is above {MAX_COLUMNS} with {IDF_SVD}")
         if self.min_tokens < self.prefix:
             raise ValueError(f"min_tokens {self.min_tokens} is below the prefix of {self.prefix}")
         if self.max_tokens < self.min_tokens:
@@ -166,3 +188,17 @@ class RouterParams:
             self.validation_bp,
             self.router_bp,
         )
+
+
+def max_idf(documents: int) -> int:
+    """Return the largest weight of a term, by the size of the sample."""
+    return (min(documents, BASIS_DOCUMENTS) + 1).bit_length() - LEAST_FREQUENCY.bit_length()
+
+
+def max_projection(prefix: int, documents: int) -> int:
+    """Return the largest |y| of `idf-svd-v1`: |M| |Q| / 2^12, rounded up, for prefixes of F tokens.
+
+    |M|^2 is at most 256 F idf^2, and a column's squared length `COLUMN_SQUARES`.
+    """
+    squares = 256 * prefix * max_idf(documents) ** 2 * COLUMN_SQUARES
+    return (isqrt(squares) >> PROJECTED_BITS) + 1

@@ -32,7 +32,6 @@ class RouterRecipe:
 
     kind: str
     """The kind that the manifest asks for: `kmeans` or `round_robin`."""
-    featurizer: str
     manifest: Digest
     """The run id."""
     source: Digest
@@ -100,13 +99,13 @@ def recipe_of(manifest: Manifest, *, epoch: int = 0) -> RouterRecipe:
             capacity=None if capacity is None else (capacity.num, capacity.den),
             capacity_in_tokens=capacity is not None and capacity.unit == "tokens",
             epoch=epoch,
+            featurizer=routing.featurizer,
         )
     except ValueError as error:
         raise Refusal(f"routing: {error}") from error
     files = [(file.name, file.size, file.sha256) for file in source.files]
     return RouterRecipe(
         kind=routing.kind,
-        featurizer=routing.featurizer,
         manifest=run_id(manifest),
         source=source_digest(source.kind, source.revision, files),
         tokenizer=manifest.tokenizer.sha256,
@@ -126,7 +125,7 @@ def unfitted_spec(recipe: RouterRecipe) -> RouterSpec:
     params = recipe.params
     return RouterSpec(
         kind=ROUND_ROBIN,
-        featurizer=recipe.featurizer,
+        featurizer=params.featurizer,
         capacity=_capacity_rule(params),
         counts=recipe.counts,
         manifest=recipe.manifest,

@@ -1,7 +1,7 @@
 """The router of the next epoch: its centroids are means of labelled documents, in exact integers.
 
-Features (with the same mean and sign rows) and predictor are those of the epoch before; only the
-centroids change, and with them bias and counts. Source: docs/method.md, section 5.
+Featurizer, mean and predictor are those of the epoch before; only the centroids change, and with
+them bias and counts. Source: docs/method.md, section 5.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from dipaco.protocol.routing.features import normalise, raw_features
+from dipaco.protocol.routing.features import normalise
+from dipaco.protocol.routing.featurize import featurizer_of
 from dipaco.protocol.routing.integers import Int32, Int64, rdiv
 from dipaco.protocol.routing.labels import NO_LABEL, Labels
 from dipaco.protocol.routing.spec import RouterSpec
@@ -34,8 +35,9 @@ class ClassMeans:
     """Sums over labelled documents, in memory that does not grow with their number."""
 
     def __init__(self, previous: RouterSpec) -> None:
-        """previous: the spec whose mean and sign rows make the features."""
+        """previous: the spec whose featurizer and mean make the features."""
         self._spec = previous
+        self._featurize = featurizer_of(previous)
         self._mean = previous.mean_array()
         self._sums = np.zeros((previous.paths, previous.dimension), dtype=np.int64)
         self._counts = np.zeros(previous.paths, dtype=np.int64)
@@ -43,8 +45,7 @@ class ClassMeans:
     def add(self, prefixes: Int64, labels: Labels) -> None:
         """Take n router documents: the ids of their prefixes, (n, F), and their labels, (n,)."""
         chosen = labels != NO_LABEL
-        y = raw_features(prefixes[chosen], self._spec.feat_seed, self._spec.dimension)
-        x = normalise(y, self._mean, self._spec.norm_bits)
+        x = normalise(self._featurize(prefixes[chosen]), self._mean, self._spec.norm_bits)
         np.add.at(self._sums, labels[chosen], x)
         np.add.at(self._counts, labels[chosen], 1)
 

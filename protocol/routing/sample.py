@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from dipaco.protocol.routing.assign import round_robin
-from dipaco.protocol.routing.features import mean_of, normalise_in_place, raw_features
+from dipaco.protocol.routing.basis import Basis, basis_digest, idf_digest
+from dipaco.protocol.routing.features import mean_of, normalise_in_place
+from dipaco.protocol.routing.featurize import sample_features
 from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.kmeans import (
     Clustering,
@@ -20,6 +23,7 @@ from dipaco.protocol.routing.kmeans import (
     inertia_of,
     run_restarts,
 )
+from dipaco.protocol.routing.params import BASIS_DOCUMENTS
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
 from dipaco.protocol.routing.reshard import Resharded
 from dipaco.protocol.routing.scores import PRODUCTS, Product, checked_product, lowest
@@ -29,6 +33,7 @@ from dipaco.protocol.routing.spec import (
     KMEANS,
     Fit,
     RouterSpec,
+    SpecBasis,
     int32_bytes,
     int64_bytes,
 )
@@ -50,16 +55,20 @@ class Fitted:
 class Sample:
     """The sampled documents so far: `add` them in batches, in order, then `fitted`, once."""
 
-    def __init__(self, recipe: RouterRecipe, resharded: Resharded | None = None) -> None:
+    def __init__(
+        self,
+        recipe: RouterRecipe,
+        resharded: Resharded | None = None,
+        products: tuple[Product, ...] = PRODUCTS,
+    ) -> None:
         """resharded: the centroids from labels, used in the place of k-means."""
-        params = recipe.params
         self._recipe = recipe
         self._resharded = resharded
-        self._feat_seed = recipe.feat_seed
+        self._products = products
         self._hash = hashlib.sha256()
-        self._y: Int32 = np.empty((params.sample, params.dimension), dtype=np.int32)
-        self._documents = np.empty(params.sample, dtype=np.int64)
-        self._sizes = np.empty(params.sample, dtype=np.int64)
+        self._features = sample_features(recipe, products)
+        self._documents = np.empty(recipe.params.sample, dtype=np.int64)
+        self._sizes = np.empty(recipe.params.sample, dtype=np.int64)
         self._size = 0
 
     def add(self, documents: Int64, prefixes: Int64, sizes: Int64) -> None:
@@ -68,8 +77,7 @@ class Sample:
         self._hash.update(_rows_bytes(documents, prefixes))
         self._documents[self._size : end] = documents
         self._sizes[self._size : end] = sizes
-        dimension = self._recipe.params.dimension
-        self._y[self._size : end] = raw_features(prefixes, self._feat_seed, dimension)
+        self._features.add(prefixes)
         self._size = end
 
     @property
@@ -77,22 +85,22 @@ class Sample:
         """The tokens of the documents so far, (n,)."""
         return self._sizes[: self._size]
 
-    def fitted(self, products: tuple[Product, ...] = PRODUCTS) -> Fitted:
+    def fitted(self) -> Fitted:
         """Return the router; round_robin where fewer rows are distinct than there are paths."""
-        x = self._y[: self._size]
+        x, basis = self._features.finish()
         mean = mean_of(x)
         normalise_in_place(x, mean, self._recipe.params.norm_bits)
         if has_distinct_rows(x, self._recipe.params.paths):
-            return self._clustered(x, mean, products)
+            return self._clustered(x, mean, basis)
         params = self._recipe.params
         documents = self._documents[: self._size]
         paths = round_robin(documents, paths=params.paths, top=params.overlap)
-        fit = self._fit(x, mean, centroids=b"")
+        fit = self._fit(x, mean, basis, centroids=b"")
         return Fitted(msgspec.structs.replace(unfitted_spec(self._recipe), fit=fit), paths)
 
-    def _clustered(self, x: Int32, mean: Int32, products: tuple[Product, ...]) -> Fitted:
+    def _clustered(self, x: Int32, mean: Int32, basis: Basis | None) -> Fitted:
         params = self._recipe.params
-        product = checked_product(x, params.scale * x[: params.paths], products)
+        product = checked_product(x, params.scale * x[: params.paths], self._products)
         points = Points.of(x, scale=params.scale, product=product)
         kind, found = self._centres(points)
         bias = [0] * params.paths
@@ -113,7 +121,7 @@ class Sample:
             product=product,
         )
         fit = msgspec.structs.replace(
-            self._fit(x, mean, centroids=int32_bytes(found.centroids)),
+            self._fit(x, mean, basis, centroids=int32_bytes(found.centroids)),
             restart=found.restart,
             updates=found.updates,
             inertia=found.inertia.to_bytes(INERTIA_BYTES, "little"),
@@ -121,6 +129,7 @@ class Sample:
         spec = msgspec.structs.replace(
             unfitted_spec(self._recipe),
             kind=kind,
+            basis=UNSET if basis is None else SpecBasis.of(basis),
             mean=int32_bytes(mean),
             centroids=int32_bytes(found.centroids),
             bias=int64_bytes(bias),
@@ -137,7 +146,7 @@ class Sample:
         seeds = self._recipe.restart_seeds
         return KMEANS, run_restarts(points, params.paths, seeds, max_updates=params.max_updates)
 
-    def _fit(self, x: Int32, mean: Int32, *, centroids: bytes) -> Fit:
+    def _fit(self, x: Int32, mean: Int32, basis: Basis | None, *, centroids: bytes) -> Fit:
         paths, dimension = self._recipe.params.paths, self._recipe.params.dimension
         return Fit(
             n_fit=self._size,
@@ -146,6 +155,8 @@ class Sample:
             inertia=bytes(INERTIA_BYTES),
             source_bytes=NOT_YET,
             tokens=tagged("dipaco/1/tokens", u64(self._size), self._hash.digest()),
+            idf=UNSET if basis is None else idf_digest(basis, min(self._size, BASIS_DOCUMENTS)),
+            basis=UNSET if basis is None else basis_digest(basis),
             features=features_digest(x, mean),
             centroids=tagged("dipaco/1/centroids", u32(paths), u32(dimension), centroids),
             labels=None if self._resharded is None else self._resharded.labels,

@@ -36,13 +36,13 @@ def int64_product(x: Whole, c: Whole) -> Int64:
     return x.astype(np.int64) @ c.astype(np.int64).T
 
 
-def python_product(x: Int32, c: Int32) -> list[list[int]]:
+def python_product(x: Whole, c: Whole) -> list[list[int]]:
     """Multiply in Python's integers; the other products are checked against this one."""
-    columns = c.tolist()
-    return [[sum(map(mul, row, column)) for column in columns] for row in x.tolist()]
+    rows, columns = x.astype(np.int64).tolist(), c.astype(np.int64).tolist()
+    return [[sum(map(mul, row, column)) for column in columns] for row in rows]
 
 
-def checked_product(x: Int32, c: Int32, candidates: tuple[Product, ...]) -> Product:
+def checked_product(x: Whole, c: Whole, candidates: tuple[Product, ...]) -> Product:
     """Return the first candidate that is exact on 64 fixed rows of x, i n div 64.
 
     Raises LocalProtocolError if none is: this machine's arithmetic is wrong.

@@ -6,13 +6,17 @@ range. Whether they fit *each other* depends on the spec's kind, which may be un
 verdict checks that, with `misfit`. Source: docs/method.md, 4.7.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 import numpy as np
-from msgspec import Meta
+import numpy.typing as npt
+from msgspec import UNSET, Meta, UnsetType
 
+from dipaco.protocol.routing.basis import Basis
 from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.params import (
+    BASIS_BITS,
+    COLUMN_SQUARES,
     MAX_DIMENSION,
     MAX_EPOCH,
     MAX_NORM_BITS,
@@ -21,15 +25,19 @@ from dipaco.protocol.routing.params import (
     MAX_RESTARTS,
     MAX_SAMPLE,
     MAX_SCALE_BITS,
+    MAX_TERMS,
     MAX_UPDATES,
     MAX_VOCABULARY,
     MIN_PREFIX_BYTES,
+    max_idf,
+    max_projection,
 )
-from dipaco.protocol.run.exactness import EXACT_FLOAT64, max_score
+from dipaco.protocol.run.exactness import EXACT_FLOAT64, IDF_SVD, MAX_COLUMNS, max_score
 from dipaco.protocol.run.model_shape import MAX_PATHS
 from dipaco.protocol.run.source import MAX_DOCUMENTS
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.digest import Digest, DigestField, tagged
+from dipaco.protocol.wire.signed import MAX_BODY
 
 SPEC_FORMAT: Final = 1
 KMEANS: Final = "kmeans"
@@ -73,6 +81,10 @@ class Fit(Wire, frozen=True, kw_only=True):
     documents are counted."""
     tokens: DigestField
     """Digest of the sampled documents' indices and prefixes."""
+    idf: DigestField | UnsetType = UNSET
+    """Digest of the terms and their weights; `idf-svd-v1` alone has it, and the next one."""
+    basis: DigestField | UnsetType = UNSET
+    """Digest of the basis."""
     features: DigestField
     """Digest of the mean and the features."""
     centroids: DigestField
@@ -81,8 +93,39 @@ class Fit(Wire, frozen=True, kw_only=True):
     """SHA-256 of the label sheet that gave the class means; null at epoch 0."""
 
 
+class SpecBasis(Wire, frozen=True, kw_only=True):
+    """The fitted part of the featurizer `idf-svd-v1`: K terms and D columns."""
+
+    terms: Annotated[bytes, Meta(max_length=4 * MAX_TERMS)]
+    """(K,), token ids, ascending, int32 little-endian."""
+    idf: Annotated[bytes, Meta(max_length=MAX_TERMS)]
+    """(K,), the terms' weights, a byte each."""
+    columns: Annotated[bytes, Meta(max_length=2 * MAX_TERMS * MAX_COLUMNS)]
+    """Q, (K, D), int16 little-endian, row-major."""
+
+    @classmethod
+    def of(cls, basis: Basis) -> "SpecBasis":
+        """Return the form that specs hold."""
+        return cls(
+            terms=int32_bytes(basis.terms),
+            idf=basis.idf.tobytes(),
+            columns=basis.columns.astype("<i2").tobytes(),
+        )
+
+    def arrays(self, dimension: int) -> Basis:
+        """Return the arrays; the lengths must fit."""
+        columns = np.frombuffer(self.columns, dtype="<i2").astype(np.int16)
+        return Basis(
+            terms=np.frombuffer(self.terms, dtype="<i4").astype(np.int32),
+            idf=np.frombuffer(self.idf, dtype=np.uint8),
+            columns=columns.reshape(-1, dimension),
+        )
+
+
 class RouterSpec(Wire, frozen=True, kw_only=True):
     """The router of one run and epoch. Symbols as in docs/method.md, section 4."""
+
+    MOST_BYTES: ClassVar = MAX_BODY  # a full basis goes with 64 columns: 0.9 MB, not 1.6
 
     format: Annotated[int, Meta(ge=1, le=65535)] = SPEC_FORMAT
     kind: KindField
@@ -113,6 +156,8 @@ class RouterSpec(Wire, frozen=True, kw_only=True):
     tokenizer: DigestField
     feat_seed: DigestField
     """Seed of the sign rows."""
+    basis: SpecBasis | UnsetType = UNSET
+    """Terms and basis of `idf-svd-v1`; absent with another featurizer, and for round_robin."""
     mean: Annotated[bytes, Meta(max_length=4 * MAX_DIMENSION)]
     """mu, (D,), int32 little-endian; empty for round_robin, as are the next two."""
     centroids: Annotated[bytes, Meta(max_length=4 * MAX_DIMENSION * MAX_PATHS)]
@@ -163,14 +208,21 @@ def misfit(spec: RouterSpec) -> str | None:
     """
     if len(spec.documents) != spec.paths or len(spec.tokens) != spec.paths:
         return f"documents, tokens: {spec.paths} counts are due"
+    if spec.fit is not None and _has_basis_digests(spec.fit) != (spec.featurizer == IDF_SVD):
+        return f"fit.idf, fit.basis: due with featurizer {IDF_SVD}, and no other"
     if spec.kind == ROUND_ROBIN:
         return _round_robin_misfit(spec)
-    return _length_misfit(spec) or _range_misfit(spec)
+    return _length_misfit(spec) or _basis_misfit(spec) or _range_misfit(spec)
+
+
+def _has_basis_digests(fit: Fit) -> bool | None:
+    """Return whether a fit has both digests, None if one alone."""
+    return None if (fit.idf is UNSET) != (fit.basis is UNSET) else fit.basis is not UNSET
 
 
 def _round_robin_misfit(spec: RouterSpec) -> str | None:
-    if spec.mean or spec.centroids or spec.bias:
-        return "mean, centroids, bias: a round_robin router has none"
+    if spec.mean or spec.centroids or spec.bias or spec.basis is not UNSET:
+        return "basis, mean, centroids, bias: a round_robin router has none"
     if spec.fit is not None and (spec.fit.restart or spec.fit.updates or any(spec.fit.inertia)):
         return "fit: a round_robin router has no restart, updates or inertia"
     return None
@@ -191,12 +243,50 @@ def _length_misfit(spec: RouterSpec) -> str | None:
     return None
 
 
+def _basis_misfit(spec: RouterSpec) -> str | None:
+    """Look at a basis without a copy that is larger than it."""
+    if (spec.basis is not UNSET) != (spec.featurizer == IDF_SVD):
+        return f"basis: due with featurizer {IDF_SVD}, and no other"
+    if spec.basis is UNSET:
+        return None
+    if spec.dimension > MAX_COLUMNS:
+        return f"dimension: above {MAX_COLUMNS}"
+    terms = len(spec.basis.idf)
+    due = {"terms": 4 * terms, "columns": 2 * terms * spec.dimension}
+    for name, length in due.items():
+        given = len(getattr(spec.basis, name))
+        if given != length or not terms:
+            return f"basis.{name}: {given} bytes where {length} are due for {terms} terms"
+    basis, most = spec.basis.arrays(spec.dimension), max_idf(_sampled(spec))
+    if (
+        basis.terms[0] < 0
+        or basis.terms[-1] >= spec.vocabulary
+        or (np.diff(basis.terms) <= 0).any()
+    ):
+        return f"basis.terms: not ascending from 0 to below {spec.vocabulary}"
+    if basis.idf.min() < 1 or basis.idf.max() > most:
+        return f"basis.idf: not from 1 to {most}"
+    columns = basis.columns
+    squares = np.einsum("kd,kd->d", columns, columns, dtype=np.int64)
+    if _beyond(columns, 1 << BASIS_BITS) or squares.max() > COLUMN_SQUARES:
+        return f"basis.columns: beyond {1 << BASIS_BITS}, or the squares of one {COLUMN_SQUARES}"
+    return None
+
+
+def _sampled(spec: RouterSpec) -> int:
+    """Return the documents of the sample; as many as there may be, if the spec does not say."""
+    return MAX_SAMPLE if spec.fit is None else spec.fit.n_fit
+
+
 def _range_misfit(spec: RouterSpec) -> str | None:
     max_bias = EXACT_FLOAT64 - 1 - max_score(spec.dimension, spec.norm_bits, spec.scale_bits)
     if max_bias < 0:
         return "dimension, norm_bits, scale_bits: together they leave exact arithmetic"
-    if _beyond(spec.mean_array(), 16 * spec.prefix):
-        return f"mean: beyond {16 * spec.prefix}"
+    most = 16 * spec.prefix
+    if spec.featurizer == IDF_SVD:
+        most = max_projection(spec.prefix, _sampled(spec))
+    if _beyond(spec.mean_array(), most):
+        return f"mean: beyond {most}"
     largest = 1 << (spec.norm_bits + spec.scale_bits)
     if _beyond(spec.centroid_array(), largest):
         return f"centroids: beyond {largest}"
@@ -208,5 +298,5 @@ def _range_misfit(spec: RouterSpec) -> str | None:
     return None
 
 
-def _beyond(values: Int32, limit: int) -> bool:
+def _beyond(values: npt.NDArray[np.integer], limit: int) -> bool:
     return bool(values.min() < -limit or values.max() > limit)

@@ -9,7 +9,7 @@ trains. Source: docs/method.md, 4.10; the comments name the rows of its table.
 import enum
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 from dipaco.protocol.routing.assign import unknown_kind
 from dipaco.protocol.routing.recipe import RouterRecipe, unfitted_spec
@@ -20,6 +20,7 @@ from dipaco.protocol.routing.spec import (
     ROUND_ROBIN,
     Fit,
     RouterSpec,
+    SpecBasis,
     misfit,
     spec_digest,
 )
@@ -40,6 +41,8 @@ Stage = Literal[
     "source-differs",
     "tokens",
     "labels",
+    "idf",
+    "basis",
     "features",
     "kind",
     "centroids",
@@ -265,12 +268,21 @@ def _first_stage(
         return "tokens", "other documents or token ids were sampled"
     if our_fit.labels != their_fit.labels:
         return "labels", "the score sheets that the ledger names give other labels"
+    if our_fit.idf != their_fit.idf:
+        return "idf", "the terms of the same tokens, or their weights, differ"
+    if our_fit.basis != their_fit.basis:
+        return "basis", "the basis of the same terms differs"
     if our_fit.features != their_fit.features:
         return "features", "the features of the same tokens differ"
     if ours.kind != theirs.kind:  # row 11; before centroids, which one of the two lacks
         return "kind", f"claimed {theirs.kind}, the source gives {ours.kind}"
     difference = _first_difference(ours, theirs)
+    if difference == "basis" and ours.basis is not UNSET and theirs.basis is not UNSET:
+        difference += f".{_first_difference(ours.basis, theirs.basis)}"
     stages: dict[str, Stage] = {
+        "basis.terms": "idf",
+        "basis.idf": "idf",
+        "basis.columns": "basis",
         "mean": "features",
         "fit": "centroids",
         "centroids": "centroids",
@@ -281,7 +293,7 @@ def _first_stage(
     return stages.get(difference, "spec"), f"{difference} differs, though the inputs agree"
 
 
-def _first_difference(ours: RouterSpec, theirs: RouterSpec) -> str:
+def _first_difference(ours: RouterSpec | SpecBasis, theirs: RouterSpec | SpecBasis) -> str:
     """Return the first field that differs, in the order in which they are derived."""
     for name in ours.__struct_fields__:
         if getattr(ours, name) != getattr(theirs, name):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dipaco.protocol.routing.basis import basis_digest, basis_featurizer, fit_basis, idf_digest
 from dipaco.protocol.routing.features import (
     mean_of,
     normalise,
@@ -23,7 +24,7 @@ from dipaco.protocol.routing.sample import features_digest
 from dipaco.protocol.routing.scores import Product, float64_product, lowest
 from dipaco.protocol.routing.seeds import featurizer_seed, kmeans_seed, split_residue
 from dipaco.protocol.routing.spec import int32_bytes, spec_digest
-from dipaco.protocol.run.exactness import EXACT_FLOAT64
+from dipaco.protocol.run.exactness import EXACT_FLOAT64, IDF_SVD
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest, tagged, u32
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
@@ -43,6 +44,7 @@ def vectors() -> dict[str, dict[str, Any]]:
         "router_primitives.json": primitives(),
         "router_toy.json": toy(),
         "router_large.json": large(),
+        "router_basis.json": basis(),
         "router_spec.json": spec(),
     }
 
@@ -117,6 +119,29 @@ def large(product: Product = float64_product) -> dict[str, Any]:
     }
 
 
+def basis(product: Product = float64_product) -> dict[str, Any]:
+    """Bases of the six toy prefixes twice over, and of 2,000 prefixes of 512 ids."""
+    toy = np.concatenate([TOY, TOY])
+    small = fit_basis(toy, vocabulary=10, feat_seed=A, dimension=8, products=(product,))
+    many = large_prefixes() % 512
+    fitted = fit_basis(many, vocabulary=512, feat_seed=A, dimension=64, products=(product,))
+    y = basis_featurizer(fitted, 512)(many)
+    mean = mean_of(y)
+    return {
+        "toy_terms": small.terms.tolist(),
+        "toy_idf": small.idf.tolist(),
+        "toy_columns": small.columns.tolist(),
+        "toy_y": basis_featurizer(small, 10)(TOY).tolist(),
+        "terms": len(fitted.terms),
+        "idf_0": fitted.idf[:8].tolist(),
+        "columns_0": fitted.columns[0, :8].tolist(),
+        "idf": idf_digest(fitted, len(many)).hex(),
+        "basis": basis_digest(fitted).hex(),
+        "y_0": y[0, :8].tolist(),
+        "features": features_digest(normalise(y, mean, NORM_BITS), mean).hex(),
+    }
+
+
 def spec() -> dict[str, Any]:
     """Whole specs of the toy source: fitted, fitted under a capacity rule, fallen back."""
     cases = {
@@ -126,6 +151,7 @@ def spec() -> dict[str, Any]:
             recipe(overlap=2, capacity=(11, 10), capacity_in_tokens=True), ToySource()
         )[0],
         "fallback": fitted(recipe(), ToySource(alike=True))[0],
+        "basis": fitted(recipe(featurizer=IDF_SVD), ToySource())[0],
     }
     return {
         name: {"digest": spec_digest(value).hex(), "encoding": encode(value).hex()}

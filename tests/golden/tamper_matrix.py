@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dipaco.protocol.routing.verdict import Derived, judge
+from dipaco.protocol.run.exactness import BAG_SIGN, IDF_SVD
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 from tests.protocol.routing.mutations import mutations
 
@@ -16,10 +17,13 @@ HEAD: Final = "| field changed | verdicts, with their stages |\n|---|---|\n"
 
 
 def matrix() -> dict[str, set[tuple[str, str]]]:
-    """Return per field the outcomes and stages of all its changes, for pinned files."""
+    """Return per field the outcomes and stages of all its changes, for pinned files.
+
+    Every field is that of a spec of either featurizer: only one of the two has a basis.
+    """
     found: dict[str, set[tuple[str, str]]] = {}
-    for in_tokens in (False, True):
-        asked = recipe(capacity=(11, 10), capacity_in_tokens=in_tokens)
+    for featurizer, in_tokens in ((IDF_SVD, False), (BAG_SIGN, True)):
+        asked = recipe(capacity=(11, 10), capacity_in_tokens=in_tokens, featurizer=featurizer)
         honest, fallback = fitted(asked, ToySource())[0], fitted(asked, ToySource(alike=True))[0]
         ours = Derived(spec=honest, authenticated=True)
         for field, changed in mutations(honest, fallback):

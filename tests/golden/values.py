@@ -16,7 +16,14 @@ import numpy as np
 
 import dipaco.protocol
 from dipaco.protocol.routing.integers import Int32
-from dipaco.protocol.routing.spec import Fit, RouterSpec, int32_bytes, int64_bytes, spec_digest
+from dipaco.protocol.routing.spec import (
+    Fit,
+    RouterSpec,
+    SpecBasis,
+    int32_bytes,
+    int64_bytes,
+    spec_digest,
+)
 from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
 from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, Scheduling, run_id
 from dipaco.protocol.run.model_shape import Grid, Level, Model
@@ -257,6 +264,16 @@ def _specs() -> tuple[Wire, ...]:
         epoch=1,
         fit=msgspec.structs.replace(fitted.fit, restart=0, updates=0, labels=digest("labels")),
     )
+    with_basis = msgspec.structs.replace(
+        fitted,
+        featurizer="idf-svd-v1",
+        basis=SpecBasis(
+            terms=int32_bytes(np.array([7, 500, 4095], dtype=np.int32)),
+            idf=bytes([5, 1, 4]),
+            columns=_ramp(24, 683).astype("<i2").tobytes(),
+        ),
+        fit=msgspec.structs.replace(fitted.fit, idf=digest("idf"), basis=digest("basis")),
+    )
     nothing = {"mean": b"", "centroids": b"", "bias": b"", "fit": None}
     unfitted = msgspec.structs.replace(
         fitted,
@@ -277,6 +294,7 @@ def _specs() -> tuple[Wire, ...]:
         fitted,
         resharded,
         unfitted,
+        with_basis,
         sign(fitted, key("scheduler")),
         sign(receipt, key("volunteer")),
         receipt,

@@ -68,7 +68,7 @@ def everything() -> Manifest:
 
 
 def stateless() -> Manifest:
-    """Nothing carried, nothing packed, float32, windows in turn, every module shared.
+    """Nothing carried, nothing packed, float32, windows in turn, every module shared, a basis.
 
     Its shards are bounded in tokens, and tokens behind the prefix are left unscored.
     """
@@ -78,6 +78,8 @@ def stateless() -> Manifest:
         source=replace(value.source, window=100),
         routing=replace(
             value.routing,
+            featurizer="idf-svd-v1",
+            dimension=64,
             capacity=Capacity(num=11, den=10, unit="tokens"),
             prefix=16,
             scored_from=32,

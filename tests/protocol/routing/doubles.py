@@ -40,7 +40,6 @@ def recipe(
     """Return the recipe of a tiny run of four paths; `changes` replace its parameters."""
     return RouterRecipe(
         kind=kind,
-        featurizer="bag-sign-v1",
         manifest=sha256(b"manifest"),
         source=sha256(b"source"),
         tokenizer=sha256(b"tokenizer"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from dipaco.protocol.routing.spec import SpecBasis
 from dipaco.protocol.wire.canonical import Wire
 
 
@@ -35,16 +36,20 @@ def _changes(given: Any) -> Iterator[tuple[str, Any]]:
     """Yield changed forms of one field's value, each with where inside it was changed."""
     if isinstance(given, Wire):
         yield "", None
+        yield "", msgspec.UNSET
         for where, changed in mutations(given):
             yield f".{where}", changed
+    elif given is msgspec.UNSET:
+        yield "", bytes(32)
+        yield "", SpecBasis(terms=bytes(4), idf=b"\1", columns=bytes(16))
     elif given is None:
         yield "", bytes(32)  # a digest, where one may stand; else the donor's business
     elif isinstance(given, int):
         yield from (("", changed) for changed in (given - 1, given + 1, given - 8, given + 8))
     elif isinstance(given, str):
         known = (
-            *("kmeans", "class_means", "round_robin", "documents", "sample"),
-            *("none", "bias-v1", "bias-tokens-v1"),
+            *("bag-sign-v1", "idf-svd-v1", "kmeans", "class_means", "round_robin"),
+            *("documents", "sample", "none", "bias-v1", "bias-tokens-v1"),
         )
         yield from (("", changed) for changed in (given + "2", *known))
     elif isinstance(given, bytes):

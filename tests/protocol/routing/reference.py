@@ -39,11 +39,61 @@ class Draw:
 def raw(prefix: Sequence[int], feat_seed: bytes, dimension: int) -> Row:
     y = [0] * dimension
     for token, count in Counter(prefix).items():
-        bits = h("dipaco/1/sign", feat_seed, struct.pack("<I", token))
         for d in range(dimension):
-            sign = 1 if bits[d // 8] >> (d % 8) & 1 else -1
-            y[d] += isqrt(256 * count) * sign
+            y[d] += isqrt(256 * count) * sign(token, d, feat_seed)
     return y
+
+
+def sign(token: int, d: int, feat_seed: bytes) -> int:
+    bits = h("dipaco/1/sign", feat_seed, struct.pack("<I", token))
+    return 1 if bits[d // 8] >> (d % 8) & 1 else -1
+
+
+def terms(prefixes: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Return the weight of each term, by its token."""
+    n = len(prefixes)
+    df = Counter(token for prefix in prefixes for token in set(prefix))
+    idf = {v: (n + 1).bit_length() - f.bit_length() for v, f in df.items() if f >= 4}
+    most = sorted((v for v in idf if idf[v] > 0), key=lambda v: (-df[v], v))[:4096]
+    return {v: idf[v] for v in sorted(most)}
+
+
+def weighted(prefix: Sequence[int], idf: dict[int, int]) -> Row:
+    """Return a document's row of M."""
+    counts = Counter(prefix)
+    return [isqrt(256 * counts[v]) * idf[v] for v in idf]
+
+
+def basis(
+    prefixes: Sequence[Sequence[int]], feat_seed: bytes, dimension: int
+) -> tuple[dict[int, int], list[Row]]:
+    """Return the terms' weights and the columns of Q."""
+    idf = terms(prefixes)
+    m = [weighted(prefix, idf) for prefix in prefixes]
+    q = [[256 * sign(v, d, feat_seed) for v in idf] for d in range(dimension)]
+    for _ in range(3 if idf else 0):
+        mq = [[dot(row, column) for row in m] for column in q]
+        z = [[dot(part, list(column)) for column in zip(*m, strict=True)] for part in mq]
+        q = []
+        for column in z:
+            shift = max(0, max(map(abs, column)).bit_length() - 20)
+            q.append(orthogonal([value >> shift for value in column], q))
+    return idf, q
+
+
+def orthogonal(z: Row, before: list[Row]) -> Row:
+    """Return z without its parts along the columns before, 2^14 long; zeros if little is left."""
+    for q in before:
+        c = rdiv(dot(q, z), 2**14)
+        z = [a - rdiv(c * b, 2**14) for a, b in zip(z, q, strict=True)]
+    length = isqrt(dot(z, z))
+    return [rdiv(a * 2**14, length) for a in z] if length >= 1024 else [0] * len(z)
+
+
+def projected(prefix: Sequence[int], idf: dict[int, int], q: list[Row]) -> Row:
+    """Return y of a prefix by a basis."""
+    row = weighted(prefix, idf)
+    return [dot(row, column) >> 12 for column in q]
 
 
 def mean(ys: list[Row]) -> Row:

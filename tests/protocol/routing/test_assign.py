@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from dipaco.protocol.errors import Refusal
@@ -14,10 +15,15 @@ from tests.protocol.routing import reference
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 
 SPEC = fitted(recipe(capacity=(11, 10)), ToySource())[0]
+BASIS = fitted(recipe(capacity=(11, 10), featurizer="idf-svd-v1"), ToySource())[0]
 
 
 def expected_paths(spec: RouterSpec, prefix: list[int], top: int) -> list[int]:
     y = reference.raw(prefix, spec.feat_seed, spec.dimension)
+    if spec.basis is not UNSET:
+        basis = spec.basis.arrays(spec.dimension)
+        idf = dict(zip(basis.terms.tolist(), basis.idf.tolist(), strict=True))
+        y = reference.projected(prefix, idf, basis.columns.T.tolist())
     x = reference.normalised(y, spec.mean_array().tolist(), spec.norm_bits)
     centroids, bias = spec.centroid_array().tolist(), spec.bias_array().tolist()
     return reference.route(x, centroids, 1 << spec.scale_bits, bias, top)
@@ -27,11 +33,11 @@ PREFIX = st.lists(st.integers(0, 255), min_size=SPEC.prefix, max_size=SPEC.prefi
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(st.lists(PREFIX, min_size=1, max_size=5), st.integers(1, 4))
-def test_routing_equals_the_oracle_s(prefixes: list[list[int]], top: int) -> None:
+@given(st.lists(PREFIX, min_size=1, max_size=5), st.integers(1, 4), st.sampled_from([SPEC, BASIS]))
+def test_routing_equals_the_oracle_s(prefixes: list[list[int]], top: int, spec: RouterSpec) -> None:
     documents = np.arange(len(prefixes))
-    found = Router(SPEC).route(np.array(prefixes), documents, top=top)
-    assert found.tolist() == [expected_paths(SPEC, prefix, top) for prefix in prefixes]
+    found = Router(spec).route(np.array(prefixes), documents, top=top)
+    assert found.tolist() == [expected_paths(spec, prefix, top) for prefix in prefixes]
 
 
 def test_equal_centroids_route_to_the_lowest_path() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from dipaco.protocol.errors import LocalProtocolError, Refusal
 from dipaco.protocol.routing.assign import Router
@@ -19,12 +20,15 @@ from tests.protocol.routing import reference
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 
 
+@pytest.mark.parametrize("featurizer", ["bag-sign-v1", "idf-svd-v1"])
 @pytest.mark.parametrize("capacity", [None, (11, 10)])
 @pytest.mark.parametrize("overlap", [1, 2])
 def test_fit_and_routing_agree_on_the_sample(
-    capacity: tuple[int, int] | None, overlap: int
+    capacity: tuple[int, int] | None, overlap: int, featurizer: str
 ) -> None:
-    spec, documents, prefixes = fitted(recipe(capacity=capacity, overlap=overlap), ToySource())
+    made = recipe(capacity=capacity, overlap=overlap, featurizer=featurizer)
+    source = ToySource()
+    spec, documents, prefixes = fitted(made, source)
     paths = Router(spec).route(prefixes, np.array(documents), top=overlap)
     counts = Counter(paths.ravel().tolist())
     assert spec.kind == KMEANS and misfit(spec) is None
@@ -33,10 +37,17 @@ def test_fit_and_routing_agree_on_the_sample(
 
 
 @pytest.mark.parametrize("in_tokens", [False, True])
-def test_the_whole_fit_equals_the_oracle_s(in_tokens: bool) -> None:
-    made, source = recipe(capacity=(11, 10), capacity_in_tokens=in_tokens), ToySource()
-    spec, documents, prefixes = fitted(made, source)
+@pytest.mark.parametrize("featurizer", ["bag-sign-v1", "idf-svd-v1"])
+def test_the_whole_fit_equals_the_oracle_s(featurizer: str, in_tokens: bool) -> None:
+    made = recipe(capacity=(11, 10), capacity_in_tokens=in_tokens, featurizer=featurizer)
+    spec, documents, prefixes = fitted(made, ToySource())
     y = [reference.raw(row, made.feat_seed, 32) for row in prefixes.tolist()]
+    if spec.basis is not UNSET:
+        idf, columns = reference.basis(prefixes.tolist(), made.feat_seed, 32)
+        y = [reference.projected(row, idf, columns) for row in prefixes.tolist()]
+        assert spec.basis.arrays(32).columns.T.tolist() == columns
+        assert [*spec.basis.idf] == [*idf.values()]
+    assert (spec.basis is UNSET) == (featurizer == "bag-sign-v1")
     mean = reference.mean(y)
     x = [reference.normalised(row, mean, 10) for row in y]
     runs = [reference.kmeans(x, 4, seed, scale=256, max_updates=20) for seed in made.restart_seeds]
@@ -83,6 +94,16 @@ def test_the_sample_is_the_first_eligible_training_documents() -> None:
     assert sum(spec.tokens) == sum(len(rows[i][1]) + 1 for i in documents)
 
 
+def test_the_stage_digests_of_terms_and_basis_are_as_laid_down() -> None:
+    spec, _, _ = fitted(recipe(featurizer="idf-svd-v1"), ToySource())
+    assert spec.fit is not None and spec.basis is not UNSET
+    terms, basis = struct.pack("<I", len(spec.basis.idf)), spec.basis
+    parts = (struct.pack("<Q", 60), terms, basis.terms, basis.idf)
+    assert spec.fit.idf == reference.h("dipaco/1/idf", *parts)
+    shape = (terms, struct.pack("<I", 32))
+    assert spec.fit.basis == reference.h("dipaco/1/basis", *shape, basis.columns)
+
+
 def test_the_stage_digests_of_bytes_and_tokens_are_as_laid_down() -> None:
     source = ToySource()
     spec, documents, prefixes = fitted(recipe(), source)
@@ -107,9 +128,12 @@ def test_a_source_that_ends_early_is_fitted_on_what_it_had() -> None:
     assert spec.fit is not None and spec.fit.n_fit == len(documents) < 30
 
 
+@pytest.mark.parametrize("featurizer", ["bag-sign-v1", "idf-svd-v1"])
 @pytest.mark.parametrize("source", [ToySource(alike=True), ToySource(rows=3), ToySource(rows=0)])
-def test_fewer_distinct_documents_than_paths_fall_back_and_say_so(source: ToySource) -> None:
-    made = recipe(overlap=2)
+def test_fewer_distinct_documents_than_paths_fall_back_and_say_so(
+    source: ToySource, featurizer: str
+) -> None:
+    made = recipe(overlap=2, featurizer=featurizer)
     spec, documents, prefixes = fitted(made, source)
     assert spec.kind == ROUND_ROBIN and misfit(spec) is None
     assert spec.fit is not None and spec.fit.n_fit == len(documents)

@@ -32,6 +32,7 @@ def golden(name: str) -> Any:
         ("router_primitives.json", router_vectors.primitives),
         ("router_toy.json", router_vectors.toy),
         ("router_large.json", router_vectors.large),
+        ("router_basis.json", router_vectors.basis),
         ("router_spec.json", router_vectors.spec),
     ],
 )
@@ -57,6 +58,10 @@ def test_the_files_say_what_the_recipe_says() -> None:
     ]
     assert large["capacity_bias"][:4] == [0, 3861295394, 3892185757, 3984856847]
     assert max(large["capacity_documents"]) == 136
+    basis = golden("router_basis.json")
+    assert basis["idf"].startswith("b698d3eda1cb199b")
+    assert basis["basis"].startswith("6c2f6333a76f7e90")
+    assert basis["features"].startswith("aeaea2fff99f4fe0")
 
 
 def test_the_oracle_gives_the_toy_vectors() -> None:
@@ -70,6 +75,14 @@ def test_the_oracle_gives_the_toy_vectors() -> None:
     assert [reference.route(row, found, scale, [0] * 3, 1)[0] for row in x] == toy["assignment"]
     centroids = np.array(found, dtype=np.int32)
     assert router_vectors.centroids_digest(centroids) == toy["centroids"]
+
+
+def test_the_oracle_gives_the_toy_basis() -> None:
+    found, toy = golden("router_basis.json"), router_vectors.TOY.tolist()
+    idf, columns = reference.basis(toy + toy, router_vectors.A, 8)
+    assert ([*idf], [*idf.values()]) == (found["toy_terms"], found["toy_idf"])
+    assert [list(row) for row in zip(*columns, strict=True)] == found["toy_columns"]
+    assert [reference.projected(row, idf, columns) for row in toy] == found["toy_y"]
 
 
 def in_small_batches(x: Whole, c: Whole) -> Int64:
@@ -103,8 +116,9 @@ def in_torch(rows: int, threads: int) -> Product:
     "product",
     [int64_product, in_small_batches, in_parts, in_torch(4096, 2), in_torch(333, 1)],
 )
-def test_centroids_do_not_depend_on_type_batch_or_order_of_summation(product: Any) -> None:
+def test_the_router_does_not_depend_on_type_batch_or_order_of_summation(product: Any) -> None:
     assert router_vectors.large(product) == golden("router_large.json")
+    assert router_vectors.basis(product) == golden("router_basis.json")
 
 
 @pytest.mark.slow
@@ -115,9 +129,11 @@ def test_centroids_do_not_depend_on_type_batch_or_order_of_summation(product: An
         {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Nehalem"},
     ],
 )
-def test_centroids_do_not_depend_on_threads_or_blas_kernels(environment: dict[str, str]) -> None:
+def test_the_router_does_not_depend_on_threads_or_blas_kernels(environment: dict[str, str]) -> None:
     """Both kernels run wherever NumPy's x86 wheels do; other machines ignore the names."""
-    code = "import json, tests.golden.router_vectors as v; print(json.dumps(v.large()))"
+    code = (
+        "import json, tests.golden.router_vectors as v; print(json.dumps([v.large(), v.basis()]))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -127,10 +143,11 @@ def test_centroids_do_not_depend_on_threads_or_blas_kernels(environment: dict[st
         timeout=120,
         check=True,
     )
-    assert json.loads(result.stdout) == golden("router_large.json")
+    large, basis = json.loads(result.stdout)
+    assert (large, basis) == (golden("router_large.json"), golden("router_basis.json"))
 
 
-@pytest.mark.parametrize("name", ["kmeans", "capacity", "capacity-tokens", "fallback"])
+@pytest.mark.parametrize("name", ["kmeans", "capacity", "capacity-tokens", "fallback", "basis"])
 def test_the_golden_specs_decode_to_their_digests(name: str) -> None:
     case = golden("router_spec.json")[name]
     spec = decode(bytes.fromhex(case["encoding"]), RouterSpec, limit=1 << 20)

@@ -34,6 +34,7 @@ def test_a_number_out_of_range_is_refused_by_name(field: str, value: Any) -> Non
         ({"capacity": (1, 0)}, "capacity 1/0"),
         ({"capacity": (2000, 1)}, "capacity 2000/1"),
         ({"capacity_in_tokens": True}, "capacity_in_tokens without a capacity"),
+        ({"dimension": 72, "featurizer": "idf-svd-v1"}, "dimension 72 is above 64"),
         ({"dimension": 256, "norm_bits": 12, "scale_bits": 10}, "leave exact arithmetic"),
     ],
 )

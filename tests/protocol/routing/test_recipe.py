@@ -56,7 +56,11 @@ def test_every_number_of_the_manifest_reaches_the_recipe() -> None:
         capacity_in_tokens=True,
         epoch=3,
     )
-    assert (recipe.kind, recipe.featurizer, recipe.beacon) == ("kmeans", "bag-sign-v1", b"beacon")
+    assert (recipe.kind, recipe.params.featurizer, recipe.beacon) == (
+        "kmeans",
+        "bag-sign-v1",
+        b"beacon",
+    )
     assert (recipe.counts, recipe.documents) == ("sample", manifest.source.documents)
     assert (recipe.manifest, recipe.vocabulary) == (run_id(manifest), 4096)
     assert recipe.tokenizer == manifest.tokenizer.sha256

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from dipaco.protocol.routing.features import normalise, raw_features
+from dipaco.protocol.routing.featurize import featurizer_of
+from dipaco.protocol.routing.integers import rdiv
 from dipaco.protocol.routing.labels import NO_LABEL
 from dipaco.protocol.routing.reshard import MIN_LABELLED, ClassMeans, Resharded
-from dipaco.protocol.routing.spec import CLASS_MEANS, ROUND_ROBIN, misfit
+from dipaco.protocol.routing.spec import CLASS_MEANS, ROUND_ROBIN, int32_bytes, misfit
 from dipaco.protocol.wire.digest import sha256
 from tests.protocol.routing.doubles import ToySource, fitted, recipe
 
@@ -55,6 +57,22 @@ def test_a_path_with_fewer_than_eight_labels_keeps_its_centroid() -> None:
 
 def resharded(labels: np.ndarray, rows: int = 0) -> Resharded:
     return Resharded(sha256(labels.tobytes()), means(labels).centroids(), rows)
+
+
+def test_the_next_epoch_has_terms_and_basis_of_the_first() -> None:
+    asked = recipe(featurizer="idf-svd-v1")
+    first, _, prefixes = fitted(asked, ToySource())
+    means = ClassMeans(first)
+    means.add(prefixes, LABELS)
+    later = Resharded(sha256(b"labels"), means.centroids(), rows=0)
+    second = fitted(recipe(featurizer="idf-svd-v1", epoch=1), ToySource(), resharded=later)[0]
+    assert second.kind == CLASS_MEANS and misfit(second) is None
+    assert (second.basis, second.mean) == (first.basis, first.mean)
+    assert second.centroids == int32_bytes(later.centroids) != first.centroids
+    y = featurizer_of(first)(prefixes[LABELS == 1])
+    x = normalise(y, first.mean_array(), first.norm_bits).tolist()
+    expected = [rdiv(256 * sum(column), len(x)) for column in zip(*x, strict=True)]
+    assert means.centroids()[1].tolist() == expected
 
 
 @pytest.mark.parametrize("capacity", [None, (11, 10)])

@@ -9,19 +9,24 @@ import cbor2
 import msgspec
 import numpy as np
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
-from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.routing.params import MAX_DIMENSION
+from dipaco.protocol.errors import Refusal, RemoteProtocolError
+from dipaco.protocol.routing.assign import Router
+from dipaco.protocol.routing.params import MAX_DIMENSION, MAX_TERMS, max_projection
 from dipaco.protocol.routing.recipe import unfitted_spec
 from dipaco.protocol.routing.spec import (
     Fit,
     RouterSpec,
+    SpecBasis,
     int32_bytes,
     int64_bytes,
     misfit,
     spec_digest,
 )
+from dipaco.protocol.run.exactness import MAX_COLUMNS
 from dipaco.protocol.run.model_shape import MAX_PATHS
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import tagged
@@ -32,7 +37,8 @@ from tests.protocol.routing.mutations import mutations
 KMEANS_SPEC = fitted(recipe(capacity=(11, 10)), ToySource())[0]
 FALLBACK = fitted(recipe(), ToySource(alike=True))[0]
 BARE = unfitted_spec(recipe("round_robin"))
-SPECS = {"kmeans": KMEANS_SPEC, "fallback": FALLBACK, "bare": BARE}
+BASIS_SPEC = fitted(recipe(featurizer="idf-svd-v1"), ToySource())[0]
+SPECS = {"kmeans": KMEANS_SPEC, "basis": BASIS_SPEC, "fallback": FALLBACK, "bare": BARE}
 
 
 def plain(spec: RouterSpec) -> dict[str, Any]:
@@ -126,6 +132,109 @@ def test_a_claim_of_a_thousand_million_dimensions_allocates_nothing() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_the_largest_spec_with_a_basis_fits_the_envelope_and_has_no_misfit() -> None:
+    assert BASIS_SPEC.fit is not None
+    columns = np.full((MAX_TERMS, MAX_COLUMNS), 256, dtype=np.int16)  # 2^14 long
+    largest = replace(
+        BASIS_SPEC,
+        paths=MAX_PATHS,
+        dimension=MAX_COLUMNS,
+        vocabulary=MAX_TERMS,
+        basis=based(np.arange(MAX_TERMS), bytes([9]) * MAX_TERMS, columns),
+        mean=bytes(4 * MAX_COLUMNS),
+        centroids=bytes(4 * MAX_COLUMNS * MAX_PATHS),
+        bias=bytes(8 * MAX_PATHS),
+        fit=replace(BASIS_SPEC.fit, n_fit=1 << 20),
+        documents=(1 << 23,) * MAX_PATHS,
+        tokens=(1 << 48,) * MAX_PATHS,
+    )
+    assert misfit(largest) is None
+    assert len(encode(largest)) < MAX_BODY
+    assert decode(encode(largest), RouterSpec, limit=MAX_BODY) == largest
+
+
+def based(terms: NDArray[np.integer], idf: bytes, columns: NDArray[np.integer]) -> SpecBasis:
+    """Return a basis, which may be any."""
+    return SpecBasis(
+        terms=terms.astype("<i4").tobytes(), idf=idf, columns=columns.astype("<i2").tobytes()
+    )
+
+
+ONE = np.full((3, 32), 9000)
+BASIS_OF_THREE: dict[str, Any] = {
+    "terms": np.array([0, 7, 255]),
+    "idf": bytes([1, 2, 3]),
+    "columns": ONE,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"idf": bytes([1, 3, 3])}, None),  # of 60 documents: 6 bits less 3
+        ({"idf": bytes([1, 4, 3])}, "basis.idf: not from 1 to 3"),
+        ({"idf": bytes([1, 0, 3])}, "basis.idf: not from 1 to 3"),
+        ({"idf": bytes([1, 2])}, "basis.terms: 12 bytes where 8 are due for 2 terms"),
+        ({"idf": b"", "terms": ONE[:0], "columns": ONE[:0]}, "due for 0 terms"),
+        ({"columns": ONE[:2]}, "basis.columns: 128 bytes where 192 are due"),
+        ({"columns": ONE[:, :-1]}, "basis.columns: 186 bytes where 192 are due"),
+        ({"terms": np.array([0, 7, 256])}, "basis.terms: not ascending from 0 to below 256"),
+        ({"terms": np.array([-1, 7, 255])}, "basis.terms: not ascending"),
+        ({"terms": np.array([0, 7, 7])}, "basis.terms: not ascending"),
+        ({"terms": np.array([7, 0, 255])}, "basis.terms: not ascending"),
+        ({"columns": np.where(np.eye(3, 32) > 0, 16384, 0)}, None),
+        ({"columns": np.where(np.eye(3, 32) > 0, 16385, 0)}, "basis.columns: beyond 16384"),
+        ({"columns": np.where(np.eye(3, 32) > 0, -32768, 0)}, "basis.columns: beyond 16384"),
+        ({"columns": np.full((3, 32), 9750)}, None),
+        ({"columns": np.full((3, 32), 9751)}, "the squares of one 285212672"),
+    ],
+)
+def test_a_basis_out_of_range_is_found_before_anything_is_built(
+    changes: dict[str, Any], words: str | None
+) -> None:
+    spec = replace(BASIS_SPEC, basis=based(**BASIS_OF_THREE | changes), mean=bytes(128))
+    found = misfit(spec)
+    assert found is None if words is None else words in (found or "")
+    if words is not None:
+        with pytest.raises(Refusal, match="malformed spec"):
+            Router(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "words"),
+    [
+        (BASIS_SPEC, {"basis": UNSET}, "basis: due with featurizer idf-svd-v1"),
+        (KMEANS_SPEC, {"basis": BASIS_SPEC.basis}, "basis: due with featurizer idf-svd-v1"),
+        (KMEANS_SPEC, {"fit": BASIS_SPEC.fit}, "fit.idf, fit.basis: due with featurizer"),
+        (BASIS_SPEC, {"fit": KMEANS_SPEC.fit}, "fit.idf, fit.basis: due with featurizer"),
+        (BASIS_SPEC, {"dimension": 72}, "dimension: above 64"),
+        (FALLBACK, {"basis": BASIS_SPEC.basis}, "a round_robin router has none"),
+    ],
+)
+def test_a_basis_is_due_with_its_featurizer_alone(
+    spec: RouterSpec, changes: dict[str, Any], words: str
+) -> None:
+    changed = replace(spec, **changes)
+    if "dimension" in changes:
+        changed = replace(changed, mean=bytes(4 * 72), centroids=bytes(4 * 72 * 4))
+    assert words in (misfit(changed) or "")
+
+
+@pytest.mark.parametrize("name", ["idf", "basis"])
+def test_one_digest_of_a_basis_without_the_other_is_found(name: str) -> None:
+    assert BASIS_SPEC.fit is not None
+    spec = replace(BASIS_SPEC, fit=replace(BASIS_SPEC.fit, **{name: UNSET}))
+    assert "fit.idf, fit.basis" in (misfit(spec) or "")
+
+
+def test_a_mean_that_no_basis_can_give_is_found() -> None:
+    most = max_projection(6, 60)
+    mean = np.full(32, most, dtype=np.int32)
+    assert misfit(replace(BASIS_SPEC, mean=int32_bytes(mean))) is None
+    assert f"mean: beyond {most}" in (misfit(replace(BASIS_SPEC, mean=int32_bytes(mean + 1))) or "")
 
 
 def test_unknown_fields_are_refused() -> None:

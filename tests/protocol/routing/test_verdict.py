@@ -43,6 +43,9 @@ UNPINNED = Derived(spec=CLAIMED, authenticated=False)
 ROUND_ROBIN = recipe("round_robin")
 WARN = Policy.parse("warn")
 
+BASED = recipe(capacity=(11, 10), featurizer="idf-svd-v1")
+BASIS, BASIS_FALLBACK = fitted(BASED, HONEST)[0], fitted(BASED, SCARCE)[0]
+
 LATER = recipe(capacity=(11, 10), epoch=1)
 MOVED = Resharded(sha256(b"labels"), CLAIMED.centroid_array() // 2, rows=0)
 SECOND = fitted(LATER, HONEST, resharded=MOVED)[0]
@@ -265,6 +268,8 @@ CASES = {
     "kmeans": (RECIPE, CLAIMED, FALLBACK),
     "fallback": (RECIPE, FALLBACK, CLAIMED),
     "bare": (ROUND_ROBIN, unfitted_spec(ROUND_ROBIN), CLAIMED),
+    "basis": (BASED, BASIS, BASIS_FALLBACK),
+    "basis fallback": (BASED, BASIS_FALLBACK, BASIS),
     "labelled": (LATER, SECOND, SECOND_FALLBACK),
     "labelled fallback": (LATER, SECOND_FALLBACK, SECOND),
 }

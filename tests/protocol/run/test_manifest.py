@@ -140,6 +140,10 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
             lambda: with_parts(routing={"dimension": 256, "norm_bits": 12, "scale_bits": 10}),
             "norm_bits, scale_bits: 12 and 10 leave exact arithmetic at a dimension of 256",
         ),
+        (
+            lambda: with_parts(routing={"featurizer": "idf-svd-v1", "dimension": 72}),
+            "dimension: 72, at most 64 with featurizer idf-svd-v1",
+        ),
         (lambda: with_parts(routing={"sample": 3}), r"sample: \d+, below the number of paths, 4"),
         (lambda: with_parts(routing={"overlap": 5}), "overlap: above the number of paths, 4"),
         (lambda: resharding(kind="round_robin"), "reshard: needs kind kmeans, and a router_bp"),

@@ -126,13 +126,16 @@ def other_encodings(data: bytes) -> Iterator[bytes]:
     content = cbor2.loads(data)
     if len(content) > 1:
         yield cbor2.dumps(dict(reversed(content.items())))
-    count, body = data[0] & 0x1F, data[1:]
-    assert data[0] >> 5 == 5 and count < 24
-    yield bytes([0xB8, count]) + body
+    count = len(content)
+    head, longer = (bytes([0xA0 + count]), 0xB8) if count < 24 else (bytes([0xB8, count]), 0xB9)
+    assert data.startswith(head)
+    body = data[len(head) :]
+    yield bytes([longer]) + count.to_bytes(longer - 0xB7, "big") + body
     yield b"\xbf" + body + b"\xff"
     yield b"\xd9\xd9\xf7" + data  # self-described CBOR
     last = list(content)[-1]
-    yield bytes([data[0] + 1]) + body + cbor2.dumps(last) + cbor2.dumps(content[last])
+    more = head[:-1] + bytes([head[-1] + 1])
+    yield more + body + cbor2.dumps(last) + cbor2.dumps(content[last])
 
 
 @each_type
