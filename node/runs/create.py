@@ -25,6 +25,7 @@ from dipaco.node.runs.tables import (
     TokenizerTable,
     convert_field,
     convert_table,
+    inner_optimizer,
     read_tables,
 )
 from dipaco.node.storage.blobs import BlobStore
@@ -78,6 +79,8 @@ def create_manifest(
     tables["model"], warm = _model(tables["model"], path)
     _hexadecimal(tables["routing"], "routing", "beacon", path)
     _hexadecimal(tables["training"], "training", "batch_order", path)
+    if "inner" in tables["training"]:
+        tables["training"]["inner"] = _plain(inner_optimizer(tables["training"]["inner"], path))
     tables["schedule"] = {"schedulers": tuple(schedulers) or (owner,), **tables["schedule"]}
     if rounds is not None:
         tables["training"]["rounds"] = rounds

@@ -22,7 +22,7 @@ from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, S
 from dipaco.protocol.run.model_shape import Grid, Level, Model
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.run.source import Source, SourceFile, Tokenizer
-from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.messages import (
     Absent,
@@ -207,7 +207,9 @@ def _manifests() -> tuple[Wire, ...]:
             ModuleDigest(module="p0", digest=digest("start")),
         ),
     )
-    return SMALLEST, full, sign(SMALLEST, key("owner"))
+    training = msgspec.structs.replace(SMALLEST.training, inner=Muon(warmup=1))
+    muon = msgspec.structs.replace(SMALLEST, name="muon", training=training)
+    return SMALLEST, full, muon, sign(SMALLEST, key("owner"))
 
 
 def _specs() -> tuple[Wire, ...]:

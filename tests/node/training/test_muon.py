@@ -1,0 +1,177 @@
+"""Muon: against torch's own, against exact singular values, and step by step."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dipaco.node.training import muon as muon_module
+from dipaco.node.training.adamw import AdamW
+from dipaco.node.training.muon import Muon, is_hidden, orthogonalised
+from dipaco.protocol.run import training
+from dipaco.protocol.run.muon import COEFFICIENTS, LARGEST_SINGULAR, update_scale
+
+SETTINGS = training.Muon(lr=0.02, adamw_lr=0.01, weight_decay=0.1, clip=0.5, momentum=0.9)
+SHAPES = {
+    "model.embed_tokens.weight": (20, 8),
+    "model.norm.weight": (8,),
+    "model.layers.0.self_attn.q_proj.weight": (8, 8),
+    "model.layers.0.self_attn.o_proj.weight": (8, 8),
+    "model.layers.0.input_layernorm.weight": (8,),
+    "model.layers.0.mlp.up_proj.weight": (24, 8),
+    "model.layers.0.mlp.down_proj.weight": (8, 24),
+    "lm_head.weight": (20, 8),
+}
+HIDDEN = {name for name in SHAPES if "proj" in name}
+
+
+def drawn(seed: int, scale: float = 1.0) -> dict[str, Tensor]:
+    """Return a tensor of every name."""
+    generator = torch.Generator().manual_seed(seed)
+    return {n: scale * torch.randn(shape, generator=generator) for n, shape in SHAPES.items()}
+
+
+def stepped(
+    parameters: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    optimizer: Muon | torch.optim.Optimizer,
+    lr: float,
+) -> None:
+    """Take one step with these gradients."""
+    for name, parameter in parameters.items():
+        parameter.grad = gradients[name].clone()
+    if isinstance(optimizer, Muon):
+        optimizer.step(lr)
+    else:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+
+
+def test_the_hidden_matrices_are_those_of_the_blocks() -> None:
+    assert {n for n, p in drawn(0).items() if is_hidden(n, p)} == HIDDEN
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+def test_it_takes_the_steps_of_torchs_own_muon(nesterov: bool, products: torch.dtype) -> None:
+    """Up to rounding to bf16, in which torch's always multiplies."""
+    settings = replace(SETTINGS, clip=1e3, nesterov=nesterov)
+    ours, theirs = drawn(0), {n: p.requires_grad_() for n, p in drawn(0).items()}
+    start = drawn(0)
+    muon = Muon(ours, settings, products=products)
+    hidden = torch.optim.Muon(
+        [theirs[n] for n in SHAPES if n in HIDDEN],
+        momentum=0.9,
+        weight_decay=0.1,
+        nesterov=nesterov,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    groups = [
+        {"params": [theirs[n] for n in SHAPES if n not in HIDDEN and len(SHAPES[n]) == dims]}
+        for dims in (1, 2)
+    ]
+    rest = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    rest.param_groups[0]["weight_decay"] = 0.0
+    for step in range(6):
+        gradients = drawn(step + 1, 0.01)
+        stepped(ours, gradients, muon, 0.02)
+        stepped(theirs, gradients, hidden, 0.02)
+        stepped(theirs, gradients, rest, 0.01)
+    for name, exact in theirs.items():
+        moved = (exact - start[name]).norm()
+        apart = ((ours[name] - exact).norm() / moved).item()
+        assert apart < (2e-2 if name in HIDDEN else 1e-5), name
+        assert ours[name].grad is None
+
+
+class Exact:
+    """The same method in float64, with singular values in place of Newton-Schulz products."""
+
+    def __init__(self, settings: training.Muon) -> None:
+        self._settings = settings
+        self._momentum: dict[str, NDArray[np.float64]] = {}
+
+    def step(
+        self, lr: float, parameter: NDArray[np.float64], name: str, gradient: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the matrix after one step by a clipped gradient."""
+        s = self._settings
+        before = self._momentum.get(name, np.zeros_like(gradient))
+        momentum = s.momentum * before + (1 - s.momentum) * gradient
+        self._momentum[name] = momentum
+        ahead = s.momentum * momentum + (1 - s.momentum) * gradient if s.nesterov else momentum
+        left, values, right = np.linalg.svd(ahead / np.linalg.norm(ahead), full_matrices=False)
+        for _ in range(5):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        scale = 0.2 * max(gradient.shape) ** 0.5
+        update: NDArray[np.float64] = scale * (left * values) @ right
+        return parameter * (1 - lr * s.weight_decay) - lr * update
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_it_takes_the_steps_of_the_exact_method(nesterov: bool) -> None:
+    settings = replace(SETTINGS, nesterov=nesterov)
+    ours, start = drawn(0), drawn(0)
+    exact = {n: p.double().numpy() for n, p in start.items()}
+    muon, oracle = Muon(ours, settings, products=torch.float32), Exact(settings)
+    for step in range(6):
+        gradients = drawn(step + 1, 0.01 if step % 2 else 0.1)
+        whole = torch.cat([g.flatten() for g in gradients.values()]).norm().item()
+        assert (whole > SETTINGS.clip) == (step % 2 == 0)
+        stepped(ours, gradients, muon, 0.02 / (step + 1))
+        for name in HIDDEN:
+            clipped = gradients[name].double().numpy() * min(1.0, SETTINGS.clip / whole)
+            exact[name] = oracle.step(0.02 / (step + 1), exact[name], name, clipped)
+    for name in HIDDEN:
+        moved = np.linalg.norm(exact[name] - start[name].numpy())
+        assert np.linalg.norm(exact[name] - ours[name].numpy()) < 5e-5 * moved, name
+
+
+def test_the_rest_takes_the_steps_of_adamw_with_its_own_rate_on_the_same_course() -> None:
+    ours, theirs = drawn(0), drawn(0)
+    muon = Muon(ours, SETTINGS, products=torch.float32, steps=5)
+    adamw = AdamW({n: p for n, p in theirs.items() if n not in HIDDEN}, SETTINGS, steps=5)
+    stepped(ours, drawn(1, 0.01), muon, SETTINGS.lr / 4)
+    for name, gradient in drawn(1, 0.01).items():
+        theirs[name].grad = gradient
+    adamw.step(SETTINGS.adamw_lr / 4)
+    for name in SHAPES:
+        assert torch.equal(ours[name], theirs[name]) == (name not in HIDDEN)
+
+
+def test_a_stack_has_a_bound_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, apart = drawn(0), drawn(0)
+    stacks = [Muon(together, SETTINGS, products=torch.float32)]
+    monkeypatch.setattr(muon_module, "STACKED", 2 * 8 * 8)
+    stacks.append(Muon(apart, SETTINGS, products=torch.float32))
+    assert [[len(s.momentum) for s in each.stacks] for each in stacks] == [[2, 2], [2, 1, 1]]
+    for parameters, each in zip((together, apart), stacks, strict=True):
+        stepped(parameters, drawn(1), each, 0.02)
+    for name in SHAPES:
+        assert torch.allclose(together[name], apart[name], rtol=0, atol=1e-6)
+
+
+def test_singular_values_come_near_one_and_never_above_the_bound() -> None:
+    matrices = torch.randn((3, 16, 40), generator=torch.Generator().manual_seed(0))
+    matrices[1, 3:] = 0  # of rank 3
+    matrices[2] = matrices[2, :1] * torch.linspace(-1, 1, 16)[:, None]  # of rank 1
+    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
+    for products in (torch.float32, torch.bfloat16):
+        found = orthogonalised((matrices / norms).to(products)).double()
+        for values, rank in zip(torch.linalg.svdvals(found), (16, 3, 1), strict=True):
+            assert values[:rank].min() > 0.6 and values.max() < LARGEST_SINGULAR
+            assert products == torch.bfloat16 or values[rank:].sum() < 1e-3
+
+
+def test_no_start_within_the_norm_leads_above_the_bound() -> None:
+    """The polynomial keeps to [0, 1.203] whatever value in it comes first."""
+    a, b, c = COEFFICIENTS
+    values = np.linspace(0, LARGEST_SINGULAR, 100_001)
+    after = a * values + b * values**3 + c * values**5
+    assert after.min() >= 0 and 1.2 < after.max() < LARGEST_SINGULAR
+    assert update_scale((8, 32)) == pytest.approx(0.2 * 32**0.5)
