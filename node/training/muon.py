@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from dipaco.node.config import MomentBits
 from dipaco.node.training.adamw import AdamW
+from dipaco.node.training.adamw8 import AdamW8bit
 from dipaco.protocol.run import topology
 from dipaco.protocol.run.muon import COEFFICIENTS, ITERATIONS, LEAST_NORM, update_scale
 from dipaco.protocol.run.training import Muon as Settings
@@ -31,6 +33,7 @@ class Muon:
         settings: Settings,
         *,
         products: torch.dtype,
+        moment_bits: MomentBits = 32,
         steps: int = 0,
     ) -> None:
         """Begin with moments of zero; a caller with other moments copies them in.
@@ -42,10 +45,17 @@ class Muon:
         rest = {n: p for n, p in parameters.items() if n not in hidden}
         self._all = list(parameters.values())
         self._settings = settings
-        self.adamw = AdamW(rest, settings, steps=steps)
-        self.stacks = [Stack(part, settings, products) for part in _stacked(hidden)]
-        self.momentum = {n: m for stack in self.stacks for n, m in stack.momentum.items()}
+        eight = moment_bits == 8
+        self.adamw = AdamW8bit(rest, settings) if eight else AdamW(rest, settings, steps=steps)
+        self.stacks = [
+            Stack(part, settings, products=products, moment_bits=moment_bits)
+            for part in _stacked(hidden)
+        ]
+
+    @property
+    def momentum(self) -> dict[str, Tensor]:
         """Per matrix its momentum, in the matrix's shape."""
+        return {name: m for stack in self.stacks for name, m in stack.momentum.items()}
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -63,36 +73,74 @@ class Stack:
     """Matrices of one shape, or of that shape transposed, that are stepped together."""
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], settings: Settings, products: torch.dtype
+        self,
+        parameters: Mapping[str, Tensor],
+        settings: Settings,
+        *,
+        products: torch.dtype,
+        moment_bits: MomentBits = 32,
     ) -> None:
-        self._parameters = list(parameters.values())
+        self._parameters = dict(parameters)
         self._settings, self._products = settings, products
-        shape = _wide(self._parameters[0]).shape
-        self._scale = update_scale(tuple(shape))
-        device = self._parameters[0].device
-        self._momentum = torch.zeros((len(self._parameters), *shape), device=device)
-        self.momentum = {
-            name: _wide(m, like=p)
-            for (name, p), m in zip(parameters.items(), self._momentum, strict=True)
-        }
+        first = next(iter(self._parameters.values()))
+        self._scale = update_scale(tuple(first.shape))
+        zeros = torch.zeros((len(self._parameters), *_wide(first).shape), device=first.device)
+        self._momentum = InEightBits(zeros) if moment_bits == 8 else Exactly(zeros)
+
+    @property
+    def momentum(self) -> dict[str, Tensor]:
+        """Per matrix its momentum, in the matrix's shape."""
+        each = zip(self._parameters.items(), self._momentum.read(), strict=True)
+        return {name: _wide(m, like=p) for (name, p), m in each}
 
     def update(self, lr: float) -> None:
-        """Take one step at rate `lr`, and clear the gradients."""
+        """Take one step at rate `lr` without clipping, and clear the gradients."""
         s = self._settings
-        for p, update in zip(self._parameters, self._direction(), strict=True):
+        for p, update in zip(self._parameters.values(), self._direction(), strict=True):
             _wide(p).mul_(1.0 - lr * s.weight_decay).add_(update, alpha=-lr * self._scale)
             p.grad = None
 
     def _direction(self) -> Tensor:
         """Return the orthogonalised momenta, (matrices, m, n), once the gradients are in them."""
         share = self._settings.momentum
-        gradients = torch.stack([_wide(p.grad) for p in self._parameters if p.grad is not None])
-        self._momentum.lerp_(gradients, 1.0 - share)
-        ahead = (
-            gradients.lerp_(self._momentum, share) if self._settings.nesterov else self._momentum
-        )
+        given = [p.grad for p in self._parameters.values()]
+        gradients = torch.stack([_wide(each) for each in given if each is not None])
+        momentum = self._momentum.read().lerp_(gradients, 1.0 - share)
+        self._momentum.write(momentum)
+        ahead = gradients.lerp_(momentum, share) if self._settings.nesterov else momentum
         norms = torch.linalg.vector_norm(ahead, dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
         return orthogonalised((ahead / norms).to(self._products))
+
+
+class Exactly:
+    """A momentum in float32, (matrices, m, n)."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def read(self) -> Tensor:
+        """Return the momentum itself: what changes it is kept."""
+        return self._values
+
+    def write(self, values: Tensor) -> None:
+        """Nothing is left to do."""
+
+
+class InEightBits:
+    """A momentum in a byte a value and a scale a row; linear codes suffice (2509.23106)."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.write(values)
+
+    def read(self) -> Tensor:
+        """Return the momentum in float32, a copy."""
+        return self._codes.float().mul_(self._scales)
+
+    def write(self, values: Tensor) -> None:
+        """Round the momentum to the nearest codes, -127 to 127."""
+        largest = values.abs().amax(dim=-1, keepdim=True)
+        self._scales = torch.where(largest > 0, largest / 127, 1.0)
+        self._codes = (values / self._scales).round_().to(torch.int8)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.run.topology import Tensor as Named
 from dipaco.protocol.tensors.moments import Moments
 
-Exact = AdamW | Muon
-Optimizer = Exact | AdamW8bit
+Optimizer = AdamW | AdamW8bit | Muon
 
 
 def make_optimizer(
@@ -28,11 +27,11 @@ def make_optimizer(
     steps         the steps that the moments have seen which the caller loads.
     """
     parameters, inner = dict(model.named_parameters()), manifest.training.inner
-    if moment_bits == 8:
-        assert isinstance(inner, training.Adam)
-        return AdamW8bit(parameters, inner)
     if isinstance(inner, training.Muon):
-        return Muon(parameters, inner, products=model.products, steps=steps)
+        products = model.products
+        return Muon(parameters, inner, products=products, moment_bits=moment_bits, steps=steps)
+    if moment_bits == 8:
+        return AdamW8bit(parameters, inner)
     return AdamW(parameters, inner, steps=steps)
 
 
@@ -65,10 +64,11 @@ def moments_of(
 
 def _tensors(optimizer: Optimizer) -> tuple[AdamW, Mapping[str, Tensor]]:
     """Return the AdamW within an optimizer, and Muon's momentum by name."""
+    inner, momentum = optimizer, {}
     if isinstance(optimizer, Muon):
-        return optimizer.adamw, optimizer.momentum
-    assert isinstance(optimizer, AdamW)  # only optimizers of exact moments carry them
-    return optimizer, {}
+        inner, momentum = optimizer.adamw, optimizer.momentum
+    assert isinstance(inner, AdamW)  # only optimizers of exact moments carry them
+    return inner, momentum
 
 
 def _layouts(
