@@ -28,7 +28,6 @@ from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.swarm import SCHEDULER, Swarm, found, until
 from tests.settings import settings
 
-
 MUON = Muon(lr=0.1, adamw_lr=0.05, warmup=2, clip=0.5)
 
 

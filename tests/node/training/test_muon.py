@@ -114,23 +114,68 @@ class Exact:
         return parameter * (1 - lr * s.weight_decay) - lr * update
 
 
+def off_exact(settings: training.Muon, oracle: training.Muon) -> float:
+    """Return how far six steps are from the exact ones of `oracle`, as a share of these."""
+    ours, start = drawn(0), drawn(0)
+    exact = {n: p.double().numpy() for n, p in start.items()}
+    muon, method = Muon(ours, settings, products=torch.float32), Exact(oracle)
+    for step in range(6):
+        lr = settings.lr / (step + 1)
+        gradients = drawn(step + 1, 0.01 if step % 2 else 0.1)
+        whole = torch.cat([g.flatten() for g in gradients.values()]).norm().item()
+        assert (whole > oracle.clip) == (step % 2 == 0)
+        stepped(ours, gradients, muon, lr)
+        for name in HIDDEN:
+            clipped = gradients[name].double().numpy() * min(1.0, oracle.clip / whole)
+            exact[name] = method.step(oracle.lr / (step + 1), exact[name], name, clipped)
+    return max(
+        float(
+            np.linalg.norm(exact[n] - ours[n].numpy()) / np.linalg.norm(exact[n] - start[n].numpy())
+        )
+        for n in HIDDEN
+    )
+
+
+ROUNDING = 5e-5
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_it_takes_the_steps_of_the_exact_method(nesterov: bool) -> None:
     settings = replace(SETTINGS, nesterov=nesterov)
-    ours, start = drawn(0), drawn(0)
-    exact = {n: p.double().numpy() for n, p in start.items()}
-    muon, oracle = Muon(ours, settings, products=torch.float32), Exact(settings)
-    for step in range(6):
-        gradients = drawn(step + 1, 0.01 if step % 2 else 0.1)
-        whole = torch.cat([g.flatten() for g in gradients.values()]).norm().item()
-        assert (whole > SETTINGS.clip) == (step % 2 == 0)
-        stepped(ours, gradients, muon, 0.02 / (step + 1))
-        for name in HIDDEN:
-            clipped = gradients[name].double().numpy() * min(1.0, SETTINGS.clip / whole)
-            exact[name] = oracle.step(0.02 / (step + 1), exact[name], name, clipped)
-    for name in HIDDEN:
-        moved = np.linalg.norm(exact[name] - start[name].numpy())
-        assert np.linalg.norm(exact[name] - ours[name].numpy()) < 5e-5 * moved, name
+    assert off_exact(settings, settings) < ROUNDING
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(SETTINGS, momentum=0.89),
+        replace(SETTINGS, nesterov=False),
+        replace(SETTINGS, lr=0.0201),
+        replace(SETTINGS, weight_decay=0.11),
+        replace(SETTINGS, clip=0.49),
+    ],
+    ids=["momentum", "nesterov", "rate", "decay", "clip"],
+)
+def test_another_setting_comes_elsewhere(changed: training.Muon) -> None:
+    assert off_exact(changed, SETTINGS) > 10 * ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("COEFFICIENTS", (3.4545, -4.7750, 2.0315)),
+        ("COEFFICIENTS", (3.4445, -4.7650, 2.0315)),
+        ("COEFFICIENTS", (3.4445, -4.7750, 2.0415)),
+        ("ITERATIONS", 4),
+        ("update_scale", lambda shape: 0.202 * max(shape) ** 0.5),
+        ("update_scale", lambda shape: 0.2 * min(shape) ** 0.5),
+    ],
+)
+def test_another_constant_comes_elsewhere(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon_module, name, value)
+    assert off_exact(SETTINGS, SETTINGS) > 10 * ROUNDING
 
 
 def test_the_rest_takes_the_steps_of_adamw_with_its_own_rate_on_the_same_course() -> None:
