@@ -37,6 +37,12 @@ PROJ = ("model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weigh
 HIDDEN = {name for name in SHAPES if "proj" in name}
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Threads only slow such small matrices down."""
+    torch.set_num_threads(1)
+
+
 def drawn(seed: int, scale: float = 1.0) -> dict[str, Tensor]:
     """Return a tensor of every name."""
     generator = torch.Generator().manual_seed(seed)
