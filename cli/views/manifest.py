@@ -9,6 +9,7 @@ from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.numbers import count, span
 from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.run.training import Adam, Muon
 from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
 from dipaco.protocol.wire.text import escaped
 
@@ -147,9 +148,15 @@ def _training(m: Manifest) -> str:
     return (
         f"{count(t.seed_steps, 'seed step')}, {count(t.rounds, 'round')} of "
         f"{count(t.inner_steps, 'step')} of {count(t.batch, 'sequence')}; "
-        f"AdamW {t.inner.lr:g}, Nesterov {t.outer.lr:g}/{t.outer.momentum:g}; "
+        f"{_inner(t.inner)}, Nesterov {t.outer.lr:g}/{t.outer.momentum:g}; "
         f"deltas {t.deltas}, updates {t.updates}; seed {m.seed}"
     )
+
+
+def _inner(inner: Adam | Muon) -> str:
+    if isinstance(inner, Muon):
+        return f"Muon {inner.lr:g}, AdamW {inner.adamw_lr:g}"
+    return f"AdamW {inner.lr:g}"
 
 
 def _schedule(m: Manifest) -> str:

@@ -15,8 +15,10 @@ from dipaco.protocol.run.batches import first_step
 from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId, digest_of
-from dipaco.protocol.tensors.delta import check_bound, decode_delta, rounding
+from dipaco.protocol.run.training import Muon
+from dipaco.protocol.tensors.delta import Float32, check_bound, decode_delta, rounding
 from dipaco.protocol.tensors.moments import check_moments
+from dipaco.protocol.tensors.muon_bound import check_muon_bound
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import SeedLease, TrainLease
 
@@ -40,7 +42,7 @@ def wrong_states(
             start = blobs.read_array(digest_of(module, lease.modules), elements)
         else:
             start = initial_module(manifest, module)
-        check_bound(state - start, start, manifest.training, steps)
+        _check_bound(manifest, module, state - start, start, steps)
 
     return _first_fault("module", states, check)
 
@@ -64,10 +66,11 @@ def wrong_deltas(
     def check(module: ModuleId, digest: Digest) -> None:
         elements = manifest.topology.elements(module)
         data = encoded_delta(blobs, manifest, module, digest)
-        check_bound(
+        _check_bound(
+            manifest,
+            module,
             decode_delta(data, training.deltas, elements),
             blobs.read_array(digest_of(module, lease.modules), elements),
-            training,
             taken,
             rounded=rounding(data, training.deltas, elements),
         )
@@ -86,6 +89,24 @@ def wrong_moments(
         check_moments(found, manifest.training, rounds)
 
     return _first_fault("moments of module", moments, check)
+
+
+def _check_bound(
+    manifest: Manifest,
+    module: ModuleId,
+    delta: Float32,
+    state: Float32,
+    steps: range,
+    *,
+    rounded: Float32 | None = None,
+) -> None:
+    """Hold a delta against the bound of the run's inner optimizer."""
+    training = manifest.training
+    if isinstance(training.inner, Muon):
+        layout = manifest.topology.layouts[module]
+        check_muon_bound(delta, state, training, layout, steps, rounded=rounded)
+    else:
+        check_bound(delta, state, training, steps, rounded=rounded)
 
 
 def _first_fault(

@@ -71,6 +71,6 @@ def encoded_delta(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest
 
 
 def read_moments(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> Moments:
-    """Return AdamW's moments from the store; raises RemoteProtocolError, Unavailable."""
-    elements = manifest.topology.elements(module)
-    return decode_moments(blobs.read(digest, moments_bytes(elements)), elements)
+    """Return a module's moments from the store; raises RemoteProtocolError, Unavailable."""
+    sizes = manifest.topology.elements(module), manifest.by_muon(module)
+    return decode_moments(blobs.read(digest, moments_bytes(*sizes)), *sizes)

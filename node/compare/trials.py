@@ -10,6 +10,7 @@ import msgspec
 
 from dipaco.node.compare.variants import method_named
 from dipaco.protocol.run.manifest import Manifest, run_id
+from dipaco.protocol.run.training import Adam, Muon
 from dipaco.protocol.wire.digest import Digest, tagged, u32
 
 
@@ -42,11 +43,18 @@ class Trial:
             outer = msgspec.structs.replace(outer, lr=self.outer_lr)
         training = msgspec.structs.replace(
             training,
-            inner=msgspec.structs.replace(training.inner, lr=self.lr),
+            inner=_at_rate(training.inner, self.lr),
             outer=outer,
             batch_order=batch_order(run, self.repeat),
         )
         return msgspec.structs.replace(manifest, training=training)
+
+
+def _at_rate(inner: Adam | Muon, lr: float) -> Adam | Muon:
+    """Return the inner optimizer at a rate; Muon's updates have AdamW's size, so both have one."""
+    if isinstance(inner, Muon):
+        return msgspec.structs.replace(inner, lr=lr, adamw_lr=lr)
+    return msgspec.structs.replace(inner, lr=lr)
 
 
 def own_trial(method: str, run: Manifest, repeat: int = 0) -> Trial:

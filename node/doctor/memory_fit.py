@@ -117,9 +117,15 @@ def next_try(
     return size, last.checkpointing
 
 
-def bytes_per_parameter(moment_bits: MomentBits) -> int:
-    """Return the bytes that any micro-batch needs: float32 weight and gradient, two moments."""
-    return 4 + 4 + 2 * moment_bits // 8
+def least_bytes(manifest: Manifest, moment_bits: MomentBits) -> int:
+    """Return the bytes that any micro-batch needs: float32 weight and gradient, and moments.
+
+    AdamW has two moments of each parameter, Muon one.
+    """
+    modules = manifest.topology.path_modules[0]
+    elements = sum(map(manifest.topology.elements, modules))
+    by_muon = sum(map(manifest.by_muon, modules))
+    return (4 + 4) * elements + (2 * elements - by_muon) * moment_bits // 8
 
 
 async def find_fit(
@@ -140,7 +146,7 @@ async def find_fit(
     top = manifest.topology
     modules = top.path_modules[0]
     parameters = sum(map(top.elements, modules))
-    least = bytes_per_parameter(compute.moment_bits) * parameters
+    least = least_bytes(manifest, compute.moment_bits)
     tries: list[Try] = []
     usable, checkpointing = device.usable, compute.checkpointing
     while least <= usable and (

@@ -25,6 +25,7 @@ from dipaco.node.runs.tables import (
     TokenizerTable,
     convert_field,
     convert_table,
+    inner_optimizer,
     read_tables,
 )
 from dipaco.node.storage.blobs import BlobStore
@@ -81,6 +82,8 @@ def create_manifest(
     _hexadecimal(tables["training"], "training", "batch_order", path)
     if tables["routing"].get("featurizer") == IDF_SVD:
         tables["routing"].setdefault("dimension", MAX_COLUMNS)
+    if "inner" in tables["training"]:
+        tables["training"]["inner"] = _plain(inner_optimizer(tables["training"]["inner"], path))
     tables["schedule"] = {"schedulers": tuple(schedulers) or (owner,), **tables["schedule"]}
     if rounds is not None:
         tables["training"]["rounds"] = rounds

@@ -16,7 +16,7 @@ from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.run.manifest import Manifest, Name, Routing, Scheduling
 from dipaco.protocol.run.model_shape import Grid, Model
-from dipaco.protocol.run.training import Training
+from dipaco.protocol.run.training import Adam, InnerOptimizer, Muon, Training
 from dipaco.protocol.wire.faults import fault_of, nearest, shown
 from dipaco.protocol.wire.text import one_line
 
@@ -48,6 +48,8 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "schedule": Scheduling,
 }
 """Every table but `source`, whose fields depend on its kind."""
+INNER: Final[dict[str, type[InnerOptimizer]]] = {"adamw": Adam, "muon": Muon}
+"""The inner optimizers, by `training.inner.kind`; the first is that of a file without the field."""
 CHECKPOINT: Final = "checkpoint"
 """The field of `model` that names a folder to start from."""
 
@@ -94,11 +96,35 @@ def convert_table(table: dict[str, Any], kind: type[S], name: str, path: Path) -
     return value
 
 
+def inner_optimizer(given: Any, path: Path) -> InnerOptimizer:
+    """Return the table `training.inner` as the manifest states it.
+
+    Raises ConfigError, which names file and field.
+    """
+    place, name = "training.inner", "adamw"
+    if isinstance(given, dict):
+        name = given.get("kind", name)
+        given = {field: value for field, value in given.items() if field != "kind"}
+    kind = INNER.get(name) if isinstance(name, str) else None
+    if kind is None:
+        hint = nearest(name, INNER) if isinstance(name, str) else ""
+        raise ConfigError(
+            f"{path}: {place}.kind: {shown(name)} is not one of {', '.join(INNER)}{hint}"
+        )
+    fields = [field.name for field in msgspec.structs.fields(kind)]
+    for field in given if isinstance(given, dict) else ():
+        if field not in fields:
+            raise ConfigError(
+                f"{path}: {place}.{field}: {name} has none; it has {', '.join(fields)}"
+            )
+    return convert_table(given, kind, place, path)
+
+
 def known_fields() -> frozenset[str]:
     """Return the dotted name of every table and field that the TOML file of a run may have."""
     from dipaco.node.data.sources.dispatch import KINDS
 
-    found = {*PLAIN, "source", "source.kind", f"model.{CHECKPOINT}"}
+    found = {*PLAIN, "source", "source.kind", "training.inner.kind", f"model.{CHECKPOINT}"}
     for kind in KINDS.values():
         found.update(f"source.{field.name}" for field in msgspec.structs.fields(kind.table))
     for name, table in TABLES.items():

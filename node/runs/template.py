@@ -182,12 +182,13 @@ inner_steps = 25
 batch = 8
 # deltas = "f32"                     # or bf16, int8, int4: 1/2, 1/4, 1/8 of the upload
 # updates = "f32"                    # or int8, int4: 1/4, 1/8 of the download of new versions
-# inner_state = "carry"              # keep AdamW's moments from round to round; or reset
+# inner_state = "carry"              # keep the inner moments from round to round; or reset
 # precision = "f32"                  # or bf16: the inputs of training's matrix products
 # early_stopping = false             # true: a path is used at the version of its best held-out loss
 # batch_order = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # [its run id]
 
 [training.inner]
+# kind = "adamw"                     # or muon: orthogonalised momentum of the blocks' matrices
 # lr = 1e-3
 # floor = 0.1
 # warmup = 20
@@ -196,6 +197,8 @@ batch = 8
 # beta2 = 0.95
 # eps = 1e-8
 # clip = 1.0
+#   muon has three more: momentum = 0.95, nesterov = true, and adamw_lr = 1e-3, the rate of
+#   embedding, norms and head; its lr is that of the blocks' matrices
 
 [training.outer]
 # lr = 0.7

@@ -297,7 +297,8 @@ class Scheduler:
             self.schedule.state.pending.got_on(place, trio.current_time())
 
         for each in pending.moments:
-            length = moments_bytes(top.elements(ModuleId(each.module)))
+            module = ModuleId(each.module)
+            length = moments_bytes(top.elements(module), self._manifest.by_muon(module))
             await self._pull(each.digest, length, holders, got_on)
         while next(self.schedule.due_steps(), None) is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dipaco.protocol.run.training import Adam
+from dipaco.protocol.run.training import InnerOptimizer
 
 
 class AdamW:
     """The inner optimizer; weight decay is decoupled and on matrices only (docs/method.md 2.1)."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], settings: Adam, *, steps: int = 0) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], settings: InnerOptimizer, *, steps: int = 0
+    ) -> None:
         """Begin with moments of zero; a caller with other moments copies them in.
 
         steps   the steps that those moments have seen, for the bias correction.
@@ -32,6 +34,11 @@ class AdamW:
     def step(self, lr: float) -> None:
         """Clip the gradients' common norm, take one step at rate `lr`, and clear the gradients."""
         torch.nn.utils.clip_grad_norm_(list(self._parameters.values()), self._settings.clip)
+        self.update(lr)
+
+    @torch.no_grad()
+    def update(self, lr: float) -> None:
+        """Take one step without clipping, and clear the gradients."""
         self._steps += 1
         matrices = [name for name, p in self._parameters.items() if p.dim() > 1]
         others = [name for name, p in self._parameters.items() if p.dim() <= 1]

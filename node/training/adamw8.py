@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dipaco.node.training.adamw import AdamW
-from dipaco.protocol.run.training import Adam
+from dipaco.protocol.run.training import InnerOptimizer
 
 BLOCK = 256  # values that share a scale; fixed in bitsandbytes
 LEAST = 4096  # values of a matrix that is quantised; bitsandbytes' own default
@@ -39,7 +39,7 @@ class Quantised:
 class AdamW8bit:
     """The same interface as `AdamW`; the moments begin at zero."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], settings: Adam) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], settings: InnerOptimizer) -> None:
         # Imported by name: it is an extra, and a type checker fails where it is not installed.
         self._library: Any = importlib.import_module("bitsandbytes.functional")
         large = {n: p for n, p in parameters.items() if p.dim() > 1 and p.numel() >= LEAST}
@@ -57,12 +57,17 @@ class AdamW8bit:
     def step(self, lr: float) -> None:
         """Clip the gradients' common norm, take one step at rate `lr`, and clear the gradients."""
         torch.nn.utils.clip_grad_norm_(self._all, self._settings.clip)
+        self.update(lr)
+
+    @torch.no_grad()
+    def update(self, lr: float) -> None:
+        """Take one step without clipping, and clear the gradients."""
         self._steps += 1
         for parameter, first, second in self._large:
             parameter.mul_(1.0 - lr * self._settings.weight_decay)
             self._update(parameter, first, second, lr)
             parameter.grad = None
-        self._exact.step(lr)  # clips again, without effect: the norm is within the limit now
+        self._exact.update(lr)
 
     def _update(self, parameter: Tensor, first: Quantised, second: Quantised, lr: float) -> None:
         s = self._settings

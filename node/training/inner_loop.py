@@ -1,4 +1,4 @@
-"""The inner loop: AdamW steps of one path on the rows of its shard (docs/method.md, section 2).
+"""The inner loop: steps of one path on the rows of its shard (docs/method.md, section 2).
 
 One loop serves the seed phase and every path and round. The same inputs give the same bits on the
 same hardware, library versions, thread count and micro-batch: no value is drawn at random, the
@@ -6,7 +6,7 @@ lease decides the initial moments, and torch uses its deterministic kernels alon
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch.utils import deterministic
 
 from dipaco.node.config import MomentBits
-from dipaco.node.training.adamw import AdamW
-from dipaco.node.training.adamw8 import AdamW8bit
 from dipaco.node.training.micro_batches import Shrink, do_what_fits, halve
-from dipaco.node.training.model import Float32, PathModel, gather, load, scatter, store
+from dipaco.node.training.model import Float32, PathModel, load, store
+from dipaco.node.training.optimizers import load_moments, make_optimizer, moments_of
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.run.batches import RowOrder, learning_rate
 from dipaco.protocol.run.manifest import Manifest
@@ -74,7 +73,7 @@ class PathState:
 
     weights: Mapping[ModuleId, Float32]
     moments: Mapping[ModuleId, Moments] | None = None
-    """AdamW's moments. None: they start from zero, and are not needed at the end."""
+    """The optimizer's moments. None: they start from zero, and are not needed at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +130,9 @@ def run_steps(
     """
     load(model, manifest, start.weights)
     training = manifest.training
-    optimizer = _optimizer(model, manifest, start, steps, moment_bits)
+    optimizer = make_optimizer(model, manifest, moment_bits=moment_bits, steps=steps.behind)
+    if start.moments is not None:
+        load_moments(optimizer, manifest, start.moments)
     micro = min(max_batch or training.batch, training.batch)
     per_step = training.batch * manifest.model.context
     losses: list[float] = []
@@ -161,40 +162,13 @@ def run_steps(
     return InnerResult(
         end=PathState(
             weights={module: store(model, manifest, module) for module in start.weights},
-            moments=None if start.moments is None else _moments(optimizer, manifest, start.moments),
+            moments=start.moments and moments_of(optimizer, manifest, start.moments),
         ),
         tokens=per_step * steps.count,
         seconds=time.perf_counter() - began,
         loss_first=losses[0] if losses else 0.0,
         loss_last=losses[-1] if losses else 0.0,
     )
-
-
-def _optimizer(
-    model: PathModel, manifest: Manifest, start: PathState, steps: Steps, moment_bits: MomentBits
-) -> AdamW | AdamW8bit:
-    """Return AdamW with the moments of `start`, or with moments of zero."""
-    parameters, settings = dict(model.named_parameters()), manifest.training.inner
-    if moment_bits == 8:
-        assert start.moments is None  # check_moment_bits has refused the run
-        return AdamW8bit(parameters, settings)
-    optimizer = AdamW(parameters, settings, steps=steps.behind)
-    if start.moments is not None:
-        scatter({m: each.first for m, each in start.moments.items()}, manifest, optimizer.first)
-        scatter({m: each.second for m, each in start.moments.items()}, manifest, optimizer.second)
-    return optimizer
-
-
-def _moments(
-    optimizer: AdamW | AdamW8bit, manifest: Manifest, modules: Iterable[ModuleId]
-) -> dict[ModuleId, Moments]:
-    assert isinstance(optimizer, AdamW)  # only this one carries moments
-    return {
-        module: Moments(
-            gather(optimizer.first, manifest, module), gather(optimizer.second, manifest, module)
-        )
-        for module in modules
-    }
 
 
 def _backward(

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from dipaco.node.config import ComputeSection
 from dipaco.node.jobs.values import MemoryProbed, ProbeMemory
-from dipaco.node.training.adamw import AdamW
-from dipaco.node.training.adamw8 import AdamW8bit
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
 from dipaco.node.training.devices import bounded, peak_memory, ran_out, wait_for
 from dipaco.node.training.model import PathModel
+from dipaco.node.training.optimizers import make_optimizer
 from dipaco.protocol.run.manifest import Manifest
 
 REPEATS = 3
@@ -53,8 +52,7 @@ def _seconds(
             parameter.uniform_(-SPREAD, SPREAD)
     if compute.compile:
         compile_blocks(model)
-    make = AdamW8bit if compute.moment_bits == 8 else AdamW
-    optimizer = make(dict(model.named_parameters()), training.inner)
+    optimizer = make_optimizer(model, job.manifest, moment_bits=compute.moment_bits)
     rows = made_up_rows(job.manifest, job.micro_batch, device)
     # A second micro-batch of a step finds the gradients of the first in memory.
     in_a_step = 1 if job.micro_batch >= training.batch else 2

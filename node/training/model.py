@@ -7,7 +7,7 @@ rotate against each other), so an export loads in transformers unchanged.
 Shapes: B sequences, T tokens, d d_model, h heads, c = d / h, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.model_shape import Model
 from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.run.topology import Tensor as Named
 
 Float32 = NDArray[np.float32]
 
@@ -203,18 +204,19 @@ def load(model: PathModel, manifest: Manifest, states: Mapping[ModuleId, Float32
 
     Raises LocalProtocolError if together they are not exactly the tensors of one path.
     """
-    scatter(states, manifest, dict(model.named_parameters()))
+    scatter(states, manifest.topology.layouts, dict(model.named_parameters()))
 
 
 def scatter(
-    arrays: Mapping[ModuleId, Float32], manifest: Manifest, tensors: Mapping[str, Tensor]
+    arrays: Mapping[ModuleId, Float32],
+    layouts: Mapping[ModuleId, Sequence[Named]],
+    tensors: Mapping[str, Tensor],
 ) -> None:
-    """Copy flat arrays, each in its module's layout, into `tensors` of one path, by name.
+    """Copy flat arrays, each in its module's layout, into `tensors`, by name.
 
     Raises LocalProtocolError if together they are not exactly those tensors.
     """
     left = dict(tensors)
-    layouts = manifest.topology.layouts
     with torch.no_grad():
         for module, array in arrays.items():
             offset = 0
@@ -230,10 +232,10 @@ def scatter(
 
 def store(model: PathModel, manifest: Manifest, module: ModuleId) -> Float32:
     """Return the state of `module`, flat in its layout, from the parameters of `model`."""
-    return gather(dict(model.named_parameters()), manifest, module)
+    return gather(dict(model.named_parameters()), manifest.topology.layouts[module])
 
 
-def gather(tensors: Mapping[str, Tensor], manifest: Manifest, module: ModuleId) -> Float32:
-    """Return the array of `module`, flat in its layout, from `tensors` by name."""
-    layout = manifest.topology.layouts[module]
-    return np.concatenate([tensors[t.name].detach().cpu().numpy().reshape(-1) for t in layout])
+def gather(tensors: Mapping[str, Tensor], layout: Sequence[Named]) -> Float32:
+    """Return `tensors` by name as one array, flat in `layout`."""
+    flat = [tensors[t.name].detach().cpu().numpy().reshape(-1) for t in layout]
+    return np.concatenate(flat) if flat else np.zeros(0, np.float32)

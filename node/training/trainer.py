@@ -271,12 +271,13 @@ class Trainer:
         }
 
     def _moments(self, manifest: Manifest, lease: TrainLease) -> dict[ModuleId, Moments] | None:
-        """Return AdamW's initial moments; None if the run does not carry moments."""
+        """Return the initial moments of the path; None if the run does not carry moments."""
         if manifest.training.inner_state == "reset":
             return None
         top = manifest.topology
         if not lease.moments:
-            return {m: Moments.zeros(top.elements(m)) for m in top.path_modules[lease.path]}
+            modules = top.path_modules[lease.path]
+            return {m: Moments.zeros(top.elements(m), manifest.by_muon(m)) for m in modules}
         return {
             ModuleId(each.module): read_moments(
                 self._blobs, manifest, ModuleId(each.module), each.digest

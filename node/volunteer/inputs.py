@@ -102,13 +102,11 @@ class Inputs:
             await obtain_tokenizer(self.record.manifest, self.exchange)
 
     async def _fetch(self, lease: Lease, on_bytes: OnBytes) -> None:
-        top = self.record.state.topology
+        top, by_muon = self.record.state.topology, self.record.manifest.by_muon
         await self._catch_up(lease)
         states = [(ModuleId(each.module), each.digest) for each in lease.modules]
-        moments = [
-            (each.digest, moments_bytes(top.elements(ModuleId(each.module))))
-            for each in lease.carried
-        ]
+        carried = [(ModuleId(each.module), each.digest) for each in lease.carried]
+        moments = [(digest, moments_bytes(top.elements(m), by_muon(m))) for m, digest in carried]
         total = sum(top.state_bytes(m) for m, _ in states) + sum(length for _, length in moments)
         done = 0
 

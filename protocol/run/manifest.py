@@ -18,10 +18,10 @@ from dipaco.protocol.run.exactness import (
     max_score,
 )
 from dipaco.protocol.run.model_shape import Grid, Model
-from dipaco.protocol.run.modules import ModuleDigests
+from dipaco.protocol.run.modules import ModuleDigests, ModuleId
 from dipaco.protocol.run.source import Source, Tokenizer
 from dipaco.protocol.run.topology import Topology, elements_of, modules_of_path, topology
-from dipaco.protocol.run.training import Training
+from dipaco.protocol.run.training import Muon, Training
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerIdField
@@ -268,6 +268,12 @@ class Manifest(Wire, frozen=True, kw_only=True):
     def _most_split(self, share_bp: int) -> int:
         share = self.source.window * share_bp // BASIS_POINTS
         return min(self.source.window, 2 * share + 256)
+
+    def by_muon(self, module: ModuleId) -> int:
+        """Return the number of elements of `module` that Muon steps: none in a run of AdamW."""
+        if not isinstance(self.training.inner, Muon):
+            return 0
+        return sum(tensor.size for tensor in self.topology.layouts[module] if tensor.hidden)
 
     def epoch_of(self, round_: int) -> int:
         """Return the epoch of the router of round `round_` and of evaluating version `round_`."""

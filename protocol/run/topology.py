@@ -34,6 +34,11 @@ class Tensor:
         """Elements."""
         return prod(self.shape)
 
+    @property
+    def hidden(self) -> bool:
+        """Whether it is a matrix of a block: embedding, norms and output head are not."""
+        return len(self.shape) == 2 and self.name.startswith("model.layers.")
+
 
 @dataclass(frozen=True)
 class Topology:

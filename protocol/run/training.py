@@ -11,11 +11,13 @@ Positive = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
-class Adam(Wire, frozen=True, kw_only=True):
-    """The inner optimizer: AdamW, warm-up then cosine over the whole run (docs/method.md 2.1)."""
+class InnerOptimizer(Wire, frozen=True, kw_only=True):
+    """The settings that all inner optimizers have; warm-up, then cosine over the whole run
+    (docs/method.md 2.1).
+    """
 
     lr: Positive = 1e-3
-    """The largest learning rate."""
+    """The largest learning rate; of Muon that of the blocks' matrices."""
     floor: Fraction = 0.1
     """The last learning rate, as a share of `lr`."""
     warmup: Annotated[int, Meta(ge=0, le=1 << 30)] = 20
@@ -23,10 +25,30 @@ class Adam(Wire, frozen=True, kw_only=True):
     weight_decay: Fraction = 0.1
     """Decoupled, on matrices only."""
     beta1: Fraction = 0.9
+    """Of AdamW, as `beta2` and `eps`."""
     beta2: Fraction = 0.95
     eps: Positive = 1e-8
     clip: Positive = 1.0
     """The largest norm of the gradient."""
+
+
+class Adam(InnerOptimizer, frozen=True, kw_only=True):
+    """AdamW steps every tensor."""
+
+
+class Muon(InnerOptimizer, frozen=True, kw_only=True):
+    """Muon steps the blocks' matrices; AdamW steps embedding, norms and head (docs/method.md 2.1).
+
+    An update of Muon is scaled to the size of an AdamW update (2502.16982), so rates and weight
+    decays of AdamW fit.
+    """
+
+    momentum: Fraction = 0.95
+    """Of Muon: the share of the last momentum in the next one."""
+    nesterov: bool = True
+    """Whether Muon orthogonalises the momentum that the next step would see."""
+    adamw_lr: Positive = 1e-3
+    """The largest learning rate of AdamW; it follows the same course as `lr`."""
 
 
 class Nesterov(Wire, frozen=True, kw_only=True):
@@ -51,10 +73,11 @@ class Training(Wire, frozen=True, kw_only=True):
     """tau: steps of one path in one round."""
     batch: Annotated[int, Meta(ge=1, le=65536)]
     """B: sequences of one step."""
-    inner: Adam = Adam()
+    inner: Adam | Muon = Adam()
     outer: Nesterov = Nesterov()
     inner_state: Literal["carry", "reset"] = "carry"
-    """AdamW's moments are carried from round to round, or are zero at the start of each."""
+    """The moments of the inner optimizer are carried from round to round, or are zero at the start
+    of each."""
     precision: Literal["f32", "bf16"] = "f32"
     """Precision of the inner steps' matrix products; weights, moments and sums are float32."""
     early_stopping: bool = False

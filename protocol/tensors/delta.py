@@ -10,6 +10,7 @@ Sources: docs/method.md 6(e) and 7.1.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -90,22 +91,65 @@ def check_bound(
     rounded        (elements,): the result of `rounding`.
     Source: docs/method.md 6(e), without its bound on norms.
     """
-    reach = math.fsum(learning_rate(training, step) for step in steps)
+    check_elements(delta, state, adamw_reach(training, steps), rounded=rounded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """The most that steps of one optimizer can move an element."""
+
+    by: str
+    """The optimizer."""
+    steps: int
+    rates: float
+    """The sum of the steps' learning rates."""
+    per_rate: float
+    """The most by which one step moves it, in learning rates and without decay."""
+    decay: float
+    """The weight decay."""
+
+    @property
+    def drift(self) -> float:
+        """The share of its size at the start that decay moves."""
+        return BOUND_SLACK * self.rates * self.decay
+
+    @property
+    def stride(self) -> float:
+        """The rest, which does not depend on its size at the start."""
+        grown = self.rates * self.per_rate * (1.0 + self.decay * self.rates)
+        return min(BOUND_SLACK * grown, LARGEST)
+
+
+def adamw_reach(training: Training, steps: range) -> Reach:
+    """Return the most that such AdamW steps can move an element."""
     adam = training.inner
-    # The gradient is clipped, and its mean is divided by eps at least.
-    per_rate = min(largest_update(adam.beta1, adam.beta2), adam.clip / adam.eps)
-    drift = np.float32(BOUND_SLACK * reach * adam.weight_decay)
-    stride = BOUND_SLACK * reach * per_rate * (1.0 + adam.weight_decay * reach)
+    return Reach(
+        by="AdamW",
+        steps=len(steps),
+        rates=math.fsum(learning_rate(training, step) for step in steps),
+        # The gradient is clipped, and its mean is divided by eps at least.
+        per_rate=min(largest_update(adam.beta1, adam.beta2), adam.clip / adam.eps),
+        decay=adam.weight_decay,
+    )
+
+
+def check_elements(
+    delta: Float32, state: Float32, reach: Reach, *, first: int = 0, rounded: Float32 | None = None
+) -> None:
+    """Raise RemoteProtocolError if an element moved further than `reach`.
+
+    delta, state, rounded   those of `check_bound`, or a part of them from element `first` on.
+    """
     with np.errstate(over="ignore"):  # an infinite limit is above every delta
-        limit = np.abs(state) * drift + np.float32(min(stride, LARGEST))
+        limit = np.abs(state) * np.float32(reach.drift) + np.float32(reach.stride)
     if rounded is not None:
         limit += rounded
     excess = np.abs(delta) - limit
     worst = int(np.argmax(excess))
     if excess[worst] > 0:
         raise RemoteProtocolError(
-            f"element {worst} of the delta is {delta[worst]:.3g}, "
-            f"AdamW can move it by {limit[worst]:.3g} in {len(steps)} steps"
+            f"element {first + worst} of the delta is {delta[worst]:.3g}, "
+            f"{reach.by} can move it by {limit[worst]:.3g} in {reach.steps} steps"
         )
 
 

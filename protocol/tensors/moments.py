@@ -1,18 +1,21 @@
-"""The encoding of AdamW's moments between rounds: 8 bits each, exact, and their bounds.
+"""The encoding of an inner optimizer's moments between rounds: 8 bits each, exact, and bounds.
 
-A module's moments are two arrays of its elements, m (a mean of gradients) and v (of their squares,
-never negative). Both are cut into groups of 128 consecutive elements, the last may be shorter. The
-blob of n elements in G = ceil(n / 128) groups has 2G + 2n bytes:
+AdamW has two arrays of the elements that it steps, m (a mean of gradients) and v (of their squares,
+never negative); Muon has one of the elements that it steps, its momentum. Each is cut into groups
+of 128 consecutive elements, the last may be shorter. n elements make G = ceil(n / 128) groups. The
+blob of n elements of AdamW, then p of Muon in H groups, has 2G + 2n + H + p bytes:
 
     G bytes  the exponent of m, per group        G bytes  the exponent of v, per group
     n bytes  m, per element                      n bytes  v, per element
+    H bytes  the exponent of the momentum        p bytes  the momentum, per element
 
 An exponent byte k says e = k - 127; that of v is never below -115. A magnitude is a whole number of
 units, at most 4 significant bits of it: code c stands for s * 2^shift with shift = max(c // 8, 1)
-- 1 and s = c - 8 * shift. m is a sign bit and 7 bits of code, in units of 2^(e - 18); v is 8 bits
-of code, in units of 2^(e - 34). So every byte string of that length is an array of finite float32.
+- 1 and s = c - 8 * shift. m and the momentum are a sign bit and 7 bits of code, in units of
+2^(e - 18); v is 8 bits of code, in units of 2^(e - 34). So every byte string of that length is an
+array of finite float32.
 
-Both are rounded up or down at random, with the chances that keep their mean: a v that is always
+All are rounded up or down at random, with the chances that keep their mean: a v that is always
 rounded up could not fall by less than a code between two rounds, and would never fall again where
 beta2^tau is near 1. The random bits follow from the step and the element alone. Encoding decoded
 moments gives the same bytes. All numbers are powers of two and integers below 2^53: exact, hence
@@ -21,7 +24,7 @@ the same on every machine. Source: docs/method.md 2.3 and 6(e).
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import numpy as np
@@ -29,7 +32,7 @@ from numpy.typing import NDArray
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.batches import first_step
-from dipaco.protocol.run.training import Adam, Training
+from dipaco.protocol.run.training import InnerOptimizer, Training
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -57,92 +60,149 @@ UNITS: Final[Float64] = np.ldexp((np.arange(256) - 8 * SHIFTS).astype(np.float64
 
 @dataclass(frozen=True)
 class Moments:
-    """AdamW's moments of one module."""
+    """The moments of one module."""
 
     first: Float32
-    """m, (elements,)."""
+    """AdamW's m, (elements that AdamW steps,)."""
     second: Float32
-    """v, (elements,), not negative."""
+    """AdamW's v, of the same elements, not negative."""
+    momentum: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Muon's momentum, (elements that Muon steps,)."""
 
     @classmethod
-    def zeros(cls, elements: int) -> "Moments":
-        """Return the moments that AdamW begins with."""
-        return cls(np.zeros(elements, np.float32), np.zeros(elements, np.float32))
+    def zeros(cls, elements: int, by_muon: int = 0) -> "Moments":
+        """Return the moments that training begins with; the arguments are those of `decode`."""
+        rest = elements - by_muon
+        return cls(*(np.zeros(size, np.float32) for size in (rest, rest, by_muon)))
 
 
-def moments_bytes(elements: int) -> int:
-    """Return the only valid length of the moments of so many elements, in bytes."""
+def moments_bytes(elements: int, by_muon: int = 0) -> int:
+    """Return the only valid length of the moments of a module, in bytes.
+
+    elements, by_muon   of the module, and how many of them Muon steps.
+    """
+    return _adamw_bytes(elements - by_muon) + _groups(by_muon) + by_muon
+
+
+def _adamw_bytes(elements: int) -> int:
     return 2 * _groups(elements) + 2 * elements
 
 
-def encode_moments(moments: Moments, adam: Adam, steps: int) -> bytes:
-    """Return the bytes of moments after `steps` steps of AdamW, first round to last.
+def encode_moments(moments: Moments, inner: InnerOptimizer, steps: int) -> bytes:
+    """Return the bytes of moments after `steps` inner steps, first round to last.
 
-    `steps` also chooses the random bits, so that no element is rounded the same way every round. m
-    is reduced to the bound that the rounded v allows (`largest_ratio`). Raises ValueError for
-    moments that AdamW cannot produce: not finite, or a v that is negative or too large.
+    `steps` also chooses the random bits, so that no element is rounded the same way every round.
+    Raises ValueError for moments that training cannot produce: not finite, or a v that is negative
+    or too large.
     """
     _check_finite(moments)
+    return _encode_adamw(moments, inner, steps) + _encode_momentum(moments.momentum, inner, steps)
+
+
+def _encode_adamw(moments: Moments, inner: InnerOptimizer, steps: int) -> bytes:
+    """Return the bytes of AdamW's: m is reduced to what the rounded v allows (`largest_ratio`)."""
     elements = len(moments.first)
     exponents = np.zeros((2, _groups(elements)), np.uint8)
     codes = np.zeros((2, elements), np.uint8)
-    ratio = largest_ratio(adam, steps)
+    ratio = largest_ratio(inner, steps)
     for groups, part in _blocks(elements):
         firsts = _grouped(moments.first[part]).astype(np.float64)
         seconds = _grouped(moments.second[part]).astype(np.float64)
         draws = _draws(steps, part.start, len(seconds))
         second_exponents, second = _encode(seconds, np.inf, draws[:2], SECOND_BITS, LOWEST_SECOND)
         reach = _reach(ratio, _decode_second(second_exponents, second))
-        first_exponents, first = _encode(np.abs(firsts), reach, draws[2:], FIRST_BITS, LOWEST)
-        first[(firsts < 0) & (first > 0)] |= SIGN
+        first_exponents, first = _encode_signed(firsts, reach, draws[2:])
         exponents[:, groups] = first_exponents, second_exponents
         for row, found in zip(codes, (first, second), strict=True):
             row[part] = found.reshape(-1)[: len(row[part])]
     return exponents.tobytes() + codes.tobytes()
 
 
-def decode_moments(data: bytes, elements: int) -> Moments:
-    """Return the moments in `data`; raises RemoteProtocolError for any other length."""
-    if len(data) != moments_bytes(elements):
-        raise RemoteProtocolError(
-            f"the moments have {len(data)} bytes, {moments_bytes(elements)} are due"
-        )
-    raw, groups = np.frombuffer(data, np.uint8), _groups(elements)
+def _encode_momentum(momentum: Float32, inner: InnerOptimizer, steps: int) -> bytes:
+    """Return the bytes of Muon's momentum, whose norm stays within `inner.clip`.
+
+    An honest momentum is a mean of clipped gradients. Where rounding at random would take it above
+    the clip, all its elements are rounded towards zero.
+    """
+    data = _rounded_momentum(momentum, steps, toward_zero=False)
+    if _norm(_decode_momentum(data, len(momentum))) > inner.clip:
+        data = _rounded_momentum(momentum, steps, toward_zero=True)
+    return data
+
+
+def _rounded_momentum(momentum: Float32, steps: int, *, toward_zero: bool) -> bytes:
+    elements = len(momentum)
+    exponents, codes = np.zeros(_groups(elements), np.uint8), np.zeros(elements, np.uint8)
+    for groups, part in _blocks(elements):
+        values = _grouped(momentum[part]).astype(np.float64)
+        limit = np.abs(values) if toward_zero else np.inf
+        draws = _draws(steps, part.start, len(values))
+        exponents[groups], found = _encode_signed(values, limit, draws[2:])
+        codes[part] = found.reshape(-1)[: len(codes[part])]
+    return exponents.tobytes() + codes.tobytes()
+
+
+def decode_moments(data: bytes, elements: int, by_muon: int = 0) -> Moments:
+    """Return the moments in `data`; raises RemoteProtocolError for any other length.
+
+    elements, by_muon   of the module, and how many of them Muon steps.
+    """
+    due = moments_bytes(elements, by_muon)
+    if len(data) != due:
+        raise RemoteProtocolError(f"the moments have {len(data)} bytes, {due} are due")
+    rest = elements - by_muon
+    raw, groups = np.frombuffer(data, np.uint8, _adamw_bytes(rest)), _groups(rest)
     exponents, codes = raw[: 2 * groups].reshape(2, -1), raw[2 * groups :].reshape(2, -1)
-    moments = Moments.zeros(elements)
-    for group, part in _blocks(elements):
+    momentum = _decode_momentum(data[_adamw_bytes(rest) :], by_muon)
+    moments = Moments(np.zeros(rest, np.float32), np.zeros(rest, np.float32), momentum)
+    for group, part in _blocks(rest):
         size = len(codes[0, part])
-        first = _decode_first(exponents[0, group], _grouped(codes[0, part]))
+        first = _decode_signed(exponents[0, group], _grouped(codes[0, part]))
         second = _decode_second(exponents[1, group], _grouped(codes[1, part]))
         moments.first[part] = first.reshape(-1)[:size]
         moments.second[part] = second.reshape(-1)[:size]
     return moments
 
 
+def _decode_momentum(data: bytes, elements: int) -> Float32:
+    raw, groups = np.frombuffer(data, np.uint8), _groups(elements)
+    exponents, codes = raw[:groups], raw[groups:]
+    momentum = np.zeros(elements, np.float32)
+    for group, part in _blocks(elements):
+        found = _decode_signed(exponents[group], _grouped(codes[part]))
+        momentum[part] = found.reshape(-1)[: len(codes[part])]
+    return momentum
+
+
 def check_moments(moments: Moments, training: Training, round_: int) -> None:
-    """Raise RemoteProtocolError for moments that honest AdamW cannot have after round `round_`.
+    """Raise RemoteProtocolError for moments that honest training cannot have after round `round_`.
 
     |m| <= c sqrt(v), so that the next round's steps keep the bound of method 6(e). v is at most the
-    square of the clipped gradient's norm: with a larger v the next round would hardly move.
+    square of the clipped gradient's norm, and the norm of Muon's momentum at most the clip: with
+    larger ones the next round would hardly move, or not where its gradients point.
     """
-    adam = training.inner
-    ratio = largest_ratio(adam, first_step(training, round_ + 1))
+    inner = training.inner
+    ratio = largest_ratio(inner, first_step(training, round_ + 1))
     # Rounding up to 4 significant bits makes at most 9/8 of v.
     largest = moments.second.max(initial=0.0)
-    if largest > SLACK * 1.125 * adam.clip**2:
+    if largest > SLACK * 1.125 * inner.clip**2:
         raise RemoteProtocolError(
             f"the second moment is {largest:.3g}, larger than the square of a clipped gradient"
         )
     excess = np.abs(moments.first) - SLACK * _reach(ratio, moments.second.astype(np.float64))
-    worst = int(np.argmax(excess))
-    if excess[worst] > 0:
+    worst = int(np.argmax(excess)) if len(excess) else 0
+    if len(excess) and excess[worst] > 0:
         raise RemoteProtocolError(
             f"element {worst} of the first moment is {moments.first[worst]:.3g}, too large for "
             f"its second moment {moments.second[worst]:.3g}"
         )
+    if (norm := _norm(moments.momentum)) > SLACK * inner.clip:
+        raise RemoteProtocolError(
+            f"the momentum has a norm of {norm:.3g}, more than a clipped gradient"
+        )
 
 
-def largest_ratio(adam: Adam, steps: int) -> float:
+def largest_ratio(adam: InnerOptimizer, steps: int) -> float:
     """Return the most that |m| / sqrt(v) can be after `steps` steps from zero.
 
     By Cauchy-Schwarz on the two moving averages, c = (1 - b1) sqrt((1 + q + ... + q^(steps - 1))
@@ -175,11 +235,12 @@ def _grouped(values: NDArray[T]) -> NDArray[T]:
 
 
 def _check_finite(moments: Moments) -> None:
-    if not (np.isfinite(moments.first).all() and np.isfinite(moments.second).all()):
+    arrays = (moments.first, moments.second, moments.momentum)
+    if not all(np.isfinite(each).all() for each in arrays):
         raise ValueError("the moments hold NaN or infinity")
     if moments.second.min(initial=0.0) < 0:
         raise ValueError("the second moment is negative")
-    if max(np.abs(each).max(initial=0.0) for each in (moments.first, moments.second)) > LARGEST:
+    if max(np.abs(each).max(initial=0.0) for each in arrays) > LARGEST:
         raise ValueError("a moment is too large for its encoding")
 
 
@@ -222,6 +283,13 @@ def _encode(
     return (exponent + BIAS).astype(np.uint8), codes.astype(np.uint8)
 
 
+def _encode_signed(values: Float64, limit: Float64 | float, draws: Words) -> tuple[Bytes, Bytes]:
+    """Round values (G, 128) to a sign and 7 bits of code, none beyond `limit`."""
+    exponents, codes = _encode(np.abs(values), limit, draws, FIRST_BITS, LOWEST)
+    codes[(values < 0) & (codes > 0)] |= SIGN
+    return exponents, codes
+
+
 def _significant(sizes: Float64, limit: Float64 | float, draws: Words) -> Float64:
     """Round to 4 significant bits, up with the chance of the fraction, but never above `limit`.
 
@@ -239,7 +307,7 @@ def _decode_second(exponents: Bytes, codes: Bytes) -> Float64:
     return UNITS[codes] * _power(exponent - SECOND_BITS)
 
 
-def _decode_first(exponents: Bytes, codes: Bytes) -> Float64:
+def _decode_signed(exponents: Bytes, codes: Bytes) -> Float64:
     exponent = exponents.astype(np.int32) - BIAS
     sizes: Float64 = UNITS[codes & np.uint8(SIGN - 1)] * _power(exponent - FIRST_BITS)
     np.negative(sizes, out=sizes, where=codes >= SIGN)
@@ -257,3 +325,8 @@ def _reach(ratio: float, second: Float64) -> Float64:
     root = np.sqrt(second)
     reach: Float64 = np.where(root > 0, np.inf if math.isinf(ratio) else ratio * root, 0.0)
     return reach
+
+
+def _norm(values: Float32) -> float:
+    squares = (np.square(values[part], dtype=np.float64).sum() for _, part in _blocks(len(values)))
+    return math.sqrt(math.fsum(squares))

@@ -320,6 +320,26 @@ RUNS = [
     ),
     (
         "batch = 1",
+        'batch = 1\n[training.inner]\nkind = "moun"',
+        ": training.inner.kind: the text 'moun' is not one of adamw, muon; did you mean muon?",
+    ),
+    (
+        "batch = 1",
+        "batch = 1\n[training.inner]\nkind = 1",
+        ": training.inner.kind: 1 is not one of adamw, muon",
+    ),
+    (
+        "batch = 1",
+        "batch = 1\n[training.inner]\nmomentum = 0.9",
+        ": training.inner.momentum: adamw has none; it has lr, floor, warmup, weight_decay, beta1, beta2, eps, clip",
+    ),
+    (
+        "batch = 1",
+        'batch = 1\n[training.inner]\nkind = "muon"\nmomentum = 1',
+        ": training.inner.momentum: 1 is not a number from 0 to below 1",
+    ),
+    (
+        "batch = 1",
         "batch = 1\n[training.inner]\nlr = 0",
         ": training.inner.lr: 0 is not a number above 0 and up to 1000",
     ),

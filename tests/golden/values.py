@@ -29,7 +29,7 @@ from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, S
 from dipaco.protocol.run.model_shape import Grid, Level, Model
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.run.source import Source, SourceFile, Tokenizer
-from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.messages import (
     Absent,
@@ -219,7 +219,9 @@ def _manifests() -> tuple[Wire, ...]:
         routing=msgspec.structs.replace(
             full.routing, capacity=Capacity(num=5, den=4, unit="tokens"), scored_from=24
         ),
-        training=msgspec.structs.replace(full.training, batch_order=digest("order")),
+        training=msgspec.structs.replace(
+            full.training, batch_order=digest("order"), inner=Muon(warmup=1)
+        ),
     )
     return SMALLEST, full, later, sign(SMALLEST, key("owner"))
 

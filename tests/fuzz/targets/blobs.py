@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.routing.labels import agree, labels_of, read_sheet, sheet_bytes, standing
-from dipaco.protocol.run.training import Adam
+from dipaco.protocol.run.training import Adam, Muon
 from dipaco.protocol.tensors.block_float import Bits, pack, steps, unpack
 from dipaco.protocol.tensors.delta import (
     Encoding,
@@ -28,7 +29,9 @@ from tests.values import manifest
 
 ELEMENTS = 300  # three groups of 128, the last one not full
 DOCUMENTS = 100
+BY_ADAMW = 130  # of them, in a run of Muon
 TRAINING = manifest().training
+MUON = replace(TRAINING, inner=Muon())
 STATE = np.linspace(-1, 1, ELEMENTS, dtype=np.float32)
 
 
@@ -74,6 +77,24 @@ def moments() -> tuple[bytes, ...]:
     )
 
 
+def momenta() -> tuple[bytes, ...]:
+    first, momentum = _values(1e-4)[:BY_ADAMW], _values(1e-3)[BY_ADAMW:]
+    return tuple(
+        encode_moments(Moments(first, np.square(first) * 2, momentum * scale), Muon(), step)
+        for scale, step in ((1.0, 1), (10.0, 30), (0.0, 2))
+    )
+
+
+def momentum(data: bytes) -> None:
+    """Decode the moments of a run of Muon and check them."""
+    found, inner = decode_moments(data, ELEMENTS, ELEMENTS - BY_ADAMW), MUON.inner
+    hold(bool(np.isfinite(found.momentum).all()), "a momentum is not finite")
+    check_moments(found, MUON, 1)
+    again = encode_moments(found, inner, 7)
+    same = decode_moments(again, ELEMENTS, ELEMENTS - BY_ADAMW)
+    hold(again == encode_moments(same, inner, 7), "it drifts")
+
+
 def moment(data: bytes) -> None:
     """Decode moments and check them, as their inspection does."""
     found = decode_moments(data, ELEMENTS)
@@ -109,4 +130,5 @@ def targets() -> Iterator[Target]:
         name = f"blob/update-int{bits}"
         yield Target(name, partial(updates, bits), declared, Flat, call=partial(update, bits))
     yield Target("blob/moments", moments, declared, Flat, call=moment)
+    yield Target("blob/moments-muon", momenta, declared, Flat, call=momentum)
     yield Target("blob/sheet", sheets, declared, Flat, call=sheet)

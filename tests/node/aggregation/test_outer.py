@@ -1,5 +1,6 @@
 """Outer steps and inspections on a real blob store: what is taken, and what is turned away."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.run.topology import STEM
-from dipaco.protocol.run.training import Adam
+from dipaco.protocol.run.training import Adam, Muon
 from dipaco.protocol.tensors.block_float import Bits
 from dipaco.protocol.tensors.delta import (
     Encoding,
@@ -31,7 +32,7 @@ from dipaco.protocol.tensors.outer_step import advance, outer_step, outer_update
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.work.kinds import SeedLease
 from dipaco.protocol.work.ledger import Contribution
-from tests.node.training.small import small_manifest, train_lease
+from tests.node.training.small import seed_lease, small_manifest, train_lease
 from tests.values import digest, peer
 
 VALUE = small_manifest()
@@ -259,3 +260,77 @@ def test_moments_are_inspected_beside_the_deltas(blobs: BlobStore) -> None:
     longer = bytes(moments_bytes(STATE.size) + 1)
     assert "bytes" in moments_fault(blobs, longer)
     assert moments_fault(blobs, longer[:-1]) == ""  # zeros
+
+
+MUON = msgspec.structs.replace(
+    VALUE,
+    training=msgspec.structs.replace(VALUE.training, inner=Muon(lr=0.01, adamw_lr=0.001, warmup=2)),
+)
+EXPERT = MUON.topology.path_modules[0][1]  # its blocks
+
+
+def muon_fault(blobs: BlobStore, delta: Float32) -> str:
+    """Return what is wrong with `delta` as that of path 0's first expert in a run of Muon."""
+    start = blobs.write_array(np.zeros(MUON.topology.elements(EXPERT), np.float32))
+    lease = train_lease(MUON, 0, 1, dict.fromkeys(MUON.topology.path_modules[0], start))
+    deltas = (ModuleDigest(module=EXPERT, digest=blobs.write_array(delta)),)
+    return wrong_deltas(blobs, MUON, lease, deltas, steps=MUON.training.inner_steps)
+
+
+def test_a_delta_beyond_what_muon_can_do_is_named(blobs: BlobStore) -> None:
+    layout = MUON.topology.layouts[EXPERT]
+    honest = np.concatenate(
+        [np.full(t.size, 0.002 if t.hidden else 0.0005, np.float32) for t in layout]
+    )
+    assert muon_fault(blobs, honest) == ""
+    assert muon_fault(blobs, 5 * honest).startswith(f"module {EXPERT}: ")
+    norm = honest.copy()
+    norm[: layout[0].size] *= 20
+    assert "AdamW can move it by" in muon_fault(blobs, norm)
+    place = sum(t.size for t in layout[:1])  # the first matrix stands behind a norm
+    hidden = honest.copy()
+    hidden[place : place + layout[1].size] *= 10
+    assert f"the delta of {layout[1].name} has a norm of" in muon_fault(blobs, hidden)
+    hidden = honest.copy()
+    hidden[place] = 1.0
+    assert "Muon can move it by" in muon_fault(blobs, hidden) + muon_fault(blobs, -hidden)
+
+
+def test_a_seed_model_beyond_what_muon_can_do_is_named(blobs: BlobStore) -> None:
+    start = initial_module(MUON, EXPERT)
+
+    def fault(state: Float32) -> str:
+        states = (ModuleDigest(module=EXPERT, digest=blobs.write_array(state)),)
+        return wrong_states(blobs, MUON, seed_lease(), states)
+
+    assert fault(start + np.float32(1e-4)) == ""
+    assert "AdamW can move it by" in fault(start * np.float32(1.5))
+    first = MUON.topology.layouts[EXPERT][0].size
+    far = np.concatenate([start[:first], start[first:] * np.float32(1.5)])
+    assert "has a norm of" in fault(far)
+
+
+def test_momenta_are_inspected_beside_the_deltas(blobs: BlobStore) -> None:
+    elements, hidden = MUON.topology.elements(EXPERT), MUON.by_muon(EXPERT)
+    assert 0 < hidden < elements
+    zeros = Moments.zeros(elements, hidden)
+
+    def fault(data: bytes) -> str:
+        lease = train_lease(
+            MUON, 0, 1, dict.fromkeys(MUON.topology.path_modules[0], digest("state"))
+        )
+        named = (ModuleDigest(module=EXPERT, digest=blobs.write(data)),)
+        return wrong_moments(blobs, MUON, lease, named)
+
+    def encoded(size: float, clip: float) -> bytes:
+        value = dataclasses.replace(zeros, momentum=np.full(hidden, size, np.float32))
+        return encode_moments(value, msgspec.structs.replace(MUON.training.inner, clip=clip), 4)
+
+    assert fault(encoded(0.9 / hidden**0.5, 1.0)) == ""
+    wrong = fault(encoded(1.1 / hidden**0.5, 1e3))
+    assert wrong.startswith(f"moments of module {EXPERT}: the momentum has a norm of 1.1")
+    due = moments_bytes(elements, hidden)
+    assert due < 0.6 * moments_bytes(elements)
+    for wrong_length in (moments_bytes(elements), due + 1, due - 1):
+        assert "bytes" in fault(bytes(wrong_length))
+    assert fault(bytes(due)) == ""  # zeros

@@ -15,13 +15,15 @@ from dipaco.node.runs.create import create_manifest
 from dipaco.node.runs.tables import known_fields
 from dipaco.node.runs.template import Data, data_of, name_of, parse_grid, run_template
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.run.training import Training
+from dipaco.protocol.run.training import Adam, Muon, Training
 from tests.values import peer
 
 HUB = {f"source.{name}" for name in ("dataset", "config", "split", "revision")}
+MUON = {f"training.inner.{name}" for name in ("momentum", "nesterov", "adamw_lr")}
 EXAMPLES = (  # fields whose line shows an example, since their default is nothing or a fact
     *("source.", "tokenizer.", "model.checkpoint", "routing.router_bp", "routing.reshard"),
     *("routing.capacity", "routing.scored_from", "schedule.schedulers", "training.batch_order"),
+    "training.inner.kind",
 )
 
 
@@ -42,7 +44,7 @@ def test_the_template_has_every_field_and_no_other() -> None:
     shown = {place for place, _ in places(tables(run_template("a", (2, 2), None), whole=True))}
     inner = {f"routing.reshard.{n}" for n in ("tolerance", "scorers", "candidates", "windows")}
     assert shown <= known_fields()
-    assert known_fields() - shown == HUB | inner  # which docs/runs.md describes
+    assert known_fields() - shown == HUB | MUON | inner  # which docs/runs.md describes
 
 
 def test_a_value_behind_a_mark_is_the_default(tmp_path: Path) -> None:
@@ -61,6 +63,25 @@ def test_a_value_behind_a_mark_is_the_default(tmp_path: Path) -> None:
         found = default[place]
         shown = found.hex() if isinstance(found, bytes) else found
         assert (list(shown) if isinstance(shown, tuple) else shown) == value, place
+
+
+def test_what_the_template_says_of_muon_are_its_defaults() -> None:
+    text, muon = run_template("a", (2, 2), None), Muon()
+    said = "momentum = 0.95, nesterov = true, and adamw_lr = 1e-3"
+    assert said in text and (muon.momentum, muon.nesterov, muon.adamw_lr) == (0.95, True, 1e-3)
+
+
+def test_an_inner_optimizer_is_named_by_its_kind(tmp_path: Path) -> None:
+    text = run_template("a", (2, 2), None)
+    for lines, inner in (
+        ('kind = "adamw"\nlr = 2e-3', Adam(lr=2e-3)),
+        ('kind = "muon"\nlr = 2e-3\nadamw_lr = 3e-3', Muon(lr=2e-3, adamw_lr=3e-3)),
+    ):
+        (tmp_path / "a.toml").write_text(
+            text.replace("[training.inner]", f"[training.inner]\n{lines}")
+        )
+        made = create_manifest(tmp_path / "a.toml", owner=peer("owner")).manifest
+        assert made.training.inner == inner
 
 
 @pytest.mark.parametrize("grid", ["4", "2x2", "3x1x2", "32x32"])

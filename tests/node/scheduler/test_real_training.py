@@ -22,12 +22,14 @@ from dipaco.node.worker.process import perform
 from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, run_id
-from dipaco.protocol.run.training import Adam
+from dipaco.protocol.run.training import Adam, Muon
 from dipaco.protocol.work.kinds import TrainLease
 from tests.golden.trajectories import tiny
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.swarm import SCHEDULER, Swarm, found, until
 from tests.settings import settings
+
+MUON = Muon(lr=0.1, adamw_lr=0.05, warmup=2, clip=0.5)
 
 
 class RealWorker:
@@ -53,7 +55,7 @@ class RealWorker:
 
 
 def everything() -> Manifest:
-    """Carried moments, early stopping, overlap, path-specific parts, bf16, packed blobs.
+    """AdamW, carried moments, early stopping, overlap, path-specific parts, bf16, packed blobs.
 
     Its rate is so high that some paths are best as the seed model.
     """
@@ -68,11 +70,11 @@ def everything() -> Manifest:
 
 
 def stateless() -> Manifest:
-    """Nothing carried, nothing packed, float32, windows in turn, every module shared, a basis.
+    """Muon, nothing carried, nothing packed, float32, windows in turn, all shared, a basis.
 
     Its shards are bounded in tokens, and tokens behind the prefix are left unscored.
     """
-    value = tiny(rounds=2, inner_steps=3, inner_state="reset", early_stopping=False)
+    value = tiny(rounds=2, inner_steps=3, inner=MUON, inner_state="reset", early_stopping=False)
     return replace(
         value,
         source=replace(value.source, window=100),
@@ -104,10 +106,22 @@ def resharded() -> Manifest:
     )
 
 
+def muon() -> Manifest:
+    """Muon's momentum carried, and 4 bits both ways."""
+    return tiny(
+        rounds=2,
+        inner_steps=3,
+        inner=MUON,
+        deltas="int4",
+        updates="int4",
+        early_stopping=False,
+    )
+
+
 @pytest.mark.parametrize(
     "value",
-    [everything(), stateless(), resharded()],
-    ids=["everything", "stateless", "resharded"],
+    [everything(), stateless(), resharded(), muon()],
+    ids=["everything", "stateless", "resharded", "muon"],
 )
 async def test_a_swarm_with_fewer_volunteers_than_paths_equals_one_process_bit_for_bit(
     value: Manifest, swarm: Swarm, tmp_path: Path, autojump_clock: MockClock

@@ -24,7 +24,7 @@ from dipaco.protocol.routing.labels import NOT_SCORED, quantised, read_sheet
 from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, first_step, learning_rate
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
-from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
 from dipaco.protocol.tensors.moments import Moments, decode_moments, encode_moments, moments_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import SeedResult, TrainResult
@@ -238,17 +238,31 @@ def fresh(value: Manifest) -> Manifest:
     return replace(value, training=replace(value.training, inner_state="reset"))
 
 
-def test_a_round_goes_on_from_the_moments_of_the_round_before(
-    tmp_path: Path, blobs: BlobStore, trainer: Trainer
-) -> None:
-    """As one AdamW over both rounds would, were moments not rounded to 8 bits between them."""
+def with_inner(inner: Adam | Muon) -> Manifest:
     value = small_manifest()
+    return replace(value, training=replace(value.training, inner=inner))
+
+
+INNER = pytest.mark.parametrize(
+    "inner",
+    [Adam(lr=0.01, warmup=2), Muon(lr=0.01, adamw_lr=0.01, warmup=2)],
+    ids=["adamw", "muon"],
+)
+
+
+@INNER
+def test_a_round_goes_on_from_the_moments_of_the_round_before(
+    inner: Adam | Muon, tmp_path: Path, blobs: BlobStore, trainer: Trainer
+) -> None:
+    """As one optimizer over both rounds would, were moments not rounded to 8 bits between them."""
+    value = with_inner(inner)
     zero = version_zero(trainer, value)
     first = train(trainer, value, zero, 1)
     top = value.topology
     assert [each.module for each in first.moments] == list(top.path_modules[1])
     for each in first.moments:
-        size = moments_bytes(top.elements(ModuleId(each.module)))
+        module = ModuleId(each.module)
+        size = moments_bytes(top.elements(module), value.by_muon(module))
         assert blobs.size(each.digest) == size
     second = train(trainer, value, zero, 1, 2, first.moments)
     assert second.moments != first.moments
@@ -283,10 +297,13 @@ def test_a_round_goes_on_from_the_moments_of_the_round_before(
     assert train(elsewhere, value, zero, 1, 2, first.moments).deltas == second.deltas
 
 
-def test_carried_moments_are_near_those_of_one_adamw_over_both_rounds() -> None:
-    value = small_manifest()
+@INNER
+def test_carried_moments_are_near_those_of_one_optimizer_over_both_rounds(
+    inner: Adam | Muon,
+) -> None:
+    value = with_inner(inner)
     states = initial_states(value)
-    zeros = {m: Moments.zeros(len(s)) for m, s in states.items()}
+    zeros = {m: Moments.zeros(len(s), value.by_muon(m)) for m, s in states.items()}
 
     def steps(start: PathState, first: int, count: int, behind: int) -> PathState:
         return run_steps(
@@ -305,7 +322,7 @@ def test_carried_moments_are_near_those_of_one_adamw_over_both_rounds() -> None:
     assert half.moments is not None
     exact = steps(half, 4, 4, 4)
     rounded = {
-        m: decode_moments(encode_moments(each, value.training.inner, 4), len(each.first))
+        m: decode_moments(encode_moments(each, inner, 4), len(states[m]), value.by_muon(m))
         for m, each in half.moments.items()
     }
     carried = steps(PathState(weights=half.weights, moments=rounded), 4, 4, 4)

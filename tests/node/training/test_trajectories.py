@@ -29,9 +29,9 @@ def same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "run_id", lambda value: run_id(tiny()))
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_a_tiny_run_comes_to_where_it_always_came(precision: str) -> None:
-    assert worst(trajectory(runs()[precision]), saved()[precision]) < TOLERANCES[precision]
+@pytest.mark.parametrize("name", ["f32", "bf16", "muon"])
+def test_a_tiny_run_comes_to_where_it_always_came(name: str) -> None:
+    assert worst(trajectory(runs()[name]), saved()[name]) < TOLERANCES[name]
 
 
 @pytest.mark.usefixtures("same_batches")

@@ -28,6 +28,7 @@ def test_fit_and_routing_agree_on_the_sample(
 ) -> None:
     made = recipe(capacity=capacity, overlap=overlap, featurizer=featurizer)
     source = ToySource()
+    source = ToySource()
     spec, documents, prefixes = fitted(made, source)
     paths = Router(spec).route(prefixes, np.array(documents), top=overlap)
     counts = Counter(paths.ravel().tolist())
@@ -40,7 +41,8 @@ def test_fit_and_routing_agree_on_the_sample(
 @pytest.mark.parametrize("featurizer", ["bag-sign-v1", "idf-svd-v1"])
 def test_the_whole_fit_equals_the_oracle_s(featurizer: str, in_tokens: bool) -> None:
     made = recipe(capacity=(11, 10), capacity_in_tokens=in_tokens, featurizer=featurizer)
-    spec, documents, prefixes = fitted(made, ToySource())
+    source = ToySource()
+    spec, documents, prefixes = fitted(made, source)
     y = [reference.raw(row, made.feat_seed, 32) for row in prefixes.tolist()]
     if spec.basis is not UNSET:
         idf, columns = reference.basis(prefixes.tolist(), made.feat_seed, 32)

@@ -1,15 +1,18 @@
 """Moments in 8 bits: what rounding does, against exact Python arithmetic, and what is refused."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
 from dipaco.protocol.tensors.delta import largest_update
 from dipaco.protocol.tensors.moments import (
     GROUP,
@@ -236,3 +239,74 @@ def test_nothing_is_no_bytes() -> None:
     assert moments_bytes(1) == 4 and moments_bytes(129) == 2 * 2 + 2 * 129
     zeros = through(Moments.zeros(130))
     assert not zeros.first.any() and not zeros.second.any()
+
+
+MUON = Muon(clip=0.5)
+
+
+def of_muon(*values: float, rest: tuple[tuple[float, float], ...] = ()) -> Moments:
+    """Return moments of a momentum, and of (m, v) pairs."""
+    return replace(moments(*rest), momentum=np.array(values, np.float32))
+
+
+def momentum_through(value: Moments, steps: int = 50) -> NDArray[np.float32]:
+    elements = len(value.first) + len(value.momentum)
+    data = encode_moments(value, MUON, steps)
+    assert len(data) == moments_bytes(elements, len(value.momentum))
+    return decode_moments(data, elements, len(value.momentum)).momentum
+
+
+def test_a_momentum_takes_half_of_the_bytes_and_follows_the_moments_of_adamw() -> None:
+    draw = np.random.default_rng(0)
+    momentum = (1e-3 * draw.normal(size=300)).astype(np.float32)
+    rest = moments((1e-3, 0.01), (-1e-4, 0.5))
+    data = encode_moments(replace(rest, momentum=momentum), MUON, 7)
+    assert len(data) == moments_bytes(2) + 3 + 300 == moments_bytes(302, 300)
+    assert data[: moments_bytes(2)] == encode_moments(rest, MUON, 7)
+    got = decode_moments(data, 302, 300)
+    assert (got.first == decode_moments(data[: moments_bytes(2)], 2).first).all()
+    assert np.abs(got.momentum - momentum).max() <= np.abs(momentum).max() / 8
+    for wrong in (data + b"0", data[:-1]):
+        with pytest.raises(RemoteProtocolError, match="bytes"):
+            decode_moments(wrong, 302, 300)
+
+
+@given(st.lists(st.floats(-0.25, 0.25, width=32), max_size=300), st.integers(0, 10**9))
+def test_a_momentum_goes_to_one_of_its_two_neighbours_within_the_clip(
+    values: list[float], steps: int
+) -> None:
+    before = np.array(values, np.float32)
+    before *= np.float32(min(1.0, 0.499999 / (float(np.linalg.norm(before)) or 1.0)))
+    got = momentum_through(of_muon(*before.tolist()), steps)
+    assert np.linalg.norm(got.astype(np.float64)) <= MUON.clip
+    top = np.abs(before).max(initial=0.0)
+    assert (np.abs(got - before) <= np.maximum(np.abs(before) / 8, top * 2.0**-16)).all()
+    assert (got * before >= 0).all()
+    again = of_muon(*got.tolist())
+    assert momentum_through(again, steps + 1).tolist() == got.tolist()
+
+
+def test_rounding_keeps_the_mean_of_a_momentum() -> None:
+    wanted = 1e-3 * np.exp2(-np.arange(4096, dtype=np.float64) / 4096)
+    seen = [momentum_through(of_muon(*wanted.tolist()), steps) for steps in range(40)]
+    assert np.mean(seen, dtype=np.float64) == pytest.approx(np.mean(wanted), rel=2e-3)
+
+
+def test_a_momentum_at_the_clip_is_rounded_towards_zero() -> None:
+    """Else it could grow from round to round, and its next owner would be refused."""
+    beside, alone = of_muon(0.353, 0.353), of_muon(0.353)
+    assert all(momentum_through(beside, steps).tolist() == [0.34375] * 2 for steps in range(20))
+    found = {momentum_through(alone, steps).item() for steps in range(20)}
+    assert found == {0.34375, 0.375}
+
+
+def test_a_momentum_that_no_clipped_gradients_have_is_refused() -> None:
+    training = msgspec.structs.replace(TRAINING, inner=MUON)
+    check_moments(of_muon(0.3, 0.4), training, 1)
+    for values in ((0.3, 0.41), (0.6,), (-0.6, 0.0), (1e30,)):
+        with pytest.raises(RemoteProtocolError, match="the momentum has a norm of"):
+            check_moments(of_muon(*values), training, 1)
+    with pytest.raises(RemoteProtocolError, match="first moment"):
+        check_moments(of_muon(0.3, rest=((0.4, 0.01),)), training, 1)
+    with pytest.raises(ValueError, match="NaN"):
+        encode_moments(of_muon(math.nan), MUON, 1)
