@@ -8,7 +8,8 @@ when they are made again. Source: docs/method.md, 2.2, 2.5 and 2.6.
 Parts of a group, token ids little-endian in the width that the vocabulary needs:
     train.{path}     training documents in stream order, an end of text after each
     train.dense      the same of all paths together, for the seed phase
-    heldout.{path}   validation documents, at most `context` ids each; lengths.{path}: theirs, u32
+    heldout.{path}   validation documents, at most `context` ids each; lengths.{path}: theirs, u32;
+                     indices.{path}: their rows of the source, u64
     router           where they are scored, router documents, at most `context` ids each;
                      router.lengths: theirs, u32; router.paths: their candidates, u16, best first
 """
@@ -81,11 +82,18 @@ class TokenShard:
 
 
 class HeldOut(Sequence[Ids]):
-    """Validation documents of one path: ids, (n,) each, n at most the context."""
+    """Documents to score, of one path or of a window: ids, (n,) each, n at most the context."""
 
-    def __init__(self, stream: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
+    def __init__(
+        self,
+        stream: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        indices: NDArray[np.integer],
+    ) -> None:
         self._stream = stream
         self.lengths = lengths
+        self.indices = indices
+        """Their rows of the source; empty for router documents, of which they are not kept."""
         self._ends = np.cumsum(lengths, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -225,7 +233,7 @@ class Shards:
     def validation_shard(self, spec: Digest, window: int, path: int) -> HeldOut:
         """Return held-out documents that are in the cache; raises ShardMissing."""
         with self._reading(spec, window) as group:
-            return _held_out(group, f"heldout.{path}", f"lengths.{path}")
+            return _held_out(group, f"heldout.{path}", f"lengths.{path}", f"indices.{path}")
 
     def _router_documents(self, spec: Digest, window: int, candidates: int) -> RouterDocuments:
         with self._reading(spec, window) as group:
@@ -288,6 +296,8 @@ class _Pass:
                 elif split is Split.VALIDATION:
                     kept = f"heldout.{paths[0]}", f"lengths.{paths[0]}"
                     self._hold_out(document.tokens, *kept)
+                    index = document.index.to_bytes(8, "little")
+                    self.writer.append(f"indices.{paths[0]}", index)
                 else:
                     self._hold_out(document.tokens, "router", "router.lengths")
                     self.writer.append("router.paths", np.array(paths, dtype="<u2").tobytes())
@@ -369,9 +379,11 @@ def _is_scored(manifest: Manifest, spec: RouterSpec, window: int) -> bool:
     return reshard is not None and spec.epoch == 0 and window < reshard.windows
 
 
-def _held_out(group: ShardGroup, part: str, lengths: str) -> HeldOut:
+def _held_out(group: ShardGroup, part: str, lengths: str, indices: str | None = None) -> HeldOut:
+    """Return the documents of these parts; None: their indices are not kept."""
     stream = group.array(part, _dtype(group.facts.token_bytes))
-    return HeldOut(stream, group.array(lengths, "<u4"))
+    rows = np.empty(0, "<u8") if indices is None else group.array(indices, "<u8")
+    return HeldOut(stream, group.array(lengths, "<u4"), rows)
 
 
 def _train_part(path: int) -> str:

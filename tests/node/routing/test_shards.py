@@ -81,6 +81,7 @@ class Expected:
         encoder = load_tokenizer(embedded_tokenizer(), tools.blobs)
         self.streams: dict[int, list[int]] = {path: [] for path in (0, 1, 2, 3, DENSE)}
         self.held_out: dict[int, list[list[int]]] = {path: [] for path in range(4)}
+        self.indices: dict[int, list[int]] = {path: [] for path in range(4)}
         corpus = texts(DOCUMENTS)
         for index in range(window * WINDOW, min((window + 1) * WINDOW, DOCUMENTS)):
             tokens = encoder.encode([corpus[index]])[0]
@@ -93,6 +94,7 @@ class Expected:
                     self.streams[path] += [*tokens, 0]
             elif split is Split.VALIDATION:
                 self.held_out[paths[0]].append(tokens[:64])
+                self.indices[paths[0]].append(index)
 
 
 @pytest.mark.parametrize("window", [0, 2])
@@ -110,6 +112,7 @@ def test_every_path_gets_its_documents_and_nothing_else(
     for path, held_out in expected.held_out.items():
         found = made.validation(*run, window, path, no_progress)
         assert [document.tolist() for document in found] == held_out
+        assert found.indices.tolist() == expected.indices[path]
     assert sum(map(len, expected.held_out.values())) > 0
     assert min(map(len, expected.streams.values())) > 0
 
@@ -407,7 +410,8 @@ def test_rows_cut_a_stream_without_overlap_and_repeat_one_too_short(
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=8))
 def test_held_out_documents_come_back_one_by_one(corpus: list[list[int]]) -> None:
     stream = np.array([token for text in corpus for token in text], dtype="<u2")
-    found = HeldOut(stream, np.array([len(text) for text in corpus], dtype="<u4"))
+    lengths = np.array([len(text) for text in corpus], dtype="<u4")
+    found = HeldOut(stream, lengths, np.arange(len(corpus)))
     assert [document.tolist() for document in found] == corpus
     assert [document.tolist() for document in found[1:3]] == corpus[1:3]
     if corpus:
