@@ -40,8 +40,14 @@ def reroute_method(
             on_work(f"every {window} tokens", 0)
 
         losses = evaluate_rerouted(
-            held_out, router, models, window=window, max_batch=0, on_batch=on_batch
-        )
+            held_out,
+            router,
+            models,
+            id_bytes=held_out[0].id_bytes,
+            window=window,
+            max_batch=0,
+            on_batch=on_batch,
+        ).paths
         found[window] = tuple(
             Loss(shard=path, documents=each.documents, tokens=each.tokens, nll=each.nll)
             for path, each in sorted(losses.items())

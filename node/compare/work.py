@@ -26,7 +26,7 @@ from dipaco.node.jobs.settings import reproducible_settings
 from dipaco.node.jobs.values import Answer, Derive, Job, PerformLease, Progress
 from dipaco.node.reference.inner_steps import StepCount, steps_after_seed
 from dipaco.node.reference.run import Performs, ReferenceRun, derive_spec
-from dipaco.node.routing.shards import HeldOut, Shards, TokenShard
+from dipaco.node.routing.shards import Shards, TokenShard, Validation
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.worker.performer import Performer, shards_of, tools_of
@@ -167,7 +167,7 @@ class SeedData:
             spec = self.spec_for(manifest)
         return self.shards.training(manifest, spec, window, path, on_progress)
 
-    def held_out(self, shard: int, on_progress: OnProgress) -> HeldOut:
+    def held_out(self, shard: int, on_progress: OnProgress) -> Validation:
         """Return the held-out documents that the router sends to `shard`."""
         return self.shards.validation(self.manifest, self.spec, 0, shard, on_progress)
 

@@ -22,7 +22,7 @@ _SPACE: Final = "▁"  # of SentencePiece's pieces
 _LONE_BYTE: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 """The piece of one byte of a character that a vocabulary lacks."""
 
-IdBytes = NDArray[np.int64]
+IdBytes = NDArray[np.integer]
 """By token id, the bytes of text that it stands for, (vocabulary,)."""
 
 
@@ -31,7 +31,7 @@ def text_bytes(per_id: IdBytes, ids: NDArray[np.integer]) -> int:
 
     A character that is cut between two ids counts in each with the bytes that are there.
     """
-    return int(per_id[ids].sum())
+    return int(per_id[ids].sum(dtype=np.int64))
 
 
 def bytes_per_id(tokenizer: "tokenizers.Tokenizer", vocabulary: int) -> IdBytes:

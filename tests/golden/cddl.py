@@ -28,8 +28,8 @@ HEADER = """\
 ; validates the golden vectors in tests/golden/wire.json against their rules here.
 ;
 ; All fields are always present, but for those with a ?, which came later and are left out where
-; they have no value; no others may be. Numbers with a fraction part in their range are floats even when
-; whole. Patterns match the whole text."""
+; they have no value; no others may be. Numbers with a fraction part in their range are floats even
+; when whole. Patterns match the whole text."""
 
 
 def schema() -> str:

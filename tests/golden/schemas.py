@@ -36,6 +36,7 @@ DOCUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
 GLOSSARY: Final = {
     "accepted": "Number of tasks whose result was accepted.",
     "address": "Its IP address; empty: not known.",
+    "bits_per_byte": "Bits per byte of the scored text, nll / ln 2 / bytes; null: not known.",
     "bytes": "Bytes.",
     "caption": "The sentence that stands under every table.",
     "checkpointing": "Whether activations are computed again to save memory.",
@@ -44,6 +45,7 @@ GLOSSARY: Final = {
     "count": "How many times.",
     "daemon": "Bytes of the daemon's process.",
     "documents": "Number of documents.",
+    "domain": "The domain of the documents.",
     "done": "In `unit`.",
     "early_stopped": "The loss with each path at the version that it is used with.",
     "evaluations": "All held-out losses so far.",

@@ -82,6 +82,7 @@ class Expected:
         self.streams: dict[int, list[int]] = {path: [] for path in (0, 1, 2, 3, DENSE)}
         self.held_out: dict[int, list[list[int]]] = {path: [] for path in range(4)}
         self.indices: dict[int, list[int]] = {path: [] for path in range(4)}
+        self.id_bytes = encoder.bytes_per_id.tolist()
         corpus = texts(DOCUMENTS)
         for index in range(window * WINDOW, min((window + 1) * WINDOW, DOCUMENTS)):
             tokens = encoder.encode([corpus[index]])[0]
@@ -113,6 +114,7 @@ def test_every_path_gets_its_documents_and_nothing_else(
         found = made.validation(*run, window, path, no_progress)
         assert [document.tolist() for document in found] == held_out
         assert found.indices.tolist() == expected.indices[path]
+        assert found.id_bytes.tolist() == expected.id_bytes
     assert sum(map(len, expected.held_out.values())) > 0
     assert min(map(len, expected.streams.values())) > 0
 
@@ -410,8 +412,7 @@ def test_rows_cut_a_stream_without_overlap_and_repeat_one_too_short(
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=8))
 def test_held_out_documents_come_back_one_by_one(corpus: list[list[int]]) -> None:
     stream = np.array([token for text in corpus for token in text], dtype="<u2")
-    lengths = np.array([len(text) for text in corpus], dtype="<u4")
-    found = HeldOut(stream, lengths, np.arange(len(corpus)))
+    found = HeldOut(stream, np.array([len(text) for text in corpus], dtype="<u4"))
     assert [document.tolist() for document in found] == corpus
     assert [document.tolist() for document in found[1:3]] == corpus[1:3]
     if corpus:

@@ -132,7 +132,12 @@ def test_unknown_and_missing_fields_are_refused(name: str) -> None:
     for value in values()[name]:
         content = plain(value)
         assert refused(cbor2.dumps(content | {"zz": 0}, canonical=True), TYPES[name])
-        for field in content:
+        came_later = {
+            each.name
+            for each in msgspec.structs.fields(type(value))
+            if each.default is msgspec.UNSET
+        }
+        for field in content.keys() - came_later:
             rest = {key: content[key] for key in content if key != field}
             assert refused(cbor2.dumps(rest, canonical=True), TYPES[name]), field
 
