@@ -127,17 +127,18 @@ def other_encodings(data: bytes) -> Iterator[bytes]:
     yield bytes([data[0] + 1]) + body + cbor2.dumps(last) + cbor2.dumps(content[last])
 
 
+def came_later(value: Wire) -> set[str]:
+    """Return the fields that may be left out."""
+    fields = msgspec.structs.fields(type(value))
+    return {each.name for each in fields if each.default is msgspec.UNSET}
+
+
 @each_type
 def test_unknown_and_missing_fields_are_refused(name: str) -> None:
     for value in values()[name]:
         content = plain(value)
         assert refused(cbor2.dumps(content | {"zz": 0}, canonical=True), TYPES[name])
-        came_later = {
-            each.name
-            for each in msgspec.structs.fields(type(value))
-            if each.default is msgspec.UNSET
-        }
-        for field in content.keys() - came_later:
+        for field in content.keys() - came_later(value):
             rest = {key: content[key] for key in content if key != field}
             assert refused(cbor2.dumps(rest, canonical=True), TYPES[name]), field
 
@@ -300,7 +301,8 @@ def test_the_schema_accepts_a_vector_under_no_other_rule(vector: Vector) -> None
 def test_the_schema_refuses_unknown_and_missing_fields(name: str) -> None:
     for value in values()[name]:
         content = plain(value)
-        spoiled = [{key: content[key] for key in content if key != field} for field in content]
+        due = content.keys() - came_later(value)
+        spoiled = [{key: content[key] for key in content if key != field} for field in due]
         for each in (content | {"zz": 0}, *spoiled):
             assert misfits(cbor2.dumps(each, canonical=True), name)
 
