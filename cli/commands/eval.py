@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 )
 @click.option("--text-field", metavar="NAME", help="Column or key of --data [the run's].")
 @click.option(
+    "--domain-field",
+    metavar="NAME",
+    help="Column or key with the domain of each document: also score every domain.",
+)
+@click.option(
     "--reroute",
     type=click.IntRange(1),
     multiple=True,
@@ -39,6 +44,7 @@ def evaluate(
     name: str,
     data: Path | None,
     text_field: str | None,
+    domain_field: str | None,
     reroute: tuple[int, ...],
     max_batch: int | None,
     local_sources: bool | None,
@@ -64,7 +70,10 @@ def evaluate(
     checkpoint = open_checkpoint(name, folder, at)
     fetch_states(checkpoint, folder)
     documents = _documents(checkpoint, settings, data, text_field)
-    found = _assess(checkpoint, settings, documents, reroute)
+    domains = None
+    if domain_field is not None:
+        domains = _domains(checkpoint, settings, documents, data, domain_field)
+    found = _assess(checkpoint, settings, documents, domains, reroute)
 
     from dipaco.cli.views.assessment import assessment_report, print_assessment
 
@@ -88,10 +97,35 @@ def _documents(
         return of_file(data, field, manifest, checkpoint.spec, encoder, show)
 
 
+def _domains(
+    checkpoint: "Checkpoint",
+    settings: "WorkerSettings",
+    documents: "HeldOutDocuments",
+    data: Path | None,
+    column: str,
+) -> dict[int, list[str]]:
+    """Return by path the domain of each document."""
+    from dipaco.cli.views.progress import job_display
+    from dipaco.node.data.sources.labels import labels_of_file, labels_of_source
+    from dipaco.node.worker.performer import tools_of
+    from dipaco.protocol.errors import ConfigError
+
+    rows = documents.rows()
+    try:
+        with job_display("domains of the documents") as show:
+            if data is not None:
+                return documents.labelled(labels_of_file(data, column, rows, show))
+            source, access = checkpoint.manifest.source, tools_of(settings).access
+            return documents.labelled(labels_of_source(source, column, rows, access, show))
+    except ConfigError as error:
+        raise ConfigError(f"--domain-field: {error}") from error
+
+
 def _assess(
     checkpoint: "Checkpoint",
     settings: "WorkerSettings",
     documents: "HeldOutDocuments",
+    domains: dict[int, list[str]] | None,
     windows: tuple[int, ...],
 ) -> "list[Assessment]":
     from dipaco.cli.views.progress import job_display
@@ -107,9 +141,10 @@ def _assess(
     with job_display("scoring, routed") as show:
         return assess(
             checkpoint,
-            documents.by_path,
+            documents,
             (None, *windows),
             models,
+            domains=domains,
             max_batch=settings.compute.max_batch,
             on_progress=show,
         )

@@ -134,7 +134,7 @@ def _local_result(manifest: "Manifest", result: "ReferenceResult") -> "LocalResu
 
 def _report(manifest: "Manifest", result: "ReferenceResult", seconds: float) -> "Report":
     from dipaco.cli.views.report import build
-    from dipaco.node.api.values import EvaluationView
+    from dipaco.node.api.evaluations import evaluation_view
 
     return build(
         "reference",
@@ -146,14 +146,7 @@ def _report(manifest: "Manifest", result: "ReferenceResult", seconds: float) -> 
             for module, digests in result.states.items()
         },
         evaluations=[
-            EvaluationView(
-                path=path,
-                version=version,
-                documents=found.documents,
-                tokens=found.tokens,
-                nll=found.nll,
-                peer=manifest.owner,
-            )
+            evaluation_view(path, version, manifest.owner, found)
             for (version, path), found in result.evaluations.items()
         ],
     )

@@ -5,7 +5,6 @@ digests of every version must be equal.
 """
 
 from collections.abc import Iterable, Mapping
-from math import exp
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,9 +23,18 @@ from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.topology import experts_of
 from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.work.losses import (
+    bits_per_byte,
+    bits_text,
+    perplexity,
+    sum_if_known,
+    vocabulary_text,
+)
 
 SCHEMA: Final = 1
 MAX_REPORT = 64 << 20  # bytes
+EXACT: Final = ("documents", "tokens", "bytes")
+"""Fields of an evaluation that follow from the data and the tokenizer."""
 
 
 class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +50,9 @@ class PathLoss(msgspec.Struct, frozen=True, kw_only=True):
     """Summed, in nats."""
     perplexity: float | None
     """null: nothing was scored."""
+    bytes: int | None = None
+    """UTF-8 bytes of text that the tokens stand for; null: not known."""
+    bits_per_byte: float | None = None
 
 
 class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +65,9 @@ class RoutedLoss(msgspec.Struct, frozen=True, kw_only=True):
     nll: float
     perplexity: float | None
     """exp(sum of nll / sum of tokens): token-weighted over the paths; null: nothing was scored."""
+    bytes: int | None = None
+    """UTF-8 bytes of text that the tokens stand for; null: not known."""
+    bits_per_byte: float | None = None
     paths: tuple[PathLoss, ...]
 
 
@@ -82,6 +96,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Run id, hex."""
     manifest: str
     """Its canonical encoding, hex."""
+    vocabulary: int | None = None
+    """Token ids of the run's tokenizer: perplexities of two vocabularies do not compare."""
     completed: bool
     seconds: float
     states: dict[str, dict[int, str]]
@@ -94,11 +110,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     The same documents choose the versions and give the loss, so it is a little too low.
     """
     nodes: tuple[NodeReport, ...]
-
-
-def perplexity(nll: float, tokens: int) -> float | None:
-    """Return exp(nll / tokens); None if nothing was scored, since JSON has no infinity."""
-    return exp(min(nll / tokens, 700.0)) if tokens else None
 
 
 def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[RoutedLoss, ...]:
@@ -131,12 +142,15 @@ def early_stopped(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> 
 
 def _routed(manifest: Manifest, version: int | None, found: list[EvaluationView]) -> RoutedLoss:
     tokens, nll = sum(e.tokens for e in found), sum(e.nll for e in found)
+    size = sum_if_known([e.bytes for e in found])
     return RoutedLoss(
         version=version,
         documents=sum(e.documents for e in found),
         tokens=tokens,
         nll=nll,
         perplexity=perplexity(nll, tokens),
+        bytes=size,
+        bits_per_byte=bits_per_byte(nll, size),
         paths=tuple(
             PathLoss(
                 path=e.path,
@@ -146,6 +160,8 @@ def _routed(manifest: Manifest, version: int | None, found: list[EvaluationView]
                 tokens=e.tokens,
                 nll=e.nll,
                 perplexity=perplexity(e.nll, e.tokens),
+                bytes=e.bytes,
+                bits_per_byte=bits_per_byte(e.nll, e.bytes),
             )
             for e in sorted(found, key=lambda e: e.path)
         ),
@@ -169,6 +185,7 @@ def build(
         name=manifest.name,
         run=run_id(manifest).hex(),
         manifest=encode(manifest).hex(),
+        vocabulary=manifest.tokenizer.vocabulary,
         completed=completed,
         seconds=seconds,
         states=dict(states),
@@ -192,7 +209,11 @@ def read_report(path: Path) -> Report:
 
 
 def differences(ours: Report, theirs: Report) -> list[str]:
-    """Return the differences in run and states, a line each; empty if there are none."""
+    """Return the differences in what is exact, a line each; empty if there are none.
+
+    That is the run, the states, and the documents, tokens and bytes of each evaluation that both
+    have; a report of before bytes were counted has none.
+    """
     if ours.run != theirs.run:
         return [f"different runs: {ours.run[:16]} and {theirs.run[:16]}"]
     found = []
@@ -201,6 +222,23 @@ def differences(ours: Report, theirs: Report) -> list[str]:
         for version in sorted(left.keys() | right.keys()):
             if left.get(version) != right.get(version):
                 found.append(f"module {module} version {version}: {_pair(left, right, version)}")
+    return found + _scored_differences(ours, theirs)
+
+
+def _scored_differences(ours: Report, theirs: Report) -> list[str]:
+    """Return the differences in what was scored, which is exact, unlike the loss of it."""
+    found = []
+    known = {(each.version, each.path): each for loss in theirs.losses for each in loss.paths}
+    for left in (each for loss in ours.losses for each in loss.paths):
+        right = known.get((left.version, left.path))
+        if right is None:
+            continue
+        pairs = {name: (getattr(left, name), getattr(right, name)) for name in EXACT}
+        found += [
+            f"evaluation {left.version} of path {left.path}: {mine} and {other} {name}"
+            for name, (mine, other) in pairs.items()
+            if mine != other and None not in (mine, other)
+        ]
     return found
 
 
@@ -221,8 +259,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 def _loss_table(report: Report, width: int) -> Table:
     paths = report.losses[-1].paths if report.losses else ()
-    columns = [Column("model", words=True), Column("routed")]
-    columns += [Column(f"path {label(p.experts)}", drop=1) for p in paths]
+    columns = [Column("model", words=True), Column("routed"), Column("bits/byte", drop=1)]
+    columns += [Column(f"path {label(p.experts)}", drop=2) for p in paths]
     rows = []
     last = len(report.losses) - 1
     for place, loss in enumerate(report.losses):
@@ -230,15 +268,27 @@ def _loss_table(report: Report, width: int) -> Table:
         name = "final model" if place == last and loss.version and report.completed else name
         per_path = {p.path: _shown(p.perplexity) for p in loss.paths}
         cells = (per_path.get(p.path, "-") for p in paths)
-        rows.append((name, _shown(loss.perplexity), *cells))
+        rows.append((name, *_both(loss), *cells))
     if report.early_stopped:
         best = {p.path: f"{_shown(p.perplexity)} @{p.version}" for p in report.early_stopped.paths}
         cells = (best.get(p.path, "-") for p in paths)
-        rows.append(("early-stopped", _shown(report.early_stopped.perplexity), *cells))
+        rows.append(("early-stopped", *_both(report.early_stopped), *cells))
     end = len(rows) - 1
     if paths:
-        rows.append(("tokens", str(report.losses[-1].tokens), *(str(p.tokens) for p in paths)))
-    return fitted_table("routed validation perplexity", columns, rows, width, ends={end})
+        tokens = (str(p.tokens) for p in paths)
+        rows.append(("tokens", str(report.losses[-1].tokens), "", *tokens))
+    title = f"routed validation perplexity{_vocabulary(report, ' (', ')')}"
+    return fitted_table(title, columns, rows, width, ends={end})
+
+
+def _both(loss: RoutedLoss) -> tuple[str, str]:
+    return _shown(loss.perplexity), bits_text(loss.bits_per_byte)
+
+
+def _vocabulary(report: Report, before: str, after: str) -> str:
+    """Return the vocabulary between two texts; nothing for a report of before this field."""
+    found = report.vocabulary
+    return "" if found is None else f"{before}{vocabulary_text(found)}{after}"
 
 
 NODE_COLUMNS: Final = (
@@ -294,8 +344,13 @@ def _shown(found: float | None) -> str:
 
 def _summary(report: Report) -> str:
     ended = f"{'completed' if report.completed else 'not completed'} in {span(report.seconds)}"
-    scored = [each.perplexity for each in report.losses if each.perplexity is not None]
+    scored = [each for each in report.losses if each.perplexity is not None]
     if len(scored) < 2:
         return ended
-    first, last = scored[0], scored[-1]
-    return f"{ended}: perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's)"
+    first, last, bits = scored[0].perplexity, scored[-1].perplexity, scored[-1].bits_per_byte
+    assert first is not None and last is not None
+    return (
+        f"{ended}: perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's"
+        f"{_vocabulary(report, '; ', '')})"
+        + ("" if bits is None else f", {bits:.3f} bits per byte")
+    )

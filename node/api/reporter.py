@@ -12,7 +12,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from dipaco.node.api.values import EvaluationView, LedgerView
+from dipaco.node.api.evaluations import evaluation_view
+from dipaco.node.api.values import LedgerView
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.table import EVALUATE
@@ -127,14 +128,7 @@ class StatusReporter:
                 for m, states in view.states.items()
             },
             evaluations=tuple(
-                EvaluationView(
-                    path=e.path,
-                    version=e.version,
-                    documents=e.evaluation.documents,
-                    tokens=e.evaluation.tokens,
-                    nll=e.evaluation.nll,
-                    peer=e.peer,
-                )
+                evaluation_view(e.path, e.version, e.peer, e.evaluation)
                 for _, e in sorted(view.evaluations.items())
             ),
             finished=self.run.rounds.finished,

@@ -57,6 +57,8 @@ class EvaluationView(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     nll: float
     """Summed, in nats."""
+    bytes: int | None = None
+    """UTF-8 bytes of text that the tokens stand for; null: the peer did not say."""
     peer: str
 
 

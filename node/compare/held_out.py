@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from dipaco.node.compare.results import Half, HeldOutDocument
 from dipaco.node.data.sources.dispatch import rows
-from dipaco.node.data.tokenizers import TextEncoder, load_tokenizer
+from dipaco.node.data.text_bytes import IdBytes, text_bytes
+from dipaco.node.data.tokenizers import load_tokenizer
 from dipaco.node.jobs.values import Progress
 from dipaco.node.routing.derive import SourceDeps
 from dipaco.node.routing.documents import document_batches
@@ -41,6 +42,8 @@ class HeldOutTexts:
     """(n,) each, n at most the context."""
     prefixes: NDArray[np.int64]
     """(documents, F), the ids that route them."""
+    id_bytes: IdBytes
+    """By token id, the bytes of text that it stands for."""
 
     def by_path(self, router: Router) -> dict[int, list[int]]:
         """Return by path the places of the documents that `router` sends there."""
@@ -55,7 +58,9 @@ def read_held_out(manifest: Manifest, deps: SourceDeps, on_progress: OnProgress)
     """Read the held-out documents of the source's first window; raises the errors of its source."""
     source, recipe = manifest.source, recipe_of(manifest)
     encoder = load_tokenizer(manifest.tokenizer, deps.blobs)
-    first, context = manifest.routing.prefix, manifest.model.context
+    per_id = encoder.bytes_per_id
+    prefix, context = manifest.routing.prefix, manifest.model.context
+    first = manifest.routing.first_scored
     documents, kept, prefixes = [], [], []
     dataset = rows(
         source,
@@ -76,24 +81,18 @@ def read_held_out(manifest: Manifest, deps: SourceDeps, on_progress: OnProgress)
                 HeldOutDocument(
                     index=each.index,
                     tokens=max(0, len(ids) - first),
-                    bytes=text_bytes(encoder, each.tokens[:context], first),
+                    bytes=text_bytes(per_id, ids[first:]),
                     half=half_of(recipe.source, each.index),
                 )
             )
             kept.append(ids)
-            prefixes.append(prefix_of(each.head, first))
+            prefixes.append(prefix_of(each.head, prefix))
     return HeldOutTexts(
-        tuple(documents), tuple(kept), np.array(prefixes, dtype=np.int64).reshape(-1, first)
+        tuple(documents),
+        tuple(kept),
+        np.array(prefixes, dtype=np.int64).reshape(-1, prefix),
+        per_id,
     )
-
-
-def text_bytes(encoder: TextEncoder, ids: Sequence[int], first: int) -> int:
-    """Return the bytes of text that the ids from place `first` on stand for.
-
-    A character that is cut at either end counts as the three bytes of a replacement character.
-    """
-    before, whole_text = (encoder.decode(part).encode() for part in (ids[:first], ids))
-    return len(whole_text) - len(before)
 
 
 def half_of(source: Digest, index: int) -> Half:
@@ -113,16 +112,16 @@ class Scorer:
 
         states   by module of the path the digest of its state.
         """
-        top, prefix = self._manifest.topology, self._manifest.routing.prefix
+        top, first = self._manifest.topology, self._manifest.routing.first_scored
         weights = {
             module: self._blobs.read_array(states[module], top.elements(module))
             for module in top.path_modules[path]
         }
         load(self._model, self._manifest, weights)
-        due = [place for place, ids in enumerate(texts) if len(ids) > prefix]
+        due = [place for place, ids in enumerate(texts) if len(ids) > first]
         found = score(
             self._model,
-            [whole(texts[place], prefix) for place in due],
+            [whole(texts[place], first) for place in due],
             max_batch=0,
             on_batch=lambda done: None,
         )

@@ -48,10 +48,11 @@ def reroute_trial(
             router,
             models,
             first_scored=data.manifest.routing.first_scored,
+            id_bytes=texts.id_bytes,
             window=window,
             max_batch=0,
             on_batch=on_batch,
-        )
+        ).paths
         found[window] = tuple(
             Loss(shard=path, documents=each.documents, tokens=each.tokens, nll=each.nll)
             for path, each in sorted(losses.items())

@@ -50,8 +50,9 @@ def _byte_letters() -> dict[int, str]:
     return {byte: chr(byte) for byte in plain} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
-_LETTERS = _byte_letters()
-_SPACE_LETTER = _LETTERS[ord(" ")]
+BYTE_LETTERS: Final = _byte_letters()
+"""By byte, its letter in the pieces of a byte-level vocabulary."""
+_SPACE_LETTER = BYTE_LETTERS[ord(" ")]
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
@@ -89,7 +90,7 @@ class _Words(dict[str, tuple[int, ...]]):
         if word.isascii() and word.isprintable():  # only a space is not its own letter
             letters = word.replace(" ", _SPACE_LETTER)
         else:
-            letters = word.encode().decode("latin-1").translate(_LETTERS)
+            letters = word.encode().decode("latin-1").translate(BYTE_LETTERS)
         ids = self[word] = tuple([token.id for token in self._merge(letters)])
         if len(word) > _KEPT_LENGTH:
             self._long.append(word)

@@ -10,11 +10,13 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dipaco.node.data.embedded_tokenizer import embedded_tokenizer, embedded_tokenizer_path
 from dipaco.node.data.pretokens import WordEncoder, merges_words
+from dipaco.node.data.text_bytes import IdBytes, bytes_per_id
 from dipaco.node.storage.blobs import BlobMissing, BlobStore
 from dipaco.node.storage.files import read_file
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
@@ -125,6 +127,11 @@ class TextEncoder:
         with library_errors("no text for ids"):
             text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
             return text
+
+    @cached_property
+    def bytes_per_id(self) -> IdBytes:
+        """By id, the bytes of text that it stands for, (vocabulary,)."""
+        return bytes_per_id(self.tokenizer, self.vocabulary)
 
 
 def load_tokenizer(pinned: Tokenizer, blobs: BlobStore) -> TextEncoder:

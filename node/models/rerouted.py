@@ -10,11 +10,14 @@ all chunks that are routed to it. So every path's model is loaded once, one at a
 is kept between them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from dipaco.node.training.evaluation import Ids, Passage, score
+from dipaco.node.data.text_bytes import IdBytes
+from dipaco.node.training.evaluation import Ids, Passage, evaluation_of, score
 from dipaco.node.training.model import PathModel
 from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.spec import ROUND_ROBIN
@@ -24,6 +27,19 @@ ROUTED_AT_ONCE = 4096  # chunks
 
 HeldOut = Mapping[int, Sequence[Ids]]
 """By path, the held-out documents whose prefix is routed to it: ids, (n,) each."""
+Labels = Mapping[int, Sequence[str]]
+"""By path, the label of each of these documents."""
+
+
+@dataclass(frozen=True)
+class RoutedScores:
+    """The loss of the documents, summed in two ways."""
+
+    paths: dict[int, Evaluation]
+    """By path, for each that has documents or scored a token: the documents whose prefix is routed
+    to it, the tokens that it scored, and their loss."""
+    labels: dict[str, Evaluation]
+    """By label, for each that has a document to score; empty without labels."""
 
 
 def evaluate_rerouted(
@@ -32,44 +48,87 @@ def evaluate_rerouted(
     model_of: Callable[[int], PathModel],
     *,
     first_scored: int,
+    id_bytes: IdBytes,
+    labels: Labels | None = None,
     window: int | None,
     max_batch: int,
     on_batch: Callable[[int, int], None],
-) -> dict[int, Evaluation]:
+) -> RoutedScores:
     """Score every document, each chunk by the path it is routed to.
 
     held_out    documents of at most the context; those without a token to score are left out.
     model_of    returns a path's model, loaded; the model returned before is then invalid.
     first_scored  position of the first token that is scored, at or beyond the prefix.
+    id_bytes    by token id, the bytes of text that it stands for.
     window      W, tokens; None: routed once, as in `evaluate`.
     on_batch    gets the passages done and all passages; a document is one per path that scores it.
-
-    Returns for each path that has documents or scored a token: the documents whose prefix is routed
-    to it, the tokens that it scored, and their loss.
     """
-    passages = route_chunks(held_out, router, first_scored=first_scored, window=window)
+    passages = route_chunks(
+        held_out, router, first_scored=first_scored, window=window, labels=labels
+    )
     total, done = sum(map(len, passages.values())), 0
-    found = {}
+    nlls: dict[int, list[float]] = {}
     for path in sorted(passages):
         before = done
 
         def report(count: int, before: int = before) -> None:
             on_batch(before + count, total)
 
-        nll = 0.0
-        if passages[path]:
-            nll = sum(score(model_of(path), passages[path], max_batch=max_batch, on_batch=report))
-        done += len(passages[path])
-        found[path] = Evaluation(
-            documents=sum(len(each) > first_scored for each in held_out.get(path, ())),
-            tokens=sum(end - first for each in passages[path] for first, end in each.spans),
-            nll=nll,
+        own = passages[path]
+        nlls[path] = score(model_of(path), own, max_batch=max_batch, on_batch=report) if own else []
+        done += len(own)
+    return RoutedScores(
+        paths={
+            path: evaluation_of(
+                passages[path],
+                id_bytes,
+                documents=sum(len(each) > first_scored for each in held_out.get(path, ())),
+                nll=sum(own),
+            )
+            for path, own in nlls.items()
+        },
+        labels=_by_label(held_out, first_scored, labels, passages, nlls, id_bytes)
+        if labels
+        else {},
+    )
+
+
+def _by_label(
+    held_out: HeldOut,
+    first_scored: int,
+    labels: Labels,
+    passages: Mapping[int, Sequence[Passage]],
+    nlls: Mapping[int, Sequence[float]],
+    id_bytes: IdBytes,
+) -> dict[str, Evaluation]:
+    documents = Counter(
+        label
+        for path, own in labels.items()
+        for label, document in zip(own, held_out[path], strict=True)
+        if len(document) > first_scored
+    )
+    parts: dict[str, list[tuple[Passage, float]]] = {}
+    for path, own_passages in passages.items():
+        for passage, nll in zip(own_passages, nlls[path], strict=True):
+            parts.setdefault(passage.label, []).append((passage, nll))
+    return {
+        label: evaluation_of(
+            [passage for passage, _ in parts[label]],
+            id_bytes,
+            documents=documents[label],
+            nll=sum(nll for _, nll in parts[label]),
         )
-    return found
+        for label in sorted(parts)
+    }
 
 
 def route_chunks(
-    held_out: HeldOut, router: Router, *, first_scored: int, window: int | None
+    held_out: HeldOut,
+    router: Router,
+    *,
+    first_scored: int,
+    window: int | None,
+    labels: Labels | None = None,
 ) -> dict[int, list[Passage]]:
     """Return by path the passages to score, in the order of `held_out`."""
     prefix = router.spec.prefix
@@ -77,20 +136,30 @@ def route_chunks(
         window = None
     work: dict[int, list[Passage]] = {path: [] for path in held_out}
     for first_path, documents in held_out.items():
-        scored = [each for each in documents if len(each) > first_scored]
-        for document, paths in zip(
-            scored, _chunk_paths(scored, first_path, router, window=window), strict=True
-        ):
-            step = window or len(document)
-            spans: dict[int, list[tuple[int, int]]] = {}
-            for chunk, path in enumerate(paths):
-                begin = prefix + chunk * step
-                first, end = max(begin, first_scored), min(begin + step, len(document))
-                if first < end:
-                    spans.setdefault(path, []).append((first, end))
+        scored = [i for i, each in enumerate(documents) if len(each) > first_scored]
+        texts = [documents[i] for i in scored]
+        names = [labels[first_path][i] for i in scored] if labels else [""] * len(scored)
+        routes = _chunk_paths(texts, first_path, router, window=window)
+        for document, name, paths in zip(texts, names, routes, strict=True):
+            spans = _spans(paths, prefix, first_scored, len(document), window=window)
             for path, own in spans.items():
-                work.setdefault(path, []).append(Passage(document[: own[-1][1]], tuple(own)))
+                passage = Passage(document[: own[-1][1]], tuple(own), name)
+                work.setdefault(path, []).append(passage)
     return work
+
+
+def _spans(
+    paths: Sequence[int], prefix: int, first_scored: int, length: int, *, window: int | None
+) -> dict[int, list[tuple[int, int]]]:
+    """Return by path the scored positions [first, end) of the chunks that are routed to it."""
+    step = window or length
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for chunk, path in enumerate(paths):
+        begin = prefix + chunk * step
+        first, end = max(begin, first_scored), min(begin + step, length)
+        if first < end:
+            spans.setdefault(path, []).append((first, end))
+    return spans
 
 
 def _chunk_paths(

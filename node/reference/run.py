@@ -6,7 +6,6 @@ work of each kind (`dipaco.node.kinds`). It does the jobs of a run one after the
 store and a shard cache of the same format; only order and place differ.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -45,6 +44,7 @@ from dipaco.protocol.work.kinds import (
     TrainResult,
 )
 from dipaco.protocol.work.ledger import Contribution
+from dipaco.protocol.work.losses import perplexity
 
 OnProgress = Callable[[str, Progress], None]
 
@@ -80,7 +80,7 @@ class ReferenceResult:
         """
         found = [e for (v, _), e in self.evaluations.items() if v == version]
         tokens = sum(e.tokens for e in found)
-        return math.exp(sum(e.nll for e in found) / tokens) if tokens else None
+        return perplexity(sum(e.nll for e in found), tokens)
 
 
 def run_reference(

@@ -11,6 +11,8 @@ import numpy as np
 
 from dipaco.node.data.readers import count_rows, file_format, read_rows
 from dipaco.node.data.sources.interface import SourceRow
+from dipaco.node.data.sources.labels import Labels
+from dipaco.node.data.text_bytes import IdBytes
 from dipaco.node.data.tokenizers import TextEncoder
 from dipaco.node.jobs.meter import Meter, OnProgress
 from dipaco.node.routing.documents import Document, document_batches
@@ -32,19 +34,36 @@ class HeldOutDocuments:
 
     by_path: dict[int, Sequence[Ids]]
     """Per path, ids (n,) each, n at most the context."""
+    indices: dict[int, Sequence[int]]
+    """Per path, the row of each document, in the run's source or in the file."""
+    id_bytes: IdBytes
+    """By token id, the bytes of text that it stands for, (vocabulary,)."""
     left_out: int
     """The number of documents that are too short for the router."""
+
+    def rows(self) -> set[int]:
+        """Return the rows of all documents."""
+        return {row for own in self.indices.values() for row in own}
+
+    def labelled(self, labels: Labels) -> dict[int, list[str]]:
+        """Return per path the label of each document."""
+        return {path: [labels[row] for row in own] for path, own in self.indices.items()}
 
 
 def of_run(
     manifest: Manifest, spec: RouterSpec, shards: Shards, on_progress: OnProgress
 ) -> HeldOutDocuments:
     """Return the run's held-out documents; raises the errors of reading its source."""
-    found: dict[int, Sequence[Ids]] = {
-        path: shards.validation(manifest, spec, WINDOW, path, on_progress)
+    found = [
+        shards.validation(manifest, spec, WINDOW, path, on_progress)
         for path in range(manifest.paths)
-    }
-    return HeldOutDocuments({path: own for path, own in found.items() if len(own)}, 0)
+    ]
+    return HeldOutDocuments(
+        by_path={path: own for path, own in enumerate(found) if len(own)},
+        indices={path: own.indices.tolist() for path, own in enumerate(found) if len(own)},
+        id_bytes=found[0].id_bytes,
+        left_out=0,
+    )
 
 
 def of_file(
@@ -67,7 +86,7 @@ def of_file(
         meter = Meter(on_progress, "read", rows)
         router, recipe = Router(spec), recipe_of(manifest)
         by_path: dict[int, list[Ids]] = {}
-        taken = 0
+        indices: dict[int, list[int]] = {}
         batches = document_batches(
             _rows(file, field),
             recipe,
@@ -77,17 +96,22 @@ def of_file(
         )
         for batch in batches:
             chosen = [each for each in batch if each.eligible]
-            taken += len(chosen)
             for document, path in zip(chosen, _paths(chosen, router), strict=True):
                 assert document.tokens is not None
                 kept = document.tokens[: manifest.model.context]
                 by_path.setdefault(path, []).append(np.array(kept, dtype=np.int64))
+                indices.setdefault(path, []).append(document.index)
             meter.at(batch[-1].index + 1)
     except Refusal as error:
         raise ConfigError(f"--data: {str(error).removeprefix('source.files: ')}") from error
-    if not taken:
+    if not by_path:
         raise ConfigError(f"--data: {file}: none of its rows ({rows}) is long enough to be routed")
-    return HeldOutDocuments(dict(sorted(by_path.items())), rows - taken)
+    return HeldOutDocuments(
+        by_path=dict(sorted(by_path.items())),
+        indices=dict(sorted(indices.items())),
+        id_bytes=encoder.bytes_per_id,
+        left_out=rows - sum(map(len, by_path.values())),
+    )
 
 
 def _rows(file: Path, field: str) -> Iterator[SourceRow]:

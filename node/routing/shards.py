@@ -8,7 +8,9 @@ when they are made again. Source: docs/method.md, 2.2, 2.5 and 2.6.
 Parts of a group, token ids little-endian in the width that the vocabulary needs:
     train.{path}     training documents in stream order, an end of text after each
     train.dense      the same of all paths together, for the seed phase
-    heldout.{path}   validation documents, at most `context` ids each; lengths.{path}: theirs, u32
+    heldout.{path}   validation documents, at most `context` ids each; lengths.{path}: theirs, u32;
+                     indices.{path}: their rows of the source, u64
+    id.bytes         of every token id, the bytes of text that it stands for, u32
     router           where they are scored, router documents, at most `context` ids each;
                      router.lengths: theirs, u32; router.paths: their candidates, u16, best first
 """
@@ -81,7 +83,7 @@ class TokenShard:
 
 
 class HeldOut(Sequence[Ids]):
-    """Validation documents of one path: ids, (n,) each, n at most the context."""
+    """Documents to score: ids, (n,) each, n at most the context."""
 
     def __init__(self, stream: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
         self._stream = stream
@@ -104,6 +106,24 @@ class HeldOut(Sequence[Ids]):
             raise IndexError(f"document {index} of {len(self)}")
         start = int(self._ends[index - 1]) if index else 0
         return self._stream[start : int(self._ends[index])].astype(np.int64)
+
+
+class Validation(HeldOut):
+    """Validation documents of one path."""
+
+    def __init__(
+        self,
+        stream: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        *,
+        indices: NDArray[np.integer],
+        id_bytes: NDArray[np.integer],
+    ) -> None:
+        super().__init__(stream, lengths)
+        self.indices = indices
+        """Of each document, its row of the source, (documents,)."""
+        self.id_bytes = id_bytes
+        """Of each token id, the bytes of text that it stands for, (vocabulary,)."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +195,7 @@ class Shards:
         window: int,
         path: int,
         on_progress: OnProgress,
-    ) -> HeldOut:
+    ) -> Validation:
         """Return the held-out documents of a path; made if they are missing or damaged."""
         read = partial(self.validation_shard, spec_digest(spec), window, path)
         return self._read_or_make(read, manifest, spec, window, on_progress)
@@ -222,14 +242,20 @@ class Shards:
         self._open.move_to_end(key)
         return self._open[key][0]
 
-    def validation_shard(self, spec: Digest, window: int, path: int) -> HeldOut:
+    def validation_shard(self, spec: Digest, window: int, path: int) -> Validation:
         """Return held-out documents that are in the cache; raises ShardMissing."""
         with self._reading(spec, window) as group:
-            return _held_out(group, f"heldout.{path}", f"lengths.{path}")
+            return Validation(
+                group.array(f"heldout.{path}", _dtype(group.facts.token_bytes)),
+                group.array(f"lengths.{path}", "<u4"),
+                indices=group.array(f"indices.{path}", "<u8"),
+                id_bytes=group.array("id.bytes", "<u4"),
+            )
 
     def _router_documents(self, spec: Digest, window: int, candidates: int) -> RouterDocuments:
         with self._reading(spec, window) as group:
-            documents = _held_out(group, "router", "router.lengths")
+            stream = group.array("router", _dtype(group.facts.token_bytes))
+            documents = HeldOut(stream, group.array("router.lengths", "<u4"))
             paths = group.array("router.paths", "<u2").reshape(-1, candidates)
         return RouterDocuments(documents, paths)
 
@@ -288,6 +314,8 @@ class _Pass:
                 elif split is Split.VALIDATION:
                     kept = f"heldout.{paths[0]}", f"lengths.{paths[0]}"
                     self._hold_out(document.tokens, *kept)
+                    index = document.index.to_bytes(8, "little")
+                    self.writer.append(f"indices.{paths[0]}", index)
                 else:
                     self._hold_out(document.tokens, "router", "router.lengths")
                     self.writer.append("router.paths", np.array(paths, dtype="<u2").tobytes())
@@ -343,6 +371,7 @@ def write_window(
     start = window * source.window
     stop = min(start + source.window, source.documents)
     dataset = rows(source, start=start, stop=stop, access=deps.access, on_progress=on_progress)
+    writer.append("id.bytes", encoder.bytes_per_id.astype("<u4").tobytes())
     meter = Meter(on_progress, "route", stop - start)
     wanted = {Split.TRAINING, Split.VALIDATION} | ({Split.ROUTER} if state.candidates else set())
     for batch in document_batches(dataset, recipe, encoder, splits=wanted, place=source.place):
@@ -367,11 +396,6 @@ def candidates_of(manifest: Manifest) -> int:
 def _is_scored(manifest: Manifest, spec: RouterSpec, window: int) -> bool:
     reshard = manifest.routing.reshard
     return reshard is not None and spec.epoch == 0 and window < reshard.windows
-
-
-def _held_out(group: ShardGroup, part: str, lengths: str) -> HeldOut:
-    stream = group.array(part, _dtype(group.facts.token_bytes))
-    return HeldOut(stream, group.array(lengths, "<u4"))
 
 
 def _train_part(path: int) -> str:

@@ -64,7 +64,7 @@ class GroupFacts(Wire, frozen=True, kw_only=True):
 class GroupIndex(Wire, frozen=True, kw_only=True):
     """The index file of a group; one of another format is made again."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     spec: DigestField
     window: Size
     facts: GroupFacts

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dipaco.node.data.text_bytes import IdBytes, text_bytes
 from dipaco.node.training.cross_entropy import token_losses
 from dipaco.node.training.micro_batches import do_what_fits, halve
 from dipaco.node.training.model import PathModel
@@ -29,6 +30,8 @@ class Passage:
     """(n,), n at most the context."""
     spans: tuple[tuple[int, int], ...]
     """Positions [first, end) of the tokens to score; position 0 is never one."""
+    label: str = ""
+    """Of its document, where documents are labelled."""
 
 
 def evaluate(
@@ -36,6 +39,7 @@ def evaluate(
     documents: Sequence[Ids],
     *,
     first: int,
+    id_bytes: IdBytes,
     max_batch: int,
     on_batch: Callable[[int], None],
 ) -> Evaluation:
@@ -43,13 +47,29 @@ def evaluate(
 
     documents   token ids, (n,) each, n at most the context; documents of at most `first` tokens
                 have no token to score and are left out.
+    id_bytes    by token id, the bytes of text that it stands for.
     max_batch   documents at once; 0: `BATCH`.
     on_batch    gets the number of documents done.
     """
     passages = [whole(each, first) for each in documents if len(each) > first]
     nlls = score(model, passages, max_batch=max_batch, on_batch=on_batch)
-    tokens = sum(len(each.tokens) - first for each in passages)
-    return Evaluation(documents=len(passages), tokens=tokens, nll=sum(nlls))
+    return evaluation_of(passages, id_bytes, documents=len(passages), nll=sum(nlls))
+
+
+def evaluation_of(
+    passages: Sequence[Passage], id_bytes: IdBytes, *, documents: int, nll: float
+) -> Evaluation:
+    """Return the evaluation of passages whose scored tokens have this loss, in nats."""
+    return Evaluation(
+        documents=documents,
+        tokens=sum(end - first for each in passages for first, end in each.spans),
+        bytes=sum(
+            text_bytes(id_bytes, each.tokens[first:end])
+            for each in passages
+            for first, end in each.spans
+        ),
+        nll=nll,
+    )
 
 
 def whole(document: Ids, first: int) -> Passage:

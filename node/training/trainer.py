@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from dipaco.node.aggregation.outer import read_moments
 from dipaco.node.config import ComputeSection
 from dipaco.node.jobs.options import check_moment_bits
 from dipaco.node.jobs.values import Described, MemoryProbed, ProbeMemory, Progress
-from dipaco.node.routing.shards import RouterDocuments
+from dipaco.node.routing.shards import RouterDocuments, Validation
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.compiled import compile_blocks, compiling_in_words
 from dipaco.node.training.devices import (
@@ -190,7 +188,7 @@ class Trainer:
         self,
         manifest: Manifest,
         lease: EvaluateLease,
-        documents: Sequence[NDArray[np.integer]],
+        documents: Validation,
         on_progress: OnProgress,
     ) -> EvaluateResult:
         """Compute the loss on the held-out documents that the router sends to the lease's path."""
@@ -206,6 +204,7 @@ class Trainer:
                 model,
                 documents,
                 first=manifest.routing.first_scored,
+                id_bytes=documents.id_bytes,
                 max_batch=self._micro_batches.most,
                 on_batch=on_batch,
             )

@@ -7,6 +7,8 @@ an empty string. A lie within the bounds is not found here: only repeating the w
 
 import math
 
+from msgspec import UNSET
+
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.work.kinds import Evaluation, Seeded, SeedResult, TrainResult
 
@@ -39,7 +41,17 @@ def wrong_evaluation(manifest: Manifest, found: Evaluation) -> str:
             f"the evaluation's loss of {found.nll:.3g} nats is none that {found.tokens} tokens can "
             "have"
         )
-    return ""
+    return _wrong_bytes(manifest, found)
+
+
+def _wrong_bytes(manifest: Manifest, found: Evaluation) -> str:
+    """Say why so many tokens cannot stand for so much text.
+
+    The tokenizer's file spells every token, in at least the bytes that it stands for (2.5).
+    """
+    if found.bytes is UNSET or found.bytes <= found.tokens * manifest.tokenizer.size:
+        return ""
+    return f"the evaluation's {found.bytes} bytes are more than {found.tokens} tokens stand for"
 
 
 def wrong_figures(

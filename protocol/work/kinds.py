@@ -10,7 +10,7 @@ decisions of a node about each kind are in `dipaco.node.kinds`.
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.run.model_shape import MAX_PATHS
 from dipaco.protocol.run.modules import MAX_MODULES, MAX_RUN_MODULES, ModuleDigest, ModuleDigests
@@ -192,7 +192,10 @@ class MomentsReplaced(Wire, frozen=True, kw_only=True):
 
 
 class Evaluation(Wire, frozen=True, kw_only=True):
-    """Held-out loss of one path: not exact across hardware, so never compared by digest."""
+    """Held-out loss of one path: not exact across hardware, so never compared by digest.
+
+    Documents, tokens and bytes are exact: they follow from the data and the tokenizer.
+    """
 
     documents: Size
     tokens: Size
@@ -200,6 +203,8 @@ class Evaluation(Wire, frozen=True, kw_only=True):
     2.5)."""
     nll: Nats
     """Their negative log-likelihood, summed, in nats."""
+    bytes: Size | UnsetType = UNSET
+    """UTF-8 bytes of text that they stand for; left out by nodes of before this field."""
 
 
 class EvaluateLease(_Lease, frozen=True, kw_only=True):

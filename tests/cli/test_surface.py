@@ -28,8 +28,8 @@ SURFACE = {
     "verify": "NAME --home --json --labels --local-sources --out --spec",
     "testnet": "FILE --home --kill --nodes --report --rounds --seed",
     "reference": "NAME --compare --device --home --report --rounds --seed",
-    "eval": "NAME --at --data --device --home --json --local-sources --max-batch --reroute "
-    "--text-field",
+    "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
+    "--reroute --text-field",
     "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
     "--temperature --top-k",
     "ckpt list": "NAME --home --json",

@@ -70,6 +70,7 @@ def check_reports(tiny: Path, swarm: Report, single: Report) -> None:
     assert differences(swarm, single) == []
     for ours, theirs in zip(swarm.losses, single.losses, strict=True):
         assert ours.perplexity == pytest.approx(theirs.perplexity, rel=1e-6)
+        assert ours.bytes == theirs.bytes is not None
     assert swarm.early_stopped is not None and single.early_stopped is not None
     assert [p.version for p in swarm.early_stopped.paths] == [
         p.version for p in single.early_stopped.paths

@@ -320,6 +320,7 @@ SHARED: dict[str, Any] = {
 LEASE = TrainLease(**SHARED, path=1, round=2, moments=())
 SHEET = Sheet(digest=digest("sheet"), documents=125)
 EVALUATION = Evaluation(documents=20, tokens=1234, nll=4321.0625)
+WITH_BYTES = Evaluation(documents=20, tokens=1234, nll=4321.0625, bytes=4_007)
 FIGURES: dict[str, Any] = {"tokens": 61440, "seconds": 31.25, "loss_first": 7.5, "loss_last": 3.412}
 RESULT = TrainResult(token=TOKEN, deltas=MODULES, moments=(), **FIGURES)
 
@@ -335,6 +336,7 @@ def _leases() -> tuple[Wire, ...]:
         msgspec.structs.replace(RESULT, moments=carried),
         EvaluateLease(**SHARED, path=1, version=2),
         EvaluateResult(token=TOKEN, evaluation=EVALUATION),
+        EvaluateResult(token=TOKEN, evaluation=WITH_BYTES),
         ScoreLease(**SHARED, path=1, version=1),
         ScoreResult(token=TOKEN, sheet=SHEET),
     )

@@ -1,6 +1,7 @@
 """`eval`, `generate` and `ckpt` in this process, on a module export of made-up states."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,16 +120,30 @@ def test_a_file_is_scored_document_by_document(
     export: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["the sea and the sky " * 20, "short", "a ship that sails " * 20]
-    Path("own.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
-    asked = ("eval", export, "--data", "own.jsonl", "--text-field", "body", "--reroute", "8")
+    rows = [{"body": text, "kind": text.split()[1]} for text in texts[::2]]
+    rows.insert(1, {"body": texts[1], "kind": "left out"})
+    Path("own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked: tuple[str, ...] = ("eval", export, "--data", "own.jsonl", "--text-field", "body")
+    asked = (*asked, "--reroute", "8")
+    assert "column 'body': row 0" in refused(capsys, *asked, "--domain-field", "body")
+    asked = (*asked, "--domain-field", "kind")
     report = json.loads(said(capsys, *asked, "--json"))
     once, again = report["passes"]
     assert (once["reroute"], again["reroute"]) == (None, 8)
     assert report["left_out"] == 1
     for each in (once, again):
         assert each["documents"] == 2 == sum(path["documents"] for path in each["paths"])
-        assert each["tokens"] == once["tokens"] == sum(path["tokens"] for path in each["paths"])
+        assert [domain["domain"] for domain in each["domains"]] == ["sea", "ship"]
+        for name in ("tokens", "bytes"):
+            assert each[name] == once[name]
+            for parts in (each["paths"], each["domains"]):
+                assert each[name] == sum(part[name] for part in parts)
+        nll = sum(domain["nll"] for domain in each["domains"])
+        assert each["nll"] == pytest.approx(nll)
+        assert each["bits_per_byte"] == pytest.approx(nll / math.log(2) / each["bytes"])
     table = said(capsys, *asked)
+    assert f"(vocabulary {report['vocabulary']:,})" in table
+    assert f"{once['bits_per_byte']:.3f}" in table and "by domain" in table
     assert f"{once['perplexity']:.2f}" in table and "1 row left out" in table
 
 

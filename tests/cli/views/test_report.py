@@ -15,7 +15,6 @@ from dipaco.cli.views.report import (
     build,
     differences,
     early_stopped,
-    perplexity,
     print_report,
     read_report,
     stage_seconds,
@@ -30,10 +29,18 @@ from tests.node.api.fake_node import PEER, status
 MANIFEST = local_run(None, seed=0, rounds=2).run.manifest
 
 
-def look(version: int, path: int, tokens: int, each: float) -> EvaluationView:
-    """An evaluation with perplexity `each`."""
+def look(
+    version: int, path: int, tokens: int, each: float, bytes_each: int | None = 3
+) -> EvaluationView:
+    """An evaluation with perplexity `each`, and so many bytes for a token."""
     return EvaluationView(
-        path=path, version=version, documents=2, tokens=tokens, nll=tokens * log(each), peer=PEER
+        path=path,
+        version=version,
+        documents=2,
+        tokens=tokens,
+        nll=tokens * log(each),
+        bytes=None if bytes_each is None else bytes_each * tokens,
+        peer=PEER,
     )
 
 
@@ -68,6 +75,17 @@ def report(states: dict[str, dict[int, str]] | None = None) -> Report:
     )
 
 
+def made(evaluations: list[EvaluationView]) -> Report:
+    return build(
+        "reference",
+        MANIFEST,
+        completed=True,
+        seconds=1.0,
+        states={},
+        evaluations=evaluations,
+    )
+
+
 PATHS = ((0, 300), (1, 100), (2, 100), (3, 100))
 
 
@@ -79,8 +97,59 @@ def test_routed_perplexity_weighs_paths_by_their_tokens() -> None:
     assert [p.perplexity for p in final.paths] == pytest.approx([20.0, 50.0, 50.0, 50.0])
 
 
-def test_nothing_scored_has_no_finite_perplexity() -> None:
-    assert perplexity(0.0, 0) is None
+def test_bits_per_byte_weigh_paths_by_their_bytes() -> None:
+    evaluations = [look(0, 0, 100, 16.0, 2), look(0, 1, 300, 16.0, 4)]
+    found = made(evaluations).losses[0]
+    assert [p.bytes for p in found.paths] == [200, 1200] and found.bytes == 1400
+    assert [p.bits_per_byte for p in found.paths] == pytest.approx([2.0, 1.0])
+    assert found.bits_per_byte == pytest.approx(1600 / 1400)
+
+
+def test_bytes_that_one_peer_did_not_count_are_not_known_in_all() -> None:
+    found = made([look(0, 0, 100, 16.0), look(0, 1, 100, 16.0, None)]).losses[0]
+    assert found.paths[0].bits_per_byte == pytest.approx(4 / 3)
+    assert (found.paths[1].bytes, found.bytes, found.bits_per_byte) == (None, None, None)
+    assert found.perplexity == pytest.approx(16.0)
+
+
+def test_a_perplexity_names_its_vocabulary_and_stands_beside_bits_per_byte() -> None:
+    console = Console(record=True, width=160)
+    print_report(report(), console)
+    text = console.export_text()
+    assert "routed validation perplexity (vocabulary 4,096)" in text
+    assert "│  31.62 │     1.661 │" in text
+    assert "-> 31.6 (0.316 of the seed model's; vocabulary 4,096), 1.661 bits per byte" in text
+
+
+def test_a_report_without_bytes_or_vocabulary_is_shown_as_it_was() -> None:
+    losses = tuple(replace(each, bytes=None, bits_per_byte=None) for each in report().losses)
+    console = Console(record=True, width=160)
+    print_report(replace(report(), vocabulary=None, losses=losses), console)
+    text = console.export_text()
+    assert text.rstrip().endswith("perplexity 100.0 -> 31.6 (0.316 of the seed model's)")
+
+
+@pytest.mark.parametrize(("name", "other"), [("documents", 3), ("tokens", 301), ("bytes", 901)])
+def test_what_was_scored_is_compared_exactly_and_the_loss_is_not(name: str, other: int) -> None:
+    ours = report()
+    for field, value, due in (
+        (
+            name,
+            other,
+            [
+                f"evaluation 2 of path 0: {getattr(ours.losses[2].paths[0], name)} and "
+                f"{other} {name}"
+            ],
+        ),
+        ("nll", 1.0, []),
+    ):
+        last = ours.losses[2]
+        paths = (replace(last.paths[0], **{field: value}), *last.paths[1:])
+        theirs = replace(ours, losses=(*ours.losses[:2], replace(last, paths=paths)))
+        assert differences(ours, theirs) == due
+    paths = (replace(ours.losses[2].paths[0], bytes=None), *ours.losses[2].paths[1:])
+    theirs = replace(ours, losses=(*ours.losses[:2], replace(ours.losses[2], paths=paths)))
+    assert differences(ours, theirs) == [], "a report of before has no bytes"
 
 
 def test_the_table_shows_seed_rounds_paths_final_bytes_times_and_memory() -> None:
@@ -91,7 +160,7 @@ def test_the_table_shows_seed_rounds_paths_final_bytes_times_and_memory() -> Non
         assert words in text
     for words in ("node-1 (killed)", "verified", "1.5", "2.5", "120", "130", "400", "derive"):
         assert words in text
-    assert "perplexity 100.0 -> 31.6 (0.316 of the seed model's)" in text
+    assert "perplexity 100.0 -> 31.6 (0.316 of the seed model's;" in text
 
 
 def test_early_stopping_adds_a_row_with_the_version_of_every_path() -> None:

@@ -13,8 +13,10 @@ from dipaco.cli.testnet.display import LiveView
 from dipaco.cli.testnet.local_run import local_run
 from dipaco.cli.views.assessment import (
     AssessmentReport,
+    DomainScore,
     Pass,
     PathScore,
+    Score,
     print_assessment,
 )
 from dipaco.cli.views.checkpoint import ListedModule, ListedPath, Listing, listing_text
@@ -25,6 +27,7 @@ from dipaco.cli.views.manifest import manifest_text, runs_text
 from dipaco.cli.views.progress import Work, display
 from dipaco.cli.views.report import print_report
 from dipaco.cli.views.status import status_text
+from dipaco.node.data.sources.labels import MAX_LABEL
 from dipaco.node.doctor.checks import Check
 from dipaco.node.status.document import Status
 from tests.cli.commands.test_doctor import FIT
@@ -71,17 +74,31 @@ def score(path: int) -> PathScore:
         nll=1.5,
         loss=3.4567,
         perplexity=31.71,
+        bytes=3_456_789_012,
+        bits_per_byte=1.234,
     )
 
 
 def assessment() -> AssessmentReport:
-    every = {name: getattr(score(0), name) for name in ("documents", "tokens", "nll", "loss")}
+    every = {name: getattr(score(0), name) for name in Score.__struct_fields__}
+    domains = ("law", "架" * MAX_LABEL, "a_name_" * (MAX_LABEL // 7))
     passes = tuple(
-        Pass(reroute=window, paths=tuple(map(score, range(16))), perplexity=31.71, **every)
+        Pass(
+            reroute=window,
+            paths=tuple(map(score, range(16))),
+            domains=tuple(DomainScore(domain=each, **every) for each in domains),
+            **every,
+        )
         for window in (None, 128)
     )
     return AssessmentReport(
-        name="架架", run="ab" * 32, spec="cd" * 32, data="a/file.txt", left_out=1, passes=passes
+        name="架架",
+        run="ab" * 32,
+        spec="cd" * 32,
+        vocabulary=1_048_576,
+        data="a/file.txt",
+        left_out=1,
+        passes=passes,
     )
 
 
@@ -184,6 +201,8 @@ def test_what_is_no_terminal_gets_everything(name: str) -> None:
 
 
 def test_forty_columns_keep_what_a_table_is_for() -> None:
+    for view in ("eval", "report"):
+        assert "bits/byte" in VIEWS[view](40), view
     assert "perplexity" in VIEWS["eval"](40) and "no room for: " in VIEWS["eval"](40)
     assert "routed" in VIEWS["report"](40) and "leased" in VIEWS["one run"](40)
 

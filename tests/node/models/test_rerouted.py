@@ -15,11 +15,14 @@ from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.spec import RouterSpec, int32_bytes, int64_bytes
 from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.work.kinds import Evaluation
 from tests.node.training.small import CONTEXT, VOCABULARY, initial_states, small_manifest
 
 PREFIX = 8
 PATHS = 4
 Ids = NDArray[np.int64]
+ID_BYTES = np.random.default_rng(7).integers(1, 9, VOCABULARY)
+"""By token id, the bytes of text that it stands for, made up."""
 
 
 def run() -> Manifest:
@@ -74,12 +77,21 @@ class Models:
         return self._models[path]
 
 
+Sums = dict[int | str, tuple[int, int, float]]
+"""By path and by label: tokens, bytes, loss."""
+
+
 def by_the_definition(
     documents: HeldOut, router: Router, models: Callable[[int], PathModel], first: int, window: int
-) -> dict[int, tuple[int, float]]:
-    """Return tokens and loss per path, token by token."""
-    found = dict.fromkeys(range(PATHS), (0, 0.0))
-    for document in (each for path in documents.values() for each in path):
+) -> Sums:
+    """Return the sums token by token."""
+    found: Sums = dict.fromkeys((*range(PATHS), *LABELS), (0, 0, 0.0))
+    named = (
+        (document, label)
+        for path, own in documents.items()
+        for document, label in zip(own, labels_of(documents)[path], strict=True)
+    )
+    for document, label in named:
         for position in range(first, len(document)):
             chunk = (position - PREFIX) // window
             path = path_after(router, np.asarray(document), PREFIX + chunk * window)
@@ -87,9 +99,22 @@ def by_the_definition(
             with torch.inference_mode():
                 features = model(torch.from_numpy(document[:position])[None])[0, -1]
                 logs = (features @ model.head.T).log_softmax(-1)
-            tokens, nll = found[path]
-            found[path] = tokens + 1, nll - logs[document[position]].item()
+            for place in (path, label):
+                tokens, size, nll = found[place]
+                own_bytes = int(ID_BYTES[document[position]])
+                lost = nll - logs[document[position]].item()
+                found[place] = tokens + 1, size + own_bytes, lost
     return found
+
+
+LABELS = ("law", "code")
+
+
+def labels_of(documents: HeldOut) -> dict[int, list[str]]:
+    """Return labels that do not follow the paths."""
+    return {
+        path: [LABELS[len(document) % 2] for document in own] for path, own in documents.items()
+    }
 
 
 @pytest.mark.parametrize("window", [1, 5, 8, 16])
@@ -108,6 +133,8 @@ def test_every_token_is_scored_by_the_path_of_its_chunk(
         router,
         models,
         first_scored=first,
+        id_bytes=ID_BYTES,
+        labels=labels_of(documents),
         window=window,
         max_batch=max_batch,
         on_batch=lambda *counts: done.append(counts),
@@ -116,13 +143,17 @@ def test_every_token_is_scored_by_the_path_of_its_chunk(
     assert asked == sorted(set(asked)) and len(asked) > 1, "each model once, one after the other"
     assert done[-1][0] == done[-1][1]
     expected = by_the_definition(documents, router, models, first, window)
-    for path, (tokens, nll) in expected.items():
-        if path in found:
-            assert found[path].tokens == tokens
-            assert found[path].nll == pytest.approx(nll, rel=1e-5)
+    every: dict[int | str, Evaluation] = dict(found.paths.items())
+    every.update(found.labels.items())
+    for place, (tokens, size, nll) in expected.items():
+        if place in every:
+            assert (every[place].tokens, every[place].bytes) == (tokens, size)
+            assert every[place].nll == pytest.approx(nll, rel=1e-5)
         else:
             assert not tokens
-    assert sum(each.documents for each in found.values()) == scored, "the others are too short"
+    for sums in (found.paths, found.labels):
+        assert sum(each.documents for each in sums.values()) == scored, "others are too short"
+    assert list(found.labels) == sorted(LABELS)
 
 
 @pytest.mark.parametrize("window", [None, CONTEXT, 10 * CONTEXT])
@@ -136,14 +167,22 @@ def test_a_window_of_the_context_is_routing_once(window: int | None, first: int)
         router,
         models,
         first_scored=first,
+        id_bytes=ID_BYTES,
         window=window,
         max_batch=0,
         on_batch=lambda *counts: None,
     )
-    assert set(found) == set(documents)
+    assert set(found.paths) == set(documents) and not found.labels
     for path, own in documents.items():
-        once = evaluate(models(path), own, first=first, max_batch=0, on_batch=lambda count: None)
-        assert found[path] == once
+        once = evaluate(
+            models(path),
+            own,
+            first=first,
+            id_bytes=ID_BYTES,
+            max_batch=0,
+            on_batch=lambda count: None,
+        )
+        assert found.paths[path] == once
 
 
 def test_a_round_robin_router_keeps_a_document_on_its_path() -> None:

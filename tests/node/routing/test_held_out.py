@@ -76,7 +76,12 @@ def test_every_row_that_is_long_enough_goes_to_the_path_of_its_prefix(
     ):
         found = of_file(file, None, RUN, spec, encoder, told.append)
         assert {path: [list(ids) for ids in own] for path, own in found.by_path.items()} == due
-        assert list(found.by_path) == sorted(due)
+        assert list(found.by_path) == sorted(due) == list(found.indices)
+        domains = found.labelled({row: TEXTS[row] for row in found.rows()})
+        for path, own in domains.items():
+            first = [encoder.plainly([text])[0][: RUN.model.context] for text in own]
+            assert first == due[path]
+        assert found.id_bytes is encoder.bytes_per_id
         assert found.left_out == len(TEXTS) - sum(map(len, due.values())) == 2
     assert (told[-1].stage, told[-1].done, told[-1].total) == ("read", len(TEXTS), len(TEXTS))
 
@@ -129,8 +134,12 @@ def test_the_run_s_own_are_its_validation_shards_without_the_empty_ones(
     due = validation(RUN, spec, shards)
     assert found.left_out == 0 and sum(map(len, due)) > 5
     assert set(found.by_path) == {path for path, own in enumerate(due) if own}
+    corpus, encoder = texts(160), load_tokenizer(RUN.tokenizer, tools.blobs)
     for path, own in found.by_path.items():
         assert [list(ids) for ids in own] == due[path]
+        of_rows = encoder.encode([corpus[row] for row in found.indices[path]])
+        assert [ids[: RUN.model.context] for ids in of_rows] == due[path]
+    assert found.id_bytes.tolist() == encoder.bytes_per_id.tolist()
 
 
 def validation(run: Manifest, spec: RouterSpec, shards: Shards) -> list[list[list[int]]]:

@@ -81,6 +81,8 @@ class Expected:
         encoder = load_tokenizer(embedded_tokenizer(), tools.blobs)
         self.streams: dict[int, list[int]] = {path: [] for path in (0, 1, 2, 3, DENSE)}
         self.held_out: dict[int, list[list[int]]] = {path: [] for path in range(4)}
+        self.indices: dict[int, list[int]] = {path: [] for path in range(4)}
+        self.id_bytes = encoder.bytes_per_id.tolist()
         corpus = texts(DOCUMENTS)
         for index in range(window * WINDOW, min((window + 1) * WINDOW, DOCUMENTS)):
             tokens = encoder.encode([corpus[index]])[0]
@@ -93,6 +95,7 @@ class Expected:
                     self.streams[path] += [*tokens, 0]
             elif split is Split.VALIDATION:
                 self.held_out[paths[0]].append(tokens[:64])
+                self.indices[paths[0]].append(index)
 
 
 @pytest.mark.parametrize("window", [0, 2])
@@ -110,6 +113,8 @@ def test_every_path_gets_its_documents_and_nothing_else(
     for path, held_out in expected.held_out.items():
         found = made.validation(*run, window, path, no_progress)
         assert [document.tolist() for document in found] == held_out
+        assert found.indices.tolist() == expected.indices[path]
+        assert found.id_bytes.tolist() == expected.id_bytes
     assert sum(map(len, expected.held_out.values())) > 0
     assert min(map(len, expected.streams.values())) > 0
 

@@ -24,6 +24,7 @@ from dipaco.protocol.run.early_stopping import kept_version
 from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, run_id
 from dipaco.protocol.run.training import Adam, Muon
 from dipaco.protocol.work.kinds import TrainLease
+from dipaco.protocol.work.losses import stated_bytes
 from tests.golden.trajectories import tiny
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.swarm import SCHEDULER, Swarm, found, until
@@ -143,8 +144,9 @@ async def test_a_swarm_with_fewer_volunteers_than_paths_equals_one_process_bit_f
     assert {m: tuple(digests) for m, digests in view.states.items()} == alone.states
     assert view.momenta == alone.momenta
     assert [spec_digest(each) for each in alone.specs] == list(view.specs)
-    ours = {place: each.evaluation.nll for place, each in view.evaluations.items()}
-    assert ours == {place: each.nll for place, each in alone.evaluations.items()}
+    ours = {place: each.evaluation for place, each in view.evaluations.items()}
+    assert ours == alone.evaluations
+    assert all((stated_bytes(each) or -1) >= each.tokens for each in ours.values())
     kept = [view.kept_version(path) for path in range(4)]
     assert kept == [kept_alone(value, alone, path) for path in range(4)]
     assert (min(kept) < value.training.rounds) == value.training.early_stopping

@@ -297,11 +297,12 @@ def test_a_group_that_cannot_be_marked_as_used_is_not_left_locked(
     assert cache.groups() == 0
 
 
-def test_a_group_of_another_format_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [1, 3])
+def test_a_group_of_another_format_is_made_again(other: int, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 10_000)
     make(cache, 0)
     index = tmp_path / f"{SPEC.hex()}-0" / "index"
-    body = cbor2.dumps(cbor2.loads(index.read_bytes()[:-32]) | {"format": 2}, canonical=True)
+    body = cbor2.dumps(cbor2.loads(index.read_bytes()[:-32]) | {"format": other}, canonical=True)
     index.write_bytes(body + sha256(body))
     assert content(cache, 0) is None
     assert cache.groups() == 0

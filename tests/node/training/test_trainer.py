@@ -13,7 +13,7 @@ import torch
 from msgspec.structs import replace
 
 from dipaco.node.aggregation.outer import read_delta, read_moments
-from dipaco.node.routing.shards import HeldOut, RouterDocuments
+from dipaco.node.routing.shards import HeldOut, RouterDocuments, Validation
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
 from dipaco.node.training.inner_loop import PathState, StepReport, Steps, run_steps
@@ -27,9 +27,10 @@ from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
 from dipaco.protocol.tensors.moments import Moments, decode_moments, encode_moments, moments_bytes
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.work.kinds import SeedResult, TrainResult
+from dipaco.protocol.work.kinds import Evaluation, SeedResult, TrainResult
 from tests.node.training.small import (
     CONTEXT,
+    VOCABULARY,
     ArrayShard,
     Reports,
     evaluate_lease,
@@ -45,6 +46,8 @@ from tests.values import digest
 
 CPU = torch.device("cpu")
 SEED_SHARD, PATH_SHARD = shard(0, 40), shard(2)
+ID_BYTES = np.random.default_rng(7).integers(1, 9, VOCABULARY)
+"""By token id, the bytes of text that it stands for, made up."""
 GOLDEN_LOSSES = [
     4.16232,
     4.14868,
@@ -402,7 +405,16 @@ def test_bf16_products_are_repeatable_near_float32_and_leave_evaluation_alone() 
         model = PathModel(value, CPU)
         load(model, value, start)
         documents = [PATH_SHARD.data[0, :CONTEXT]]
-        scores.append(evaluate(model, documents, first=4, max_batch=0, on_batch=lambda done: None))
+        scores.append(
+            evaluate(
+                model,
+                documents,
+                first=4,
+                id_bytes=ID_BYTES,
+                max_batch=0,
+                on_batch=lambda done: None,
+            )
+        )
     assert scores[0] == scores[1]
 
 
@@ -502,13 +514,15 @@ def test_training_lowers_the_held_out_loss(blobs: BlobStore, trainer: Trainer) -
     plain = small_manifest()
     training = replace(plain.training, seed_steps=60)
     value = small_manifest(training=training)
-    documents = [row[:40] for row in SEED_SHARD.data[:5]]
+    rows = SEED_SHARD.data[:5, :40]
+    documents = Validation(rows.ravel(), np.full(5, 40), indices=np.arange(5), id_bytes=ID_BYTES)
     losses = []
     for manifest in (plain, value):
         states = version_zero(trainer, manifest)
         granted = evaluate_lease(manifest, 3, 0, states)
         found = trainer.evaluate(manifest, granted, documents, Reports()).evaluation
         assert (found.documents, found.tokens) == (5, 5 * (40 - 32))
+        assert found.bytes == ID_BYTES[rows[:, 32:]].sum()
         losses.append(found.nll / found.tokens)
     assert losses[1] < 0.5 * losses[0]
 
@@ -529,12 +543,20 @@ def test_evaluation_scores_each_document_from_the_prefix_on_whatever_its_company
             expected -= picked[31:].sum(dtype=torch.float64).item()
     for max_batch in (0, 1, 2):
         done: list[int] = []
-        found = evaluate(model, documents, first=32, max_batch=max_batch, on_batch=done.append)
+        found = evaluate(
+            model,
+            documents,
+            first=32,
+            id_bytes=ID_BYTES,
+            max_batch=max_batch,
+            on_batch=done.append,
+        )
         assert (found.documents, found.tokens) == (5, 16 + 1 + 8 + 15 + 8)
+        assert found.bytes == sum(ID_BYTES[document[32:]].sum() for document in documents)
         assert found.nll == pytest.approx(expected, rel=1e-5)
         assert done[-1] == 5
-    nothing = evaluate(model, [], first=32, max_batch=0, on_batch=done.append)
-    assert (nothing.documents, nothing.tokens, nothing.nll) == (0, 0, 0.0)
+    nothing = evaluate(model, [], first=32, id_bytes=ID_BYTES, max_batch=0, on_batch=done.append)
+    assert nothing == Evaluation(documents=0, tokens=0, nll=0.0, bytes=0)
 
 
 def test_a_sheet_scores_documents_from_the_first_scored_position_on(
@@ -550,7 +572,10 @@ def test_a_sheet_scores_documents_from_the_first_scored_position_on(
     evaluated = evaluate_lease(value, 0, 0, states)
     expected = []
     for document in (due.documents[i] for i in (0, 2, 3)):
-        alone = trainer.evaluate(value, evaluated, [document], Reports()).evaluation
+        single = Validation(
+            document, np.array([len(document)]), indices=np.arange(1), id_bytes=ID_BYTES
+        )
+        alone = trainer.evaluate(value, evaluated, single, Reports()).evaluation
         assert alone.tokens == len(document) - 20
         expected.append(quantised(alone.nll, alone.tokens))
     scores = read_sheet(blobs.read(sheet.digest, 1 << 10), 4).tolist()

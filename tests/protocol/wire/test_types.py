@@ -138,6 +138,12 @@ def other_encodings(data: bytes) -> Iterator[bytes]:
     yield more + body + cbor2.dumps(last) + cbor2.dumps(content[last])
 
 
+def came_later(value: Wire) -> set[str]:
+    """Return the fields that may be left out."""
+    fields = msgspec.structs.fields(type(value))
+    return {each.name for each in fields if each.default is msgspec.UNSET}
+
+
 @each_type
 def test_unknown_and_missing_fields_are_refused(name: str) -> None:
     for value in values()[name]:

@@ -37,6 +37,11 @@ def evaluation(documents: int, tokens: int, nll: float) -> str:
     return wrong_evaluation(RUN, found)
 
 
+def with_bytes(tokens: int, size: int) -> Evaluation:
+    documents = -(-tokens // LONGEST)
+    return Evaluation(documents=documents, tokens=tokens, nll=UNIFORM * tokens, bytes=size)
+
+
 def seed_result(**changes: Any) -> SeedResult:
     plain = SeedResult(
         token=bytes(16), states=(), tokens=DUE, seconds=5.0, loss_first=9.0, loss_last=4.0
@@ -136,3 +141,14 @@ def test_a_ledger_with_an_impossible_figure_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match=r"version 0 of path 0: .* 1 tokens can have"):
         ledger.apply(Evaluated(path=0, version=0, peer=peer("anna"), evaluation=free))
     assert not ledger.evaluations
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 200])
+def test_tokens_stand_for_no_more_bytes_than_the_tokenizers_file_has_for_each(tokens: int) -> None:
+    most = tokens * RUN.tokenizer.size
+    assert not wrong_evaluation(RUN, with_bytes(tokens, 0))
+    assert not wrong_evaluation(RUN, with_bytes(tokens, most))
+    wrong = wrong_evaluation(RUN, with_bytes(tokens, most + 1))
+    assert wrong == f"the evaluation's {most + 1} bytes are more than {tokens} tokens stand for"
+    with pytest.raises(ValueError, match="bytes: "):
+        with_bytes(tokens, -1)
