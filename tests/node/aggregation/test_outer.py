@@ -73,13 +73,14 @@ def state_fault(
     return wrong_states(blobs, value, lease, (ModuleDigest(module=STEM, digest=blob),))
 
 
-@pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4", "int2"])
 def test_two_outer_steps_in_a_row_equal_the_plain_function(
     blobs: BlobStore, encoding: Encoding
 ) -> None:
     training = msgspec.structs.replace(VALUE.training, deltas=encoding)
     value = msgspec.structs.replace(VALUE, training=training)
-    deltas = [np.sign(STATE) * np.float32(2.0**-k) for k in (4, 5)]  # exact in all encodings
+    sizes = np.tile(np.array([1, 3], np.float32), STATE.size)[: STATE.size]
+    deltas = [np.sign(STATE) * sizes * np.float32(2.0**-k) for k in (6, 7)]  # exact in all
     contributions = tuple(
         Contribution(
             path=path,

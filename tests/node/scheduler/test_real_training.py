@@ -67,8 +67,8 @@ def everything() -> Manifest:
 
 
 def stateless() -> Manifest:
-    """Nothing carried, nothing packed, float32, windows in turn, every module shared."""
-    value = tiny(rounds=2, inner_steps=3, inner_state="reset", early_stopping=False)
+    """Nothing carried, deltas of 2 bits, float32, windows in turn, every module shared."""
+    value = tiny(rounds=2, inner_steps=3, inner_state="reset", early_stopping=False, deltas="int2")
     return replace(
         value,
         source=replace(value.source, window=100),
