@@ -7,6 +7,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.tensors.delta import BITS, Float32, decode_delta, encoded_bytes
+from dipaco.protocol.tensors.feedback import carried_bytes
 from dipaco.protocol.tensors.moments import Moments, decode_moments, moments_bytes
 from dipaco.protocol.tensors.outer_step import advance, outer_update, quantise
 from dipaco.protocol.wire.digest import Digest
@@ -73,4 +74,18 @@ def encoded_delta(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest
 def read_moments(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> Moments:
     """Return AdamW's moments from the store; raises RemoteProtocolError, Unavailable."""
     elements = manifest.topology.elements(module)
-    return decode_moments(blobs.read(digest, moments_bytes(elements)), elements)
+    data = _carried(blobs, manifest, module, digest)
+    return decode_moments(data[: moments_bytes(elements)], elements)
+
+
+def encoded_feedback(
+    blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest
+) -> bytes:
+    """Return the bytes of what top-k left out, of the blob of moments; raises Unavailable."""
+    data = _carried(blobs, manifest, module, digest)
+    return data[moments_bytes(manifest.topology.elements(module)) :]
+
+
+def _carried(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> bytes:
+    elements = manifest.topology.elements(module)
+    return blobs.read(digest, carried_bytes(manifest.training.deltas, elements))

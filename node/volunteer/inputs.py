@@ -23,7 +23,7 @@ from dipaco.node.verification.tokenizer import obtain_tokenizer
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.tensors.delta import encoded_bytes
-from dipaco.protocol.tensors.moments import moments_bytes
+from dipaco.protocol.tensors.feedback import carried_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.kinds import Lease
@@ -102,11 +102,11 @@ class Inputs:
             await obtain_tokenizer(self.record.manifest, self.exchange)
 
     async def _fetch(self, lease: Lease, on_bytes: OnBytes) -> None:
-        top = self.record.state.topology
+        top, encoding = self.record.state.topology, self.record.manifest.training.deltas
         await self._catch_up(lease)
         states = [(ModuleId(each.module), each.digest) for each in lease.modules]
         moments = [
-            (each.digest, moments_bytes(top.elements(ModuleId(each.module))))
+            (each.digest, carried_bytes(encoding, top.elements(ModuleId(each.module))))
             for each in lease.carried
         ]
         total = sum(top.state_bytes(m) for m, _ in states) + sum(length for _, length in moments)
