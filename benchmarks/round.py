@@ -5,7 +5,9 @@ only that node, through a line of its own (`link`), as behind a home router. The
 steps is chosen from the measured time of one, so that a lease lasts `LEASE_SECONDS`. The times of a
 node's stages are read from its log; all nodes share this machine's clock.
 
-DIPACO_BENCH_LEASE sets the seconds of a lease. DIPACO_BENCH_ENCODING=f32 sends all values whole.
+DIPACO_BENCH_LEASE sets the seconds of a lease. DIPACO_BENCH_ENCODING=f32 sends all values whole,
+DIPACO_BENCH_DELTAS=int2 (or another) encodes pseudo-gradients so, DIPACO_BENCH_LINE is the line's
+rate in Mbit/s.
 DIPACO_BENCH_SHAPE, `demo` or `20m`, measures that shape alone.
 """
 
@@ -15,7 +17,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -44,12 +46,14 @@ from dipaco.protocol.run.model_shape import Grid, Level, Model
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import peer_id
 
-RATE, DELAY = 100e6 / 8, 0.01  # bytes per second and seconds, each way
+RATE = float(os.environ.get("DIPACO_BENCH_LINE", "100")) * 1e6 / 8  # bytes per second, each way
+DELAY = 0.01  # seconds, each way
 VOLUNTEERS, SEED_STEPS = 2, 2
 ROUNDS = {"demo": 3, "20m": 4}  # a volunteer has two leases in a round of `demo`, one in `20m`
 FIRST = 2  # the first round measured: round 1 begins with whole states
 LEASE_SECONDS = float(os.environ.get("DIPACO_BENCH_LEASE", "66"))
 SMALL = os.environ.get("DIPACO_BENCH_ENCODING", "") != "f32"
+DELTAS = os.environ.get("DIPACO_BENCH_DELTAS", "int4")
 PROBE_STEPS = 4
 MARK = 5.0  # %
 POLL_SECONDS = 0.5
@@ -75,8 +79,11 @@ def measure(name: str) -> list[Result]:
     return [_share(name, rounds), _traffic(name, plan.manifest, links)]
 
 
-def step_seconds(name: str) -> float:
-    """Return the seconds of one inner step of a shape, in this process."""
+def step_seconds(name: str, clock: str = "perf_counter") -> float:
+    """Return the seconds of one inner step of a shape, in this process.
+
+    clock   a function of `time`; process_time: processor seconds, where others use the machine.
+    """
     import torch
 
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
@@ -88,7 +95,8 @@ def step_seconds(name: str) -> float:
     draw = np.random.default_rng(0)
     rows = draw.integers(0, manifest.tokenizer.vocabulary, (64, manifest.model.context + 1))
     weights = {m: initial_module(manifest, m) for m in manifest.topology.path_modules[0]}
-    ended = [time.perf_counter()]
+    now: Callable[[], float] = getattr(time, clock)
+    ended = [now()]
     run_steps(
         PathModel(manifest, torch.device("cpu")),
         manifest,
@@ -99,7 +107,7 @@ def step_seconds(name: str) -> float:
             count=PROBE_STEPS if name == "20m" else 50 * PROBE_STEPS, first_batch=0, first_rate=0
         ),
         max_batch=0,
-        on_step=lambda report: ended.append(time.perf_counter()),
+        on_step=lambda report: ended.append(now()),
     )
     return min(later - sooner for sooner, later in pairwise(ended))  # the least disturbed
 
@@ -137,7 +145,7 @@ def _planned(name: str) -> RunFile:
         seed_steps=SEED_STEPS,
         rounds=ROUNDS[name],
         inner_steps=max(2, round(LEASE_SECONDS / step)),
-        **({"deltas": "int4", "updates": "int4"} if SMALL else {}),
+        **({"deltas": DELTAS, "updates": "int4"} if SMALL else {}),
     )
     print(f"{name}: {step:.4f} s a step, {training.inner_steps} steps a lease", flush=True)
     return sign_manifest(msgspec.structs.replace(manifest, training=training), local_keys(0).owner)

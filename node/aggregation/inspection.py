@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dipaco.node.aggregation.outer import encoded_delta, read_moments
+from dipaco.node.aggregation.outer import encoded_delta, encoded_feedback, read_moments
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.batches import first_step
 from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId, digest_of
-from dipaco.protocol.run.training import Muon
+from dipaco.protocol.run.training import Muon, Training
 from dipaco.protocol.tensors.delta import Float32, check_bound, decode_delta, rounding
+from dipaco.protocol.tensors.feedback import decode_feedback
 from dipaco.protocol.tensors.moments import check_moments
 from dipaco.protocol.tensors.muon_bound import check_muon_bound
 from dipaco.protocol.wire.digest import Digest
@@ -60,8 +61,7 @@ def wrong_deltas(
     steps   that were taken: none where the window has no document for the path.
     """
     training = manifest.training
-    first = training.seed_steps + first_step(training, lease.round)
-    taken = range(first, first + steps)
+    taken = _counted(training, lease.round, steps)
 
     def check(module: ModuleId, digest: Digest) -> None:
         elements = manifest.topology.elements(module)
@@ -81,12 +81,25 @@ def wrong_deltas(
 def wrong_moments(
     blobs: BlobStore, manifest: Manifest, lease: TrainLease, moments: Sequence[ModuleDigest]
 ) -> str:
-    """Check that honest training can give these moments."""
+    """Check that honest training can give these moments, and the feedback that follows them."""
     rounds = lease.steps // manifest.training.inner_steps + 1  # in which they saw steps, at most
 
     def check(module: ModuleId, digest: Digest) -> None:
         found = read_moments(blobs, manifest, module, digest)
         check_moments(found, manifest.training, rounds)
+        if manifest.training.deltas == "topk":
+            check_feedback(module, digest)
+
+    def check_feedback(module: ModuleId, digest: Digest) -> None:
+        elements = manifest.topology.elements(module)
+        data = encoded_feedback(blobs, manifest, module, digest)
+        _check_bound(
+            manifest,
+            module,
+            decode_feedback(data, elements),
+            blobs.read_array(digest_of(module, lease.modules), elements),
+            _counted(manifest.training, lease.round, manifest.training.inner_steps),
+        )
 
     return _first_fault("moments of module", moments, check)
 
@@ -107,6 +120,16 @@ def _check_bound(
         check_muon_bound(delta, state, training, layout, steps, rounded=rounded)
     else:
         check_bound(delta, state, training, steps, rounded=rounded)
+
+
+def _counted(training: Training, round_: int, steps: int) -> range:
+    """Return the steps whose moves a pseudo-gradient of a round can hold: with top-k of all rounds.
+
+    steps   that were taken in this round.
+    """
+    first = training.seed_steps + first_step(training, round_)
+    begins = training.seed_steps if training.deltas == "topk" and steps else first
+    return range(begins, first + steps)
 
 
 def _first_fault(

@@ -7,6 +7,7 @@ from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.tensors.delta import BITS, Float32, decode_delta, encoded_bytes
+from dipaco.protocol.tensors.feedback import carried_bytes
 from dipaco.protocol.tensors.moments import Moments, decode_moments, moments_bytes
 from dipaco.protocol.tensors.outer_step import advance, outer_update, quantise
 from dipaco.protocol.wire.digest import Digest
@@ -73,4 +74,18 @@ def encoded_delta(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest
 def read_moments(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> Moments:
     """Return a module's moments from the store; raises RemoteProtocolError, Unavailable."""
     sizes = manifest.topology.elements(module), manifest.by_muon(module)
-    return decode_moments(blobs.read(digest, moments_bytes(*sizes)), *sizes)
+    data = _carried(blobs, manifest, module, digest)
+    return decode_moments(data[: moments_bytes(*sizes)], *sizes)
+
+
+def encoded_feedback(
+    blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest
+) -> bytes:
+    """Return the bytes of what top-k left out, of the blob of moments; raises Unavailable."""
+    data = _carried(blobs, manifest, module, digest)
+    return data[moments_bytes(manifest.topology.elements(module), manifest.by_muon(module)) :]
+
+
+def _carried(blobs: BlobStore, manifest: Manifest, module: ModuleId, digest: Digest) -> bytes:
+    sizes = manifest.topology.elements(module), manifest.by_muon(module)
+    return blobs.read(digest, carried_bytes(manifest.training.deltas, *sizes))

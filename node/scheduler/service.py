@@ -52,7 +52,7 @@ from dipaco.protocol.errors import LocalProtocolError, Unavailable
 from dipaco.protocol.numbers import span
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.run.modules import ModuleId
-from dipaco.protocol.tensors.moments import moments_bytes
+from dipaco.protocol.tensors.feedback import carried_bytes
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
@@ -290,7 +290,7 @@ class Scheduler:
 
     async def _brought(self, place: Place, pending: Pending) -> bool:
         """Return whether the moments are here and right; raises Unavailable, DiskFull."""
-        top = self.schedule.ledger.topology
+        top, encoding = self.schedule.ledger.topology, self._manifest.training.deltas
         holders = (pending.maker,) if pending.maker else ()
 
         def got_on(*_bytes: int) -> None:
@@ -298,7 +298,8 @@ class Scheduler:
 
         for each in pending.moments:
             module = ModuleId(each.module)
-            length = moments_bytes(top.elements(module), self._manifest.by_muon(module))
+            sizes = top.elements(module), self._manifest.by_muon(module)
+            length = carried_bytes(encoding, *sizes)
             await self._pull(each.digest, length, holders, got_on)
         while next(self.schedule.due_steps(), None) is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need

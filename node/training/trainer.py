@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from dipaco.node.aggregation.outer import read_moments
+from dipaco.node.aggregation.outer import encoded_feedback, read_moments
 from dipaco.node.config import ComputeSection
 from dipaco.node.jobs.options import check_moment_bits
 from dipaco.node.jobs.values import Described, MemoryProbed, ProbeMemory, Progress
@@ -43,8 +43,9 @@ from dipaco.protocol.routing.labels import NOT_SCORED, quantised, sheet_bytes
 from dipaco.protocol.run.batches import DENSE, RowOrder, batch_run, batch_seed, first_step
 from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest
-from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId, digest_of
 from dipaco.protocol.tensors.delta import encode_delta
+from dipaco.protocol.tensors.feedback import decode_feedback, encode_feedback, send
 from dipaco.protocol.tensors.moments import Moments, encode_moments
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import (
@@ -173,16 +174,43 @@ class Trainer:
         The next round reads the moments from the store, on this node as on any other. So a path
         gives the same bits wherever it is trained, though 8 bits do not hold all of a moment.
         """
-        training, deltas, moments = manifest.training, {}, {}
+        training, deltas, moments, left = manifest.training, {}, {}, {}
         for module, weights in result.end.weights.items():
             delta = start.weights[module] - weights  # pseudo-gradient = global - local
-            deltas[module] = self._blobs.write(encode_delta(delta, training.deltas))
+            if training.deltas == "topk":
+                data, left[module] = self._sent(manifest, lease, module, delta, result)
+            else:
+                data = encode_delta(delta, training.deltas)
+            deltas[module] = self._blobs.write(data)
         seen = lease.steps + training.inner_steps
         for module, each in (result.end.moments or {}).items():
-            moments[module] = self._blobs.write(encode_moments(each, training.inner, seen))
+            data = encode_moments(each, training.inner, seen) + left.get(module, b"")
+            moments[module] = self._blobs.write(data)
         return TrainResult(
             token=lease.token, deltas=_named(deltas), moments=_named(moments), **_figures(result)
         )
+
+    def _sent(
+        self,
+        manifest: Manifest,
+        lease: TrainLease,
+        module: ModuleId,
+        delta: Float32,
+        result: InnerResult,
+    ) -> tuple[bytes, bytes]:
+        """Return the bytes of a sparse pseudo-gradient, and of what it leaves to the next round.
+
+        Without a step nothing is sent, and what was left before waits on.
+        """
+        before = np.zeros_like(delta)
+        if lease.moments:
+            before = decode_feedback(
+                encoded_feedback(self._blobs, manifest, module, digest_of(module, lease.moments)),
+                delta.size,
+            )
+        if result.tokens:
+            return send(delta, before, manifest.training.deltas)
+        return encode_delta(delta, manifest.training.deltas), encode_feedback(before)
 
     def evaluate(
         self,

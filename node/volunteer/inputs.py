@@ -23,7 +23,7 @@ from dipaco.node.verification.tokenizer import obtain_tokenizer
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.tensors.delta import encoded_bytes
-from dipaco.protocol.tensors.moments import moments_bytes
+from dipaco.protocol.tensors.feedback import carried_bytes
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.kinds import Lease
@@ -102,11 +102,17 @@ class Inputs:
             await obtain_tokenizer(self.record.manifest, self.exchange)
 
     async def _fetch(self, lease: Lease, on_bytes: OnBytes) -> None:
-        top, by_muon = self.record.state.topology, self.record.manifest.by_muon
+        manifest, top = self.record.manifest, self.record.state.topology
         await self._catch_up(lease)
         states = [(ModuleId(each.module), each.digest) for each in lease.modules]
         carried = [(ModuleId(each.module), each.digest) for each in lease.carried]
-        moments = [(digest, moments_bytes(top.elements(m), by_muon(m))) for m, digest in carried]
+        moments = [
+            (
+                digest,
+                carried_bytes(manifest.training.deltas, top.elements(m), manifest.by_muon(m)),
+            )
+            for m, digest in carried
+        ]
         total = sum(top.state_bytes(m) for m, _ in states) + sum(length for _, length in moments)
         done = 0
 

@@ -215,6 +215,11 @@ class Manifest(Wire, frozen=True, kw_only=True):
             raise ValueError(
                 "training.early_stopping: needs held-out documents, a routing.validation_bp above 0"
             )
+        if self.training.deltas == "topk" and self.training.inner_state != "carry":
+            raise ValueError(
+                "training.deltas: topk carries what it leaves out beside the moments, so "
+                "training.inner_state must be carry"
+            )
         if self.routing.overlap > self.paths:
             raise ValueError(f"routing.overlap: above the number of paths, {self.paths}")
         if self.routing.reshard is not None:

@@ -3,9 +3,11 @@
     f32          little-endian float32, as it is
     bf16         its upper 16 bits, rounded to the nearest, ties to even; little-endian
     int8, int4   integers times a power of two per 128 elements (`block_float`)
+    int2         four values per 128 elements (`two_bits`)
+    topk         one of 64 elements, the others are 0 (`top_k`)
 
-All are stateless: the bytes are a function of the delta alone, so a lease can be repeated. To add
-an encoding, add a name in the manifest, and a length and a pair of functions here.
+The bytes are a function of the array alone, so a lease can be repeated. To add an encoding, add a
+name in the manifest, and a length and a pair of functions here.
 Sources: docs/method.md 6(e) and 7.1.
 """
 
@@ -19,10 +21,11 @@ from numpy.typing import NDArray
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.batches import learning_rate
 from dipaco.protocol.run.training import Training
+from dipaco.protocol.tensors import top_k, two_bits
 from dipaco.protocol.tensors.block_float import Bits, pack, packed_bytes, steps, unpack
 
 Float32 = NDArray[np.float32]
-Encoding = Literal["f32", "bf16", "int8", "int4"]
+Encoding = Literal["f32", "bf16", "int8", "int4", "int2", "topk"]
 
 BYTES_PER_ELEMENT: dict[Encoding, int] = {"f32": 4, "bf16": 2}
 BITS: dict[Encoding, Bits] = {"int8": 8, "int4": 4}
@@ -34,6 +37,10 @@ def encoded_bytes(encoding: Encoding, elements: int) -> int:
     """Return the only valid length of a delta of so many elements, in bytes."""
     if encoding in BITS:
         return packed_bytes(BITS[encoding], elements)
+    if encoding == "int2":
+        return two_bits.packed_bytes(elements)
+    if encoding == "topk":
+        return top_k.packed_bytes(elements)
     return BYTES_PER_ELEMENT[encoding] * elements
 
 
@@ -41,6 +48,10 @@ def encode_delta(delta: Float32, encoding: Encoding) -> bytes:
     """Return the bytes of a flat `delta`; raises ValueError if they would not be finite."""
     if encoding in BITS:
         return pack(delta, BITS[encoding])
+    if encoding == "int2":
+        return two_bits.pack(delta)
+    if encoding == "topk":
+        return top_k.pack(delta)
     stored = np.ascontiguousarray(delta, dtype="<f4") if encoding == "f32" else _to_bf16(delta)
     if not np.isfinite(_from_bytes(stored.tobytes(), encoding)).all():
         raise ValueError("the delta holds NaN, or values too large for its encoding")
@@ -55,6 +66,10 @@ def decode_delta(data: bytes, encoding: Encoding, elements: int) -> Float32:
     """
     if encoding in BITS:
         return unpack(data, BITS[encoding], elements)
+    if encoding == "int2":
+        return two_bits.unpack(data, elements)
+    if encoding == "topk":
+        return top_k.unpack(data, elements)
     expected = encoded_bytes(encoding, elements)
     if len(data) != expected:
         raise RemoteProtocolError(f"the delta has {len(data)} bytes, {expected} are due")
@@ -65,11 +80,15 @@ def decode_delta(data: bytes, encoding: Encoding, elements: int) -> Float32:
 
 
 def rounding(data: bytes, encoding: Encoding, elements: int) -> Float32 | None:
-    """Return the most by which encoding moved each element of the delta in `data`, (elements,).
+    """Return the most by which encoding enlarged each element of the delta in `data`, (elements,).
 
     It is half a step of the element's group; None for f32 and bf16, where it is a small share of
     the element itself, which `BOUND_SLACK` covers. `data` must have been decoded before.
     """
+    if encoding == "int2":
+        return np.float32(0.5) * two_bits.steps(data, elements)
+    if encoding == "topk":
+        return np.float32(0.5) * top_k.steps(data, elements)
     if encoding not in BITS:
         return None
     return np.float32(0.5) * steps(data, BITS[encoding], elements)

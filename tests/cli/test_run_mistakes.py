@@ -295,7 +295,7 @@ RUNS = [
     (
         "batch = 1",
         'batch = 1\ndeltas = "int9"',
-        ": training.deltas: the text 'int9' is not one of bf16, f32, int4, int8; did you mean int8?",
+        ": training.deltas: the text 'int9' is not one of bf16, f32, int2, int4, int8, topk; did you mean int8?",
     ),
     ("batch = 1", "batch = 1\nprecision = 16", ": training.precision: 16 is not one of bf16, f32"),
     (

@@ -52,7 +52,8 @@ def delta(encoding: Encoding, data: bytes) -> None:
     """Decode a delta and check its bound, as the inspection of a result does."""
     found = decode_delta(data, encoding, ELEMENTS)
     hold(bool(np.isfinite(found).all()) and found.shape == (ELEMENTS,), "it is not finite")
-    hold(encode_delta(found, encoding) == data, "it encodes to other bytes")
+    if encoding not in ("int2", "topk"):  # whose codes follow from the values before encoding
+        hold(encode_delta(found, encoding) == data, "it encodes to other bytes")
     rounded = rounding(data, encoding, ELEMENTS)
     check_bound(found, STATE, TRAINING, STEPS, rounded=rounded)
 

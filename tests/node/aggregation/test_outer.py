@@ -27,6 +27,7 @@ from dipaco.protocol.tensors.delta import (
     encode_delta,
     largest_update,
 )
+from dipaco.protocol.tensors.feedback import encode_feedback
 from dipaco.protocol.tensors.moments import Moments, encode_moments, moments_bytes
 from dipaco.protocol.tensors.outer_step import advance, outer_step, outer_update, quantise
 from dipaco.protocol.wire.digest import Digest, sha256
@@ -74,13 +75,14 @@ def state_fault(
     return wrong_states(blobs, value, lease, (ModuleDigest(module=STEM, digest=blob),))
 
 
-@pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("encoding", ["f32", "bf16", "int8", "int4", "int2"])
 def test_two_outer_steps_in_a_row_equal_the_plain_function(
     blobs: BlobStore, encoding: Encoding
 ) -> None:
     training = msgspec.structs.replace(VALUE.training, deltas=encoding)
     value = msgspec.structs.replace(VALUE, training=training)
-    deltas = [np.sign(STATE) * np.float32(2.0**-k) for k in (4, 5)]  # exact in all encodings
+    sizes = np.tile(np.array([1, 3], np.float32), STATE.size)[: STATE.size]
+    deltas = [np.sign(STATE) * sizes * np.float32(2.0**-k) for k in (6, 7)]  # exact in all
     contributions = tuple(
         Contribution(
             path=path,
@@ -334,3 +336,42 @@ def test_momenta_are_inspected_beside_the_deltas(blobs: BlobStore) -> None:
     for wrong_length in (moments_bytes(elements), due + 1, due - 1):
         assert "bytes" in fault(bytes(wrong_length))
     assert fault(bytes(due)) == ""  # zeros
+
+
+TOPK = msgspec.structs.replace(
+    VALUE, training=msgspec.structs.replace(VALUE.training, deltas="topk")
+)
+
+
+def feedback_fault(blobs: BlobStore, feedback: bytes) -> str:
+    """Return what is wrong with what top-k left out of path 0's stem in round 1."""
+    states = dict.fromkeys(TOPK.topology.path_modules[0], blobs.write_array(STATE))
+    data = bytes(moments_bytes(STATE.size)) + feedback
+    moments = (ModuleDigest(module=STEM, digest=blobs.write(data)),)
+    return wrong_moments(blobs, TOPK, train_lease(TOPK, 0, 1, states), moments)
+
+
+def test_what_topk_leaves_out_is_inspected_with_the_moments(blobs: BlobStore) -> None:
+    small = np.full_like(STATE, 2.0**-12)
+    assert feedback_fault(blobs, encode_feedback(small)) == ""
+    wrong = feedback_fault(blobs, encode_feedback(np.full_like(STATE, 8)))
+    assert wrong.startswith("moments of module stem: element ")
+    wrong = feedback_fault(blobs, b"\xff" * len(encode_feedback(small)))
+    assert wrong.startswith("moments of module stem: the delta holds NaN")
+    assert "bytes" in feedback_fault(blobs, b"")
+
+
+def test_a_sparse_delta_may_hold_the_moves_of_all_rounds_and_no_more(blobs: BlobStore) -> None:
+    def fault(round_: int, size: float, steps: int = TOPK.training.inner_steps) -> str:
+        state = blobs.write_array(STATE)
+        states = dict.fromkeys(TOPK.topology.path_modules[0], state)
+        sent = blobs.write(encode_delta(np.full_like(STATE, size), "topk"))
+        deltas = (ModuleDigest(module=STEM, digest=sent),)
+        return wrong_deltas(blobs, TOPK, train_lease(TOPK, 0, round_, states), deltas, steps=steps)
+
+    steps = TOPK.training.seed_steps + np.arange(2 * TOPK.training.inner_steps)
+    both = sum(learning_rate(TOPK.training, int(step)) for step in steps)
+    assert fault(2, both) == ""
+    assert "of the delta is" in fault(1, 2 * both)
+    assert "of the delta is" in fault(2, 4 * both)
+    assert "in 0 steps" in fault(2, both, steps=0)

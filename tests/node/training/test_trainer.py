@@ -12,7 +12,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from dipaco.node.aggregation.outer import read_delta, read_moments
+from dipaco.node.aggregation.outer import encoded_feedback, read_delta, read_moments
 from dipaco.node.routing.shards import HeldOut, RouterDocuments, Validation
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import evaluate
@@ -23,9 +23,11 @@ from dipaco.protocol.errors import DipacoError, Refusal
 from dipaco.protocol.routing.labels import NOT_SCORED, quantised, read_sheet
 from dipaco.protocol.run.batches import DENSE, RowOrder, batch_seed, first_step, learning_rate
 from dipaco.protocol.run.manifest import Manifest
-from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.run.modules import ModuleDigest, ModuleId, digest_of
 from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
+from dipaco.protocol.tensors.feedback import decode_feedback, encode_feedback
 from dipaco.protocol.tensors.moments import Moments, decode_moments, encode_moments, moments_bytes
+from dipaco.protocol.tensors.top_k import kept
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import Evaluation, SeedResult, TrainResult
 from tests.node.training.small import (
@@ -460,6 +462,48 @@ def test_a_path_without_a_row_in_this_window_hands_on_the_moments_it_was_given(
     moments = train(trainer, value, states, 1).moments
     granted = replace(train_lease(value, 1, 2, states), moments=moments)
     assert trainer.train(value, granted, NO_ROWS, Reports()).moments == moments
+
+
+def test_what_topk_leaves_out_of_one_round_is_part_of_the_next(
+    blobs: BlobStore, trainer: Trainer
+) -> None:
+    value = small_manifest()
+    value = replace(value, training=replace(value.training, deltas="topk"))
+    module = value.topology.path_modules[1][0]
+    elements = value.topology.elements(module)
+    states = version_zero(trainer, value)
+    first = train(trainer, value, states, 1)
+    left = feedback_of(blobs, value, first, module)
+    whole = replace(value, training=replace(value.training, deltas="f32"))
+    plain = digest_of(module, train(trainer, whole, states, 1).deltas)
+    delta = read_delta(blobs, whole, module, plain)
+    sent = read_delta(blobs, value, module, digest_of(module, first.deltas))
+    assert 0 < np.count_nonzero(sent) <= kept(elements)
+    assert encode_feedback(delta - sent) == encode_feedback(left)
+
+    nothing = replace(train_lease(value, 1, 2, states), moments=first.moments)
+    idle = trainer.train(value, nothing, NO_ROWS, Reports())
+    assert idle.moments == first.moments
+    assert not read_delta(blobs, value, module, digest_of(module, idle.deltas)).any()
+
+    again = train(trainer, value, states, 1, round_=2, moments=first.moments)
+    moments = tuple(without_feedback(blobs, value, each) for each in first.moments)
+    forgot = train(trainer, value, states, 1, round_=2, moments=moments)
+    assert digest_of(module, again.deltas) != digest_of(module, forgot.deltas)
+
+
+def feedback_of(
+    blobs: BlobStore, value: Manifest, trained: TrainResult, module: ModuleId
+) -> Float32:
+    found = encoded_feedback(blobs, value, module, digest_of(module, trained.moments))
+    return decode_feedback(found, value.topology.elements(module))
+
+
+def without_feedback(blobs: BlobStore, value: Manifest, each: ModuleDigest) -> ModuleDigest:
+    elements = value.topology.elements(ModuleId(each.module))
+    moments = blobs.read(each.digest, 1 << 20)[: moments_bytes(elements)]
+    nothing = encode_feedback(np.zeros(elements, np.float32))
+    return replace(each, digest=blobs.write(moments + nothing))
 
 
 def test_bias_correction_counts_the_steps_that_were_taken_and_no_round_without_a_document(

@@ -180,6 +180,10 @@ def changed_number(part: Wire, name: str, given: float) -> Wire:
             lambda: with_parts(training={"early_stopping": True}, routing={"validation_bp": 0}),
             "early_stopping: needs held-out documents, a routing.validation_bp above 0",
         ),
+        (
+            lambda: with_parts(training={"deltas": "topk", "inner_state": "reset"}),
+            "topk carries what it leaves out",
+        ),
         (lambda: replace(PLAIN, format=3), "format"),
         (lambda: replace(PLAIN, name=""), "name"),
         (lambda: replace(PLAIN, name="../etc"), "name"),
