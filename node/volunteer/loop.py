@@ -278,7 +278,9 @@ class Volunteer:
         try:
             result = await work.run(self._inputs)
             accepted = True
-            self._failures = self._device_failures = 0
+            self._failures = 0
+            if self._device_back is None:  # else this was done before the device was lost
+                self._device_failures = 0
             if isinstance(lease, TrainLease):
                 self._last_path = lease.path
             if result.handed_over_later:
