@@ -61,6 +61,7 @@ from dipaco.protocol.work.run_state import MAX_REPLACED
 RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
 MAX_COUNTED = 4096  # peers whose newest result that counts is remembered, the latest
 MOST_TRIED = 8 + MOST_IN_HAND  # leases of others that are looked at for a peer without work
+ALL_PLACES = 1 << 16  # more than any work has
 MAX_RETRY_SECONDS = 10.0  # at most; a new ledger record wakes it earlier
 
 
@@ -208,8 +209,7 @@ class Schedule:
             others = (grant for grant in self.grants.values() if grant not in lost)
             taken = Counter(work_of(grant.lease) for grant in others)
             if begun[0].handed_in:
-                own = work_of(begun[0].lease)
-                taken[own] = own.places  # nobody does the same work twice
+                taken[work_of(begun[0].lease)] += ALL_PLACES  # nobody does the same work twice
                 work, behind = self._next_work(peer, prefix, taken, now), b""
             else:
                 work = to_hold(self.state, peer, taken, self._expected(now, besides=peer))
