@@ -270,26 +270,37 @@ def _last_of_round(lines: Sequence[Line], pattern: re.Pattern[str]) -> dict[int,
 
 
 def _of_volunteer(lines: Sequence[Line]) -> Iterator[Round]:
-    """Split a volunteer's log at its training leases; the waits are split afterwards."""
-    current: Round | None = None
-    pending: dict[str, tuple[float, float]] = {}  # current lease: end and seconds by stage
+    """Split a volunteer's log at its training leases; the waits are split afterwards.
+
+    What is done for one lease while another trains is logged as the stage `beside`, and is no part
+    of a round: the next lease then begins when the one before has trained. A result may be
+    accepted when the next lease trains already.
+    """
+    begun: list[Round] = []
+    fetched = 0.0, 0.0  # when the last fetch began and its seconds, until the work itself is done
     for when, message in lines:
         if match := _STAGE.match(message):
-            pending[match[1]] = (when, float(match[2]))
-            if match[1] == "submit" and "evaluate" in pending:
-                if current:
-                    current.evaluating += when - pending["fetch"][0] + pending["fetch"][1]
-                pending = {}
+            stage, seconds = match[1], float(match[2])
+            if stage == "fetch":
+                fetched = when - seconds, seconds
+            elif stage == "evaluate" and begun:
+                begun[-1].evaluating += when - (fetched[0] or when - seconds)
+            elif stage == "train":
+                current = Round(begins=fetched[0] or when - seconds, handed_in=when)
+                current.stages |= {"fetch": fetched[1], "around": seconds}
+                if begun:
+                    begun[-1].ends = current.begins
+                begun.append(current)
+            elif stage == "submit" and begun:
+                begun[-1].stages["submit"] = begun[-1].stages["submit"] or seconds
+            if stage in ("evaluate", "train"):
+                fetched = 0.0, 0.0
         elif match := _TRAINED.match(message):
-            fetched, fetch = pending["fetch"]
-            if current:
-                current.ends = fetched - fetch
-                yield current
-            current = Round(begins=fetched - fetch, number=int(match[1]), handed_in=when)
-            inner, train = float(match[2]), pending["train"][1]
-            current.stages |= {"fetch": fetch, "inner": inner, "around": train - inner}
-            current.stages["submit"] = pending["submit"][1]
-            pending = {}
+            done = next(each for each in begun if not each.number)
+            done.number, inner = int(match[1]), float(match[2])
+            done.handed_in = when
+            done.stages |= {"inner": inner, "around": done.stages["around"] - inner}
+    yield from begun[:-1]
 
 
 def _split_waiting(each: Round, accepted: float, stepped: float) -> None:

@@ -48,7 +48,7 @@ from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.work.calls import AskHolders, AskLease, HandBack, Heartbeat, Submit
+from dipaco.protocol.work.calls import AskHolders, AskLease, AskNext, HandBack, Heartbeat, Submit
 
 PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
@@ -259,6 +259,7 @@ def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
 
 def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(AskLease, request_router.ask)
+    rpc.handle(AskNext, request_router.ask_next)
     rpc.handle(Heartbeat, request_router.heartbeat)
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)

@@ -19,7 +19,7 @@ from dipaco.node.api.server import serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import connections, raise_limit, shortage
-from dipaco.node.jobs.pool import Pool
+from dipaco.node.jobs.pool import Pair, Pool
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.network.door import MOST_CONNECTIONS
@@ -82,7 +82,8 @@ async def _open(
     worker, device = Worker(settings, on_log), None
     if trains(config):
         device = await worker.find_device()
-    pool = None if trains(config) else Pool(worker, Worker(settings, on_log))
+    second = Worker(settings, on_log)
+    pool = Pair(worker, second) if trains(config) else Pool(worker, second)
     key = load_or_new_identity(home.identity)
     say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
     if device is not None:
@@ -97,10 +98,9 @@ async def _open(
             exempt=config.node.exempt_prefixes,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
-            node = assemble(config, home, key, journal, pool or worker, transport)
+            node = assemble(config, home, key, journal, pool, transport)
             async with trio.open_nursery() as nursery:
-                if pool:
-                    nursery.start_soon(pool.end_idle)
+                nursery.start_soon(pool.end_idle)
                 await _live(node, say, stop)
                 nursery.cancel_scope.cancel()
     finally:

@@ -93,5 +93,26 @@ def test_a_round_is_cut_from_the_logs_and_its_parts_add_up() -> None:
         {"fetch": 2.0, "around": 2.5, "inner": 62.0, "submit": 1.0}
         | {"others": 2.0, "outer": 3.5, "rest": 0.5}
     )
-    assert found.evaluating == pytest.approx(2.2)
+    assert found.evaluating == pytest.approx(2.1)
     assert sum(found.stages.values()) == pytest.approx(found.seconds, abs=1.0)
+
+
+def test_what_is_done_for_a_lease_beside_another_is_no_part_of_a_round() -> None:
+    volunteer = [
+        (10.0, "stage fetch seconds=2.000"),
+        (12.0, "stage beside seconds=1.500"),
+        (75.0, "stage train seconds=65.000"),
+        (78.0, "stage beside seconds=3.000"),
+        (78.0, "task 3 train path=0 round=2 seconds=62.0 tokens/s=100 loss=3.000 accepted"),
+        (140.0, "stage train seconds=65.000"),
+        (142.0, "stage submit seconds=2.000"),
+        (142.0, "task 4 train path=1 round=2 seconds=62.0 tokens/s=100 loss=3.000 accepted"),
+        (150.0, "stage fetch seconds=5.000"),
+        (215.0, "stage train seconds=65.000"),
+        (216.0, "task 5 train path=1 round=3 seconds=62.0 tokens/s=100 loss=3.000 accepted"),
+    ]
+    first, second = round._rounds([volunteer], [(142.0, "accepted path=1 round=2 of=abc")])
+    assert (first.seconds, second.seconds) == (67.0, 70.0)
+    assert (first.stages["submit"], second.stages["submit"]) == (0.0, 2.0)
+    assert first.stages["others"] == 0.0
+    assert (first.stages["around"], second.stages["around"]) == (3.0, 3.0)

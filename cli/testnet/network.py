@@ -5,6 +5,7 @@ a network in which nothing changes.
 """
 
 import signal
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
 from dipaco.cli.testnet.snapshot import Snapshot, nodes_to_kill
 from dipaco.cli.views.report import NodeReport, Report, build
 from dipaco.node.descriptors import raise_limit
-from dipaco.node.network.keys import save_key
+from dipaco.node.network.keys import own_peer, save_key
 from dipaco.node.runs.files import RunFile, write_run
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
@@ -29,7 +30,8 @@ POLL_SECONDS = 0.5
 KILL_POLL_SECONDS = 0.1  # between polls while a volunteer is to be killed in the middle of a lease
 STILL_TTLS = 5  # lease times without any movement after which the network counts as stuck
 RENDEZVOUS = "r"  # the rendezvous node's home, below the plan's
-LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+LOCALHOST = "127.0.0.1"
+LOOPBACK = f"/ip4/{LOCALHOST}/tcp/0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,11 @@ class LocalNetwork:
             await swarm.close()
 
     async def _start(self, swarm: LocalSwarm, nursery: trio.Nursery) -> LocalNode:
-        """Start all nodes, and return the rendezvous node."""
+        """Start all nodes at once, and return the rendezvous node.
+
+        Its port is known before it listens: the others import what they need meanwhile, and dial it
+        again if they are faster.
+        """
         home = Home.at(self.plan.home / RENDEZVOUS)
         if not home.identity.exists():
             save_key(home.identity, local_keys(self.plan.seed).rendezvous)
@@ -106,14 +112,15 @@ class LocalNetwork:
             BlobStore(home.blobs).write(self.plan.local.tokenizer)
         run = home.root / "local.run"
         write_run(run, self.plan.run)
-        founding = ("--rendezvous", "--run", str(run), "--listen", LOOPBACK)
+        place = f"/ip4/{LOCALHOST}/tcp/{free_port()}"
+        founding = ("--rendezvous", "--run", str(run), "--listen", place)
         first = await swarm.start(nursery, "rendezvous", home.root, founding)
-        await swarm.wait_ready(first)
-        address = (await swarm.statuses())[first.name].network.listen[0]
+        address = f"{place}/p2p/{own_peer(home.root)}"
         self.view.say(f"rendezvous node at {address}")
         run_name = self.plan.run.id.hex()
         joining = ("--bootstrap", address, "--run", run_name, "--listen", LOOPBACK)
         async with trio.open_nursery() as waiting:
+            waiting.start_soon(swarm.wait_ready, first)
             for number in range(1, self.plan.nodes + 1):
                 home_n = self.plan.home / f"n{number}"
                 node = await swarm.start(nursery, f"node-{number}", home_n, joining)
@@ -160,6 +167,14 @@ class LocalNetwork:
             evaluations=snapshot.ledger.evaluations,
             nodes=[report for node in swarm.nodes if (report := node_report(node)) is not None],
         )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOCALHOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class Watchdog:

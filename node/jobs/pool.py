@@ -1,8 +1,12 @@
-"""Worker processes of a node that schedules runs: a place for long jobs, and one for short ones.
+"""The worker processes of a node: two places for jobs, each with one process.
 
-So a derivation that takes hours delays no inspection and no outer step. Within a place the more
-urgent kind goes first, and runs take turns within a kind, so that no run keeps the others waiting.
-Each place has one process, started with its first job and ended when it was idle for a while.
+A node that schedules runs has a place for long jobs, and one for short ones: a derivation that
+takes hours delays no inspection and no outer step. Within a place the more urgent kind goes first,
+and runs take turns within a kind, so that no run keeps the others waiting. A node that trains has a
+second process for what prepares the next lease while the device is at work.
+
+A process is started with its first job, and ended when it was idle for a while; that of the device
+stays.
 """
 
 import itertools
@@ -22,6 +26,7 @@ from dipaco.node.jobs.values import (
     InspectMoments,
     InspectResult,
     Job,
+    Materialise,
     OuterStep,
     Progress,
 )
@@ -34,6 +39,10 @@ LOOK_SECONDS = 30.0  # between two looks for idle processes
 SHORT: Final[tuple[type[Job], ...]] = (OuterStep, InspectResult, InspectMoments, Advance)
 """The kinds of jobs that take seconds, the most urgent first: all paths of a module wait for its
 outer step. The others may take hours."""
+
+
+PREPARING: Final[tuple[type[Job], ...]] = (Materialise, Advance)
+"""The kinds of jobs that prepare a lease; none of them uses the device."""
 
 
 def is_short(job: Job) -> bool:
@@ -112,15 +121,56 @@ class Pool:
 
     async def end_idle(self) -> NoReturn:
         """End the processes that have had no job for a while, until cancelled."""
-        while True:
-            await trio.sleep(LOOK_SECONDS)
-            for place in (self._long, self._short):
-                if trio.current_time() - place.idle_since >= IDLE_SECONDS:
-                    place.idle_since = math.inf
-                    await place.worker.close()
+        await _end_idle(self._long, self._short)
 
     async def close(self) -> None:
         """End both processes, with the jobs that they do."""
-        async with trio.open_nursery() as nursery:
-            for place in (self._long, self._short):
-                nursery.start_soon(place.worker.close)
+        await _close(self._long, self._short)
+
+
+class Pair:
+    """The process that trains, and a second one that prepares leases while the first is busy."""
+
+    def __init__(self, first: JobRunner, second: JobRunner) -> None:
+        self._first, self._second = _Place(first), _Place(second)
+        self._busy = 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The ids of the worker processes that there are."""
+        return (*self._first.worker.pids, *self._second.worker.pids)
+
+    async def run(self, job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        """Do `job`; otherwise as `Worker.run`. Cancelling ends its own process alone."""
+        if self._busy and isinstance(job, PREPARING):
+            async with self._second.turn(0, None):
+                return await self._second.worker.run(job, on_progress)
+        self._busy += 1
+        try:
+            async with self._first.turn(0, None):
+                return await self._first.worker.run(job, on_progress)
+        finally:
+            self._busy -= 1
+
+    async def end_idle(self) -> NoReturn:
+        """End the second process when it has had no job for a while, until cancelled."""
+        await _end_idle(self._second)
+
+    async def close(self) -> None:
+        """End both processes, with the jobs that they do."""
+        await _close(self._first, self._second)
+
+
+async def _end_idle(*places: _Place) -> NoReturn:
+    while True:
+        await trio.sleep(LOOK_SECONDS)
+        for place in places:
+            if trio.current_time() - place.idle_since >= IDLE_SECONDS:
+                place.idle_since = math.inf
+                await place.worker.close()
+
+
+async def _close(*places: _Place) -> None:
+    async with trio.open_nursery() as nursery:
+        for place in places:
+            nursery.start_soon(place.worker.close)

@@ -107,6 +107,8 @@ class Kind(ABC, Generic[L, R]):
     """The stage of the worker's progress that is the work itself, not its preparation."""
     small: bool = False
     """Whether it is what a peer begins with that has proven nothing."""
+    held_ahead: bool = False
+    """Whether a peer may hold a lease of it in hand while it works on another."""
     one_result: bool = True
     """Whether one result ends a piece of work: what others make of it then is not needed."""
     lease_type: type[L]

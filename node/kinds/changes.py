@@ -10,7 +10,7 @@ from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.work.kinds import Lease, TrainResult
+from dipaco.protocol.work.kinds import Lease, Token, TrainResult
 from dipaco.protocol.work.ledger import Contribution, Entry
 
 RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
@@ -38,6 +38,18 @@ class Grant:
     """The IP prefix of its holder; empty: not counted, or not known since a restart."""
     restored: bool = False
     """Whether a restart granted it anew: its work began before."""
+    behind: Token = b""
+    """The lease that its holder works on first, while it has this one in hand; empty: it works on
+    this one. Not saved: after a restart every holder is taken to work on its lease."""
+    handed_in: bool = False
+    """Whether its holder hands in the result: it may begin with the next lease."""
+    begun: float = -math.inf
+    """When a holder was first heard to work on a lease that it had in hand before."""
+
+    @property
+    def since(self) -> float:
+        """When the work on it began."""
+        return max(self.granted, self.begun)
 
     @property
     def deadline(self) -> float:

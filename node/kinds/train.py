@@ -35,6 +35,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
 
     name = "train"
     stage = "train"
+    held_ahead = True
     lease_type = TrainLease
     result_type = TrainResult
 

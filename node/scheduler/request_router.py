@@ -10,6 +10,7 @@ from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import (
     AskHolders,
     AskLease,
+    AskNext,
     Fallen,
     Granted,
     HandBack,
@@ -31,9 +32,15 @@ class RequestRouter:
         """Answer `AskLease`."""
         scheduler = self.schedulers.get(request.run)
         if scheduler is None:
-            reason = f"run {short(request.run)} is not scheduled here, or not yet"
-            return NoLease(code="unknown-run", reason=reason, retry_after=2.0)
+            return _unknown(request.run)
         return scheduler.ask(peer, request, trio.current_time())
+
+    async def ask_next(self, peer: PeerId, request: AskNext) -> Granted | NoLease:
+        """Answer `AskNext`."""
+        scheduler = self.schedulers.get(request.run)
+        if scheduler is None:
+            return _unknown(request.run)
+        return scheduler.ask_next(peer, request, trio.current_time())
 
     async def heartbeat(self, peer: PeerId, request: Heartbeat) -> Stands | Fallen:
         """Answer `Heartbeat`."""
@@ -63,3 +70,8 @@ class RequestRouter:
             # After a restart the router is derived first: leases in hand stand meanwhile.
             raise Unavailable(f"run {short(run)} is not scheduled here, or not yet")
         return scheduler
+
+
+def _unknown(run: Digest) -> NoLease:
+    reason = f"run {short(run)} is not scheduled here, or not yet"
+    return NoLease(code="unknown-run", reason=reason, retry_after=2.0)

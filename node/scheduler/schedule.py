@@ -33,8 +33,10 @@ from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_arrived, moments_lost, moments_to_look_at
+from dipaco.node.scheduler.in_hand import RETRY_SECONDS as NEXT_SECONDS
+from dipaco.node.scheduler.in_hand import end_with, to_hold
 from dipaco.node.scheduler.parking import Parking
-from dipaco.node.scheduler.sharing import leases_to_take, work_to_share
+from dipaco.node.scheduler.sharing import MOST_IN_HAND, leases_to_take, work_to_share
 from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.numbers import count
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
@@ -58,7 +60,8 @@ from dipaco.protocol.work.run_state import MAX_REPLACED
 
 RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
 MAX_COUNTED = 4096  # peers whose newest result that counts is remembered, the latest
-MOST_TRIED = 8  # leases of others that are looked at for a peer without work
+MOST_TRIED = 8 + MOST_IN_HAND  # leases of others that are looked at for a peer without work
+ALL_PLACES = 1 << 16  # more than any work has
 MAX_RETRY_SECONDS = 10.0  # at most; a new ledger record wakes it earlier
 
 
@@ -75,8 +78,8 @@ class Schedule:
         self.standing = Standing()
         for peer in self.ledger.contributors.values():
             self.standing.trained(peer)
-        self._counted: dict[PeerId, Token] = {}
-        """Per peer the token of its newest result that counts: its answer may have been lost."""
+        self._counted: dict[PeerId, tuple[Token, ...]] = {}
+        """Per peer the tokens of its two newest results that count: answers may have been lost."""
 
     # ------------------------------------------------------------------ questions
 
@@ -157,7 +160,11 @@ class Schedule:
         self.state.pending.heard_from(peer)
         # Whoever asks holds nothing: it restarted, or never got our last answer.
         ended = tuple(
-            LeaseEnded(held.lease.token, "its holder asked for another", failed=now)
+            LeaseEnded(
+                held.lease.token,
+                "its holder asked for another",
+                failed=None if held.behind in self.grants else now,
+            )
             for held in self.grants.values()
             if held.peer == peer
         )
@@ -173,8 +180,54 @@ class Schedule:
         lease: Lease = work.kind.lease(self.state, work, token)
         return (*ended, Grant(lease, peer, now, prefix=prefix)), Granted(lease=lease)
 
+    def ask_next(
+        self,
+        peer: PeerId,
+        spec: Digest,
+        first: Token,
+        *,
+        token: Token,
+        now: float,
+        prefix: str = "",
+    ) -> tuple[tuple[Change, ...], Granted | NoLease]:
+        """Give `peer` a second lease to hold in hand, or say why there is none.
+
+        first   the token of the lease that it works on.
+        token, prefix   as for `ask`. A new peer of a counted prefix has one lease at a time.
+        """
+        refusal = self._why_not(peer, spec, now, prefix)
+        if refusal:
+            return (), refusal
+        self.standing.heard_from(peer, now)
+        held = [grant for grant in self.grants.values() if grant.peer == peer]
+        # It never got our last answer.
+        lost = [grant for grant in held if grant.behind == first]
+        ended = tuple(LeaseEnded(g.lease.token, "its holder asked for another") for g in lost)
+        begun = [grant for grant in held if grant not in lost]
+        work, behind = None, first
+        if [grant.lease.token for grant in begun] == [first] and self._may_hold_two(peer, prefix):
+            others = (grant for grant in self.grants.values() if grant not in lost)
+            taken = Counter(work_of(grant.lease) for grant in others)
+            if begun[0].handed_in:
+                taken[work_of(begun[0].lease)] += ALL_PLACES  # nobody does the same work twice
+                work, behind = self._next_work(peer, prefix, taken, now), b""
+            else:
+                work = to_hold(self.state, peer, taken, self._expected(now, besides=peer))
+        if work is None:
+            reason = "there is no work for a second lease"
+            return ended, NoLease(code="no-lease", reason=reason, retry_after=NEXT_SECONDS)
+        lease: Lease = work.kind.lease(self.state, work, token)
+        granted = Grant(lease, peer, now, prefix=prefix, behind=behind)
+        return (*ended, granted), Granted(lease=lease)
+
     def heartbeat(
-        self, peer: PeerId, token: Token, *, progress: int, now: float, prefix: str = ""
+        self,
+        peer: PeerId,
+        token: Token,
+        *,
+        progress: int,
+        now: float,
+        prefix: str = "",
     ) -> Stands | Fallen:
         """Renew a lease, whose holder counts so much `progress`. It is not saved."""
         grant = self.grant_of(peer, token)
@@ -185,8 +238,21 @@ class Schedule:
         grant = replace(grant, beat=now, gone=math.inf, prefix=prefix)
         if progress > grant.progress:
             grant = replace(grant, progress=progress, moved=now)
+        if grant.behind and grant.behind not in self.grants:
+            grant = replace(grant, behind=b"", begun=now)
         self.grants[token] = grant
         return Stands()
+
+    def handing_in(self, peer: PeerId, token: Token, now: float) -> None:
+        """Note that a result is on its way: its holder goes on with the lease in hand. Not saved.
+
+        The lease may have ended: the result is refused then, and its holder goes on all the same.
+        """
+        for each in [grant for grant in self.grants.values() if grant.peer == peer]:
+            if each.lease.token == token:
+                self.grants[token] = replace(each, handed_in=True)
+            elif each.behind == token:
+                self.grants[each.lease.token] = replace(each, behind=b"", begun=now)
 
     def got_on(self, peer: PeerId, token: Token, now: float) -> None:
         """Note that the result of a lease is arriving, or being inspected. It is not saved."""
@@ -202,13 +268,14 @@ class Schedule:
         if grant is None:
             return ()
         follow = kind_of(grant.lease).hand_back(self.state, grant.lease)
-        return LeaseEnded(token, f"handed back: {reason}", failed=now), *follow
+        failed = None if grant.behind in self.grants else now  # not begun: nothing was wasted
+        return LeaseEnded(token, f"handed back: {reason}", failed=failed), *follow
 
     def submit(
         self, peer: PeerId, result: Result, *, now: float
     ) -> tuple[tuple[Change, ...], Stands | Fallen]:
         """Accept the result of a lease that stands; its blobs are here and were inspected."""
-        if self._counted.get(peer) == result.token:
+        if result.token in self._counted.get(peer, ()):
             return (), Stands()
         grant = self.grant_of(peer, result.token)
         if grant is None:
@@ -219,7 +286,7 @@ class Schedule:
         if isinstance(result, TrainResult):
             self.standing.trained(peer, now)
         if not grant.restored:
-            self.standing.took(peer, work_of(grant.lease), now - grant.granted)
+            self.standing.took(peer, work_of(grant.lease), now - grant.since)
         changes = kind_of(grant.lease).accept(self.state, grant.lease, peer, result)
         return (*changes, *self._not_needed(grant)), Stands()
 
@@ -290,13 +357,15 @@ class Schedule:
         """End the leases whose time ran out, and give up moments that do not come."""
         upload = STALL_TTLS * self.manifest.schedule.lease_ttl
         overdue = self.state.pending.overdue(now, away=RECONNECT_SECONDS, upload=upload)
+        expired = {
+            token: LeaseEnded(token, _why_expired(grant, now), failed=now)
+            for token, grant in self.grants.items()
+            if grant.deadline <= now
+        }
         return (
             *(moments_lost(self.state, place) for place in overdue),
-            *(
-                LeaseEnded(token, _why_expired(grant, now), failed=now)
-                for token, grant in self.grants.items()
-                if grant.deadline <= now
-            ),
+            *expired.values(),
+            *end_with(expired.keys(), self.grants.values()),
         )
 
     # ------------------------------------------------------------------ changes
@@ -340,8 +409,7 @@ class Schedule:
             self.standing.failed(grant.peer)
 
     def _note_counted(self, peer: PeerId, token: Token, trained_in: str = "") -> None:
-        self._counted.pop(peer, None)
-        self._counted[peer] = token
+        self._counted[peer] = (*self._counted.pop(peer, ())[-1:], token)
         if len(self._counted) > MAX_COUNTED:
             del self._counted[next(iter(self._counted))]
         self.parking.worked(peer, prefix=trained_in)
@@ -407,10 +475,14 @@ class Schedule:
             return work
         return None
 
-    def _expected(self, now: float) -> int:
+    def _may_hold_two(self, peer: PeerId, prefix: str) -> bool:
+        """Return whether a peer may hold a second lease; new peers share by prefix."""
+        return not prefix or self.standing.proven(peer)
+
+    def _expected(self, now: float, *, besides: PeerId | None = None) -> int:
         """Return how many proven peers ask for work soon: those that hold none, or small work."""
         busy = {grant.peer for grant in self.grants.values() if not kind_of(grant.lease).small}
-        return len(self.standing.awaited(now) - busy)
+        return len(self.standing.awaited(now) - busy - {besides})
 
     def _taken_from_another(
         self, peer: PeerId, prefix: str, taken: Counter[Work], now: float
@@ -426,8 +498,9 @@ class Schedule:
                 left = (grant for grant in self.grants.values() if grant is not each.grant)
                 work = work_to_share(left, self.standing, peer, prefix, now)
             if work is not None:
-                failed = now if each.failed else None
-                return work, (LeaseEnded(each.grant.lease.token, each.reason, failed=failed),)
+                token, failed = each.grant.lease.token, now if each.failed else None
+                behind = end_with({token}, self.grants.values()) if each.failed else ()
+                return work, (LeaseEnded(token, each.reason, failed=failed), *behind)
         return None, ()
 
     def _nothing_to_do(self, now: float) -> NoLease:

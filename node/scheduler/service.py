@@ -58,6 +58,7 @@ from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.text import one_line
 from dipaco.protocol.work.calls import (
     AskLease,
+    AskNext,
     Fallen,
     Granted,
     HandBack,
@@ -123,11 +124,27 @@ class Scheduler:
         self._make(changes)
         return reply
 
+    def ask_next(self, peer: PeerId, request: AskNext, now: float) -> Granted | NoLease:
+        """Answer a volunteer that wants a second lease to hold in hand."""
+        changes, reply = self.schedule.ask_next(
+            peer,
+            request.spec,
+            request.token,
+            token=secrets.token_bytes(TOKEN_BYTES),
+            now=now,
+            prefix=self._deps.prefix(peer),
+        )
+        self._make(changes)
+        return reply
+
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
-        prefix = self._deps.prefix(peer)
         reply = self.schedule.heartbeat(
-            peer, beat.token, progress=beat.progress, now=now, prefix=prefix
+            peer,
+            beat.token,
+            progress=beat.progress,
+            now=now,
+            prefix=self._deps.prefix(peer),
         )
         if isinstance(reply, Stands):
             self.beats[beat.token] = beat
@@ -149,8 +166,9 @@ class Scheduler:
 
         Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
-        grant = self.schedule.grant_of(peer, result.token)
         now = trio.current_time()
+        self.schedule.handing_in(peer, result.token, now)
+        grant = self.schedule.grant_of(peer, result.token)
         if grant is None or self.schedule.misfit(grant, result, now):
             return self._count(peer, result)  # which says what is wrong
         if result.token in self._arriving:

@@ -1,6 +1,7 @@
 """The lease that is taken from its holder for a peer that finds no work. Pure.
 
-Nobody loses a lease while work is left. Peers that have proven nothing share by IP prefix: one
+Nobody loses a lease while work is left. A lease that its holder has in hand, while it works on
+another, goes first (`in_hand`). Peers that have proven nothing share by IP prefix: one
 whose prefix holds fewer takes a lease from the prefix that holds the most, as long as that one
 keeps at least as many as the other then has, so no lease moves back. A proven peer counts as a
 prefix of its own that holds nothing. Besides, whoever takes far longer than others did loses its
@@ -19,12 +20,15 @@ from dataclasses import dataclass
 from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.changes import Grant
 from dipaco.node.kinds.table import work_of
+from dipaco.node.scheduler.in_hand import in_hand
 from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.numbers import span
 from dipaco.protocol.wire.identity import PeerId
 
 BESIDE_TTLS = 30  # lease times to live: most seed phases of small runs are over by then
 UNCOUNTED_TTLS = 180  # the same among peers whose prefix is not counted: often one machine
+MOST_IN_HAND = 8  # leases in hand that are looked at for one peer without work
+NOT_BEGUN = "another peer waits for it, and its holder has not begun"
 MAX_BESIDE = 3  # peers that do the same work at once: each costs its own electricity
 
 
@@ -46,7 +50,10 @@ def leases_to_take(
     prefix   of `peer`, as `seats.prefix_of` returns it; empty: it is not counted.
     """
     others = [each for each in grants if each.peer != peer]
-    yield from _overdue(others, standing, peer, now)
+    waiting = list(in_hand(others))
+    yield from (Taken(each, NOT_BEGUN, failed=False) for each in waiting[:MOST_IN_HAND])
+    begun = [each for each in others if each not in waiting]
+    yield from _overdue(begun, standing, peer, now)
     proven = standing.proven(peer)
     new = [each for each in others if each.prefix and not standing.proven(each.peer)]
     held = Counter(each.prefix for each in new)
@@ -86,14 +93,14 @@ def _may_join(held: Grant, prefix: str, now: float) -> bool:
     if counted and prefix == held.prefix:
         return False
     ttls = BESIDE_TTLS if counted else UNCOUNTED_TTLS
-    return now - held.granted >= ttls * held.lease.ttl
+    return now - held.since >= ttls * held.lease.ttl
 
 
 def _overdue(
     grants: Iterable[Grant], standing: Standing, peer: PeerId, now: float
 ) -> Iterator[Taken]:
     """Yield the leases whose holders take too long, the oldest first."""
-    for each in sorted(grants, key=lambda each: each.granted):
+    for each in sorted(grants, key=lambda each: each.since):
         longest = standing.longest(
             each.peer,
             work_of(each.lease),
@@ -101,6 +108,6 @@ def _overdue(
             proven_waits=standing.proven(peer),
         )
         # A result that is being inspected waits for this node alone.
-        if now - each.granted > longest and each.moved != math.inf:
+        if now - each.since > longest and each.moved != math.inf:
             reason = f"the work was not done in {span(longest)}, and another peer waits for it"
             yield Taken(each, reason, failed=True)

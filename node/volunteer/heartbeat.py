@@ -31,8 +31,7 @@ class Heartbeats:
         self._progress += 1
 
     def report(self, progress: Progress) -> None:
-        """Take in a report of the worker process, which sends one only when it got on."""
-        self.got_on()
+        """Take in the figures of a report of the worker process."""
         if progress.stage == kind_of(self._lease).stage:
             self._training = progress
 
@@ -49,16 +48,20 @@ class Heartbeats:
         """Renew the lease until it falls."""
         while not self.lost:
             await trio.sleep(self._seconds)
-            try:
-                reply = await self._link.heartbeat(self._message())
-            except (Unavailable, RemoteProtocolError) as away:
-                # The lease may outlive a restart of the scheduler: the work goes on.
-                self._link.say_away_beside(away, self._seconds)
-                continue
-            if isinstance(reply, Fallen):
-                self.lost = reply.reason
-                if self._scope is not None:
-                    self._scope.cancel()
+            await self.beat()
+
+    async def beat(self) -> None:
+        """Renew the lease now, or learn that it has fallen."""
+        try:
+            reply = await self._link.heartbeat(self._message())
+        except (Unavailable, RemoteProtocolError) as away:
+            # The lease may outlive a restart of the scheduler: the work goes on.
+            self._link.say_away_beside(away, self._seconds)
+            return
+        if isinstance(reply, Fallen):
+            self.lost = reply.reason
+            if self._scope is not None:
+                self._scope.cancel()
 
     def _message(self) -> Heartbeat:
         now = self._training

@@ -4,9 +4,13 @@ Nothing is trained before the run's router spec was derived here from the public
 digest compared, and nothing of the next epoch before the same was done with its spec. REFUTED ends
 the volunteer with a Refusal that no retry loop catches on its way up. A source, a scheduler or a
 holder of blobs that is only away is waited for, and the status says so.
+
+Two tasks do this side by side, so that a second lease is prepared while the first is worked on, and
+a result is handed in while the next lease is worked on (`hands`). Only one of them asks at a time.
 """
 
 import logging
+import math
 
 import trio
 
@@ -16,6 +20,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import so_far
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
+from dipaco.node.volunteer.hands import Hands, Hold
 from dipaco.node.volunteer.inputs import Inputs, InputsAway
 from dipaco.node.volunteer.lease_check import check_lease, spec_for
 from dipaco.node.volunteer.others import follow_others
@@ -44,10 +49,12 @@ from dipaco.protocol.errors import (
 from dipaco.protocol.numbers import span
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.wire.identity import short_peer
-from dipaco.protocol.work.calls import AskLease, Granted, NoLease
-from dipaco.protocol.work.kinds import Lease, Result, TrainLease
+from dipaco.protocol.work.calls import AskLease, AskNext, Granted, NoLease
+from dipaco.protocol.work.kinds import Lease, TrainLease
 
 log = logging.getLogger(__name__)
+
+LEASES = 2  # at once: one is worked on, one is prepared or its result handed in
 
 ASKED_AGAIN = frozenset({"no-lease", "scheduler-away", "run-over", "not-admitted"})
 """Reasons that stand while the scheduler is asked again."""
@@ -77,6 +84,12 @@ class Volunteer:
         """The path that was trained last: most likely the next one, too."""
         self._prepared = False
         """Whether the shards of the first window were made."""
+        self._hands = Hands()
+        self._asking = trio.Lock()
+        self._rests_until = -math.inf
+        """Until then no lease is asked for: tasks failed."""
+        self._device_back: trio.Event | None = None
+        """Set once the device that is missed is there again."""
 
     async def follow_others(self) -> None:
         """Learn what the others of the run do, until cancelled."""
@@ -86,9 +99,27 @@ class Volunteer:
     async def run(self) -> None:
         """Verify the router, then work to the run's end; may be run again, and then goes on.
 
-        A bug counts as a task that failed. Raises Refusal, and DiskFull once the lease is handed
+        A bug counts as a task that failed. Raises Refusal, and DiskFull once the leases are handed
         back.
         """
+        failure: DipacoError | None = None
+
+        async def work() -> None:
+            nonlocal failure
+            try:
+                await self._work()
+            except DipacoError as error:  # bare here, a group outside
+                failure = failure or error
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(LEASES):
+                nursery.start_soon(work)
+        if failure:
+            raise failure
+
+    async def _work(self) -> None:
+        """Do one lease after the other to the run's end."""
         wait = RETRY_SECONDS
         while not self._record.over:
             try:
@@ -103,20 +134,55 @@ class Volunteer:
             except DiskFull:
                 raise  # Unavailable, too, but no matter of a scheduler that is away
             except (Unavailable, RemoteProtocolError) as away:
-                if isinstance(away, InputsAway):
-                    self._activity.say("inputs-away", problem=str(away), wait=wait)
-                else:
-                    self._link.say_away(away, wait)
+                self._tell_away(away, wait)
                 await trio.sleep(wait)
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
 
     async def _go_on(self) -> bool:
         """Do the next thing that there is to do."""
-        await self._verify()
-        lease = await self._ask()
-        if lease is not None:
-            await self._do(lease)
+        async with self._asking:
+            work = await self._next_work()
+        if work is not None:
+            await self._do(work)
         return True
+
+    async def _next_work(self) -> LeaseWork | None:
+        """Return a lease to work on, or None after having waited for what may lead to one."""
+        await trio.sleep_until(max(self._rests_until, trio.current_time()))
+        if self._device_back is not None:
+            await self._device_back.wait()
+        if self._record.over:
+            return None
+        first = self._hands.front
+        if first is None:
+            await self._verify()
+            lease = await self._ask()
+        elif first.has_begun and self._up_to_date:
+            lease = await self._ask_next(first)
+        else:
+            lease = None
+            await self._hands.changed.wait()
+        if lease is None:
+            return None
+        self._tasks += 1
+        return LeaseWork(
+            self._tasks,
+            lease,
+            self._record.manifest,
+            spec_for(lease, self._record, self._specs),
+            self._link,
+            self._deps,
+            self._hands,
+            ahead=first is not None,
+        )
+
+    def _tell_away(self, away: Exception, wait: float) -> None:
+        if self._hands.held:  # the work goes on; what is missing is told when it is waited for
+            log.debug("no second lease: %s", away)
+        elif isinstance(away, InputsAway):
+            self._activity.say("inputs-away", problem=str(away), wait=wait)
+        else:
+            self._link.say_away(away, wait)
 
     async def _verify(self) -> None:
         """Verify the specs that were adopted since; the first, if there is none yet."""
@@ -157,6 +223,24 @@ class Volunteer:
             await self._deps.run_store.changed.wait()
         return None
 
+    async def _ask_next(self, first: Hold) -> Lease | None:
+        """Return a lease to hold while `first` is worked on, or None after a wait.
+
+        The wait ends when `first` gets into another phase, or is done with.
+        """
+        phase = first.phase
+        request = AskNext(
+            run=self._record.run, spec=spec_digest(self._specs[-1]), token=first.lease.token
+        )
+        reply = await self._link.ask_next(request)
+        if isinstance(reply, Granted):
+            check_lease(reply.lease, self._record, self._specs)
+            return reply.lease
+        with trio.move_on_after(reply.retry_after):
+            while first in self._hands.held and first.phase == phase:
+                await self._hands.changed.wait()
+        return None
+
     async def _prepare(self) -> None:
         """Use the first idle time to make the shards of the first window: round 1 begins with it.
 
@@ -188,40 +272,50 @@ class Volunteer:
 
     # ------------------------------------------------------------------ working
 
-    async def _do(self, lease: Lease) -> None:
+    async def _do(self, work: LeaseWork) -> None:
         """Do one lease to its end, and remember what the next one gains from."""
-        self._tasks += 1
-        spec = spec_for(lease, self._record, self._specs)
-        work = LeaseWork(self._tasks, lease, self._record.manifest, spec, self._link, self._deps)
-        result: Result | None = None
+        lease, accepted = work.hold.lease, False
         try:
             result = await work.run(self._inputs)
-            self._failures = self._device_failures = 0
+            accepted = True
+            self._failures = 0
+            if self._device_back is None:  # else this was done before the device was lost
+                self._device_failures = 0
             if isinstance(lease, TrainLease):
                 self._last_path = lease.path
             if result.handed_over_later:
                 found = handed_in(lease, result, self._record.state)
                 self._handed_in[work_of(lease).path] = found
+        except LeaseLost as lost:
+            if work.hold.has_begun or not work.hold.ahead:
+                raise
+            log.info("a lease in hand (%s) is another peer's now: %s", work.text, lost)
         finally:
-            self._forget_old_blobs(lease, result)
+            self._hands.drop(work.hold)
+            self._forget_old_blobs(work.hold, accepted=accepted)
 
     async def _pause_after(self, failure: DipacoError) -> None:
         """Wait a little after a task that failed; after some in a row, longer and longer."""
         self._failures += 1
         wait = after_failures(self._failures)
         log.error("task %d failed: %s; next try in %s", self._tasks, failure, span(wait))
-        self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)
+        self._rests_until = trio.current_time() + wait
+        if not self._hands.held:
+            self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)
         await trio.sleep(wait)
 
-    def _forget_old_blobs(self, lease: Lease, result: Result | None) -> None:
-        """Remove what came with a lease, but for what the next one or a peer needs."""
+    def _forget_old_blobs(self, done: Hold, *, accepted: bool) -> None:
+        """Remove what came with a lease, but for what another one or a peer needs."""
         view, blobs = self._record.state, self._deps.blobs
+        lease, result = done.lease, done.result if accepted else None
         self._handed_in = not_handed_over(self._handed_in, view)
         needed = blobs_needed(self._record, self._deps.me, blobs.has)
         for each in self._handed_in.values():
             needed |= {moment.digest for moment in each.moments}
         if result and not isinstance(lease, TrainLease):
             needed |= result.digests  # states and sheets, of which our ledger does not tell yet
+        for hold in self._hands.held:
+            needed |= hold.lease.inputs | (hold.result.digests if hold.result else set())
         passed = done_with(lease, result, view)
         self._deps.claims.claim(self._record.run, needed, passed=passed)
 
@@ -230,13 +324,21 @@ class Volunteer:
 
         The worker process ends first, since one that lost its device never finds it again.
         """
-        problem = str(missing)
-        while problem:
-            self._device_failures += 1
-            wait = after_device_failures(self._device_failures)
-            log.warning("device: %s; next try in %s", problem, span(wait))
-            self._activity.say("device", problem=problem, wait=wait)
-            await self._deps.worker.close()
-            await trio.sleep(wait)
-            answer = await self._deps.worker.run(Describe(), lambda progress: None)
-            problem = answer.reason if isinstance(answer, Failed) else ""
+        if self._device_back is not None:
+            await self._device_back.wait()
+            return
+        back, problem = trio.Event(), str(missing)
+        self._device_back = back
+        try:
+            while problem:
+                self._device_failures += 1
+                wait = after_device_failures(self._device_failures)
+                log.warning("device: %s; next try in %s", problem, span(wait))
+                self._activity.say("device", problem=problem, wait=wait)
+                await self._deps.worker.close()
+                await trio.sleep(wait)
+                answer = await self._deps.worker.run(Describe(), lambda progress: None)
+                problem = answer.reason if isinstance(answer, Failed) else ""
+        finally:  # a later run tries the device anew
+            self._hands.no_device, self._device_back = "", None
+            back.set()

@@ -22,6 +22,7 @@ from dipaco.protocol.work.authority import Authority, authority
 from dipaco.protocol.work.calls import (
     AskHolders,
     AskLease,
+    AskNext,
     Fallen,
     Granted,
     HandBack,
@@ -70,6 +71,10 @@ class SchedulerLink:
 
     async def ask(self, request: AskLease) -> Granted | NoLease:
         """Ask for a lease; raises Unavailable, RemoteProtocolError."""
+        return await self._call(request, Granted, NoLease, timeout=CALL_SECONDS)
+
+    async def ask_next(self, request: AskNext) -> Granted | NoLease:
+        """Ask for a second lease; raises Unavailable, RemoteProtocolError."""
         return await self._call(request, Granted, NoLease, timeout=CALL_SECONDS)
 
     async def heartbeat(self, beat: Heartbeat) -> Stands | Fallen:

@@ -1,10 +1,14 @@
 """The work of one lease, from its inputs to its result in the scheduler's hands.
 
+Its inner steps wait for their turn: one lease at a time is worked on (`hands`). What is done for it
+beside another lease is counted as such, and the status tells of the other one.
+
 A lease that is not carried to its end is handed back on the way out, whatever the reason: a
 failure, a gate that closes, a node that leaves.
 """
 
 import logging
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -14,6 +18,7 @@ from dipaco.node.status.activity import so_far
 from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
+from dipaco.node.volunteer.hands import Hands, Hold
 from dipaco.node.volunteer.heartbeat import Heartbeats
 from dipaco.node.volunteer.inputs import Inputs
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
@@ -27,6 +32,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # first wait for a scheduler that is away; doubles
 MAX_RETRY_SECONDS = 15.0
+BESIDE = "beside"
+"""The stage of all that is done for one lease while another is worked on."""
 
 
 class JobFailed(DipacoError):
@@ -44,14 +51,24 @@ class LeaseWork:
         spec: RouterSpec,
         link: SchedulerLink,
         deps: VolunteerDeps,
+        hands: Hands,
+        *,
+        ahead: bool,
     ) -> None:
-        """number   of the task, for the log.  spec   that routes the lease's documents."""
+        """Take the lease into `hands`.
+
+        number   of the task, for the log.
+        spec     that routes the lease's documents.
+        ahead    whether it was asked for while another lease was worked on.
+        """
         self._number, self._lease = number, lease
         self._job = PerformLease(manifest=manifest, spec=spec, lease=lease)
         self._link, self._deps, self._activity = link, deps, deps.activity
         self._heartbeats = Heartbeats(lease, link, deps.heartbeat_seconds)
+        self._hands, self.hold = hands, Hold(lease, self._heartbeats, ahead)
+        hands.take(self.hold)
         self._kind, self._work = kind_of(lease), work_of(lease)
-        self._text: str = self._kind.text(lease)
+        self.text: str = self._kind.text(lease)
 
     async def run(self, inputs: Inputs) -> Result:
         """Return the result, once the scheduler has accepted it.
@@ -70,7 +87,8 @@ class LeaseWork:
                     failure = error
                 nursery.cancel_scope.cancel()
         finally:
-            self._activity.task = None
+            if self._in_front:
+                self._activity.task = None
             if result is None:
                 await self._hand_back(failure)
         if failure:
@@ -84,13 +102,43 @@ class LeaseWork:
         A window that is half made would be lost with the worker process, and the next lease would
         begin with nothing again.
         """
-        self._activity.say("begun", work=self._text)
+        self._say("begun", work=self.text)
         with self._heartbeats.standing():
             await self._fetch(inputs)
-        self._activity.say("begun", work=self._text)
+        self._say("begun", work=self.text)
         await self._make_shards()
         with self._heartbeats.standing():
-            return await self._submit(_result_in(await self._perform()))
+            return await self._submit(await self._in_turn())
+
+    async def _in_turn(self) -> Result:
+        """Return the result of the work, once it had its turn; raises as `run`."""
+        async with self._hands.turn:
+            if self._hands.no_device:
+                raise NoDevice(self._hands.no_device)
+            if self.hold.ahead:  # ending the work later would cost the worker process
+                await self._heartbeats.beat()
+                if self._heartbeats.lost:
+                    raise LeaseLost(self._heartbeats.lost)
+            self._hands.enter(self.hold, "works")
+            try:
+                self.hold.result = _result_in(await self._perform())
+            except NoDevice as missing:
+                self._hands.no_device = str(missing)
+                raise
+            self._hands.enter(self.hold, "hands in")
+        return self.hold.result
+
+    @property
+    def _in_front(self) -> bool:
+        """Whether the status tells of this lease."""
+        return self._hands.front is self.hold
+
+    def _say(self, code: str, **values: object) -> None:
+        if self._in_front:
+            self._activity.say(code, **values)
+
+    def _timed(self, stage: str) -> AbstractContextManager[None]:
+        return self._activity.timed(stage if self._in_front else BESIDE)
 
     async def _hand_back(self, failure: DipacoError | None) -> None:
         if self._heartbeats.lost:
@@ -98,20 +146,22 @@ class LeaseWork:
         reason = str(failure or "")
         if not reason:  # the work was cancelled
             reason = str(self._deps.gate.closed or "stopped")
-            log.info("task %d (%s) handed back: %s", self._number, self._text, reason)
+            log.info("task %d (%s) handed back: %s", self._number, self.text, reason)
         await self._link.hand_back(self._lease, reason)
 
     async def _fetch(self, inputs: Inputs) -> None:
         def on_bytes(done: int, total: int) -> None:
             progress = Progress(stage="fetch", done=done, total=total, unit="bytes")
-            self._activity.say("modules", progress=so_far(progress), path=self._work.path)
-            self._heartbeats.got_on()
+            self._say("modules", progress=so_far(progress), path=self._work.path)
+            self._hands.got_on(self.hold)
 
         self._note_stage("fetch")
-        with self._activity.timed("fetch"):
+        with self._timed("fetch"):
             await inputs.fetch(self._lease, on_bytes)
 
     def _note_stage(self, stage: str, progress: Progress | None = None) -> None:
+        if not self._in_front:
+            return
         self._activity.task = TaskStatus(
             kind=self._kind.name,
             path=self._work.path,
@@ -129,35 +179,39 @@ class LeaseWork:
         job = Materialise(
             manifest=self._job.manifest, spec=self._job.spec, window=self._lease.window
         )
-        with self._activity.timed("materialise"):
+        with self._timed("materialise"):
             raise_failure(await self._deps.worker.run(job, self._show))
 
     async def _perform(self) -> Answer:
         self._note_stage("start")
-        self._activity.say("task", work=self._text, progress="")
-        with self._activity.timed(self._kind.name):
+        self._say("task", work=self.text, progress="")
+        with self._timed(self._kind.name):
             return await self._deps.worker.run(self._job, self._show)
 
     def _show(self, progress: Progress) -> None:
         self._heartbeats.report(progress)
+        self._hands.got_on(self.hold)
         self._note_stage(progress.stage, progress)
         if progress.stage == self._kind.stage:
-            self._activity.say("task", work=self._text, progress=so_far(progress))
+            self._say("task", work=self.text, progress=so_far(progress))
         else:
-            self._activity.say("shard", path=self._work.path, progress=so_far(progress))
+            self._say("shard", path=self._work.path, progress=so_far(progress))
 
     async def _submit(self, result: Result) -> Result:
         """Hand in a result; a scheduler that is away is asked until it answers."""
         wait = RETRY_SECONDS
         self._note_stage("submit")
-        self._activity.say("submitting", work=self._text)
-        with self._activity.timed("submit"):
+        self._say("submitting", work=self.text)
+        with self._timed("submit"):
             while True:
                 try:
                     reply = await self._link.submit(result)
                     break
                 except Unavailable as away:
-                    self._link.say_away(away, wait)
+                    if self._in_front:
+                        self._link.say_away(away, wait)
+                    else:
+                        self._link.say_away_beside(away, wait)
                     await trio.sleep(wait)
                     wait = min(2 * wait, MAX_RETRY_SECONDS)
         if isinstance(reply, Fallen):

@@ -33,6 +33,16 @@ class AskLease(Wire, frozen=True, kw_only=True):
     """The spec that it verified; a scheduler that adopted another one refuses."""
 
 
+class AskNext(Wire, frozen=True, kw_only=True):
+    """A volunteer asks for a second lease to hold in hand while it works on the first."""
+
+    run: DigestField
+    spec: DigestField
+    """As in `AskLease`."""
+    token: Token
+    """Of the lease that it works on: the only other one of this run that it holds."""
+
+
 class Granted(Wire, frozen=True, kw_only=True):
     """The scheduler grants a lease."""
 

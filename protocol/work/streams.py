@@ -27,6 +27,7 @@ from dipaco.protocol.wire.messages import (
 from dipaco.protocol.work.calls import (
     AskHolders,
     AskLease,
+    AskNext,
     Fallen,
     Granted,
     HandBack,
@@ -45,6 +46,7 @@ CONTROL_CALLS: Final[Calls] = {
     ListPeers: (Listing,),
     AskHave: (Have,),
     AskLease: (Granted, NoLease),
+    AskNext: (Granted, NoLease),
     Heartbeat: (Stands, Fallen),
     HandBack: (Stands,),
     Submit: (Stands, Fallen),

@@ -61,6 +61,7 @@ from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.calls import (
     AskHolders,
     AskLease,
+    AskNext,
     Fallen,
     Granted,
     HandBack,
@@ -392,6 +393,7 @@ def _work() -> tuple[Wire, ...]:
     beat = Heartbeat(run=run, token=TOKEN, progress=15, tokens_per_second=1640.5)
     return (
         AskLease(run=run, spec=digest("spec")),
+        AskNext(run=run, spec=digest("spec"), token=TOKEN),
         Granted(lease=LEASE),
         NoLease(code="no-lease", reason="all work is leased", retry_after=2.0),
         beat,

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from dipaco.node.jobs.pool import IDLE_SECONDS, LOOK_SECONDS, Pool, is_short
+from dipaco.node.jobs.pool import IDLE_SECONDS, LOOK_SECONDS, Pair, Pool, is_short
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.values import (
     Answer,
@@ -19,6 +19,7 @@ from dipaco.node.jobs.values import (
     InspectMoments,
     InspectResult,
     Job,
+    Materialise,
     OuterStep,
     Progress,
     Stepped,
@@ -61,7 +62,7 @@ class Process:
 
 
 def name(job: Job) -> str:
-    assert isinstance(job, Derive | InspectMoments | OuterStep)
+    assert isinstance(job, Derive | InspectMoments | Materialise | OuterStep)
     return f"{type(job).__name__} {job.manifest.name}"
 
 
@@ -154,6 +155,31 @@ async def test_a_process_ends_when_it_was_idle_for_a_while_and_never_in_a_job(
     assert (made.long.ended, made.short.ended) == (0, 1)
     await trio.sleep(10 * IDLE_SECONDS)
     assert (made.long.ended, made.short.ended) == (0, 1) and made.pool.pids == (1,)
+
+
+async def test_a_lease_is_prepared_beside_training_and_by_the_same_process_otherwise(
+    autojump_clock: MockClock,
+) -> None:
+    device, second = Process(), Process()
+    pair, spec = Pair(device, second), unfitted_spec(recipe_of(A))
+    shards = Materialise(manifest=A, spec=spec, window=0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.end_idle)
+        nursery.start_soon(pair.run, shards, ignore)
+        await wait_all_tasks_blocked()
+        assert (device.begun, second.begun) == (["Materialise a"], [])
+        await device.finish()
+        for job in (derive(A), shards, derive(B)):  # what may need the device waits for it
+            nursery.start_soon(pair.run, job, ignore)
+            await wait_all_tasks_blocked()
+        assert (device.begun[1:], second.begun) == (["Derive a"], ["Materialise a"])
+        assert pair.pids == (1, 1)
+        await second.finish()
+        await trio.sleep(IDLE_SECONDS + LOOK_SECONDS)
+        assert (device.ended, second.ended) == (0, 1)
+        await pair.close()
+        assert (device.ended, second.ended) == (1, 2)
+        nursery.cancel_scope.cancel()
 
 
 def test_what_may_read_a_source_is_no_short_job() -> None:

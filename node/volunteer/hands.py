@@ -1,0 +1,74 @@
+"""The leases that a volunteer holds: at most two, of which one at a time is worked on.
+
+While the inner steps of one lease run, the next one's states are fetched and its shards made; while
+a result is handed in, the next lease is worked on already.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import trio
+
+from dipaco.node.condition import Condition
+from dipaco.node.volunteer.heartbeat import Heartbeats
+from dipaco.protocol.work.kinds import Lease, Result
+
+Phase = Literal["works", "waits", "hands in"]
+"""What is done for a lease; `waits`: it is prepared, and waits for its turn."""
+_BY_WEIGHT: tuple[Phase, ...] = ("works", "waits", "hands in")
+
+
+@dataclass(eq=False)
+class Hold:
+    """One lease that is held."""
+
+    lease: Lease
+    heartbeats: Heartbeats
+    ahead: bool
+    """Whether it was asked for while another lease was worked on."""
+    phase: Phase = "waits"
+    result: Result | None = None
+    """Once the work is done."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its work itself has begun, after its preparation."""
+        return self.phase != "waits"
+
+
+@dataclass
+class Hands:
+    """The leases of one volunteer."""
+
+    held: list[Hold] = field(default_factory=list)
+    turn: trio.Lock = field(default_factory=trio.Lock)
+    """Held by the lease that is worked on."""
+    no_device: str = ""
+    """Why there is no device to work on; empty: there is one."""
+    changed: Condition = field(default_factory=Condition)
+
+    @property
+    def front(self) -> Hold | None:
+        """The lease by which the status says what this node does."""
+        return min(self.held, key=lambda hold: _BY_WEIGHT.index(hold.phase), default=None)
+
+    def take(self, hold: Hold) -> None:
+        """Take up a lease."""
+        self.held.append(hold)
+        self.changed.notify()
+
+    def drop(self, hold: Hold) -> None:
+        """Have done with a lease."""
+        self.held.remove(hold)
+        self.changed.notify()
+
+    def enter(self, hold: Hold, phase: Phase) -> None:
+        """Note what is done for a lease now."""
+        hold.phase = phase
+        self.changed.notify()
+
+    def got_on(self, hold: Hold) -> None:
+        """Note that the work of a lease got on, and with it whatever waits for its turn."""
+        for each in self.held:
+            if each is hold or not each.has_begun:
+                each.heartbeats.got_on()
