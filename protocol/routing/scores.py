@@ -36,13 +36,13 @@ def int64_product(x: Whole, c: Whole) -> Int64:
     return x.astype(np.int64) @ c.astype(np.int64).T
 
 
-def python_products(x: Int32, c: Int32) -> list[int]:
+def python_products(x: Whole, c: Whole) -> list[int]:
     """Multiply row by row, (n, D) and (n, D), in Python's integers; returns n inner products."""
-    pairs = zip(x.tolist(), c.tolist(), strict=True)
+    pairs = zip(x.astype(np.int64).tolist(), c.astype(np.int64).tolist(), strict=True)
     return [sum(map(mul, row, other)) for row, other in pairs]
 
 
-def checked_product(x: Int32, c: Int32, candidates: tuple[Product, ...]) -> Product:
+def checked_product(x: Whole, c: Whole, candidates: tuple[Product, ...]) -> Product:
     """Return the first candidate that agrees with integers on 64 fixed rows of x, i n div 64.
 
     int64 gives the products of these rows with all of c, (P, D), and Python's integers that of the
