@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 from msgspec.structs import replace
 
 from dipaco.node.aggregation.outer import encoded_feedback, read_moments

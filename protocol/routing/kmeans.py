@@ -30,8 +30,10 @@ _CAPACITY_COOLING = 8  # steps after which the step size halves, then thirds, ..
 class Points:
     """n points to cluster, and the values that every step needs."""
 
-    x: Whole
-    """(n, D), each within -X to X; in float64 if `product` uses that and memory allows."""
+    x: Int32
+    """(n, D), each within -X to X."""
+    ready: Whole
+    """x for products: if they use float64 and memory allows, in float64, a column after another."""
     norms: Int64
     """(n,), the squared lengths."""
     scale: int
@@ -43,7 +45,8 @@ class Points:
         """Return the points x, (n, D)."""
         ready = product is float64_product and x.size <= _READY_SIZE
         return cls(
-            x=x.astype(np.float64) if ready else x,
+            x=x,
+            ready=np.asfortranarray(x, dtype=np.float64) if ready else x,
             norms=squared_norms(x),
             scale=scale,
             product=product,
@@ -208,7 +211,7 @@ def _shrink_to_centre(nearest: Int64, points: Points, centre: int) -> None:
     """Lower `nearest`, (n,), to the squared distances to another centre where these are less."""
     x, norms = points.x, points.norms
     for block in blocks(len(x)):
-        products = points.product(x[block], x[centre : centre + 1])[:, 0]
+        products = points.product(x[centre : centre + 1], points.ready[block])[0]
         distances = norms[block] + norms[centre] - 2 * products
         np.minimum(nearest[block], distances, out=nearest[block])
 
@@ -216,14 +219,16 @@ def _shrink_to_centre(nearest: Int64, points: Points, centre: int) -> None:
 def _assign(points: Points, centroids: Int32) -> tuple[Int64, Int64]:
     bias = np.zeros(len(centroids), dtype=np.int64)
     paths, best = lowest(
-        points.x, centroids, bias, scale=points.scale, top=1, product=points.product
+        points.ready, centroids, bias, scale=points.scale, top=1, product=points.product
     )
     return paths[:, 0], points.scale**2 * points.norms + best
 
 
 def _sizes(points: Points, centroids: Int32, bias: list[int], weights: Int64) -> list[int]:
     wide = np.array(bias, dtype=np.int64)
-    paths, _ = lowest(points.x, centroids, wide, scale=points.scale, top=1, product=points.product)
+    paths, _ = lowest(
+        points.ready, centroids, wide, scale=points.scale, top=1, product=points.product
+    )
     sums = np.zeros(len(centroids), dtype=np.int64)
     np.add.at(sums, paths[:, 0], weights)  # 4.8 (f)
     sizes: list[int] = sums.tolist()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dipaco.protocol.errors import LocalProtocolError
 from dipaco.protocol.routing.integers import Int32, Int64
 
-Whole = Int32 | npt.NDArray[np.float64]
+Whole = Int32 | Int64 | npt.NDArray[np.float64]
 """Integers; in float64 where they were converted before, for the products."""
 
 Product = Callable[[Whole, Whole], Int64]
@@ -36,21 +36,26 @@ def int64_product(x: Whole, c: Whole) -> Int64:
     return x.astype(np.int64) @ c.astype(np.int64).T
 
 
-def python_product(x: Whole, c: Whole) -> list[list[int]]:
-    """Multiply in Python's integers; the other products are checked against this one."""
-    rows, columns = x.astype(np.int64).tolist(), c.astype(np.int64).tolist()
-    return [[sum(map(mul, row, column)) for column in columns] for row in rows]
+def python_products(x: Whole, c: Whole) -> list[int]:
+    """Multiply row by row, (n, D) and (n, D), in Python's integers; returns n inner products."""
+    pairs = zip(x.astype(np.int64).tolist(), c.astype(np.int64).tolist(), strict=True)
+    return [sum(map(mul, row, other)) for row, other in pairs]
 
 
 def checked_product(x: Whole, c: Whole, candidates: tuple[Product, ...]) -> Product:
-    """Return the first candidate that is exact on 64 fixed rows of x, i n div 64.
+    """Return the first candidate that agrees with integers on 64 fixed rows of x, i n div 64.
 
-    Raises LocalProtocolError if none is: this machine's arithmetic is wrong.
+    int64 gives the products of these rows with all of c, (P, D), and Python's integers that of the
+    i-th row with centroid i mod P: in Python all of them took as long as several updates. Raises
+    LocalProtocolError if no candidate agrees: this machine's arithmetic is wrong.
     """
-    rows = sorted({i * len(x) // _CHECKED_ROWS for i in range(_CHECKED_ROWS)})
-    expected = python_product(x[rows], c)
+    rows = x[sorted({i * len(x) // _CHECKED_ROWS for i in range(_CHECKED_ROWS)})]
+    expected = int64_product(c, rows)
+    columns = np.arange(len(rows)) % len(c)
+    plain = python_products(c[columns], rows)
     for product in candidates:
-        if product(x[rows], c).tolist() == expected:
+        found = product(c, rows)
+        if found[columns, np.arange(len(rows))].tolist() == plain and (found == expected).all():
             return product
     raise LocalProtocolError("matrix products on this machine disagree with plain integers")
 
@@ -70,19 +75,21 @@ def lowest(
     """Return the `top` best paths of each row and the best score: (n, top), (n,).
 
     x (n, D), centroids (P, D), bias (P,). Paths come best first, equal scores by lowest path.
+
+    The least of `score 2^b + path`, P at most 2^b, has both in one pass over long rows. A score is
+    below 2^53 and P at most 2^10, so that this sum fits in 64 bits.
     """
+    bits = (len(centroids) - 1).bit_length()
     wide = centroids.astype(np.int64)
     offsets = np.einsum("pd,pd->p", wide, wide) + bias
-    paths = np.empty((len(x), top), dtype=np.int64)
-    best = np.empty(len(x), dtype=np.int64)
+    offset_keys = (offsets << bits) + np.arange(len(centroids))
+    best = np.empty((top, len(x)), dtype=np.int64)
     for block in blocks(len(x)):
-        scores = offsets - 2 * scale * product(x[block], centroids)
-        if top == 1:
-            paths[block, 0] = scores.argmin(axis=1)
-        else:
-            paths[block] = scores.argsort(axis=1, kind="stable")[:, :top]
-        best[block] = np.take_along_axis(scores, paths[block, :1], axis=1)[:, 0]
-    return paths, best
+        keys = product(-2 * scale * wide, x[block])
+        keys <<= bits
+        keys += offset_keys[:, None]
+        best[:, block] = keys.min(axis=0) if top == 1 else np.sort(keys, axis=0)[:top]
+    return (best & ((1 << bits) - 1)).T, best[0] >> bits
 
 
 def squared_norms(x: Int32) -> Int64:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dipaco.protocol.errors import LocalProtocolError
+from dipaco.protocol.routing import scores
 from dipaco.protocol.routing.integers import Int32, Int64
 from dipaco.protocol.routing.scores import (
     PRODUCTS,
@@ -12,9 +13,10 @@ from dipaco.protocol.routing.scores import (
     float64_product,
     int64_product,
     lowest,
-    python_product,
+    python_products,
     squared_norms,
 )
+from dipaco.protocol.run.model_shape import MAX_PATHS
 from tests.protocol.routing import reference
 
 X, S, D = 1 << 10, 1 << 8, 256
@@ -40,7 +42,8 @@ def extreme_points() -> tuple[Int32, Int32]:
 def test_products_are_exact_at_the_bounds(product: object) -> None:
     x, c = extreme_points()
     assert callable(product)
-    assert product(x, c).tolist() == python_product(x, c)
+    found = product(x, c).T.tolist()
+    assert found == [python_products(x, np.broadcast_to(row, x.shape)) for row in c]
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -63,6 +66,27 @@ def test_a_product_that_is_wrong_once_is_replaced_by_the_next() -> None:
     x, c = extreme_points()
     assert checked_product(x, c, (off_by_one, float64_product)) is float64_product
     assert checked_product(x, c, PRODUCTS) is float64_product
+
+
+def test_int64_itself_is_held_against_plain_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, c = extreme_points()
+
+    def wrong(x: Whole, c: Whole) -> Int64:
+        return float64_product(x, c) + 1
+
+    monkeypatch.setattr(scores, "int64_product", wrong)
+    with pytest.raises(LocalProtocolError, match="disagree with plain integers"):
+        checked_product(x, c, (wrong, float64_product))
+
+
+def test_the_largest_score_and_path_fit_in_one_key() -> None:
+    c = np.full((MAX_PATHS, 1), 1 << 26, dtype=np.int32)
+    x = np.array([[-1], [1]], dtype=np.int32)
+    bias = np.full(MAX_PATHS, (1 << 52) - 1 - (1 << 27), dtype=np.int64)  # with |c|^2: 2^53 - 1
+    for product in PRODUCTS:
+        paths, best = lowest(x, c, bias, scale=1, top=MAX_PATHS, product=product)
+        assert best.tolist() == [(1 << 53) - 1, (1 << 53) - 1 - (1 << 28)]
+        assert paths.tolist() == [list(range(MAX_PATHS))] * 2
 
 
 def test_a_machine_that_cannot_do_integers_is_found_out() -> None:
