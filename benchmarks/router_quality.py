@@ -1,13 +1,16 @@
 """The agreement of shards with topics: mutual information with the column `domain`, and balance.
 
-It is measured over the whole corpus, for 4, 8 and 16 paths, 256 dimensions and prefixes of 32 and
-256 tokens, without a capacity rule and with 3/2 and 5/4. Every figure is the mean of two routers,
+It is measured over the whole corpus, for 4, 8 and 16 paths and prefixes of 32 and 256 tokens,
+without a capacity rule and with 3/2 and 5/4. Every figure is the mean of two routers,
 whose seeds come from two beacons. Normalised mutual information is 2 I(X; Y) / (H(X) + H(Y)), in
-nats. `python -m benchmarks.router_quality` prints the table of docs/method.md, 4.13.
+nats. `python -m benchmarks.router_quality [FEATURIZER]` prints a table of docs/method.md, 4.13; the
+one of `idf-svd-v1` also has routers that see all tokens of the first 256 bytes.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import mean
 
 import numpy as np
@@ -24,10 +27,13 @@ from dipaco.protocol.routing.documents import cut, prefix_of
 from dipaco.protocol.routing.integers import Int64
 from dipaco.protocol.routing.recipe import recipe_of
 from dipaco.protocol.routing.sample import Sample
+from dipaco.protocol.run.exactness import BAG_SIGN, IDF_SVD
 
 PATHS, SAMPLE, BEACONS = (4, 8, 16), 8000, (b"", b"second")
 CAPACITIES = (None, (3, 2), (5, 4))
 PREFIXES = {32: 256, 256: 2048}  # tokens: bytes of the text that they are taken from
+FEATURES = {BAG_SIGN: 256, IDF_SVD: 64}  # their number, by featurizer
+HEAD = 256  # tokens at most, of as many bytes; a shorter head is filled up with an id of its own
 MARKS = {32: (0.44, 0.53, 0.58), 256: (0.40, 0.60, 0.68)}
 
 
@@ -51,14 +57,19 @@ def run() -> list[Result]:
     return results
 
 
-def table() -> str:
-    """Return the whole measurement as Markdown."""
+def table(featurizer: str) -> str:
+    """Return the whole measurement of a featurizer as Markdown."""
     rows = ["| F | P | capacity | NMI | largest/mean | smallest/mean |", "|" + "---|" * 6]
-    for prefix in PREFIXES:
-        prefixes, labels = _prefixes(prefix)
+    seen: dict[str, Callable[[], tuple[Int64, Int64]]] = {
+        str(prefix): partial(_prefixes, prefix) for prefix in PREFIXES
+    }
+    if featurizer == IDF_SVD:
+        seen["head"] = _heads
+    for prefix, read in seen.items():
+        prefixes, labels = read()
         for paths in PATHS:
             for capacity in CAPACITIES:
-                found = [_routed(prefixes, paths, capacity, beacon) for beacon in BEACONS]
+                found = [_routed(prefixes, paths, capacity, b, featurizer) for b in BEACONS]
                 value = mean(mutual_information(labels, each) for each in found)
                 sizes = [np.bincount(each, minlength=paths) * paths / len(each) for each in found]
                 rule = "none" if capacity is None else f"{capacity[0]}/{capacity[1]}"
@@ -81,7 +92,13 @@ def _entropy(shares: NDArray[np.float64]) -> float:
     return float(-(some * np.log(some)).sum())
 
 
-def _routed(prefixes: Int64, paths: int, capacity: tuple[int, int] | None, beacon: bytes) -> Int64:
+def _routed(
+    prefixes: Int64,
+    paths: int,
+    capacity: tuple[int, int] | None,
+    beacon: bytes,
+    featurizer: str = BAG_SIGN,
+) -> Int64:
     """Fit a router on the first documents; returns the path of every document, (n,)."""
     count = min(SAMPLE, len(prefixes))
     recipe = recipe_of(sixteen_paths(synthetic(len(prefixes), len(prefixes)), sample=count))
@@ -91,9 +108,12 @@ def _routed(prefixes: Int64, paths: int, capacity: tuple[int, int] | None, beaco
         capacity=capacity,
         prefix=prefixes.shape[1],
         prefix_bytes=PREFIXES[prefixes.shape[1]],
+        dimension=FEATURES[featurizer],
+        featurizer=featurizer,
         min_tokens=prefixes.shape[1] + 8,
     )
-    sample = Sample(replace(recipe, params=params, beacon=beacon))
+    vocabulary = max(recipe.vocabulary, int(prefixes.max()) + 1)
+    sample = Sample(replace(recipe, params=params, beacon=beacon, vocabulary=vocabulary))
     documents = np.arange(len(prefixes))
     sample.add(documents[:count], prefixes[:count], np.ones(count, dtype=np.int64))
     return Router(sample.fitted().spec).route(prefixes, documents)[:, 0]
@@ -101,17 +121,32 @@ def _routed(prefixes: Int64, paths: int, capacity: tuple[int, int] | None, beaco
 
 def _prefixes(length: int) -> tuple[Int64, Int64]:
     """Return the prefixes of all documents that are long enough, (n, F), and domains, (n,)."""
-    encoder, prefixes, domains = _encoder(), [], []
+    heads, labels = _encoded(PREFIXES[length], length + 8)
+    return np.array([prefix_of(head, length) for head in heads], dtype=np.int64), labels
+
+
+def _heads() -> tuple[Int64, Int64]:
+    """Return all tokens of the heads of the same documents as with a prefix of 32, and domains."""
+    heads, labels = _encoded(PREFIXES[32], 32 + 8)
+    filler = embedded_tokenizer().vocabulary
+    rows = [[*head, *[filler] * (HEAD - len(head))] for head in heads]
+    return np.array(rows, dtype=np.int64), labels
+
+
+def _encoded(size: int, least: int) -> tuple[list[Sequence[int]], Int64]:
+    """Return the ids of heads of `size` bytes that have at least so many, and domains."""
+    encoder = _encoder()
+    kept: list[Sequence[int]] = []
+    domains: list[str] = []
     for path in corpus_files():
         table = pq.read_table(path, columns=["text", "domain"])
-        texts: Sequence[str] = table["text"].to_pylist()
-        heads = encoder.encode([cut(t.encode(), PREFIXES[length]).decode() for t in texts])
+        heads = encoder.encode([cut(t.encode(), size).decode() for t in table["text"].to_pylist()])
         for head, domain in zip(heads, table["domain"].to_pylist(), strict=True):
-            if len(head) >= length + 8:
-                prefixes.append(prefix_of(head, length))
+            if len(head) >= least:
+                kept.append(head)
                 domains.append(domain)
     _, labels = np.unique(np.array(domains), return_inverse=True)
-    return np.array(prefixes, dtype=np.int64), labels.astype(np.int64)
+    return kept, labels.astype(np.int64)
 
 
 def _encoder() -> TextEncoder:
@@ -122,4 +157,4 @@ def _encoder() -> TextEncoder:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(*sys.argv[1:] or [BAG_SIGN]))

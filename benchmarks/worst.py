@@ -16,7 +16,7 @@ def worst_inputs(kind: type[msgspec.Struct]) -> dict[str, bytes]:
     """Return inputs by name; the first is valid but for rules between its fields."""
     most = largest(kind)
     size, items = int(most.size), int(most.items)
-    full = cbor2.dumps(filled(inspect.type_info(kind), size), canonical=True)
+    full = _full(kind, size)
     lists = max(0, min(items - 1, size - 9))
     count = lists.to_bytes(8, "big")
     pairs = max(0, min((items - 1) // 2, (size - 9) // 6, 1 << 16))
@@ -44,6 +44,17 @@ def worst_inputs(kind: type[msgspec.Struct]) -> dict[str, bytes]:
         + long.to_bytes(4, "big")
         + b"\xff" * long,
     }
+
+
+def _full(kind: type[msgspec.Struct], size: int) -> bytes:
+    """Return the largest value; without the fields that may be left out, if they are too much."""
+    content = filled(inspect.type_info(kind), size)
+    full = cbor2.dumps(content, canonical=True)
+    if len(full) <= size:
+        return full
+    fields = msgspec.structs.fields(kind)
+    later = {field.encode_name for field in fields if field.default is msgspec.UNSET}
+    return cbor2.dumps({k: v for k, v in content.items() if k not in later}, canonical=True)
 
 
 def _uncanonical(full: bytes) -> bytes:

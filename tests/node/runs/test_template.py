@@ -47,6 +47,23 @@ def test_the_template_has_every_field_and_no_other() -> None:
     assert known_fields() - shown == HUB | MUON | inner  # which docs/runs.md describes
 
 
+def test_a_basis_has_64_columns_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    text = run_template("a", (2, 2), None)
+    asked = {
+        '# featurizer = "bag-sign-v1"': 'featurizer = "idf-svd-v1"',
+        "# dimension = 256 ": "dimension = 32 ",
+    }
+    dimensions = []
+    for line, changed in asked.items():
+        assert line in text
+        text = text.replace(line, changed)
+        (tmp_path / "a.toml").write_text(text)
+        routing = create_manifest(tmp_path / "a.toml", owner=peer("owner")).manifest.routing
+        assert routing.featurizer == "idf-svd-v1"
+        dimensions.append(routing.dimension)
+    assert dimensions == [64, 32]
+
+
 def test_a_value_behind_a_mark_is_the_default(tmp_path: Path) -> None:
     text = run_template("a", (2, 2), None)
     (tmp_path / "a.toml").write_text(text)
