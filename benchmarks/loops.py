@@ -3,8 +3,8 @@
 Each function is one sample in a process of its own and returns {"rate": tokens/s over all its
 steps, "peak": bytes}. On the CPU most also return {"work": tokens per second of CPU time}, which
 other processes disturb less. All take the same steps: the same model in float32 or with bf16
-products, the same batch, gradients clipped to 1, AdamW fused. Only the values of their training
-data differ.
+products, the same batch, gradients clipped to 1, AdamW fused; or Muon, where a loop is asked for
+it. Only the values of their training data differ.
 """
 
 import time
@@ -27,7 +27,7 @@ from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest, Routing, run_id
 from dipaco.protocol.run.model_shape import Grid, Level, Model
 from dipaco.protocol.run.source import Tokenizer
-from dipaco.protocol.run.training import Adam, Nesterov, Training
+from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.work.kinds import TOKEN_BYTES, SeedLease, SeedResult
@@ -35,6 +35,8 @@ from tests.values import manifest
 
 Sample = dict[str, float]
 Precision = Literal["f32", "bf16"]
+Inner = Literal["adamw", "muon"]
+INNER: dict[Inner, Adam | Muon] = {"adamw": Adam(warmup=1), "muon": Muon(warmup=1)}
 MAX_SPEC = 1 << 24  # bytes
 TURN_STEPS = 4
 
@@ -71,7 +73,7 @@ SHAPES = {
 }
 
 
-def run_of(name: str, precision: Precision = "f32") -> Manifest:
+def run_of(name: str, precision: Precision = "f32", inner: Inner = "adamw") -> Manifest:
     """Return a run of four paths of that shape; its seed phase is the sample."""
     shape = SHAPES[name]
     tokenizer = embedded_tokenizer()
@@ -102,7 +104,7 @@ def run_of(name: str, precision: Precision = "f32") -> Manifest:
             rounds=1,
             inner_steps=1,
             batch=shape.batch,
-            inner=Adam(warmup=1),
+            inner=INNER[inner],
             outer=Nesterov(),
             precision=precision,
         ),
@@ -280,14 +282,44 @@ def _loop(run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]) ->
 
 
 def _plain_step(
-    run: Manifest, model: Any, device: str, loss: Callable[[Any], Any]
+    run: Manifest,
+    model: Any,
+    device: str,
+    loss: Callable[[Any], Any],
+    *,
+    torchs_muon: bool = False,
 ) -> Callable[[int], None]:
-    """Return the step of a plain loop; its argument is the step's number."""
+    """Return the step of a plain loop; its argument is the step's number.
+
+    torchs_muon   Muon is torch's own, whose products are in bf16 always, and not the plain one.
+    """
     import torch
 
     training, drawn = run.training, torch.from_numpy(_rows(run))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.inner.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    inner = training.inner
+    hidden: list[Any] = []
+    optimizers: list[Any] = []
+    if isinstance(inner, Muon):
+        hidden = [p for n, p in model.named_parameters() if "proj" in n]
+        optimizers.append(
+            torch.optim.Muon(
+                hidden,
+                lr=inner.lr,
+                weight_decay=inner.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            if torchs_muon
+            else PlainMuon(hidden, inner)
+        )
+    taken = {id(p) for p in hidden}
+    optimizers.append(
+        torch.optim.AdamW(
+            [p for p in model.parameters() if id(p) not in taken],
+            lr=inner.lr,
+            betas=(0.9, 0.95),
+            weight_decay=0.1,
+            fused=True,
+        )
     )
 
     def step(number: int) -> None:
@@ -295,28 +327,60 @@ def _plain_step(
         value = loss(rows)
         (value / rows[:, 1:].numel()).backward()
         value.item()  # a loop that prints its loss waits for it too
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.inner.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), inner.clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
 
     return step
 
 
-def in_turns(name: str, turns: int) -> dict[str, list[float]]:
-    """Return CPU seconds per step of our loop and of the bare one, in this process, in turns."""
+class PlainMuon:
+    """Muon as it is mostly written: one matrix at a time, in the matrix's own precision."""
+
+    def __init__(self, matrices: list[Any], inner: Muon) -> None:
+        self._matrices, self._inner = matrices, inner
+        self._momenta = [p.detach().clone().zero_() for p in matrices]
+
+    def step(self) -> None:
+        """Take one step."""
+        import torch
+
+        inner = self._inner
+        with torch.no_grad():
+            for p, momentum in zip(self._matrices, self._momenta, strict=True):
+                momentum.lerp_(p.grad, 1 - inner.momentum)
+                x = p.grad.lerp(momentum, inner.momentum)
+                high = x.shape[0] > x.shape[1]
+                x = x.T if high else x
+                x = x / x.norm().clamp(min=1e-7)
+                for _ in range(5):
+                    gram = x @ x.T
+                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+                p.mul_(1 - inner.lr * inner.weight_decay)
+                p.add_(x.T if high else x, alpha=-inner.lr * 0.2 * max(p.shape) ** 0.5)
+
+
+def in_turns(name: str, turns: int, inner: Inner = "adamw") -> dict[str, list[float]]:
+    """Return CPU seconds per step of our loop and of bare ones, in this process, in turns.
+
+    Beside `bare` there is `torch`, with torch's own Muon, where the run trains with Muon.
+    """
     import torch
 
     from dipaco.node.training.inner_loop import PathState, Steps, make_deterministic, run_steps
     from dipaco.node.training.model import PathModel, load
     from dipaco.protocol.run.batches import RowOrder
 
-    run = run_of(name)
+    run = run_of(name, inner=inner)
     make_deterministic(1)
     weights = {m: initial_module(run, m) for m in run.topology.path_modules[0]}
-    model, other = (PathModel(run, torch.device("cpu")) for _ in range(2))
-    load(other, run, weights)
-    rows, step = Rows(_rows(run)), _plain_step(run, other, "cpu", other.loss)
-    found: dict[str, list[float]] = {"ours": [], "bare": []}
+    model, rows, steps = PathModel(run, torch.device("cpu")), Rows(_rows(run)), {}
+    for side in ("bare", "torch") if inner == "muon" else ("bare",):
+        other = PathModel(run, torch.device("cpu"))
+        load(other, run, weights)
+        steps[side] = _plain_step(run, other, "cpu", other.loss, torchs_muon=side == "torch")
+    found: dict[str, list[float]] = {side: [] for side in ("ours", *steps)}
     for _ in range(turns + 1):
         ended: list[float] = []
         run_steps(
@@ -330,10 +394,11 @@ def in_turns(name: str, turns: int) -> dict[str, list[float]]:
             on_step=lambda report, ended=ended: ended.append(time.process_time()),  # type: ignore[misc]
         )
         found["ours"].append((ended[-1] - ended[0]) / TURN_STEPS)
-        began = time.process_time()
-        for number in range(TURN_STEPS):
-            step(number)
-        found["bare"].append((time.process_time() - began) / TURN_STEPS)
+        for side, step in steps.items():
+            began = time.process_time()
+            for number in range(TURN_STEPS):
+                step(number)
+            found[side].append((time.process_time() - began) / TURN_STEPS)
     return {side: series[1:] for side, series in found.items()}  # the first has one-time work
 
 

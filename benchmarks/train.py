@@ -7,7 +7,7 @@ cache. Marks apply to clock time; on a busy machine tokens per second of CPU tim
 
 import tempfile
 
-from benchmarks.loops import SHAPES, Sample, parameters, run_of
+from benchmarks.loops import SHAPES, Inner, Sample, parameters, run_of
 from benchmarks.measure import Result, in_new_process, in_turns, versus
 
 SAMPLES = {"1.3M": 5, "20M": 3}
@@ -33,17 +33,26 @@ def measure(name: str) -> list[Result]:
                 "transformers": ("loops", "transformers", name, "cpu", "f32"),
             },
         )
-    return [*_results(name, found), _in_turns(name)]
+    return [*_results(name, found), *_in_turns(name, "adamw"), *_in_turns(name, "muon")]
 
 
-def _in_turns(name: str) -> Result:
+def _in_turns(name: str, inner: Inner) -> list[Result]:
     """Compare the loops alone, a few steps each in turns in one process, by its CPU time."""
-    shape, seconds = SHAPES[name], in_new_process("loops", "in_turns", name, TURNS[name])
-    tokens = shape.batch * shape.context
-    ours, bare = ([tokens / each for each in seconds[side]] for side in ("ours", "bare"))
-    line = versus(f"{name}: per CPU second, loop alone / a bare loop", ours, bare, "tokens/s")
+    shape = SHAPES[name]
+    seconds = in_new_process("loops", "in_turns", name, TURNS[name], inner)
+    rates = {
+        side: [shape.batch * shape.context / each for each in series]
+        for side, series in seconds.items()
+    }
+    with_muon = ", both with Muon" if inner == "muon" else ""
+    what = f"{name}: per CPU second, loop alone / a bare loop"
+    line = versus(f"{what}{with_muon}", rates["ours"], rates["bare"], "tokens/s")
     line["mark"] = PYTORCH_MARK
-    return line
+    if inner == "adamw":
+        return [line]
+    other = versus(f"{what} with torch.optim.Muon", rates["ours"], rates["torch"], "tokens/s")
+    other["note"] = "torch's multiplies in bf16, ours in float32"
+    return [line, other]
 
 
 def _results(name: str, found: dict[str, list[Sample]]) -> list[Result]:

@@ -118,7 +118,7 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     compile: bool = False
     """Compile the blocks with torch: a slow start, then faster; needs a compiler."""
     moment_bits: MomentBits = 32
-    """Bits of each AdamW moment. 8 is for GPUs that are short of memory, and only for runs whose
+    """Bits of each inner moment. 8 is for GPUs that are short of memory, and only for runs whose
     `inner_state` is `reset`."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads of torch on the CPU; 0: cores - 1, at least 1."""

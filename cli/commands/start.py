@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--checkpointing", metavar="C", help="auto, on or off: less memory, slower [auto].")
 @click.option("--compile", is_flag=True, default=None, help="Compile the model with torch.")
-@click.option("--moment-bits", metavar="N", help="Bits of AdamW's moments, 32 or 8 [32].")
+@click.option("--moment-bits", metavar="N", help="Bits of the inner moments, 32 or 8 [32].")
 @click.option("--threads", metavar="N", help="Threads of torch on the CPU [cores - 1].")
 @click.option("--nice", metavar="N", help="Niceness of the worker process, 0 to 19 [10].")
 @click.option("--max-shards", type=int, metavar="N", help="Shards kept open [4].")

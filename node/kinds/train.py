@@ -1,6 +1,6 @@
 """Train: the inner steps of one path in one round (docs/method.md section 2, lines 4 to 11).
 
-Where the run carries AdamW's moments they follow the result (`pending_moments`). If their maker
+Where the run carries inner moments they follow the result (`pending_moments`). If their maker
 takes them away, the round is leased once more, for its moments alone.
 """
 

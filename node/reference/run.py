@@ -133,7 +133,7 @@ class ReferenceRun:
     residuals: dict[ModuleId, Digest] = field(default_factory=dict)
     """By module, the part of the exact update that its last packed update left out."""
     moments: dict[int, tuple[ModuleDigest, ...]] = field(default_factory=dict)
-    """By path, AdamW's moments after its last round; none if they begin at zero."""
+    """By path, the moments after its last round; none if they begin at zero."""
     steps: dict[int, int] = field(default_factory=dict)
     """By path, the inner steps that these moments have seen."""
     evaluations: dict[tuple[int, int], Evaluation] = field(default_factory=dict)

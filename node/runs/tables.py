@@ -16,7 +16,7 @@ from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.run.manifest import Manifest, Name, Routing, Scheduling
 from dipaco.protocol.run.model_shape import Grid, Model
-from dipaco.protocol.run.training import Adam, InnerOptimizer, Muon, Training
+from dipaco.protocol.run.training import Adam, Inner, Muon, Training
 from dipaco.protocol.wire.faults import fault_of, nearest, shown
 from dipaco.protocol.wire.text import one_line
 
@@ -48,7 +48,7 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "schedule": Scheduling,
 }
 """Every table but `source`, whose fields depend on its kind."""
-INNER: Final[dict[str, type[InnerOptimizer]]] = {"adamw": Adam, "muon": Muon}
+INNER: Final[dict[str, type[Adam] | type[Muon]]] = {"adamw": Adam, "muon": Muon}
 """The inner optimizers, by `training.inner.kind`; the first is that of a file without the field."""
 CHECKPOINT: Final = "checkpoint"
 """The field of `model` that names a folder to start from."""
@@ -96,7 +96,7 @@ def convert_table(table: dict[str, Any], kind: type[S], name: str, path: Path) -
     return value
 
 
-def inner_optimizer(given: Any, path: Path) -> InnerOptimizer:
+def inner_optimizer(given: Any, path: Path) -> Inner:
     """Return the table `training.inner` as the manifest states it.
 
     Raises ConfigError, which names file and field.

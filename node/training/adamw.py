@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dipaco.protocol.run.training import InnerOptimizer
+from dipaco.protocol.run.training import Inner
 
 
 class AdamW:
     """The inner optimizer; weight decay is decoupled and on matrices only (docs/method.md 2.1)."""
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], settings: InnerOptimizer, *, steps: int = 0
+        self, parameters: Mapping[str, Tensor], settings: Inner, *, steps: int = 0
     ) -> None:
         """Begin with moments of zero; a caller with other moments copies them in.
 

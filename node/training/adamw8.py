@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dipaco.node.training.adamw import AdamW
-from dipaco.protocol.run.training import InnerOptimizer
+from dipaco.protocol.run.training import Inner
 
 BLOCK = 256  # values that share a scale; fixed in bitsandbytes
 LEAST = 4096  # values of a matrix that is quantised; bitsandbytes' own default
@@ -39,7 +39,7 @@ class Quantised:
 class AdamW8bit:
     """The same interface as `AdamW`; the moments begin at zero."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], settings: InnerOptimizer) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], settings: Inner) -> None:
         # Imported by name: it is an extra, and a type checker fails where it is not installed.
         self._library: Any = importlib.import_module("bitsandbytes.functional")
         large = {n: p for n, p in parameters.items() if p.dim() > 1 and p.numel() >= LEAST}

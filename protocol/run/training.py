@@ -11,13 +11,11 @@ Positive = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
-class InnerOptimizer(Wire, frozen=True, kw_only=True):
-    """The settings that all inner optimizers have; warm-up, then cosine over the whole run
-    (docs/method.md 2.1).
-    """
+class Adam(Wire, frozen=True, kw_only=True):
+    """The inner optimizer: AdamW, warm-up then cosine over the whole run (docs/method.md 2.1)."""
 
     lr: Positive = 1e-3
-    """The largest learning rate; of Muon that of the blocks' matrices."""
+    """The largest learning rate."""
     floor: Fraction = 0.1
     """The last learning rate, as a share of `lr`."""
     warmup: Annotated[int, Meta(ge=0, le=1 << 30)] = 20
@@ -25,30 +23,42 @@ class InnerOptimizer(Wire, frozen=True, kw_only=True):
     weight_decay: Fraction = 0.1
     """Decoupled, on matrices only."""
     beta1: Fraction = 0.9
-    """Of AdamW, as `beta2` and `eps`."""
     beta2: Fraction = 0.95
     eps: Positive = 1e-8
     clip: Positive = 1.0
     """The largest norm of the gradient."""
 
 
-class Adam(InnerOptimizer, frozen=True, kw_only=True):
-    """AdamW steps every tensor."""
-
-
-class Muon(InnerOptimizer, frozen=True, kw_only=True):
-    """Muon steps the blocks' matrices; AdamW steps embedding, norms and head (docs/method.md 2.1).
+class Muon(Wire, frozen=True, kw_only=True):
+    """The inner optimizer: Muon for the blocks' matrices; AdamW for embedding, norms and head.
 
     An update of Muon is scaled to the size of an AdamW update (2502.16982), so rates and weight
-    decays of AdamW fit.
+    decays of AdamW fit (docs/method.md 2.1).
     """
 
+    lr: Positive = 1e-3
+    """The largest learning rate of Muon; warm-up and cosine are those of `Adam`."""
+    adamw_lr: Positive = 1e-3
+    """The largest learning rate of AdamW; it follows the same course."""
+    floor: Fraction = 0.1
+    """The last learning rates, as a share of the largest."""
+    warmup: Annotated[int, Meta(ge=0, le=1 << 30)] = 20
+    """Steps of linear warm-up."""
+    weight_decay: Fraction = 0.1
+    """Decoupled, on matrices only, at the rate of each."""
     momentum: Fraction = 0.95
     """Of Muon: the share of the last momentum in the next one."""
     nesterov: bool = True
-    """Whether Muon orthogonalises the momentum that the next step would see."""
-    adamw_lr: Positive = 1e-3
-    """The largest learning rate of AdamW; it follows the same course as `lr`."""
+    """Whether Muon orthogonalises the momentum with the gradient counted once more."""
+    beta1: Fraction = 0.9
+    """Of AdamW, as `beta2` and `eps`."""
+    beta2: Fraction = 0.95
+    eps: Positive = 1e-8
+    clip: Positive = 1.0
+    """The largest norm of the gradient of all tensors together."""
+
+
+Inner = Adam | Muon
 
 
 class Nesterov(Wire, frozen=True, kw_only=True):
@@ -73,7 +83,7 @@ class Training(Wire, frozen=True, kw_only=True):
     """tau: steps of one path in one round."""
     batch: Annotated[int, Meta(ge=1, le=65536)]
     """B: sequences of one step."""
-    inner: Adam | Muon = Adam()
+    inner: Inner = Adam()
     outer: Nesterov = Nesterov()
     inner_state: Literal["carry", "reset"] = "carry"
     """The moments of the inner optimizer are carried from round to round, or are zero at the start

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.batches import first_step
-from dipaco.protocol.run.training import InnerOptimizer, Training
+from dipaco.protocol.run.training import Inner, Training
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -88,7 +88,7 @@ def _adamw_bytes(elements: int) -> int:
     return 2 * _groups(elements) + 2 * elements
 
 
-def encode_moments(moments: Moments, inner: InnerOptimizer, steps: int) -> bytes:
+def encode_moments(moments: Moments, inner: Inner, steps: int) -> bytes:
     """Return the bytes of moments after `steps` inner steps, first round to last.
 
     `steps` also chooses the random bits, so that no element is rounded the same way every round.
@@ -99,7 +99,7 @@ def encode_moments(moments: Moments, inner: InnerOptimizer, steps: int) -> bytes
     return _encode_adamw(moments, inner, steps) + _encode_momentum(moments.momentum, inner, steps)
 
 
-def _encode_adamw(moments: Moments, inner: InnerOptimizer, steps: int) -> bytes:
+def _encode_adamw(moments: Moments, inner: Inner, steps: int) -> bytes:
     """Return the bytes of AdamW's: m is reduced to what the rounded v allows (`largest_ratio`)."""
     elements = len(moments.first)
     exponents = np.zeros((2, _groups(elements)), np.uint8)
@@ -118,7 +118,7 @@ def _encode_adamw(moments: Moments, inner: InnerOptimizer, steps: int) -> bytes:
     return exponents.tobytes() + codes.tobytes()
 
 
-def _encode_momentum(momentum: Float32, inner: InnerOptimizer, steps: int) -> bytes:
+def _encode_momentum(momentum: Float32, inner: Inner, steps: int) -> bytes:
     """Return the bytes of Muon's momentum, whose norm stays within `inner.clip`.
 
     An honest momentum is a mean of clipped gradients. Where rounding at random would take it above
@@ -202,7 +202,7 @@ def check_moments(moments: Moments, training: Training, round_: int) -> None:
         )
 
 
-def largest_ratio(adam: InnerOptimizer, steps: int) -> float:
+def largest_ratio(adam: Inner, steps: int) -> float:
     """Return the most that |m| / sqrt(v) can be after `steps` steps from zero.
 
     By Cauchy-Schwarz on the two moving averages, c = (1 - b1) sqrt((1 + q + ... + q^(steps - 1))

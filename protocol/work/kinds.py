@@ -46,7 +46,7 @@ class _Lease(Wire, frozen=True, kw_only=True):
 
     @property
     def carried(self) -> tuple[ModuleDigest, ...]:
-        """The AdamW moments to start from."""
+        """The inner moments to start from."""
         return ()
 
     @property
@@ -137,7 +137,7 @@ class TrainLease(_Lease, frozen=True, kw_only=True):
     round: Round
     """t: it starts from version t - 1 and contributes to version t."""
     moments: ModuleDigests
-    """The path's AdamW moments to start from; empty: they are zero (docs/method.md 2.3)."""
+    """The path's inner moments to start from; empty: they are zero (docs/method.md 2.3)."""
     steps: Size = 0
     """Inner steps that these moments have seen: bias correction counts on from there."""
 
@@ -148,7 +148,7 @@ class TrainLease(_Lease, frozen=True, kw_only=True):
 
     @property
     def carried(self) -> tuple[ModuleDigest, ...]:
-        """The AdamW moments to start from."""
+        """The inner moments to start from."""
         return self.moments
 
 
@@ -158,7 +158,7 @@ class TrainResult(_InnerStepsResult, frozen=True, kw_only=True):
     deltas: ModuleDigests
     """The pseudo-gradients of the path's modules."""
     moments: ModuleDigests
-    """AdamW's moments after the last step, where the manifest carries them; else empty."""
+    """The moments after the last step, where the manifest carries them; else empty."""
 
     @property
     def handed_over_later(self) -> tuple[ModuleDigest, ...]:

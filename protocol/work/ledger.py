@@ -42,7 +42,7 @@ class Contribution(Wire, frozen=True, kw_only=True):
     weight: Size
     """n_p: the path's tokens as the router spec states them."""
     moments: DigestField | None = None
-    """The path's AdamW moments of this module after the round, where the manifest carries them."""
+    """The path's inner moments of this module after the round, where the manifest carries them."""
     steps: Size = 0
     """Inner steps that these moments have seen; 0 where none are carried."""
 

@@ -7,8 +7,8 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from dipaco.node.config import ComputeSection
-from dipaco.node.doctor.memory_fit import FitReport, find_fit, next_try
+from dipaco.node.config import ComputeSection, MomentBits
+from dipaco.node.doctor.memory_fit import FitReport, find_fit, least_bytes, next_try
 from dipaco.node.jobs.runner import describe_death
 from dipaco.node.jobs.values import (
     Answer,
@@ -20,6 +20,7 @@ from dipaco.node.jobs.values import (
     Progress,
 )
 from dipaco.protocol.errors import DipacoError
+from dipaco.protocol.run.training import Muon
 from tests.node.training.small import small_manifest
 
 GB = 10**9
@@ -119,6 +120,18 @@ async def test_nothing_is_measured_where_the_weights_alone_do_not_fit() -> None:
     report = await fit(device)
     assert report.least == 16 * report.parameters > 1000
     assert report.chosen is None and device.asked == []
+
+
+def test_muon_has_one_moment_of_a_hidden_matrix() -> None:
+    plain = small_manifest()
+    value = replace(plain, training=replace(plain.training, inner=Muon()))
+    tensors = value.topology.path_tensors(0)
+    hidden = sum(t.size for t in tensors if "proj" in t.name)
+    rest = sum(t.size for t in tensors if "proj" not in t.name)
+    figures: tuple[tuple[MomentBits, int, int], ...] = ((32, 16, 12), (8, 10, 9))
+    for bits, adamw, muon in figures:
+        assert least_bytes(plain, bits) == adamw * (hidden + rest)
+        assert least_bytes(value, bits) == muon * hidden + adamw * rest
 
 
 async def test_the_operators_limit_and_a_slow_micro_batch_end_the_search() -> None:
