@@ -34,7 +34,7 @@ from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.tensors.delta import Encoding, encode_delta, encoded_bytes
-from dipaco.protocol.tensors.moments import moments_bytes
+from dipaco.protocol.tensors.feedback import carried_bytes
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.work.kinds import TOKEN_BYTES, TrainLease
 from dipaco.protocol.work.ledger import Contribution
@@ -47,6 +47,7 @@ ENCODINGS: tuple[tuple[Encoding, str], ...] = (
     ("int8", "int4"),
     ("int4", "int4"),
     ("int2", "int4"),
+    ("topk", "int4"),
 )
 """Of pseudo-gradients, and of updates."""
 LEASE_SECONDS = float(os.environ.get("DIPACO_BENCH_LEASE", "66"))
@@ -101,7 +102,7 @@ def run() -> list[Result]:
     return [
         result
         for up, down in ENCODINGS
-        for carried in (True, False)
+        for carried in ((True,) if up == "topk" else (True, False))
         for result in _rows(up, down, step, work[f"{up}, {down}"], carried=carried)
     ]
 
@@ -137,7 +138,7 @@ def parts_of(up: Encoding, down: str, *, step: float, work: float, carried: bool
         tokens=run.training.batch * run.model.context,
         work=work,
         up=sum(encoded_bytes(run.training.deltas, size) for size in sizes),
-        moments=sum(map(moments_bytes, sizes)) if carried else 0,
+        moments=sum(carried_bytes(up, size) for size in sizes) if carried else 0,
         down=sum(encoded_bytes(run.training.updates, size) for size in sizes),
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, loops, round
+from benchmarks import gpu, lines, loops, round
 from benchmarks.__main__ import NAMES
 from benchmarks.measure import Result, in_new_process, in_turns, passed, versus
 
@@ -64,6 +64,16 @@ def test_the_gpu_benchmarks_model_is_the_papers_path() -> None:
     assert gpu.flops_per_token(gpu.SHAPE) == 6 * loops.parameters(run) + attention
     assert gpu._peak_of("NVIDIA H100 PCIe") < gpu._peak_of("NVIDIA H100 80GB HBM3")
     assert gpu._peak_of("an unknown card") == 0
+
+
+def test_a_line_that_cannot_carry_a_lease_sets_the_pace_and_others_wait_for_its_results() -> None:
+    parts = lines.Parts(step=1.0, tokens=100, work=2.0, up=10, moments=980, down=20)
+    assert parts.period(50.0, 10.0) == 99.0  # 990 bytes up
+    assert parts.period(50.0, 1000.0) == pytest.approx(52.03)
+    assert parts.idle(50.0, 10.0) == pytest.approx(100 * 49 / 99)
+    assert parts.bytes_per_token(50.0) == pytest.approx(1010 / 5000)
+    for rate in (10.0, 1000.0):
+        assert parts.idle(parts.lease_for(5, rate), rate) == pytest.approx(5.0)
 
 
 def test_a_round_is_cut_from_the_logs_and_its_parts_add_up() -> None:
