@@ -336,7 +336,7 @@ def _plain_step(
 
 
 class PlainMuon:
-    """Muon as it is mostly written: one matrix at a time, in the matrix's own precision."""
+    """Muon as torch's own is written, one matrix at a time, but in the matrix's own precision."""
 
     def __init__(self, matrices: list[Any], inner: Muon) -> None:
         self._matrices, self._inner = matrices, inner
@@ -356,7 +356,8 @@ class PlainMuon:
                 x = x / x.norm().clamp(min=1e-7)
                 for _ in range(5):
                     gram = x @ x.T
-                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+                    polynomial = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+                    x = torch.addmm(x, polynomial, x, beta=3.4445)
                 p.mul_(1 - inner.lr * inner.weight_decay)
                 p.add_(x.T if high else x, alpha=-inner.lr * 0.2 * max(p.shape) ** 0.5)
 
