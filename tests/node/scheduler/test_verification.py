@@ -21,7 +21,7 @@ from dipaco.node.jobs.values import Derive, Materialise
 from dipaco.node.routing.derive import SourceDeps, derive
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import Refusal, Unverifiable
-from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.spec import RouterSpec, SpecBasis, spec_digest
 from dipaco.protocol.routing.verdict import Outcome, Receipt, Verdict
 from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.digest import sha256
@@ -399,7 +399,9 @@ def mutations() -> list[tuple[str, RouterSpec]]:
     ] + [(n, SPEC.fit) for n in SPEC.fit.__struct_fields__]:
         value = getattr(owner, name)
         other: Any
-        if value is None:
+        if value is msgspec.UNSET and owner is SPEC:
+            other = SpecBasis(terms=bytes(4), idf=b"\1", columns=bytes(2 * SPEC.dimension))
+        elif value is None or value is msgspec.UNSET:
             other = bytes(32)
         elif isinstance(value, bytes):
             other = bytes([value[0] ^ 1]) + value[1:]
