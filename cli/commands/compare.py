@@ -36,6 +36,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--outer-rates", metavar="R,R,..", help="Outer rates to choose from [the run's].")
 @click.option("--reroute", metavar="W,W,..", help="Also score with a path chosen every W tokens.")
+@click.option("--domain-field", metavar="NAME", help="Column of domains, for rows by domain.")
 @click.option("--rounds", type=click.IntRange(1), help="Replaces the run's; not for run files.")
 @click.option("--data", type=FOLDER, help="Folder of parquet files that replace source.files.")
 @click.option("--out", default="compare", type=FOLDER, help="Results go here [compare].")
@@ -51,6 +52,7 @@ def compare(
     rates: tuple[str, ...],
     outer_rates: str | None,
     reroute: str | None,
+    domain_field: str | None,
     rounds: int | None,
     data: Path | None,
     out: Path,
@@ -73,7 +75,16 @@ def compare(
         windows=windows_of(reroute),
         device=device,
     )
-    compare_run(name, plan, seeds=seeds_of(seeds), rounds=rounds, data=data, out=out, jobs=jobs)
+    compare_run(
+        name,
+        plan,
+        seeds=seeds_of(seeds),
+        domain_field=domain_field,
+        rounds=rounds,
+        data=data,
+        out=out,
+        jobs=jobs,
+    )
     return Exit.OK
 
 
@@ -82,6 +93,7 @@ def compare_run(
     plan: "Plan",
     *,
     seeds: Sequence[int],
+    domain_field: str | None,
     rounds: int | None,
     data: Path | None,
     out: Path,
@@ -93,7 +105,7 @@ def compare_run(
     from dipaco.cli.views.tasks import TaskProgress
     from dipaco.node.compare.folder import seed_folder
     from dipaco.node.compare.pool import run_tasks
-    from dipaco.node.compare.study import finished, make_folder, missing_tasks
+    from dipaco.node.compare.study import finished, keep_labels, make_folder, missing_tasks
     from dipaco.node.compare.variants import check_comparable, with_seed
     from dipaco.node.storage.blobs import BlobStore
 
@@ -110,6 +122,8 @@ def compare_run(
         while tasks := missing_tasks(folders, plan):
             progress.expect(tasks)
             run_tasks(tasks, jobs, progress)
+    if domain_field is not None:
+        keep_labels(folders[0], domain_field)
     _write(finished(local.run.manifest.name, folders), out)
 
 

@@ -87,7 +87,7 @@ def rate_table(comparison: Comparison) -> list[list[str]]:
 
 def label_table(comparison: Comparison) -> list[list[str]]:
     """Return head and rows: bits per byte per label, the label with the most bytes first."""
-    head = ["documents labelled", "number", "bytes", *(row.title for row in comparison.rows)]
+    head = ["domain", "documents", "bytes", *(row.title for row in comparison.rows)]
     body = [
         [
             each.label,
@@ -164,7 +164,7 @@ TABLES: Sequence[tuple[str, Callable[[Comparison], list[list[str]]], str]] = (
         rate_table,
         f"{EDGE} in the first table: at an edge of the rates tried.",
     ),
-    ("bits per byte of documents by label, mean over the runs", label_table, ""),
+    ("bits per byte by domain, mean over the runs", label_table, ""),
     ("spread by the order of batches", order_table, "Within one seed, pooled over seeds."),
     ("perplexity per shard, mean over the runs, largest shard first", shard_table, ""),
     ("routed validation perplexity, the path chosen again within a document", reroute_table, ""),

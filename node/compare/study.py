@@ -7,7 +7,6 @@ rate at the chosen inner one. All further seeds and orders are trained at the ch
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import msgspec
 
@@ -17,8 +16,11 @@ from dipaco.node.compare.results import TrialResult, chosen, read_result, write_
 from dipaco.node.compare.summary import Comparison, summarise
 from dipaco.node.compare.trials import Trial, own_trial
 from dipaco.node.compare.variants import method_named
+from dipaco.node.data.sources.labels import labels_of_source
+from dipaco.node.jobs.settings import reproducible_settings
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
+from dipaco.node.worker.performer import tools_of
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.run.modules import ModuleId
 
@@ -116,9 +118,22 @@ def _at_chosen_rates(folder: SeedFolder, best: Trial, plan: Plan) -> list[Task]:
     return tasks
 
 
-def keep_labels(out: Path, labels: dict[int, str]) -> None:
-    """Write the labels of held-out documents for `finished`."""
-    write_result(out / LABELS, Labels(labels))
+def keep_labels(folder: SeedFolder, column: str) -> None:
+    """Read the labels of the held-out documents for `finished`; raises ConfigError, Unavailable.
+
+    folder   of a seed with a start.
+    column   of the source.
+    """
+    start = folder.start()
+    assert start is not None
+    access = tools_of(reproducible_settings(folder.root, "cpu")).access
+    indices = [each.index for each in start.documents]
+    source = folder.manifest.source
+    try:
+        labels = labels_of_source(source, column, indices, access, lambda progress: None)
+    except ConfigError as error:
+        raise ConfigError(f"--domain-field: {error}") from error
+    write_result(folder.root.parent / LABELS, Labels(labels))
 
 
 def finished(name: str, folders: Sequence[SeedFolder]) -> Comparison:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipaco.protocol.errors import ConfigError
-from dipaco.protocol.run.manifest import Manifest, Reshard
+from dipaco.protocol.run.exactness import IDF_SVD, MAX_COLUMNS
+from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard
 from dipaco.protocol.run.model_shape import Grid, Level
 from dipaco.protocol.run.modules import ModuleId
-from dipaco.protocol.run.training import Nesterov
+from dipaco.protocol.run.training import Adam, Muon, Nesterov
 from dipaco.protocol.wire.digest import u64
 
 Float32 = NDArray[np.float32]
@@ -196,16 +197,44 @@ def _routing(**changes: Any) -> Callable[[Manifest], Manifest]:
     return changed
 
 
+def _muon(manifest: Manifest) -> Manifest:
+    """Return the run with Muon in AdamW's place, at the same rates, decay and warm-up."""
+    adam = manifest.training.inner
+    shared = {name: getattr(adam, name) for name in Adam.__struct_fields__}
+    return _changed(manifest, inner=Muon(**shared, adamw_lr=adam.lr))
+
+
+def _in_tokens(manifest: Manifest) -> Manifest:
+    """Return the run whose capacity, 5/4 where it has none, is measured in tokens."""
+    capacity = manifest.routing.capacity or Capacity(num=5, den=4)
+    return _routing(capacity=msgspec.structs.replace(capacity, unit="tokens"))(manifest)
+
+
+def _idf_svd(manifest: Manifest) -> Manifest:
+    return _routing(featurizer=IDF_SVD, dimension=MAX_COLUMNS)(manifest)
+
+
 ABLATIONS: Final[Mapping[str, Ablation]] = {
+    "muon": Ablation(title="Muon", manifest=_muon),
     "reset": Ablation(title="inner moments reset", manifest=_training(inner_state="reset")),
-    "int8": Ablation(title="int8 both ways", manifest=_training(deltas="int8", updates="int8")),
-    "int4": Ablation(title="int4 both ways", manifest=_training(deltas="int4", updates="int4")),
+    **{
+        encoding: Ablation(
+            title=f"{encoding} both ways", manifest=_training(deltas=encoding, updates=encoding)
+        )
+        for encoding in ("int8", "int4")
+    },
+    "int2": Ablation(title="int2 up, int4 down", manifest=_training(deltas="int2", updates="int4")),
+    "topk": Ablation(
+        title="top-k up, int4 down", manifest=_training(deltas="topk", updates="int4")
+    ),
     "uniform": Ablation(title="alpha uniform", manifest=_outer(weights="uniform")),
     "no-root": Ablation(title="without the root", manifest=_outer(rescale="none")),
     "root": Ablation(title="with the root", manifest=_outer(rescale="sqrt")),
     "no-capacity": Ablation(
         title="without capacity", manifest=_routing(capacity=None), routes=True
     ),
+    "tokens": Ablation(title="capacity in tokens", manifest=_in_tokens, routes=True),
+    "idf-svd": Ablation(title="idf-svd-v1", manifest=_idf_svd, routes=True),
 }
 """By name, in the order in which they follow a method's name."""
 

@@ -66,7 +66,7 @@ def test_methods_are_the_usual_ones_or_those_given_in_that_order() -> None:
 
 
 def test_an_ablation_that_is_none_is_refused_and_the_nearest_named() -> None:
-    with pytest.raises(ConfigError, match=r"--methods: 'int' is none of reset, .*int4"):
+    with pytest.raises(ConfigError, match=r"--methods: 'int' is none of muon, .*int8\?"):
         methods_of("dipaco+int")
     with pytest.raises(ConfigError, match="--methods: '' is none of"):
         methods_of("dipaco+")

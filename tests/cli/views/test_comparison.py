@@ -59,7 +59,7 @@ def test_rates_that_were_tried_stand_in_a_table_of_their_own() -> None:
 
 def test_labels_have_rows_and_methods_columns() -> None:
     head, news, code = label_table(comparison())
-    assert head[:4] == ["documents labelled", "number", "bytes", "dense at equal steps"]
+    assert head[:4] == ["domain", "documents", "bytes", "dense at equal steps"]
     assert news[:3] == ["news", "2", "300"] and code[:3] == ["code", "1", "150"]
     assert news[3:] == code[3:], "the made-up losses do not differ by document"
 

@@ -23,6 +23,7 @@ from dipaco.protocol.run.initial import initial_module
 from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, run_id
 from dipaco.protocol.run.model_shape import Grid, Level, Model
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
+from dipaco.protocol.run.training import Muon
 from dipaco.protocol.tensors.outer_step import outer_step
 from tests.values import digest, manifest
 
@@ -102,6 +103,11 @@ ABLATED = {
     "no-root": {"training.outer"},
     "root": {"training.outer"},
     "no-capacity": {"routing.capacity"},
+    "tokens": {"routing.capacity"},
+    "idf-svd": {"routing.featurizer"},
+    "muon": {"training.inner"},
+    "int2": {"training.deltas", "training.updates"},
+    "topk": {"training.deltas", "training.updates"},
 }
 
 
@@ -114,6 +120,14 @@ def test_an_ablation_changes_just_these_fields(ablation: str) -> None:
     assert changed.title == f"{plain.title}, {ABLATIONS[ablation].title}"
     routes = ABLATIONS[ablation].routes
     assert changed.stream == ("own" if routes else plain.stream)
+
+
+def test_muon_keeps_the_settings_that_it_shares_with_adamw() -> None:
+    adam = replace(the_run().training.inner, lr=7e-3, weight_decay=0.2, warmup=3)
+    run = the_run(training=replace(the_run().training, inner=adam))
+    muon = method_named("dense+muon").manifest(run).training.inner
+    assert isinstance(muon, Muon)
+    assert (muon.lr, muon.adamw_lr, muon.weight_decay, muon.warmup) == (7e-3, 7e-3, 0.2, 3)
 
 
 def test_ablations_of_a_method_have_one_name_and_a_place_behind_it() -> None:
