@@ -19,6 +19,8 @@ QUICK := tests/protocol tests/node/kinds tests/node/scheduler tests/node/storage
 COVERED := tests/protocol tests/node/kinds tests/node/scheduler
 
 COMMA := ,
+RATES ?= 2e-3,4e-3,8e-3
+OUTER_RATES ?= 0.4,0.7,1.0
 
 .PHONY: demo test quick coverage ci adversary fuzz bench compare lint format clean
 
@@ -56,11 +58,13 @@ bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(ONLY)
 
 # make compare trains the packaged demo and its controls, make compare DATA=folder what
-# docs/compare.md shows, on the parquet files there. SEEDS, JOBS, METHODS=a,b as its options.
+# docs/compare.md shows, on the parquet files there. SEEDS, JOBS, METHODS=a,b, RATES and
+# OUTER_RATES as its options.
 compare: $(STAMP)
 	$(BIN)/dipaco-node compare $(if $(DATA),benchmarks/compare-dev.toml --data "$(DATA)") \
 	--out build/compare$(if $(DATA),-dev) --seeds $(or $(SEEDS),3) --jobs $(or $(JOBS),1) \
-	--reroute 128,64,32 $(if $(METHODS),--methods $(METHODS))
+	--rates $(RATES) --outer-rates $(OUTER_RATES) $(if $(METHODS),--methods $(METHODS)) \
+	$(if $(DATA),--domain-field domain)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
