@@ -36,7 +36,8 @@ SURFACE = {
     "ckpt export": "NAME --at --format --home --out --path",
     "cache info": "--home --json",
     "cache prune": "--home --max",
-    "compare": "NAME --data --device --jobs --methods --out --reroute --rounds --seeds",
+    "compare": "NAME --data --device --domain-field --jobs --methods --out --outer-rates --rates "
+    "--repeats --reroute --rounds --seeds",
     "id": "--home --json",
     "key new": "FILE --home",
     "completion": "SHELL",

@@ -26,20 +26,20 @@ def test_all_tasks_are_one_count_and_a_finished_method_tells_its_perplexity(tmp_
         tell.expect([dense])
         tell(start, StepsDone("router", 0))
         time[0] = 30.0
-        tell(start, StepsDone("seed", 60))
+        tell(start, StepsDone("seed", 12))
         tell(start, None)
         time[0] = 60.0
         tell(dense, StepsDone("round 1, path 0", 10))
         found = msgspec.structs.replace(result("dense", 0, 400.0), run=run_id(manifest).hex())
         write_result(folder.trial_file(trial("dense")), found)
         tell(dense, None)
-    assert (start.steps, dense.steps) == (120, 60)
+    assert (start.steps, dense.steps) == (20, 28)
     assert console.export_text().splitlines() == [
         "seed 1, start: begins",
-        "0:00  comparison: 0 of 180 steps, seed 1, start: router",
-        "0:30  comparison: 60 of 180 steps, 1:00 left, seed 1, start: seed",
+        "0:00  comparison: 0 of 48 steps, seed 1, start: router",
+        "0:30  comparison: 12 of 48 steps, 1:30 left, seed 1, start: seed",
         "seed 1, start: finished",
         "seed 1, dense,lr=0.001: begins",
-        "1:00  comparison: 130 of 180 steps, 0:23 left, seed 1, dense,lr=0.001: round 1",
+        "1:00  comparison: 30 of 48 steps, 0:36 left, seed 1, dense,lr=0.001: round 1",
         "seed 1, dense,lr=0.001: finished, perplexity 400.0",
     ]

@@ -25,7 +25,7 @@ def said() -> Iterator[tuple[str, set[str]]]:
             if getattr(getattr(call.func, "value", None), "attr", "") == "_paced":
                 continue  # a line of the log, and no state
             first = call.args[0]
-            if name in ("say", "say_beside", "reason") and isinstance(first, ast.Constant):
+            if name in ("say", "_say", "say_beside", "reason") and isinstance(first, ast.Constant):
                 yield str(first.value), {str(k.arg) for k in call.keywords}
 
 
