@@ -21,7 +21,15 @@ from dipaco.protocol.wire.messages import (
     ReadLedger,
 )
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.work.calls import AskLease, Granted, HandBack, Heartbeat, Stands, Submit
+from dipaco.protocol.work.calls import (
+    AskLease,
+    AskNext,
+    Granted,
+    HandBack,
+    Heartbeat,
+    Stands,
+    Submit,
+)
 from dipaco.protocol.work.kinds import (
     EvaluateLease,
     EvaluateResult,
@@ -99,13 +107,24 @@ async def busy_lease_sitters(arena: Arena) -> str | None:
     return await _sit(arena, 12, grows=True, prefix=None)
 
 
-async def _sit(arena: Arena, count: int, *, grows: bool, prefix: int | None) -> str | None:
+@attack()
+async def leases_in_hand(arena: Arena) -> str | None:
+    """Sit on leases, and ask for a second one in hand by one's own tokens and by nobody's."""
+    return await _sit(arena, 6, grows=True, prefix=10, in_hand=True)
+
+
+async def _sit(
+    arena: Arena, count: int, *, grows: bool, prefix: int | None, in_hand: bool = False
+) -> str | None:
     """Let `count` identities take leases and keep them; says so if the run then stands still."""
 
     async def sit(stranger: Stranger, _number: int) -> None:
         line, lease = await take_lease(arena, stranger)
-        progress = 1
+        progress, tokens = 1, {lease.token, bytes(16)}
         while True:
+            for token in tokens if in_hand else ():
+                asked = AskNext(run=arena.run, spec=lease.spec, token=token)
+                await line.call("AskNext", encode(asked))
             await line.ask(beat(arena, lease, progress), Stands)
             progress += grows
             await trio.sleep(1.0)
