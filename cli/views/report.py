@@ -277,7 +277,7 @@ def _loss_table(report: Report, width: int) -> Table:
     if paths:
         tokens = (str(p.tokens) for p in paths)
         rows.append(("tokens", str(report.losses[-1].tokens), "", *tokens))
-    title = f"routed validation perplexity{_vocabulary(report, ' (', ')')}"
+    title = f"routed validation perplexity{_vocabulary(report)}"
     return fitted_table(title, columns, rows, width, ends={end})
 
 
@@ -285,10 +285,10 @@ def _both(loss: RoutedLoss) -> tuple[str, str]:
     return _shown(loss.perplexity), bits_text(loss.bits_per_byte)
 
 
-def _vocabulary(report: Report, before: str, after: str) -> str:
-    """Return the vocabulary between two texts; nothing for a report of before this field."""
+def _vocabulary(report: Report) -> str:
+    """Return the vocabulary in brackets; nothing for a report of before this field."""
     found = report.vocabulary
-    return "" if found is None else f"{before}{vocabulary_text(found)}{after}"
+    return "" if found is None else f" ({vocabulary_text(found)})"
 
 
 NODE_COLUMNS: Final = (
@@ -350,7 +350,6 @@ def _summary(report: Report) -> str:
     first, last, bits = scored[0].perplexity, scored[-1].perplexity, scored[-1].bits_per_byte
     assert first is not None and last is not None
     return (
-        f"{ended}: perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's"
-        f"{_vocabulary(report, '; ', '')})"
+        f"{ended}: perplexity {first:.1f} -> {last:.1f} ({last / first:.3f} of the seed model's)"
         + ("" if bits is None else f", {bits:.3f} bits per byte")
     )

@@ -118,7 +118,7 @@ def test_a_perplexity_names_its_vocabulary_and_stands_beside_bits_per_byte() -> 
     text = console.export_text()
     assert "routed validation perplexity (vocabulary 4,096)" in text
     assert "│  31.62 │     1.661 │" in text
-    assert "-> 31.6 (0.316 of the seed model's; vocabulary 4,096), 1.661 bits per byte" in text
+    assert "-> 31.6 (0.316 of the seed model's), 1.661 bits per byte" in text
 
 
 def test_a_report_without_bytes_or_vocabulary_is_shown_as_it_was() -> None:
@@ -160,7 +160,7 @@ def test_the_table_shows_seed_rounds_paths_final_bytes_times_and_memory() -> Non
         assert words in text
     for words in ("node-1 (killed)", "verified", "1.5", "2.5", "120", "130", "400", "derive"):
         assert words in text
-    assert "perplexity 100.0 -> 31.6 (0.316 of the seed model's;" in text
+    assert "perplexity 100.0 -> 31.6 (0.316 of the seed model's)," in text
 
 
 def test_early_stopping_adds_a_row_with_the_version_of_every_path() -> None:
