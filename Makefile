@@ -63,7 +63,7 @@ bench: $(VENV)/bench
 compare: $(STAMP)
 	$(BIN)/dipaco-node compare $(if $(DATA),benchmarks/compare-dev.toml --data "$(DATA)") \
 	--out build/compare$(if $(DATA),-dev) --seeds $(or $(SEEDS),3) --jobs $(or $(JOBS),1) \
-	--rates $(RATES) --outer-rates $(OUTER_RATES) $(if $(METHODS),--methods $(METHODS)) \
+	--rates $(RATES) $(if $(OUTER_RATES),--outer-rates $(OUTER_RATES)) $(if $(METHODS),--methods $(METHODS)) \
 	$(if $(DATA),--domain-field domain)
 
 lint: $(STAMP)
