@@ -137,7 +137,7 @@ def _router(m: Manifest) -> str:
         return r.kind
     return (
         f"{r.kind} on {count(r.sample, 'document')}, first {count(r.prefix, 'token')}, "
-        f"{count(r.dimension, 'feature')}, "
+        f"{count(r.dimension, 'feature')} of {r.featurizer}, "
         f"{count(r.restarts, 'restart')}; {r.validation_bp / 100:g} % held out"
         + ("" if r.scored_from is msgspec.UNSET else f", scored from token {r.scored_from} on")
     )
