@@ -25,7 +25,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from benchmarks.measure import Result, in_new_process
-from benchmarks.round import _manifest
+from benchmarks.round import shape_manifest
 from dipaco.node.aggregation.inspection import wrong_deltas
 from dipaco.node.aggregation.outer import advance_state, take_outer_step
 from dipaco.node.jobs.values import Advance, OuterStep
@@ -144,7 +144,7 @@ def parts_of(up: Encoding, down: str, *, step: float, work: float, carried: bool
 
 
 def _run(up: Encoding, down: str) -> Manifest:
-    run = _manifest("20m")
+    run = shape_manifest("20m")
     return replace(run, training=replace(run.training, deltas=up, updates=down))
 
 

@@ -90,7 +90,7 @@ def step_seconds(name: str, clock: str = "perf_counter") -> float:
     from dipaco.node.training.model import PathModel
     from dipaco.protocol.run.batches import RowOrder
 
-    manifest = _manifest(name)
+    manifest = shape_manifest(name)
     make_deterministic(1)
     draw = np.random.default_rng(0)
     rows = draw.integers(0, manifest.tokenizer.vocabulary, (64, manifest.model.context + 1))
@@ -115,7 +115,7 @@ def step_seconds(name: str, clock: str = "perf_counter") -> float:
 # -------------------------------------------------------------------------- the run
 
 
-def _manifest(name: str) -> Manifest:
+def shape_manifest(name: str) -> Manifest:
     """Return the packaged demo's run; `20m`: two paths of 20 M parameters that share half."""
     keys = local_keys(0)
     with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
@@ -136,7 +136,7 @@ def _manifest(name: str) -> Manifest:
 
 def _planned(name: str) -> RunFile:
     """Return the run, with inner steps for `LEASE_SECONDS` on this machine."""
-    manifest = _manifest(name)
+    manifest = shape_manifest(name)
     with ThreadPoolExecutor(VOLUNTEERS) as pool:  # together, as the volunteers will be
         both = pool.map(lambda _: in_new_process("round", "step_seconds", name), range(VOLUNTEERS))
         step = max(both)

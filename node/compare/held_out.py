@@ -4,95 +4,41 @@ Methods with different routers score the same documents, so a document is known 
 source. One half of the documents chooses rates, and the other is all that any table shows.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dipaco.node.compare.results import Half, HeldOutDocument
-from dipaco.node.data.sources.dispatch import rows
-from dipaco.node.data.text_bytes import IdBytes, text_bytes
-from dipaco.node.data.tokenizers import load_tokenizer
-from dipaco.node.jobs.values import Progress
-from dipaco.node.routing.derive import SourceDeps
-from dipaco.node.routing.documents import document_batches
+from dipaco.node.data.text_bytes import text_bytes
+from dipaco.node.routing.held_out import HeldOutDocuments
 from dipaco.node.routing.shards import Ids
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.training.evaluation import score, whole
 from dipaco.node.training.model import PathModel, load
-from dipaco.protocol.routing.assign import Router
-from dipaco.protocol.routing.documents import prefix_of
-from dipaco.protocol.routing.recipe import recipe_of
-from dipaco.protocol.routing.seeds import Split
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest, tagged, u64
 
-OnProgress = Callable[[Progress], None]
 
+def described(
+    held_out: HeldOutDocuments, source: Digest, first: int
+) -> tuple[HeldOutDocument, ...]:
+    """Return the documents ascending by index, whatever router sent them to their paths.
 
-@dataclass(frozen=True)
-class HeldOutTexts:
-    """The held-out documents of a run's first window, ascending by index."""
-
-    documents: tuple[HeldOutDocument, ...]
-    ids: tuple[Ids, ...]
-    """(n,) each, n at most the context."""
-    prefixes: NDArray[np.int64]
-    """(documents, F), the ids that route them."""
-    id_bytes: IdBytes
-    """By token id, the bytes of text that it stands for."""
-
-    def by_path(self, router: Router) -> dict[int, list[int]]:
-        """Return by path the places of the documents that `router` sends there."""
-        indices = np.array([each.index for each in self.documents], dtype=np.int64)
-        found: dict[int, list[int]] = {path: [] for path in range(router.spec.paths)}
-        for place, path in enumerate(router.route(self.prefixes, indices)[:, 0].tolist()):
-            found[path].append(place)
-        return found
-
-
-def read_held_out(manifest: Manifest, deps: SourceDeps, on_progress: OnProgress) -> HeldOutTexts:
-    """Read the held-out documents of the source's first window; raises the errors of its source."""
-    source, recipe = manifest.source, recipe_of(manifest)
-    encoder = load_tokenizer(manifest.tokenizer, deps.blobs)
-    per_id = encoder.bytes_per_id
-    prefix, context = manifest.routing.prefix, manifest.model.context
-    first = manifest.routing.first_scored
-    documents, kept, prefixes = [], [], []
-    dataset = rows(
-        source,
-        start=0,
-        stop=min(source.window, source.documents),
-        access=deps.access,
-        on_progress=on_progress,
-    )
-    for batch in document_batches(
-        dataset, recipe, encoder, splits={Split.VALIDATION}, place=source.place
-    ):
-        for each in batch:
-            if each.split is not Split.VALIDATION or not each.eligible:
-                continue
-            assert each.tokens is not None and each.head is not None
-            ids = np.array(each.tokens[:context], dtype=np.int64)
-            documents.append(
-                HeldOutDocument(
-                    index=each.index,
-                    tokens=max(0, len(ids) - first),
-                    bytes=text_bytes(per_id, ids[first:]),
-                    half=half_of(recipe.source, each.index),
-                )
-            )
-            kept.append(ids)
-            prefixes.append(prefix_of(each.head, prefix))
-    return HeldOutTexts(
-        tuple(documents),
-        tuple(kept),
-        np.array(prefixes, dtype=np.int64).reshape(-1, prefix),
-        per_id,
-    )
+    source   identity of the source, `seeds.source_digest`.
+    first    position of the first token that is scored.
+    """
+    found = [
+        HeldOutDocument(
+            index=index,
+            tokens=max(0, len(ids) - first),
+            bytes=text_bytes(held_out.id_bytes, ids[first:]),
+            half=half_of(source, index),
+        )
+        for path, texts in held_out.by_path.items()
+        for index, ids in zip(held_out.indices[path], texts, strict=True)
+    ]
+    return tuple(sorted(found, key=lambda each: each.index))
 
 
 def half_of(source: Digest, index: int) -> Half:

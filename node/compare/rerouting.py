@@ -30,11 +30,12 @@ def reroute_trial(
     make_deterministic(1)
     data = SeedData.at_end(folder, start, result)
     texts = data.held_out(lambda progress: on_work("documents", 0))
-    router = Router(data.spec)
+    shown = {each.index for each in start.documents if each.half == "score"}
     held_out = {
-        path: [texts.ids[place] for place in places if texts.documents[place].half == "score"]
-        for path, places in texts.by_path(router).items()
+        path: [ids for ids, row in zip(own, texts.indices[path], strict=True) if row in shown]
+        for path, own in texts.by_path.items()
     }
+    router = Router(data.spec)
     manifest = trial.manifest(folder.manifest)
     models = FinalModels(folder, manifest, result, choose_device(device))
     found = dict(before.windows) if before else {}

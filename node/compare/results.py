@@ -6,7 +6,7 @@ computed from them, those of the tables in `summary.py`.
 """
 
 from collections.abc import Iterable, Sequence
-from math import exp, fsum
+from math import fsum, inf
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,6 +15,7 @@ import msgspec
 from dipaco.node.compare.trials import Trial
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.work import losses
 
 MAX_FILE = 64 << 20  # bytes
 Half = Literal["choice", "score"]
@@ -149,11 +150,11 @@ class Rerouted(msgspec.Struct, frozen=True, kw_only=True):
     `documents` counts those that begin with the path."""
 
 
-def perplexity(losses: Iterable[Loss]) -> float:
+def perplexity(scored: Iterable[Loss]) -> float:
     """Return exp of the token-weighted mean loss; infinity where nothing was scored."""
-    found = list(losses)
+    found = list(scored)
     tokens = sum(loss.tokens for loss in found)
-    return exp(min(sum(loss.nll for loss in found) / tokens, 700.0)) if tokens else float("inf")
+    return losses.perplexity(sum(loss.nll for loss in found), tokens) or inf
 
 
 def sum_over(half: Half, documents: Sequence[HeldOutDocument], nlls: Sequence[float]) -> float:

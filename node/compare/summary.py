@@ -4,7 +4,7 @@ Every figure is of the half of the held-out documents that nothing was chosen by
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import exp, log
+from math import exp, inf, log
 from statistics import fmean, stdev
 from typing import Final, Literal
 
@@ -21,6 +21,7 @@ from dipaco.node.compare.results import (
     perplexity,
 )
 from dipaco.node.compare.variants import method_named, place_of
+from dipaco.protocol.work.losses import bits_per_byte
 
 REFERENCES: Final = ("dense", "dipaco-random", "dipaco")
 """The methods that all others are compared with: the baseline, the null of routing, the method."""
@@ -220,7 +221,7 @@ class Shown:
             seed=result.seed,
             repeat=result.repeat,
             perplexity=exp(nll / float(self.tokens.sum())),
-            bits_per_byte=self._bits(nll, float(self._bytes.sum())),
+            bits_per_byte=_bits(nll, int(self._bytes.sum())),
         )
 
     def label_sizes(self) -> tuple[Label, ...]:
@@ -238,12 +239,13 @@ class Shown:
         found = {}
         for each in self.label_sizes():
             own = self._labels == each.label
-            found[each.label] = self._bits(float(losses[own].sum()), float(self._bytes[own].sum()))
+            found[each.label] = _bits(float(losses[own].sum()), int(self._bytes[own].sum()))
         return found
 
-    @staticmethod
-    def _bits(nll: float, size: float) -> float:
-        return nll / (log(2) * size) if size else float("inf")
+
+def _bits(nll: float, text_bytes: int) -> float:
+    found = bits_per_byte(nll, text_bytes)
+    return inf if found is None else found
 
 
 def _row(

@@ -6,7 +6,7 @@ only chooses the training rows of a path.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import fsum
 from pathlib import Path
 from time import monotonic
@@ -14,8 +14,9 @@ from time import monotonic
 import msgspec
 
 from dipaco.node.compare.folder import SeedFolder
-from dipaco.node.compare.held_out import HeldOutTexts, Scorer, read_held_out
+from dipaco.node.compare.held_out import Scorer, described
 from dipaco.node.compare.results import (
+    HeldOutDocument,
     Loss,
     Point,
     Shard,
@@ -37,13 +38,12 @@ from dipaco.node.jobs.settings import reproducible_settings
 from dipaco.node.jobs.values import Answer, Derive, Job, PerformLease, Progress
 from dipaco.node.reference.inner_steps import StepCount, steps_after_seed
 from dipaco.node.reference.run import Performs, ReferenceRun, derive_spec
-from dipaco.node.routing.derive import SourceDeps
+from dipaco.node.routing.held_out import HeldOutDocuments, of_run
 from dipaco.node.routing.shards import Shards, TokenShard
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.node.training.devices import choose_device
 from dipaco.node.worker.performer import Performer, shards_of, tools_of
-from dipaco.protocol.routing.assign import Router
 from dipaco.protocol.routing.recipe import recipe_of, unfitted_spec
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.batches import DENSE
@@ -74,8 +74,10 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
     data = SeedData.at(folder.root, manifest, spec)
     run = ReferenceRun(manifest, [spec], data.performer_for("dense", performer), count)
     run.seed()
+    held_out = data.held_out(lambda progress: count("documents", progress))
+    documents = described(held_out, recipe_of(manifest).source, manifest.routing.first_scored)
     scores = _Scores(data, performer, device, count)
-    losses, nlls = scores.at(run, 0, whole=True, paths=1)
+    losses, nlls = scores.at(run, 0, documents, whole=True, paths=1)
     first = manifest.topology.path_modules[0]
     start = Start(
         run=run_id(manifest).hex(),
@@ -84,7 +86,7 @@ def prepare(folder: SeedFolder, device: str, on_work: OnWork) -> None:
         spec=blobs_of(folder.root).write(encode(spec)).hex(),
         states={module: run.states[module][0].hex() for module in first},
         shards=_shards_of(spec),
-        documents=scores.texts.documents,
+        documents=documents,
         nlls=nlls,
         point=Point(
             steps=manifest.training.seed_steps,
@@ -120,14 +122,15 @@ def train(folder: SeedFolder, trial: Trial, device: str, on_work: OnWork) -> Non
         run.round(round_)
         tokens += len(run.live_paths(round_)) * training.inner_steps * _step_tokens(manifest)
         if _is_scored(training, round_):
-            losses, nlls = scores.at(run, round_, whole=round_ == training.rounds)
+            last = round_ == training.rounds
+            losses, nlls = scores.at(run, round_, start.documents, whole=last)
             steps = training.seed_steps + round_ * training.inner_steps
             points.append(Point(steps=steps, tokens=tokens, losses=losses))
         if reshard is not None and round_ == reshard.after_round:
             run.reshard(reshard)
-            scores.router = Router(run.specs[-1])
-    last = {module: digests[-1] for module, digests in run.states.items()}
-    _copy_states(folder, trial, manifest, last)
+            scores.data = SeedData.at(folder.work(trial), manifest, run.specs[-1])
+    states = {module: digests[-1] for module, digests in run.states.items()}
+    _copy_states(folder, trial, manifest, states)
     total, of_path = parameters(manifest)
     routes = method.stream == "own"
     result = TrialResult(
@@ -144,7 +147,7 @@ def train(folder: SeedFolder, trial: Trial, device: str, on_work: OnWork) -> Non
         points=tuple(points),
         nlls=nlls,
         choice_nll=sum_over("choice", start.documents, nlls),
-        states={module: digest.hex() for module, digest in last.items()},
+        states={module: digest.hex() for module, digest in states.items()},
         spec=blobs_of(folder.root).write(encode(run.specs[-1])).hex() if routes else "",
         shards=_shards_of(run.specs[-1]) if routes else (),
     )
@@ -160,14 +163,12 @@ class SeedData:
     spec: RouterSpec
     shards: Shards
     """The shards in the seed's home, or in that of a trial with its own router."""
-    deps: SourceDeps
 
     @classmethod
     def at(cls, home: Path, manifest: Manifest, spec: RouterSpec) -> "SeedData":
         """Return the data in a home, which makes the shards that it lacks."""
         settings = reproducible_settings(home, "cpu")
-        deps = tools_of(settings)
-        return cls(manifest, spec, shards_of(settings, deps), deps)
+        return cls(manifest, spec, shards_of(settings, tools_of(settings)))
 
     @classmethod
     def of(cls, folder: SeedFolder, start: Start) -> "SeedData":
@@ -177,8 +178,10 @@ class SeedData:
     @classmethod
     def at_end(cls, folder: SeedFolder, start: Start, result: TrialResult) -> "SeedData":
         """Return the data at a trial's end: the common data, or those of its own last router."""
-        data = cls.of(folder, start)
-        return replace(data, spec=_read_spec(folder, result.spec)) if result.spec else data
+        if not result.spec:
+            return cls.of(folder, start)
+        manifest = result.trial.manifest(folder.manifest)
+        return cls.at(folder.root, manifest, _read_spec(folder, result.spec))
 
     def spec_for(self, manifest: Manifest) -> RouterSpec:
         """Return the spec that a variant's own derivation gives: this router with its run id."""
@@ -202,9 +205,9 @@ class SeedData:
             spec = self.spec_for(manifest)
         return self.shards.training(manifest, spec, window, path, on_progress)
 
-    def held_out(self, on_progress: OnProgress) -> HeldOutTexts:
-        """Return the held-out documents, which are the same for every router."""
-        return read_held_out(self.manifest, self.deps, on_progress)
+    def held_out(self, on_progress: OnProgress) -> HeldOutDocuments:
+        """Return the held-out documents by the path that the router sends them to."""
+        return of_run(self.manifest, self.spec, self.shards, on_progress)
 
 
 @dataclass(frozen=True)
@@ -249,15 +252,20 @@ class _Scores:
     """Scores the held-out documents at a version, each by the path that the router sends it to."""
 
     def __init__(self, data: SeedData, own: Performer, device: str, count: _Steps) -> None:
+        """data: with the router of the versions to be scored; replace it when that changes."""
         own.trainer()  # makes torch reproducible
-        self.texts = data.held_out(lambda progress: count("documents", progress))
-        self.router = Router(data.spec)
-        """Of the version that is scored next."""
+        self.data = data
         self._own, self._device, self._count = own, choose_device(device), count
         self._scorer: Scorer | None = None
 
     def at(
-        self, run: ReferenceRun, version: int, *, whole: bool, paths: int | None = None
+        self,
+        run: ReferenceRun,
+        version: int,
+        documents: Sequence[HeldOutDocument],
+        *,
+        whole: bool,
+        paths: int | None = None,
     ) -> tuple[tuple[Loss, ...], tuple[float, ...]]:
         """Return the loss of each shard over the half that is shown, and of every document.
 
@@ -267,26 +275,35 @@ class _Scores:
         paths = paths or run.manifest.paths
         if self._scorer is None:
             self._scorer = Scorer(run.manifest, self._own.blobs, self._device)
-        nlls, losses = [0.0] * len(self.texts.documents), []
-        for shard, places in self.texts.by_path(self.router).items():
+        place_of = {each.index: place for place, each in enumerate(documents)}
+        held_out = self.data.held_out(lambda progress: self._count("documents", progress))
+        nlls, losses = [0.0] * len(documents), []
+        for shard in range(self.data.manifest.paths):
             self._count(f"evaluation {version}, shard {shard}", NOTHING_DONE)
             path = shard if paths > 1 else 0
             states = {ModuleId(each.module): each.digest for each in run.states_at(path, version)}
-            shown = [place for place in places if self.texts.documents[place].half == "score"]
-            due = places if whole else shown
-            found = self._scorer.nlls(path, states, [self.texts.ids[place] for place in due])
-            for place, nll in zip(due, found, strict=True):
+            indices = held_out.indices.get(shard, ())
+            texts = zip(indices, held_out.by_path.get(shard, ()), strict=True)
+            chosen = [
+                (place, ids)
+                for place, ids in ((place_of[index], ids) for index, ids in texts)
+                if whole or documents[place].half == "score"
+            ]
+            found = self._scorer.nlls(path, states, [ids for _, ids in chosen])
+            for (place, _), nll in zip(chosen, found, strict=True):
                 nlls[place] = nll
-            losses.append(self._loss(shard, shown, nlls))
+            shown = [place for place, _ in chosen if documents[place].half == "score"]
+            losses.append(_loss(shard, [(documents[place], nlls[place]) for place in shown]))
         return tuple(losses), tuple(nlls)
 
-    def _loss(self, shard: int, shown: Sequence[int], nlls: Sequence[float]) -> Loss:
-        return Loss(
-            shard=shard,
-            documents=sum(self.texts.documents[place].tokens > 0 for place in shown),
-            tokens=sum(self.texts.documents[place].tokens for place in shown),
-            nll=fsum(nlls[place] for place in shown),
-        )
+
+def _loss(shard: int, scored: Sequence[tuple[HeldOutDocument, float]]) -> Loss:
+    return Loss(
+        shard=shard,
+        documents=sum(each.tokens > 0 for each, _ in scored),
+        tokens=sum(each.tokens for each, _ in scored),
+        nll=fsum(nll for _, nll in scored),
+    )
 
 
 def _beginning(

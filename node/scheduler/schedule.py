@@ -221,13 +221,7 @@ class Schedule:
         return (*ended, granted), Granted(lease=lease)
 
     def heartbeat(
-        self,
-        peer: PeerId,
-        token: Token,
-        *,
-        progress: int,
-        now: float,
-        prefix: str = "",
+        self, peer: PeerId, token: Token, *, progress: int, now: float, prefix: str = ""
     ) -> Stands | Fallen:
         """Renew a lease, whose holder counts so much `progress`. It is not saved."""
         grant = self.grant_of(peer, token)

@@ -139,12 +139,9 @@ class Scheduler:
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
+        prefix = self._deps.prefix(peer)
         reply = self.schedule.heartbeat(
-            peer,
-            beat.token,
-            progress=beat.progress,
-            now=now,
-            prefix=self._deps.prefix(peer),
+            peer, beat.token, progress=beat.progress, now=now, prefix=prefix
         )
         if isinstance(reply, Stands):
             self.beats[beat.token] = beat
