@@ -6,7 +6,8 @@ the volunteer with a Refusal that no retry loop catches on its way up. A source,
 holder of blobs that is only away is waited for, and the status says so.
 
 Two tasks do this side by side, so that a second lease is prepared while the first is worked on, and
-a result is handed in while the next lease is worked on (`hands`). Only one of them asks at a time.
+a result is handed in while the next lease is worked on (`held_leases`). Only one of them asks at a
+time.
 """
 
 import logging
@@ -20,7 +21,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.status.activity import so_far
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
-from dipaco.node.volunteer.hands import Hands, Hold
+from dipaco.node.volunteer.held_leases import HeldLease, HeldLeases
 from dipaco.node.volunteer.inputs import Inputs, InputsAway
 from dipaco.node.volunteer.lease_check import check_lease, spec_for
 from dipaco.node.volunteer.others import follow_others
@@ -84,7 +85,7 @@ class Volunteer:
         """The path that was trained last: most likely the next one, too."""
         self._prepared = False
         """Whether the shards of the first window were made."""
-        self._hands = Hands()
+        self._leases = HeldLeases()
         self._asking = trio.Lock()
         self._rests_until = -math.inf
         """Until then no lease is asked for: tasks failed."""
@@ -153,7 +154,7 @@ class Volunteer:
             await self._device_back.wait()
         if self._record.over:
             return None
-        first = self._hands.front
+        first = self._leases.front
         if first is None:
             await self._verify()
             lease = await self._ask()
@@ -161,7 +162,7 @@ class Volunteer:
             lease = await self._ask_next(first)
         else:
             lease = None
-            await self._hands.changed.wait()
+            await self._leases.changed.wait()
         if lease is None:
             return None
         self._tasks += 1
@@ -172,12 +173,12 @@ class Volunteer:
             spec_for(lease, self._record, self._specs),
             self._link,
             self._deps,
-            self._hands,
+            self._leases,
             ahead=first is not None,
         )
 
     def _tell_away(self, away: Exception, wait: float) -> None:
-        if self._hands.held:  # the work goes on; what is missing is told when it is waited for
+        if self._leases.held:  # the work goes on; what is missing is told when it is waited for
             log.debug("no second lease: %s", away)
         elif isinstance(away, InputsAway):
             self._activity.say("inputs-away", problem=str(away), wait=wait)
@@ -223,7 +224,7 @@ class Volunteer:
             await self._deps.run_store.changed.wait()
         return None
 
-    async def _ask_next(self, first: Hold) -> Lease | None:
+    async def _ask_next(self, first: HeldLease) -> Lease | None:
         """Return a lease to hold while `first` is worked on, or None after a wait.
 
         The wait ends when `first` gets into another phase, or is done with.
@@ -237,8 +238,8 @@ class Volunteer:
             check_lease(reply.lease, self._record, self._specs)
             return reply.lease
         with trio.move_on_after(reply.retry_after):
-            while first in self._hands.held and first.phase == phase:
-                await self._hands.changed.wait()
+            while first in self._leases.held and first.phase == phase:
+                await self._leases.changed.wait()
         return None
 
     async def _prepare(self) -> None:
@@ -274,7 +275,7 @@ class Volunteer:
 
     async def _do(self, work: LeaseWork) -> None:
         """Do one lease to its end, and remember what the next one gains from."""
-        lease, accepted = work.hold.lease, False
+        lease, accepted = work.held.lease, False
         try:
             result = await work.run(self._inputs)
             accepted = True
@@ -287,12 +288,12 @@ class Volunteer:
                 found = handed_in(lease, result, self._record.state)
                 self._handed_in[work_of(lease).path] = found
         except LeaseLost as lost:
-            if work.hold.has_begun or not work.hold.ahead:
+            if work.held.has_begun or not work.held.ahead:
                 raise
             log.info("a lease in hand (%s) is another peer's now: %s", work.text, lost)
         finally:
-            self._hands.drop(work.hold)
-            self._forget_old_blobs(work.hold, accepted=accepted)
+            self._leases.drop(work.held)
+            self._forget_old_blobs(work.held, accepted=accepted)
 
     async def _pause_after(self, failure: DipacoError) -> None:
         """Wait a little after a task that failed; after some in a row, longer and longer."""
@@ -300,11 +301,11 @@ class Volunteer:
         wait = after_failures(self._failures)
         log.error("task %d failed: %s; next try in %s", self._tasks, failure, span(wait))
         self._rests_until = trio.current_time() + wait
-        if not self._hands.held:
+        if not self._leases.held:
             self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)
         await trio.sleep(wait)
 
-    def _forget_old_blobs(self, done: Hold, *, accepted: bool) -> None:
+    def _forget_old_blobs(self, done: HeldLease, *, accepted: bool) -> None:
         """Remove what came with a lease, but for what another one or a peer needs."""
         view, blobs = self._record.state, self._deps.blobs
         lease, result = done.lease, done.result if accepted else None
@@ -314,8 +315,8 @@ class Volunteer:
             needed |= {moment.digest for moment in each.moments}
         if result and not isinstance(lease, TrainLease):
             needed |= result.digests  # states and sheets, of which our ledger does not tell yet
-        for hold in self._hands.held:
-            needed |= hold.lease.inputs | (hold.result.digests if hold.result else set())
+        for held in self._leases.held:
+            needed |= held.lease.inputs | (held.result.digests if held.result else set())
         passed = done_with(lease, result, view)
         self._deps.claims.claim(self._record.run, needed, passed=passed)
 
@@ -340,5 +341,5 @@ class Volunteer:
                 answer = await self._deps.worker.run(Describe(), lambda progress: None)
                 problem = answer.reason if isinstance(answer, Failed) else ""
         finally:  # a later run tries the device anew
-            self._hands.no_device, self._device_back = "", None
+            self._leases.no_device, self._device_back = "", None
             back.set()

@@ -1,7 +1,7 @@
 """The work of one lease, from its inputs to its result in the scheduler's hands.
 
-Its inner steps wait for their turn: one lease at a time is worked on (`hands`). What is done for it
-beside another lease is counted as such, and the status tells of the other one.
+Its inner steps wait for their turn: one lease at a time is worked on (`held_leases`). What is done
+for it beside another lease is counted as such, and the status tells of the other one.
 
 A lease that is not carried to its end is handed back on the way out, whatever the reason: a
 failure, a gate that closes, a node that leaves.
@@ -18,8 +18,8 @@ from dipaco.node.status.activity import so_far
 from dipaco.node.status.document import TaskStatus
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
-from dipaco.node.volunteer.hands import Hands, Hold
 from dipaco.node.volunteer.heartbeat import Heartbeats
+from dipaco.node.volunteer.held_leases import HeldLease, HeldLeases
 from dipaco.node.volunteer.inputs import Inputs
 from dipaco.node.volunteer.scheduler_link import SchedulerLink
 from dipaco.protocol.errors import DipacoError, LeaseLost, NoDevice, Refusal, Unavailable
@@ -51,11 +51,11 @@ class LeaseWork:
         spec: RouterSpec,
         link: SchedulerLink,
         deps: VolunteerDeps,
-        hands: Hands,
+        leases: HeldLeases,
         *,
         ahead: bool,
     ) -> None:
-        """Take the lease into `hands`.
+        """Take the lease into `leases`.
 
         number   of the task, for the log.
         spec     that routes the lease's documents.
@@ -65,8 +65,8 @@ class LeaseWork:
         self._job = PerformLease(manifest=manifest, spec=spec, lease=lease)
         self._link, self._deps, self._activity = link, deps, deps.activity
         self._heartbeats = Heartbeats(lease, link, deps.heartbeat_seconds)
-        self._hands, self.hold = hands, Hold(lease, self._heartbeats, ahead)
-        hands.take(self.hold)
+        self._leases, self.held = leases, HeldLease(lease, self._heartbeats, ahead)
+        leases.take(self.held)
         self._kind, self._work = kind_of(lease), work_of(lease)
         self.text: str = self._kind.text(lease)
 
@@ -112,26 +112,26 @@ class LeaseWork:
 
     async def _in_turn(self) -> Result:
         """Return the result of the work, once it had its turn; raises as `run`."""
-        async with self._hands.turn:
-            if self._hands.no_device:
-                raise NoDevice(self._hands.no_device)
-            if self.hold.ahead:  # ending the work later would cost the worker process
+        async with self._leases.turn:
+            if self._leases.no_device:
+                raise NoDevice(self._leases.no_device)
+            if self.held.ahead:  # ending the work later would cost the worker process
                 await self._heartbeats.beat()
                 if self._heartbeats.lost:
                     raise LeaseLost(self._heartbeats.lost)
-            self._hands.enter(self.hold, "works")
+            self._leases.enter(self.held, "works")
             try:
-                self.hold.result = _result_in(await self._perform())
+                self.held.result = _result_in(await self._perform())
             except NoDevice as missing:
-                self._hands.no_device = str(missing)
+                self._leases.no_device = str(missing)
                 raise
-            self._hands.enter(self.hold, "hands in")
-        return self.hold.result
+            self._leases.enter(self.held, "hands in")
+        return self.held.result
 
     @property
     def _in_front(self) -> bool:
         """Whether the status tells of this lease."""
-        return self._hands.front is self.hold
+        return self._leases.front is self.held
 
     def _say(self, code: str, **values: object) -> None:
         if self._in_front:
@@ -153,7 +153,7 @@ class LeaseWork:
         def on_bytes(done: int, total: int) -> None:
             progress = Progress(stage="fetch", done=done, total=total, unit="bytes")
             self._say("modules", progress=so_far(progress), path=self._work.path)
-            self._hands.got_on(self.hold)
+            self._leases.got_on(self.held)
 
         self._note_stage("fetch")
         with self._timed("fetch"):
@@ -190,7 +190,7 @@ class LeaseWork:
 
     def _show(self, progress: Progress) -> None:
         self._heartbeats.report(progress)
-        self._hands.got_on(self.hold)
+        self._leases.got_on(self.held)
         self._note_stage(progress.stage, progress)
         if progress.stage == self._kind.stage:
             self._say("task", work=self.text, progress=so_far(progress))

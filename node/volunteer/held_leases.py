@@ -19,7 +19,7 @@ _BY_WEIGHT: tuple[Phase, ...] = ("works", "waits", "hands in")
 
 
 @dataclass(eq=False)
-class Hold:
+class HeldLease:
     """One lease that is held."""
 
     lease: Lease
@@ -37,10 +37,10 @@ class Hold:
 
 
 @dataclass
-class Hands:
+class HeldLeases:
     """The leases of one volunteer."""
 
-    held: list[Hold] = field(default_factory=list)
+    held: list[HeldLease] = field(default_factory=list)
     turn: trio.Lock = field(default_factory=trio.Lock)
     """Held by the lease that is worked on."""
     no_device: str = ""
@@ -48,27 +48,27 @@ class Hands:
     changed: Condition = field(default_factory=Condition)
 
     @property
-    def front(self) -> Hold | None:
+    def front(self) -> HeldLease | None:
         """The lease by which the status says what this node does."""
-        return min(self.held, key=lambda hold: _BY_WEIGHT.index(hold.phase), default=None)
+        return min(self.held, key=lambda each: _BY_WEIGHT.index(each.phase), default=None)
 
-    def take(self, hold: Hold) -> None:
+    def take(self, held: HeldLease) -> None:
         """Take up a lease."""
-        self.held.append(hold)
+        self.held.append(held)
         self.changed.notify()
 
-    def drop(self, hold: Hold) -> None:
+    def drop(self, held: HeldLease) -> None:
         """Have done with a lease."""
-        self.held.remove(hold)
+        self.held.remove(held)
         self.changed.notify()
 
-    def enter(self, hold: Hold, phase: Phase) -> None:
+    def enter(self, held: HeldLease, phase: Phase) -> None:
         """Note what is done for a lease now."""
-        hold.phase = phase
+        held.phase = phase
         self.changed.notify()
 
-    def got_on(self, hold: Hold) -> None:
+    def got_on(self, held: HeldLease) -> None:
         """Note that the work of a lease got on, and with it whatever waits for its turn."""
         for each in self.held:
-            if each is hold or not each.has_begun:
+            if each is held or not each.has_begun:
                 each.heartbeats.got_on()
