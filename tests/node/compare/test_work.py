@@ -17,10 +17,11 @@ from msgspec.structs import replace
 from dipaco.node.compare.folder import SeedFolder, seed_folder
 from dipaco.node.compare.rerouting import reroute_trial
 from dipaco.node.compare.results import Point, TrialResult, perplexity, sum_over
-from dipaco.node.compare.trials import Trial, batch_order, own_trial
+from dipaco.node.compare.trials import Trial, own_trial
 from dipaco.node.compare.variants import METHODS, recut, with_seed
 from dipaco.node.compare.work import blobs_of, prepare, train
 from dipaco.node.reference.run import ReferenceResult, run_reference
+from dipaco.protocol.run.batches import RowOrder, batch_run, batch_seed
 from dipaco.protocol.run.manifest import Capacity, Reshard, Routing, run_id
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
@@ -104,12 +105,16 @@ def test_one_half_chooses_and_the_other_is_shown(folder: SeedFolder) -> None:
         assert fsum(loss.nll for loss in found.points[-1].losses) == pytest.approx(shown)
 
 
-def test_methods_with_equal_shards_train_on_equal_batches(folder: SeedFolder) -> None:
-    plain, packed = trial("dipaco").manifest(RUN), trial("dipaco+int4").manifest(RUN)
-    assert run_id(plain) != run_id(packed)
-    assert plain.training.batch_order == packed.training.batch_order == run_id(RUN)
-    again = replace(trial("dipaco").manifest(RUN).training, batch_order=batch_order(RUN, 1))
-    assert again.batch_order not in (plain.training.batch_order, run_id(plain))
+def test_methods_with_equal_shards_train_on_equal_batches_and_a_repeat_on_others() -> None:
+    def batches(method: str, repeat: int = 0) -> list[int]:
+        manifest = own_trial(method, RUN, repeat).manifest(RUN)
+        seed = batch_seed(batch_run(manifest.training, run_id(manifest)), 1)
+        return RowOrder(seed, 50).batch(0, 50)
+
+    first = trial("dipaco").manifest(RUN)
+    assert run_id(first) != run_id(trial("dipaco+int4").manifest(RUN))
+    assert batches("dipaco") == batches("dipaco+int4") == batches("flat-moe")
+    assert batches("dipaco", 1) == batches("flat-moe", 1) != batches("dipaco")
 
 
 def test_an_ablation_of_the_router_derives_its_own(folder: SeedFolder) -> None:
