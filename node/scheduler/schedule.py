@@ -362,6 +362,17 @@ class Schedule:
             *end_with(expired.keys(), self.grants.values()),
         )
 
+    def woke(self, now: float) -> None:
+        """Renew what stands, as a restart does: the scheduler stood still, not its peers.
+
+        It is not saved. A connection that had broken before counts as broken now.
+        """
+        for token, held in self.grants.items():
+            moved = held.moved if math.isinf(held.moved) else now
+            gone = held.gone if math.isinf(held.gone) else now
+            self.grants[token] = replace(held, granted=now, moved=moved, gone=gone, restored=True)
+        self.state.pending.woke(now)
+
     # ------------------------------------------------------------------ changes
 
     def apply(self, change: Change) -> None:

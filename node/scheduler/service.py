@@ -77,6 +77,7 @@ from dipaco.protocol.work.ledger import ModuleUpdated
 log = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
+STOOD_STILL_SECONDS = 3.0  # between two looks: this process was stopped, or the machine asleep
 STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
 
 
@@ -101,6 +102,8 @@ class Scheduler:
         """The outer step in work."""
         self.full = ""
         """Why nothing can be saved at present; empty: it can."""
+        self._looked = now
+        """When the time was last looked at."""
         self._due = Condition()
         self._collecting: set[Place] = set()
         """Whose moments somebody is after."""
@@ -114,6 +117,7 @@ class Scheduler:
 
     def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants work."""
+        self._look(now)
         changes, reply = self.schedule.ask(
             peer,
             request.spec,
@@ -126,6 +130,7 @@ class Scheduler:
 
     def ask_next(self, peer: PeerId, request: AskNext, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants a second lease to hold in hand."""
+        self._look(now)
         changes, reply = self.schedule.ask_next(
             peer,
             request.spec,
@@ -139,6 +144,7 @@ class Scheduler:
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
+        self._look(now)
         prefix = self._deps.prefix(peer)
         reply = self.schedule.heartbeat(
             peer, beat.token, progress=beat.progress, now=now, prefix=prefix
@@ -149,6 +155,7 @@ class Scheduler:
 
     def hand_back(self, peer: PeerId, request: HandBack, now: float) -> Stands:
         """Take back a lease; nothing happens if it no longer stands."""
+        self._look(now)
         grant = self.schedule.grant_of(peer, request.token)
         self._make(self.schedule.hand_back(peer, request.token, request.reason, now=now))
         if grant and isinstance(grant.lease, TrainLease):
@@ -164,6 +171,7 @@ class Scheduler:
         Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
         now = trio.current_time()
+        self._look(now)
         self.schedule.handing_in(peer, result.token, now)
         grant = self.schedule.grant_of(peer, result.token)
         if grant is None or self.schedule.misfit(grant, result, now):
@@ -251,10 +259,13 @@ class Scheduler:
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that a peer's connection broke."""
+        self._look(now)
         self.schedule.gone(peer, now)
 
     def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
+        now = trio.current_time()
+        self._look(now)
+        changes, reply = self.schedule.submit(peer, result, now=now)
         self._make(changes)
         return reply
 
@@ -344,7 +355,20 @@ class Scheduler:
                 self._deps.guard.call("ending leases", None, self._end_leases)
 
     def _end_leases(self) -> None:
-        self._make(self.schedule.expire(trio.current_time()))
+        now = trio.current_time()
+        self._look(now)
+        self._make(self.schedule.expire(now))
+
+    def _look(self, now: float) -> None:
+        """Renew what stands if this process stood still: its own gap is nobody's silence.
+
+        Whatever judges by the time looks first: on waking, calls of peers and the look for leases
+        to end come in any order.
+        """
+        gap, self._looked = now - self._looked, now
+        if gap > STOOD_STILL_SECONDS:
+            log.warning("this node stood still for %s: all leases are renewed", span(gap))
+            self.schedule.woke(now)
 
     async def _take_steps(self) -> None:
         while True:
