@@ -18,7 +18,15 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.bounds import wrong_evaluation, wrong_seed
 from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Seeded
-from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.ledger import (
+    Contribution,
+    Entry,
+    ModuleUpdated,
+    Quantised,
+    SpecAdopted,
+    TermBegun,
+    TermGranted,
+)
 
 MAX_REPLACED = (
     8  # entries about the moments of one path and round: its scheduler lost them so often
@@ -179,6 +187,8 @@ class RunState:
                 self._evaluate(entry)
             case Scored():
                 self._score(entry)
+            case TermBegun() | TermGranted():
+                pass  # it changes who schedules, and nothing of the run
 
     def _adopt(self, entry: SpecAdopted) -> None:
         if entry.epoch != len(self.specs):
