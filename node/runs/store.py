@@ -49,7 +49,7 @@ from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item, LedgerPart
 from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign
-from dipaco.protocol.work.ledger import Entry, LedgerRecord
+from dipaco.protocol.work.ledger import Entry, Equivocation, LedgerRecord
 
 log = logging.getLogger(__name__)
 
@@ -487,6 +487,15 @@ class RunStore:
         while known < len(envelopes) and (have.get(first + known) == envelopes[known].body_digest):
             known += 1
         return envelopes[known:]
+
+    def convict(self, run: Digest, proof: Equivocation) -> None:
+        """Keep the proof that a scheduler of a run of this node signed two ledgers."""
+        record, reason = self.runs[run], f"a scheduler of run {short(run)} signed two ledgers"
+        if record.fault is None:
+            saved = SavedProof(run, reason, encode(proof.one), encode(proof.other))
+            self._journal.save_proof(saved)
+            record.fault = reason
+            self._change()
 
     def _convict(self, record: RunRecord, fault: LedgerFault) -> None:
         """Keep the proof of a scheduler's fault, and drop the run unless this node works for it."""

@@ -44,11 +44,10 @@ MIGRATIONS = (
     CREATE TABLE certificates (
         run BLOB NOT NULL, length INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, length)
     ) WITHOUT ROWID;
-    CREATE TABLE promised (run BLOB PRIMARY KEY, term INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE tail (
-        run BLOB NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, seq)
+    CREATE TABLE promised (
+        run BLOB PRIMARY KEY, term INTEGER NOT NULL, data BLOB NOT NULL
     ) WITHOUT ROWID;
-    CREATE TABLE proposed (
+    CREATE TABLE tail (
         run BLOB NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, seq)
     ) WITHOUT ROWID;
     CREATE TABLE acceptances (
@@ -93,10 +92,10 @@ MIGRATIONS = (
     """,
 )
 
-# The tables of a run's values that go with the run. A promise is no such value: it stands for good.
+# The tables whose values go with their run. What a keeper promised and signed stands for good.
 OF_RUNS = (
     *("signed", "ledger", "verdicts", "leases", "results"),
-    *("certificates", "tail", "proposed", "acceptances", "grants"),
+    *("certificates", "acceptances", "grants"),
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 

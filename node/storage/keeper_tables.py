@@ -1,9 +1,10 @@
-"""The journal's tables of runs with keepers: certificates, tails, promises, acceptances, proposals.
+"""The journal's tables of runs with keepers: certificates, tails, promises, acceptances.
 
 A part of the journal (`journal.py`), apart from it by its subject: the same file, the same rule of
 *save, then send*. All values are kept as the bytes that were signed or sent.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,43 +68,35 @@ class KeeperTables:
 
     # A keeper's promise and tail
 
-    def save_promised(self, run: Digest, term: int) -> None:
-        """Keep the term below which this keeper signs nothing any more."""
-        self._change("INSERT OR REPLACE INTO promised VALUES (?, ?)", (run, term))
+    def save_promised(self, run: Digest, term: int, promise: bytes) -> None:
+        """Keep the term below which this keeper signs nothing any more.
 
-    def promised(self, run: Digest) -> int:
-        """Return the term that was promised; 0 if none was."""
-        row = self._row("SELECT term FROM promised WHERE run = ?", (run,))
-        return row[0] if row else 0
+        promise   its encoded promise of that term, empty once it has signed a head of it.
+        """
+        self._change("INSERT OR REPLACE INTO promised VALUES (?, ?, ?)", (run, term, promise))
 
-    def save_tail(self, run: Digest, first: int, records: tuple[bytes, ...]) -> None:
-        """Keep records that are not final yet, from number `first` on, in place of all others."""
-        self._save_records("tail", run, first, records)
+    def promised(self, run: Digest) -> tuple[int, bytes]:
+        """Return the term and the promise that were saved; 0 and nothing if none was."""
+        row = self._row("SELECT term, data FROM promised WHERE run = ?", (run,))
+        return row or (0, b"")
+
+    def save_tail(
+        self, run: Digest, floor: int, first: int, records: Sequence[tuple[int, bytes]]
+    ) -> None:
+        """Keep of the tail the records from `floor` to before `first`, then put `records`.
+
+        records   with their numbers, from `first` on.
+        """
+        with self.saving():
+            self._change(
+                "DELETE FROM tail WHERE run = ? AND (seq < ? OR seq >= ?)", (run, floor, first)
+            )
+            for seq, data in records:
+                self._change("INSERT INTO tail VALUES (?, ?, ?)", (run, seq, data))
 
     def tail(self, run: Digest) -> list[bytes]:
         """Return the records that this keeper cosigned after the final ones."""
-        return self._records("tail", run)
-
-    # A scheduler's proposal
-
-    def save_proposed(self, run: Digest, first: int, records: tuple[bytes, ...]) -> None:
-        """Keep the records that this scheduler signed, in place of the ones before."""
-        self._save_records("proposed", run, first, records)
-
-    def proposed(self, run: Digest) -> list[bytes]:
-        """Return the records that this scheduler signed and that are not final yet."""
-        return self._records("proposed", run)
-
-    def _save_records(
-        self, table: str, run: Digest, first: int, records: tuple[bytes, ...]
-    ) -> None:
-        with self.saving():
-            self._change(f"DELETE FROM {table} WHERE run = ?", (run,))
-            for seq, data in enumerate(records, first):
-                self._change(f"INSERT INTO {table} VALUES (?, ?, ?)", (run, seq, data))
-
-    def _records(self, table: str, run: Digest) -> list[bytes]:
-        rows = self._rows(f"SELECT data FROM {table} WHERE run = ? ORDER BY seq", (run,))
+        rows = self._rows("SELECT data FROM tail WHERE run = ? ORDER BY seq", (run,))
         return [row[0] for row in rows]
 
     # The acceptances that a keeper keeps for the scheduler
