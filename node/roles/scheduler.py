@@ -25,7 +25,7 @@ from dipaco.node.network.guard import leaves
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
-from dipaco.node.scheduler.journaled import adopt_acceptances
+from dipaco.node.scheduler.journaled import take_over
 from dipaco.node.scheduler.kept import KeptScheduler
 from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.replication import Deposed, Replication
@@ -39,6 +39,7 @@ from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.authority import scheduler_of_term
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ async def _take_turns(node: Node, record: RunRecord) -> None:
         if kept is None:
             continue
         deps = _deps(node)
-        adopt_acceptances(record, node.journal, kept)
+        ours = scheduler_of_term(record.manifest.schedule.schedulers, replication.before) == node.me
+        await writes.do(partial(take_over, record, node.journal, kept, ours=ours))
         now = trio.current_time()
         scheduler = await writes.do(partial(KeptScheduler, record, derived, deps, now, replication))
         try:

@@ -62,12 +62,19 @@ def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]
         raise journal.foreign(error) from error
 
 
-def adopt_acceptances(record: RunRecord, journal: Journal, kept: Mapping[Place, Signed]) -> None:
-    """Save the acceptances that keepers keep, of rounds that are open, in place of our own.
+def take_over(
+    record: RunRecord, journal: Journal, kept: Mapping[Place, Signed], *, ours: bool
+) -> None:
+    """Bring the journal to where a scheduler begins a term; raises DiskFull.
 
-    Ours of the same path and round were never told as counting. Raises DiskFull.
+    kept   the acceptances that keepers keep: they replace our own of the same path and round,
+           which were never told as counting.
+    ours   whether the term before was ours, too: else our leases are of long ago, and their
+           holders show those that still stand.
     """
     with journal.saving():
+        for lease in () if ours else journal.leases(record.run):
+            journal.drop_lease(lease.token)
         for (path, round_), signed in kept.items():
             if record.state.path_version(path) < round_:
                 accepted = open_signed(signed, Acceptance)

@@ -7,10 +7,12 @@ Without a quorum leases go on, and no round closes. A higher term ends the sched
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
+from msgspec import UNSET
 
 from dipaco.node.kinds.changes import (
     Change,
@@ -31,14 +33,16 @@ from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.work.calls import Fallen, Heartbeat, Stands
+from dipaco.protocol.work.calls import AskLease, Fallen, Granted, Heartbeat, NoLease, Stands
 from dipaco.protocol.work.kinds import Result, TrainResult
 from dipaco.protocol.work.ledger import Entry
+from dipaco.protocol.work.terms import NO_HEAD
 
 log = logging.getLogger(__name__)
 
 # For which an answer to a volunteer waits until a quorum has its result: it asks again.
 KEEP_SECONDS = 20.0
+LOOK_SECONDS = 10.0  # between two comparisons of ledgers that volunteers bring about
 
 
 @dataclass
@@ -68,6 +72,8 @@ class KeptScheduler(Scheduler):
         """What is final, and not applied yet."""
         self._unkept: dict[bytes, _Unkept] = {}
         """By token."""
+        self._looked = -math.inf
+        """When a volunteer's ledger last made this node compare its own with those of its peers."""
         self._ended = trio.Event()
         """Set once a higher term has begun."""
         super().__init__(record, spec, deps, now)
@@ -90,6 +96,17 @@ class KeptScheduler(Scheduler):
         self._ended.set()
 
     # ------------------------------------------------------------------ requests of volunteers
+
+    def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
+        """Answer a volunteer that wants work.
+
+        Its word that its ledger is of a higher term proves nothing, but is worth a look at once.
+        """
+        head = NO_HEAD if request.head is UNSET else request.head
+        if head.term > self._replication.term and now >= self._looked + LOOK_SECONDS:
+            self._looked = now
+            self._deps.run_store.wanting()
+        return super().ask(peer, request, now)
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease; that of a result that is being kept stands until it is answered."""

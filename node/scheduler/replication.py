@@ -104,6 +104,8 @@ class Replication:
     """What waits for a quorum, in words; empty: nothing."""
     term: int = 0
     """In which this node schedules; 0: none yet."""
+    before: int = 0
+    """The term that this one goes on from."""
     changed: Callable[[], None] = lambda: None
     """Called when `waiting` has changed."""
     _order: int = 0
@@ -138,7 +140,7 @@ class Replication:
         begun = self._signed(entry, head, term)
         final = await self._certified((*tail, begun), what=f"the beginning of term {term}")
         self.run_store.append_final(self.run, final.records, final.certificate)
-        self.term = term
+        self.term, self.before = term, head.term
         log.info("run %s: term %d begins here", self.record.manifest.name, term)
         return await self._acceptances(promised)
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 2.0  # between two questions to the other schedulers
 ASK_SECONDS = 2.0  # for their answer
 PATIENCE_SECONDS = 8.0  # without a sign of the scheduler, for each candidate that is nearer
-PAUSES = (1.0, 3.0)  # s, at random, before a term that no quorum granted is asked for again
+PAUSES = (0.5, 2.0)  # s, at random, before keepers are asked again that gave no quorum
 
 
 @dataclass
@@ -45,21 +45,21 @@ class Standby:
     """Who said last that it schedules."""
 
     async def until_due(self) -> None:
-        """Wait until the scheduler has been silent for long enough; at once where it is this node.
+        """Wait until the scheduler has been silent for long enough; not where it is this node.
 
-        Also at once where nobody has scheduled yet and it is this node's term.
+        A node that has just started learns first from a quorum of keepers which term it is.
         """
+        await self._ask_keepers()
+        await self._ask_others()
+        if self._leads is None and self._owner == self.me:
+            return
         self._heard = trio.current_time()
-        first = True
         while True:
             await self._ask_others()
             record = self.record
             self.seen = max(self.seen, record.term)
             if record.chain_head != self._head:
                 self._heard, self._head = trio.current_time(), record.chain_head
-            if first and self._leads is None and self._owner == self.me:
-                return
-            first = False
             distance = next_own_term(self._schedulers, self.me, self.seen) - self.seen - 1
             if trio.current_time() >= self._heard + (distance + 1) * PATIENCE_SECONDS:
                 return
@@ -94,20 +94,36 @@ class Standby:
     def _owner(self) -> PeerId:
         return scheduler_of_term(self._schedulers, self.seen)
 
+    async def _ask_keepers(self) -> None:
+        """Learn the highest term that a quorum of keepers knows."""
+        keepers, quorum = self.record.keepers, self.record.manifest.schedule.keeper_quorum
+        while True:
+            answers: dict[PeerId, HeadIs] = {}
+            async with trio.open_nursery() as nursery:
+                for peer in keepers:
+                    nursery.start_soon(self._ask, peer, answers)
+            self.seen = max((self.seen, self.record.term, *(a.term for a in answers.values())))
+            if len(answers) >= quorum:
+                return
+            away = ", ".join(map(short_peer, sorted(set(keepers) - answers.keys())))
+            problem = f"no quorum: {quorum} of {len(keepers)} keepers must answer; away: {away}"
+            self.activity.say("no-quorum", problem=problem)
+            await trio.sleep(self.chance.uniform(*PAUSES))
+
     async def _ask_others(self) -> None:
         """Ask the other schedulers where they stand, and whether they schedule."""
-        self._leads = None
+        answers: dict[PeerId, HeadIs] = {}
         async with trio.open_nursery() as nursery:
             for peer in set(self._schedulers) - {self.me}:
-                nursery.start_soon(self._ask, peer)
+                nursery.start_soon(self._ask, peer, answers)
+        leading = [peer for peer, answer in answers.items() if answer.scheduling]
+        self._leads = leading[0] if leading else None
+        if leading:
+            self._heard = trio.current_time()
 
-    async def _ask(self, peer: PeerId) -> None:
+    async def _ask(self, peer: PeerId, answers: dict[PeerId, HeadIs]) -> None:
         request = AskHead(run=self.record.run)
         try:
-            answer = await self.rpc.call(peer, request, HeadIs, timeout=ASK_SECONDS)
+            answers[peer] = await self.rpc.call(peer, request, HeadIs, timeout=ASK_SECONDS)
         except (Unavailable, Refusal, RemoteProtocolError) as error:
             log.debug("%s does not say where it stands: %s", short_peer(peer), error)
-            return
-        self.seen = max(self.seen, answer.term)
-        if answer.scheduling:
-            self._heard, self._leads = trio.current_time(), peer
