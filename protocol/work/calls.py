@@ -256,7 +256,7 @@ class ReadTail(Wire, frozen=True, kw_only=True):
 
     run: DigestField
     first: Count
-    """Number of the first record wanted, which may be final or not."""
+    """Number of the first record wanted; final records come by `ReadLedger`, and not here."""
     path: Path
     round: Version
     """Only acceptances after this (path, round); (0, 0): from the first on."""
@@ -268,7 +268,7 @@ class TailPart(Wire, frozen=True, kw_only=True):
     MOST_BYTES: ClassVar = 2 * LEDGER_PART + 64
 
     records: Annotated[tuple[Signed, ...], Meta(max_length=MAX_RECORDS)]
-    """Signed `LedgerRecord`s; none when there are no more."""
+    """Signed `LedgerRecord`s that are not final at the keeper; none when there are no more."""
     acceptances: Annotated[tuple[Signed, ...], Meta(max_length=MAX_ACCEPTANCES)]
     """Signed `Acceptance`s, by path and round."""
     more: bool

@@ -74,6 +74,23 @@ class RunState:
         self.contributors: dict[int, PeerId] = {}
         """Per path the peer whose result was last used by an outer step."""
 
+    def copy(self) -> "RunState":
+        """Return a state of the same entries that goes its own way from here on.
+
+        Lists and maps, and those within maps, are made anew; the values in them are frozen.
+        """
+        made = RunState.__new__(RunState)
+        for name, held in vars(self).items():
+            if isinstance(held, dict):
+                inner = {
+                    key: each.copy() if isinstance(each, dict | list | set) else each
+                    for key, each in held.items()
+                }
+                setattr(made, name, inner)
+            else:
+                setattr(made, name, list(held) if isinstance(held, list) else held)
+        return made
+
     def restore(
         self,
         specs: Iterable[Digest],
