@@ -72,7 +72,7 @@ from dipaco.protocol.work.kinds import (
     Sheet,
     TrainLease,
 )
-from dipaco.protocol.work.ledger import ModuleUpdated
+from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,8 @@ class Scheduler:
         if grant and isinstance(grant.lease, TrainLease):
             has = self._deps.blobs.has
             if not all(has(each.digest) for each in grant.lease.moments):
-                place = (grant.lease.path, grant.lease.round - 1)
+                path, ledger = grant.lease.path, self.schedule.ledger
+                place = (path, ledger.last_round(path, grant.lease.round))
                 self._make(self.schedule.moments_lost(place))
         return Stands()
 
@@ -345,6 +346,7 @@ class Scheduler:
 
     def _end_leases(self) -> None:
         self._make(self.schedule.expire(trio.current_time()))
+        self._make(self.schedule.go_on_without(trio.current_time()))
 
     async def _take_steps(self) -> None:
         while True:
@@ -465,6 +467,8 @@ class Scheduler:
                 log.warning("moments of path=%d round=%d are lost: made again", path, round_)
             case MomentsArrived(place=(path, round_)):
                 log.info("moments of path=%d round=%d are here", path, round_)
+            case Recorded(entry=RoundMissed(path=path, round=round_)):
+                log.info("path=%d is late: round=%d goes on without it", path, round_)
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):

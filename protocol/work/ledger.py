@@ -8,7 +8,7 @@ they name blobs by digest and hold none.
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.model_shape import MAX_PATHS
@@ -31,6 +31,9 @@ class SpecAdopted(Wire, frozen=True, kw_only=True):
 
     epoch: Annotated[int, Meta(ge=0, le=1 << 20)]
     spec: DigestField
+    live: Annotated[tuple[Path, ...], Meta(min_length=1, max_length=MAX_PATHS)] | UnsetType = UNSET
+    """The paths that have training data by this spec, ascending: the fold counts quorums over them.
+    Given exactly where the manifest has `training.quorum`."""
 
 
 class Contribution(Wire, frozen=True, kw_only=True):
@@ -69,7 +72,17 @@ class ModuleUpdated(Wire, frozen=True, kw_only=True):
     quantised: Quantised | None = None
 
 
-Entry = SpecAdopted | ModuleUpdated | WorkEntry
+class RoundMissed(Wire, frozen=True, kw_only=True):
+    """A path was late: its modules take the outer step of this round without it (method 2.10).
+
+    A module that has no other live path comes to the round's version as it is.
+    """
+
+    path: Path
+    round: Round
+
+
+Entry = SpecAdopted | ModuleUpdated | RoundMissed | WorkEntry
 
 
 class LedgerRecord(Wire, frozen=True, kw_only=True):
