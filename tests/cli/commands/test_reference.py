@@ -83,8 +83,14 @@ def history(home: Path, value: Manifest) -> Iterator[Entry]:
 
 
 @pytest.fixture(scope="module")
-def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
-    return list(history(tmp_path_factory.mktemp("trained"), the_run()))
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home that keeps its shards from test to test."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture(scope="module")
+def entries(trained: Path) -> list[Entry]:
+    return list(history(trained, the_run()))
 
 
 def put_into(home: Path, *entries: Entry) -> Path:
@@ -101,48 +107,48 @@ def put_into(home: Path, *entries: Entry) -> Path:
 
 
 def test_a_ledger_is_written_to_a_file_and_trained_again_to_the_bit(
-    entries: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    entries: list[Entry], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, file = put_into(tmp_path / "home", *entries), tmp_path / "late.ledger"
     command = ["run", "ledger", "late", "--out", str(file), "--home", str(home)]
     assert dipaco_node(command) == Exit.OK
     assert f"late, {len(entries)} records" in capsys.readouterr().out
-    assert dipaco_node(["reference", "--ledger", str(file)]) == Exit.OK
+    again = ["reference", "--ledger", str(file), "--home", str(trained)]
+    assert dipaco_node(again) == Exit.OK
     out = capsys.readouterr().out
     assert f"{len(entries)} records of {len(entries)}: all came out the same" in out
 
 
-@pytest.mark.parametrize(
-    ("field", "said"),
-    [
-        ("delta", "the delta of path 0, trained by "),
-        ("moments", "the moments of path 0, trained by "),
-        ("state", "the state is "),
-        ("momentum", "the momentum is "),
-        ("weight", "weight and steps of path 0"),
-    ],
-)
-def test_the_first_record_that_differs_is_named(
-    entries: list[Entry],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    field: str,
-    said: str,
-) -> None:
-    number = next(n for n, each in enumerate(entries) if isinstance(each, ModuleUpdated))
-    entry = entries[number]
+CHANGES = {
+    "delta": "the delta of path 0, trained by ",
+    "moments": "the moments of path 0, trained by ",
+    "state": "the state is ",
+    "momentum": "the momentum is ",
+    "weight": "weight and steps of path 0",
+}
+
+
+def changed(entry: Entry, field: str) -> Entry:
+    """Return an outer step with another value in one field, its own or its first contribution's."""
     assert isinstance(entry, ModuleUpdated)
     other: object = 7 if field == "weight" else digest("another")
     if field in ("state", "momentum"):
-        changed = replace(entry, **{field: other})
-    else:
-        first, *rest = entry.contributions
-        changed = replace(entry, contributions=(replace(first, **{field: other}), *rest))
-    home = put_into(tmp_path / "home", *entries[:number], changed)
-    assert dipaco_node(["reference", "--ledger", str(home)]) == Exit.ERROR
-    out = capsys.readouterr().out
-    assert f"{number} records of {number + 1} came out the same; record {number}, module" in out
-    assert said in out
+        return replace(entry, **{field: other})
+    first, *rest = entry.contributions
+    return replace(entry, contributions=(replace(first, **{field: other}), *rest))
+
+
+def test_the_first_record_that_differs_is_named(
+    entries: list[Entry], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = next(n for n, each in enumerate(entries) if isinstance(each, ModuleUpdated))
+    for field, said in CHANGES.items():
+        home = put_into(tmp_path / field, *entries[:number], changed(entries[number], field))
+        again = ["reference", "--ledger", str(home), "--home", str(trained)]
+        assert dipaco_node(again) == Exit.ERROR
+        out = capsys.readouterr().out
+        assert f"{number} records of {number + 1} came out the same; record {number}, module" in out
+        assert said in out
 
 
 def test_a_ledger_that_cannot_be_read_is_refused_by_name(
