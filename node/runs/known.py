@@ -56,3 +56,9 @@ def record_of(run: Digest, home: Path) -> RunRecord | None:
     """Return the record of a run's specs and ledger in `home`; None if the journal has none."""
     with _journal(home) as journal:
         return RunStore(journal).runs.get(run) if journal is not None else None
+
+
+def read_records(run: Digest, home: Path) -> list[bytes]:
+    """Return the signed records of a run's ledger in `home`; none if the journal has none."""
+    with _journal(home) as journal:
+        return [saved.data for saved in journal.ledger(run)] if journal is not None else []

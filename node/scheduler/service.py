@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import combinations
 
 import trio
+from msgspec import UNSET
 
 from dipaco.node.condition import Condition
 from dipaco.node.jobs.values import (
@@ -74,7 +75,7 @@ from dipaco.protocol.work.kinds import (
     Sheet,
     TrainLease,
 )
-from dipaco.protocol.work.ledger import ModuleUpdated
+from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,8 @@ class Scheduler:
         if grant and isinstance(grant.lease, TrainLease):
             has = self._deps.blobs.has
             if not all(has(each.digest) for each in grant.lease.moments):
-                place = (grant.lease.path, grant.lease.round - 1)
+                path, ledger = grant.lease.path, self.schedule.ledger
+                place = (path, ledger.last_round(path, grant.lease.round))
                 self._make(self.schedule.moments_lost(place))
         return Stands()
 
@@ -318,6 +320,8 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._take_steps)
+            if self._manifest.training.quorum is not UNSET:
+                nursery.start_soon(self._miss_rounds)
             while True:
                 for place in self.schedule.state.pending:
                     if place not in self._collecting:
@@ -384,6 +388,19 @@ class Scheduler:
         now = trio.current_time()
         self._look(now)
         self._make(self.schedule.expire(now))
+
+    async def _miss_rounds(self) -> None:
+        """Have late paths miss their rounds; apart from `_expire`, since keepers may be away."""
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            with suppress(DiskFull):  # said already; the round waits until there is room
+                doing, decide = "going on without late paths", self._late
+                await self._deps.guard.attempt(doing, None, self._settle, decide)
+
+    def _late(self) -> tuple[Change, ...]:
+        now = trio.current_time()
+        self._look(now)
+        return self.schedule.go_on_without(now)
 
     def _look(self, now: float) -> None:
         """Renew what stands if this process stood still: its own gap is nobody's silence.
@@ -525,6 +542,8 @@ class Scheduler:
                 log.warning("moments of path=%d round=%d are lost: made again", path, round_)
             case MomentsArrived(place=(path, round_)):
                 log.info("moments of path=%d round=%d are here", path, round_)
+            case Recorded(entry=RoundMissed(path=path, round=round_)):
+                log.info("path=%d is late: round=%d goes on without it", path, round_)
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):
