@@ -21,6 +21,7 @@ from dipaco.node.limits.gate import Gate
 from dipaco.node.network.guard import leaves
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
+from dipaco.node.scheduler.catching_up import catch_up
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.service import Scheduler
@@ -72,6 +73,8 @@ async def _attend(node: Node, record: RunRecord) -> None:
 
 async def _schedule(node: Node, record: RunRecord) -> None:
     """Publish the run's router, then hand out its work until cancelled."""
+    expected = record.length > 0 or node.dialer.knows_peers
+    await catch_up(lambda: node.gossip.unheard, expected=expected)
     activity = node.activity.of(record.run)
     writes = _Writes(node, activity)
     spec = record.adopted(0)

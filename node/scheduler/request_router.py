@@ -1,7 +1,10 @@
 """The end of the calls that volunteers make: each request goes to the scheduler of its run."""
 
+from collections.abc import Callable, Set
+
 import trio
 
+from dipaco.node.scheduler.catching_up import hear_out
 from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.protocol.errors import Unavailable
@@ -27,12 +30,15 @@ class RequestRouter:
 
     def __init__(self) -> None:
         self.schedulers: dict[Digest, Scheduler] = {}
+        self.unheard: Callable[[], Set[PeerId]] = frozenset
+        """Returns the connected peers whose ledgers were not pulled yet."""
 
     async def ask(self, peer: PeerId, request: AskLease) -> Granted | NoLease:
         """Answer `AskLease`."""
         scheduler = self.schedulers.get(request.run)
         if scheduler is None:
             return _unknown(request.run)
+        await hear_out(peer, self.unheard)
         return scheduler.ask(peer, request, trio.current_time())
 
     async def ask_next(self, peer: PeerId, request: AskNext) -> Granted | NoLease:
