@@ -151,6 +151,10 @@ class Kind(ABC, Generic[L, R]):
     ) -> tuple[Change, ...]:
         """Return the changes that follow from a result that fits and was inspected."""
 
+    def recorded(self, state: SchedulingState, lease: L, peer: PeerId) -> bool:
+        """Return whether the ledger has already what `peer` would add to it by this lease."""
+        return False
+
     def hand_back(self, state: SchedulingState, lease: L) -> tuple[Change, ...]:
         """Return the changes that follow, besides the lease's end, when it is handed back."""
         return ()

@@ -55,6 +55,10 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
         )
         return LeaseEnded(lease.token, "done", counted=True), Recorded(entry)
 
+    def recorded(self, state: SchedulingState, lease: EvaluateLease, peer: PeerId) -> bool:
+        """Return whether the loss is known."""
+        return (lease.version, lease.path) in state.ledger.evaluations
+
     def check(self, ledger: RunState, lease: EvaluateLease) -> None:
         """Hold a lease against manifest and ledger; raises RemoteProtocolError."""
         check_states(ledger, lease, lease.path)

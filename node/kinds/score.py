@@ -74,6 +74,11 @@ class ScoreKind(Kind[ScoreLease, ScoreResult]):
         entry = Scored(path=lease.path, window=lease.window, peer=peer, sheet=result.sheet)
         return LeaseEnded(lease.token, "done", counted=True), Recorded(entry)
 
+    def recorded(self, state: SchedulingState, lease: ScoreLease, peer: PeerId) -> bool:
+        """Return whether the peer has given a sheet of this path and window."""
+        given = state.ledger.scored.get((lease.path, lease.window), ())
+        return any(each.peer == peer for each in given)
+
     def refuted(self, state: SchedulingState, lease: ScoreLease) -> tuple[tuple[PeerId, str], ...]:
         """Return the peers whose sheets contradict those that stand."""
         assert state.scoring is not None

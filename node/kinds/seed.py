@@ -68,6 +68,10 @@ class SeedKind(Kind[SeedLease, SeedResult]):
             Seeded(peer=peer, states=states)
         )
 
+    def recorded(self, state: SchedulingState, lease: SeedLease, peer: PeerId) -> bool:
+        """Return whether there is a seed model."""
+        return state.ledger.seeded
+
     def check(self, ledger: RunState, lease: SeedLease) -> None:
         """Hold a lease against the manifest; raises RemoteProtocolError."""
         if lease.modules != ledger.manifest.start or lease.window:

@@ -122,6 +122,10 @@ class TrainKind(Kind[TrainLease, TrainResult]):
             return (ended,)
         return ended, MomentsPending(place, Pending(result.moments, peer))
 
+    def recorded(self, state: SchedulingState, lease: TrainLease, peer: PeerId) -> bool:
+        """Return whether the round has ended, and lacks no moments."""
+        return is_again(state, lease) and state.pending.get((lease.path, lease.round)) is None
+
     def hand_back(self, state: SchedulingState, lease: TrainLease) -> tuple[Change, ...]:
         """Give up moments that are still with the maker: it cannot work from them."""
         before = (lease.path, state.ledger.last_round(lease.path, lease.round))

@@ -340,7 +340,9 @@ class Schedule:
     def stepped(
         self, step: DueStep, *, state: Digest, momentum: Digest, quantised: Quantised | None = None
     ) -> tuple[Change, ...]:
-        """Record an outer step that was taken."""
+        """Record an outer step that was taken, unless the ledger has it by now."""
+        if self.ledger.version(step.module) >= step.version:
+            return ()
         entry = ModuleUpdated(
             module=step.module,
             version=step.version,
@@ -388,6 +390,18 @@ class Schedule:
             *(moments_lost(self.state, place) for place in overdue),
             *expired.values(),
             *end_with(expired.keys(), self.grants.values()),
+        )
+
+    def overtaken(self) -> tuple[Change, ...]:
+        """End the leases whose work the ledger has already, after it grew by records of others.
+
+        A home that was restored from an old copy learns from its peers what it signed before.
+        """
+        self.forget_taken_in()
+        return tuple(
+            LeaseEnded(token, "the ledger has the result already")
+            for token, held in self.grants.items()
+            if kind_of(held.lease).recorded(self.state, held.lease, held.peer)
         )
 
     def woke(self, now: float) -> None:

@@ -105,8 +105,9 @@ class Scheduler:
         """The outer step in work."""
         self.full = ""
         """Why nothing can be saved at present; empty: it can."""
-        self._looked = now
-        """When the time was last looked at."""
+        self._record = record
+        self._looked, self._length = now, record.length
+        """When the time was last looked at, and the number of records in the ledger then."""
         self._due = Condition()
         self._collecting: set[Place] = set()
         """Whose moments somebody is after."""
@@ -281,7 +282,6 @@ class Scheduler:
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that a peer's connection broke."""
-        self._look(now)
         self.schedule.gone(peer, now)
 
     async def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
@@ -381,7 +381,7 @@ class Scheduler:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRY_SECONDS)
-            with suppress(DiskFull):  # said already; the leases expire when there is room
+            with suppress(Unavailable):  # said already; the leases expire when it can be saved
                 self._deps.guard.call("ending leases", None, self._end_leases)
 
     def _end_leases(self) -> None:
@@ -403,15 +403,23 @@ class Scheduler:
         return self.schedule.go_on_without(now)
 
     def _look(self, now: float) -> None:
-        """Renew what stands if this process stood still: its own gap is nobody's silence.
+        """Bring the schedule to the present: whatever judges by clock or ledger looks first.
 
-        Whatever judges by the time looks first: on waking, calls of peers and the look for leases
-        to end come in any order.
+        The gap of a process that stood still is nobody's silence: what stands is renewed. On
+        waking, calls of peers and the look for leases to end come in any order. A ledger that
+        peers brought may tell that leased work is done. Raises DiskFull.
         """
         gap, self._looked = now - self._looked, now
         if gap > STOOD_STILL_SECONDS:
             log.warning("this node stood still for %s: all leases are renewed", span(gap))
             self.schedule.woke(now)
+        self._note_ledger()
+
+    def _note_ledger(self) -> None:
+        if self._record.length != self._length:
+            self._make(self.schedule.overtaken())
+            self._length = self._record.length
+            self._forget_old_blobs()
 
     async def _take_steps(self) -> None:
         while True:
@@ -423,7 +431,7 @@ class Scheduler:
             doing, attempt = "taking an outer step", self._deps.guard.attempt
             try:
                 taken = await attempt(doing, None, self._take_step, step)
-            except DiskFull:  # said already; the step's inputs are kept, so nothing is lost
+            except Unavailable:  # said already; the step's inputs are kept, so nothing is lost
                 taken = False
             if not taken:
                 await trio.sleep(STEP_RETRY_SECONDS)
@@ -482,24 +490,24 @@ class Scheduler:
         """
         self._make(decide())
 
-    def _save(self, changes: tuple[Change, ...]) -> None:
-        for change in changes:
-            save_change(change, self.run_id, self._deps)
-
     def _make(self, changes: tuple[Change, ...]) -> None:
-        """Save, then do; raises DiskFull, and then nothing has happened."""
+        """Save, then do; raises DiskFull, and then nothing has happened.
+
+        An entry that the ledger refuses is a bug of this node, whoever asked: Unavailable.
+        """
         if not changes:
             return
-        saved = False
+        saved = None
         try:
-            with self._deps.journal.saving():
-                self._save(changes)
-            saved, self.full = True, ""
+            saved = self._deps.guard.call("saving a decision", None, self._save, changes)
+            self.full = ""
         except DiskFull as full:
             raise self._no_room(full) from full
         finally:
             if not saved:
                 self._deps.run_store.reread(self.run_id)
+        if not saved:
+            raise Unavailable("the scheduler cannot record this now: ask again")
         parked = set(self.parked())
         for change in changes:
             self.schedule.apply(change)
@@ -517,6 +525,13 @@ class Scheduler:
                 )
         self._due.notify()
         self._deps.changed.notify()
+
+    def _save(self, changes: tuple[Change, ...]) -> bool:
+        """Save the changes, all or none; raises DiskFull."""
+        with self._deps.journal.saving():
+            for change in changes:
+                save_change(change, self.run_id, self._deps)
+        return True
 
     def _no_room(self, full: DiskFull) -> DiskFull:
         """Note that the disk is full; return what askers may hear of it."""
@@ -565,6 +580,7 @@ class Scheduler:
         for pending in self.schedule.restored(now):
             self.schedule.apply(pending)
         self._forget_old_blobs()
+        self._make(self.schedule.overtaken())
         self._adopt_first()
 
     def _adopt_first(self) -> None:

@@ -37,6 +37,7 @@ SURFACE = {
     "ckpt export": "NAME --at --format --home --out --path",
     "cache info": "--home --json",
     "cache prune": "--home --max",
+    "repair": "--home",
     "compare": "NAME --data --device --domain-field --jobs --methods --out --outer-rates --rates "
     "--repeats --reroute --rounds --seeds",
     "id": "--home --json",
