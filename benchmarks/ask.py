@@ -129,10 +129,12 @@ def _near_the_end() -> Schedule:
 
 
 def _seeded(manifest: Manifest) -> Seeded:
-    modules = manifest.topology.modules
+    top = manifest.topology
     return Seeded(
         peer=_peer(0),
-        states=tuple(ModuleDigest(module=m, digest=_blob(f"{m} 0")) for m in modules),
+        states=tuple(
+            ModuleDigest(module=m, digest=_blob(f"{top.counterpart(m)} 0")) for m in top.modules
+        ),
     )
 
 

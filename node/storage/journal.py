@@ -40,6 +40,12 @@ FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held oth
 # next version. Never edit one that was released: put a new one on top.
 MIGRATIONS = (
     """
+    CREATE TABLE places (
+        id INTEGER PRIMARY KEY, run BLOB NOT NULL, key TEXT NOT NULL, peer TEXT NOT NULL,
+        UNIQUE (run, key)
+    );
+    """,
+    """
     CREATE TABLE kept (run BLOB PRIMARY KEY) WITHOUT ROWID;
     INSERT INTO kept SELECT run FROM verdicts UNION SELECT run FROM leases
         UNION SELECT run FROM results UNION SELECT run FROM ledger;
@@ -249,7 +255,7 @@ class Journal:
     def drop_run(self, run: Digest) -> None:
         """Remove all values of a run."""
         with self.saving():
-            for table in ("signed", "ledger", "verdicts", "leases", "results"):
+            for table in ("signed", "ledger", "verdicts", "leases", "results", "places"):
                 self._change(f"DELETE FROM {table} WHERE run = ?", (run,))
 
     def drop_details(self, run: Digest) -> None:
@@ -384,6 +390,20 @@ class Journal:
     def drop_results(self, run: Digest, *, before_round: int) -> None:
         """Remove the results of the rounds before `before_round`."""
         self._change("DELETE FROM results WHERE run = ? AND round < ?", (run, before_round))
+
+    def save_place(self, run: Digest, key: str, peer: PeerId) -> None:
+        """Keep a place at the end of a run's queue; one that is there stays where it is."""
+        self._change(
+            "INSERT OR IGNORE INTO places (run, key, peer) VALUES (?, ?, ?)", (run, key, peer)
+        )
+
+    def drop_place(self, run: Digest, key: str) -> None:
+        """Remove a place that was given up."""
+        self._change("DELETE FROM places WHERE run = ? AND key = ?", (run, key))
+
+    def places(self, run: Digest) -> list[tuple[str, PeerId]]:
+        """Return key and peer of the places in a run's queue, the first one first."""
+        return self._rows("SELECT key, peer FROM places WHERE run = ? ORDER BY id", (run,))
 
     # Inside
 

@@ -6,7 +6,7 @@ never a missing reply: a volunteer must be able to say why it does not train.
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.run.model_shape import MAX_PATHS
 from dipaco.protocol.wire.canonical import Wire
@@ -14,6 +14,8 @@ from dipaco.protocol.wire.digest import DigestField
 from dipaco.protocol.wire.identity import PeerIdField
 from dipaco.protocol.wire.text import Text
 from dipaco.protocol.work.kinds import Lease, Nats, Path, Result, Size, Token, Version
+
+MAX_PLACES = 1024  # in a scheduler's queue: more peers wait without one, each asks at times
 
 Code = Annotated[
     str,
@@ -58,6 +60,18 @@ class NoLease(Wire, frozen=True, kw_only=True):
     reason: Text
     retry_after: Annotated[float, Meta(ge=0, le=3600)]
     """Seconds."""
+    place: Annotated[int, Meta(ge=1, le=MAX_PLACES)] | UnsetType = UNSET
+    """Its place in the queue of those that wait for work, 1: the next one."""
+    places: Annotated[int, Meta(ge=1, le=MAX_PLACES)] | UnsetType = UNSET
+    """The places that are taken; there is one exactly where there is the other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        place, places = self.place, self.places
+        if (place is UNSET) != (places is UNSET):
+            raise ValueError("place: is there without places, or places without place")
+        if place is not UNSET and places is not UNSET and place > places:
+            raise ValueError(f"place: {place} of {places} places")
 
 
 class Heartbeat(Wire, frozen=True, kw_only=True):
