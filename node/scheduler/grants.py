@@ -1,7 +1,7 @@
 """The leases that stand in one run, by token, by holder and by work. Pure."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import TypeVar
 
 from dipaco.node.kinds.base import Work
@@ -34,6 +34,10 @@ class Grants(Mapping[Token, Grant]):
 
     def __len__(self) -> int:
         return len(self._grants)
+
+    def items(self) -> ItemsView[Token, Grant]:
+        """Return the leases by token; faster than that of `Mapping`."""
+        return self._grants.items()
 
     def values(self) -> ValuesView[Grant]:
         """Return the leases; faster than that of `Mapping`."""

@@ -510,7 +510,7 @@ class Schedule:
     def _nothing_to_do(
         self, asker: Asker, key: str, held_back: str
     ) -> tuple[tuple[Change, ...], NoLease]:
-        if self.rounds.finished:
+        if not self.grants and self.rounds.finished:
             last = self.rounds.last
             reason = f"round {last} of {last} is done"
             return (), NoLease(code="run-over", reason=reason, retry_after=30.0)

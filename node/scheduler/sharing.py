@@ -14,7 +14,7 @@ holder, after a while. The first result that passes counts, and the other leases
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from dipaco.node.kinds.base import Work
@@ -24,6 +24,7 @@ from dipaco.node.scheduler.in_hand import in_hand
 from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.numbers import span
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.kinds import Token
 
 BESIDE_TTLS = 30  # lease times to live: most seed phases of small runs are over by then
 UNCOUNTED_TTLS = 180  # the same among peers whose prefix is not counted: often one machine
@@ -52,13 +53,9 @@ def leases_to_take(
     prefix   of `peer`, as `seats.prefix_of` returns it; empty: it is not counted.
     """
     waiting = [each for each in in_hand(grants) if each.peer != peer]
-    yield from (
-        Taken(each, NOT_BEGUN, failed=False, in_hand=True) for each in waiting[:MOST_IN_HAND]
-    )
-    apart = {each.lease.token for each in waiting}
-    begun = [each for each in grants.values() if each.peer != peer]
-    begun = [each for each in begun if each.lease.token not in apart]
-    yield from _overdue(begun, grants, standing, peer, now)
+    for each in waiting[:MOST_IN_HAND]:
+        yield Taken(each, NOT_BEGUN, failed=False, in_hand=True)
+    yield from _overdue(grants, {each.lease.token for each in waiting}, standing, peer, now)
     yield from _of_large_prefixes(grants, standing, peer, prefix)
 
 
@@ -94,9 +91,9 @@ def work_to_share(
     without   a lease that ends.
     """
     looked_at = set[Work]()
-    for each in grants.values():  # in the order in which they were granted
-        if now - each.since < BESIDE_TTLS * each.lease.ttl:
-            continue
+    for each in grants.values():
+        if now - each.granted < BESIDE_TTLS * each.lease.ttl:
+            break  # so are all that were granted after it
         work = grants.work(each)
         if not work.kind.one_result or work in looked_at or standing.measured(work):
             continue
@@ -122,18 +119,18 @@ def _may_join(held: Grant, prefix: str, now: float) -> bool:
 
 
 def _overdue(
-    begun: Iterable[Grant], grants: Grants, standing: Standing, peer: PeerId, now: float
+    grants: Grants, waiting: Collection[Token], standing: Standing, peer: PeerId, now: float
 ) -> Iterator[Taken]:
-    """Yield the leases whose holders take too long, the oldest first."""
-    waits, least = standing.proven(peer), dict[int, float]()
-    found = []
-    for each in begun:
-        # Few leases are older than anybody's least time: the others need no closer look.
-        ttl = each.lease.ttl
-        if ttl not in least:
-            least[ttl] = standing.least(ttl, proven_waits=waits)
+    """Yield the leases whose holders take too long, the oldest first.
+
+    waiting   the leases that were not begun.
+    """
+    waits, found = standing.proven(peer), []
+    for token, each in grants.items():
+        if now - each.granted <= standing.least(each.lease.ttl, proven_waits=waits):
+            break  # so are all that were granted after it
         # A result that is being inspected waits for this node alone.
-        if now - each.since > least[ttl] and each.moved != math.inf:
+        if each.peer != peer and token not in waiting and each.moved != math.inf:
             found.append(each)
     for each in sorted(found, key=lambda each: each.since):
         longest = standing.longest(each.peer, grants.work(each), each.lease.ttl, proven_waits=waits)
