@@ -28,10 +28,14 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
         for version, path in state.rounds.due_evaluations(behind=OVERDUE):
             yield Work(self, path, version)
 
-    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
+    def open(self, state: SchedulingState) -> Iterator[Work]:
         """Yield every version of every live path that is not evaluated, oldest first."""
         for version, path in state.rounds.due_evaluations():
             yield Work(self, path, version)
+
+    def rank(self, state: SchedulingState, work: Work, peer: PeerId) -> tuple[int, ...]:
+        """Return the key by which a peer's work is sorted: the oldest version goes first."""
+        return work.round, work.path
 
     def work_of(self, lease: EvaluateLease) -> Work:
         """Return the work that a lease is for."""

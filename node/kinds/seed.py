@@ -25,7 +25,7 @@ class SeedKind(Kind[SeedLease, SeedResult]):
     lease_type = SeedLease
     result_type = SeedResult
 
-    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
+    def open(self, state: SchedulingState) -> Iterator[Work]:
         """Yield the seed model, once, before all else."""
         if not state.ledger.seeded:
             yield Work(self)

@@ -28,6 +28,7 @@ from dipaco.node.jobs.values import (
 )
 from dipaco.node.kinds.changes import (
     Change,
+    Compared,
     DueStep,
     Grant,
     LeaseEnded,
@@ -47,7 +48,7 @@ from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import save_change, saved_changes
 from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.reclaim import reclaimed
-from dipaco.node.scheduler.retention import blobs_needed
+from dipaco.node.scheduler.retention import BlobsNeeded
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
@@ -73,6 +74,7 @@ from dipaco.protocol.work.kinds import (
     TOKEN_BYTES,
     Result,
     Sheet,
+    Token,
     TrainLease,
 )
 from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
@@ -115,6 +117,7 @@ class Scheduler:
         """By token the blobs of the results that are not accepted yet."""
         self._arriving: set[bytes] = set()
         """The tokens of the results that are being taken in: each once at a time."""
+        self._needed = BlobsNeeded(self.schedule)
         self._restore(now)
 
     # ------------------------------------------------------------------ requests of volunteers
@@ -186,7 +189,7 @@ class Scheduler:
         now = trio.current_time()
         self._look(now)
         self.schedule.handing_in(peer, result.token, now)
-        grant = self.schedule.grant_of(peer, result.token)
+        grant = self.schedule.may_count(peer, result.token)
         if grant is None or self.schedule.misfit(grant, result, now):
             return await self._count(peer, result)  # which says what is wrong
         if result.token in self._arriving:
@@ -419,6 +422,7 @@ class Scheduler:
         if self._record.length != self._length:
             self._make(self.schedule.overtaken())
             self._length = self._record.length
+            self._needed = BlobsNeeded(self.schedule)
             self._forget_old_blobs()
 
     async def _take_steps(self) -> None:
@@ -476,10 +480,14 @@ class Scheduler:
 
         passed   blobs that this run never needed, if no other does.
         """
-        for token in self._submitted.keys() - self.schedule.grants.keys():
+        for token in self._given_up():
             del self._submitted[token]
-        needed = blobs_needed(self.schedule).union(*self._submitted.values())
+        needed = frozenset(self._needed.now()).union(*self._submitted.values())
         self._deps.claims.claim(self.run_id, needed, passed=passed)
+
+    def _given_up(self) -> set[Token]:
+        """Return the tokens of submissions that stand no longer; one that arrives may count yet."""
+        return self._submitted.keys() - self.schedule.grants.keys() - self._arriving
 
     # ------------------------------------------------------------------ save, then send
 
@@ -508,13 +516,14 @@ class Scheduler:
                 self._deps.run_store.reread(self.run_id)
         if not saved:
             raise Unavailable("the scheduler cannot record this now: ask again")
-        parked = set(self.parked())
+        failed = any(isinstance(each, LeaseEnded) and each.failed is not None for each in changes)
+        parked = set(self.parked()) if failed else frozenset[Parked]()
         for change in changes:
-            self.schedule.apply(change)
+            self._apply(change)
             self._note(change)
-        if self._submitted.keys() - self.schedule.grants.keys():
+        if self._given_up():
             self._forget_old_blobs()
-        for each in self.parked():
+        for each in self.parked() if failed else ():
             if each not in parked:
                 log.warning(
                     "peer=%s gets no work for %s: %d leases in a row without a result; last: %s",
@@ -532,6 +541,10 @@ class Scheduler:
             for change in changes:
                 save_change(change, self.run_id, self._deps)
         return True
+
+    def _apply(self, change: Change) -> None:
+        self.schedule.apply(change)
+        self._needed.changed(change)
 
     def _no_room(self, full: DiskFull) -> DiskFull:
         """Note that the disk is full; return what askers may hear of it."""
@@ -559,6 +572,15 @@ class Scheduler:
                 log.info("moments of path=%d round=%d are here", path, round_)
             case Recorded(entry=RoundMissed(path=path, round=round_)):
                 log.info("path=%d is late: round=%d goes on without it", path, round_)
+            case Compared(path=path, round=round_, counted=counted, other=other, agreed=agreed):
+                log.info(
+                    "compared path=%d round=%d of=%s with=%s: %s",
+                    path,
+                    round_,
+                    short_peer(counted),
+                    short_peer(other),
+                    "agreed" if agreed else "differs",
+                )
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):
@@ -575,10 +597,10 @@ class Scheduler:
                 if self.schedule.state.scoring and self._agree(ours.sheet, theirs.sheet):
                     self.schedule.state.scoring.note_alike(ours.sheet.digest, theirs.sheet.digest)
         for change in saved_changes(self.run_id, self._deps.journal, now):
-            self.schedule.apply(change)
+            self._apply(change)
         self.schedule.forget_taken_in()
         for pending in self.schedule.restored(now):
-            self.schedule.apply(pending)
+            self._apply(pending)
         self._forget_old_blobs()
         self._make(self.schedule.overtaken())
         self._adopt_first()

@@ -61,6 +61,10 @@ MIGRATIONS = (
         PRIMARY KEY (run, round, path)
     ) WITHOUT ROWID;
     CREATE TABLE grants (run BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE places (
+        id INTEGER PRIMARY KEY, run BLOB NOT NULL, key TEXT NOT NULL, peer TEXT NOT NULL,
+        UNIQUE (run, key)
+    );
     """,
     """
     CREATE TABLE kept (run BLOB PRIMARY KEY) WITHOUT ROWID;
@@ -101,7 +105,7 @@ MIGRATIONS = (
 # The tables whose values go with their run. What a keeper promised and signed stands for good.
 OF_RUNS = (
     *("signed", "ledger", "verdicts", "leases", "results"),
-    *("certificates", "acceptances", "grants"),
+    *("certificates", "acceptances", "grants", "places"),
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
@@ -444,6 +448,20 @@ class Journal(KeeperTables):
         names, places = ", ".join(row), ", ".join("?" * len(row))
         statement = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"
         self._change(statement, tuple(row.values()))
+
+    def save_place(self, run: Digest, key: str, peer: PeerId) -> None:
+        """Keep a place at the end of a run's queue; one that is there stays where it is."""
+        self._change(
+            "INSERT OR IGNORE INTO places (run, key, peer) VALUES (?, ?, ?)", (run, key, peer)
+        )
+
+    def drop_place(self, run: Digest, key: str) -> None:
+        """Remove a place that was given up."""
+        self._change("DELETE FROM places WHERE run = ? AND key = ?", (run, key))
+
+    def places(self, run: Digest) -> list[tuple[str, PeerId]]:
+        """Return key and peer of the places in a run's queue, the first one first."""
+        return self._rows("SELECT key, peer FROM places WHERE run = ? ORDER BY id", (run,))
 
     # Inside
 

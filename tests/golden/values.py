@@ -517,6 +517,7 @@ def _work() -> tuple[Wire, ...]:
         AskNext(run=run, spec=digest("spec"), token=TOKEN),
         Granted(lease=LEASE),
         NoLease(code="no-lease", reason="all work is leased", retry_after=2.0),
+        NoLease(code="no-lease", reason="all work is leased", retry_after=6.0, place=3, places=8),
         beat,
         msgspec.structs.replace(beat, loss=3.412),
         HandBack(run=run, token=TOKEN, reason="paused by you"),

@@ -78,7 +78,7 @@ def test_whoever_asks_again_gives_up_what_it_held(shell: Shell) -> None:
     assert isinstance(reply, Fallen) and "no longer stands" in reply.reason
 
 
-def test_a_silent_peer_loses_its_lease_and_its_late_result_is_refused(shell: Shell) -> None:
+def test_a_silent_peer_loses_its_lease_and_hears_so(shell: Shell) -> None:
     seed = shell.lease(ANNA, now=0.0)
     assert shell.beat(ANNA, seed, now=15.0) == Stands()
     assert shell.schedule.expire(now=34.9) == ()
@@ -86,9 +86,9 @@ def test_a_silent_peer_loses_its_lease_and_its_late_result_is_refused(shell: She
     assert isinstance(ended, LeaseEnded) and "silent" in ended.reason
     shell.make((ended,))
     again = shell.lease(BERT, now=36.0)
-    assert isinstance(shell.submit(ANNA, seed), Fallen)
     assert isinstance(shell.beat(ANNA, seed, now=36.0), Fallen)
     assert shell.submit(BERT, again) == Stands()
+    assert isinstance(shell.submit(ANNA, seed), Fallen)
 
 
 def test_a_broken_connection_ends_the_lease_in_two_seconds_unless_the_peer_is_back(
