@@ -73,6 +73,10 @@ def fault_option(name: str, form: str, text: str) -> Callable[[F], F]:
 @click.command()
 @click.argument("file", required=False, type=FILE)
 @click.option("--nodes", default=4, type=click.IntRange(1, 64), help="Volunteers [4].")
+@click.option("--keepers", default=0, type=click.IntRange(0, 15), help="Keepers of the run [0].")
+@click.option(
+    "--schedulers", default=1, type=click.IntRange(1, 16), help="The first, and standbys [1]."
+)
 @click.option("--rounds", type=click.IntRange(1), help="Replaces the run's.")
 @fault_option("kill", "WHO", "SIGKILL for good. WHO: a number of volunteers, a role or a name.")
 @fault_option("restart", "WHO[:SPAN]", "SIGKILL, and start again in the same home after SPAN [5s].")
@@ -137,11 +141,18 @@ def _network(file: Path | None, folder: Path, options: dict[str, Any]) -> "Repor
     from dipaco.cli.testnet.settings import node_settings
     from dipaco.node.storage.blobs import BlobStore
 
+    if options["schedulers"] > 1 and not options["keepers"]:
+        raise ConfigError("--schedulers: without --keepers no other scheduler takes over")
     cast, tape = _tape(options)
     settings = node_settings(os.environ, folder / RENDEZVOUS)
     with home_for(folder / RENDEZVOUS) as first:
         local = local_run(
-            file, seed=options["seed"], rounds=options["rounds"], blobs=BlobStore(first.blobs)
+            file,
+            seed=options["seed"],
+            rounds=options["rounds"],
+            blobs=BlobStore(first.blobs),
+            schedulers=cast.schedulers,
+            keepers=cast.keepers,
         )
     by_round = [fault for fault in tape if fault.round is not None]
     if len(by_round) > (rounds := local.run.manifest.training.rounds):
@@ -180,7 +191,9 @@ def _tape(options: dict[str, Any]) -> Any:
     if every is not None and faults is None:
         faults = min(MOST_FAULTS, int(60 * soak / every)) if soak else FAULTS
     volunteers = tuple(f"node-{number}" for number in range(1, options["nodes"] + 1))
-    cast = Cast(volunteers=volunteers, schedulers=(FIRST,))
+    standbys = (f"scheduler-{number}" for number in range(2, options["schedulers"] + 1))
+    keepers = tuple(f"keeper-{number}" for number in range(1, options["keepers"] + 1))
+    cast = Cast(volunteers=volunteers, schedulers=(FIRST, *standbys), keepers=keepers)
     return cast, plan(orders, cast, seed=options["seed"], every=every, faults=faults or 0)
 
 
@@ -196,10 +209,22 @@ def _single(file: Path | None, folder: Path, options: dict[str, Any]) -> "Report
     from dipaco.protocol.errors import Unavailable
 
     out = folder / "reference.json"
-    rounds = () if options["rounds"] is None else ("--rounds", str(options["rounds"]))
-    name = () if file is None else (str(file.absolute()),)
-    command = [*COMMAND, "reference", *name, *rounds, "--seed", str(options["seed"])]
-    done = subprocess.run([*command, "--report", str(out)], stdout=subprocess.DEVNULL, check=False)
+    command = [*COMMAND, "reference", *_named_run(file, folder, options), "--report", str(out)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise Unavailable(f"the reference ended with code {done.returncode}: no digest is checked")
     return read_report(out)
+
+
+def _named_run(file: Path | None, folder: Path, options: dict[str, Any]) -> list[str]:
+    """Return the arguments of `reference` for the run of the network.
+
+    A run with keepers is read from its run file: `reference` makes none from a TOML file.
+    """
+    from dipaco.cli.testnet.network import RENDEZVOUS, RUN_FILE
+
+    if options["keepers"]:
+        return [str(folder / RENDEZVOUS / RUN_FILE)]
+    name = [] if file is None else [str(file.absolute())]
+    rounds = [] if options["rounds"] is None else ["--rounds", str(options["rounds"])]
+    return [*name, *rounds, "--seed", str(options["seed"])]

@@ -21,9 +21,10 @@ from dipaco.cli.testnet.chaos.line import Line
 from dipaco.cli.testnet.chaos.observer import Observer
 from dipaco.cli.testnet.chaos.tape import Cast, Fault
 from dipaco.cli.testnet.display import View, view
-from dipaco.cli.testnet.local_run import LocalRun, local_keys
+from dipaco.cli.testnet.local_run import LocalRun, role_key
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
 from dipaco.cli.testnet.snapshot import Snapshot
+from dipaco.cli.views.chaos import stood
 from dipaco.cli.views.report import NodeReport, Report, build
 from dipaco.node.api.values import LedgerView, NoDaemon
 from dipaco.node.descriptors import raise_limit
@@ -38,6 +39,7 @@ POLL_SECONDS = 0.5
 AIM_POLL_SECONDS = 0.1  # between polls while a volunteer is to be met in the middle of a lease
 STILL_TTLS = 5  # lease times without any movement after which the network counts as stuck
 RENDEZVOUS = "r"  # the rendezvous node's home, below the plan's
+RUN_FILE = "local.run"  # in that home
 FIRST = "rendezvous"
 """The name of the first node, which founds the network and is its first scheduler."""
 LOCALHOST = "127.0.0.1"
@@ -80,7 +82,7 @@ class Plan:
 
     def home_of(self, name: str) -> Path:
         """Return the home of a node."""
-        folder = RENDEZVOUS if name == FIRST else name.replace("node-", "n")
+        folder = RENDEZVOUS if name == FIRST else name.replace("node-", "n")  # r, n1, keeper-1
         return self.home / folder
 
 
@@ -157,11 +159,9 @@ class LocalNetwork:
         meanwhile, and dial it again if they are faster.
         """
         home = Home.at(self.plan.home_of(FIRST))
-        if not home.identity.exists():
-            save_key(home.identity, local_keys(self.plan.seed).rendezvous)
         if self.plan.local.tokenizer is not None:
             BlobStore(home.blobs).write(self.plan.local.tokenizer)
-        run = home.root / "local.run"
+        run = home.root / RUN_FILE
         write_run(run, self.plan.run)
         async with trio.open_nursery() as waiting:
             founding = ("--rendezvous", "--run", str(run))
@@ -171,8 +171,14 @@ class LocalNetwork:
             address = f"{first.place}/p2p/{own_peer(home.root)}"
             self.view.say(f"rendezvous node at {address}")
             self._joining = ("--bootstrap", address, "--run", self.plan.run.id.hex())
-            for name in self.plan.cast.volunteers:
-                node = await self._start_node(nursery, name, self._joining)
+            named = ("--bootstrap", address, "--run", str(run))
+            cast = self.plan.cast
+            for name, arguments in (
+                *((name, ("--rendezvous", *named)) for name in cast.schedulers[1:]),
+                *((name, ("--keeper", *named)) for name in cast.keepers),
+                *((name, self._joining) for name in cast.volunteers),
+            ):
+                node = await self._start_node(nursery, name, arguments)
                 waiting.start_soon(self.swarm.wait_ready, node)
 
     async def _start_node(
@@ -181,7 +187,9 @@ class LocalNetwork:
         """Start a node behind a forwarder, if it needs one."""
         home = Home.at(self.plan.home_of(name))
         if not home.identity.exists():
-            save_key(home.identity, Ed25519PrivateKey.generate())
+            named = name in (*self.plan.cast.schedulers, *self.plan.cast.keepers)
+            key = role_key(self.plan.seed, name) if named else Ed25519PrivateKey.generate()
+            save_key(home.identity, key)
         peer = own_peer(home.root)
         assert peer is not None
         self.observer.name(name, peer)
@@ -207,8 +215,11 @@ class LocalNetwork:
             now = self.observer.now()
             snapshot = Snapshot(now, statuses, ledger)
             self.view.show(snapshot)
-            if ledger.finished or (self.plan.soak is not None and now > self.plan.soak):
+            if self.plan.soak is not None and now > self.plan.soak:
                 return snapshot, ""
+            if ledger.finished:
+                early = f"the run ended after {span(now)}, before the soak: give more --rounds"
+                return snapshot, "" if self.plan.soak is None else early
             for node in self.swarm.ended():
                 return snapshot, node.exit_text()
             crew.meet(snapshot)
@@ -235,15 +246,13 @@ class LocalNetwork:
         if stuck:
             for line in (f"stuck: {stuck}", *dump(self.swarm).split("\n")):
                 self.view.say(line)
-        over = snapshot.ledger.finished or self.plan.soak is not None
-        by_round = sum(fault.round is not None for fault in self.plan.tape)
         chaos = None
         if self.plan.tape or self.plan.soak is not None:
             chaos = await self.observer.chaos(self.plan.seed, crew, stuck, self.plan.soak)
         return build(
             "testnet",
             self.plan.run.manifest,
-            completed=over and not stuck and crew.applied >= by_round,
+            completed=not stuck and (chaos is None or stood(chaos)),
             seconds=snapshot.elapsed,
             states=snapshot.ledger.states,
             evaluations=snapshot.ledger.evaluations,

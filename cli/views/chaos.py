@@ -184,6 +184,13 @@ class Chaos(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements of all nodes, ascending by time."""
 
 
+def stood(chaos: Chaos) -> bool:
+    """Return whether the network stood its faults, of which all of those by round must come."""
+    by_round = sum(fault.round is not None for fault in chaos.faults)
+    met = chaos.applied >= max(by_round, min(1, len(chaos.faults)))
+    return met and not chaos.forked and all(each.flat for each in chaos.growth)
+
+
 COLUMNS = (
     Column("fault"),
     Column("kind", words=True),
