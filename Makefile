@@ -22,7 +22,7 @@ COMMA := ,
 RATES ?= 2e-3,4e-3,8e-3
 OUTER_RATES ?= 0.4,0.7,1.0
 
-.PHONY: demo test quick coverage ci adversary fuzz bench compare lint format clean
+.PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -46,6 +46,14 @@ ci: lint coverage
 # some of them; SECONDS of each. make test tries them in memory.
 adversary: $(STAMP)
 	$(BIN)/python -m tests.adversary --seconds $(or $(SECONDS),4) $(subst $(COMMA), ,$(NAME))
+
+# make chaos plays a fault tape on eight nodes and checks the end against one process, some minutes;
+# SEED makes another tape, FAULTS=60 EVERY=30s a longer one.
+chaos: $(STAMP)
+	$(BIN)/dipaco-node testnet benchmarks/chaos.toml --nodes 8 --seed $(or $(SEED),1) \
+	--restart 1:5s --freeze 1:15s --leave 1:10s --restart scheduler:3s --partition 1:12s \
+	--slow-link 2:1Mbit/s/8Mbit/s,40ms,0.5% --every $(or $(EVERY),15s) --faults $(or $(FAULTS),12) \
+	--report chaos.json
 
 # make fuzz SECONDS=600 JOBS=2 throws mutated inputs at every decoder (tests/fuzz); TARGET=group or
 # TARGET=group/name runs some alone, and another SEED makes other inputs.
