@@ -39,7 +39,7 @@ from dipaco.node.kinds.changes import (
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import kind_of
-from dipaco.node.network.exchange import Progress as OnBytes
+from dipaco.node.network.fetching import Progress as OnBytes
 from dipaco.node.routing.sheets import sheets_agree
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
