@@ -183,9 +183,18 @@ class Uploads:
     """The holder's side: all streams of all peers share `UPLOADS` turns, chunk by chunk."""
 
     def __init__(
-        self, blobs: Readable, in_thread: InThread, asker: Callable[[PeerId], Asker]
+        self,
+        blobs: Readable,
+        in_thread: InThread,
+        asker: Callable[[PeerId], Asker],
+        sent: Callable[[PeerId, int], None],
     ) -> None:
-        """asker: returns how a peer is counted."""
+        """Take the store to serve.
+
+        asker   returns how a peer is counted.
+        sent    is told the bytes of every chunk that was sent, and its receiver.
+        """
+        self._sent = sent
         self._blobs = blobs
         self._in_thread = in_thread
         self._asker = asker
@@ -195,8 +204,6 @@ class Uploads:
         self._outline_bytes = 0
         self._in_work: dict[Digest, trio.Event] = {}
         """Outlines being made."""
-        self.sent = 0
-        """Bytes of chunks sent."""
 
     async def serve(self, stream: Stream) -> None:
         """Serve one stream to its end; raises RemoteProtocolError and Unavailable."""
@@ -225,7 +232,7 @@ class Uploads:
         async def read() -> bytes:
             return await self._in_thread(lambda: self._blobs.read_range(blob, offset, most))
 
-        self.sent += await sending.send(stream, read)
+        self._sent(stream.peer, await sending.send(stream, read))
 
     async def _outline(self, blob: Digest, asker: Asker) -> Outline | None:
         """Return the blob's outline, or None when it is not here; all askers share one hashing."""

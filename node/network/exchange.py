@@ -4,7 +4,9 @@ Serves the blobs of the store, and fetches missing ones (`fetching`). Several ca
 fetch, and received bytes outlive a restart.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,11 +15,11 @@ from dipaco.node.network.blob_stream import BLOB, Asker, InThread, Uploads
 from dipaco.node.network.fetching import OUR_BUG, Blobs, Fetch, Fetcher, Progress
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.network.transport import Stream, Transport
+from dipaco.node.network.transport import Stream, Traffic, Transport
 from dipaco.protocol.errors import DipacoError, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.messages import AskHave, Have
+from dipaco.protocol.wire.messages import AskHave, AskPresence, Have, Presence, PresenceIs
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -43,7 +45,7 @@ class Exchange:
         self._reputation = reputation
         self._blobs = blobs
         self._prefix = prefix
-        self._uploads = Uploads(blobs, in_thread, self._asker)
+        self._uploads = Uploads(blobs, in_thread, self._asker, self._count_sent)
         self._fetches: dict[Digest, Fetch] = {}
         self._fetcher = Fetcher(
             transport,
@@ -55,24 +57,42 @@ class Exchange:
             arrived=self._count,
         )
         self._nursery: trio.Nursery | None = None
-        self._received = 0
+        self.traffic = Traffic()
+        """Bytes of blobs: chunks sent, and those received that were checked and of use."""
+        self.received_by_kind: Counter[str] = Counter()
+        self._wanted: Counter[Digest] = Counter()
         rpc.handle(AskHave, self._have)
+        rpc.handle(AskPresence, self._presence)
         transport.serve(BLOB, self._serve)
 
     @property
     def sent(self) -> int:
         """Bytes of blobs sent."""
-        return self._uploads.sent
+        return self.traffic.sent
 
     @property
     def received(self) -> int:
         """Bytes of blobs received and checked."""
-        return self._received
+        return self.traffic.received
 
     @property
     def fetching(self) -> frozenset[Digest]:
         """The blobs that are being fetched: their received bytes must stay on the disk."""
         return frozenset(self._fetches)
+
+    def holds(self, blob: Digest) -> bool:
+        """Return whether the blob is in the store."""
+        return self._blobs.has(blob)
+
+    @contextmanager
+    def wanting(self, blobs: Collection[Digest]) -> Iterator[None]:
+        """Tell whoever asks that this node is about to have these blobs, for the block."""
+        self._wanted.update(blobs)
+        try:
+            yield
+        finally:
+            self._wanted.subtract(blobs)
+            self._wanted += Counter()  # drop those that nobody wants now
 
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Fetch until cancelled."""
@@ -92,6 +112,7 @@ class Exchange:
         holders: Sequence[PeerId] = (),
         last: Sequence[PeerId] = (),
         progress: Progress | None = None,
+        kind: str = "other",
     ) -> None:
         """Bring the blob into the store, from `holders` first, else from any peer that has it.
 
@@ -99,13 +120,14 @@ class Exchange:
         limit    the largest length that is accepted if it is not known.
         holders  several of them send at once.
         last     holders that are asked only while none of `holders` sends.
+        kind     of blob, for the counts of bytes.
 
         Several callers share one fetch; it ends when the last of them is cancelled. Raises
         Unavailable when no connected peer has the blob in that length: back off and ask again, the
         received bytes are kept.
         """
         if not self._blobs.has(digest, length):
-            await self._share(digest, length, limit, holders, last, progress)
+            await self._share(digest, length, limit, holders, last, progress, kind)
         size = self._blobs.size(digest)
         if size > limit or (length is not None and size != length):
             wanted = f"at most {limit}" if length is None else str(length)
@@ -119,12 +141,13 @@ class Exchange:
         holders: Sequence[PeerId],
         last: Sequence[PeerId],
         progress: Progress | None,
+        kind: str,
     ) -> None:
         fetch = self._fetches.get(digest)
         if fetch is None:
             if self._nursery is None:
                 raise Unavailable("the exchange of blobs is not running")
-            fetch = self._fetches[digest] = Fetch(digest, length, limit)
+            fetch = self._fetches[digest] = Fetch(digest, length, limit, kind)
             self._nursery.start_soon(self._run_fetch, fetch)
         fetch.name(holders, last)
         if progress is not None:
@@ -161,8 +184,12 @@ class Exchange:
         self._forget(fetch)
         fetch.done.set()
 
-    def _count(self, _peer: PeerId, received: int) -> None:
-        self._received += received
+    def _count(self, peer: PeerId, received: int, kind: str) -> None:
+        self.traffic.count(peer, received=received)
+        self.received_by_kind[kind] += received
+
+    def _count_sent(self, peer: PeerId, sent: int) -> None:
+        self.traffic.count(peer, sent=sent)
 
     # ---------------------------------------------------------------- serving
 
@@ -176,4 +203,14 @@ class Exchange:
             await self._reputation.blame(stream.peer, str(error))
 
     async def _have(self, _peer: PeerId, ask: AskHave) -> Have:
-        return Have(held=self._blobs.has(ask.blob))
+        return Have(held=self.holds(ask.blob))
+
+    async def _presence(self, _peer: PeerId, ask: AskPresence) -> PresenceIs:
+        return PresenceIs(blobs=tuple(self._present(blob) for blob in ask.blobs))
+
+    def _present(self, blob: Digest) -> Presence:
+        if self.holds(blob):
+            return "held"
+        if blob in self._fetches:
+            return "coming"
+        return "wanted" if blob in self._wanted else "absent"

@@ -85,10 +85,11 @@ class _HolderFailed(Exception):
 class Fetch:
     """One blob that at least one caller waits for."""
 
-    def __init__(self, blob: Digest, length: int | None, limit: int) -> None:
+    def __init__(self, blob: Digest, length: int | None, limit: int, kind: str) -> None:
         self.blob = blob
         self.length = length
         self.limit = limit
+        self.kind = kind
         self.hints: deque[PeerId] = deque()
         """Named holders that were not tried yet."""
         self.last: deque[PeerId] = deque()
@@ -204,12 +205,12 @@ class Fetcher:
         in_thread: InThread,
         *,
         asker: Callable[[PeerId], Asker],
-        arrived: Callable[[PeerId, int], None],
+        arrived: Callable[[PeerId, int, str], None],
     ) -> None:
         """Take the parts of the node.
 
         asker     returns how a peer is counted.
-        arrived   is told the bytes of every chunk that was of use, and who sent it.
+        arrived   is told of every chunk that was of use: its sender, its bytes, the blob's kind.
         """
         self._transport = transport
         self._guard = transport.guard
@@ -362,7 +363,7 @@ class Fetcher:
                 offset = gathering.offset(gathering.written)
                 await self._in_thread(partial(_append, fetch.blob, draft, offset, chunk.data))
                 gathering.wrote()
-                self._arrived(chunk.holder, len(chunk.data))
+                self._arrived(chunk.holder, len(chunk.data), fetch.kind)
                 for progress in fetch.progress:
                     progress(draft.received, outline.length)
             if gathering.complete and fetch.gathering is gathering and not fetch.settled.is_set():

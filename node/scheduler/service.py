@@ -179,7 +179,7 @@ class Scheduler:
 
         with self._in_hand(result.token, frozenset(digest for digest, _ in blobs)):
             for digest, length in blobs:
-                await self._pull(digest, length, (peer,), got_on)
+                await self._pull(digest, length, (peer,), got_on, "result")
                 got_on()
             if blobs:
                 job = InspectResult(
@@ -238,10 +238,12 @@ class Scheduler:
         return Fallen(reason=one_line(wrong))
 
     async def _pull(
-        self, blob: Digest, length: int, holders: tuple[PeerId, ...], on_bytes: OnBytes
+        self, blob: Digest, length: int, holders: tuple[PeerId, ...], on_bytes: OnBytes, kind: str
     ) -> None:
         try:
-            await self._deps.exchange.fetch(blob, length=length, holders=holders, progress=on_bytes)
+            await self._deps.exchange.fetch(
+                blob, length=length, holders=holders, progress=on_bytes, kind=kind
+            )
         except DiskFull as full:
             raise self._no_room(full) from full
 
@@ -315,7 +317,7 @@ class Scheduler:
             module = ModuleId(each.module)
             sizes = top.elements(module), self._manifest.by_muon(module)
             length = carried_bytes(encoding, *sizes)
-            await self._pull(each.digest, length, holders, got_on)
+            await self._pull(each.digest, length, holders, got_on, "moments")
         while next(self.schedule.due_steps(), None) is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need
         job = InspectMoments(

@@ -24,6 +24,7 @@ MAX_KINDS = 4  # manifest, spec, receipt, ledger
 MAX_RECORDS = 1024  # ledger records in one reply; its bytes are reached before
 LEDGER_PART = 256 << 10  # bytes of records in a reply: one has at most 215 KB
 MAX_CHUNKS = 30_000  # in an outline: 30 GB in chunks of 1 MiB, and 1 MB of digests
+MAX_ASKED = 256  # blobs in one question; a lease of 256 modules has as many states
 MAX_ANNOUNCEMENT = 4096  # bytes that gossip may carry: digests, never bodies
 MAX_CALL_BODY = MAX_ENVELOPE + 32  # bytes of a request or an answer; the largest, a `Value`
 
@@ -237,6 +238,25 @@ class Have(Wire, frozen=True, kw_only=True):
 
     held: bool
     """True: it holds the whole blob and can send it."""
+
+
+Presence = Literal["absent", "wanted", "coming", "held"]
+"""`held`: the peer has the whole blob and can send it; `coming`: it is fetching the blob; `wanted`:
+it will fetch the blob, or take it from whoever has it first; `absent`: none of these."""
+
+
+class AskPresence(Wire, frozen=True, kw_only=True):
+    """Asks for the presence of several blobs at the peer."""
+
+    blobs: Annotated[tuple[DigestField, ...], msgspec.Meta(min_length=1, max_length=MAX_ASKED)]
+    """Their digests."""
+
+
+class PresenceIs(Wire, frozen=True, kw_only=True):
+    """The answer to an `AskPresence`; it binds nobody."""
+
+    blobs: Annotated[tuple[Presence, ...], msgspec.Meta(max_length=MAX_ASKED)]
+    """One for each blob, in the order of the question."""
 
 
 class AskOutline(Wire, frozen=True, kw_only=True):
