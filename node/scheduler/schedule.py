@@ -74,6 +74,8 @@ class Schedule:
         self.rounds = state.rounds
         self.manifest = state.manifest
         self.grants: dict[bytes, Grant] = {}
+        self.blocked = ""
+        """Why no outer step can be taken, told by the shell; empty: they can."""
         self.parking = Parking()
         self.standing = Standing()
         for peer in self.ledger.contributors.values():
@@ -516,8 +518,8 @@ class Schedule:
 
     def _why_idle(self) -> str:
         """Say what is waited for."""
-        if deadlock := self.deadlock:
-            return deadlock
+        if stuck := self.blocked or self.deadlock:
+            return stuck
         grants = list(self.grants.values())[:4]
         if grants:
             held = ", ".join(kind_of(g.lease).text(g.lease) for g in grants)

@@ -45,6 +45,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import save_change, saved_changes
 from dipaco.node.scheduler.parking import Parked
+from dipaco.node.scheduler.recovery import Recovery
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
@@ -101,6 +102,7 @@ class Scheduler:
         """The outer step in work."""
         self.full = ""
         """Why nothing can be saved at present; empty: it can."""
+        self.recovery = Recovery(record, self.schedule.rounds, deps)
         self._due = Condition()
         self._collecting: set[Place] = set()
         """Whose moments somebody is after."""
@@ -114,6 +116,7 @@ class Scheduler:
 
     def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants work."""
+        self.schedule.blocked = self.recovery.why(now)
         changes, reply = self.schedule.ask(
             peer,
             request.spec,
@@ -283,6 +286,7 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._take_steps)
+            nursery.start_soon(self.recovery.serve)
             while True:
                 for place in self.schedule.state.pending:
                     if place not in self._collecting:
@@ -318,7 +322,7 @@ class Scheduler:
             sizes = top.elements(module), self._manifest.by_muon(module)
             length = carried_bytes(encoding, *sizes)
             await self._pull(each.digest, length, holders, got_on, "moments")
-        while next(self.schedule.due_steps(), None) is not None:
+        while self._next_step() is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need
         job = InspectMoments(
             manifest=self._manifest,
@@ -350,9 +354,10 @@ class Scheduler:
 
     async def _take_steps(self) -> None:
         while True:
-            step = next(self.schedule.due_steps(), None)
+            step = self._next_step()
             if step is None:
-                await self._due.wait()
+                with trio.move_on_after(STEP_RETRY_SECONDS):  # a blob may be here again
+                    await self._due.wait()
                 continue
             self.stepping = step
             doing, attempt = "taking an outer step", self._deps.guard.attempt
@@ -364,6 +369,11 @@ class Scheduler:
                 await trio.sleep(STEP_RETRY_SECONDS)
             self.stepping = None
             self._forget_old_blobs()
+
+    def _next_step(self) -> DueStep | None:
+        """Return the first outer step that is due and whose inputs are here, deltas apart."""
+        due = self.schedule.due_steps()
+        return next((each for each in due if not self.recovery.lacks(each)), None)
 
     async def _take_step(self, step: DueStep) -> bool:
         """Return whether there is something else to do now; raises DiskFull."""

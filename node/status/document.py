@@ -71,6 +71,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "failures": ("paused", "{count} in a row ({problem}), next try in {wait:span}"),
     "device": ("paused", "{problem}, next try in {wait:span}"),
     "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths:n path} held{parked}"),
+    "blocked": ("serving", "{problem}"),
     "scores-differ": ("serving", "{problem}"),
     "two-ledgers": ("serving", "{problem}; this node goes on with the ledger that it holds"),
     "directory": ("serving", "peer directory of {peers:n peer}, no run to schedule"),
