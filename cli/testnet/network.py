@@ -303,6 +303,7 @@ def node_report(node: LocalNode) -> NodeReport | None:
         killed=node.killed,
         sent=status.network.sent,
         received=status.network.received,
+        blobs=status.network.blobs,
         memory=status.memory,
         totals=status.totals,
         stages=status.stages,

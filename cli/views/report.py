@@ -17,7 +17,7 @@ from dipaco.cli.views.chaos import Chaos, chaos_lines, fault_table
 from dipaco.cli.views.layout import Column, fitted_table, table_console
 from dipaco.cli.views.text import label
 from dipaco.node.api.values import EvaluationView
-from dipaco.node.status.document import Memory, StageTime, Totals, Verdict
+from dipaco.node.status.document import BlobBytes, Memory, StageTime, Totals, Verdict
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.numbers import span
@@ -83,6 +83,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     received: int
     """Bytes."""
+    blobs: BlobBytes | None = None
+    """The part of them that is blobs; null: a report of before this field."""
     memory: Memory
     totals: Totals
     stages: tuple[StageTime, ...]
@@ -318,6 +320,7 @@ NODE_COLUMNS: Final = (
     Column("tasks"),
     Column("sent MB", drop=3),
     Column("recv MB", drop=4),
+    Column("of all blobs", drop=3),
     Column("RSS MB", drop=2),
     Column("peak", drop=6),
     Column("worker", drop=5),
@@ -325,7 +328,7 @@ NODE_COLUMNS: Final = (
 
 
 def _node_table(report: Report, width: int) -> Table:
-    rows = []
+    rows, blobs = [], sum(node.blobs.sent for node in report.nodes if node.blobs)
     for node in report.nodes:
         memory = (node.memory.daemon, node.memory.peak, node.memory.worker)
         cells = (
@@ -334,6 +337,7 @@ def _node_table(report: Report, width: int) -> Table:
             str(node.totals.accepted),
             f"{node.sent / 1e6:.1f}",
             f"{node.received / 1e6:.1f}",
+            f"{node.blobs.sent / blobs:.0%}" if node.blobs and blobs else "",
             *(f"{size / 1e6:.0f}" for size in memory),
         )
         rows.append(cells)

@@ -225,6 +225,8 @@ def _say_what_is_scheduled(
     elif scheduler.stepping:
         step = scheduler.stepping
         activity.say("outer-step", module=step.module, round=step.version)
+    elif blocked := scheduler.recovery.why(trio.current_time()):
+        activity.say("blocked", problem=blocked)
     elif deadlock := schedule.deadlock:
         activity.say("scores-differ", problem=deadlock)
     elif record.rounds.finished:

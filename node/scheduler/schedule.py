@@ -86,6 +86,8 @@ class Schedule:
         self.grants = Grants()
         self.open = OpenWork(state, self.grants)
         self.queue = Queue()
+        self.blocked = ""
+        """Why no outer step can be taken, told by the shell; empty: they can."""
         self.parking = Parking()
         self.standing = Standing()
         self.choosing = Choosing(state, self.grants, self.open, self.standing, self.queue)
@@ -578,7 +580,7 @@ class Schedule:
             last = self.rounds.last
             reason = f"round {last} of {last} is done"
             return (), NoLease(code="run-over", reason=reason, retry_after=30.0)
-        reason = one_line(held_back or why_idle(self.state, self.grants))
+        reason = one_line(held_back or self.blocked or why_idle(self.state, self.grants))
         queued, number, places = self._place(asker, key)
         wait = retry_after(number)
         self.queue.asked(key, asker.peer, asker.now, wait=wait)

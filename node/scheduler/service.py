@@ -41,13 +41,14 @@ from dipaco.node.kinds.changes import (
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
 from dipaco.node.kinds.table import kind_of
-from dipaco.node.network.exchange import Progress as OnBytes
+from dipaco.node.network.fetching import Progress as OnBytes
 from dipaco.node.routing.sheets import sheets_agree
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import save_change, saved_changes
 from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.reclaim import reclaimed
+from dipaco.node.scheduler.recovery import Recovery
 from dipaco.node.scheduler.retention import BlobsNeeded
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
@@ -110,6 +111,7 @@ class Scheduler:
         self._record = record
         self._looked, self._length = now, record.length
         """When the time was last looked at, and the number of records in the ledger then."""
+        self.recovery = Recovery(record, self.schedule.rounds, deps)
         self._due = Condition()
         self._collecting: set[Place] = set()
         """Whose moments somebody is after."""
@@ -125,6 +127,7 @@ class Scheduler:
     def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants work."""
         self._look(now)
+        self.schedule.blocked = self.recovery.why(now)
         changes, reply = self.schedule.ask(
             peer,
             request.spec,
@@ -203,7 +206,7 @@ class Scheduler:
 
         with self._in_hand(result.token, frozenset(digest for digest, _ in blobs)):
             for digest, length in blobs:
-                await self._pull(digest, length, (peer,), got_on)
+                await self._pull(digest, length, (peer,), got_on, "result")
                 got_on()
             if blobs:
                 job = InspectResult(
@@ -262,10 +265,12 @@ class Scheduler:
         return Fallen(reason=one_line(wrong))
 
     async def _pull(
-        self, blob: Digest, length: int, holders: tuple[PeerId, ...], on_bytes: OnBytes
+        self, blob: Digest, length: int, holders: tuple[PeerId, ...], on_bytes: OnBytes, kind: str
     ) -> None:
         try:
-            await self._deps.exchange.fetch(blob, length=length, holders=holders, progress=on_bytes)
+            await self._deps.exchange.fetch(
+                blob, length=length, holders=holders, progress=on_bytes, kind=kind
+            )
         except DiskFull as full:
             raise self._no_room(full) from full
 
@@ -325,6 +330,7 @@ class Scheduler:
             nursery.start_soon(self._take_steps)
             if self._manifest.training.quorum is not UNSET:
                 nursery.start_soon(self._miss_rounds)
+            nursery.start_soon(self.recovery.serve)
             while True:
                 for place in self.schedule.state.pending:
                     if place not in self._collecting:
@@ -359,8 +365,8 @@ class Scheduler:
             module = ModuleId(each.module)
             sizes = top.elements(module), self._manifest.by_muon(module)
             length = carried_bytes(encoding, *sizes)
-            await self._pull(each.digest, length, holders, got_on)
-        while next(self.schedule.due_steps(), None) is not None:
+            await self._pull(each.digest, length, holders, got_on, "moments")
+        while self._next_step() is not None:
             await self._due.wait()  # for the worker process, which everybody's outer steps need
         job = InspectMoments(
             manifest=self._manifest,
@@ -427,9 +433,10 @@ class Scheduler:
 
     async def _take_steps(self) -> None:
         while True:
-            step = next(self.schedule.due_steps(), None)
+            step = self._next_step()
             if step is None:
-                await self._due.wait()
+                with trio.move_on_after(STEP_RETRY_SECONDS):  # a blob may be here again
+                    await self._due.wait()
                 continue
             self.stepping = step
             doing, attempt = "taking an outer step", self._deps.guard.attempt
@@ -441,6 +448,11 @@ class Scheduler:
                 await trio.sleep(STEP_RETRY_SECONDS)
             self.stepping = None
             self._forget_old_blobs()
+
+    def _next_step(self) -> DueStep | None:
+        """Return the first outer step that is due and whose inputs are here, deltas apart."""
+        due = self.schedule.due_steps()
+        return next((each for each in due if not self.recovery.lacks(each)), None)
 
     async def _take_step(self, step: DueStep) -> bool:
         """Return whether there is something else to do now; raises DiskFull."""

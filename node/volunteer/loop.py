@@ -73,7 +73,7 @@ class Volunteer:
         self._specs: list[RouterSpec] = []
         """Verified, of every epoch so far."""
         self._inputs = Inputs(
-            record, deps.run_store, deps.blobs, deps.exchange, deps.worker, self._link.scheduler
+            record, deps.run_store, deps.blobs, deps.exchange, deps.finder, deps.worker
         )
         self._failures = 0
         """Tasks that failed in a row."""
