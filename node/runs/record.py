@@ -15,9 +15,10 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.authority import scheduler_of_term
-from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, LedgerRecord, append_checked
+from dipaco.protocol.work.ledger import LedgerRecord, append_checked
 from dipaco.protocol.work.rounds import Rounds, Weights
 from dipaco.protocol.work.run_state import RunState
+from dipaco.protocol.work.terms import FIRST_TERM, NO_RECORD, Head
 
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
 
@@ -134,8 +135,23 @@ class RunRecord:
         """Go back to an empty ledger."""
         self.state.reset()
         self.term = FIRST_TERM
-        self.length = 0
-        self.head = NO_RECORD
+        self.digests: list[Digest] = []
+        """The body digest of every record."""
+
+    @property
+    def length(self) -> int:
+        """The number of records."""
+        return len(self.digests)
+
+    @property
+    def head(self) -> Digest:
+        """The body digest of the last record."""
+        return self.digests[-1] if self.digests else NO_RECORD
+
+    @property
+    def chain_head(self) -> Head:
+        """Where the ledger ends."""
+        return Head(term=self.term, length=self.length, digest=self.head)
 
     @property
     def scheduler(self) -> PeerId:
@@ -159,13 +175,13 @@ class RunRecord:
         return append_checked(
             records,
             run=self.run,
-            term=self.term,
-            seq=self.length,
-            previous=self.head,
-            schedulers=self.manifest.schedule.schedulers,
+            manifest=self.manifest,
+            head=self.chain_head,
+            digest_of=self.digests.__getitem__,
         )
 
     def advance(self, signed: Signed, record: LedgerRecord) -> None:
         """Take in the ledger's next record; raises RemoteProtocolError if it cannot follow."""
         self.state.apply(record.entry)
-        self.length, self.head = record.seq + 1, signed.body_digest
+        self.term = record.term
+        self.digests.append(signed.body_digest)
