@@ -38,3 +38,5 @@ class Part:
 
     first: int
     records: tuple[Signed, ...]
+    certificate: tuple[Signed, ...] = ()
+    """Of the last of them, in a run with keepers."""

@@ -21,6 +21,7 @@ class Disk:
         self._tables: dict[str, dict[Key, bytes]] = {}
         self._unsynced: list[Write] = []
         """What was there before the writes that are not synced, the oldest first."""
+        self._backup: dict[str, dict[Key, bytes]] = {}
         self.full = False
         self.commits = 0
         self.dies: str = ""
@@ -53,6 +54,15 @@ class Disk:
         """Lose everything."""
         self._tables.clear()
         self._unsynced.clear()
+
+    def back_up(self) -> None:
+        """Copy everything, for `restore`."""
+        self._backup = {table: dict(rows) for table, rows in self._tables.items()}
+
+    def restore(self) -> None:
+        """Go back to the copy."""
+        self.wipe()
+        self._tables.update({table: dict(rows) for table, rows in self._backup.items()})
 
     def _put(self, table: str, key: Key, value: bytes | None) -> bytes | None:
         rows = self.rows(table)

@@ -4,7 +4,7 @@ A plan holds all of it, so a universe is repeated by its plan alone, and a shrin
 out of one. Seconds are those of the world; a step of a node is one event that it takes part in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
@@ -112,6 +112,23 @@ class BlobLost:
     at: float
 
 
+@dataclass(frozen=True)
+class Backup:
+    """A node's disk goes back to what it was so many seconds before."""
+
+    node: str
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Lies:
+    """A scheduler signs two chains: half of the keepers see another record, now and then."""
+
+    node: str
+    share: float
+
+
 Fault = (
     Loses
     | Replays
@@ -124,6 +141,8 @@ Fault = (
     | Leaves
     | DiskLost
     | BlobLost
+    | Backup
+    | Lies
 )
 
 
@@ -143,16 +162,16 @@ class Plan:
     calm: float
     """When phase 2 begins: the scheduler has no further fault."""
     faults: tuple[Fault, ...]
+    schedulers: tuple[str, ...] = (SCHEDULER,)
+    """In the order of their terms."""
+    keepers: tuple[str, ...] = ()
+    healed: tuple[str, ...] = (SCHEDULER,)
+    """Nodes that have no fault in phase 2: one scheduler, and a quorum of the keepers."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return all nodes."""
-        return (SCHEDULER, *volunteers(self.volunteers))
-
-    @property
-    def healed(self) -> tuple[str, ...]:
-        """Return the nodes that have no fault in phase 2."""
-        return (SCHEDULER,)
+        return (*self.schedulers, *self.keepers, *volunteers(self.volunteers))
 
 
 def volunteers(count: int) -> tuple[str, ...]:
@@ -173,7 +192,7 @@ def plan_of(seed: int) -> Plan:
         found += _of_volunteer(random, name, calm, spared=name == "v0")
     found += _of_server(random, SCHEDULER, calm)
     found += _cuts(random, (SCHEDULER, *volunteers(count)), calm)
-    return Plan(
+    plan = Plan(
         seed=seed,
         volunteers=count,
         grid=random.choice(((2, 2), (1, 2), (3,), (2, 3))),
@@ -183,6 +202,28 @@ def plan_of(seed: int) -> Plan:
         calm=calm,
         faults=tuple(found),
     )
+    return plan if seed % 2 else _with_keepers(Random(f"keepers {seed}"), plan)
+
+
+def _with_keepers(random: Random, plan: Plan) -> Plan:
+    """Return a universe with keepers, and with schedulers that take over."""
+    schedulers = (SCHEDULER, *(f"s{n}" for n in range(1, random.randint(1, 3))))
+    keepers = tuple(f"k{n}" for n in range(random.choice((1, 3, 3, 3, 5))))
+    quorum = keepers[: len(keepers) // 2 + 1]
+    healed = (random.choice(schedulers), *random.sample(keepers, len(quorum)))
+    found = [f for f in plan.faults if getattr(f, "node", "") != SCHEDULER and type(f) is not Cut]
+    for name in (*schedulers, *keepers):
+        found += _of_server(random, name, plan.calm)
+        if name in schedulers and random.random() < 0.3:
+            at = random.uniform(0, plan.calm)
+            found.append(Backup(name, at, random.uniform(0, plan.calm - at)))
+        if name not in healed and random.random() < 0.4:
+            found.append(Leaves(name, random.uniform(0, plan.calm * 1.5)))
+    if random.random() < 0.25:
+        found.append(Lies(random.choice(schedulers), random.choice((0.05, 0.5))))
+    names = (*schedulers, *keepers, *volunteers(plan.volunteers))
+    found += _cuts(random, names, plan.calm)
+    return replace(plan, faults=tuple(found), schedulers=schedulers, keepers=keepers, healed=healed)
 
 
 def crashes(random: Random, name: str, most: int) -> list[Fault]:

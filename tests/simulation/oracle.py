@@ -4,12 +4,16 @@ from collections.abc import Mapping
 
 from dipaco.node.kinds.changes import Change, TrainingAccepted, TrainingDiscarded
 from dipaco.node.scheduler.schedule import Schedule
+from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.keeping import KeeperState
 from dipaco.protocol.work.kinds import Token, TrainLease, TrainResult
 from dipaco.protocol.work.ledger import LedgerRecord, ModuleUpdated
 from dipaco.protocol.work.run_state import RunState
+from dipaco.protocol.work.tail import MAX_TAIL_RECORDS
+from dipaco.protocol.work.terms import NO_HEAD, Head
 
 UNNOTICED = 5.0  # seconds on the scheduler's clock that a lease may stand after its end
 
@@ -27,10 +31,16 @@ class Oracle:
         self._records: dict[int, Digest] = {}
         """Final records by number, as anybody was shown them."""
         self._versions: dict[ModuleId, int] = {}
-        self._accepted: dict[tuple[int, int], PeerId] = {}
-        """By (path, round) whose result counts."""
+        self._accepted: dict[tuple[int, int, int], PeerId] = {}
+        """By (term, path, round) whose result counts."""
         self.told: dict[tuple[int, int], tuple[PeerId, TrainResult]] = {}
         """By (path, round) who heard that its result counts."""
+        self.excused: set[PeerId] = set()
+        """Nodes that sign two ledgers: they lie, or lost what they had signed."""
+        self._promised: dict[PeerId, int] = {}
+        """By keeper the highest term of a promise that it sent."""
+        self._cosigned: dict[PeerId, Head] = {}
+        """By keeper the highest head of which it sent a signature."""
         self._made_again: set[Token] = set()
         """Results that were taken in for their moments alone."""
         self._listed: dict[tuple[int, int], set[PeerId]] = {}
@@ -60,24 +70,15 @@ class Oracle:
             raise Violation(f"module {module} goes from version {before} to {entry.version}")
         self._versions[module] = entry.version
 
-    def change(self, change: Change) -> None:
-        """A scheduler made a change, which is saved."""
+    def change(self, change: Change, term: int) -> None:
+        """A scheduler made a change in its term, which is saved."""
         match change:
             case TrainingAccepted(path=path, round=round_, peer=peer):
-                self.accepted(path, round_, peer)
+                if self._accepted.setdefault((term, path, round_), peer) != peer:
+                    raise Violation(f"path {path} round {round_} has results of two peers")
             case TrainingDiscarded(path=path, round=round_):
-                self.discarded(path, round_)
-
-    def accepted(self, path: int, round_: int, peer: PeerId) -> None:
-        """A scheduler has a training result count: one contribution a path and round."""
-        before = self._accepted.setdefault((path, round_), peer)
-        if before != peer:
-            raise Violation(f"path {path} round {round_} has results of two peers that count")
-
-    def discarded(self, path: int, round_: int) -> None:
-        """A scheduler takes an acceptance back, since the blobs are lost."""
-        self._accepted.pop((path, round_), None)
-        self.told.pop((path, round_), None)
+                self._accepted.pop((term, path, round_), None)
+                self.told.pop((path, round_), None)
 
     def made_again(self, token: Token) -> None:
         """A scheduler takes a result for the moments of a round that has ended."""
@@ -92,8 +93,39 @@ class Oracle:
             raise Violation(f"two peers heard that path {lease.path} round {lease.round} is theirs")
 
     def struck(self, who: PeerId, reason: str) -> None:
-        """A node blames another for something: here all are honest."""
-        raise Violation(f"{who} is struck, and is honest: {reason}")
+        """A node blames another for something."""
+        if who not in self.excused:
+            raise Violation(f"{who} is struck, and is honest: {reason}")
+
+    def convicted(self, who: PeerId) -> None:
+        """A keeper has a proof that a scheduler signed two ledgers."""
+        self.struck(who, "it signed two ledgers")
+
+    # ------------------------------------------------------------------ keepers
+
+    def promised(self, keeper: PeerId, term: int, head: Head) -> None:
+        """A keeper answers with a promise: from now on it signs nothing of a lower term."""
+        if head.rank < self._cosigned.get(keeper, NO_HEAD).rank:
+            raise Violation(f"{keeper} promises with a lower head than it has signed")
+        self._promised[keeper] = max(term, self._promised.get(keeper, 0))
+
+    def cosigned(self, keeper: PeerId, head: Head) -> None:
+        """A keeper answers with a signature."""
+        if head.term < self._promised.get(keeper, 0):
+            raise Violation(f"{keeper} signs a head of term {head.term}, below what it promised")
+        if head.rank > self._cosigned.get(keeper, NO_HEAD).rank:
+            self._cosigned[keeper] = head
+
+    def keeper(self, keeper: PeerId, state: KeeperState, manifest: Manifest) -> None:
+        """Hold a running keeper against the rules."""
+        if state.promised_term < self._promised.get(keeper, 0):
+            raise Violation(f"{keeper} forgets that it promised term {self._promised[keeper]}")
+        self._bounded(
+            {
+                "records in a tail": (len(state.tail), MAX_TAIL_RECORDS),
+                "kept acceptances": (len(state.acceptances), 3 * self._paths),
+            }
+        )
 
     # ------------------------------------------------------------------ states
 

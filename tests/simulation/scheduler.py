@@ -27,7 +27,6 @@ from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.calls import (
     AskLease,
     AskNext,
-    Fallen,
     HandBack,
     Heartbeat,
     Stands,
@@ -37,7 +36,7 @@ from dipaco.protocol.work.kinds import TOKEN_BYTES, Result, TrainLease
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 from tests.simulation import toy
 from tests.simulation.blobs import Blobs
-from tests.simulation.calls import Fetch, Part, Pull
+from tests.simulation.calls import Fetch, Pull
 from tests.simulation.chain import Chain, write_of
 from tests.simulation.disk import Disk, Write
 from tests.simulation.oracle import Oracle
@@ -46,6 +45,7 @@ from tests.simulation.world import Node, Pause, Task, World
 from tests.values import digest, peer
 
 SPEC = digest("spec")
+TURN_SECONDS = 0.2  # between looks whether another decision about the ledger is made
 EXPIRY_SECONDS = 1.0  # between looks for leases whose time ran out
 STEP_SECONDS = 0.3  # of an outer step, and of an inspection
 RETRY_SECONDS = 5.0  # before what failed is tried again
@@ -81,6 +81,11 @@ class SimulatedJournal:
         for key in self._disk.rows(LEASES):
             if key[0] == token:
                 self.put((LEASES, key, None))
+
+    def forget_lease(self, token: bytes) -> None:
+        """Drop a lease in a transaction of its own."""
+        with self.saving():
+            self.drop_lease(token)
 
     def save_result(self, saved: SavedResult) -> None:
         for key in self._disk.rows(RESULTS):
@@ -119,22 +124,27 @@ class SchedulerNode(Node):
         super().__init__(world, name, peer(name))
         self.run, self.manifest, self.oracle = run, manifest, oracle
         self.key = signing_key(name)
-        self.others: tuple[PeerId, ...] = ()
-        """Whom new records are sent to."""
+        self.term = 0
 
     def boot(self) -> None:
         self.journal = SimulatedJournal(self.disk)
         self.blobs = Blobs(self.disk, self.oracle)
         self.chain = Chain(self.run, self.manifest, self.disk, self.oracle)
+        self.run_store = self  # `save_change` appends to the ledger through it
+        self.resume()
+
+    def resume(self) -> None:
+        """Take up the schedule where the journal ends."""
         record = self.chain.record
         self.schedule = Schedule(SchedulingState(self.run, record.rounds, record.state))
-        self.run_store = self  # `save_change` appends to the ledger through it
         self._collecting: set[Place] = set()
         self._stepping = False
         self._submitted: dict[bytes, frozenset[Digest]] = {}
         self._arriving: set[bytes] = set()
         self._appended: list[LedgerRecord] = []
         """What the changes that are being made appended."""
+        self._busy = False
+        """Whether a decision about the ledger is being made: one after the other."""
         self._looked = self.now
         for change in saved_changes(self.run, cast(Journal, self.journal), self.now):
             self.schedule.apply(change)
@@ -142,6 +152,7 @@ class SchedulerNode(Node):
         for pending in self.schedule.restored(self.now):
             self.schedule.apply(pending)
         self.spawn(self._expire())
+        self.spawn(self._adopt())
 
     # ------------------------------------------------------------------ requests
 
@@ -165,7 +176,7 @@ class SchedulerNode(Node):
             case Fetch():
                 return self.blobs.answer(request)
             case Pull(first=first_record):
-                return Part(first_record, self.chain.part(first_record))
+                return self.chain.part(first_record)
         raise AssertionError(request)
 
     def disconnected(self, who: PeerId) -> None:
@@ -189,7 +200,7 @@ class SchedulerNode(Node):
         self.schedule.handing_in(who, result.token, self.now)
         grant = self.schedule.grant_of(who, result.token)
         if grant is None or self.schedule.misfit(grant, result, self.now):
-            return self._count(who, result)
+            return (yield from self._count(who, result))
         if result.token in self._arriving:
             raise Unavailable("this result is being taken in already: ask again")
         blobs = kind_of(grant.lease).to_inspect(self.schedule.state, grant.lease, result)
@@ -204,31 +215,46 @@ class SchedulerNode(Node):
                 if not was_here:
                     self.schedule.got_on(who, result.token, self.now)
             yield Pause(STEP_SECONDS)
-            return self._count(who, result)
+            return (yield from self._count(who, result))
         finally:
             self._arriving.discard(result.token)
 
-    def _count(self, who: PeerId, result: Result) -> Stands | Fallen:
-        grant = self.schedule.grant_of(who, result.token)
-        wrong = self.schedule.misfit(grant, result, self.now) if grant else ""
-        if wrong:
-            self.oracle.struck(who, wrong)
-        if (
-            grant
-            and isinstance(grant.lease, TrainLease)
-            and is_again(self.schedule.state, grant.lease)
-        ):
-            self.oracle.made_again(result.token)
-        changes, reply = self.schedule.submit(who, result, now=self.now)
-        self.make(changes)
-        return reply
+    def _count(self, who: PeerId, result: Result) -> Task:
+        yield from self._turn()
+        try:
+            grant = self.schedule.grant_of(who, result.token)
+            wrong = self.schedule.misfit(grant, result, self.now) if grant else ""
+            if wrong:
+                self.oracle.struck(who, wrong)
+            lease = grant.lease if grant else None
+            if isinstance(lease, TrainLease) and is_again(self.schedule.state, lease):
+                self.oracle.made_again(result.token)
+            changes, reply = self.schedule.submit(who, result, now=self.now)
+            yield from self.record(changes)
+            return reply
+        finally:
+            self._busy = False
+
+    def _turn(self) -> Task:
+        while self._busy:
+            yield Pause(TURN_SECONDS)
+        self._busy = True
 
     # ------------------------------------------------------------------ the run's own work
+
+    def _adopt(self) -> Task:
+        while self.schedule.ledger.spec is None:
+            yield from self._turn()
+            try:
+                yield from self.record(self.schedule.adopt(SPEC))
+            except Unavailable:
+                yield Pause(RETRY_SECONDS)
+            finally:
+                self._busy = False
 
     def _expire(self) -> Task:
         while True:
             try:
-                self.make(self.schedule.adopt(SPEC))
                 self.make(self.schedule.expire(self.now))
                 self._looked = self.now
                 self._go_on()
@@ -238,7 +264,7 @@ class SchedulerNode(Node):
 
     def _go_on(self) -> None:
         """Begin whatever is due and not in work."""
-        if not self._stepping and next(self.schedule.due_steps(), None) is not None:
+        if not self._stepping and self.due_step() is not None:
             self._stepping = True
             self.spawn(self._take_steps())
         for place in self.schedule.state.pending:
@@ -247,23 +273,28 @@ class SchedulerNode(Node):
                 self.spawn(self._collect(place))
 
     def _take_steps(self) -> Task:
-        while (step := next(self.schedule.due_steps(), None)) is not None:
+        while (step := self.due_step()) is not None:
             yield Pause(STEP_SECONDS)
             try:
-                if not self._discard_lost(step):
-                    self._step(step)
+                if not (yield from self._discard_lost(step)):
+                    yield from self._step(step)
                 self._forget_old_blobs()
-            except DiskFull:
+            except Unavailable:
                 yield Pause(RETRY_SECONDS)
         self._stepping = False
 
-    def _discard_lost(self, step: DueStep) -> bool:
+    def due_step(self) -> DueStep | None:
+        """Return an outer step that can be taken."""
+        return next(self.schedule.due_steps(), None)
+
+    def _discard_lost(self, step: DueStep) -> Task:
+        yield from ()
         lost = [each.path for each in step.contributions if not self.blobs.has(each.delta)]
         for path in lost:
             self.make(self.schedule.discard(path, step.version))
         return bool(lost)
 
-    def _step(self, step: DueStep) -> None:
+    def _step(self, step: DueStep) -> Task:
         number = self.blobs.number
         state, momentum = toy.outer_step(
             number(step.state),
@@ -271,7 +302,11 @@ class SchedulerNode(Node):
             [(each.weight, number(each.delta)) for each in step.contributions],
         )
         made, kept = self.blobs.write((state, momentum))
-        self.make(self.schedule.stepped(step, state=made, momentum=kept))
+        yield from self._turn()
+        try:
+            yield from self.record(self.schedule.stepped(step, state=made, momentum=kept))
+        finally:
+            self._busy = False
         self.journal.drop_results(self.schedule.rounds.done + 1)
 
     def _collect(self, place: Place) -> Task:
@@ -298,6 +333,14 @@ class SchedulerNode(Node):
 
     # ------------------------------------------------------------------ save, then send
 
+    def record(self, changes: tuple[Change, ...]) -> Task:
+        """Make changes of which the ledger may tell; raises Unavailable, and nothing has happened.
+
+        Here a record is final once it is signed and saved.
+        """
+        self.make(changes)
+        yield from ()
+
     def make(self, changes: tuple[Change, ...]) -> None:
         """Save, then do; raises DiskFull, and then nothing has happened."""
         if not changes:
@@ -307,19 +350,23 @@ class SchedulerNode(Node):
         try:
             with self.journal.saving():
                 for change in changes:
-                    save_change(change, self.run, cast(SchedulerDeps, self))
+                    self.save(change)
             saved = True
         finally:
             if not saved:
                 self.chain.reread()
         for change in changes:
             self.schedule.apply(change)
-            self.oracle.change(change)
+            self.oracle.change(change, self.term)
         self._go_on()
         self.chain.note_final(self._appended, self.chain.records[before:])
         if self._appended:
             for other in self.others:
-                self.send(other, Part(before, self.chain.part(before)))
+                self.send(other, self.chain.part(before))
+
+    def save(self, change: Change) -> None:
+        """Save a change by the real code, within a transaction."""
+        save_change(change, self.run, cast(SchedulerDeps, self))
 
     def append(self, run: Digest, entry: Entry, key: Any) -> None:
         """Append an entry to the ledger, as `RunStore.append` does."""

@@ -7,6 +7,7 @@ from functools import lru_cache
 from time import process_time
 from traceback import extract_tb
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from dipaco.protocol.run.manifest import Manifest, Scheduling, run_id
@@ -14,7 +15,9 @@ from dipaco.protocol.run.model_shape import Grid, Level
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from tests.simulation import toy
-from tests.simulation.faults import SCHEDULER, Plan
+from tests.simulation.faults import Backup, Lies, Plan, volunteers
+from tests.simulation.keeper import KeeperNode
+from tests.simulation.kept_scheduler import KeptSchedulerNode
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.scheduler import SchedulerNode
 from tests.simulation.signatures import cheap
@@ -44,8 +47,14 @@ class Outcome:
     happened: Counter[str] = field(default_factory=Counter)
 
 
-@lru_cache(maxsize=64)
-def manifest_of(grid: tuple[int, ...], rounds: int, carry: bool) -> Manifest:
+@lru_cache(maxsize=256)
+def manifest_of(
+    grid: tuple[int, ...],
+    rounds: int,
+    carry: bool,
+    schedulers: tuple[str, ...],
+    keepers: tuple[str, ...],
+) -> Manifest:
     """Return the manifest of a universe's run."""
     plain = manifest()
     levels = tuple(Level(experts=experts, blocks=1) for experts in grid)
@@ -54,7 +63,10 @@ def manifest_of(grid: tuple[int, ...], rounds: int, carry: bool) -> Manifest:
         plain,
         grid=Grid(levels=levels, path_specific_blocks=()),
         training=training,
-        schedule=Scheduling(schedulers=(peer(SCHEDULER),)),
+        schedule=Scheduling(
+            schedulers=tuple(map(peer, schedulers)),
+            keepers=tuple(map(peer, keepers)) if keepers else UNSET,
+        ),
     )
 
 
@@ -70,32 +82,58 @@ class Universe:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.world = World(plan)
-        self.manifest = manifest_of(plan.grid, plan.rounds, plan.carry)
-        run = run_id(self.manifest)
+        self.manifest = manifest_of(
+            plan.grid, plan.rounds, plan.carry, plan.schedulers, plan.keepers
+        )
+        shared = run_id(self.manifest), self.manifest
         self.oracle = Oracle(plan.volunteers, self.manifest.paths)
-        self.scheduler = SchedulerNode(self.world, SCHEDULER, run, self.manifest, self.oracle)
+        kind = KeptSchedulerNode if plan.keepers else SchedulerNode
+        self.schedulers = [kind(self.world, name, *shared, self.oracle) for name in plan.schedulers]
+        self.keepers = [KeeperNode(self.world, name, *shared, self.oracle) for name in plan.keepers]
         self.volunteers = [
-            VolunteerNode(self.world, name, run, self.manifest, self.oracle)
-            for name in plan.names
-            if name != SCHEDULER
+            VolunteerNode(self.world, name, *shared, self.oracle)
+            for name in volunteers(plan.volunteers)
         ]
-        peers = tuple(node.peer for node in self.volunteers)
-        self.scheduler.others = peers
-        for node in self.volunteers:
-            node.others = tuple(each for each in peers if each != node.peer)
+        self._introduce()
+        self.oracle.excused |= {
+            peer(fault.node) for fault in plan.faults if isinstance(fault, Lies | Backup)
+        }
+
+    def _introduce(self) -> None:
+        """Tell every node whom it may ask and tell."""
+        everybody = tuple(self.world.nodes)
+        of_run = tuple(node.peer for node in self.volunteers)
+        for each in (*self.volunteers, *self.keepers):
+            each.others = tuple(other for other in everybody if other != each.peer)
+        for scheduler in self.schedulers:
+            scheduler.others = of_run
+            if self.keepers:
+                others = (node.peer for node in self.schedulers if node is not scheduler)
+                scheduler.others = (*others, *of_run)
+        if not self.keepers:
+            for volunteer in self.volunteers:
+                volunteer.others = tuple(other for other in of_run if other != volunteer.peer)
 
     @property
     def over(self) -> bool:
         """Whether the run has ended."""
-        return self.scheduler.up and self.scheduler.chain.record.over
+        return any(node.up and node.chain.record.over for node in self.schedulers)
 
     def run(self) -> None:
         """Let the universe pass; raises Violation."""
         self.world.begin()
         self.world.run(self.plan.calm + ENDS_WITHIN, lambda: self.over)
         if not self.over:
-            raise Violation(f"the run is stuck: {self.scheduler.schedule._why_idle()}")
-        self.oracle.at_end(self.scheduler.chain.record.state, expected(self.manifest))
+            raise Violation(f"the run is stuck: {self._why()}")
+        ended = next(node for node in self.schedulers if node.up and node.chain.record.over)
+        self.oracle.at_end(ended.chain.record.state, expected(self.manifest))
+
+    def _why(self) -> str:
+        """Say what is waited for, as a scheduler would."""
+        for node in self.schedulers:
+            if node.up and hasattr(node, "schedule"):
+                return node.schedule._why_idle()
+        return "nobody schedules"
 
 
 def run_plan(plan: Plan) -> Outcome:

@@ -5,6 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from dipaco.node.kinds.table import kind_of, work_of
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.retention import HandedIn, blobs_needed, handed_in, not_handed_over
@@ -36,6 +38,7 @@ from dipaco.protocol.work.kinds import (
     TrainLease,
     TrainResult,
 )
+from dipaco.protocol.work.terms import Head
 from tests.simulation import toy
 from tests.simulation.blobs import Blobs
 from tests.simulation.calls import Fetch, Part, Pull
@@ -76,8 +79,6 @@ class VolunteerNode(Node):
         self.seconds = self.random.choice((1.0, 6.0, 25.0))
         """Of one piece of training; others take less."""
         self.holds_two = self.random.random() < 0.5
-        self.others: tuple[PeerId, ...] = ()
-        """Whom it asks for the ledger and for blobs."""
 
     def boot(self) -> None:
         self.blobs = Blobs(self.disk, self.oracle)
@@ -92,6 +93,10 @@ class VolunteerNode(Node):
         """Whom the ledger names."""
         return self.chain.record.scheduler
 
+    @property
+    def _head(self) -> Head | UnsetType:
+        return self.chain.record.chain_head if self.manifest.schedule.named_keepers else UNSET
+
     # ------------------------------------------------------------------ what others ask and tell
 
     def answer(self, who: PeerId, request: Any) -> Any:
@@ -99,7 +104,7 @@ class VolunteerNode(Node):
             case Fetch():
                 return self.blobs.answer(request)
             case Pull(first=first):
-                return Part(first, self.chain.part(first))
+                return self.chain.part(first)
         raise AssertionError(request)
 
     def heard(self, who: PeerId, message: Any) -> None:
@@ -112,7 +117,7 @@ class VolunteerNode(Node):
 
     def _offer(self, who: PeerId, part: Part) -> None:
         try:
-            self.chain.offer(part.first, part.records)
+            self.chain.offer(part)
         except RemoteProtocolError as error:
             self.oracle.struck(who, str(error))
         except DiskFull:
@@ -130,7 +135,7 @@ class VolunteerNode(Node):
 
     def _work(self) -> Task:
         while not self.chain.record.over:
-            reply = yield Ask(self.scheduler, AskLease(run=self.run, spec=SPEC))
+            reply = yield Ask(self.scheduler, AskLease(run=self.run, spec=SPEC, head=self._head))
             if isinstance(reply, Granted):
                 yield from self._go_through(self._take(reply.lease))
                 continue
@@ -193,8 +198,9 @@ class VolunteerNode(Node):
             missing = [each for each in sorted(held.lease.inputs) if not self.blobs.has(each)]
             if not missing or not held.stands:
                 break
+            schedule = self.manifest.schedule
             for each in missing:
-                holders = [self.scheduler, *self._some_others()]
+                holders = [self.scheduler, *schedule.named_keepers, *self._some_others()]
                 try:
                     yield from self.blobs.fetch(each, holders)
                 except DiskFull:

@@ -7,7 +7,8 @@ wait for.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -18,6 +19,7 @@ from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.identity import PeerId
 from tests.simulation.disk import Crashed, Disk
 from tests.simulation.faults import (
+    Backup,
     BlobLost,
     Crash,
     Cut,
@@ -34,6 +36,7 @@ from tests.simulation.faults import (
 
 REPLAYED_WITHIN = 60.0  # seconds
 HELD_BACK = 10.0  # seconds, at most, of a message that others overtake
+POLL = 0.2  # seconds between looks at the answers of several peers
 NOTICED = 0.1  # seconds until the others know that the connection to a dead process is closed
 
 
@@ -60,6 +63,10 @@ class Away:
     reason: str
 
 
+class Restart(Exception):
+    """A node gives up all that it is doing, and starts anew from its disk."""
+
+
 Task = Generator[Ask | Pause, Any, Any]
 
 
@@ -78,6 +85,8 @@ class Node:
     def __init__(self, world: "World", name: str, peer: PeerId) -> None:
         self.world, self.name, self.peer = world, name, peer
         self.disk = Disk()
+        self.others: tuple[PeerId, ...] = ()
+        """Whom it asks for the ledger and for blobs, and tells of new records."""
         self.random = Random(f"{world.plan.seed} {name}")
         self.up = False
         self.life = 0
@@ -123,6 +132,31 @@ class Node:
     def spawn(self, task: Task) -> None:
         """Run a task from now on."""
         self.world.after(0.0, self, lambda: self._resume(task, None), "task")
+
+    def ask_all(
+        self,
+        questions: Mapping[PeerId, Any],
+        timeout: float,
+        enough: Callable[[Mapping[PeerId, Any]], bool],
+    ) -> Task:
+        """Ask several peers at once; returns what some answered, by peer.
+
+        enough   whether these answers are: it waits for no more of them.
+        """
+        found: dict[PeerId, Any] = {}
+        left = [len(questions)]
+
+        def one(to: PeerId, request: Any) -> Task:
+            reply = yield Ask(to, request, timeout)
+            left[0] -= 1
+            if not isinstance(reply, Away):
+                found[to] = reply
+
+        for to, request in questions.items():
+            self.spawn(one(to, request))
+        while left[0] and not enough(found):
+            yield Pause(POLL)
+        return dict(found)
 
     def send(self, to: PeerId, value: Any) -> None:
         """Send a message that waits for no answer."""
@@ -278,15 +312,17 @@ class World:
         if crash and self.calm and node.name in self.plan.healed:
             crash = None
         if crash is None:
-            act()
+            try:
+                act()
+            except Restart:
+                node.kill()
+                node.start()
             node.look()
             return
-        try:
+        with suppress(Crashed, Restart):
             if crash.point != "before":
                 node.disk.dies = crash.point
                 act()
-        except Crashed:
-            pass
         self._die(node, crash)
 
     def _die(self, node: Node, crash: Crash) -> None:
@@ -361,6 +397,9 @@ class World:
                     self._at(fault.at, self._leave, named[name])
                 case DiskLost(node=name):
                     self._at(fault.at, self._lose_disk, named[name])
+                case Backup(node=name):
+                    self._at(fault.at, self._back_up, named[name])
+                    self._at(fault.at + fault.seconds, self._restore, named[name])
                 case BlobLost(node=name):
                     self._at(fault.at, self._lose_blob, named[name])
                 case _:
@@ -419,6 +458,16 @@ class World:
         if was_up:
             self._tell_gone(node)
             node.start()
+
+    def _back_up(self, node: Node) -> None:
+        node.disk.back_up()
+
+    def _restore(self, node: Node) -> None:
+        self.note_fault("old backup")
+        node.kill()
+        node.disk.restore()
+        self._tell_gone(node)
+        node.start()
 
     def _lose_blob(self, node: Node) -> None:
         blobs = list(node.disk.rows("blobs"))
