@@ -26,6 +26,8 @@ SURFACE = {
     "run list": "--home --json",
     "doctor": "--device --fit --home --json --max-batch",
     "verify": "NAME --home --json --labels --local-sources --out --spec",
+    "proof export": "NAME --home --out",
+    "proof check": "FILE --run",
     "testnet": "FILE --home --kill --nodes --report --rounds --seed",
     "reference": "NAME --compare --device --home --report --rounds --seed",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
@@ -51,6 +53,7 @@ LIGHT_COMMANDS = (
     ["testnet", "--help"],
     ["reference", "--help"],
     ["verify", "--help"],
+    ["proof", "check", "--help"],
     ["doctor", "--help"],
     ["run", "create", "--help"],
     ["compare", "--help"],
