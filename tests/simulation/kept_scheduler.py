@@ -6,7 +6,6 @@ the schedule decides from final records alone. After a start it asks the keepers
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,6 +17,7 @@ from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import ReadLedger
 from dipaco.protocol.wire.signed import Signed, open_signed, sign
 from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.calls import (
@@ -27,23 +27,28 @@ from dipaco.protocol.work.calls import (
     AskHold,
     AskKeep,
     AskLease,
-    AskPromise,
     Behind,
     CosignedHead,
     HeadIs,
     Holding,
     Kept,
     Promised,
-    ReadTail,
     Stands,
     TailPart,
     Wanted,
 )
-from dipaco.protocol.work.keeping import KeptAcceptance, open_acceptance
+from dipaco.protocol.work.candidate import (
+    PATIENCE,
+    Outdone,
+    Proposal,
+    TakeOver,
+    acts_at,
+    next_own_term,
+)
 from dipaco.protocol.work.kinds import Evaluated, EvaluateLease, Result, SeedLease, TrainResult
-from dipaco.protocol.work.ledger import LedgerRecord, TermBegun, check_choice
+from dipaco.protocol.work.ledger import LedgerRecord
 from dipaco.protocol.work.tail import Chain as TailChain
-from dipaco.protocol.work.terms import Cosigned, Head, Promise, chosen_head
+from dipaco.protocol.work.terms import Head
 from tests.simulation.blobs import Blobs
 from tests.simulation.calls import Fetch, Part, Pull
 from tests.simulation.chain import CERTIFICATE, Chain, write_of
@@ -52,9 +57,9 @@ from tests.simulation.faults import Lies
 from tests.simulation.scheduler import RESULTS, RETRY_SECONDS, SchedulerNode, SimulatedJournal
 from tests.simulation.world import Ask, Pause, Restart, Task
 
-PATIENCE = 8.0  # seconds of silence before the next candidate acts
 LOOK_SECONDS = 2.0  # between looks of a standby at the scheduler
 ASK_SECONDS = 4.0  # for the answers of keepers
+TRIES = 5  # rounds of questions of one take-over
 PROPOSED, ORDER = "proposed", "order"
 
 
@@ -172,10 +177,12 @@ class KeptSchedulerNode(SchedulerNode):
             moved = head != self.chain.record.chain_head
             if moved or (isinstance(reply, HeadIs) and reply.scheduling):
                 patience, head = self.now, self.chain.record.chain_head
-            if self.now - patience < PATIENCE * (self._next_term() - self.seen):
+            schedulers = self.manifest.schedule.schedulers
+            if self.now < acts_at(schedulers, self.peer, self.seen, heard=patience):
                 continue
             try:
-                if (yield from self._take_over(self._next_term())):
+                term = next_own_term(schedulers, self.peer, self.seen)
+                if (yield from self._take_over(term)):
                     yield from self._reign()
                     return
             except Unavailable:
@@ -184,13 +191,6 @@ class KeptSchedulerNode(SchedulerNode):
 
     def _scheduler_of(self, term: int) -> PeerId:
         return scheduler_of_term(self.manifest.schedule.schedulers, term)
-
-    def _next_term(self) -> int:
-        """Return the least term of this node above all that were seen."""
-        term = self.seen + 1
-        while self._scheduler_of(term) != self.peer:
-            term += 1
-        return term
 
     def _may_go_on(self) -> Task:
         """Ask a quorum where it stands; True: this node's term lasts, and it lacks nothing."""
@@ -210,95 +210,62 @@ class KeptSchedulerNode(SchedulerNode):
         )
 
     def _ask_keepers(self, request: Any, kind: type[Any], enough: int) -> Task:
-        """Ask all keepers; returns the answers of one kind, and takes in where others stand."""
-        return (yield from self._ask_each(dict.fromkeys(self.keepers, request), kind, enough))
+        """Ask all keepers; returns the answers of one kind, and takes in which terms there are."""
 
-    def _ask_each(self, questions: Mapping[PeerId, Any], kind: type[Any], enough: int) -> Task:
         def is_enough(found: Mapping[PeerId, Any]) -> bool:
             return sum(isinstance(each, kind) for each in found.values()) >= enough
 
+        questions = dict.fromkeys(self.keepers, request)
         found = yield from self.ask_all(questions, ASK_SECONDS, is_enough)
-        for keeper, reply in found.items():
+        for reply in found.values():
             if isinstance(reply, Behind):
                 self.see(reply.term)
-                if reply.final < len(self.chain.records):
-                    self.send(keeper, self.chain.part(reply.final))
         return {keeper: reply for keeper, reply in found.items() if isinstance(reply, kind)}
 
     def _take_over(self, term: int) -> Task:
-        """Begin a term; False: it cannot be begun now."""
-        replies = yield from self._ask_keepers(
-            AskPromise(run=self.run, term=term), Promised, self.quorum
-        )
-        promises = {
-            keeper: (reply.promise, open_signed(reply.promise, Promise))
-            for keeper, reply in replies.items()
-        }
-        if len(promises) < self.quorum or term <= self.chain.record.term:
-            return False
-        for chosen in combinations(sorted(promises), self.quorum):
-            begun = yield from self._chosen(term, {each: promises[each] for each in chosen})
-            if begun is not None:
-                acceptances = self._union(term, replies.values())
-                self._save_begun(begun, acceptances)
+        """Begin a term by the real machine; False: it cannot be begun now."""
+        over = TakeOver(self.run, self.manifest, term, self.chain.final)
+        for _ in range(TRIES):
+            questions = {
+                keeper: Pull(request.first) if isinstance(request, ReadLedger) else request
+                for keeper, request in over.questions()
+            }
+            found = yield from self.ask_all(questions, ASK_SECONDS, lambda found: False)
+            for keeper, reply in found.items():
+                over = self._told(over, keeper, reply)
+            if over.final.head != self.chain.record.chain_head:  # by gossip, maybe
+                over = over.grown(self.chain.final)
+            if self.seen >= term:
+                return False
+            choice = over.choice()
+            if choice is not None:
+                begun = choice.begun(term, self.key)
+                self._save_begun(begun, over.open_acceptances(begun))
                 return True
         return False
 
-    def _chosen(self, term: int, promises: Mapping[PeerId, tuple[Signed, Promise]]) -> Task:
-        """Return the chain that these promises choose, and the term's first record after it."""
-        head = chosen_head([promise for _, promise in promises.values()])
-        who = next(k for k, (_, promise) in promises.items() if promise.head == head)
-        chain = yield from self._fetched(head, who)
-        if chain is None:
-            return None
+    def _told(self, over: TakeOver, keeper: PeerId, reply: Any) -> TakeOver:
         try:
-            check_choice([promise for _, promise in promises.values()], head, chain.digest_of)
-        except RemoteProtocolError:
-            return None  # the scheduler of an earlier term signed two chains
-        made = LedgerRecord(
-            run=self.run,
-            term=term,
-            seq=head.length,
-            previous=head.digest,
-            entry=TermBegun(promises=tuple(signed for signed, _ in promises.values())),
-        )
-        return chain.adding([sign(made, self.key)])
+            match reply:
+                case Promised() | Behind():
+                    return over.heard(keeper, reply)
+                case TailPart():
+                    return over.read(keeper, reply)
+                case Part():
+                    self._offer(keeper, reply)
+        except Outdone as outdone:
+            self.see(outdone.term)
+        return over
 
-    def _fetched(self, head: Head, keeper: PeerId) -> Task:
-        """Return the chain up to a head that a keeper has; None: it cannot be had now."""
-        reply = yield Ask(keeper, Pull(len(self.chain.records)))
-        if isinstance(reply, Part):
-            self._offer(keeper, reply)
-        if head == self.chain.record.chain_head:
-            return TailChain(self.run, self.manifest, self.chain.final)
-        first = len(self.chain.records)
-        tail = yield Ask(keeper, ReadTail(run=self.run, first=first, path=0, round=0))
-        if not isinstance(tail, TailPart):
-            return None
-        records = tail.records[: head.length - first]
-        chain = TailChain(self.run, self.manifest, self.chain.final).adding(records)
-        return chain if chain.head == head else None
-
-    def _union(self, term: int, replies: Sequence[Promised]) -> list[KeptAcceptance]:
-        """Return the acceptances that any keeper has, of each place the one that counts."""
-        found: dict[Place, KeptAcceptance] = {}
-        for reply in replies:
-            for signed in reply.acceptances:
-                kept = open_acceptance(signed, self.manifest, self.run, most=term - 1)
-                known = found.get(kept.acceptance.place)
-                if known is None or kept.rank > known.rank:
-                    found[kept.acceptance.place] = kept
-        return list(found.values())
-
-    def _save_begun(self, begun: TailChain, acceptances: list[KeptAcceptance]) -> None:
+    def _save_begun(self, begun: TailChain, acceptances: Sequence[Signed]) -> None:
         """Save the first record of the term, and all that it begins with, before it is sent."""
         writes: list[Write] = []
         for table in (PROPOSED, "leases", RESULTS):
             writes += [(table, key, None) for key in self.disk.rows(table)]
         for each in begun.tail:
             writes.append((PROPOSED, (each.record.seq,), encode(each.signed)))
-        for kept in acceptances:
-            it = kept.acceptance
+        for signed in acceptances:
+            it = open_signed(signed, Acceptance)
             writes.append((RESULTS, (it.round, it.path, it.peer), encode(it.result)))
         self.disk.commit(writes)
         self.proposed = [each.signed for each in begun.tail]
@@ -377,30 +344,29 @@ class KeptSchedulerNode(SchedulerNode):
 
     def _certify(self) -> Task:
         """Have the proposed records cosigned until a quorum did: then they are final."""
-        head, signatures = self.mine.head, dict[PeerId, Signed]()
-        while len(signatures) < self.quorum:
-            questions = {
-                keeper: self._question(head, odd=bool(place % 2))
-                for place, keeper in enumerate(self.keepers)
-            }
-            replies = yield from self._ask_each(questions, CosignedHead, self.quorum)
+        proposal = Proposal(self.mine, self.chain.certificate)
+        while not proposal.certified:
+            questions = {keeper: self._question(proposal, keeper) for keeper in proposal.lacking}
+            missing = self.quorum - len(proposal.cosigned)
+            replies = yield from self.ask_all(questions, ASK_SECONDS, _signed(missing))
             for keeper, reply in replies.items():
-                if open_signed(reply.cosigned, Cosigned).head == head:
-                    signatures[keeper] = reply.cosigned
-            if len(signatures) < self.quorum:
+                try:
+                    proposal = proposal.heard(keeper, reply)
+                except Outdone as outdone:
+                    self.see(outdone.term)
+                except RemoteProtocolError as error:  # it signed the other one of two chains
+                    self.oracle.lied(self.peer, str(error))
+            if not proposal.certified:
                 yield Pause(1.0 + 3.0 * self.random.random())
         self.lie = None
-        certificate = tuple(signatures[keeper] for keeper in sorted(signatures))[: self.quorum]
-        yield from self._once_there_is_room(lambda: self._make_final(certificate))
+        yield from self._once_there_is_room(lambda: self._make_final(proposal.certified))
 
-    def _question(self, head: Head, *, odd: bool) -> AskCosign:
-        records = tuple(self.proposed)
-        if odd and self.lie is not None:
-            records = (*records[:-1], self.lie)
-            head = replace(head, digest=self.lie.body_digest)
-        return AskCosign(
-            run=self.run, records=records, head=head, certificate=self.chain.certificate
-        )
+    def _question(self, proposal: Proposal, keeper: PeerId) -> AskCosign:
+        honest = proposal.question(keeper, lambda first: self.chain.records[first:])
+        if self.lie is None or not self.keepers.index(keeper) % 2:
+            return honest
+        head = replace(honest.head, digest=self.lie.body_digest)
+        return replace(honest, records=(*honest.records[:-1], self.lie), head=head)
 
     def _make_final(self, certificate: tuple[Signed, ...]) -> None:
         first, records = len(self.chain.records), self.proposed
@@ -494,6 +460,10 @@ class KeptSchedulerNode(SchedulerNode):
         for blob in sorted(inputs):
             yield from self.blobs.fetch(blob, (*self.keepers, *makers))
         return False
+
+
+def _signed(enough: int) -> Callable[[Mapping[PeerId, Any]], bool]:
+    return lambda found: sum(isinstance(e, CosignedHead) for e in found.values()) >= enough
 
 
 def _blobs_of(entry: Any) -> list[Digest]:

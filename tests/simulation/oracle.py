@@ -97,6 +97,10 @@ class Oracle:
         if who not in self.excused:
             raise Violation(f"{who} is struck, and is honest: {reason}")
 
+    def lied(self, who: PeerId, reason: str) -> None:
+        """A scheduler is told of a chain of its own that it does not know."""
+        self.struck(who, reason)
+
     def convicted(self, who: PeerId) -> None:
         """A keeper has a proof that a scheduler signed two ledgers."""
         self.struck(who, "it signed two ledgers")
