@@ -22,7 +22,7 @@ COMMA := ,
 RATES ?= 2e-3,4e-3,8e-3
 OUTER_RATES ?= 0.4,0.7,1.0
 
-.PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format clean
+.PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format simulate clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -60,6 +60,12 @@ chaos: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),2) \
 	--seed $(or $(SEED),1) --target "$(TARGET)"
+
+# make simulate SEEDS=10000 JOBS=2 runs so many universes (docs/simulation.md), and goes on from
+# where it ended before; FIRST is the first seed.
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) \
+	--jobs $(or $(JOBS),2) --state build/simulation-$(or $(FIRST),0).json
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench

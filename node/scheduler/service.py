@@ -206,8 +206,8 @@ class Scheduler:
 
         with self._in_hand(result.token, frozenset(digest for digest, _ in blobs)):
             for digest, length in blobs:
+                # A blob that is here already is no work of its holder, which may lack others.
                 await self._pull(digest, length, (peer,), got_on, "result")
-                got_on()
             if blobs:
                 job = InspectResult(
                     manifest=self._manifest, spec=self._spec, lease=lease, result=result

@@ -27,6 +27,8 @@ SURFACE = {
     "run list": "--home --json",
     "doctor": "--device --fit --home --json --max-batch",
     "verify": "NAME --home --json --labels --local-sources --out --spec",
+    "proof export": "NAME --home --out",
+    "proof check": "FILE --run",
     "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --no-check "
     "--nodes --partition --reference --report --restart --rounds --schedulers --seed --slow-link "
     "--soak",
@@ -55,6 +57,7 @@ LIGHT_COMMANDS = (
     ["testnet", "--help"],
     ["reference", "--help"],
     ["verify", "--help"],
+    ["proof", "check", "--help"],
     ["doctor", "--help"],
     ["run", "create", "--help"],
     ["compare", "--help"],
