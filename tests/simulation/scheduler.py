@@ -49,7 +49,7 @@ TURN_SECONDS = 0.2  # between looks whether another decision about the ledger is
 EXPIRY_SECONDS = 1.0  # between looks for leases whose time ran out
 STEP_SECONDS = 0.3  # of an outer step, and of an inspection
 RETRY_SECONDS = 5.0  # before what failed is tried again
-LEASES, RESULTS = "leases", "results"
+LEASES, RESULTS, PLACES = "leases", "results", "places"
 
 
 class SimulatedJournal:
@@ -110,6 +110,18 @@ class SimulatedJournal:
     def results(self, run: Digest) -> Iterator[SavedResult]:
         for (round_, path, who), data in self._disk.rows(RESULTS).items():
             yield SavedResult(run, cast(int, round_), cast(int, path), cast(PeerId, who), data)
+
+    def save_place(self, run: Digest, key: str, peer: PeerId) -> None:
+        if not any(row[0] == key for row in self._disk.rows(PLACES)):
+            self.put((PLACES, (key, peer), b""))
+
+    def drop_place(self, run: Digest, key: str) -> None:
+        for row in self._disk.rows(PLACES):
+            if row[0] == key:
+                self.put((PLACES, row, None))
+
+    def places(self, run: Digest) -> list[tuple[str, PeerId]]:
+        return [(cast(str, key), cast(PeerId, who)) for key, who in self._disk.rows(PLACES)]
 
     def foreign(self, error: Exception) -> ConfigError:
         return ConfigError(f"the journal is of another version: {error}")
