@@ -63,3 +63,9 @@ def proofs_of(run: Digest, home: Path) -> list[SavedProof]:
     with _journal(home) as journal:
         saved = journal.proofs() if journal is not None else []
     return [each for each in saved if each.run == run]
+
+
+def read_records(run: Digest, home: Path) -> list[bytes]:
+    """Return the signed records of a run's ledger in `home`; none if the journal has none."""
+    with _journal(home) as journal:
+        return [saved.data for saved in journal.ledger(run)] if journal is not None else []

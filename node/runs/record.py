@@ -159,6 +159,11 @@ class RunRecord:
         return scheduler_of_term(self.manifest.schedule.schedulers, self.term)
 
     @property
+    def keepers(self) -> tuple[PeerId, ...]:
+        """The run's keepers, of whom a quorum makes a record final; none: its scheduler does."""
+        return self.manifest.schedule.named_keepers
+
+    @property
     def over(self) -> bool:
         """Whether the ledger tells of the run's end; nothing is built for a run without one."""
         seen = (self.length, len(self.specs))

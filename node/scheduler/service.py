@@ -10,11 +10,12 @@ jobs of this node's worker process.
 import logging
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import combinations
 
 import trio
+from msgspec import UNSET
 
 from dipaco.node.condition import Condition
 from dipaco.node.jobs.values import (
@@ -45,6 +46,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import save_change, saved_changes
 from dipaco.node.scheduler.parking import Parked
+from dipaco.node.scheduler.reclaim import reclaimed
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
@@ -64,6 +66,7 @@ from dipaco.protocol.work.calls import (
     HandBack,
     Heartbeat,
     NoLease,
+    Reclaim,
     Stands,
 )
 from dipaco.protocol.work.kinds import (
@@ -72,11 +75,12 @@ from dipaco.protocol.work.kinds import (
     Sheet,
     TrainLease,
 )
-from dipaco.protocol.work.ledger import ModuleUpdated
+from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
 
 log = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
+STOOD_STILL_SECONDS = 3.0  # between two looks: this process was stopped, or the machine asleep
 STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
 
 
@@ -101,6 +105,8 @@ class Scheduler:
         """The outer step in work."""
         self.full = ""
         """Why nothing can be saved at present; empty: it can."""
+        self._looked = now
+        """When the time was last looked at."""
         self._due = Condition()
         self._collecting: set[Place] = set()
         """Whose moments somebody is after."""
@@ -114,6 +120,7 @@ class Scheduler:
 
     def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants work."""
+        self._look(now)
         changes, reply = self.schedule.ask(
             peer,
             request.spec,
@@ -126,6 +133,7 @@ class Scheduler:
 
     def ask_next(self, peer: PeerId, request: AskNext, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants a second lease to hold in hand."""
+        self._look(now)
         changes, reply = self.schedule.ask_next(
             peer,
             request.spec,
@@ -139,6 +147,7 @@ class Scheduler:
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
+        self._look(now)
         prefix = self._deps.prefix(peer)
         reply = self.schedule.heartbeat(
             peer, beat.token, progress=beat.progress, now=now, prefix=prefix
@@ -147,14 +156,24 @@ class Scheduler:
             self.beats[beat.token] = beat
         return reply
 
+    def reclaim(self, peer: PeerId, request: Reclaim, now: float) -> Stands | Fallen:
+        """Grant a lease of an earlier term again, if its work is free."""
+        changes, reply = reclaimed(
+            self.schedule, peer, request.lease, now=now, prefix=self._deps.prefix(peer)
+        )
+        self._make(changes)
+        return reply
+
     def hand_back(self, peer: PeerId, request: HandBack, now: float) -> Stands:
         """Take back a lease; nothing happens if it no longer stands."""
+        self._look(now)
         grant = self.schedule.grant_of(peer, request.token)
         self._make(self.schedule.hand_back(peer, request.token, request.reason, now=now))
         if grant and isinstance(grant.lease, TrainLease):
             has = self._deps.blobs.has
             if not all(has(each.digest) for each in grant.lease.moments):
-                place = (grant.lease.path, grant.lease.round - 1)
+                path, ledger = grant.lease.path, self.schedule.ledger
+                place = (path, ledger.last_round(path, grant.lease.round))
                 self._make(self.schedule.moments_lost(place))
         return Stands()
 
@@ -164,10 +183,11 @@ class Scheduler:
         Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
         now = trio.current_time()
+        self._look(now)
         self.schedule.handing_in(peer, result.token, now)
         grant = self.schedule.grant_of(peer, result.token)
         if grant is None or self.schedule.misfit(grant, result, now):
-            return self._count(peer, result)  # which says what is wrong
+            return await self._count(peer, result)  # which says what is wrong
         if result.token in self._arriving:
             raise Unavailable("this result is being taken in already: ask again")
         lease, state = grant.lease, self.schedule.state
@@ -195,7 +215,7 @@ class Scheduler:
                     return refused
             kind.compare(state, lease, result, self._agree)
             known = kind.refuted(state, lease)
-            reply = self._count(peer, result)
+            reply = await self._count(peer, result)
         for other, reason in kind.refuted(state, lease):
             if (other, reason) not in known:
                 log.warning("result of %s refuted: %s", short_peer(other), reason)
@@ -245,17 +265,36 @@ class Scheduler:
         except DiskFull as full:
             raise self._no_room(full) from full
 
+    @property
+    def deposed(self) -> bool:
+        """Whether another scheduler has taken over; it cannot be without keepers."""
+        return False
+
+    @property
+    def waiting(self) -> str:
+        """What waits for a quorum of keepers, in words; empty: nothing does."""
+        return ""
+
     def parked(self) -> tuple[Parked, ...]:
         """Return the peers that get no work for now, since their leases ended without a result."""
         return tuple(self.schedule.parking.all_parked(trio.current_time()))
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that a peer's connection broke."""
+        self._look(now)
         self.schedule.gone(peer, now)
 
-    def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
-        self._make(changes)
+    async def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
+        reply: Stands | Fallen = Stands()
+
+        def decide() -> tuple[Change, ...]:
+            nonlocal reply
+            now = trio.current_time()
+            self._look(now)
+            changes, reply = self.schedule.submit(peer, result, now=now)
+            return changes
+
+        await self._settle(decide)
         return reply
 
     async def _inspect(self, job: InspectResult | InspectMoments) -> str:
@@ -267,12 +306,12 @@ class Scheduler:
             case answer:
                 raise LocalProtocolError(f"an inspection is answered by {type(answer).__name__}")
 
-    def adopt(self, spec: RouterSpec) -> None:
+    async def adopt(self, spec: RouterSpec) -> None:
         """Go on by the router of the next epoch, which is published already.
 
         Raises DiskFull, and then nothing has happened.
         """
-        self._make(self.schedule.switch(spec_digest(spec)))
+        await self._settle(lambda: self.schedule.switch(spec_digest(spec)))
 
     # ------------------------------------------------------------------ the run's own work
 
@@ -281,6 +320,8 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._take_steps)
+            if self._manifest.training.quorum is not UNSET:
+                nursery.start_soon(self._miss_rounds)
             while True:
                 for place in self.schedule.state.pending:
                     if place not in self._collecting:
@@ -333,7 +374,7 @@ class Scheduler:
             if pending.maker:
                 await self._deps.blame(pending.maker, wrong)
             return False
-        self._make(self.schedule.moments_arrived(place))
+        await self._settle(lambda: self.schedule.moments_arrived(place))
         self._forget_old_blobs()
         return True
 
@@ -344,7 +385,33 @@ class Scheduler:
                 self._deps.guard.call("ending leases", None, self._end_leases)
 
     def _end_leases(self) -> None:
-        self._make(self.schedule.expire(trio.current_time()))
+        now = trio.current_time()
+        self._look(now)
+        self._make(self.schedule.expire(now))
+
+    async def _miss_rounds(self) -> None:
+        """Have late paths miss their rounds; apart from `_expire`, since keepers may be away."""
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            with suppress(DiskFull):  # said already; the round waits until there is room
+                doing, decide = "going on without late paths", self._late
+                await self._deps.guard.attempt(doing, None, self._settle, decide)
+
+    def _late(self) -> tuple[Change, ...]:
+        now = trio.current_time()
+        self._look(now)
+        return self.schedule.go_on_without(now)
+
+    def _look(self, now: float) -> None:
+        """Renew what stands if this process stood still: its own gap is nobody's silence.
+
+        Whatever judges by the time looks first: on waking, calls of peers and the look for leases
+        to end come in any order.
+        """
+        gap, self._looked = now - self._looked, now
+        if gap > STOOD_STILL_SECONDS:
+            log.warning("this node stood still for %s: all leases are renewed", span(gap))
+            self.schedule.woke(now)
 
     async def _take_steps(self) -> None:
         while True:
@@ -380,7 +447,7 @@ class Scheduler:
             made = self.schedule.stepped(
                 step, state=answer.state, momentum=answer.momentum, quantised=answer.quantised
             )
-            self._make(made)
+            await self._settle(lambda: made)
             return True
         if isinstance(answer, Failed) and answer.kind == "disk":
             raise self._no_room(DiskFull(answer.reason))
@@ -408,6 +475,17 @@ class Scheduler:
 
     # ------------------------------------------------------------------ save, then send
 
+    async def _settle(self, decide: Callable[[], tuple[Change, ...]]) -> None:
+        """Make the changes that `decide` returns, entries of the ledger among them.
+
+        At once, and nothing is awaited; with keepers (`kept.py`) once they are final.
+        """
+        self._make(decide())
+
+    def _save(self, changes: tuple[Change, ...]) -> None:
+        for change in changes:
+            save_change(change, self.run_id, self._deps)
+
     def _make(self, changes: tuple[Change, ...]) -> None:
         """Save, then do; raises DiskFull, and then nothing has happened."""
         if not changes:
@@ -415,8 +493,7 @@ class Scheduler:
         saved = False
         try:
             with self._deps.journal.saving():
-                for change in changes:
-                    save_change(change, self.run_id, self._deps)
+                self._save(changes)
             saved, self.full = True, ""
         except DiskFull as full:
             raise self._no_room(full) from full
@@ -465,6 +542,8 @@ class Scheduler:
                 log.warning("moments of path=%d round=%d are lost: made again", path, round_)
             case MomentsArrived(place=(path, round_)):
                 log.info("moments of path=%d round=%d are here", path, round_)
+            case Recorded(entry=RoundMissed(path=path, round=round_)):
+                log.info("path=%d is late: round=%d goes on without it", path, round_)
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):
@@ -486,6 +565,13 @@ class Scheduler:
         for pending in self.schedule.restored(now):
             self.schedule.apply(pending)
         self._forget_old_blobs()
+        self._adopt_first()
+
+    def _adopt_first(self) -> None:
+        """Have the ledger adopt the router of epoch 0, unless it has."""
         self._make(self.schedule.adopt(spec_digest(self._spec)))
+        self._check_spec()
+
+    def _check_spec(self) -> None:
         if self.schedule.ledger.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")

@@ -230,8 +230,8 @@ class LedgerPart(Wire, frozen=True, kw_only=True):
         Annotated[tuple[Signed, ...], msgspec.Meta(min_length=1, max_length=MAX_KEEPERS)]
         | UnsetType
     ) = UNSET
-    """In a run with keepers: signed `Cosigned` of a quorum, of the head up to which the sender's
-    ledger is final; these records may end before it. Left out in a run without."""
+    """In a run with keepers: signed `Cosigned` of a quorum, of the head at which these records end.
+    Left out in a run without."""
 
 
 class AskHave(Wire, frozen=True, kw_only=True):

@@ -23,13 +23,14 @@ SURFACE = {
     "run sign": "FILE --force --key --out",
     "run verify": "FILE",
     "run show": "NAME --home --json",
+    "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
     "doctor": "--device --fit --home --json --max-batch",
     "verify": "NAME --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
     "testnet": "FILE --home --kill --nodes --report --rounds --seed",
-    "reference": "NAME --compare --device --home --report --rounds --seed",
+    "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",
     "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
