@@ -65,7 +65,7 @@ GLOSSARY: Final = {
     "highest": "The highest perplexity of all seeds.",
     "home": "The home folder.",
     "id": "The PeerID of a peer, the run id of a run.",
-    "killed": "Whether the watchdog or `--kill` killed it.",
+    "killed": "Whether a fault killed it, and it was not started again.",
     "kind": "Its kind.",
     "loss": "Nats per token; null: not known.",
     "lowest": "The lowest perplexity of all seeds.",
