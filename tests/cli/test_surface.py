@@ -26,7 +26,7 @@ SURFACE = {
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
     "doctor": "--device --fit --home --json --max-batch",
-    "verify": "NAME --home --json --labels --local-sources --out --spec",
+    "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
     "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --no-check "

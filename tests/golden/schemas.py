@@ -16,7 +16,7 @@ from dipaco.cli.views.assessment import AssessmentReport
 from dipaco.cli.views.checkpoint import Listing
 from dipaco.cli.views.doctor import DoctorReport
 from dipaco.cli.views.report import Report
-from dipaco.cli.views.verification import VerifyReport
+from dipaco.cli.views.verification import HistoryReport, VerifyReport
 from dipaco.node.api.values import LedgerView
 from dipaco.node.compare.summary import Comparison
 from dipaco.node.status.document import Status
@@ -31,6 +31,7 @@ DOCUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "`compare`: `compare.json`": Comparison,
     "`doctor --json`": DoctorReport,
     "`verify --json`": VerifyReport,
+    "`verify --history --json`": HistoryReport,
     "`ckpt list --json`": Listing,
 }
 GLOSSARY: Final = {
