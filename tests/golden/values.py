@@ -482,7 +482,7 @@ def _keepers() -> tuple[Wire, ...]:
         Reclaim(lease=LEASE),
         AskPromise(run=RUN, term=2),
         Promised(promise=_promise("keeper b", HEAD), acceptances=kept, more=False),
-        Behind(term=3, head=HEAD),
+        Behind(term=3, head=HEAD, final=2),
         AskCosign(run=RUN, records=(record,), head=HEAD, certificate=()),
         AskCosign(run=RUN, records=(), head=HEAD, certificate=_certificate()),
         CosignedHead(cosigned=_certificate()[0]),
