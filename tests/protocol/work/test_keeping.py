@@ -193,6 +193,16 @@ def test_two_chains_of_one_term_are_proof_against_their_scheduler_and_the_first_
     assert (one.seq, other.seq) == (1, 1) and one != other
 
 
+def test_records_that_follow_another_chain_than_the_keepers_are_not_taken_in() -> None:
+    keeper, later = holder(FIRST), taken_over(1, FORK)
+    assert keeper.cosign(later, first=3) == behind(0, head_of(FIRST))
+    assert not keeper.proofs and keeper.records == FIRST
+    keeper.cosign(FORK, first=2)
+    (proof,) = keeper.proofs
+    one, other = check_equivocation(proof, run=RUN, manifest=MANIFEST)
+    assert (one.seq, other.seq) == (1, 2) and other.previous != proof.one.body_digest
+
+
 def test_a_tail_is_replaced_by_a_chain_that_begins_a_higher_term() -> None:
     keeper = holder(FIRST)
     later = taken_over(1, FORK)
