@@ -181,22 +181,19 @@ def show(name: str, home: str | None, as_json: bool) -> None:
 
 @run.command()
 @click.argument("name", metavar="RUN")
-@click.option("--key", required=True, type=FILE, help="The owner's key file.")
-@click.option("--term", type=int, metavar="N", help="The term to begin [the next of this node].")
+@click.option("--out", required=True, metavar="FILE", help="The ledger file to write.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
 @home_option
-def takeover(name: str, key: Path, term: int | None, home: str | None) -> None:
-    """Let another scheduler of RUN go on from the ledger of this home, whose node is stopped.
+def ledger(name: str, out: str, force: bool, home: str | None) -> None:
+    """Write a run's ledger to a file, for `reference --ledger`; RUN is known to this node."""
+    from dipaco.cli.inputs import output_file
+    from dipaco.node.runs.ledger_file import ledger_at, write_ledger
+    from dipaco.protocol.numbers import count
 
-    For a run without keepers whose scheduler is gone for good.
-    """
-    from dipaco.node.network.keys import own_peer, read_key
-    from dipaco.node.runs.known import named_run
-    from dipaco.node.runs.takeover import grant_term, granted_text
-
-    root = home_of(home)
-    found = named_run(name, root)
-    grant, scheduler = grant_term(found, root, read_key(key), term=term, me=own_peer(root))
-    click.echo(granted_text(grant, scheduler))
+    path = output_file(out, "--out", force=force)
+    found, records = ledger_at(home_of(home), name)
+    written = write_ledger(path, found, records)
+    click.echo(f"{path}: {found.manifest.name}, {count(written, 'record')}")
 
 
 @run.command(name="list")
