@@ -31,6 +31,7 @@ from dipaco.protocol.wire.messages import (
     LEDGER_PART,
     MAX_ANNOUNCEMENT,
     MAX_ITEMS,
+    MAX_KINDS,
     Announcement,
     AskInventory,
     Inventory,
@@ -566,12 +567,12 @@ def _key(item: Item) -> tuple[str, Digest]:
 
 
 def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:
-    """Keep the first `MAX_ITEMS` of each kind."""
+    """Keep the first `MAX_ITEMS` of each kind, and no more in all than an answer holds."""
     seen: Counter[str] = Counter()
     kept = []
     for item in items:
         seen[item.kind] += 1
-        if seen[item.kind] <= MAX_ITEMS:
+        if seen[item.kind] <= MAX_ITEMS and len(kept) < MAX_ITEMS * MAX_KINDS:
             kept.append(item)
     return tuple(kept)
 

@@ -46,6 +46,8 @@ class RunRecord:
         """Of the ledger's records."""
         self.fault: str | None = None
         """Why its scheduler contradicts itself; None: it does not, as far as is known."""
+        self.faulty: set[PeerId] = set()
+        """The schedulers that are proven to have signed two ledgers."""
         self.granted: OwnersGrant | None = None
         """The newest term that the owner let begin by hand; None: the owner let none."""
         self.state = RunState(manifest)

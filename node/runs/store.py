@@ -32,6 +32,7 @@ from dipaco.node.runs.certificates import (
 )
 from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
 from dipaco.node.runs.grants import check_grant, check_not_given_up, stays_until
+from dipaco.node.runs.proofs import PROOF, opened_proof, proof_bytes, two_ledgers
 from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedProof, SignedKind
@@ -50,7 +51,13 @@ from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item, LedgerPart
 from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign
-from dipaco.protocol.work.ledger import Entry, Equivocation, LedgerRecord, TermGranted
+from dipaco.protocol.work.ledger import (
+    Entry,
+    Equivocation,
+    LedgerRecord,
+    TermGranted,
+    check_equivocation,
+)
 from dipaco.protocol.work.terms import OwnersGrant
 
 log = logging.getLogger(__name__)
@@ -129,6 +136,7 @@ class RunStore:
         for proof in self._journal.proofs():
             if proof.run in self.runs:
                 self.runs[proof.run].fault = proof.reason
+                self._list_proof(proof)
 
     def _take_saved(self, kind: str, data: bytes) -> None:
         item, keep = self._admit(kind, data, ours=True)
@@ -194,6 +202,8 @@ class RunStore:
             return False
         if item.kind == "ledger":
             return item.seq > self.length(item.run)
+        if item.kind == PROOF:  # one of a run is enough
+            return item.run in self.runs and self.runs[item.run].fault is None
         return item.kind in _KINDS and item.digest not in self._items
 
     def _wants_details(self, run: Digest) -> bool:
@@ -209,6 +219,9 @@ class RunStore:
         item = self._items.get(digest)
         if item is None or (item.kind, item.run) != (kind, run):
             return None
+        if kind == PROOF:
+            kept = (proof_bytes(each) for each in self._journal.proofs() if each.run == run)
+            return next((data for data in kept if data and sha256(data) == digest), None)
         return self._journal.one_signed(_kind(kind), digest)
 
     def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
@@ -249,7 +262,9 @@ class RunStore:
         Raises RemoteProtocolError if it is not valid, Refusal if it is one too many, Unavailable
         if its run is not known yet.
         """
-        if sha256(data) not in self._items:
+        if kind == PROOF:
+            self._offer_proof(data, run)
+        elif sha256(data) not in self._items:
             self._take(kind, data, run=run, origin=origin)
 
     def _take(
@@ -499,28 +514,49 @@ class RunStore:
         return envelopes[known:]
 
     def convict(self, run: Digest, proof: Equivocation) -> None:
-        """Keep the proof that a scheduler of a run of this node signed two ledgers."""
-        record, reason = self.runs[run], f"a scheduler of run {short(run)} signed two ledgers"
-        if record.fault is None:
-            saved = SavedProof(run, reason, encode(proof.one), encode(proof.other))
-            self._journal.save_proof(saved)
-            record.fault = reason
-            self._change()
+        """Keep the proof that a scheduler of a run signed two ledgers, and hand it on."""
+        signer = proof.one.signer
+        fault = LedgerFault(two_ledgers(run), signer, encode(proof.one), encode(proof.other))
+        self._convict(self.runs[run], fault)
+
+    def _offer_proof(self, data: bytes, run: Digest | None) -> None:
+        """Take in a proof of two ledgers from a peer: the manifest alone judges it."""
+        proof, found = opened_proof(data)
+        record = self._known(found)
+        if run not in (None, found):
+            raise RemoteProtocolError("lists a proof under another run than its own")
+        check_equivocation(proof, run=found, manifest=record.manifest)
+        if sha256(data) not in self._items:
+            self.convict(found, proof)
 
     def _convict(self, record: RunRecord, fault: LedgerFault) -> None:
         """Keep the proof of a scheduler's fault, and drop the run unless this node works for it."""
         proof = SavedProof(record.run, str(fault), fault.one, fault.other)
+        saved = False
         with self._journal.saving():
             if record.fault is None:
-                self._journal.save_proof(proof)
+                saved = self._journal.save_proof(proof)
             if record.run not in self._kept:
                 self._journal.bury(record.run)
         if record.run not in self._kept:
             self._paced.say("dropped", f"run {record.manifest.name} is dropped: {fault}")
             self._buried.add(record.run)
             self._forget([record.run])
+        elif saved and (listed := self._list_proof(proof)) is not None:
+            self._announce(listed, len(proof.one) + len(proof.other))
         record.fault = record.fault or str(fault)
         self._change()
+
+    def _list_proof(self, proof: SavedProof) -> Item | None:
+        """Offer a proof of two records to peers, and believe it; None for a single record."""
+        data = proof_bytes(proof)
+        if data is None:
+            return None
+        item = Item(kind=PROOF, run=proof.run, digest=sha256(data), seq=0)
+        self._items[item.digest] = item
+        self._values_of[proof.run].append(item.digest)
+        self.runs[proof.run].faulty.add(decode(data, Equivocation).one.signer)
+        return item
 
     # ------------------------------------------------------------------ what this node adds
 

@@ -80,6 +80,10 @@ class KeeperTables:
         row = self._row("SELECT term, data FROM promised WHERE run = ?", (run,))
         return row or (0, b"")
 
+    def has_promised(self, run: Digest) -> bool:
+        """Return whether a term was saved, be it the first."""
+        return self._row("SELECT term FROM promised WHERE run = ?", (run,)) is not None
+
     def save_tail(
         self, run: Digest, floor: int, first: int, records: Sequence[tuple[int, bytes]]
     ) -> None:
