@@ -569,7 +569,7 @@ def _key(item: Item) -> tuple[str, Digest]:
 def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:
     """Keep the first `MAX_ITEMS` of each kind, and no more in all than an answer holds."""
     seen: Counter[str] = Counter()
-    kept = []
+    kept: list[Item] = []
     for item in items:
         seen[item.kind] += 1
         if seen[item.kind] <= MAX_ITEMS and len(kept) < MAX_ITEMS * MAX_KINDS:
