@@ -32,6 +32,7 @@ COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the f
     "generate": "generate",
     "ckpt": "ckpt",
     "cache": "cache",
+    "repair": "repair",
     "testnet": "testnet",
     "reference": "reference",
     "compare": "compare",

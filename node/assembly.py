@@ -21,6 +21,7 @@ from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.finding import Finder
 from dipaco.node.network.gossip import Gossip
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.liveness import Liveness
@@ -84,6 +85,7 @@ class Node:
     reputation: Reputation
     rpc: Rpc
     exchange: Exchange
+    finder: Finder
     gossip: Gossip
     liveness: Liveness
     dialer: Dialer
@@ -166,6 +168,7 @@ def assemble(
         )
     gossip = Gossip(transport, reputation, run_store, origin=reputation.prefix)
     run_store.wanting = gossip.compare_again
+    request_router.unheard = lambda: gossip.unheard
     run_store.favoured = frozenset(peer for peer in seeds if peer)
     exchange = Exchange(
         transport, rpc, reputation, blobs, in_thread=in_thread, prefix=reputation.prefix
@@ -188,6 +191,7 @@ def assemble(
         reputation=reputation,
         rpc=rpc,
         exchange=exchange,
+        finder=Finder(exchange, rpc, reputation, guard, me=peer_id(key)),
         gossip=gossip,
         liveness=_liveness(transport, rpc, directory),
         dialer=_dialer(config, home, key, transport, rpc, reputation, run_store, in_thread),

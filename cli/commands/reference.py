@@ -120,8 +120,8 @@ def _replay(name: str, ledger: Path, *, home: Path | None, device: str, report: 
     from dipaco.node.runs.ledger_file import checked, ledger_at
     from dipaco.protocol.numbers import count
 
-    found, signed = ledger_at(ledger.absolute(), name)
-    manifest, records = found.manifest, checked(found, signed, str(ledger))
+    told = ledger_at(ledger.absolute(), name)
+    manifest, records = told.run.manifest, checked(told.run, told.records, str(ledger))
     began = time.monotonic()
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))

@@ -185,15 +185,15 @@ def show(name: str, home: str | None, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @home_option
 def ledger(name: str, out: str, force: bool, home: str | None) -> None:
-    """Write a run's ledger to a file, for `reference --ledger`; RUN is known to this node."""
+    """Write a run's ledger to a file, for others to check; RUN is known to this node."""
     from dipaco.cli.inputs import output_file
     from dipaco.node.runs.ledger_file import ledger_at, write_ledger
     from dipaco.protocol.numbers import count
 
     path = output_file(out, "--out", force=force)
-    found, records = ledger_at(home_of(home), name)
-    written = write_ledger(path, found, records)
-    click.echo(f"{path}: {found.manifest.name}, {count(written, 'record')}")
+    told = ledger_at(home_of(home), name)
+    write_ledger(path, told)
+    click.echo(f"{path}: {told.run.manifest.name}, {count(len(told.records), 'record')}")
 
 
 @run.command(name="list")

@@ -11,11 +11,13 @@ from typing import Final, Literal
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from dipaco.cli.views.chaos import Chaos, chaos_lines, fault_table
 from dipaco.cli.views.layout import Column, fitted_table, table_console
 from dipaco.cli.views.text import label
 from dipaco.node.api.values import EvaluationView
-from dipaco.node.status.document import Memory, StageTime, Totals, Verdict
+from dipaco.node.status.document import BlobBytes, Memory, StageTime, Totals, Verdict
 from dipaco.node.storage.files import read_file, write_file
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.numbers import span
@@ -81,6 +83,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     received: int
     """Bytes."""
+    blobs: BlobBytes | None = None
+    """The part of them that is blobs; null: a report of before this field."""
     memory: Memory
     totals: Totals
     stages: tuple[StageTime, ...]
@@ -110,6 +114,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     The same documents choose the versions and give the loss, so it is a little too low.
     """
     nodes: tuple[NodeReport, ...]
+    chaos: Chaos | None = None
+    """The faults that the network met; null: none were ordered."""
 
 
 def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[RoutedLoss, ...]:
@@ -177,6 +183,7 @@ def build(
     states: Mapping[str, dict[int, str]],
     evaluations: Iterable[EvaluationView],
     nodes: Iterable[NodeReport] = (),
+    chaos: Chaos | None = None,
 ) -> Report:
     """Return the report of a run."""
     evaluated = tuple(evaluations)
@@ -192,6 +199,7 @@ def build(
         losses=losses(manifest, evaluated),
         early_stopped=early_stopped(manifest, evaluated),
         nodes=tuple(nodes),
+        chaos=chaos,
     )
 
 
@@ -225,6 +233,17 @@ def differences(ours: Report, theirs: Report) -> list[str]:
     return found + _scored_differences(ours, theirs)
 
 
+def checked(report: Report, single: Report) -> Report:
+    """Return a network's report with the outcome of its check against one process."""
+    if report.chaos is None:
+        return report
+    found = differences(report, single)
+    chaos = msgspec.structs.replace(
+        report.chaos, checked="differs" if found else "same", differences=tuple(found)
+    )
+    return msgspec.structs.replace(report, chaos=chaos, completed=report.completed and not found)
+
+
 def _scored_differences(ours: Report, theirs: Report) -> list[str]:
     """Return the differences in what was scored, which is exact, unlike the loss of it."""
     found = []
@@ -254,6 +273,10 @@ def print_report(report: Report, console: Console | None = None) -> None:
     if report.nodes:
         console.print(_node_table(report, console.width))
         console.print(_stage_table(report, console.width))
+    if report.chaos is not None:
+        console.print(fault_table(report.chaos, console.width))
+        for line in chaos_lines(report.chaos):
+            console.print(Text(line))
     console.print(_summary(report))
 
 
@@ -297,6 +320,7 @@ NODE_COLUMNS: Final = (
     Column("tasks"),
     Column("sent MB", drop=3),
     Column("recv MB", drop=4),
+    Column("of all blobs", drop=3),
     Column("RSS MB", drop=2),
     Column("peak", drop=6),
     Column("worker", drop=5),
@@ -304,7 +328,7 @@ NODE_COLUMNS: Final = (
 
 
 def _node_table(report: Report, width: int) -> Table:
-    rows = []
+    rows, blobs = [], sum(node.blobs.sent for node in report.nodes if node.blobs)
     for node in report.nodes:
         memory = (node.memory.daemon, node.memory.peak, node.memory.worker)
         cells = (
@@ -313,6 +337,7 @@ def _node_table(report: Report, width: int) -> Table:
             str(node.totals.accepted),
             f"{node.sent / 1e6:.1f}",
             f"{node.received / 1e6:.1f}",
+            f"{node.blobs.sent / blobs:.0%}" if node.blobs and blobs else "",
             *(f"{size / 1e6:.0f}" for size in memory),
         )
         rows.append(cells)

@@ -27,6 +27,9 @@ from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.status.activity import Activity, RunActivity
 from dipaco.node.status.counters import StorageMeter, memory
 from dipaco.node.status.document import (
+    BlobBytes,
+    BlobKind,
+    BlobPeer,
     CacheStatus,
     NetworkStatus,
     Offer,
@@ -48,6 +51,7 @@ from dipaco.protocol.work.calls import Held
 
 DERIVE: Final = "derive"
 """The kind of a task that is no lease."""
+BLOB_PEERS = 64  # whose bytes of blobs are told: a node holds tens of connections
 
 
 @dataclass
@@ -232,6 +236,22 @@ class StatusReporter:
             peers=len(self.transport.peers()),
             sent=traffic.sent,
             received=traffic.received,
+            blobs=self._blob_bytes(),
+        )
+
+    def _blob_bytes(self) -> BlobBytes:
+        traffic = self.exchange.traffic
+        most = sorted(traffic.by_peer.items(), key=lambda each: -sum(each[1]))[:BLOB_PEERS]
+        return BlobBytes(
+            sent=traffic.sent,
+            received=traffic.received,
+            kinds=tuple(
+                BlobKind(kind=kind, received=received)
+                for kind, received in sorted(self.exchange.received_by_kind.items())
+            ),
+            peers=tuple(
+                BlobPeer(id=peer, sent=sent, received=received) for peer, (sent, received) in most
+            ),
         )
 
     def _peer(self, peer: PeerId) -> PeerStatus:

@@ -43,27 +43,41 @@ class TrainKind(Kind[TrainLease, TrainResult]):
 
     # ------------------------------------------------------------------ scheduler
 
-    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
-        """Yield the next round of every live path whose moments `peer` has or can fetch."""
-        ready = sorted(
-            self._ready(state), key=lambda work: state.preference(peer, work.path, work.round)
-        )
-        for work in ready:
-            before = work.path, state.ledger.last_round(work.path, work.round)
-            found = state.pending.get(before)
-            if found is None or (found.maker == peer and not _otherwise(state, before, found)):
-                yield work
-
-    def _ready(self, state: SchedulingState) -> Iterator[Work]:
+    def open(self, state: SchedulingState) -> Iterator[Work]:
+        """Yield the next round of every live path."""
         ledger, rounds = state.ledger, state.rounds
+        begun: dict[int, bool] = {}
+        found = []
         for path in rounds.live_paths if ledger.seeded else ():
             version = ledger.path_version(path)
             round_ = state.pending.first_lost(path, version) or version + 1
-            waits = round_ > rounds.last or (path, round_) in state.accepted
-            waits |= path in ledger.missed.get(round_, ())
-            waits |= round_ <= version and not ledger.may_replace(path, round_)
-            if not waits and rounds.has_begun(round_):
-                yield Work(self, path, round_)
+            if round_ > rounds.last or (path, round_) in state.accepted:
+                continue
+            if path in ledger.missed.get(round_, ()):
+                continue
+            if round_ <= version and not ledger.may_replace(path, round_):
+                continue
+            if round_ not in begun:
+                begun[round_] = rounds.has_begun(round_)
+            if begun[round_]:
+                found.append((round_, path))
+        for round_, path in sorted(found):
+            yield Work(self, path, round_)
+
+    def may(self, state: SchedulingState, work: Work, peer: PeerId) -> bool:
+        """Return whether `peer` has or can fetch the moments that the work begins with."""
+        before = work.path, state.ledger.last_round(work.path, work.round)
+        found = state.pending.get(before)
+        return found is None or (found.maker == peer and not _otherwise(state, before, found))
+
+    def alone(self, state: SchedulingState, work: Work, peer: PeerId) -> bool:
+        """Return whether the moments that the work begins with are still with `peer`."""
+        found = state.pending.get((work.path, state.ledger.last_round(work.path, work.round)))
+        return found is not None and found.maker == peer
+
+    def rank(self, state: SchedulingState, work: Work, peer: PeerId) -> tuple[int, ...]:
+        """Return the key by which a peer's work is sorted: what it has at hand goes first."""
+        return state.preference(peer, work.path, work.round)
 
     def work_of(self, lease: TrainLease) -> Work:
         """Return the work that a lease is for."""
@@ -121,6 +135,10 @@ class TrainKind(Kind[TrainLease, TrainResult]):
         if state.pending.get(place) is None:
             return (ended,)
         return ended, MomentsPending(place, Pending(result.moments, peer))
+
+    def recorded(self, state: SchedulingState, lease: TrainLease, peer: PeerId) -> bool:
+        """Return whether the round has ended, and lacks no moments."""
+        return is_again(state, lease) and state.pending.get((lease.path, lease.round)) is None
 
     def hand_back(self, state: SchedulingState, lease: TrainLease) -> tuple[Change, ...]:
         """Give up moments that are still with the maker: it cannot work from them."""

@@ -7,6 +7,7 @@ holder is made elsewhere (`exchange`).
 """
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,6 @@ OUTLINE_LIMIT = (1 << 20) + 256  # bytes; 30,000 chunk digests of 34 bytes
 SMALL_BLOB = 16 << 20  # bytes up to which chunks are small: more holders, finer progress
 SMALL_CHUNK = 256 * 1024  # bytes; smaller reads cost speed
 LARGE_CHUNK = 1 << 20
-AHEAD = 2  # chunks asked for and not yet received: hides one round trip
 UPLOADS = 2  # chunks sent at once, to all peers: more would starve pings on an uplink
 PIECE = 16 * 1024  # bytes of a chunk that are sent at once: a slow uplink takes some every second
 TURN_PATIENCE = 2.0  # s without a piece that the peer took, after which its turn is over
@@ -183,9 +183,18 @@ class Uploads:
     """The holder's side: all streams of all peers share `UPLOADS` turns, chunk by chunk."""
 
     def __init__(
-        self, blobs: Readable, in_thread: InThread, asker: Callable[[PeerId], Asker]
+        self,
+        blobs: Readable,
+        in_thread: InThread,
+        asker: Callable[[PeerId], Asker],
+        sent: Callable[[PeerId, int], None],
     ) -> None:
-        """asker: returns how a peer is counted."""
+        """Take the store to serve.
+
+        asker   returns how a peer is counted.
+        sent    is told the bytes of every chunk that was sent, and its receiver.
+        """
+        self._sent = sent
         self._blobs = blobs
         self._in_thread = in_thread
         self._asker = asker
@@ -195,8 +204,6 @@ class Uploads:
         self._outline_bytes = 0
         self._in_work: dict[Digest, trio.Event] = {}
         """Outlines being made."""
-        self.sent = 0
-        """Bytes of chunks sent."""
 
     async def serve(self, stream: Stream) -> None:
         """Serve one stream to its end; raises RemoteProtocolError and Unavailable."""
@@ -225,7 +232,7 @@ class Uploads:
         async def read() -> bytes:
             return await self._in_thread(lambda: self._blobs.read_range(blob, offset, most))
 
-        self.sent += await sending.send(stream, read)
+        self._sent(stream.peer, await sending.send(stream, read))
 
     async def _outline(self, blob: Digest, asker: Asker) -> Outline | None:
         """Return the blob's outline, or None when it is not here; all askers share one hashing."""
@@ -271,13 +278,12 @@ def _bytes_of(outline: Outline) -> int:
 
 
 class Download:
-    """The receiver's side of one stream: the outline, then its chunks in order, each checked."""
+    """The receiver's side of one stream: the outline, then the chunks that are asked for."""
 
     def __init__(self, stream: Stream, blob: Digest) -> None:
         self._stream = stream
         self._blob = blob
-        self._asked = 0
-        self._next = 0
+        self._asked: deque[int] = deque()
         self.outline = Outline(length=0, chunk=1, digests=())
 
     async def begin(self) -> Outline:
@@ -297,29 +303,24 @@ class Download:
         self.outline = answer
         return answer
 
-    def start_at(self, index: int) -> None:
-        """Begin at chunk `index`: the ones before it are here already."""
-        self._asked = self._next = index
+    async def ask(self, index: int) -> None:
+        """Ask for chunk `index`; raises Unavailable."""
+        await self._stream.send(frame(encode(AskChunk(index=index))))
+        self._asked.append(index)
 
-    async def next_chunk(self) -> bytes | None:
-        """Return the next chunk, or None after the last; raises as `begin` does."""
-        count = len(self.outline.digests)
-        if self._next == count:
-            return None
-        while self._asked < min(count, self._next + AHEAD):
-            await self._stream.send(frame(encode(AskChunk(index=self._asked))))
-            self._asked += 1
-        offset = self._next * self.outline.chunk
+    async def receive(self) -> tuple[int, bytes]:
+        """Return the number and the bytes of the chunk asked for first; raises as `begin` does."""
+        index = self._asked.popleft()
         data: bytes | None = None
         with trio.move_on_after(CHUNK_TIMEOUT):
+            offset = index * self.outline.chunk
             wanted = min(self.outline.chunk, self.outline.length - offset)
             data = await receive_exactly(self._stream, wanted)
         if data is None:
             raise self._silent()
-        if sha256(data) != self.outline.digests[self._next]:
-            raise RemoteProtocolError(f"chunk {self._next} of blob {short(self._blob)} is wrong")
-        self._next += 1
-        return data
+        if sha256(data) != self.outline.digests[index]:
+            raise RemoteProtocolError(f"chunk {index} of blob {short(self._blob)} is wrong")
+        return index, data
 
     def _silent(self) -> Unavailable:
         return Unavailable(f"{short_peer(self._stream.peer)} sent nothing for {CHUNK_TIMEOUT:g} s")

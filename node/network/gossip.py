@@ -213,6 +213,11 @@ class Gossip:
             finally:
                 self._nursery = None  # late callbacks start nothing
 
+    @property
+    def unheard(self) -> frozenset[PeerId]:
+        """The connected peers whose values were not all pulled yet."""
+        return frozenset(self._rpc.ready() - self._compared)
+
     async def announce(self, item: Item, size: int) -> None:
         """Tell all peers, at once and best effort, that this node now holds `item`."""
         await self._transport.publish(TOPIC, encode(Announcement(item=item, size=size)))

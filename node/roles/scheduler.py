@@ -24,6 +24,7 @@ from dipaco.node.limits.gate import Gate
 from dipaco.node.network.guard import leaves
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
+from dipaco.node.scheduler.catching_up import catch_up
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import take_over
 from dipaco.node.scheduler.kept import KeptScheduler
@@ -96,10 +97,9 @@ async def _attend(node: Node, record: RunRecord) -> None:
 
 
 async def _schedule(node: Node, record: RunRecord) -> None:
-    """Publish the run's router, then hand out its work until cancelled.
-
-    Raises Refusal once the owner has granted a term to another scheduler.
-    """
+    """Publish the run's router, then hand out its work until cancelled."""
+    expected = record.length > 0 or node.dialer.knows_peers
+    await catch_up(lambda: node.gossip.unheard, expected=expected)
     writes, deps = _Writes(node, node.activity.of(record.run)), _deps(node)
     derived = await _router(node, record, writes)
     if record.term < (term := _term_due(record)):
@@ -252,6 +252,8 @@ def _say_what_is_scheduled(
     elif scheduler.stepping:
         step = scheduler.stepping
         activity.say("outer-step", module=step.module, round=step.version)
+    elif blocked := scheduler.recovery.why(trio.current_time()):
+        activity.say("blocked", problem=blocked)
     elif deadlock := schedule.deadlock:
         activity.say("scores-differ", problem=deadlock)
     elif record.rounds.finished:

@@ -78,6 +78,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         run_store=node.run_store,
         blobs=node.blobs,
         exchange=node.exchange,
+        finder=node.finder,
         rpc=node.rpc,
         worker=node.worker,
         guard=node.guard,

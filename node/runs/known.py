@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dipaco.node.runs.certificates import newest_certificate
 from dipaco.node.runs.files import RunFile, find_run, kept_runs, open_run, read_run
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
@@ -11,6 +12,7 @@ from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal, SavedProof
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.signed import Signed
 
 
 @contextmanager
@@ -69,3 +71,9 @@ def read_records(run: Digest, home: Path) -> list[bytes]:
     """Return the signed records of a run's ledger in `home`; none if the journal has none."""
     with _journal(home) as journal:
         return [saved.data for saved in journal.ledger(run)] if journal is not None else []
+
+
+def read_certificate(run: Digest, home: Path) -> tuple[Signed, ...]:
+    """Return what makes a run's ledger in `home` final; empty where nothing does."""
+    with _journal(home) as journal:
+        return newest_certificate(journal, run) if journal is not None else ()

@@ -12,7 +12,7 @@ kept as a proof.
 import logging
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -408,6 +408,12 @@ class RunStore:
     def listed_by(self, peer: PeerId) -> frozenset[Digest] | None:
         """Return the runs that `peer` offers; None before it was asked for all that it holds."""
         return self._listings.get(peer)
+
+    def offering(self, run: Digest) -> Iterator[PeerId]:
+        """Yield the peers that offer a run, those that were asked latest first."""
+        for peer in tuple(reversed(self._listings)):
+            if run in self._listings.get(peer, ()):
+                yield peer
 
     def has_told(self, peer: PeerId) -> bool:
         """Return whether all that `peer` holds, and this node wants by now, was pulled."""

@@ -250,11 +250,14 @@ class KeptScheduler(Scheduler):
             and work.kind.one_result
         )
 
-    def _save(self, changes: tuple[Change, ...]) -> None:
+    def _note_ledger(self) -> None:
+        pass  # it grows by what this node proposed, until a higher term ends the scheduling
+
+    def _save(self, changes: tuple[Change, ...]) -> bool:
         if self._proposal is not None and any(isinstance(each, Recorded) for each in changes):
             final = self._proposal
             self._deps.run_store.append_final(self.run_id, final.records, final.certificate)
-        super()._save(tuple(each for each in changes if not isinstance(each, Recorded)))
+        return super()._save(tuple(each for each in changes if not isinstance(each, Recorded)))
 
     def _note(self, change: Change) -> None:
         super()._note(change)

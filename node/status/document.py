@@ -71,6 +71,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "failures": ("paused", "{count} in a row ({problem}), next try in {wait:span}"),
     "device": ("paused", "{problem}, next try in {wait:span}"),
     "scheduling": ("serving", "round {round} of {rounds}, {held} of {paths:n path} held{parked}"),
+    "blocked": ("serving", "{problem}"),
     "scores-differ": ("serving", "{problem}"),
     "two-ledgers": ("serving", "{problem}; this node goes on with the ledger that it holds"),
     "no-quorum": ("serving", "{problem}"),
@@ -198,6 +199,36 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Nats per token."""
 
 
+class BlobKind(msgspec.Struct, frozen=True, kw_only=True):
+    """The blobs of one kind that this node received since its start."""
+
+    kind: str
+    """`state`, `update`, `moments`, `result`, `tokenizer`, or `other`."""
+    received: int
+    """Bytes."""
+
+
+class BlobPeer(msgspec.Struct, frozen=True, kw_only=True):
+    """The blobs that this node and one peer sent each other since its start."""
+
+    id: str
+    """PeerID."""
+    sent: int
+    received: int
+    """Bytes."""
+
+
+class BlobBytes(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes of blobs that the node sent and received since its start."""
+
+    sent: int
+    received: int
+    kinds: tuple[BlobKind, ...]
+    """What was received, by kind: the receiver knows it, the sender sends a digest's bytes."""
+    peers: tuple[BlobPeer, ...]
+    """The peers with most bytes, at most 64."""
+
+
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The node's addresses, connections and traffic."""
 
@@ -208,6 +239,8 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     received: int
     """Bytes of blobs and messages since the start."""
+    blobs: BlobBytes = BlobBytes(sent=0, received=0, kinds=(), peers=())
+    """The part of it that is blobs."""
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,4 +9,4 @@ async def obtain_tokenizer(manifest: Manifest, exchange: Exchange) -> None:
     """Fetch a run's tokenizer, unless it is here or part of this program; raises Unavailable."""
     pinned = manifest.tokenizer
     if embedded_tokenizer_path(pinned.sha256) is None:
-        await exchange.fetch(pinned.sha256, length=pinned.size)
+        await exchange.fetch(pinned.sha256, length=pinned.size, kind="tokenizer")

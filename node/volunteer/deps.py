@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.limits.gate import Gate
 from dipaco.node.network.exchange import Exchange
+from dipaco.node.network.finding import Finder
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.store import RunStore
@@ -22,6 +23,7 @@ class VolunteerDeps:
     run_store: RunStore
     blobs: BlobStore
     exchange: Exchange
+    finder: Finder
     rpc: Rpc
     worker: JobRunner
     guard: Guard

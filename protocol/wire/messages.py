@@ -27,6 +27,7 @@ LEDGER_PART = 256 << 10  # bytes of records in a reply: one has at most 215 KB
 MAX_KEEPERS = 15  # of one run: 7 may be away, and a call to each is still one call in 16
 MAX_CERTIFICATE = 8 << 10  # bytes of a certificate: 15 cosignatures of less than 512 bytes
 MAX_CHUNKS = 30_000  # in an outline: 30 GB in chunks of 1 MiB, and 1 MB of digests
+MAX_ASKED = 256  # blobs in one question; a lease of 256 modules has as many states
 MAX_ANNOUNCEMENT = 4096  # bytes that gossip may carry: digests, never bodies
 MAX_CALL_BODY = MAX_ENVELOPE + 32  # bytes of a request or an answer; the largest, a `Value`
 
@@ -246,6 +247,25 @@ class Have(Wire, frozen=True, kw_only=True):
 
     held: bool
     """True: it holds the whole blob and can send it."""
+
+
+Presence = Literal["absent", "wanted", "coming", "held"]
+"""`held`: the peer has the whole blob and can send it; `coming`: it is fetching the blob; `wanted`:
+it will fetch the blob, or take it from whoever has it first; `absent`: none of these."""
+
+
+class AskPresence(Wire, frozen=True, kw_only=True):
+    """Asks for the presence of several blobs at the peer."""
+
+    blobs: Annotated[tuple[DigestField, ...], msgspec.Meta(min_length=1, max_length=MAX_ASKED)]
+    """Their digests."""
+
+
+class PresenceIs(Wire, frozen=True, kw_only=True):
+    """The answer to an `AskPresence`; it binds nobody."""
+
+    blobs: Annotated[tuple[Presence, ...], msgspec.Meta(max_length=MAX_ASKED)]
+    """One for each blob, in the order of the question."""
 
 
 class AskOutline(Wire, frozen=True, kw_only=True):

@@ -124,7 +124,8 @@ class Probe:
             download = Download(stream, self._state)
             try:
                 await download.begin()
-                await download.next_chunk()
+                await download.ask(0)
+                await download.receive()
             except Unavailable:  # an old state is removed
                 self._state = None
             finally:

@@ -28,10 +28,12 @@ SURFACE = {
     "run list": "--home --json",
     "run takeover": "NAME --home --key --term",
     "doctor": "--device --fit --home --json --max-batch",
-    "verify": "NAME --home --json --labels --local-sources --out --spec",
+    "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
-    "testnet": "FILE --home --kill --nodes --report --rounds --seed",
+    "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --no-check "
+    "--nodes --partition --reference --report --restart --rounds --schedulers --seed --slow-link "
+    "--soak",
     "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",
@@ -41,6 +43,7 @@ SURFACE = {
     "ckpt export": "NAME --at --format --home --out --path",
     "cache info": "--home --json",
     "cache prune": "--home --max",
+    "repair": "--home",
     "compare": "NAME --data --device --domain-field --jobs --methods --out --outer-rates --rates "
     "--repeats --reroute --rounds --seeds",
     "id": "--home --json",

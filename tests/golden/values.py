@@ -38,6 +38,7 @@ from dipaco.protocol.wire.messages import (
     AskHave,
     AskInventory,
     AskOutline,
+    AskPresence,
     Failure,
     Have,
     Inventory,
@@ -49,6 +50,7 @@ from dipaco.protocol.wire.messages import (
     PeerRecord,
     Ping,
     Pong,
+    PresenceIs,
     ReadLedger,
     ReadValue,
     Register,
@@ -517,6 +519,7 @@ def _work() -> tuple[Wire, ...]:
         AskNext(run=run, spec=digest("spec"), token=TOKEN),
         Granted(lease=LEASE),
         NoLease(code="no-lease", reason="all work is leased", retry_after=2.0),
+        NoLease(code="no-lease", reason="all work is leased", retry_after=6.0, place=3, places=8),
         beat,
         msgspec.structs.replace(beat, loss=3.412),
         HandBack(run=run, token=TOKEN, reason="paused by you"),
@@ -582,6 +585,8 @@ def _gossip() -> tuple[Wire, ...]:
 def _blobs() -> tuple[Wire, ...]:
     return (
         AskHave(blob=digest("blob")),
+        AskPresence(blobs=(digest("blob"), digest("other"))),
+        PresenceIs(blobs=("held", "coming")),
         Have(held=True),
         AskOutline(blob=digest("blob")),
         Outline(length=1_500_000, chunk=1 << 20, digests=(digest("part 0"), digest("part 1"))),

@@ -46,8 +46,9 @@ async def _frames(data: bytes) -> None:
 async def _download(data: bytes) -> None:
     download, received = Download(cast(Stream, Sent(data)), sha256(BLOB)), 0
     outline = await download.begin()
-    while (chunk := await download.next_chunk()) is not None:
-        received += len(chunk)
+    for index in range(len(outline.digests)):
+        await download.ask(index)
+        received += len((await download.receive())[1])
     hold(received == outline.length, "the chunks are not the blob")
 
 

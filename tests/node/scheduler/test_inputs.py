@@ -86,9 +86,7 @@ async def test_states_are_brought_ahead_of_the_lease_one_at_a_time(
     parts = (await swarm.start("bert")).parts
     await until(lambda: parts.activity.reason.code == "run-over")
     record, worker = parts.run_store.runs[run_id(VALUE)], scheduler.worker
-    inputs = Inputs(
-        record, parts.run_store, parts.blobs, parts.exchange, worker, scheduler.parts.me
-    )
+    inputs = Inputs(record, parts.run_store, parts.blobs, parts.exchange, parts.finder, worker)
     newest = {m: states[-1] for m, states in record.state.states.items()}
     own = set(record.state.topology.path_modules[0])
     for count in range(1, len(own) + 1):
