@@ -6,7 +6,7 @@ ablation is one further change of a method: `dipaco+int4`. Source: docs/method.m
 method is one more entry of `METHODS`, a new ablation one of `ABLATIONS`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dipaco.node.compare.absent import QUORUM, a_quarter, nobody
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.run.exactness import IDF_SVD, MAX_COLUMNS
 from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard
@@ -39,6 +40,8 @@ class Method:
     documents, or its shard by a router of the method's own."""
     has_outer_rate: bool = True
     """Whether its outer step has a rate to choose; dense keeps the result of its inner steps."""
+    missed: Callable[[Manifest, int, Sequence[int]], Collection[int]] = nobody
+    """Gives the paths, of the live ones, that miss a round."""
 
     @property
     def is_routed(self) -> bool:
@@ -176,6 +179,8 @@ class Ablation:
     manifest: Callable[[Manifest], Manifest]
     routes: bool = False
     """Whether the change gives a routed method another router."""
+    missed: Callable[[Manifest, int, Sequence[int]], Collection[int]] | None = None
+    """Gives the paths that miss a round, if it is the change."""
 
 
 def _training(**changes: Any) -> Callable[[Manifest], Manifest]:
@@ -235,6 +240,9 @@ ABLATIONS: Final[Mapping[str, Ablation]] = {
     ),
     "tokens": Ablation(title="capacity in tokens", manifest=_in_tokens, routes=True),
     "idf-svd": Ablation(title="idf-svd-v1", manifest=_idf_svd, routes=True),
+    "absent": Ablation(
+        title="1 path of 4 absent", manifest=_training(quorum=QUORUM), missed=a_quarter
+    ),
 }
 """By name, in the order in which they follow a method's name."""
 
@@ -254,6 +262,7 @@ def _ablated(method: Method, ablation: Ablation) -> Method:
         title=f"{method.title}, {ablation.title}",
         manifest=lambda manifest: ablation.manifest(method.manifest(manifest)),
         stream="own" if ablation.routes and method.stream == "routed" else method.stream,
+        missed=ablation.missed or method.missed,
     )
 
 

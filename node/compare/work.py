@@ -117,10 +117,13 @@ def train(folder: SeedFolder, trial: Trial, device: str, on_work: OnWork) -> Non
     scores = _Scores(data, own, device, count)
     points, nlls = [start.point], start.nlls
     training, reshard = manifest.training, manifest.routing.reshard
-    tokens = start.point.tokens
+    tokens, absent = start.point.tokens, 0
     for round_ in range(1, training.rounds + 1):
-        run.round(round_)
-        tokens += len(run.live_paths(round_)) * training.inner_steps * _step_tokens(manifest)
+        live = run.live_paths(round_)
+        missed = method.missed(manifest, round_, live)
+        run.round(round_, missed)
+        absent += len(missed)
+        tokens += (len(live) - len(missed)) * training.inner_steps * _step_tokens(manifest)
         if _is_scored(training, round_):
             last = round_ == training.rounds
             losses, nlls = scores.at(run, round_, start.documents, whole=last)
@@ -140,7 +143,8 @@ def train(folder: SeedFolder, trial: Trial, device: str, on_work: OnWork) -> Non
         outer_lr=trial.outer_lr,
         seed=start.seed,
         repeat=trial.repeat,
-        compute=steps_after_seed(manifest) / steps_after_seed(dense(folder.manifest)),
+        compute=(steps_after_seed(manifest) - absent * training.inner_steps)
+        / steps_after_seed(dense(folder.manifest)),
         parameters=total,
         path_parameters=of_path,
         seconds=monotonic() - began,

@@ -182,6 +182,8 @@ class Gossip:
         """Of these the peers to compare with once more, since more is wanted now."""
         self._told: tuple[tuple[Item, ...], tuple[Item, ...], Digest] | None = None
         """An inventory, the part of it that is told, and the digest of that part."""
+        self._encoded: dict[Item, bytes] = {}
+        """The encoding of every item that is told: most stay from one change to the next."""
         self._compared: set[PeerId] = set()
         """The connected peers whose values were all pulled at least once."""
         self._pulling: dict[tuple[str, Digest], float] = {}
@@ -546,7 +548,8 @@ class Gossip:
         whole = self._values.inventory()
         if self._told is None or self._told[0] is not whole:
             told = _bounded(whole)
-            self._told = whole, told, _summary(told)
+            self._encoded = {item: self._encoded.get(item) or encode(item) for item in told}
+            self._told = whole, told, summary_of(self._encoded.values())
         return self._told[1:]
 
     def _lacks(self, item: Item, peer: PeerId) -> bool:
@@ -582,6 +585,6 @@ def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:
     return tuple(kept)
 
 
-def _summary(items: Iterable[Item]) -> Digest:
-    """Return one digest over the whole inventory, independent of its order."""
-    return tagged("dipaco/1/inventory", *sorted(map(encode, items)))
+def summary_of(encoded: Iterable[bytes]) -> Digest:
+    """Return one digest over the encoded items of an inventory, independent of their order."""
+    return tagged("dipaco/1/inventory", *sorted(encoded))

@@ -7,7 +7,7 @@ through it has a result, but those that missed the round (section 2.10). The onl
 a re-sharding: later rounds begin when the new router is adopted.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 
 from dipaco.protocol.run.modules import ModuleId
@@ -33,7 +33,11 @@ class Rounds:
         self._weights = weights
         self._unknown = (1,) * self._manifest.paths
         self._through: dict[int, tuple[Weights, dict[ModuleId, tuple[int, ...]]]] = {}
-        """Per epoch the live paths through the modules that were asked for, by these weights."""
+        """Per epoch the live paths through every module, by these weights."""
+        self._lacking: dict[ModuleId, tuple[int, int]] = {}
+        """Per module a path and round whose result it lacked when `due_steps` looked last."""
+        self._evaluating: dict[int, tuple[int, tuple[int, ...], int, Mapping[int, int]]] = {}
+        """Per epoch the fold's count of changes, its live paths, and what is to be evaluated."""
         self._done: tuple[int, tuple[int, ...], int] = (-1, (), -1)
         """The fold's count of changes, the live paths, and `done` as it was then."""
 
@@ -94,18 +98,26 @@ class Rounds:
 
         behind   leave out versions that are fewer than `behind` before the path's newest.
         """
-        state = self._state
+        evaluations = self._state.evaluations
         for epoch in range(self._manifest.epoch_of(self.last) + 1):
-            first = self._manifest.first_version(epoch)
-            live_paths = self.live_at(first)
-            begin = min((state.first_unevaluated(p, epoch) for p in live_paths), default=first)
-            end = self._end_of(epoch)
+            begin, newest = self._to_evaluate(epoch)
+            end = min(self._end_of(epoch), max(newest.values(), default=-1) - behind + 1)
             # begin is a version that some path lacks: few versions follow, not all of the run.
-            due = {path: state.path_version(path) - behind for path in live_paths}
-            for version in range(begin, min(end, max(due.values(), default=-1) + 1)):
-                for path, newest in due.items():
-                    if version <= newest and (version, path) not in state.evaluations:
+            for version in range(begin, end):
+                for path, stands_at in newest.items():
+                    if version <= stands_at - behind and (version, path) not in evaluations:
                         yield version, path
+
+    def _to_evaluate(self, epoch: int) -> tuple[int, Mapping[int, int]]:
+        """Return the first version that a live path of an epoch lacks, and where they all stand."""
+        state, first = self._state, self._manifest.first_version(epoch)
+        paths = self.live_at(first)
+        known = self._evaluating.get(epoch)
+        if known is None or known[:2] != (state.changes, paths):
+            begin = min((state.first_unevaluated(path, epoch) for path in paths), default=first)
+            newest = {path: state.path_version(path) for path in paths}
+            known = self._evaluating[epoch] = state.changes, paths, begin, newest
+        return known[2:]
 
     def _end_of(self, epoch: int) -> int:
         """Return the version after the last one that the router of `epoch` evaluates."""
@@ -124,9 +136,18 @@ class Rounds:
         version   that the step makes.
         paths     that contribute, ascending.
         """
+        lacking, paths_at = self._lacking, dict[int, Mapping[ModuleId, tuple[int, ...]]]()
         for module, version in self.next_versions() if arrived else ():
-            paths = self.step_paths(module, version)
-            if paths and all((path, version) in arrived for path in paths):
+            lacks = lacking.get(module)
+            if lacks and lacks[1] == version and lacks not in arrived:
+                continue  # it waits for the same path as at the last look
+            if version not in paths_at:
+                paths_at[version] = self._paths_at(version)
+            paths = paths_at[version][module]
+            missing = next((path for path in paths if (path, version) not in arrived), None)
+            if missing is not None and not self._state.live:
+                lacking[module] = missing, version
+            elif missing is None and paths:
                 yield module, version, paths
 
     def next_versions(self) -> Iterator[tuple[ModuleId, int]]:
@@ -139,19 +160,21 @@ class Rounds:
 
     def step_paths(self, module: ModuleId, version: int) -> tuple[int, ...]:
         """Return the paths whose results make a module's step to `version`, ascending."""
-        if self._state.live:
-            if self._manifest.epoch_of(version) > self._state.epoch:
-                return ()  # the next router says which paths live
-            return self._state.due_paths(module, version)
-        weights = self.weights_at(version)
-        epoch = self._manifest.epoch_of(version)
-        if (known := self._through.get(epoch)) is None or known[0] is not weights:
-            known = self._through[epoch] = (weights, {})
-        found = known[1].get(module)
-        if found is None:
-            through = self._state.topology.paths_through(module)
-            found = known[1][module] = tuple(path for path in through if weights[path])
-        return found
+        return self._paths_at(version)[module]
+
+    def _paths_at(self, version: int) -> Mapping[ModuleId, tuple[int, ...]]:
+        """Return those of all modules."""
+        state, epoch = self._state, self._manifest.epoch_of(version)
+        if state.live:  # none, until the next router says which paths live
+            known = epoch <= state.epoch
+            return {m: state.due_paths(m, version) if known else () for m in state.states}
+        weights, top = self.weights_at(version), state.topology
+        if epoch not in self._through or self._through[epoch][0] is not weights:
+            alive = {*live(weights)}
+            found = {m: tuple(p for p in top.paths_through(m) if p in alive) for m in top.modules}
+            self._through[epoch] = weights, found
+            self._lacking.clear()
+        return self._through[epoch][1]
 
 
 @lru_cache(maxsize=64)

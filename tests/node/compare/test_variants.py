@@ -106,6 +106,7 @@ ABLATED = {
     "tokens": {"routing.capacity"},
     "idf-svd": {"routing.featurizer"},
     "muon": {"training.inner"},
+    "absent": {"training.quorum"},
     "int2": {"training.deltas", "training.updates"},
     "topk": {"training.deltas", "training.updates"},
 }

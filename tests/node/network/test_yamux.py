@@ -5,12 +5,15 @@ third host is served all the while. Libp2p's own reading loop forgives or answer
 """
 
 import contextlib
+import random
 import struct
 from typing import Any
 
 import libp2p.stream_muxer.yamux.yamux as yamux
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from trio.testing import wait_all_tasks_blocked
 
@@ -77,7 +80,8 @@ async def test_what_is_sent_beyond_the_window_is_neither_kept_nor_forgiven() -> 
             for _ in range(40):  # 2.5 MiB; 170 MB of 170 were kept before
                 await raw.conn._write_frame(_frame(DATA, 0, raw.stream_id, len(part), part))
                 most = max(most, theirs.unread)
-        assert WINDOW <= most <= shims.LARGEST_WINDOW
+        # The bytes that agreed on the protocol are still owed: the last part does not fit.
+        assert WINDOW - len(part) <= most <= shims.LARGEST_WINDOW
         await until(lambda: not victim.peers())
 
 
@@ -170,3 +174,77 @@ async def test_a_peer_proposes_a_few_protocols_and_none_with_a_long_name() -> No
                     pass
         assert await is_served(offender, victim)
         assert ECHO in victim._host.multiselect.handlers  # type: ignore[attr-defined]
+
+
+async def test_tiny_reads_send_no_window_updates() -> None:
+    async with two() as (one, other):
+        stream: Any = await one.open(other.me, ECHO)
+        number = stream._stream.muxed_stream.stream_id
+        updates: list[bool] = []
+
+        def count(muxer: Any) -> None:
+            send = muxer._write_frame
+
+            async def counted(data: bytes) -> None:
+                head = struct.unpack(yamux.YAMUX_HEADER_FORMAT, data[: yamux.HEADER_SIZE])
+                if head[3] == number:
+                    updates.append(head[1] == UPDATE)
+                await send(data)
+
+            muxer._write_frame = counted
+
+        for node in (one, other):
+            count(_link(node))
+        for _ in range(50):
+            await stream.send(b"x" * 200)
+            assert await stream.receive(200)
+        assert len(updates) >= 100 and not any(updates)
+        await stream.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_reads_of_any_sizes_leave_the_sender_half_of_its_window(seed: int) -> None:
+    """And all bytes arrive: 2 MB, which are four windows."""
+    sizes, total = random.Random(seed), 2 << 20
+    async with two() as (sender, receiver):
+        read, low = 0, []
+        done = trio.Event()
+
+        async def take(stream: Any) -> None:
+            nonlocal read
+            raw = stream._stream.muxed_stream
+            while read < total:
+                read += len(await stream.receive(sizes.choice((1, 100, 4095, 4096, 70_000))))
+                unread = len(raw.conn.stream_buffers[raw.stream_id])
+                if not unread and 2 * raw.recv_window < raw.target_recv_window:
+                    low.append(raw.recv_window)
+            done.set()
+
+        receiver.serve(SINK, take)
+        stream: Any = await sender.open(receiver.me, SINK)
+        sent = 0
+        while sent < total:
+            part = min(total - sent, sizes.choice((1, 100, 3000, 50_000)))
+            await stream.send(bytes(part))
+            sent += part
+        with trio.fail_after(20):
+            await done.wait()
+        assert read == total and not low
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_an_update_is_owed_no_longer_than_half_of_the_window(data: st.DataObject) -> None:
+    """The window as both sides count it, for arrivals and reads of any sizes."""
+    target = window = WINDOW
+    unread = 0
+    for _ in range(data.draw(st.integers(1, 60))):
+        came = data.draw(st.integers(0, window))
+        window, unread = window - came, unread + came
+        taken = data.draw(st.integers(0, unread))
+        unread -= taken
+        if taken and shims.needs_update(window, target, taken):
+            window = max(window, target - unread)
+        if not unread:
+            assert 2 * window >= target  # the peer can go on
+        assert window + unread <= target
