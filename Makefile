@@ -22,7 +22,7 @@ COMMA := ,
 RATES ?= 2e-3,4e-3,8e-3
 OUTER_RATES ?= 0.4,0.7,1.0
 
-.PHONY: demo test quick coverage ci adversary fuzz bench compare lint format clean
+.PHONY: demo test quick coverage ci adversary fuzz bench compare lint format simulate-nodes clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -52,6 +52,12 @@ adversary: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),2) \
 	--seed $(or $(SEED),1) --target "$(TARGET)"
+
+# make simulate-nodes SEEDS=200 FIRST=0 runs whole nodes under faults, a universe for each seed
+# (docs/operation.md). Hashes are fixed, so that a seed is the same universe in every process.
+simulate-nodes: $(STAMP)
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation_nodes --seeds $(or $(SEEDS),20) \
+	--first $(or $(FIRST),0)
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench
