@@ -22,7 +22,8 @@ COMMA := ,
 RATES ?= 2e-3,4e-3,8e-3
 OUTER_RATES ?= 0.4,0.7,1.0
 
-.PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format simulate clean
+.PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format simulate \
+	simulate-nodes clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -66,6 +67,12 @@ fuzz: $(STAMP)
 simulate: $(STAMP)
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) \
 	--jobs $(or $(JOBS),2) --state build/simulation-$(or $(FIRST),0).json
+
+# make simulate-nodes SEEDS=200 FIRST=0 runs whole nodes under faults, a universe for each seed
+# (docs/operation.md). Hashes are fixed, so that a seed is the same universe in every process.
+simulate-nodes: $(STAMP)
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation_nodes --seeds $(or $(SEEDS),20) \
+	--first $(or $(FIRST),0)
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench

@@ -519,7 +519,7 @@ class Scheduler:
             return
         saved = None
         try:
-            saved = self._deps.guard.call("saving a decision", None, self._save, changes)
+            saved = self._deps.guard.call("saving a decision", None, self._save_whole, changes)
             self.full = ""
         except DiskFull as full:
             raise self._no_room(full) from full
@@ -547,7 +547,7 @@ class Scheduler:
         self._due.notify()
         self._deps.changed.notify()
 
-    def _save(self, changes: tuple[Change, ...]) -> bool:
+    def _save_whole(self, changes: tuple[Change, ...]) -> bool:
         """Save the changes, all or none; raises DiskFull."""
         with self._deps.journal.saving():
             for change in changes:

@@ -35,10 +35,8 @@ class Salvaged:
     unread: set[str] = field(default_factory=set)
     """The tables with rows that could not be read: nobody knows how many."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is known to be lost."""
-        return not self.lost and not self.unread
+    of_work: bool = False
+    """Whether the file is a journal that a node has worked with, not an empty one in its place."""
 
 
 def salvage(damaged: Path, journal: Journal) -> Salvaged:
@@ -49,6 +47,8 @@ def salvage(damaged: Path, journal: Journal) -> Salvaged:
         if not _is_readable(old):
             told.unread = set(journal.sizes())
             return told
+        ((mark,),) = old.execute("PRAGMA application_id").fetchall()
+        told.of_work = mark != 0
         with journal.saving():
             for table in journal.sizes():
                 _take_table(old, journal, table, told)

@@ -121,8 +121,8 @@ def test_a_journal_that_was_lost_is_refused_by_name_and_repair_begins_a_new_one(
     for _ in range(2):  # the first start makes no difference
         line = start_line(home, capsys)
         assert str(home.journal) in line and "dipaco-node repair" in line
-    repaired(home, capsys)
-    assert length(home) == 0
+    assert any("it votes no more" in told for told in repaired(home, capsys))
+    assert length(home) == 0 and home.forgotten.exists()
     with closing(Journal.open(home.journal)) as journal:
         check_mark(home, journal)
 

@@ -1,0 +1,108 @@
+"""A long run: nothing grows with its rounds but the ledger itself, and what is folded from it.
+
+As in test_swarm: virtual time, real journals and blobs, fake work. No disk of this machine is
+waited for.
+"""
+
+from collections.abc import Iterator, Sized
+from pathlib import Path
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from dipaco.node.storage import blobs, files
+from dipaco.node.storage.files import folder_bytes
+from dipaco.protocol.run.manifest import run_id
+from dipaco.protocol.run.model_shape import Grid, Level
+from tests.node.scheduler import fakes
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found
+from tests.values import manifest
+
+ROUNDS, EARLY = 30, 10
+VALUE = replace(
+    manifest(grid=Grid(levels=(Level(experts=2, blocks=1),), path_specific_blocks=())),
+    training=replace(manifest().training, rounds=ROUNDS, inner_state="carry"),
+)
+RUN = run_id(VALUE)
+PARTS = (
+    "run_store",
+    "gossip",
+    "gossip._rpc",
+    "exchange",
+    "claims",
+    "rpc",
+    "liveness",
+    "dialer",
+    "directory",
+    "reputation",
+    "transport",
+    "activity",
+    "activity.sums",
+)
+"""The parts of a node whose containers are measured, by attribute."""
+
+
+def containers(node: SwarmNode) -> Iterator[tuple[str, object]]:
+    """Yield the parts of a node that keep something, by name."""
+    for name in PARTS:
+        part: object = node.parts
+        for attribute in name.split("."):
+            part = getattr(part, attribute)
+        yield name, part
+    scheduler = node.parts.request_router.schedulers.get(RUN)
+    if scheduler is not None:
+        schedule = scheduler.schedule
+        yield "scheduler", scheduler
+        yield "schedule", schedule
+        yield "schedule.state", schedule.state
+        yield "schedule.state.pending", schedule.state.pending
+        yield "schedule.standing", schedule.standing
+        yield "schedule.parking", schedule.parking
+
+
+def sizes(node: SwarmNode) -> dict[str, int]:
+    """Return the lengths of all that a node keeps: containers, tables, files and their bytes."""
+    found = {
+        f"{name}.{attribute}": len(value)
+        for name, part in containers(node)
+        for attribute, value in getattr(part, "__dict__", {}).items()
+        if isinstance(value, Sized) and not isinstance(value, str | bytes)
+    }
+    tables = node.parts.journal.sizes()
+    found |= {f"table {name}": count for name, count in tables.items() if name != "ledger"}
+    home = node.parts.home
+    found["files"] = sum(1 for path in home.root.rglob("*") if path.is_file())
+    found["bytes"] = folder_bytes(home.blobs) + folder_bytes(home.cache)
+    return found
+
+
+async def test_nothing_grows_with_the_rounds_of_a_run(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fakes, "TRAIN_SECONDS", 3.0)
+    for module in (files, blobs):
+        monkeypatch.setattr(module, "sync", lambda descriptor: None)
+    found(tmp_path, VALUE)
+    nodes = [await swarm.start(name) for name in (SCHEDULER, "anna", "bert")]
+    rounds = nodes[0].parts.run_store.runs[RUN].rounds
+    most: list[dict[str, int]] = []
+    for last in (EARLY, ROUNDS - 1):  # the last round is another one: nobody trains on
+        held: list[dict[str, int]] = [{} for _ in nodes]
+
+        while rounds.done < last:
+            for node, seen in zip(nodes, held, strict=True):
+                for name, size in sizes(node).items():
+                    seen[name] = max(size, seen.get(name, 0))
+            await trio.sleep(2.0)
+        most += held
+    for early, late in zip(most[: len(nodes)], most[len(nodes) :], strict=True):
+        # Chance decides when a measurement is taken; of totals there are a few, by name.
+        may_grow = {"bytes": early["bytes"] // 2, "table totals": 8}
+        grown = {
+            name: (early.get(name, 0), size)
+            for name, size in late.items()
+            if size > early.get(name, 0) + may_grow.get(name, 3)
+        }
+        assert grown == {}

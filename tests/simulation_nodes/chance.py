@@ -1,0 +1,37 @@
+"""All chance of a universe from its seed, so that equal seeds give equal universes.
+
+trio leaves open in which order the tasks run that are due at one moment, and draws lots for it:
+its own random numbers (`trio._core._run._r`) are seeded, too. Sets of texts are in the order of
+Python's hashes: another process gives the same universe only with the same PYTHONHASHSEED.
+"""
+
+import os
+import random
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trio._core import _run
+
+PLAIN = random.Random
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have everything that the nodes draw follow from `seed`, until the block ends."""
+    source = PLAIN(seed)
+
+    class Seeded(random.Random):
+        def __init__(self, given: int | None = None) -> None:
+            super().__init__(source.getrandbits(64) if given is None else given)
+
+    before = random.Random, os.urandom, secrets.token_bytes
+    _run._r.seed(source.getrandbits(64))
+    random.Random = Seeded  # type: ignore[misc, assignment]
+    os.urandom = source.randbytes
+    secrets.token_bytes = lambda nbytes=None: source.randbytes(nbytes or 32)
+    try:
+        yield
+    finally:
+        random.Random, os.urandom, secrets.token_bytes = before  # type: ignore[misc]
+        _run._r.seed()
