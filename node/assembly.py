@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import JobRunner
+from dipaco.node.keeper.service import KeeperService
 from dipaco.node.limits.disk import DiskLimit, free_bytes
 from dipaco.node.limits.gate import Gate, Limit
 from dipaco.node.network.addresses import sign_records
@@ -49,7 +50,15 @@ from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.work.calls import AskHolders, AskLease, AskNext, HandBack, Heartbeat, Submit
+from dipaco.protocol.work.calls import (
+    AskHolders,
+    AskLease,
+    AskNext,
+    HandBack,
+    Heartbeat,
+    Reclaim,
+    Submit,
+)
 
 PACKAGE = "dipaco-node"
 VERSION = version_of(PACKAGE)
@@ -82,6 +91,7 @@ class Node:
     dialer: Dialer
     directory: Directory | None
     request_router: RequestRouter
+    keeper: KeeperService
     verifier: Verifier
     disk: DiskLimit
     gate: Gate
@@ -164,6 +174,8 @@ def assemble(
     )
     claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)
+    keeper = KeeperService(key, journal, run_store, blobs, exchange, request_router.scheduling)
+    keeper.serve(rpc, gossip.rpc)
     return Node(
         config=config,
         home=home,
@@ -184,6 +196,7 @@ def assemble(
         dialer=_dialer(config, home, key, transport, rpc, reputation, run_store, in_thread),
         directory=directory,
         request_router=request_router,
+        keeper=keeper,
         disk=disk,
         gate=Gate(activity, limits_of(disk)),
         storage=storage,
@@ -223,7 +236,7 @@ def claims_of(
         return pinned_blobs(home.root, (record.manifest for record in runs))
 
     def needed_by(record: RunRecord) -> set[Digest]:
-        if record.scheduler == me:
+        if me in record.manifest.schedule.schedulers or me in record.keepers:
             return blobs_needed_at_start(record, journal)
         return blobs_needed(record, me, blobs.has)
 
@@ -264,6 +277,7 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(AskLease, request_router.ask)
     rpc.handle(AskNext, request_router.ask_next)
     rpc.handle(Heartbeat, request_router.heartbeat)
+    rpc.handle(Reclaim, request_router.reclaim)
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)
     rpc.handle(AskHolders, request_router.holders)
@@ -319,7 +333,11 @@ def _own_records(
 
 
 def _schedules(run_store: RunStore, peer: PeerId) -> bool:
-    return any(peer in record.manifest.schedule.schedulers for record in run_store.kept())
+    """Return whether a manifest names `peer` as scheduler or keeper of a run of this node."""
+    return any(
+        peer in record.manifest.schedule.schedulers or peer in record.keepers
+        for record in run_store.kept()
+    )
 
 
 def _trained(run_store: RunStore, peer: PeerId) -> bool:

@@ -81,9 +81,20 @@ class NodeSection(Section, frozen=True, kw_only=True):
     """The peers to dial first; empty: the packaged bootstrap.toml."""
     rendezvous: bool = False
     """Keep the peer directory and, if a manifest names this node, schedule its run."""
+    keeper: bool = False
+    """Store the run that is named, and vote on its ledger: its manifest must name this node."""
+    keep: bool = False
+    """Store the run that is named for everybody, without a vote."""
+    train: bool = False
+    """Train beside keeping; a node that does not keep and is no rendezvous node trains anyway."""
     exempt_prefixes: tuple[Network, ...] = ()
     """Networks such as 192.168.0.0/16 whose peers are not counted together, since their addresses
     are not free to strangers."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the operator wants this node to store a run."""
+        return self.keeper or self.keep
 
 
 class RunSection(Section, frozen=True, kw_only=True):

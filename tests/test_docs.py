@@ -106,6 +106,8 @@ def test_the_run_shown_can_be_founded(commented: bool, tmp_path: Path) -> None:
     if not commented:  # every setting at the value that is shown for it
         shown = re.sub(r"^# (?=[a-z_]+ = )", "", shown, flags=re.MULTILINE)
         shown = shown.replace("schedulers = []", f'schedulers = ["{peer("scheduler")}"]')
+        keepers = ", ".join(f'"{peer(name)}"' for name in "abcd")
+        shown = shown.replace("keepers = []", f"keepers = [{keepers}]")
     (tmp_path / "my.toml").write_text(shown)
     manifest = create_manifest(tmp_path / "my.toml", owner=peer("owner")).manifest
     assert (manifest.name, manifest.paths) == ("my", 4)

@@ -32,7 +32,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"training"},
         {"kinds", "models"},
         {"scheduler", "verification", "worker"},
-        {"api", "reference", "volunteer"},
+        {"api", "keeper", "reference", "volunteer"},
         {"assembly", "compare"},
         {"roles"},
         {"daemon"},

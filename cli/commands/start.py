@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--bootstrap", multiple=True, metavar="ADDR", help="A peer to dial first.")
 @click.option("--rendezvous", is_flag=True, default=None, help="Keep the directory and schedule.")
+@click.option("--keeper", is_flag=True, default=None, help="Store the run, vote on its ledger.")
+@click.option("--keep", is_flag=True, default=None, help="Store the run, without a vote.")
+@click.option("--train", is_flag=True, default=None, help="Train, too, beside --keep or --keeper.")
 @click.option("--run", metavar="RUN", help="Run file, run id or name [the only one on offer].")
 @click.option("--signer", multiple=True, metavar="PEERID", help="Train runs of this owner alone.")
 @home_option
@@ -57,8 +60,12 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
             "no bootstrap peer: give --bootstrap ADDR (a running node prints the line to paste), "
             "or found a network with --rendezvous; no public network exists yet"
         )
+    if config.node.keeps and not config.run.id:
+        raise ConfigError("--keep, --keeper: name the run with --run, by its file or its whole id")
     if file is not None and config.node.rendezvous:
         _check_scheduler(file, config, str(run))
+    if file is not None and config.node.keeper:
+        _check_keeper(file, config, str(run))
     with home_for(config.home):
         if file is not None:
             _keep(file, config)
@@ -95,6 +102,14 @@ def _check_scheduler(file: "RunFile", config: NodeConfig, name: str) -> None:
     from dipaco.node.runs.files import check_scheduled_by
 
     check_scheduled_by(file, own_peer(config.home), name)
+
+
+def _check_keeper(file: "RunFile", config: NodeConfig, name: str) -> None:
+    """Raise ConfigError for a run that does not name this node as a keeper."""
+    from dipaco.node.network.keys import own_peer
+    from dipaco.node.runs.files import check_kept_by
+
+    check_kept_by(file, own_peer(config.home), name)
 
 
 def _run(config: NodeConfig) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from msgspec import UNSET
 
 from dipaco.node.network.allowance import Allowances
 from dipaco.node.network.reputation import Reputation
@@ -30,7 +31,6 @@ from dipaco.protocol.wire.messages import (
     LEDGER_PART,
     MAX_ANNOUNCEMENT,
     MAX_ITEMS,
-    MAX_RECORDS,
     Announcement,
     AskInventory,
     Inventory,
@@ -40,6 +40,7 @@ from dipaco.protocol.wire.messages import (
     ReadValue,
     Value,
 )
+from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.streams import SYNC_CALLS, frame_bytes
 
 if TYPE_CHECKING:
@@ -102,8 +103,11 @@ class ValueStore(Protocol):
     def read(self, kind: str, run: Digest, digest: Digest) -> bytes | None:
         """Return one signed value verbatim, or None when it is not held."""
 
-    def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
-        """Return consecutive signed records from `first` on, of at most `limit` bytes in all."""
+    def read_part(self, run: Digest, first: int, limit: int) -> LedgerPart:
+        """Return consecutive signed records from `first` on, of at most `limit` bytes in all.
+
+        With the certificate of the head at which they end, if the run has keepers.
+        """
 
     def offer(self, kind: str, data: bytes, *, run: Digest | None = None, origin: str = "") -> None:
         """Take a value from a peer; one that is held already changes nothing.
@@ -124,9 +128,16 @@ class ValueStore(Protocol):
         """Take one more run whose manifest `peer` announced and holds."""
 
     def offer_ledger(
-        self, run: Digest, records: tuple[bytes, ...], *, first: int | None = None
+        self,
+        run: Digest,
+        records: tuple[bytes, ...],
+        *,
+        first: int | None = None,
+        certificate: tuple[Signed, ...] = (),
     ) -> None:
         """Take consecutive records from number `first` on, of which some may be held already.
+
+        certificate   of the head at which they end; without it the run has no keepers.
 
         Raises as `offer` does.
         """
@@ -239,6 +250,11 @@ class Gossip:
                     holders.add(peer)
                     return
             await trio.sleep(SPREAD_PAUSE)
+
+    @property
+    def rpc(self) -> Rpc:
+        """The calls of the stream of values, which keepers share."""
+        return self._rpc
 
     # ---------------------------------------------------------------- when to pull
 
@@ -495,13 +511,21 @@ class Gossip:
             part = await self._rpc.call(peer, ask, LedgerPart, timeout=ANSWER_TIMEOUT)
             if not part.records:
                 raise _HollowError(f"{short_peer(peer)} does not hold a ledger that it names")
-            for start in range(0, len(part.records), SLICE):
-                self._note_progress(_key(item))
-                records = part.records[start : start + SLICE]
-                self._values.offer_ledger(item.run, records, first=first + start)
-                await trio.lowlevel.checkpoint()  # signatures take the loop's time
+            await self._offer_part(item, first, part)
             if self._values.length(item.run) <= first:
                 raise RemoteProtocolError(f"sends no ledger record from number {first} on")
+
+    async def _offer_part(self, item: Item, first: int, part: LedgerPart) -> None:
+        """Offer a part in slices, since signatures take the loop's time; one with keepers whole."""
+        certificate = () if part.certificate is UNSET else part.certificate
+        size = len(part.records) if certificate else SLICE
+        for start in range(0, len(part.records), size):
+            self._note_progress(_key(item))
+            records = part.records[start : start + size]
+            self._values.offer_ledger(
+                item.run, records, first=first + start, certificate=certificate
+            )
+            await trio.lowlevel.checkpoint()
 
     # ---------------------------------------------------------------- our own values
 
@@ -527,8 +551,7 @@ class Gossip:
         return Value(data=self._values.read(item.kind, item.run, item.digest))
 
     async def _answer_ledger(self, _peer: PeerId, ask: ReadLedger) -> LedgerPart:
-        records = self._values.read_ledger(ask.run, ask.first, LEDGER_PART)
-        return LedgerPart(records=records[:MAX_RECORDS])
+        return self._values.read_part(ask.run, ask.first, LEDGER_PART)
 
 
 def _key(item: Item) -> tuple[str, Digest]:

@@ -8,12 +8,13 @@ import trio
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
 from dipaco.node.config import NodeConfig
-from dipaco.node.roles import scheduler, volunteer
+from dipaco.node.roles import keeper, scheduler, volunteer
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.files import kept_runs
 
 PAUSE_SECONDS = 30.0  # before a role that a bug ended begins anew
 ROLES: tuple[Role, ...] = (
+    keeper.ROLE,
     scheduler.ROLE,
     volunteer.ROLE,
 )

@@ -3,12 +3,15 @@
 A manifest of a stranger that names this node gives it no work. A run that cannot be scheduled does
 not end the node: it serves others as a directory, whether or not it schedules another run.
 
+A run with keepers may have several schedulers: the one of the newest term hands out work, the
+others stand by. Which one it is, the keepers decide (`standby.py`, `replication.py`).
+
 No limit ends this role, since its volunteers need its answers. A full disk pauses what it writes
 alone: the scheduler then answers that it cannot save now.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -22,15 +25,21 @@ from dipaco.node.network.guard import leaves
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.scheduler.journaled import take_over
+from dipaco.node.scheduler.kept import KeptScheduler
 from dipaco.node.scheduler.parking import Parked
+from dipaco.node.scheduler.replication import Deposed, Replication
 from dipaco.node.scheduler.service import Scheduler
+from dipaco.node.scheduler.standby import Standby
 from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.numbers import count, span
+from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.authority import scheduler_of_term
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +50,12 @@ LOOK_SECONDS = 1.0  # between two looks at what no condition tells of: connectio
 
 
 async def schedule_all(node: Node, reporter: StatusReporter) -> None:
-    """Schedule every run of the operator whose manifest names this node first."""
+    """Schedule every run of the operator whose manifest names this node, when it is its turn."""
     store, begun = node.run_store, set[Digest]()
     async with trio.open_nursery() as nursery:
         while True:
             for run, record in store.runs.items():
-                ours = run in store.own and record.scheduler == node.me
-                if ours and run not in begun:
+                if run in store.own and run not in begun and _has_a_turn(node, record):
                     begun.add(run)
                     if record not in reporter.runs:
                         reporter.runs.append(record)
@@ -58,11 +66,19 @@ async def schedule_all(node: Node, reporter: StatusReporter) -> None:
                 await node.run_store.changed.wait()
 
 
+def _has_a_turn(node: Node, record: RunRecord) -> bool:
+    """Return whether this node schedules a run now, or may by the word of its keepers."""
+    if record.keepers:
+        return node.me in record.manifest.schedule.schedulers
+    return record.scheduler == node.me
+
+
 async def _attend(node: Node, record: RunRecord) -> None:
     """Schedule one run until cancelled; what goes wrong ends nothing but that."""
     problem = "a bug of this node: its log has the traceback"
+    work = _take_turns if record.keepers else _schedule
     try:
-        await node.guard.attempt("scheduling a run", None, _schedule, node, record)
+        await node.guard.attempt("scheduling a run", None, work, node, record)
     except* DipacoError as group:
         problem = "; ".join(map(str, leaves(group)))
     node.request_router.schedulers.pop(record.run, None)
@@ -72,16 +88,53 @@ async def _attend(node: Node, record: RunRecord) -> None:
 
 async def _schedule(node: Node, record: RunRecord) -> None:
     """Publish the run's router, then hand out its work until cancelled."""
-    activity = node.activity.of(record.run)
-    writes = _Writes(node, activity)
-    spec = record.adopted(0)
-    if spec is None:
-        derived = await node.verifier.derived_spec(record)
-        await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
+    writes, deps = _Writes(node, node.activity.of(record.run)), _deps(node)
+    derived = await _router(node, record, writes)
+    scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
+    await _hand_out(node, record, scheduler, deps, writes)
+
+
+async def _take_turns(node: Node, record: RunRecord) -> None:
+    """Schedule a run with keepers in the terms of this node, and stand by in those of others."""
+    writes = _Writes(node, node.activity.of(record.run))
+    standby = Standby(record, node.rpc, node.me, node.activity.of(record.run))
+    while True:
+        await standby.until_due()
+        with node.request_router.preparing(record.run):
+            derived = await _router(node, record, writes)
+        replication = Replication(record, node.run_store, node.gossip.rpc, node.key, node.me)
+        kept = await standby.begun(replication)
+        if kept is None:
+            continue
+        deps = _deps(node)
+        ours = scheduler_of_term(record.manifest.schedule.schedulers, replication.before) == node.me
+        await writes.do(partial(take_over, record, node.journal, kept, ours=ours))
+        now = trio.current_time()
+        scheduler = await writes.do(partial(KeptScheduler, record, derived, deps, now, replication))
+        try:
+            await _hand_out(node, record, scheduler, deps, writes)
+        except* Deposed as group:
+            log.info("run %s: %s", record.manifest.name, next(leaves(group)))
+        finally:
+            node.request_router.schedulers.pop(record.run, None)
+
+
+async def _router(node: Node, record: RunRecord, writes: "_Writes") -> RouterSpec:
+    """Return the run's router of epoch 0, published, and derived or verified here."""
+    activity, held = node.activity.of(record.run), record.adopted(0)
+    if held is not None and (held.author == node.me or not record.keepers):
+        spec = held.spec
+    elif held is not None:
+        spec = await node.verifier.verified_spec(record)
     else:
-        derived = spec.spec
+        spec = await node.verifier.derived_spec(record)
+        await writes.do(partial(node.run_store.publish, "spec", sign(spec, node.key)))
     activity.verdict = "verified"
-    deps = SchedulerDeps(
+    return spec
+
+
+def _deps(node: Node) -> SchedulerDeps:
+    return SchedulerDeps(
         key=node.key,
         run_store=node.run_store,
         journal=node.journal,
@@ -93,11 +146,21 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         blame=node.reputation.blame_signer,
         prefix=node.prefix,
     )
-    scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
+
+
+async def _hand_out(
+    node: Node, record: RunRecord, scheduler: Scheduler, deps: SchedulerDeps, writes: "_Writes"
+) -> None:
+    """Hand out the run's work until cancelled, or until the scheduler's term is over."""
     node.request_router.schedulers[record.run] = scheduler
     log.info("scheduling run %s for %s", record.manifest.name, short_peer(node.me))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scheduler.serve)
+
+        async def serve() -> None:
+            await scheduler.serve()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(serve)
         nursery.start_soon(_reshard, node, record, scheduler, deps, writes)
         while True:
             doing = "telling of a run"
@@ -122,6 +185,15 @@ class _Writes:
                 self._disk.note(full, trio.current_time())
                 await self.gate.wait_open()
 
+    async def settle(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Await what `write` returns, again until the disk has space for it."""
+        while True:
+            try:
+                return await write()
+            except DiskFull as full:
+                self._disk.note(full, trio.current_time())
+                await self.gate.wait_open()
+
 
 async def _reshard(
     node: Node, record: RunRecord, scheduler: Scheduler, deps: SchedulerDeps, writes: _Writes
@@ -131,7 +203,7 @@ async def _reshard(
         await deps.changed.wait()
     derived = await node.verifier.derived_spec(record, epoch=record.state.epoch + 1)
     await writes.do(partial(node.run_store.publish, "spec", sign(derived, node.key)))
-    await writes.do(partial(scheduler.adopt, derived))
+    await writes.settle(partial(scheduler.adopt, derived))
 
 
 def _say_what_is_scheduled(
@@ -145,6 +217,8 @@ def _say_what_is_scheduled(
     closed = node.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
     if closed:
         activity.pause(closed.code, str(closed))
+    elif scheduler.waiting:
+        activity.say("no-quorum", problem=scheduler.waiting)
     elif scheduler.stepping:
         step = scheduler.stepping
         activity.say("outer-step", module=step.module, round=step.version)

@@ -12,6 +12,7 @@ import trio
 
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
+from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.options import check_moment_bits
 from dipaco.node.network.guard import leaves
 from dipaco.node.roles.offers import RunChooser
@@ -123,4 +124,8 @@ async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
         await trio.sleep_forever()  # the gate would begin the work anew
 
 
-ROLE = Role(wanted=lambda config: not config.node.rendezvous, run=train)
+def _wanted(config: NodeConfig) -> bool:
+    return not config.node.rendezvous and (config.node.train or not config.node.keeps)
+
+
+ROLE = Role(wanted=_wanted, run=train)

@@ -245,7 +245,7 @@ def _check_embedded(given: TokenizerTable, path: Path) -> None:
 
 def _check_peers(schedule: dict[str, Any], path: Path) -> None:
     """Refuse a PeerID that no key can have."""
-    for field in ("schedulers", "members"):
+    for field in ("schedulers", "members", "keepers"):
         for peer in schedule.get(field, ()):
             peer_named(peer, f"{path}: schedule.{field}")
 

@@ -99,17 +99,32 @@ def keep_run(home: Path, run: RunFile) -> RunFile:
 
 
 def check_scheduled_by(run: RunFile, own: PeerId | None, origin: str) -> None:
-    """Raise ConfigError unless `own`, the PeerID of this node, is the run's scheduler.
+    """Raise ConfigError unless `own`, the PeerID of this node, may schedule the run.
 
     own   None: the node has no key yet.
     """
-    scheduler = run.manifest.schedule.schedulers[0]
-    if own == scheduler:
+    schedule = run.manifest.schedule
+    scheduler = schedule.schedulers[0]
+    if own == scheduler or (schedule.named_keepers and own in schedule.schedulers):
         return
     here = f"this node is {own}" if own else "this node has no key yet"
     raise ConfigError(
         f"--run: {origin} names {scheduler} as its scheduler, {here}: start it in the home with "
         "that key, or make the run anew with this node as schedule.schedulers"
+    )
+
+
+def check_kept_by(run: RunFile, own: PeerId | None, origin: str) -> None:
+    """Raise ConfigError unless `own`, the PeerID of this node, is one of the run's keepers.
+
+    own   None: the node has no key yet.
+    """
+    if own is not None and own in run.manifest.schedule.named_keepers:
+        return
+    here = f"this node ({own})" if own else "this node, which has no key yet,"
+    raise ConfigError(
+        f"--keeper: {origin} does not name {here} in schedule.keepers: start it with --keep to "
+        "store without a vote, or make the run anew with this node among the keepers"
     )
 
 

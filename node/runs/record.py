@@ -15,9 +15,11 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.authority import scheduler_of_term
-from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, LedgerRecord, append_checked
+from dipaco.protocol.work.ledger import LedgerRecord, append_checked
 from dipaco.protocol.work.rounds import Rounds, Weights
 from dipaco.protocol.work.run_state import RunState
+from dipaco.protocol.work.tail import Final
+from dipaco.protocol.work.terms import FIRST_TERM, NO_RECORD, Head
 
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
 
@@ -134,13 +136,38 @@ class RunRecord:
         """Go back to an empty ledger."""
         self.state.reset()
         self.term = FIRST_TERM
-        self.length = 0
-        self.head = NO_RECORD
+        self.digests: list[Digest] = []
+        """The body digest of every record."""
+
+    @property
+    def length(self) -> int:
+        """The number of records."""
+        return len(self.digests)
+
+    @property
+    def head(self) -> Digest:
+        """The body digest of the last record."""
+        return self.digests[-1] if self.digests else NO_RECORD
+
+    @property
+    def chain_head(self) -> Head:
+        """Where the ledger ends."""
+        return Head(term=self.term, length=self.length, digest=self.head)
 
     @property
     def scheduler(self) -> PeerId:
         """Who schedules the run in the ledger's term."""
         return scheduler_of_term(self.manifest.schedule.schedulers, self.term)
+
+    @property
+    def final(self) -> Final:
+        """The ledger as a chain goes on from it: in a run with keepers all of it is final."""
+        return Final(self.chain_head, self.digests.__getitem__, self.state)
+
+    @property
+    def keepers(self) -> tuple[PeerId, ...]:
+        """The run's keepers, of whom a quorum makes a record final; none: its scheduler does."""
+        return self.manifest.schedule.named_keepers
 
     @property
     def over(self) -> bool:
@@ -159,13 +186,13 @@ class RunRecord:
         return append_checked(
             records,
             run=self.run,
-            term=self.term,
-            seq=self.length,
-            previous=self.head,
-            schedulers=self.manifest.schedule.schedulers,
+            manifest=self.manifest,
+            head=self.chain_head,
+            digest_of=self.digests.__getitem__,
         )
 
     def advance(self, signed: Signed, record: LedgerRecord) -> None:
         """Take in the ledger's next record; raises RemoteProtocolError if it cannot follow."""
         self.state.apply(record.entry)
-        self.length, self.head = record.seq + 1, signed.body_digest
+        self.term = record.term
+        self.digests.append(signed.body_digest)

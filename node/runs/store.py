@@ -23,6 +23,13 @@ from dipaco.node.condition import Condition
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.paced import Paced
 from dipaco.node.runs import strangers
+from dipaco.node.runs.certificates import (
+    Certificate,
+    check_final,
+    final_part,
+    keep_certificate,
+    newest_certificate,
+)
 from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
 from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
 from dipaco.node.storage.files import DiskFull
@@ -40,9 +47,9 @@ from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.wire.messages import MAX_RECORDS, Item
+from dipaco.protocol.wire.messages import MAX_RECORDS, Item, LedgerPart
 from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign
-from dipaco.protocol.work.ledger import Entry, LedgerRecord
+from dipaco.protocol.work.ledger import Entry, Equivocation, LedgerRecord
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +212,25 @@ class RunStore:
                 break
             part.append(saved.data)
         return tuple(part)
+
+    def read_part(self, run: Digest, first: int, limit: int) -> LedgerPart:
+        """Return a part of a ledger from number `first` on as peers get it, at most `limit` bytes.
+
+        In a run with keepers it ends at a head that is final, and has its certificate.
+        """
+        record = self.runs.get(run)
+        if record is not None and record.keepers:
+            return final_part(self._journal, run, first)
+        return LedgerPart(records=self.read_ledger(run, first, limit))
+
+    def read_records(self, run: Digest, first: int, limit: int) -> tuple[Signed, ...]:
+        """Return the records of a ledger from number `first` on, at most `limit` bytes."""
+        records = self.read_ledger(run, first, limit)
+        return tuple(decode(record, Signed, limit=RECORD) for record in records)
+
+    def certificate(self, run: Digest) -> Certificate:
+        """Return the certificate of a ledger's head; empty without records or keepers."""
+        return newest_certificate(self._journal, run)
 
     def offer(self, kind: str, data: bytes, *, run: Digest | None = None, origin: str = "") -> None:
         """Take in a value that a peer sent; one that is held already changes nothing.
@@ -407,19 +433,29 @@ class RunStore:
             self._passed.popitem(last=False)
 
     def offer_ledger(
-        self, run: Digest, records: tuple[bytes, ...], *, first: int | None = None
+        self,
+        run: Digest,
+        records: tuple[bytes, ...],
+        *,
+        first: int | None = None,
+        certificate: Certificate = (),
     ) -> None:
         """Take in consecutive records of a ledger; those held already change nothing.
 
-        first   the number that was asked for; None: any.
+        first         the number that was asked for; None: any.
+        certificate   of the head at which they end, in a run with keepers: without it none of
+                      them is taken in.
 
         Raises RemoteProtocolError for what the peer that sent them answers for, and SignerFault
         for what the run's scheduler does: that peer may be honest.
         """
         record = self._known(run)
         try:
-            fresh = self._not_held(record, envelopes_of(records, first))
-            self._append(record, fresh)
+            envelopes = envelopes_of(records, first)
+            fresh = self._not_held(record, envelopes)
+            if fresh:
+                check_final(record.manifest, run, envelopes, certificate)
+            self._append(record, fresh, certificate)
         except LedgerFault as fault:
             self._convict(record, fault)
             raise
@@ -427,7 +463,9 @@ class RunStore:
             record.ledger_bytes += sum(map(len, records[-len(fresh) :]))
             self._change()
 
-    def _append(self, record: RunRecord, fresh: list[Signed]) -> None:
+    def _append(
+        self, record: RunRecord, fresh: list[Signed], certificate: Certificate = ()
+    ) -> None:
         opened = record.check(fresh)
         saved = False
         try:
@@ -436,6 +474,8 @@ class RunStore:
                     _advance(record, signed, entry)
                     data = encode(signed)
                     self._journal.append_ledger(record.run, entry.seq, signed.body_digest, data)
+                if fresh and certificate:
+                    keep_certificate(self._journal, record.run, record.length, certificate)
             saved = True
         finally:
             if not saved:  # an entry that cannot follow, a full disk: nothing was taken in
@@ -453,6 +493,15 @@ class RunStore:
         while known < len(envelopes) and (have.get(first + known) == envelopes[known].body_digest):
             known += 1
         return envelopes[known:]
+
+    def convict(self, run: Digest, proof: Equivocation) -> None:
+        """Keep the proof that a scheduler of a run of this node signed two ledgers."""
+        record, reason = self.runs[run], f"a scheduler of run {short(run)} signed two ledgers"
+        if record.fault is None:
+            saved = SavedProof(run, reason, encode(proof.one), encode(proof.other))
+            self._journal.save_proof(saved)
+            record.fault = reason
+            self._change()
 
     def _convict(self, record: RunRecord, fault: LedgerFault) -> None:
         """Keep the proof of a scheduler's fault, and drop the run unless this node works for it."""
@@ -488,7 +537,10 @@ class RunStore:
         return item
 
     def append(self, run: Digest, entry: Entry, key: Ed25519PrivateKey) -> None:
-        """Sign `entry` as the ledger's next record and save it; the scheduler alone calls this."""
+        """Sign `entry` as the ledger's next record and save it; the scheduler alone calls this.
+
+        The run has no keepers: with them a record is final when a quorum of them has signed.
+        """
         record = self.runs[run]
         made = LedgerRecord(
             run=run, term=record.term, seq=record.length, previous=record.head, entry=entry
@@ -498,8 +550,18 @@ class RunStore:
             self.offer_ledger(run, (data,))
         except SignerFault as error:
             raise LocalProtocolError(f"we made an invalid ledger record: {error}") from error
-        head = Item(kind="ledger", run=run, digest=record.head, seq=record.length)
-        self._announce(head, len(data))
+        self._announce_head(record, len(data))
+
+    def append_final(
+        self, run: Digest, records: tuple[bytes, ...], certificate: Certificate
+    ) -> None:
+        """Take in records that a quorum of the run's keepers has signed, and tell of them."""
+        self.offer_ledger(run, records, certificate=certificate)
+        self._announce_head(self.runs[run], sum(map(len, records)))
+
+    def _announce_head(self, record: RunRecord, size: int) -> None:
+        head = Item(kind="ledger", run=record.run, digest=record.head, seq=record.length)
+        self._announce(head, size)
 
     def _announce(self, item: Item, size: int) -> None:
         with suppress(trio.WouldBlock):  # anti-entropy brings what was not announced

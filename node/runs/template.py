@@ -210,4 +210,7 @@ batch = 8
 # lease_ttl = 20                     # seconds without a heartbeat; well above the nodes' own pause
 # schedulers = []                    # PeerIDs, in the order of taking over [the owner]
 # members = []                       # PeerIDs that may join [all]
+# keepers = []                       # PeerIDs that store the ledger and vote, at most 15 [none]
+# quorum = 4                         # keepers that make a record final [more than half]
+# copies = 3                         # keepers that hold a blob before its record is final [2]
 """

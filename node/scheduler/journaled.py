@@ -1,6 +1,6 @@
 """The changes of a schedule in the journal: how each is saved, and read back after a restart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dipaco.node.kinds.changes import (
     Change,
@@ -12,11 +12,14 @@ from dipaco.node.kinds.changes import (
     TrainingAccepted,
     TrainingDiscarded,
 )
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.signed import Signed, open_signed
+from dipaco.protocol.work.calls import Acceptance
 from dipaco.protocol.work.kinds import TrainResult, decode_lease
 
 
@@ -56,3 +59,24 @@ def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]
             yield TrainingAccepted(kept.path, kept.round, kept.peer, result)
     except RemoteProtocolError as error:
         raise journal.foreign(error) from error
+
+
+def take_over(record: RunRecord, journal: Journal, kept: Iterable[Signed], *, ours: bool) -> None:
+    """Bring the journal to where a scheduler begins a term; raises DiskFull.
+
+    kept   the acceptances that keepers keep: they replace our own of the same path and round,
+           which were never told as counting.
+    ours   whether the term before was ours, too: else our leases are of long ago, and their
+           holders show those that still stand.
+    """
+    with journal.saving():
+        for lease in () if ours else journal.leases(record.run):
+            journal.drop_lease(lease.token)
+        for signed in kept:
+            accepted = open_signed(signed, Acceptance)
+            path, round_ = accepted.place
+            if record.state.path_version(path) < round_:
+                data = encode(accepted.result)
+                journal.drop_result(record.run, round_, path)
+                journal.save_result(SavedResult(record.run, round_, path, accepted.peer, data))
+                journal.drop_lease(accepted.result.token)

@@ -1,5 +1,8 @@
 """The end of the calls that volunteers make: each request goes to the scheduler of its run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import trio
 
 from dipaco.node.scheduler.holders import holders
@@ -17,6 +20,7 @@ from dipaco.protocol.work.calls import (
     Heartbeat,
     Holders,
     NoLease,
+    Reclaim,
     Stands,
     Submit,
 )
@@ -27,24 +31,43 @@ class RequestRouter:
 
     def __init__(self) -> None:
         self.schedulers: dict[Digest, Scheduler] = {}
+        self._preparing: set[Digest] = set()
+
+    @contextmanager
+    def preparing(self, run: Digest) -> Iterator[None]:
+        """Count a run as scheduled here while its router is derived: nobody else should begin."""
+        self._preparing.add(run)
+        try:
+            yield
+        finally:
+            self._preparing.discard(run)
+
+    def scheduling(self, run: Digest) -> bool:
+        """Return whether this node schedules a run, or is about to."""
+        scheduler = self.schedulers.get(run)
+        return run in self._preparing or (scheduler is not None and not scheduler.deposed)
 
     async def ask(self, peer: PeerId, request: AskLease) -> Granted | NoLease:
         """Answer `AskLease`."""
         scheduler = self.schedulers.get(request.run)
-        if scheduler is None:
+        if scheduler is None or scheduler.deposed:
             return _unknown(request.run)
         return scheduler.ask(peer, request, trio.current_time())
 
     async def ask_next(self, peer: PeerId, request: AskNext) -> Granted | NoLease:
         """Answer `AskNext`."""
         scheduler = self.schedulers.get(request.run)
-        if scheduler is None:
+        if scheduler is None or scheduler.deposed:
             return _unknown(request.run)
         return scheduler.ask_next(peer, request, trio.current_time())
 
     async def heartbeat(self, peer: PeerId, request: Heartbeat) -> Stands | Fallen:
         """Answer `Heartbeat`."""
         return self._of(request.run).heartbeat(peer, request, trio.current_time())
+
+    async def reclaim(self, peer: PeerId, request: Reclaim) -> Stands | Fallen:
+        """Answer `Reclaim`."""
+        return self._of(request.lease.run).reclaim(peer, request, trio.current_time())
 
     async def hand_back(self, peer: PeerId, request: HandBack) -> Stands:
         """Answer `HandBack`."""
@@ -66,7 +89,7 @@ class RequestRouter:
 
     def _of(self, run: Digest) -> Scheduler:
         scheduler = self.schedulers.get(run)
-        if scheduler is None:
+        if scheduler is None or scheduler.deposed:
             # After a restart the router is derived first: leases in hand stand meanwhile.
             raise Unavailable(f"run {short(run)} is not scheduled here, or not yet")
         return scheduler

@@ -10,7 +10,7 @@ jobs of this node's worker process.
 import logging
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import combinations
 
@@ -45,6 +45,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import save_change, saved_changes
 from dipaco.node.scheduler.parking import Parked
+from dipaco.node.scheduler.reclaim import reclaimed
 from dipaco.node.scheduler.recovery import Recovery
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.node.scheduler.schedule import Schedule
@@ -65,6 +66,7 @@ from dipaco.protocol.work.calls import (
     HandBack,
     Heartbeat,
     NoLease,
+    Reclaim,
     Stands,
 )
 from dipaco.protocol.work.kinds import (
@@ -150,6 +152,14 @@ class Scheduler:
             self.beats[beat.token] = beat
         return reply
 
+    def reclaim(self, peer: PeerId, request: Reclaim, now: float) -> Stands | Fallen:
+        """Grant a lease of an earlier term again, if its work is free."""
+        changes, reply = reclaimed(
+            self.schedule, peer, request.lease, now=now, prefix=self._deps.prefix(peer)
+        )
+        self._make(changes)
+        return reply
+
     def hand_back(self, peer: PeerId, request: HandBack, now: float) -> Stands:
         """Take back a lease; nothing happens if it no longer stands."""
         grant = self.schedule.grant_of(peer, request.token)
@@ -170,7 +180,7 @@ class Scheduler:
         self.schedule.handing_in(peer, result.token, now)
         grant = self.schedule.grant_of(peer, result.token)
         if grant is None or self.schedule.misfit(grant, result, now):
-            return self._count(peer, result)  # which says what is wrong
+            return await self._count(peer, result)  # which says what is wrong
         if result.token in self._arriving:
             raise Unavailable("this result is being taken in already: ask again")
         lease, state = grant.lease, self.schedule.state
@@ -198,7 +208,7 @@ class Scheduler:
                     return refused
             kind.compare(state, lease, result, self._agree)
             known = kind.refuted(state, lease)
-            reply = self._count(peer, result)
+            reply = await self._count(peer, result)
         for other, reason in kind.refuted(state, lease):
             if (other, reason) not in known:
                 log.warning("result of %s refuted: %s", short_peer(other), reason)
@@ -250,6 +260,16 @@ class Scheduler:
         except DiskFull as full:
             raise self._no_room(full) from full
 
+    @property
+    def deposed(self) -> bool:
+        """Whether another scheduler has taken over; it cannot be without keepers."""
+        return False
+
+    @property
+    def waiting(self) -> str:
+        """What waits for a quorum of keepers, in words; empty: nothing does."""
+        return ""
+
     def parked(self) -> tuple[Parked, ...]:
         """Return the peers that get no work for now, since their leases ended without a result."""
         return tuple(self.schedule.parking.all_parked(trio.current_time()))
@@ -258,9 +278,15 @@ class Scheduler:
         """Note that a peer's connection broke."""
         self.schedule.gone(peer, now)
 
-    def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
-        changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
-        self._make(changes)
+    async def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
+        reply: Stands | Fallen = Stands()
+
+        def decide() -> tuple[Change, ...]:
+            nonlocal reply
+            changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
+            return changes
+
+        await self._settle(decide)
         return reply
 
     async def _inspect(self, job: InspectResult | InspectMoments) -> str:
@@ -272,12 +298,12 @@ class Scheduler:
             case answer:
                 raise LocalProtocolError(f"an inspection is answered by {type(answer).__name__}")
 
-    def adopt(self, spec: RouterSpec) -> None:
+    async def adopt(self, spec: RouterSpec) -> None:
         """Go on by the router of the next epoch, which is published already.
 
         Raises DiskFull, and then nothing has happened.
         """
-        self._make(self.schedule.switch(spec_digest(spec)))
+        await self._settle(lambda: self.schedule.switch(spec_digest(spec)))
 
     # ------------------------------------------------------------------ the run's own work
 
@@ -339,7 +365,7 @@ class Scheduler:
             if pending.maker:
                 await self._deps.blame(pending.maker, wrong)
             return False
-        self._make(self.schedule.moments_arrived(place))
+        await self._settle(lambda: self.schedule.moments_arrived(place))
         self._forget_old_blobs()
         return True
 
@@ -392,7 +418,7 @@ class Scheduler:
             made = self.schedule.stepped(
                 step, state=answer.state, momentum=answer.momentum, quantised=answer.quantised
             )
-            self._make(made)
+            await self._settle(lambda: made)
             return True
         if isinstance(answer, Failed) and answer.kind == "disk":
             raise self._no_room(DiskFull(answer.reason))
@@ -420,6 +446,17 @@ class Scheduler:
 
     # ------------------------------------------------------------------ save, then send
 
+    async def _settle(self, decide: Callable[[], tuple[Change, ...]]) -> None:
+        """Make the changes that `decide` returns, entries of the ledger among them.
+
+        At once, and nothing is awaited; with keepers (`kept.py`) once they are final.
+        """
+        self._make(decide())
+
+    def _save(self, changes: tuple[Change, ...]) -> None:
+        for change in changes:
+            save_change(change, self.run_id, self._deps)
+
     def _make(self, changes: tuple[Change, ...]) -> None:
         """Save, then do; raises DiskFull, and then nothing has happened."""
         if not changes:
@@ -427,8 +464,7 @@ class Scheduler:
         saved = False
         try:
             with self._deps.journal.saving():
-                for change in changes:
-                    save_change(change, self.run_id, self._deps)
+                self._save(changes)
             saved, self.full = True, ""
         except DiskFull as full:
             raise self._no_room(full) from full
@@ -498,6 +534,13 @@ class Scheduler:
         for pending in self.schedule.restored(now):
             self.schedule.apply(pending)
         self._forget_old_blobs()
+        self._adopt_first()
+
+    def _adopt_first(self) -> None:
+        """Have the ledger adopt the router of epoch 0, unless it has."""
         self._make(self.schedule.adopt(spec_digest(self._spec)))
+        self._check_spec()
+
+    def _check_spec(self) -> None:
         if self.schedule.ledger.specs[0] != spec_digest(self._spec):
             raise LocalProtocolError("the ledger adopts another spec than the one derived")

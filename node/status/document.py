@@ -74,6 +74,10 @@ REASONS: dict[str, tuple[State, str]] = {
     "blocked": ("serving", "{problem}"),
     "scores-differ": ("serving", "{problem}"),
     "two-ledgers": ("serving", "{problem}; this node goes on with the ledger that it holds"),
+    "no-quorum": ("serving", "{problem}"),
+    "standby": ("serving", "stands by: {scheduler} schedules, in term {term}"),
+    "keeping": ("serving", "{votes}: {records:n record} of the ledger, term {term}{lacking}"),
+    "no-run-kept": ("choosing", "{peers:n peer}; the run to keep is not known yet"),
     "directory": ("serving", "peer directory of {peers:n peer}, no run to schedule"),
     "stopping": ("stopping", "handing back the lease"),
 }

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dipaco.node.storage.files import DiskFull, probe_space
+from dipaco.node.storage.keeper_tables import KeeperTables
 from dipaco.protocol.errors import ConfigError, DipacoError, LocalProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
@@ -39,6 +40,22 @@ FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held oth
 # Newest on top: the last entry makes a new file of FIRST_VERSION, each one above it leads to the
 # next version. Never edit one that was released: put a new one on top.
 MIGRATIONS = (
+    """
+    CREATE TABLE certificates (
+        run BLOB NOT NULL, length INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, length)
+    ) WITHOUT ROWID;
+    CREATE TABLE promised (
+        run BLOB PRIMARY KEY, term INTEGER NOT NULL, data BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE tail (
+        run BLOB NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE acceptances (
+        run BLOB NOT NULL, round INTEGER NOT NULL, path INTEGER NOT NULL, data BLOB NOT NULL,
+        PRIMARY KEY (run, round, path)
+    ) WITHOUT ROWID;
+    CREATE TABLE grants (run BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+    """,
     """
     CREATE TABLE kept (run BLOB PRIMARY KEY) WITHOUT ROWID;
     INSERT INTO kept SELECT run FROM verdicts UNION SELECT run FROM leases
@@ -75,7 +92,11 @@ MIGRATIONS = (
     """,
 )
 
-
+# The tables whose values go with their run. What a keeper promised and signed stands for good.
+OF_RUNS = (
+    *("signed", "ledger", "verdicts", "leases", "results"),
+    *("certificates", "acceptances", "grants"),
+)
 VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
 
@@ -136,7 +157,7 @@ class SavedResult:
     """The encoded result."""
 
 
-class Journal:
+class Journal(KeeperTables):
     """One node's journal; open it with `Journal.open`, close it with `close`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -249,14 +270,14 @@ class Journal:
     def drop_run(self, run: Digest) -> None:
         """Remove all values of a run."""
         with self.saving():
-            for table in ("signed", "ledger", "verdicts", "leases", "results"):
+            for table in OF_RUNS:
                 self._change(f"DELETE FROM {table} WHERE run = ?", (run,))
 
     def drop_details(self, run: Digest) -> None:
         """Remove all values of a run but its manifest."""
         with self.saving():
             self._change("DELETE FROM signed WHERE run = ? AND kind != 'manifest'", (run,))
-            self._change("DELETE FROM ledger WHERE run = ?", (run,))
+            self.cut_ledger(run, 0)
 
     def bury(self, run: Digest) -> None:
         """Remove all values of a run, and note that it is not taken in again."""
@@ -301,6 +322,12 @@ class Journal:
             if seq != self.ledger_length(run):
                 raise LocalProtocolError(f"record {seq} does not continue ledger {short(run)}")
             self._change("INSERT INTO ledger VALUES (?, ?, ?, ?)", (run, seq, digest, data))
+
+    def cut_ledger(self, run: Digest, length: int) -> None:
+        """Remove all records from number `length` on, and their certificates."""
+        with self.saving():
+            self._change("DELETE FROM ledger WHERE run = ? AND seq >= ?", (run, length))
+            self._change("DELETE FROM certificates WHERE run = ? AND length > ?", (run, length))
 
     def ledger(self, run: Digest, start: int = 0, limit: int = -1) -> list[SavedRecord]:
         """Return the records from number `start` on, at most `limit` of them (-1: all)."""

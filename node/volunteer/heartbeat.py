@@ -53,7 +53,7 @@ class Heartbeats:
     async def beat(self) -> None:
         """Renew the lease now, or learn that it has fallen."""
         try:
-            reply = await self._link.heartbeat(self._message())
+            reply = await self._link.heartbeat(self._lease, self._message())
         except (Unavailable, RemoteProtocolError) as away:
             # The lease may outlive a restart of the scheduler: the work goes on.
             self._link.say_away_beside(away, self._seconds)

@@ -9,6 +9,7 @@ import math
 from typing import TypeVar
 
 import trio
+from msgspec.structs import replace
 
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.record import RunRecord
@@ -29,15 +30,18 @@ from dipaco.protocol.work.calls import (
     Heartbeat,
     Holders,
     NoLease,
+    Reclaim,
     Stands,
     Submit,
 )
-from dipaco.protocol.work.kinds import Lease, Result
+from dipaco.protocol.work.kinds import Lease, Result, Token
 
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0  # for a small question
 SUBMIT_SECONDS = math.inf  # it pulls and inspects the blobs first; a lease that falls ends the wait
+LOOK_SECONDS = 1.0  # between two looks whether another scheduler has taken over meanwhile
+MOST_SHOWN = 8  # leases remembered: two are held at once
 GOODBYE_SECONDS = 2.0  # to hand back a lease on the way out
 
 A = TypeVar("A", bound=Wire)
@@ -50,6 +54,8 @@ class SchedulerLink:
     def __init__(self, record: RunRecord, rpc: Rpc, activity: RunActivity) -> None:
         self._record, self._rpc, self._activity = record, rpc, activity
         self._answered = trio.current_time()
+        self._shown: dict[Token, PeerId] = {}
+        """By token of a lease the scheduler that granted it, or to which it was shown last."""
         self._refused = ""
         """Why it refused the last result; empty: it did not."""
 
@@ -71,21 +77,72 @@ class SchedulerLink:
 
     async def ask(self, request: AskLease) -> Granted | NoLease:
         """Ask for a lease; raises Unavailable, RemoteProtocolError."""
-        return await self._call(request, Granted, NoLease, timeout=CALL_SECONDS)
+        if self._record.keepers:
+            request = replace(request, head=self._record.chain_head)
+        return await self._granted(request)
 
     async def ask_next(self, request: AskNext) -> Granted | NoLease:
         """Ask for a second lease; raises Unavailable, RemoteProtocolError."""
-        return await self._call(request, Granted, NoLease, timeout=CALL_SECONDS)
+        return await self._granted(request)
 
-    async def heartbeat(self, beat: Heartbeat) -> Stands | Fallen:
+    async def _granted(self, request: AskLease | AskNext) -> Granted | NoLease:
+        scheduler = self.scheduler
+        reply = await self._call(request, Granted, NoLease, timeout=CALL_SECONDS)
+        if isinstance(reply, Granted):
+            self._shown = dict(list(self._shown.items())[-MOST_SHOWN:])
+            self._shown[reply.lease.token] = scheduler
+        return reply
+
+    async def heartbeat(self, lease: Lease, beat: Heartbeat) -> Stands | Fallen:
         """Renew a lease; raises Unavailable, RemoteProtocolError."""
+        reply = await self._reclaim(lease)
+        if isinstance(reply, Fallen):
+            return reply
         return await self._call(beat, Stands, Fallen, timeout=CALL_SECONDS)
 
-    async def submit(self, result: Result) -> Stands | Fallen:
-        """Hand in a result; raises Unavailable, RemoteProtocolError."""
+    async def _reclaim(self, lease: Lease) -> Stands | Fallen:
+        """Show a lease to the scheduler of a new term, which did not grant it, once."""
+        scheduler = self.scheduler
+        if self._shown.get(lease.token, scheduler) == scheduler:
+            return Stands()
+        reply = await self._call(Reclaim(lease=lease), Stands, Fallen, timeout=CALL_SECONDS)
+        if isinstance(reply, Stands):
+            self._shown[lease.token] = scheduler
+        return reply
+
+    async def submit(self, lease: Lease, result: Result) -> Stands | Fallen:
+        """Hand in a result; raises Unavailable, RemoteProtocolError.
+
+        A scheduler that took over may know that it counts, though it does not know its lease.
+        """
+        await self._reclaim(lease)
         request = Submit(run=self._record.run, result=result)
-        reply = await self._call(request, Stands, Fallen, timeout=SUBMIT_SECONDS)
+        reply = await self._while_it_schedules(request)
         self._refused = reply.reason if isinstance(reply, Fallen) else ""
+        return reply
+
+    async def _while_it_schedules(self, request: Submit) -> Stands | Fallen:
+        """Wait for the answer as long as the scheduler that was asked is the run's scheduler."""
+        asked, reply = self.scheduler, None
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                while self.scheduler == asked:
+                    await trio.sleep(LOOK_SECONDS)
+                nursery.cancel_scope.cancel()
+
+            if self._record.keepers:
+                nursery.start_soon(watch)
+            failure: Exception | None = None
+            try:
+                reply = await self._call(request, Stands, Fallen, timeout=SUBMIT_SECONDS)
+            except (Unavailable, RemoteProtocolError) as error:  # bare here, a group outside
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if reply is None:
+            raise Unavailable(f"{short_peer(asked)} schedules the run no more")
         return reply
 
     async def hand_back(self, lease: Lease, reason: str) -> None:

@@ -205,7 +205,7 @@ class LeaseWork:
         with self._timed("submit"):
             while True:
                 try:
-                    reply = await self._link.submit(result)
+                    reply = await self._link.submit(self._lease, result)
                     break
                 except Unavailable as away:
                     if self._in_front:

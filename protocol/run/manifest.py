@@ -24,7 +24,8 @@ from dipaco.protocol.run.topology import Topology, elements_of, modules_of_path,
 from dipaco.protocol.run.training import Muon, Training
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.digest import Digest, sha256
-from dipaco.protocol.wire.identity import PeerIdField
+from dipaco.protocol.wire.identity import PeerId, PeerIdField
+from dipaco.protocol.wire.messages import MAX_KEEPERS
 
 FORMAT: Final = 2
 MAX_NODES_LISTED = 1024  # members named one by one
@@ -176,6 +177,62 @@ class Scheduling(Wire, frozen=True, kw_only=True):
     """The only peers that may join; empty: any peer may."""
     lease_ttl: Annotated[int, Meta(ge=5, le=3600)] = 20
     """Seconds without a heartbeat after which a lease ends."""
+    keepers: (
+        Annotated[tuple[PeerIdField, ...], Meta(min_length=1, max_length=MAX_KEEPERS)] | UnsetType
+    ) = UNSET
+    """The peers that store the ledger and sign where it stands (protocol.md, Keepers and terms);
+    none, if left out: then a record is final when its scheduler has signed it."""
+    quorum: Annotated[int, Meta(ge=1, le=MAX_KEEPERS)] | UnsetType = UNSET
+    """Number of keepers that make a record final; the least that is more than half of them, if
+    left out."""
+    copies: Annotated[int, Meta(ge=1, le=MAX_KEEPERS)] | UnsetType = UNSET
+    """Number of keepers that hold a blob before the record that names it is final; 2, or the one
+    keeper there is, if left out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        keepers = self.named_keepers
+        if len(set(keepers)) != len(keepers):
+            raise ValueError("keepers: a peer is named twice")
+        for name in ("quorum", "copies"):
+            given = getattr(self, name)
+            if given is UNSET:
+                continue
+            if not keepers:
+                raise ValueError(f"{name}: the run has no keepers")
+            if given > len(keepers):
+                raise ValueError(f"{name}: {given}, above the number of keepers, {len(keepers)}")
+            if given == self._default(name):  # one value, one encoding
+                raise ValueError(
+                    f"{name}: {given} is what {len(keepers)} keepers have if it is left out"
+                )
+        if self.quorum is not UNSET and 2 * self.quorum <= len(keepers):
+            raise ValueError(
+                f"quorum: {self.quorum} of {len(keepers)} keepers, not more than half of them: two "
+                "quorums could decide differently"
+            )
+
+    def _default(self, name: str) -> int:
+        """Return the effective number of a field that is left out."""
+        keepers = len(self.named_keepers)
+        return keepers // 2 + 1 if name == "quorum" else min(2, keepers)
+
+    @property
+    def named_keepers(self) -> tuple[PeerId, ...]:
+        """The keepers; empty where the manifest names none."""
+        return () if self.keepers is UNSET else self.keepers
+
+    @property
+    def keeper_quorum(self) -> int:
+        """The number of keepers that make a record final; of a run without keepers 0."""
+        if not self.named_keepers:
+            return 0
+        return self._default("quorum") if self.quorum is UNSET else self.quorum
+
+    @property
+    def blob_copies(self) -> int:
+        """The number of keepers that hold a blob before its record is final; without keepers 0."""
+        return self._default("copies") if self.copies is UNSET else self.copies
 
 
 class Manifest(Wire, frozen=True, kw_only=True):

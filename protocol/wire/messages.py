@@ -8,6 +8,7 @@ decoder never allocates more than the frame's limit implies.
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.wire.address import MAX_PLACE, ip_text
@@ -23,6 +24,8 @@ MAX_ITEMS = 1024  # of one kind in an inventory; the most recent
 MAX_KINDS = 4  # manifest, spec, receipt, ledger
 MAX_RECORDS = 1024  # ledger records in one reply; its bytes are reached before
 LEDGER_PART = 256 << 10  # bytes of records in a reply: one has at most 215 KB
+MAX_KEEPERS = 15  # of one run: 7 may be away, and a call to each is still one call in 16
+MAX_CERTIFICATE = 8 << 10  # bytes of a certificate: 15 cosignatures of less than 512 bytes
 MAX_CHUNKS = 30_000  # in an outline: 30 GB in chunks of 1 MiB, and 1 MB of digests
 MAX_ASKED = 256  # blobs in one question; a lease of 256 modules has as many states
 MAX_ANNOUNCEMENT = 4096  # bytes that gossip may carry: digests, never bodies
@@ -217,13 +220,19 @@ class ReadLedger(Wire, frozen=True, kw_only=True):
 class LedgerPart(Wire, frozen=True, kw_only=True):
     """Consecutive signed records, as many as fit; none when there are no more."""
 
-    MOST_BYTES: ClassVar = LEDGER_PART + 5 * MAX_RECORDS + 64
+    MOST_BYTES: ClassVar = LEDGER_PART + 5 * MAX_RECORDS + MAX_CERTIFICATE + 64
 
     records: Annotated[
         tuple[Annotated[bytes, msgspec.Meta(max_length=LEDGER_PART)], ...],
         msgspec.Meta(max_length=MAX_RECORDS),
     ]
     """Signed `LedgerRecord`s, verbatim."""
+    certificate: (
+        Annotated[tuple[Signed, ...], msgspec.Meta(min_length=1, max_length=MAX_KEEPERS)]
+        | UnsetType
+    ) = UNSET
+    """In a run with keepers: signed `Cosigned` of a quorum, of the head at which these records end.
+    Left out in a run without."""
 
 
 class AskHave(Wire, frozen=True, kw_only=True):

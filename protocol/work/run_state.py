@@ -18,7 +18,15 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.bounds import wrong_evaluation, wrong_seed
 from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Seeded
-from dipaco.protocol.work.ledger import Contribution, Entry, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.ledger import (
+    Contribution,
+    Entry,
+    ModuleUpdated,
+    Quantised,
+    SpecAdopted,
+    TermBegun,
+    TermGranted,
+)
 
 MAX_REPLACED = (
     8  # entries about the moments of one path and round: its scheduler lost them so often
@@ -65,6 +73,23 @@ class RunState:
         """Score sheets by (path, window), in the order in which they were recorded."""
         self.contributors: dict[int, PeerId] = {}
         """Per path the peer whose result was last used by an outer step."""
+
+    def copy(self) -> "RunState":
+        """Return a state of the same entries that goes its own way from here on.
+
+        Lists and maps, and those within maps, are made anew; the values in them are frozen.
+        """
+        made = RunState.__new__(RunState)
+        for name, held in vars(self).items():
+            if isinstance(held, dict):
+                inner = {
+                    key: each.copy() if isinstance(each, dict | list | set) else each
+                    for key, each in held.items()
+                }
+                setattr(made, name, inner)
+            else:
+                setattr(made, name, list(held) if isinstance(held, list) else held)
+        return made
 
     def restore(
         self,
@@ -179,6 +204,8 @@ class RunState:
                 self._evaluate(entry)
             case Scored():
                 self._score(entry)
+            case TermBegun() | TermGranted():
+                pass  # it changes who schedules, and nothing of the run
 
     def _adopt(self, entry: SpecAdopted) -> None:
         if entry.epoch != len(self.specs):

@@ -27,17 +27,31 @@ from dipaco.protocol.wire.messages import (
     Value,
 )
 from dipaco.protocol.work.calls import (
+    AskCosign,
+    AskHead,
+    AskHold,
     AskHolders,
+    AskKeep,
     AskLease,
     AskNext,
+    AskPromise,
+    Behind,
+    CosignedHead,
     Fallen,
     Granted,
     HandBack,
+    HeadIs,
     Heartbeat,
     Holders,
+    Holding,
+    Kept,
     NoLease,
+    Promised,
+    ReadTail,
+    Reclaim,
     Stands,
     Submit,
+    TailPart,
 )
 
 Calls = dict[type[Wire], tuple[type[Wire], ...]]
@@ -54,6 +68,8 @@ CONTROL_CALLS: Final[Calls] = {
     HandBack: (Stands,),
     Submit: (Stands, Fallen),
     AskHolders: (Holders,),
+    Reclaim: (Stands, Fallen),
+    AskHead: (HeadIs,),
 }
 """By request the answers, on the stream of calls that must not wait."""
 
@@ -61,8 +77,13 @@ SYNC_CALLS: Final[Calls] = {
     AskInventory: (Inventory,),
     ReadValue: (Value,),
     ReadLedger: (LedgerPart,),
+    AskPromise: (Promised, Behind),
+    AskCosign: (CosignedHead, Behind),
+    AskKeep: (Kept, Behind),
+    ReadTail: (TailPart,),
+    AskHold: (Holding,),
 }
-"""By request the answers, on the stream of values."""
+"""By request the answers, on the stream of values and of keepers."""
 
 
 def frame_bytes(calls: Calls) -> int:

@@ -59,20 +59,36 @@ from dipaco.protocol.wire.messages import (
     Request,
     Value,
 )
-from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.calls import (
+    Acceptance,
+    AskCosign,
+    AskHead,
+    AskHold,
     AskHolders,
+    AskKeep,
     AskLease,
     AskNext,
+    AskPromise,
+    Behind,
+    CosignedHead,
     Fallen,
     Granted,
     HandBack,
+    HeadIs,
     Heartbeat,
     Held,
     Holders,
+    Holding,
+    Kept,
     NoLease,
+    Promised,
+    ReadTail,
+    Reclaim,
     Stands,
     Submit,
+    TailPart,
+    Wanted,
 )
 from dipaco.protocol.work.kinds import (
     Evaluated,
@@ -91,14 +107,24 @@ from dipaco.protocol.work.kinds import (
     TrainResult,
 )
 from dipaco.protocol.work.ledger import (
-    FIRST_TERM,
-    NO_RECORD,
     Contribution,
     Entry,
+    Equivocation,
     LedgerRecord,
     ModuleUpdated,
     Quantised,
     SpecAdopted,
+    TermBegun,
+    TermGranted,
+)
+from dipaco.protocol.work.terms import (
+    FIRST_TERM,
+    NO_HEAD,
+    NO_RECORD,
+    Cosigned,
+    Head,
+    OwnersGrant,
+    Promise,
 )
 from tests.values import digest, key, peer
 
@@ -131,6 +157,7 @@ def values() -> dict[str, tuple[Wire, ...]]:
         *_leases(),
         *_entries(),
         *_work(),
+        *_keepers(),
         *_calls(),
         *_directory(),
         *_gossip(),
@@ -226,7 +253,16 @@ def _manifests() -> tuple[Wire, ...]:
             full.training, batch_order=digest("order"), inner=Muon(warmup=1)
         ),
     )
-    return SMALLEST, full, later, sign(SMALLEST, key("owner"))
+    kept = msgspec.structs.replace(
+        SMALLEST,
+        schedule=Scheduling(
+            schedulers=(peer("scheduler"), peer("second")),
+            keepers=tuple(peer(f"keeper {name}") for name in "abcd"),
+            quorum=4,
+            copies=3,
+        ),
+    )
+    return SMALLEST, full, later, kept, sign(SMALLEST, key("owner"))
 
 
 def _specs() -> tuple[Wire, ...]:
@@ -390,6 +426,82 @@ def _entries() -> tuple[Wire, ...]:
     return tuple(chain)
 
 
+HEAD = Head(term=1, length=3, digest=digest("record 2"))
+RUN = digest("run")
+
+
+def _promise(keeper: str, head: Head) -> Signed:
+    return sign(Promise(run=RUN, term=2, keeper=peer(keeper), head=head), key(keeper))
+
+
+def _terms() -> tuple[Wire, ...]:
+    """Return what keepers and the owner sign, and the records that begin terms."""
+    grant = OwnersGrant(run=RUN, term=3, head=HEAD)
+    promises = _promise("keeper a", NO_HEAD), _promise("keeper b", HEAD)
+    entries: tuple[Entry, ...] = (
+        TermBegun(promises=promises),
+        TermGranted(grant=sign(grant, key("owner"))),
+    )
+    records = [
+        LedgerRecord(run=RUN, term=term, seq=3, previous=HEAD.digest, entry=entry)
+        for term, entry in enumerate(entries, 2)
+    ]
+    two = [msgspec.structs.replace(records[0], seq=seq) for seq in (3, 4)]
+    one, other = (sign(record, key("scheduler")) for record in two)
+    return (
+        NO_HEAD,
+        Promise(run=RUN, term=2, keeper=peer("keeper b"), head=HEAD),
+        Cosigned(run=RUN, keeper=peer("keeper a"), head=HEAD),
+        grant,
+        *records,
+        Equivocation(one=one, other=other),
+    )
+
+
+def _certificate() -> tuple[Signed, ...]:
+    names = "keeper a", "keeper b"
+    return tuple(sign(Cosigned(run=RUN, keeper=peer(n), head=HEAD), key(n)) for n in names)
+
+
+def _keepers() -> tuple[Wire, ...]:
+    record = sign(
+        LedgerRecord(
+            run=RUN,
+            term=FIRST_TERM,
+            seq=0,
+            previous=NO_RECORD,
+            entry=SpecAdopted(epoch=0, spec=digest("spec")),
+        ),
+        key("scheduler"),
+    )
+    acceptance = Acceptance(
+        run=RUN, term=1, order=4, path=1, round=2, peer=peer("volunteer"), result=RESULT
+    )
+    kept = (sign(acceptance, key("scheduler")),)
+    return (
+        *_terms(),
+        acceptance,
+        Reclaim(lease=LEASE),
+        AskPromise(run=RUN, term=2),
+        Promised(promise=_promise("keeper b", HEAD), acceptances=kept, more=False),
+        Behind(term=3, head=HEAD, final=2),
+        AskCosign(run=RUN, records=(record,), head=HEAD, certificate=()),
+        AskCosign(run=RUN, records=(), head=HEAD, certificate=_certificate()),
+        CosignedHead(cosigned=_certificate()[0]),
+        AskKeep(run=RUN, term=1, acceptances=kept),
+        Kept(),
+        ReadTail(run=RUN, first=3, path=0, round=0),
+        TailPart(records=(record,), acceptances=kept, more=True),
+        AskHold(
+            run=RUN, blobs=(Wanted(blob=digest("delta"), length=64),), holders=(peer("volunteer"),)
+        ),
+        Holding(blobs=(digest("delta"),)),
+        AskHead(run=RUN),
+        HeadIs(term=1, head=HEAD, scheduling=True),
+        AskLease(run=RUN, spec=digest("spec"), head=HEAD),
+    )
+
+
 def _work() -> tuple[Wire, ...]:
     run = digest("run")
     beat = Heartbeat(run=run, token=TOKEN, progress=15, tokens_per_second=1640.5)
@@ -456,6 +568,7 @@ def _gossip() -> tuple[Wire, ...]:
         Value(data=encode(sign(SMALLEST, key("owner")))),
         ReadLedger(run=digest("run"), first=10),
         LedgerPart(records=(encode(_entries()[1]),)),
+        LedgerPart(records=(encode(_entries()[1]),), certificate=_certificate()),
     )
 
 

@@ -18,7 +18,8 @@ from dipaco.protocol.wire.identity import peer_id
 from dipaco.protocol.wire.messages import Announcement, AskInventory, Inventory, Item
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation
-from dipaco.protocol.work.ledger import NO_RECORD, LedgerRecord, SpecAdopted
+from dipaco.protocol.work.ledger import LedgerRecord, SpecAdopted
+from dipaco.protocol.work.terms import NO_RECORD
 from tests.adversary.arena import Arena
 from tests.adversary.client import Stranger, Target, cbor, envelope, plain, reply
 from tests.adversary.registry import attack

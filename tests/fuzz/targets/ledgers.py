@@ -16,9 +16,10 @@ from dipaco.protocol.wire.canonical import Wire, decode, encode
 from dipaco.protocol.wire.messages import MAX_RECORDS
 from dipaco.protocol.wire.signed import MAX_BODY, sign
 from dipaco.protocol.work.calls import HandBack, Heartbeat, Submit
-from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, Entry, LedgerRecord, append_checked
+from dipaco.protocol.work.ledger import Entry, LedgerRecord, append_checked
 from dipaco.protocol.work.rounds import Rounds
 from dipaco.protocol.work.run_state import RunState
+from dipaco.protocol.work.terms import FIRST_TERM, NO_HEAD, NO_RECORD
 from tests.fuzz import cbor
 from tests.fuzz.mutate import Cbor
 from tests.fuzz.target import Call, Target, hold
@@ -143,10 +144,9 @@ def checked(data: bytes) -> None:
     append_checked(
         [envelope(LedgerRecord, each) for each in parts(data)],
         run=run_id(manifest()),
-        term=FIRST_TERM,
-        seq=0,
-        previous=NO_RECORD,
-        schedulers=(peer("scheduler"),),
+        manifest=manifest(),
+        head=NO_HEAD,
+        digest_of=[].__getitem__,
     )
 
 

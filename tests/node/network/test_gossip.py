@@ -21,7 +21,14 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.messages import MAX_ITEMS, AskInventory, Inventory, Item
+from dipaco.protocol.wire.messages import (
+    MAX_ITEMS,
+    AskInventory,
+    Inventory,
+    Item,
+    LedgerPart,
+)
+from dipaco.protocol.wire.signed import Signed
 from tests.node.network.peers import PEERS
 
 if TYPE_CHECKING:
@@ -81,6 +88,9 @@ class Shelf:
     def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
         return tuple(self.ledgers.get(run, [])[first : first + 3])
 
+    def read_part(self, run: Digest, first: int, limit: int) -> LedgerPart:
+        return LedgerPart(records=self.read_ledger(run, first, limit))
+
     def offer(self, kind: str, data: bytes, *, run: Digest | None = None, origin: str = "") -> None:
         self.offered += 1
         if data.startswith(b"not yet"):
@@ -98,7 +108,12 @@ class Shelf:
         self.listings[peer] = self.listings.get(peer, frozenset()) | {run}
 
     def offer_ledger(
-        self, run: Digest, records: tuple[bytes, ...], *, first: int | None = None
+        self,
+        run: Digest,
+        records: tuple[bytes, ...],
+        *,
+        first: int | None = None,
+        certificate: tuple[Signed, ...] = (),
     ) -> None:
         held = self.ledgers.get(run, [])
         fresh = [record for record in records if record not in held]

@@ -4,7 +4,7 @@ Rules of this file: as those of test_gossip.py; strangers answer by hand.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -171,9 +171,9 @@ async def test_the_loop_has_time_for_others_between_the_parts_of_a_ledger(
     taken: list[int] = []
     shelf = Shelf()
 
-    def take(run: Digest, records: tuple[bytes, ...], *, first: int | None = None) -> None:
+    def take(run: Digest, records: tuple[bytes, ...], **told: Any) -> None:
         taken.append(len(records))
-        Shelf.offer_ledger(shelf, run, records, first=first)
+        Shelf.offer_ledger(shelf, run, records, **told)
 
     shelf.offer_ledger = take  # type: ignore[method-assign]
     async with swarms() as swarm:

@@ -37,7 +37,8 @@ from dipaco.protocol.wire.messages import (
 )
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation, Seeded
-from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, Entry, LedgerRecord, SpecAdopted
+from dipaco.protocol.work.ledger import Entry, LedgerRecord, SpecAdopted
+from dipaco.protocol.work.terms import FIRST_TERM, NO_RECORD
 from tests.node.network.peers import PEERS
 from tests.values import digest, key, manifest, peer
 

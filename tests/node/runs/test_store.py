@@ -34,7 +34,8 @@ from dipaco.protocol.wire.digest import short
 from dipaco.protocol.wire.messages import AskHave, Item
 from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation, Seeded
-from dipaco.protocol.work.ledger import FIRST_TERM, NO_RECORD, LedgerRecord, SpecAdopted
+from dipaco.protocol.work.ledger import LedgerRecord, SpecAdopted
+from dipaco.protocol.work.terms import FIRST_TERM, NO_RECORD
 from tests.ledgers import entries_of
 from tests.values import digest, key, manifest, peer
 

@@ -21,7 +21,8 @@ from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.messages import Item
 from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation
-from dipaco.protocol.work.ledger import NO_RECORD, Entry, LedgerRecord, SpecAdopted
+from dipaco.protocol.work.ledger import Entry, LedgerRecord, SpecAdopted
+from dipaco.protocol.work.terms import NO_RECORD
 from tests.values import digest, key, manifest, peer
 
 

@@ -113,6 +113,7 @@ class Swarm:
         verify: str = "require",
         signers: tuple[PeerId, ...] = (),
         founds: bool = False,
+        keeper: bool = False,
         bootstrap: SwarmNode | None = None,
         worker: Callable[..., Any] = fake,
         **settings: Any,
@@ -120,6 +121,7 @@ class Swarm:
         """Start the node called `name`, to train `run`.
 
         founds      whether it is a rendezvous node; the one called `SCHEDULER` always is one.
+        keeper      whether it keeps the run that was put into its home, and trains none.
         bootstrap   its seed [for all but the scheduler: the node that was started first].
         """
         seed = bootstrap.parts.transport.addresses[0] if bootstrap else self._address
@@ -127,6 +129,7 @@ class Swarm:
             home=Home.at(self._homes / name).root,
             node=NodeSection(
                 rendezvous=founds or name == SCHEDULER,
+                keeper=keeper,
                 bootstrap=() if name == SCHEDULER or seed is None else (seed,),
             ),
             run=RunSection(id=run, verify=verify, signers=signers),

@@ -6,19 +6,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.run.manifest import Scheduling
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.signed import Signed, sign
-from dipaco.protocol.work.ledger import (
-    FIRST_TERM,
-    NO_RECORD,
-    Entry,
-    LedgerRecord,
-    SpecAdopted,
-    append_checked,
-)
-from tests.values import digest, key, peer
+from dipaco.protocol.work.ledger import Entry, LedgerRecord, SpecAdopted, append_checked
+from dipaco.protocol.work.terms import FIRST_TERM, NO_RECORD, Head
+from tests.values import digest, key, manifest, peer
 
 RUN = digest("run")
+MANIFEST = manifest(schedule=Scheduling(schedulers=(peer("scheduler"), peer("second"))))
 ENTRIES: list[Entry] = [SpecAdopted(epoch=0, spec=digest(f"spec {i}")) for i in range(6)]
 
 
@@ -37,13 +33,10 @@ CHAIN = chain(ENTRIES)
 
 
 def check(records: list[Signed], seq: int = 0, previous: Digest = NO_RECORD) -> list[LedgerRecord]:
+    head = Head(term=FIRST_TERM, length=seq, digest=previous)
+    digests = [record.body_digest for record in CHAIN]
     return append_checked(
-        records,
-        run=RUN,
-        term=FIRST_TERM,
-        seq=seq,
-        previous=previous,
-        schedulers=[peer("scheduler"), peer("second")],
+        records, run=RUN, manifest=MANIFEST, head=head, digest_of=digests.__getitem__
     )
 
 

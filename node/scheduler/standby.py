@@ -1,0 +1,129 @@
+"""A node that may schedule a run with keepers, while another one does: when it is its turn.
+
+It asks the run's other schedulers for their heads. Time decides nothing but when this node asks
+the keepers for a term of its own; whether it gets one, they decide.
+"""
+
+import logging
+import random
+from dataclasses import dataclass, field
+
+import trio
+
+from dipaco.node.network.rpc import Rpc
+from dipaco.node.runs.record import RunRecord
+from dipaco.node.scheduler.replication import Deposed, Replication
+from dipaco.node.status.activity import RunActivity
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.work.authority import scheduler_of_term
+from dipaco.protocol.work.calls import AskHead, HeadIs
+from dipaco.protocol.work.candidate import acts_at, next_own_term
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 2.0  # between two questions to the other schedulers
+ASK_SECONDS = 2.0  # for their answer
+PAUSES = (0.5, 2.0)  # s, at random, before keepers are asked again that gave no quorum
+
+
+@dataclass
+class Standby:
+    """Waits for this node's turn to schedule a run."""
+
+    record: RunRecord
+    rpc: Rpc
+    me: PeerId
+    activity: RunActivity
+    chance: random.Random = field(default_factory=random.Random)
+    seen: int = 0
+    """The highest term that this node has heard of."""
+    _heard: float = 0.0
+    _head: object = None
+    _leads: PeerId | None = None
+    """Who said last that it schedules."""
+
+    async def until_due(self) -> None:
+        """Wait until the scheduler has been silent for long enough; not where it is this node.
+
+        A node that has just started learns first from a quorum of keepers which term it is.
+        """
+        await self._ask_keepers()
+        await self._ask_others()
+        if self._leads is None and self._owner == self.me:
+            return
+        self._heard = trio.current_time()
+        while True:
+            await self._ask_others()
+            record = self.record
+            self.seen = max(self.seen, record.term)
+            if record.chain_head != self._head:
+                self._heard, self._head = trio.current_time(), record.chain_head
+            due = acts_at(self._schedulers, self.me, self.seen, heard=self._heard)
+            if trio.current_time() >= due:
+                return
+            leads = self._leads or self._owner
+            self.activity.say("standby", scheduler=short_peer(leads), term=self.seen)
+            await trio.sleep(BEAT_SECONDS)
+
+    async def begun(self, replication: Replication) -> tuple[Signed, ...] | None:
+        """Begin the next term of this node; returns the acceptances that keepers keep.
+
+        None when another scheduler was seen to go on meanwhile.
+        """
+        while True:
+            term = next_own_term(self._schedulers, self.me, max(self.seen, self.record.term))
+            try:
+                return await replication.begin(term)
+            except Deposed as higher:
+                self.seen = max(self.seen, higher.term)
+                log.info("term %d is not granted: term %d was promised", term, higher.term)
+            except Unavailable as away:
+                self.activity.say("no-quorum", problem=str(away))
+            await trio.sleep(self.chance.uniform(*PAUSES))
+            await self._ask_others()
+            if self._leads is not None:
+                return None
+
+    @property
+    def _schedulers(self) -> tuple[PeerId, ...]:
+        return self.record.manifest.schedule.schedulers
+
+    @property
+    def _owner(self) -> PeerId:
+        return scheduler_of_term(self._schedulers, self.seen)
+
+    async def _ask_keepers(self) -> None:
+        """Learn the highest term that a quorum of keepers knows."""
+        keepers, quorum = self.record.keepers, self.record.manifest.schedule.keeper_quorum
+        while True:
+            answers: dict[PeerId, HeadIs] = {}
+            async with trio.open_nursery() as nursery:
+                for peer in keepers:
+                    nursery.start_soon(self._ask, peer, answers)
+            self.seen = max((self.seen, self.record.term, *(a.term for a in answers.values())))
+            if len(answers) >= quorum:
+                return
+            away = ", ".join(map(short_peer, sorted(set(keepers) - answers.keys())))
+            problem = f"no quorum: {quorum} of {len(keepers)} keepers must answer; away: {away}"
+            self.activity.say("no-quorum", problem=problem)
+            await trio.sleep(self.chance.uniform(*PAUSES))
+
+    async def _ask_others(self) -> None:
+        """Ask the other schedulers where they stand, and whether they schedule."""
+        answers: dict[PeerId, HeadIs] = {}
+        async with trio.open_nursery() as nursery:
+            for peer in set(self._schedulers) - {self.me}:
+                nursery.start_soon(self._ask, peer, answers)
+        leading = [peer for peer, answer in answers.items() if answer.scheduling]
+        self._leads = leading[0] if leading else None
+        if leading:
+            self._heard = trio.current_time()
+
+    async def _ask(self, peer: PeerId, answers: dict[PeerId, HeadIs]) -> None:
+        request = AskHead(run=self.record.run)
+        try:
+            answers[peer] = await self.rpc.call(peer, request, HeadIs, timeout=ASK_SECONDS)
+        except (Unavailable, Refusal, RemoteProtocolError) as error:
+            log.debug("%s does not say where it stands: %s", short_peer(peer), error)

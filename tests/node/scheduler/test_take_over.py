@@ -1,0 +1,188 @@
+"""Runs with keepers: no single death ends one, and no line that is cut makes two of it."""
+
+import shutil
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock
+
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import short_peer
+from tests.node.scheduler.fakes import trains
+from tests.node.scheduler.kept_swarm import SECOND, KeptSwarm
+from tests.node.scheduler.swarm import SCHEDULER, Swarm
+from tests.values import peer
+
+
+async def test_a_run_with_keepers_goes_to_its_end(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await kept.until(lambda: kept.finished(SCHEDULER), seconds=2000)
+    await kept.until(lambda: kept.chain("anna") == kept.chain(SCHEDULER), seconds=60)
+    for name in ("kim", "ken", "kay", SECOND, "bert"):
+        await kept.until(lambda: kept.chain(name) == kept.chain(SCHEDULER), seconds=60)  # noqa: B023
+
+
+CALM: dict[str, list[Digest]] = {}
+"""The states of a run with keepers that nobody disturbs, once there was one."""
+
+
+async def undisturbed(tmp_path: Path) -> dict[str, list[Digest]]:
+    """Return the states that a run ends with that nobody disturbs."""
+    if CALM:
+        return CALM
+    async with trio.open_nursery() as nursery:
+        calm = KeptSwarm(Swarm(tmp_path / "calm", nursery), tmp_path / "calm")
+        await calm.start_all("zoe", "yves")
+        await calm.until(lambda: calm.finished(SCHEDULER))
+        nursery.cancel_scope.cancel()
+    CALM.update(calm.states(SCHEDULER))
+    return CALM
+
+
+async def in_mid_round(kept: KeptSwarm) -> None:
+    """Wait until a path trains, and another one's result waits for the outer step."""
+    state = kept.nodes[SCHEDULER].parts.run_store.runs[kept.run].state
+    await kept.until(lambda: state.seeded and kept.leases(SCHEDULER) > 0)
+    scheduler = kept.nodes[SCHEDULER].parts.request_router.schedulers[kept.run]
+    await kept.until(lambda: bool(scheduler.schedule.state.accepted))
+
+
+async def test_a_scheduler_that_dies_in_mid_round_is_followed_by_the_other(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    final = kept.chain(SCHEDULER)
+    await kept.kill(SCHEDULER)
+    took = await kept.until(lambda: kept.leases(SECOND) > 0, seconds=60)
+    assert took <= 30.0
+    await kept.until(lambda: kept.finished(SECOND))
+    assert kept.chain(SECOND)[: len(final)] == final
+    trained = [job for name in ("anna", "bert") for job in kept.nodes[name].worker.done]
+    assert sum(map(trains, trained)) == 1 + 2 * 4  # leases in hand went on, none was done twice
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_a_scheduler_that_comes_back_follows_the_one_that_took_over(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    await kept.kill(SCHEDULER)
+    await kept.until(lambda: kept.leases(SECOND) > 0, seconds=60)
+    term = kept.term(SECOND)
+    await kept.start(SCHEDULER)
+    await kept.until(lambda: kept.finished(SECOND))
+    assert kept.term(SECOND) == term and not kept.schedules(SCHEDULER)
+    await kept.until(lambda: kept.chain(SCHEDULER) == kept.chain(SECOND), seconds=60)
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_a_scheduler_that_is_back_at_once_goes_on_within_five_seconds(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    held = kept.leases(SCHEDULER)
+    await kept.kill(SCHEDULER)
+    await kept.start(SCHEDULER)
+    took = await kept.until(lambda: kept.leases(SCHEDULER) >= held, seconds=60)
+    assert took <= 5.0
+    await kept.until(lambda: kept.finished(SCHEDULER))
+    assert kept.states(SCHEDULER) == await undisturbed(tmp_path)
+
+
+async def test_one_keeper_of_three_may_die(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    await kept.kill("kim")
+    await kept.until(lambda: kept.finished(SCHEDULER))
+    assert kept.states(SCHEDULER) == await undisturbed(tmp_path)
+
+
+async def test_a_keeper_that_lost_its_disk_is_repaired_from_the_others(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    await kept.kill("kim")
+    for each in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
+        (tmp_path / "kim" / each).unlink(missing_ok=True)
+    shutil.rmtree(tmp_path / "kim" / "blobs")
+    await kept.start("kim")
+    await kept.until(lambda: kept.finished(SCHEDULER))
+    await kept.until(lambda: kept.chain("kim") == kept.chain(SCHEDULER), seconds=60)
+    state = kept.nodes[SCHEDULER].parts.run_store.runs[kept.run].state
+    newest = {states[-1] for states in state.states.values()}
+    has = kept.nodes["kim"].parts.blobs.has
+    await kept.until(lambda: all(map(has, newest)), seconds=120)
+
+
+async def test_without_a_quorum_leases_go_on_and_nothing_closes(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    await kept.kill("kim", "ken")
+    await trio.sleep(300)
+    stands = kept.chain(SCHEDULER)
+    reason = kept.nodes[SCHEDULER].parts.activity.of(kept.run).own_reason
+    assert reason.code == "no-quorum" and short_peer(peer("kim")) in reason.text
+    await trio.sleep(300)
+    assert kept.chain(SCHEDULER) == stands and kept.leases(SCHEDULER) > 0
+    await kept.start("kim")
+    await kept.until(lambda: kept.finished(SCHEDULER))
+    assert kept.states(SCHEDULER) == await undisturbed(tmp_path)
+
+
+async def test_of_two_sides_that_are_cut_apart_one_goes_on_at_most(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert", "cara")
+    await in_mid_round(kept)
+    minority, majority = (SCHEDULER, "kim", "anna"), (SECOND, "ken", "kay", "bert", "cara")
+    before = kept.chain(SCHEDULER)
+    kept.cut(minority, majority)
+    await trio.sleep(60)
+    assert kept.chain(SCHEDULER)[len(before) + 1 :] == []  # what was under way may have ended
+    kept.mend(minority, majority)
+    await kept.until(lambda: kept.finished(SECOND))
+    for name in (SCHEDULER, "kim", "anna"):
+        await kept.until(lambda: kept.chain(name) == kept.chain(SECOND), seconds=120)  # noqa: B023
+    assert kept.chain(SECOND)[: len(before)] == before
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_a_home_restored_from_an_old_copy_signs_no_second_ledger(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    state = kept.nodes[SCHEDULER].parts.run_store.runs[kept.run].state
+    await kept.until(lambda: state.seeded)
+    await kept.kill(SCHEDULER)
+    shutil.copytree(tmp_path / SCHEDULER, tmp_path / "copy")
+    await kept.start(SCHEDULER)
+    await in_mid_round(kept)
+    final = kept.chain(SCHEDULER)
+    await kept.kill(SCHEDULER)
+    shutil.rmtree(tmp_path / SCHEDULER)
+    shutil.move(tmp_path / "copy", tmp_path / SCHEDULER)
+    await kept.start(SCHEDULER)
+    await kept.until(lambda: kept.finished(SECOND))
+    assert kept.chain(SECOND)[: len(final)] == final
+    for node in kept.nodes.values():
+        assert node.parts.run_store.runs[kept.run].fault is None
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
