@@ -22,11 +22,13 @@ from dipaco.node.storage.claims import Claims
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.placement import order, share
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0  # between two looks at what a run needs: records come one after the other
 FIRST_RETRY = 5.0  # s before a blob that nobody had is asked for again
+LOST_SECONDS = 60.0  # without a connection, after which others hold a keeper's blobs, too
 LONGEST_RETRY = 300.0  # s, after some attempts: moments stay with their maker for a while
 
 
@@ -39,10 +41,16 @@ class StoredRun:
     blobs: BlobStore
     claims: Claims
     exchange: Exchange
+    alive: Callable[[], Collection[PeerId]] = frozenset
+    """Returns the peers that are connected now."""
+    me: PeerId | None = None
+    """This node, if it is a keeper that holds its share alone; None: it holds everything."""
     kept: KeptRun | None = None
     """What this node keeps as a keeper; None: it stores, and does not vote."""
     lacking: int = 0
     """Blobs that are needed and not here."""
+    _seen: dict[PeerId, float] = field(default_factory=dict)
+    """By keeper when it was connected last."""
     _later: dict[Digest, tuple[float, float]] = field(default_factory=dict)
     """By blob that nobody had: when it is asked for again, and the pause after that."""
 
@@ -61,6 +69,20 @@ class StoredRun:
                 needed |= kept.acceptance.result.digests
         return needed
 
+    def share(self, needed: Collection[Digest]) -> set[Digest]:
+        """Return those of the blobs that this node holds, by who of the keepers is there.
+
+        One that was there within `LOST_SECONDS` counts: whoever starts again is not lost.
+        """
+        if self.me is None:
+            return set(needed)
+        now, schedule = trio.current_time(), self.record.manifest.schedule
+        for keeper in self.alive():
+            if keeper in self.record.keepers:
+                self._seen[keeper] = now
+        there = [keeper for keeper, seen in self._seen.items() if now - seen < LOST_SECONDS]
+        return share(self.me, needed, self.record.keepers, schedule.blob_copies, there)
+
     def claim(self) -> set[Digest]:
         """Have the blobs stay that are needed, which it returns, and those that were asked for."""
         needed = self.needed()
@@ -74,8 +96,9 @@ class StoredRun:
         while True:
             if seen != self._stands():
                 needed, seen = self.claim(), self._stands()
-            await self._fetch(needed)
-            self.lacking = sum(not self.blobs.has(blob) for blob in needed)
+            mine = self.share(needed)
+            await self._fetch(mine)
+            self.lacking = sum(not self.blobs.has(blob) for blob in mine)
             changed()
             await trio.sleep(LOOK_SECONDS)
 
@@ -94,12 +117,11 @@ class StoredRun:
             if self.blobs.has(blob) or trio.current_time() < due:
                 continue
             try:
-                await self.exchange.fetch(blob, holders=self._holders())
+                keepers = order(blob, self.record.keepers)
+                last = (self.record.scheduler,)
+                await self.exchange.fetch(blob, holders=keepers, last=last)
                 self._later.pop(blob, None)
             except Unavailable as away:
                 log.debug("blob %s is missing: %s", short(blob), away)
                 again = trio.current_time() + pause
                 self._later[blob] = again, min(2 * pause, LONGEST_RETRY)
-
-    def _holders(self) -> tuple[PeerId, ...]:
-        return (*self.record.keepers, self.record.scheduler)

@@ -19,9 +19,10 @@ from dipaco.node.network.guard import Guard
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.protocol.errors import DipacoError, RemoteProtocolError
-from dipaco.protocol.wire.digest import Digest, sha256
+from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_ASKED, AskPresence, Presence, PresenceIs
+from dipaco.protocol.work.placement import order, rank
 
 MOST_ASKED = 16  # peers: a newcomer finds its blobs among them, and 1,000 nodes cost no more
 ASK_SECONDS = 3.0  # for their answers; who is slower is too busy to send
@@ -46,11 +47,6 @@ class Wanted:
 
 Said = Mapping[PeerId, Presence]
 """What the peers say of one blob."""
-
-
-def rank(blob: Digest, peer: PeerId) -> bytes:
-    """Return the place of `peer` among those that want `blob`: the lowest one fetches it first."""
-    return sha256(blob + peer.encode())
 
 
 def waits_for(
@@ -89,12 +85,14 @@ class Finder:
         peers: Iterable[PeerId],
         on_bytes: OnBytes,
         *,
+        keepers: Sequence[PeerId] = (),
         last: Sequence[PeerId] = (),
     ) -> None:
         """Have all of `wanted` in the store; raises Unavailable, DiskFull.
 
-        peers   may hold them; the first `MOST_ASKED` that can be called are asked.
-        last    the source, and whoever else is asked for what no peer has.
+        peers     may hold them; the first `MOST_ASKED` that can be called are asked.
+        keepers   of the run, for what no peer has: those of a blob's order come first.
+        last      the source, for what they do not have either.
         """
         here = dict.fromkeys((each.digest for each in wanted), 0)
         total = sum(each.length for each in wanted)
@@ -105,12 +103,13 @@ class Finder:
                 here[each.digest] = received
                 on_bytes(sum(here.values()), total)
 
+            others = (*order(each.digest, keepers), *last)
             try:
                 await self._exchange.fetch(
                     each.digest,
                     length=each.length,
                     holders=holders,
-                    last=last,
+                    last=others,
                     progress=got,
                     kind=each.kind,
                 )
@@ -119,7 +118,7 @@ class Finder:
                 failures.append(error)
                 nursery.cancel_scope.cancel()
 
-        asked = self._callable(peers, last)
+        asked = self._callable(peers, (*keepers, *last))
         with self._exchange.wanting(tuple(here)):
             async with trio.open_nursery() as nursery:
                 await self._assign(wanted, asked, partial(nursery.start_soon, fetch))

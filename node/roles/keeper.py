@@ -79,6 +79,9 @@ async def _store(node: Node, record: RunRecord) -> None:
         blobs=node.blobs,
         claims=node.claims,
         exchange=node.exchange,
+        alive=node.transport.peers,
+        # Who may have to schedule goes on from what is at hand.
+        me=None if node.me in record.manifest.schedule.schedulers or not votes else node.me,
         kept=node.keeper.keep(record) if votes else None,
     )
     log.info("keeping run %s%s", record.manifest.name, "" if votes else ", without a vote")

@@ -48,6 +48,7 @@ from dipaco.protocol.work.calls import (
 from dipaco.protocol.work.candidate import Choice, Outdone, Proposal, TakeOver
 from dipaco.protocol.work.kinds import TrainResult
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
+from dipaco.protocol.work.placement import order
 from dipaco.protocol.work.tail import Chain
 from dipaco.protocol.work.terms import Head
 
@@ -253,14 +254,21 @@ class Replication:
         blobs     with their lengths in bytes.
         holders   who has them, asked first.
         """
-        copies, order = self.record.manifest.schedule.blob_copies, self._by_turns(blobs)
+        copies = self.record.manifest.schedule.blob_copies
+        first = {blob: order(blob, self.keepers)[:copies] for blob in blobs}
         held: dict[Digest, set[PeerId]] = {blob: set() for blob in blobs}
 
         def lacking(keeper: PeerId) -> list[Digest]:
             return [b for b, has in held.items() if len(has) < copies and keeper not in has]
 
+        async def ask_first(keeper: PeerId) -> None:
+            await ask_for(keeper, [blob for blob in blobs if keeper in first[blob]])
+
         async def ask(keeper: PeerId) -> None:
-            wanted = [Wanted(blob=b, length=blobs[b]) for b in lacking(keeper)]
+            await ask_for(keeper, lacking(keeper))
+
+        async def ask_for(keeper: PeerId, lacks: list[Digest]) -> None:
+            wanted = [Wanted(blob=b, length=blobs[b]) for b in lacks]
             for start in range(0, len(wanted), MAX_HELD):
                 request = AskHold(
                     run=self.run,
@@ -274,14 +282,8 @@ class Replication:
         def enough() -> bool:
             return all(len(has) >= copies for has in held.values())
 
-        await self._ask_all(order[:copies], ask, enough=enough)  # the others have less to carry
-        await self._until(enough, lambda: {k for k in order if lacking(k)}, ask, what)
-
-    def _by_turns(self, blobs: Mapping[Digest, int]) -> list[PeerId]:
-        """Return the keepers, this node first, the others in turns by the blobs."""
-        turn = min(blobs, default=b"\0")[0] % len(self.keepers)
-        turned = [*self.keepers[turn:], *self.keepers[:turn]]
-        return sorted(turned, key=lambda keeper: keeper != self.me)
+        await self._ask_all(set[PeerId]().union(*first.values()), ask_first, enough=enough)
+        await self._until(enough, lambda: {k for k in self.keepers if lacking(k)}, ask, what)
 
     # ------------------------------------------------------------------ asking
 

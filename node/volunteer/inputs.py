@@ -197,7 +197,13 @@ class Inputs:
     async def _get(self, wanted: Sequence[Wanted], on_bytes: OnBytes) -> None:
         if wanted:
             peers = members(self.record, self.run_store)
-            await self.finder.bring(wanted, peers, on_bytes, last=(self.record.scheduler,))
+            await self.finder.bring(
+                wanted,
+                peers,
+                on_bytes,
+                keepers=self.record.keepers,
+                last=(self.record.scheduler,),
+            )
 
 
 def members(record: RunRecord, run_store: RunStore) -> Iterator[PeerId]:

@@ -18,13 +18,13 @@ from dipaco.node.network.finding import (
     STRANGERS_PATIENCE,
     Finder,
     Wanted,
-    rank,
     waits_for,
 )
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.digest import sha256
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.messages import AskPresence, PresenceIs
+from dipaco.protocol.work.placement import rank
 from tests.node.network.peers import PEERS
 from tests.node.network.test_exchange import DATA, Node
 from tests.node.network.test_exchange import swarm as star
