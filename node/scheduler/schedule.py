@@ -506,6 +506,8 @@ class Schedule:
             self.standing.failed(grant.peer)
         if ended.late:
             work = work_of(grant.lease)
+            if ended.failed is not None and work.kind is TRAIN and ended.failed < grant.deadline:
+                self.standing.was_slow(grant.peer, ended.failed - grant.since)
             self.late.add(grant, self.state.accepted.get((work.path, work.round)))
 
     def _why_fallen(self, token: Token) -> str:

@@ -36,6 +36,8 @@ class Standing:
         """The longest of them."""
         self._paces: dict[PeerId, deque[float]] = {}
         """The durations of the last trainings of each proven peer."""
+        self._too_slow: dict[PeerId, float] = {}
+        """How long peers had held a path's training that was then given to others."""
         self._own: dict[PeerId, float] = {}
         """The longest training of each proven peer: whoever was quick to prove itself stays so."""
 
@@ -84,11 +86,20 @@ class Standing:
             self._own[peer] = max(seconds, self._own.get(peer, 0.0))
             if work.round:  # of a path: the seed model's training is of another length
                 self._paces.setdefault(peer, deque(maxlen=PACES)).append(seconds)
+                self._too_slow.pop(peer, None)
+
+    def was_slow(self, peer: PeerId, seconds: float) -> None:
+        """Note that a peer was not done with a path's training after so many seconds."""
+        self._too_slow[peer] = seconds
+        if len(self._too_slow) > MAX_PROVEN:
+            del self._too_slow[next(iter(self._too_slow))]
 
     def pace(self, peer: PeerId) -> float | None:
-        """Return the seconds that a proven peer needs for a path's training; None: not known."""
+        """Return the seconds, or more, that a peer needs for a path's training; None: unknown."""
         taken = self._paces.get(peer)
-        return max(MIN_PACE, sum(taken) / len(taken)) if taken else None
+        if not taken:
+            return self._too_slow.get(peer)
+        return max(MIN_PACE, sum(taken) / len(taken))
 
     def paces(self) -> Iterator[tuple[PeerId, float]]:
         """Yield the proven peers whose pace is known, and the pace of each."""
