@@ -26,9 +26,9 @@ SURFACE = {
     "run list": "--home --json",
     "doctor": "--device --fit --home --json --max-batch",
     "verify": "NAME --home --json --labels --local-sources --out --spec",
-    "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --no-check "
-    "--nodes --partition --reference --report --restart --rounds --schedulers --seed --slow-link "
-    "--soak",
+    "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --netns "
+    "--no-check --nodes --partition --reference --report --restart --rounds --schedulers --seed "
+    "--slow-link --soak",
     "reference": "NAME --compare --device --home --report --rounds --seed",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",
