@@ -96,6 +96,7 @@ def fault_option(name: str, form: str, text: str) -> Callable[[F], F]:
     metavar="[N:]UP/DOWN,DELAY[,LOSS%]",
     help="The line of all volunteers, or of the first N.",
 )
+@click.option("--netns", is_flag=True, help="Lines and cuts by network namespaces, as root.")
 @click.option("--soak", type=click.IntRange(1, 1440), metavar="MINUTES", help="Judge growth.")
 @click.option("--seed", default=0, type=click.IntRange(0, (1 << 63) - 1), help=SEED_HELP)
 @click.option("--home", type=click.Path(path_type=Path), help="Keep all homes here [temporary].")
@@ -160,6 +161,8 @@ def _network(file: Path | None, folder: Path, options: dict[str, Any]) -> "Repor
             f"{len(by_round)} faults, one a round, but the run has {rounds}: give --every or more "
             "--rounds"
         )
+    if options["netns"] and any(fault.way != "both" for fault in tape):
+        raise ConfigError("--netns: a cut in one direction alone needs the forwarder")
     line, soak = options["slow_link"], options["soak"]
     slow = cast.volunteers[: line.nodes] if line else ()
     plan = Plan(
@@ -170,6 +173,7 @@ def _network(file: Path | None, folder: Path, options: dict[str, Any]) -> "Repor
         home=folder,
         settings=settings,
         lines=dict.fromkeys(slow, line),
+        netns=options["netns"],
         soak=None if soak is None else 60.0 * soak,
     )
     for fault in tape:

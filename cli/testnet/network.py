@@ -8,6 +8,7 @@ the ledger is written.
 import signal
 import socket
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from dipaco.cli.testnet.chaos.crew import Crew
 from dipaco.cli.testnet.chaos.forwarder import Mesh, forward
 from dipaco.cli.testnet.chaos.line import Line
+from dipaco.cli.testnet.chaos.namespaces import PORT, PREFIX, Namespaces, open_namespaces
 from dipaco.cli.testnet.chaos.observer import Observer
 from dipaco.cli.testnet.chaos.tape import Cast, Fault
 from dipaco.cli.testnet.display import View, view
@@ -61,6 +63,8 @@ class Plan:
     """The environment variables of the nodes' configuration."""
     lines: Mapping[str, Line] = field(default_factory=dict)
     """By node; a node without one has loopback's."""
+    netns: bool = False
+    """Whether network namespaces are to take the place of forwarders."""
     soak: float | None = None
     """Seconds after which the network is ended and judged; None: it runs to its last round."""
 
@@ -71,7 +75,7 @@ class Plan:
 
     @property
     def forwarded(self) -> bool:
-        """Whether the nodes need forwarders."""
+        """Whether the nodes need forwarders or namespaces."""
         return bool(self.lines) or any(fault.kind == "partition" for fault in self.tape)
 
     @property
@@ -103,9 +107,12 @@ class LocalNetwork:
     def __init__(self, plan: Plan, shown: View) -> None:
         self.plan, self.view = plan, shown
         self.observer = Observer(FIRST)
-        self.swarm = LocalSwarm(plan.settings, self.observer.read)
+        exempt = f"127.0.0.0/8,{PREFIX}"  # all nodes are of one prefix
+        settings = {**plan.settings, "DIPACO_NODE_EXEMPT_PREFIXES": exempt}
+        self.swarm = LocalSwarm(settings, self.observer.read)
         self.result: Report | None = None
-        self._mesh = Mesh(plan.lines, plan.seed, self._processes) if plan.forwarded else None
+        self._mesh: Mesh | None = None
+        self._spaces: Namespaces | None = None
         self._joining: tuple[str, ...] = ()
 
     def _processes(self) -> Mapping[str, int]:
@@ -114,8 +121,10 @@ class LocalNetwork:
     async def run(self) -> Report:
         """Start all nodes, watch them to the end, end them, and return the report."""
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
                 nursery.start_soon(_interrupted, nursery.cancel_scope)
+                if self.plan.netns or self.plan.forwarded:
+                    await self._lay_lines(stack)
                 await self._train(nursery)
                 nursery.cancel_scope.cancel()
         except* Unavailable as group:
@@ -123,6 +132,17 @@ class LocalNetwork:
         if self.result is None:
             raise KeyboardInterrupt
         return self.result
+
+    async def _lay_lines(self, stack: AsyncExitStack) -> None:
+        """Make what shapes and cuts the lines: namespaces if they are wanted and allowed."""
+        if self.plan.netns:
+            try:
+                spaces = open_namespaces(self.plan.lines)
+                self._spaces = await stack.enter_async_context(spaces)
+            except Unavailable as reason:
+                self.view.say(f"no network namespaces here ({reason}): forwarders are used")
+        if self._spaces is None:
+            self._mesh = Mesh(self.plan.lines, self.plan.seed, self._processes)
 
     async def _train(self, nursery: trio.Nursery) -> None:
         self.observer.begin()
@@ -144,7 +164,7 @@ class LocalNetwork:
         return Crew(
             tape=self.plan.tape,
             swarm=self.swarm,
-            mesh=self._mesh,
+            cuts=self._spaces or self._mesh,
             nursery=nursery,
             now=self.observer.now,
             say=self.view.say,
@@ -164,9 +184,7 @@ class LocalNetwork:
         run = home.root / RUN_FILE
         write_run(run, self.plan.run)
         async with trio.open_nursery() as waiting:
-            founding = ("--rendezvous", "--run", str(run))
-            place = f"/ip4/{LOCALHOST}/tcp/{free_port()}"
-            first = await self._start_node(nursery, FIRST, founding, place)
+            first = await self._start_node(nursery, FIRST, ("--rendezvous", "--run", str(run)))
             waiting.start_soon(self.swarm.wait_ready, first)
             address = f"{first.place}/p2p/{own_peer(home.root)}"
             self.view.say(f"rendezvous node at {address}")
@@ -182,9 +200,9 @@ class LocalNetwork:
                 waiting.start_soon(self.swarm.wait_ready, node)
 
     async def _start_node(
-        self, nursery: trio.Nursery, name: str, arguments: tuple[str, ...], place: str = LOOPBACK
+        self, nursery: trio.Nursery, name: str, arguments: tuple[str, ...]
     ) -> LocalNode:
-        """Start a node behind a forwarder, if it needs one."""
+        """Start a node in its namespace or behind its forwarder, if the network has any."""
         home = Home.at(self.plan.home_of(name))
         if not home.identity.exists():
             named = name in (*self.plan.cast.schedulers, *self.plan.cast.keepers)
@@ -193,15 +211,21 @@ class LocalNetwork:
         peer = own_peer(home.root)
         assert peer is not None
         self.observer.name(name, peer)
-        listening: tuple[str, ...] = ("--listen", place)
-        told = place
-        if self._mesh is not None:
+        fixed = name == FIRST or self._mesh is not None
+        listen = told = f"/ip4/{LOCALHOST}/tcp/{free_port()}" if fixed else LOOPBACK
+        where: tuple[str, ...] = ("--listen", listen)
+        within: tuple[str, ...] = ()
+        if self._spaces is not None:
+            await self._spaces.add(name)
+            told = f"/ip4/{self._spaces.host(name)}/tcp/{PORT}"
+            where = ("--listen", told)
+            within = self._spaces.command(name)
+        elif self._mesh is not None:
             [listener] = await trio.open_tcp_listeners(0, host=LOCALHOST)
-            port = free_port()
             told = f"/ip4/{LOCALHOST}/tcp/{listener.socket.getsockname()[1]}"
-            listening = ("--listen", f"/ip4/{LOCALHOST}/tcp/{port}", "--announce", told)
-            nursery.start_soon(forward, self._mesh, name, listener, port)
-        node = await self.swarm.start(nursery, name, home.root, (*arguments, *listening))
+            where = ("--listen", listen, "--announce", told)
+            nursery.start_soon(forward, self._mesh, name, listener, port_of(listen))
+        node = await self.swarm.start(nursery, name, home.root, (*arguments, *where), within)
         node.place = told
         return node
 
@@ -265,6 +289,11 @@ NOTHING = "nothing changed"
 NO_LEDGER = LedgerView(
     run="", records=0, head="", versions={}, states={}, evaluations=(), finished=False
 )
+
+
+def port_of(place: str) -> int:
+    """Return the port of `/ip4/HOST/tcp/PORT`."""
+    return int(place.rpartition("/")[2])
 
 
 def free_port() -> int:

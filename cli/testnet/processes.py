@@ -36,9 +36,9 @@ class LocalNode:
     """One process."""
 
     def __init__(
-        self, name: str, home: Path, arguments: Sequence[str], process: trio.Process
+        self, name: str, home: Path, command: Sequence[str], process: trio.Process
     ) -> None:
-        self.name, self.home, self.arguments, self.process = name, home, arguments, process
+        self.name, self.home, self.command, self.process = name, home, command, process
         self.ready, self.finished = trio.Event(), trio.Event()
         """`finished`: the process has ended, and all its output has been read."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -121,12 +121,21 @@ class LocalSwarm:
         self.nodes: list[LocalNode] = []
 
     async def start(
-        self, nursery: trio.Nursery, name: str, home: Path, arguments: Sequence[str]
+        self,
+        nursery: trio.Nursery,
+        name: str,
+        home: Path,
+        arguments: Sequence[str],
+        within: Sequence[str] = (),
     ) -> LocalNode:
-        """Start a node; its stderr goes to `home`/daemon.log. Raises Unavailable."""
+        """Start a node; its stderr goes to `home`/daemon.log. Raises Unavailable.
+
+        within   the words of a command that runs the node's, and becomes it.
+        """
         await trio.Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
-        process = await self._open(name, home, arguments)
-        node = LocalNode(name, home, arguments, process)
+        command = [*within, *COMMAND, "start", "--home", str(home), *arguments]
+        process = await self._open(name, command)
+        node = LocalNode(name, home, command, process)
         self.nodes.append(node)
         nursery.start_soon(_follow, node, self._on_line)
         return node
@@ -134,16 +143,16 @@ class LocalSwarm:
     async def start_again(self, nursery: trio.Nursery, node: LocalNode) -> None:
         """Start an ended node in its home; raises Unavailable."""
         await node.process.wait()
-        node.process = await self._open(node.name, node.home, node.arguments)
+        node.process = await self._open(node.name, node.command)
         node.ready, node.finished = trio.Event(), trio.Event()
         node.killed = node.left = node.frozen = False
         node.starts += 1
         nursery.start_soon(_follow, node, self._on_line)
 
-    async def _open(self, name: str, home: Path, arguments: Sequence[str]) -> trio.Process:
+    async def _open(self, name: str, command: Sequence[str]) -> trio.Process:
         try:
             return await trio.lowlevel.open_process(
-                [*COMMAND, "start", "--home", str(home), *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

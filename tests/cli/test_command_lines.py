@@ -70,6 +70,7 @@ WRONG = {
     "testnet --kill node-9": "--kill node-9: no node of this network has that name",
     "testnet --restart keeper": "--restart keeper: this network has no keepers",
     "testnet --schedulers 2": "--schedulers: without --keepers no other scheduler takes over",
+    "testnet --netns --partition 1:5s:in": "--netns: a cut in one direction alone needs",
     "testnet --join keeper": "--join keeper: expected the number of newcomers",
     "testnet --partition 1": "--partition 1: '1' is no time",
     "testnet --partition 1:2s:up": "--partition 1:2s:up: expected [WHO:]SPAN[:in|:out]",

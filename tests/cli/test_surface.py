@@ -31,9 +31,9 @@ SURFACE = {
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
-    "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --no-check "
-    "--nodes --partition --reference --report --restart --rounds --schedulers --seed --slow-link "
-    "--soak",
+    "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --netns "
+    "--no-check --nodes --partition --reference --report --restart --rounds --schedulers --seed "
+    "--slow-link --soak",
     "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",

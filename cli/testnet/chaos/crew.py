@@ -2,12 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
-from dipaco.cli.testnet.chaos.forwarder import Mesh
-from dipaco.cli.testnet.chaos.grammar import SCHEDULER
+from dipaco.cli.testnet.chaos.grammar import SCHEDULER, Way
 from dipaco.cli.testnet.chaos.tape import Fault
 from dipaco.cli.testnet.chaos.trace import Happened
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
@@ -18,13 +17,25 @@ from dipaco.protocol.numbers import span
 LEAVE_SECONDS: Final = 20.0  # for a node that was asked to leave
 
 
+class Cuts(Protocol):
+    """Cuts nodes off the others."""
+
+    async def cut(self, inside: frozenset[str], way: Way) -> None:
+        """Cut the nodes `inside` off."""
+        ...
+
+    async def heal(self, inside: frozenset[str], way: Way) -> None:
+        """End that cut."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Crew:
     """The executor of one tape."""
 
     tape: Sequence[Fault]
     swarm: LocalSwarm
-    mesh: Mesh | None
+    cuts: Cuts | None
     """None: no partition can be ordered."""
     nursery: trio.Nursery
     now: Callable[[], float]
@@ -126,16 +137,10 @@ class Crew:
         self._update(fault, ready=self.now())
 
     async def _partition(self, fault: Fault, inside: frozenset[str]) -> None:
-        assert self.mesh is not None and fault.seconds is not None
-
-        def crossing(source: str, target: str) -> bool:
-            inward = target in inside and source not in inside and fault.way != "out"
-            outward = source in inside and target not in inside and fault.way != "in"
-            return inward or outward
-
-        self.mesh.cut(crossing)
+        assert self.cuts is not None and fault.seconds is not None
+        await self.cuts.cut(inside, fault.way)
         await trio.sleep(fault.seconds)
-        await self.mesh.heal(crossing)
+        await self.cuts.heal(inside, fault.way)
         self._update(fault, ended=self.now())
 
     def _note(self, fault: Fault, nodes: Iterable[LocalNode], note: str) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 import psutil
 import trio
 
+from dipaco.cli.testnet.chaos.grammar import Way
 from dipaco.cli.testnet.chaos.line import Line, Losses, Pipe
 
 LOCALHOST: Final = "127.0.0.1"
@@ -22,6 +23,20 @@ CHUNK: Final = 16 << 10  # bytes; at 1 Mbit/s it takes 0.13 s, so that a cut act
 CHUNKS: Final = 64  # that a direction holds: 1 MiB, some 50 ms of a line of 20 MB/s
 SOMEBODY: Final = ""
 """A connection whose dialler is not known: it has no line, and no cut meets it."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut round some nodes."""
+
+    inside: frozenset[str]
+    way: Way
+
+    def holds(self, source: str, target: str) -> bool:
+        """Return whether bytes from `source` to `target` cross it."""
+        inward = target in self.inside and source not in self.inside and self.way != "out"
+        outward = source in self.inside and target not in self.inside and self.way != "in"
+        return inward or outward
 
 
 @dataclass
@@ -39,24 +54,24 @@ class Mesh:
     def __post_init__(self) -> None:
         self._up = {name: Pipe(line.up) for name, line in self.lines.items()}
         self._down = {name: Pipe(line.down) for name, line in self.lines.items()}
-        self._cuts: list[Callable[[str, str], bool]] = []
+        self._cuts: list[Cut] = []
         self._healed = trio.Condition()
         self._links = 0
 
-    def cut(self, crossing: Callable[[str, str], bool]) -> None:
-        """Hold back the bytes of every (from, to) for which `crossing` holds."""
-        self._cuts.append(crossing)
+    async def cut(self, inside: frozenset[str], way: Way) -> None:
+        """Hold back the bytes between the nodes `inside` and all others."""
+        self._cuts.append(Cut(inside, way))
 
-    async def heal(self, crossing: Callable[[str, str], bool]) -> None:
+    async def heal(self, inside: frozenset[str], way: Way) -> None:
         """End a cut."""
-        self._cuts.remove(crossing)
+        self._cuts.remove(Cut(inside, way))
         async with self._healed:
             self._healed.notify_all()
 
     def is_cut(self, source: str, target: str) -> bool:
         """Whether bytes from `source` to `target` are held back now."""
         known = SOMEBODY not in (source, target)
-        return known and any(crossing(source, target) for crossing in self._cuts)
+        return known and any(cut.holds(source, target) for cut in self._cuts)
 
     async def passable(self, source: str, target: str) -> None:
         """Return when no cut holds back bytes from `source` to `target`."""

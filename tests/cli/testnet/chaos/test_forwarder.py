@@ -11,7 +11,15 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_one_way_pair
 
-from dipaco.cli.testnet.chaos.forwarder import LOCALHOST, SOMEBODY, Mesh, carry, forward
+from dipaco.cli.testnet.chaos.forwarder import (
+    LOCALHOST,
+    SOMEBODY,
+    Cut,
+    Mesh,
+    carry,
+    forward,
+)
+from dipaco.cli.testnet.chaos.grammar import Way
 from dipaco.cli.testnet.chaos.line import Line
 
 
@@ -49,11 +57,8 @@ async def test_a_cut_holds_bytes_back_in_its_direction_until_it_is_healed(
     autojump_clock: MockClock,
 ) -> None:
     between = mesh()
-
-    def inward(source: str, target: str) -> bool:
-        return target == "b"
-
-    between.cut(inward)
+    inside = frozenset("b")
+    await between.cut(inside, "in")
     async with (
         carrying(between, ("a", "b")) as (put, take, _),
         carrying(between, ("b", "a")) as (back, answer, _),
@@ -64,7 +69,7 @@ async def test_a_cut_holds_bytes_back_in_its_direction_until_it_is_healed(
         with trio.move_on_after(60) as waited:
             await take.receive_some()
         assert waited.cancelled_caught
-        await between.heal(inward)
+        await between.heal(inside, "in")
         assert await take.receive_some() == b"there"
     assert between.carried == {("a", "b"): 5, ("b", "a"): 4}
 
@@ -73,24 +78,31 @@ async def test_the_end_of_a_connection_waits_behind_a_cut_as_bytes_do(
     autojump_clock: MockClock,
 ) -> None:
     between = mesh()
-
-    def everything(source: str, target: str) -> bool:
-        return True
-
-    between.cut(everything)
+    inside = frozenset("a")
+    await between.cut(inside, "both")
     async with carrying(between, ("a", "b")) as (put, _, scope):
         await put.aclose()
         await trio.testing.wait_all_tasks_blocked()
         assert not scope.cancel_called
-        await between.heal(everything)
+        await between.heal(inside, "both")
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancel_called
 
 
-def test_a_cut_never_meets_a_connection_whose_dialler_is_not_known() -> None:
+async def test_a_cut_never_meets_a_connection_whose_dialler_is_not_known() -> None:
     between = mesh()
-    between.cut(lambda source, target: True)
+    await between.cut(frozenset("b"), "both")
     assert between.is_cut("a", "b") and not between.is_cut(SOMEBODY, "b")
+
+
+def test_a_cut_holds_what_crosses_it_in_its_direction() -> None:
+    def held(way: Way) -> list[str]:
+        cut = Cut(frozenset("ab"), way)
+        return [f"{s}{t}" for s in "abcd" for t in "abcd" if s != t and cut.holds(s, t)]
+
+    assert held("in") == ["ca", "cb", "da", "db"]
+    assert held("out") == ["ac", "ad", "bc", "bd"]
+    assert held("both") == ["ac", "ad", "bc", "bd", "ca", "cb", "da", "db"]
 
 
 def test_the_same_connection_loses_the_same_segments_in_every_run() -> None:
