@@ -299,7 +299,7 @@ class SchedulerNode(Node):
         state, momentum = toy.outer_step(
             number(step.state),
             number(step.momentum) if step.momentum else 0,
-            [(each.weight, number(each.delta)) for each in step.contributions],
+            self.weighted(step),
         )
         made, kept = self.blobs.write((state, momentum))
         yield from self._turn()
@@ -308,6 +308,10 @@ class SchedulerNode(Node):
         finally:
             self._busy = False
         self.journal.drop_results(self.schedule.rounds.done + 1)
+
+    def weighted(self, step: DueStep) -> list[tuple[int, int]]:
+        """Return weight and pseudo-gradient of every path of a step."""
+        return [(each.weight, self.blobs.number(each.delta)) for each in step.contributions]
 
     def _collect(self, place: Place) -> Task:
         while (pending := self.schedule.state.pending.get(place)) is not None:
