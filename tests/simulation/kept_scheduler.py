@@ -282,7 +282,6 @@ class KeptSchedulerNode(SchedulerNode):
     def _reign(self) -> Task:
         """Schedule: what was proposed goes first, with the same bytes."""
         self.term, self.scheduling = self.mine.head.term, True
-        self._busy = True
         if self.proposed:
             yield from self._certify()
         self.resume()
