@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.simulation.many import command, run_many
+from tests.simulation.mutations import table
 from tests.simulation.shrink import remaining, shrink, without
 from tests.simulation.universe import Outcome, run_plan
 
@@ -23,7 +24,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--state", type=Path, help="a file to go on from")
+    parser.add_argument("--mutations", action="store_true", help="how soon planted bugs are found")
     given = parser.parse_args()
+    if given.mutations:
+        return int(not table())
     if given.seed is not None:
         left_out = [int(each) for each in given.without.split(",") if each]
         return _one(given.seed, left_out, shrinks=given.shrink)

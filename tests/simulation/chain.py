@@ -29,6 +29,8 @@ class Chain:
         weights = toy.weights(manifest.paths)
         self.record.rounds = Rounds(self.record.state, lambda _: weights)
         self.records: list[Signed] = []
+        self.opened: list[LedgerRecord] = []
+        """The same, opened."""
         self.certificate: tuple[Signed, ...] = ()
         """Of the last record, in a run with keepers."""
         self.reread()
@@ -37,6 +39,7 @@ class Chain:
         """Go back to what is on the disk."""
         self.record.restart()
         self.records.clear()
+        self.opened.clear()
         saved = self._disk.rows(LEDGER)
         records = [decode(saved[seq,], Signed) for seq in range(len(saved))]
         self.note_final(self.take(records), records)
@@ -60,6 +63,7 @@ class Chain:
         for signed, record in zip(records, opened, strict=True):
             self.record.advance(signed, record)
             self.records.append(signed)
+            self.opened.append(record)
         return opened
 
     def offer(self, part: Part) -> bool:

@@ -145,6 +145,8 @@ class KeptSchedulerNode(SchedulerNode):
     def _offer(self, who: PeerId, part: Part) -> None:
         try:
             grown = self.chain.offer(part)
+        except DiskFull:
+            return
         except RemoteProtocolError as error:
             self.oracle.struck(who, str(error))
             return
@@ -178,7 +180,8 @@ class KeptSchedulerNode(SchedulerNode):
             if moved or (isinstance(reply, HeadIs) and reply.scheduling):
                 patience, head = self.now, self.chain.record.chain_head
             schedulers = self.manifest.schedule.schedulers
-            if self.now < acts_at(schedulers, self.peer, self.seen, heard=patience):
+            waited = (self.now - patience) / self._slowness()
+            if patience + waited < acts_at(schedulers, self.peer, self.seen, heard=patience):
                 continue
             try:
                 term = next_own_term(schedulers, self.peer, self.seen)
@@ -188,6 +191,10 @@ class KeptSchedulerNode(SchedulerNode):
             except Unavailable:
                 pass
             patience = self.now - PATIENCE * self.random.random()
+
+    def _slowness(self) -> int:
+        """Return how many times as long to wait: more, the more terms began in vain of late."""
+        return 1 << min(5, sum(each.begins for each in self.chain.opened[-8:]))
 
     def _scheduler_of(self, term: int) -> PeerId:
         return scheduler_of_term(self.manifest.schedule.schedulers, term)
@@ -275,7 +282,6 @@ class KeptSchedulerNode(SchedulerNode):
     def _reign(self) -> Task:
         """Schedule: what was proposed goes first, with the same bytes."""
         self.term, self.scheduling = self.mine.head.term, True
-        self._busy = True
         if self.proposed:
             yield from self._certify()
         self.resume()
@@ -310,9 +316,6 @@ class KeptSchedulerNode(SchedulerNode):
         first = len(self.chain.records)
         self.disk.commit([(PROPOSED, (first + n,), encode(each)) for n, each in enumerate(made)])
         self.proposed = made
-        blobs = {blob for entry in entries for blob in _blobs_of(entry)}
-        while blobs and not (yield from self._spread(sorted(blobs), (self.peer,))):
-            yield Pause(RETRY_SECONDS)
         yield from self._certify()
         rest = [change for change in changes if not isinstance(change, Recorded)]
         yield from self._once_there_is_room(lambda: self._save_all(rest))
@@ -345,7 +348,11 @@ class KeptSchedulerNode(SchedulerNode):
 
     def _certify(self) -> Task:
         """Have the proposed records cosigned until a quorum did: then they are final."""
-        proposal = Proposal(self.mine, self.chain.certificate)
+        proposal, tries = Proposal(self.mine, self.chain.certificate), 0
+        blobs = {blob for each in proposal.chain.tail for blob in _blobs_of(each.record.entry)}
+        holders = (self.peer, *self.keepers)
+        while blobs and not (yield from self._spread(sorted(blobs), holders)):
+            yield Pause(RETRY_SECONDS)
         while not proposal.certified:
             questions = {keeper: self._question(proposal, keeper) for keeper in proposal.lacking}
             missing = self.quorum - len(proposal.cosigned)
@@ -357,10 +364,24 @@ class KeptSchedulerNode(SchedulerNode):
                     self.see(outdone.term)
                 except RemoteProtocolError as error:  # it signed the other one of two chains
                     self.oracle.lied(self.peer, str(error))
+            tries += 1
+            if tries >= TRIES and self._lost_something(proposal):
+                raise Restart  # it asks the keepers, and then begins a term of its own
             if not proposal.certified:
                 yield Pause(1.0 + 3.0 * self.random.random())
         self.lie = None
         yield from self._once_there_is_room(lambda: self._make_final(proposal.certified))
+
+    def _lost_something(self, proposal: Proposal) -> bool:
+        """Return whether a keeper has a record of this term that this scheduler signed and lost."""
+        chain = proposal.chain
+        for each in proposal.stands.values():
+            last = each.head.length - 1
+            if each.head.term == self.term and last >= 0:
+                on_ours = last < chain.head.length and chain.digest_of(last) == each.head.digest
+                if not on_ours:
+                    return True
+        return False
 
     def _question(self, proposal: Proposal, keeper: PeerId) -> AskCosign:
         honest = proposal.question(keeper, lambda first: self.chain.records[first:])

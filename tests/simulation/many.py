@@ -13,6 +13,7 @@ from tests.simulation.faults import plan_of
 from tests.simulation.universe import Outcome, run_plan
 
 LINE = 1000  # universes
+SAVED = 50  # universes after which the sums are written down
 CHUNK = 20  # universes that a process takes at once
 NICE = 10
 
@@ -99,12 +100,13 @@ def run_many(first: int, count: int, jobs: int, state: Path | None) -> Sums:
             print(
                 f"seed {outcome.seed}: {outcome.violation}\n  {command(outcome.seed)}", flush=True
             )
-        if sums.universes % LINE == 0 or sums.next_seed == end:
+        if sums.universes % SAVED == 0 or sums.next_seed == end:
             sums.seconds, before = sums.seconds + time.monotonic() - before, time.monotonic()
-            _say(sums)
             if state:
                 state.parent.mkdir(parents=True, exist_ok=True)
                 state.write_text(sums.as_json())
+        if sums.universes % LINE == 0 or sums.next_seed == end:
+            _say(sums)
     return sums
 
 

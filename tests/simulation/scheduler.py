@@ -6,6 +6,7 @@ Save, then send: changes are saved by the real `save_change`, applied, and only 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 from dipaco.node.kinds.changes import Change, DueStep
@@ -127,6 +128,13 @@ class SimulatedJournal:
         return ConfigError(f"the journal is of another version: {error}")
 
 
+@dataclass(eq=False)
+class Lock:
+    """Held by one task; that of an earlier life is another one."""
+
+    taken: bool = False
+
+
 class SchedulerNode(Node):
     """Hands out the work of the run and takes in its results."""
 
@@ -151,12 +159,14 @@ class SchedulerNode(Node):
         self.schedule = Schedule(SchedulingState(self.run, record.rounds, record.state))
         self._collecting: set[Place] = set()
         self._stepping = False
+        self.making: set[Digest] = set()
+        """Blobs of a step that is not recorded yet."""
         self._submitted: dict[bytes, frozenset[Digest]] = {}
         self._arriving: set[bytes] = set()
         self._appended: list[LedgerRecord] = []
         """What the changes that are being made appended."""
-        self._busy = False
-        """Whether a decision about the ledger is being made: one after the other."""
+        self.lock = Lock()
+        """Of decisions about the ledger: they are made one after the other."""
         self._looked = self.now
         for change in saved_changes(self.run, cast(Journal, self.journal), self.now):
             self.schedule.apply(change)
@@ -232,7 +242,7 @@ class SchedulerNode(Node):
             self._arriving.discard(result.token)
 
     def _count(self, who: PeerId, result: Result) -> Task:
-        yield from self._turn()
+        lock = yield from self._turn()
         try:
             grant = self.schedule.grant_of(who, result.token)
             wrong = self.schedule.misfit(grant, result, self.now) if grant else ""
@@ -245,24 +255,27 @@ class SchedulerNode(Node):
             yield from self.record(changes)
             return reply
         finally:
-            self._busy = False
+            lock.taken = False
 
     def _turn(self) -> Task:
-        while self._busy:
+        """Take the lock, which the caller gives back."""
+        lock = self.lock
+        while lock.taken:
             yield Pause(TURN_SECONDS)
-        self._busy = True
+        lock.taken = True
+        return lock
 
     # ------------------------------------------------------------------ the run's own work
 
     def _adopt(self) -> Task:
         while self.schedule.ledger.spec is None:
-            yield from self._turn()
+            lock = yield from self._turn()
             try:
                 yield from self.record(self.schedule.adopt(SPEC))
             except Unavailable:
                 yield Pause(RETRY_SECONDS)
             finally:
-                self._busy = False
+                lock.taken = False
 
     def _expire(self) -> Task:
         while True:
@@ -311,15 +324,21 @@ class SchedulerNode(Node):
         state, momentum = toy.outer_step(
             number(step.state),
             number(step.momentum) if step.momentum else 0,
-            [(each.weight, number(each.delta)) for each in step.contributions],
+            self.weighted(step),
         )
         made, kept = self.blobs.write((state, momentum))
-        yield from self._turn()
+        self.making |= {made, kept}
+        lock = yield from self._turn()
         try:
             yield from self.record(self.schedule.stepped(step, state=made, momentum=kept))
         finally:
-            self._busy = False
+            lock.taken = False
+        self.making.clear()
         self.journal.drop_results(self.schedule.rounds.done + 1)
+
+    def weighted(self, step: DueStep) -> list[tuple[int, int]]:
+        """Return weight and pseudo-gradient of every path of a step."""
+        return [(each.weight, self.blobs.number(each.delta)) for each in step.contributions]
 
     def _collect(self, place: Place) -> Task:
         while (pending := self.schedule.state.pending.get(place)) is not None:
@@ -341,7 +360,8 @@ class SchedulerNode(Node):
     def _forget_old_blobs(self) -> None:
         for token in self._submitted.keys() - self.schedule.grants.keys():
             del self._submitted[token]
-        self.blobs.keep_only(blobs_needed(self.schedule).union(*self._submitted.values()))
+        needed = blobs_needed(self.schedule).union(self.making, *self._submitted.values())
+        self.blobs.keep_only(needed)
 
     # ------------------------------------------------------------------ save, then send
 

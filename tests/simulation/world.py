@@ -36,6 +36,7 @@ from tests.simulation.faults import (
 
 REPLAYED_WITHIN = 60.0  # seconds
 HELD_BACK = 10.0  # seconds, at most, of a message that others overtake
+MOST_EVENTS = 200_000  # of a universe: one that goes on for longer gets nowhere
 POLL = 0.2  # seconds between looks at the answers of several peers
 NOTICED = 0.1  # seconds until the others know that the connection to a dead process is closed
 
@@ -292,7 +293,7 @@ class World:
         """Let time pass until something holds, or to the end of time."""
         while self._heap and not ended():
             time, number, event = self._heap[0]
-            if time > until:
+            if time > until or self.events > MOST_EVENTS:
                 return
             heappop(self._heap)
             self.now = max(self.now, time)
