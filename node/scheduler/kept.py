@@ -8,7 +8,7 @@ Without a quorum leases go on, and no round closes. A higher term ends the sched
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -253,11 +253,12 @@ class KeptScheduler(Scheduler):
     def _note_ledger(self) -> None:
         pass  # it grows by what this node proposed, until a higher term ends the scheduling
 
-    def _save(self, changes: tuple[Change, ...]) -> bool:
+    def _save(self, changes: Iterable[Change]) -> None:
+        changes = tuple(changes)
         if self._proposal is not None and any(isinstance(each, Recorded) for each in changes):
             final = self._proposal
             self._deps.run_store.append_final(self.run_id, final.records, final.certificate)
-        return super()._save(tuple(each for each in changes if not isinstance(each, Recorded)))
+        super()._save(each for each in changes if not isinstance(each, Recorded))
 
     def _note(self, change: Change) -> None:
         super()._note(change)

@@ -10,7 +10,7 @@ jobs of this node's worker process.
 import logging
 import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import combinations
 
@@ -550,9 +550,12 @@ class Scheduler:
     def _save_whole(self, changes: tuple[Change, ...]) -> bool:
         """Save the changes, all or none; raises DiskFull."""
         with self._deps.journal.saving():
-            for change in changes:
-                save_change(change, self.run_id, self._deps)
+            self._save(changes)
         return True
+
+    def _save(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            save_change(change, self.run_id, self._deps)
 
     def _apply(self, change: Change) -> None:
         self.schedule.apply(change)
