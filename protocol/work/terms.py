@@ -2,8 +2,8 @@
 
 Keepers are peers that the manifest names; they store the ledger and sign where it stands. A record
 is final when a quorum of them has signed a head that has it in its chain, in that head's own term.
-A scheduler begins a term with the promises of a quorum, and from the highest head among them. So
-no final record is lost, and no clock takes part in it.
+A scheduler begins a term with the promises of a quorum, and from the highest head among them.
+docs/safety.md proves that no final record is lost. No clock takes part in it.
 """
 
 from collections.abc import Sequence

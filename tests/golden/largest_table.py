@@ -16,14 +16,19 @@ from dipaco.protocol.wire.messages import (
     Outline,
     PeerRecord,
 )
+from dipaco.protocol.work.calls import Acceptance
 from dipaco.protocol.work.kinds import Lease
 from dipaco.protocol.work.ledger import LedgerRecord
 from dipaco.protocol.work.streams import CONTROL_CALLS, SYNC_CALLS, frame_bytes
+from dipaco.protocol.work.terms import Cosigned, OwnersGrant, Promise
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "protocol.md"
 BEGIN: Final = "<!-- largest values: written by tests/golden/regenerate.py -->"
 END: Final = "<!-- end of largest values -->"
-SIGNED: Final = (Manifest, RouterSpec, Receipt, LedgerRecord, PeerRecord)
+SIGNED: Final = (
+    *(Manifest, RouterSpec, Receipt, LedgerRecord, PeerRecord),
+    *(Promise, Cosigned, OwnersGrant, Acceptance),
+)
 
 
 def table() -> str:

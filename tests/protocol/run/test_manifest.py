@@ -10,7 +10,14 @@ from msgspec.structs import replace
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.routing.seeds import Split, split_of
-from dipaco.protocol.run.manifest import MAX_NODES_LISTED, Capacity, Manifest, Reshard, run_id
+from dipaco.protocol.run.manifest import (
+    MAX_NODES_LISTED,
+    Capacity,
+    Manifest,
+    Reshard,
+    Scheduling,
+    run_id,
+)
 from dipaco.protocol.run.model_shape import MAX_BLOCKS, MAX_PATHS, Grid, Level
 from dipaco.protocol.run.source import MAX_FILES, SourceFile
 from dipaco.protocol.wire.canonical import Wire, decode, encode
@@ -296,3 +303,59 @@ def test_a_grid_has_at_most_so_many_blocks() -> None:
     assert Grid(levels=(Level(experts=2, blocks=256),)).blocks == MAX_BLOCKS
     with pytest.raises(ValueError, match="257 blocks, at most 256"):
         Grid(levels=(Level(experts=2, blocks=256), Level(experts=2, blocks=1)))
+
+
+def kept(count: int, **fields: Any) -> Scheduling:
+    keepers = tuple(peer(f"keeper {number}") for number in range(count))
+    return replace(PLAIN.schedule, **({"keepers": keepers} | fields))
+
+
+@pytest.mark.parametrize(
+    ("keepers", "quorum", "copies"), [(1, 1, 1), (2, 2, 2), (3, 2, 2), (4, 3, 2), (15, 8, 2)]
+)
+def test_a_quorum_is_more_than_half_of_the_keepers_and_two_hold_a_blob(
+    keepers: int, quorum: int, copies: int
+) -> None:
+    schedule = kept(keepers)
+    assert (schedule.keeper_quorum, schedule.blob_copies) == (quorum, copies)
+    assert len(schedule.named_keepers) == keepers
+
+
+def test_a_run_may_name_a_larger_quorum_and_other_copies() -> None:
+    for quorum in (4, 5):
+        for copies in (1, 3, 5):
+            schedule = kept(5, quorum=quorum, copies=copies)
+            assert (schedule.keeper_quorum, schedule.blob_copies) == (quorum, copies)
+            made = replace(PLAIN, schedule=schedule)
+            assert decode(encode(made), Manifest) == made
+
+
+def test_a_run_of_before_keepers_has_none_and_keeps_its_bytes() -> None:
+    schedule = PLAIN.schedule
+    assert (schedule.named_keepers, schedule.keeper_quorum, schedule.blob_copies) == ((), 0, 0)
+    for field in (b"keepers", b"quorum", b"copies"):
+        assert field not in encode(schedule)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"keepers": ()}, "keepers: an empty list"),
+        ({"keepers": tuple(peer(f"{n}") for n in range(16))}, "keepers: .* 16"),
+        ({"keepers": (peer("a"), peer("b"), peer("a"))}, "keepers: a peer is named twice"),
+        ({"quorum": 4}, "quorum: 4, above the number of keepers, 3"),
+        ({"quorum": 1}, "quorum: 1 of 3 keepers, not more than half"),
+        ({"quorum": 0}, "quorum: 0"),
+        ({"quorum": 2}, "quorum: 2 is what 3 keepers have if it is left out"),
+        ({"copies": 4}, "copies: 4, above the number of keepers, 3"),
+        ({"copies": 0}, "copies: 0"),
+        ({"copies": 2}, "copies: 2 is what 3 keepers have if it is left out"),
+        ({"keepers": msgspec.UNSET, "quorum": 1}, "quorum: the run has no keepers"),
+        ({"keepers": msgspec.UNSET, "copies": 1}, "copies: the run has no keepers"),
+    ],
+)
+def test_keepers_that_cannot_be_are_refused_by_the_fields_name(
+    fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        kept(3, **fields)

@@ -49,6 +49,7 @@ def owner_of(term: int) -> str:
     return SCHEDULERS[term % len(SCHEDULERS)]
 
 
+@cache
 def head_of(records: Records) -> Head:
     """Return the head of a whole ledger."""
     if not records:

@@ -7,6 +7,7 @@ The machine chooses the moves; it holds back no message, so order and copies are
 
 from itertools import combinations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -156,5 +157,5 @@ class Keeping(RuleBasedStateMachine):
             assert holder.state.promised_term >= 0
 
 
-Keeping.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
-TestKeeping = Keeping.TestCase
+Keeping.TestCase.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestKeeping = pytest.mark.slow(Keeping.TestCase)
