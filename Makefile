@@ -22,7 +22,7 @@ COMMA := ,
 RATES ?= 2e-3,4e-3,8e-3
 OUTER_RATES ?= 0.4,0.7,1.0
 
-.PHONY: demo test quick coverage ci adversary fuzz bench compare lint format clean
+.PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format simulate clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -47,11 +47,25 @@ ci: lint coverage
 adversary: $(STAMP)
 	$(BIN)/python -m tests.adversary --seconds $(or $(SECONDS),4) $(subst $(COMMA), ,$(NAME))
 
+# make chaos plays a fault tape on eight nodes and checks the end against one process, some minutes;
+# SEED makes another tape, FAULTS=60 EVERY=30s a longer one.
+chaos: $(STAMP)
+	$(BIN)/dipaco-node testnet benchmarks/chaos.toml --nodes 8 --seed $(or $(SEED),1) \
+	--restart 1:5s --freeze 1:15s --leave 1:10s --restart scheduler:3s --partition 1:12s \
+	--slow-link 2:1Mbit/s/8Mbit/s,40ms,0.5% --every $(or $(EVERY),15s) --faults $(or $(FAULTS),12) \
+	--report chaos.json
+
 # make fuzz SECONDS=600 JOBS=2 throws mutated inputs at every decoder (tests/fuzz); TARGET=group or
 # TARGET=group/name runs some alone, and another SEED makes other inputs.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),2) \
 	--seed $(or $(SEED),1) --target "$(TARGET)"
+
+# make simulate SEEDS=10000 JOBS=2 runs so many universes (docs/simulation.md), and goes on from
+# where it ended before; FIRST is the first seed.
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) \
+	--jobs $(or $(JOBS),2) --state build/simulation-$(or $(FIRST),0).json
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench

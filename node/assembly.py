@@ -168,6 +168,7 @@ def assemble(
         )
     gossip = Gossip(transport, reputation, run_store, origin=reputation.prefix)
     run_store.wanting = gossip.compare_again
+    request_router.unheard = lambda: gossip.unheard
     run_store.favoured = frozenset(peer for peer in seeds if peer)
     exchange = Exchange(
         transport, rpc, reputation, blobs, in_thread=in_thread, prefix=reputation.prefix

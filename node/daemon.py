@@ -30,6 +30,7 @@ from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
+from dipaco.node.storage.mark import check_mark
 from dipaco.protocol.wire.identity import fingerprint, peer_id
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ async def _open(
         say(f"device   {device}")
     journal = Journal.open(home.journal)
     try:
+        check_mark(home, journal)
         async with open_host(
             key,
             listen=config.node.listen,

@@ -132,3 +132,20 @@ def test_a_page_is_no_wider_than_a_hundred_columns() -> None:
         if len(line) > 100 and not line.startswith("|") and "-->" not in line
     ]
     assert not wide
+
+
+def test_the_proof_of_safety_names_tests_and_invariants_that_exist() -> None:
+    page = text("safety.md")
+    named = [*re.findall(r"`(test_[a-z_]+\.py)::([A-Za-z_.]+)`", page)]
+    assert len(named) > 15
+    for file, name in named:
+        source = (ROOT / "tests/protocol/work" / file).read_text()
+        for part in name.split("."):
+            assert re.search(rf"^ *(def|class) {part}\b", source, re.M), f"{file}::{name}"
+    invariants = set(re.findall(r"`Oracle\.([a-z_]+)`", page))
+    oracle = ROOT / "tests/simulation/oracle.py"
+    defined = set(re.findall(r"^    def ([a-z_]+)", oracle.read_text(), re.M))
+    assert invariants and invariants <= defined
+    steps = re.findall(r"^\*\*(\d)\. ", page, re.M)
+    assert steps == [str(number) for number in range(1, len(steps) + 1)]
+    assert page.count("Held by:") == len(steps)

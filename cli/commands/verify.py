@@ -31,6 +31,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Only repeat N scores of one sheet of the re-sharding, drawn at random.",
 )
 @click.option("--local-sources", is_flag=True, help="The run may name local files.")
+@click.option(
+    "--history", is_flag=True, help="Only check the run's whole ledger; RUN may be a ledger file."
+)
 @home_option
 @json_option
 def verify(
@@ -39,14 +42,21 @@ def verify(
     out: Path | None,
     labels: int | None,
     local_sources: bool,
+    history: bool,
     home: str | None,
     as_json: bool,
 ) -> int:
     """Derive the router again; RUN is a run file, or an id or name known to this node.
 
     If the ledger adopted a second router, after re-sharding, both are derived. Ends with 0 if the
-    specs are the same, 4 if they differ, 5 if they cannot be compared.
+    specs are the same, 4 if they differ, 5 if they cannot be compared. With --history, check the
+    ledger's signatures, terms and finality, and take the outer steps again whose blobs are here:
+    0 if all was checked, 4 if something is wrong, 5 if something could not be checked.
     """
+    if history:
+        if labels is not None or spec or out or local_sources:
+            raise click.UsageError("--history excludes --spec, --out, --labels and --local-sources")
+        return _history(name, home_of(home), as_json=as_json)
     if labels is not None and (spec or out):
         raise click.UsageError("--labels excludes --spec and --out")
     from dipaco.node.runs.known import named_run
@@ -65,6 +75,27 @@ def verify(
     if out is not None and isinstance(judged.derivation, Derived):
         write_file(out, encode(judged.derivation.spec))
     return _say(run, judged, as_json=as_json)
+
+
+def _history(name: str, folder: Path, *, as_json: bool) -> int:
+    """Check a whole ledger; returns the exit code."""
+    import msgspec
+
+    from dipaco.cli.views.verification import history_report, history_text
+    from dipaco.node.runs.ledger_file import is_ledger, ledger_at
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+    from dipaco.node.verification.history import check_history
+
+    file = Path(name)
+    told = ledger_at(file, "") if is_ledger(file) else ledger_at(folder, name)
+    origin = name if is_ledger(file) else f"{folder}: {told.run.manifest.name}"
+    found = check_history(told, BlobStore(Home.at(folder).blobs), origin)
+    if as_json:
+        click.echo(msgspec.json.encode(history_report(told.run, found)).decode())
+    else:
+        click.echo(history_text(told.run, found))
+    return Exit.UNVERIFIABLE if list(found.unchecked) else Exit.OK
 
 
 def _verification(run: "RunFile", settings: "WorkerSettings") -> "OfflineVerification":

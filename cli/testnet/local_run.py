@@ -4,11 +4,13 @@ The keys of owner and rendezvous node are derived from `--seed`, so `testnet` an
 the same manifest. These keys are not secret: they serve networks on this machine and tests only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from dipaco.node.runs.create import create_manifest
 from dipaco.node.runs.files import RunFile, read_run, sign_manifest
@@ -28,12 +30,12 @@ class LocalKeys:
 
 def local_keys(seed: int) -> LocalKeys:
     """Return the keys of the local network with this seed (0 to 2^63 - 1)."""
-    return LocalKeys(
-        *(
-            Ed25519PrivateKey.from_private_bytes(tagged(f"dipaco/testnet/{role}", u64(seed)))
-            for role in ("owner", "rendezvous")
-        )
-    )
+    return LocalKeys(*(role_key(seed, role) for role in ("owner", "rendezvous")))
+
+
+def role_key(seed: int, role: str) -> Ed25519PrivateKey:
+    """Return the key of one role: `owner`, or the name of a node that the manifest names."""
+    return Ed25519PrivateKey.from_private_bytes(tagged(f"dipaco/testnet/{role}", u64(seed)))
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,27 @@ def local_run(
     rounds: int | None,
     data: Path | None = None,
     blobs: BlobStore | None = None,
+    schedulers: Sequence[str] = ("rendezvous",),
+    keepers: Sequence[str] = (),
 ) -> LocalRun:
     """Return the signed run of a TOML file; without one, of the packaged demo.
 
     rounds, data, blobs   as for `create_manifest`.
+    schedulers, keepers   names of the nodes that the manifest names, in this order.
     """
     keys = local_keys(seed)
     with as_file(files("dipaco.node.data") / "demo" / "demo.toml") as demo:
         created = create_manifest(
             file or demo,
             owner=peer_id(keys.owner),
-            schedulers=(peer_id(keys.rendezvous),),
+            schedulers=tuple(peer_id(role_key(seed, name)) for name in schedulers),
             rounds=rounds,
             data=data,
             blobs=blobs,
         )
-    return LocalRun(sign_manifest(created.manifest, keys.owner), created.tokenizer)
+    manifest = created.manifest
+    if keepers:
+        peers = tuple(peer_id(role_key(seed, name)) for name in keepers)
+        schedule = replace(manifest.schedule, keepers=peers)
+        manifest = replace(manifest, schedule=schedule)
+    return LocalRun(sign_manifest(manifest, keys.owner), created.tokenizer)

@@ -1,7 +1,8 @@
-"""Runs a local network to its last round, kills volunteers on the way, and makes the report.
+"""Runs a local network to its last round, plays a fault tape on the way, and makes the report.
 
 It waits for events (a `ready` line, an answer of the API), never for a fixed time. A watchdog ends
-a network in which nothing changes.
+a network in which nothing changes or, once faults meet it, no result is accepted and no record of
+the ledger is written.
 """
 
 import signal
@@ -11,13 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
+from dipaco.cli.testnet.chaos.crew import Crew
+from dipaco.cli.testnet.chaos.forwarder import Mesh, forward
+from dipaco.cli.testnet.chaos.line import Line
+from dipaco.cli.testnet.chaos.observer import Observer
+from dipaco.cli.testnet.chaos.tape import Cast, Fault
 from dipaco.cli.testnet.display import View, view
-from dipaco.cli.testnet.local_run import LocalRun, local_keys
+from dipaco.cli.testnet.local_run import LocalRun, role_key
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
-from dipaco.cli.testnet.snapshot import Snapshot, nodes_to_kill
+from dipaco.cli.testnet.snapshot import Snapshot
+from dipaco.cli.views.chaos import stood
 from dipaco.cli.views.report import NodeReport, Report, build
+from dipaco.node.api.values import LedgerView, NoDaemon
 from dipaco.node.descriptors import raise_limit
 from dipaco.node.network.keys import own_peer, save_key
 from dipaco.node.runs.files import RunFile, write_run
@@ -27,9 +36,12 @@ from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.numbers import span
 
 POLL_SECONDS = 0.5
-KILL_POLL_SECONDS = 0.1  # between polls while a volunteer is to be killed in the middle of a lease
+AIM_POLL_SECONDS = 0.1  # between polls while a volunteer is to be met in the middle of a lease
 STILL_TTLS = 5  # lease times without any movement after which the network counts as stuck
 RENDEZVOUS = "r"  # the rendezvous node's home, below the plan's
+RUN_FILE = "local.run"  # in that home
+FIRST = "rendezvous"
+"""The name of the first node, which founds the network and is its first scheduler."""
 LOCALHOST = "127.0.0.1"
 LOOPBACK = f"/ip4/{LOCALHOST}/tcp/0"
 
@@ -41,48 +53,70 @@ class Plan:
     local: LocalRun
     seed: int
     """The seed of the keys."""
-    nodes: int
-    """The number of volunteers."""
-    kill: int
-    """The number of volunteers to kill."""
+    cast: Cast
+    tape: tuple[Fault, ...]
     home: Path
     """The folder of all homes."""
     settings: Mapping[str, str]
     """The environment variables of the nodes' configuration."""
+    lines: Mapping[str, Line] = field(default_factory=dict)
+    """By node; a node without one has loopback's."""
+    soak: float | None = None
+    """Seconds after which the network is ended and judged; None: it runs to its last round."""
 
     @property
     def run(self) -> RunFile:
         """The run to train."""
         return self.local.run
 
+    @property
+    def forwarded(self) -> bool:
+        """Whether the nodes need forwarders."""
+        return bool(self.lines) or any(fault.kind == "partition" for fault in self.tape)
+
+    @property
+    def patience(self) -> float:
+        """Seconds without progress after which the network is stuck."""
+        faults = (fault.seconds for fault in self.tape if fault.seconds is not None)
+        return STILL_TTLS * self.run.manifest.schedule.lease_ttl + max(faults, default=0.0)
+
+    def home_of(self, name: str) -> Path:
+        """Return the home of a node."""
+        folder = RENDEZVOUS if name == FIRST else name.replace("node-", "n")  # r, n1, keeper-1
+        return self.home / folder
+
 
 def run_network(plan: Plan) -> Report:
     """Run `plan` to its end.
 
-    Raises Unavailable when a node ends by itself or nothing moves, KeyboardInterrupt on INT and
-    TERM; no process outlives the call.
+    Raises Unavailable when a node cannot be started, KeyboardInterrupt on INT and TERM; no process
+    outlives the call.
     """
     raise_limit()  # of every node, too
     with view(plan.run.manifest, Console(stderr=True)) as shown:
         return trio.run(LocalNetwork(plan, shown).run)
 
 
-@dataclass
 class LocalNetwork:
     """One run of a local network."""
 
-    plan: Plan
-    view: View
-    killed: list[str] = field(default_factory=list)
-    result: Report | None = None
+    def __init__(self, plan: Plan, shown: View) -> None:
+        self.plan, self.view = plan, shown
+        self.observer = Observer(FIRST)
+        self.swarm = LocalSwarm(plan.settings, self.observer.read)
+        self.result: Report | None = None
+        self._mesh = Mesh(plan.lines, plan.seed, self._processes) if plan.forwarded else None
+        self._joining: tuple[str, ...] = ()
+
+    def _processes(self) -> Mapping[str, int]:
+        return {node.name: node.process.pid for node in self.swarm.nodes if node.running}
 
     async def run(self) -> Report:
         """Start all nodes, watch them to the end, end them, and return the report."""
-        swarm = LocalSwarm(self.plan.settings)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_interrupted, nursery.cancel_scope)
-                await self._train(swarm, nursery)
+                await self._train(nursery)
                 nursery.cancel_scope.cancel()
         except* Unavailable as group:
             raise _first(group) from None
@@ -90,83 +124,147 @@ class LocalNetwork:
             raise KeyboardInterrupt
         return self.result
 
-    async def _train(self, swarm: LocalSwarm, nursery: trio.Nursery) -> None:
-        began = trio.current_time()
+    async def _train(self, nursery: trio.Nursery) -> None:
+        self.observer.begin()
         try:
-            first = await self._start(swarm, nursery)
-            snapshot = await self._watch(swarm, first, began)
-            self.result = self._report(swarm, snapshot)
+            crew = self._crew(nursery)
+            await self._start(nursery)
+            if self.plan.tape or self.plan.soak:
+                nursery.start_soon(crew.play, self.observer.first_lease)
+                nursery.start_soon(self.observer.sample, self.swarm, self.plan.soak is not None)
+            snapshot, stuck = await self._watch(crew)
+            self.result = await self._report(snapshot, crew, stuck)
         finally:
-            await swarm.close()
+            await self.swarm.close()
 
-    async def _start(self, swarm: LocalSwarm, nursery: trio.Nursery) -> LocalNode:
-        """Start all nodes at once, and return the rendezvous node.
+    def _crew(self, nursery: trio.Nursery) -> Crew:
+        async def join(name: str) -> LocalNode:
+            return await self._start_node(nursery, name, self._joining)
 
-        Its port is known before it listens: the others import what they need meanwhile, and dial it
-        again if they are faster.
+        return Crew(
+            tape=self.plan.tape,
+            swarm=self.swarm,
+            mesh=self._mesh,
+            nursery=nursery,
+            now=self.observer.now,
+            say=self.view.say,
+            scheduling=lambda: self.observer.scheduling,
+            join=join,
+        )
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        """Start all nodes at once.
+
+        The first node's port is known before it listens: the others import what they need
+        meanwhile, and dial it again if they are faster.
         """
-        home = Home.at(self.plan.home / RENDEZVOUS)
-        if not home.identity.exists():
-            save_key(home.identity, local_keys(self.plan.seed).rendezvous)
+        home = Home.at(self.plan.home_of(FIRST))
         if self.plan.local.tokenizer is not None:
             BlobStore(home.blobs).write(self.plan.local.tokenizer)
-        run = home.root / "local.run"
+        run = home.root / RUN_FILE
         write_run(run, self.plan.run)
-        place = f"/ip4/{LOCALHOST}/tcp/{free_port()}"
-        founding = ("--rendezvous", "--run", str(run), "--listen", place)
-        first = await swarm.start(nursery, "rendezvous", home.root, founding)
-        address = f"{place}/p2p/{own_peer(home.root)}"
-        self.view.say(f"rendezvous node at {address}")
-        run_name = self.plan.run.id.hex()
-        joining = ("--bootstrap", address, "--run", run_name, "--listen", LOOPBACK)
         async with trio.open_nursery() as waiting:
-            waiting.start_soon(swarm.wait_ready, first)
-            for number in range(1, self.plan.nodes + 1):
-                home_n = self.plan.home / f"n{number}"
-                node = await swarm.start(nursery, f"node-{number}", home_n, joining)
-                waiting.start_soon(swarm.wait_ready, node)
-        return first
+            founding = ("--rendezvous", "--run", str(run))
+            place = f"/ip4/{LOCALHOST}/tcp/{free_port()}"
+            first = await self._start_node(nursery, FIRST, founding, place)
+            waiting.start_soon(self.swarm.wait_ready, first)
+            address = f"{first.place}/p2p/{own_peer(home.root)}"
+            self.view.say(f"rendezvous node at {address}")
+            self._joining = ("--bootstrap", address, "--run", self.plan.run.id.hex())
+            named = ("--bootstrap", address, "--run", str(run))
+            cast = self.plan.cast
+            for name, arguments in (
+                *((name, ("--rendezvous", *named)) for name in cast.schedulers[1:]),
+                *((name, ("--keeper", *named)) for name in cast.keepers),
+                *((name, self._joining) for name in cast.volunteers),
+            ):
+                node = await self._start_node(nursery, name, arguments)
+                waiting.start_soon(self.swarm.wait_ready, node)
 
-    async def _watch(self, swarm: LocalSwarm, first: LocalNode, began: float) -> Snapshot:
-        """Poll all nodes until the run is finished."""
-        watchdog = Watchdog(STILL_TTLS * self.plan.run.manifest.schedule.lease_ttl)
+    async def _start_node(
+        self, nursery: trio.Nursery, name: str, arguments: tuple[str, ...], place: str = LOOPBACK
+    ) -> LocalNode:
+        """Start a node behind a forwarder, if it needs one."""
+        home = Home.at(self.plan.home_of(name))
+        if not home.identity.exists():
+            named = name in (*self.plan.cast.schedulers, *self.plan.cast.keepers)
+            key = role_key(self.plan.seed, name) if named else Ed25519PrivateKey.generate()
+            save_key(home.identity, key)
+        peer = own_peer(home.root)
+        assert peer is not None
+        self.observer.name(name, peer)
+        listening: tuple[str, ...] = ("--listen", place)
+        told = place
+        if self._mesh is not None:
+            [listener] = await trio.open_tcp_listeners(0, host=LOCALHOST)
+            port = free_port()
+            told = f"/ip4/{LOCALHOST}/tcp/{listener.socket.getsockname()[1]}"
+            listening = ("--listen", f"/ip4/{LOCALHOST}/tcp/{port}", "--announce", told)
+            nursery.start_soon(forward, self._mesh, name, listener, port)
+        node = await self.swarm.start(nursery, name, home.root, (*arguments, *listening))
+        node.place = told
+        return node
+
+    async def _watch(self, crew: Crew) -> tuple[Snapshot, str]:
+        """Poll all nodes until the run or the soak is over; return why it is stuck, or ''."""
+        watchdog = Watchdog(self.plan.patience)
+        ledger = NO_LEDGER
         while True:
-            for node in swarm.ended():
-                raise Unavailable(node.exit_text())
-            statuses = await swarm.statuses()
-            ledger = await swarm.ledger(first)
-            now = trio.current_time()
-            snapshot = Snapshot(now - began, statuses, ledger)
+            statuses = await self.swarm.statuses()
+            ledger = await self._ledger(ledger)
+            now = self.observer.now()
+            snapshot = Snapshot(now, statuses, ledger)
             self.view.show(snapshot)
+            if self.plan.soak is not None and now > self.plan.soak:
+                return snapshot, ""
             if ledger.finished:
-                return snapshot
-            self._kill(swarm, snapshot)
-            if watchdog.is_still(snapshot.movement, now):
-                raise Unavailable(f"nothing changed for {span(watchdog.limit)}\n{dump(swarm)}")
-            killing = len(self.killed) < self.plan.kill
-            await trio.sleep(KILL_POLL_SECONDS if killing else POLL_SECONDS)
+                early = f"the run ended after {span(now)}, before the soak: give more --rounds"
+                return snapshot, "" if self.plan.soak is None else early
+            for node in self.swarm.ended():
+                return snapshot, node.exit_text()
+            crew.meet(snapshot)
+            faulty = bool(self.plan.tape) and self.observer.first_lease.is_set()
+            movement = self.observer.progress if faulty else snapshot.movement
+            if watchdog.is_still(movement, now):
+                what = "no result was accepted and no record written" if faulty else NOTHING
+                return snapshot, f"{what} for {span(watchdog.limit)}"
+            await trio.sleep(AIM_POLL_SECONDS if crew.waits_for_round else POLL_SECONDS)
 
-    def _kill(self, swarm: LocalSwarm, snapshot: Snapshot) -> None:
-        for name in nodes_to_kill(snapshot, killed=self.killed, wanted=self.plan.kill):
-            task = snapshot.statuses[name].task
-            assert task is not None
-            next(node for node in swarm.nodes if node.name == name).kill()
-            self.killed.append(name)
-            self.view.say(
-                f"killed {name} in path {task.path} round {task.round}, "
-                f"step {task.done} of {task.total}"
-            )
+    async def _ledger(self, before: LedgerView) -> LedgerView:
+        """Ask the node that schedules, else any other; return `before` if nobody knows more."""
+        scheduling = self.observer.scheduling
+        for node in sorted(self.swarm.nodes, key=lambda node: node.name != scheduling):
+            if node.answers:
+                try:
+                    found = await self.swarm.ledger(node)
+                except NoDaemon:
+                    continue
+                return found if found.records >= before.records else before
+        return before
 
-    def _report(self, swarm: LocalSwarm, snapshot: Snapshot) -> Report:
+    async def _report(self, snapshot: Snapshot, crew: Crew, stuck: str) -> Report:
+        if stuck:
+            for line in (f"stuck: {stuck}", *dump(self.swarm).split("\n")):
+                self.view.say(line)
+        chaos = None
+        if self.plan.tape or self.plan.soak is not None:
+            chaos = await self.observer.chaos(self.plan.seed, crew, stuck, self.plan.soak)
         return build(
             "testnet",
             self.plan.run.manifest,
-            completed=len(self.killed) == self.plan.kill,
+            completed=not stuck and (chaos is None or stood(chaos)),
             seconds=snapshot.elapsed,
             states=snapshot.ledger.states,
             evaluations=snapshot.ledger.evaluations,
-            nodes=[report for node in swarm.nodes if (report := node_report(node)) is not None],
+            nodes=[r for node in self.swarm.nodes if (r := node_report(node)) is not None],
+            chaos=chaos,
         )
+
+
+NOTHING = "nothing changed"
+NO_LEDGER = LedgerView(
+    run="", records=0, head="", versions={}, states={}, evaluations=(), finished=False
+)
 
 
 def free_port() -> int:
@@ -218,9 +316,8 @@ def dump(swarm: LocalSwarm) -> str:
     for node in swarm.nodes:
         status = node.last
         state = f"{status.state}: {status.reason.text}; task {status.task}" if status else "silent"
-        alive = "running" if node.running else f"ended with {node.process.returncode}"
         lines = "".join(f"\n    {line}" for line in node.tail)
-        blocks.append(f"  {node.name} ({alive}) {state}{lines}")
+        blocks.append(f"  {node.name} ({node.state}) {state}{lines}")
     return "\n".join(blocks)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import psutil
 import trio
 
 from dipaco.node.api.client import ask_ledger, ask_status
@@ -34,23 +35,68 @@ TAIL_LINES = 20
 class LocalNode:
     """One process."""
 
-    def __init__(self, name: str, home: Path, process: trio.Process) -> None:
-        self.name, self.home, self.process = name, home, process
+    def __init__(
+        self, name: str, home: Path, arguments: Sequence[str], process: trio.Process
+    ) -> None:
+        self.name, self.home, self.arguments, self.process = name, home, arguments, process
         self.ready, self.finished = trio.Event(), trio.Event()
         """`finished`: the process has ended, and all its output has been read."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.last: Status | None = None
         self.killed = False
+        self.left = False
+        """Whether it was asked to leave."""
+        self.frozen = False
+        self.place = ""
+        """The address that other nodes dial, without its PeerID."""
+        self.starts = 1
+        """The number of processes so far."""
 
     @property
     def running(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process still runs; a frozen one does."""
         return self.process.returncode is None
+
+    @property
+    def answers(self) -> bool:
+        """Whether the process can be asked."""
+        return self.running and not (self.killed or self.frozen)
 
     def kill(self) -> None:
         """End it as a power cut would (SIGKILL)."""
         self.killed = True
         self.process.kill()
+
+    def leave(self) -> None:
+        """Ask it to hand back its lease and leave (SIGTERM)."""
+        self.left = True
+        self.process.send_signal(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """Stop it and its worker processes, as a closed lid does (SIGSTOP)."""
+        self.frozen = True
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        if self.frozen:
+            self._signal_all(signal.SIGCONT)
+            self.frozen = False
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        try:
+            daemon = psutil.Process(self.process.pid)
+            for each in (daemon, *daemon.children(recursive=True)):
+                each.send_signal(number)
+        except psutil.NoSuchProcess:
+            pass  # it has ended: `running` says so
+
+    @property
+    def state(self) -> str:
+        """Whether the process runs, in words."""
+        if self.frozen:
+            return "frozen"
+        return "running" if self.running else f"ended with {self.process.returncode}"
 
     def exit_text(self) -> str:
         """Return the exit code and the last line of the process, as text."""
@@ -61,8 +107,15 @@ class LocalNode:
 class LocalSwarm:
     """All processes of a local network; `close` ends them."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        """environment: added to this process's environment without its DIPACO_ variables."""
+    def __init__(
+        self, environment: Mapping[str, str], on_line: Callable[[str, str], None] | None = None
+    ) -> None:
+        """Start no process yet.
+
+        environment   added to this process's environment without its DIPACO_ variables.
+        on_line       gets (node, line) of everything that a node prints.
+        """
+        self._on_line = on_line
         ours = {k: v for k, v in os.environ.items() if not k.startswith("DIPACO_")}
         self._environment = ours | dict(environment)
         self.nodes: list[LocalNode] = []
@@ -72,8 +125,24 @@ class LocalSwarm:
     ) -> LocalNode:
         """Start a node; its stderr goes to `home`/daemon.log. Raises Unavailable."""
         await trio.Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+        process = await self._open(name, home, arguments)
+        node = LocalNode(name, home, arguments, process)
+        self.nodes.append(node)
+        nursery.start_soon(_follow, node, self._on_line)
+        return node
+
+    async def start_again(self, nursery: trio.Nursery, node: LocalNode) -> None:
+        """Start an ended node in its home; raises Unavailable."""
+        await node.process.wait()
+        node.process = await self._open(node.name, node.home, node.arguments)
+        node.ready, node.finished = trio.Event(), trio.Event()
+        node.killed = node.left = node.frozen = False
+        node.starts += 1
+        nursery.start_soon(_follow, node, self._on_line)
+
+    async def _open(self, name: str, home: Path, arguments: Sequence[str]) -> trio.Process:
         try:
-            process = await trio.lowlevel.open_process(
+            return await trio.lowlevel.open_process(
                 [*COMMAND, "start", "--home", str(home), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -84,10 +153,6 @@ class LocalSwarm:
         except OSError as error:  # no descriptor, no memory, no more processes
             reason = (error.strerror or str(error)).lower()
             raise Unavailable(f"{name} cannot be started: {reason}") from None
-        node = LocalNode(name, home, process)
-        self.nodes.append(node)
-        nursery.start_soon(_follow, node)
-        return node
 
     async def wait_ready(self, node: LocalNode) -> None:
         """Wait for the node's `ready` line; raises Unavailable if it ends or is too slow."""
@@ -103,7 +168,7 @@ class LocalSwarm:
     async def statuses(self) -> dict[str, Status]:
         """Ask every running node; a node that ends or does not answer in time is left out."""
         async with trio.open_nursery() as nursery:
-            asked = [node for node in self.nodes if node.running and not node.killed]
+            asked = [node for node in self.nodes if node.answers]
             answers: dict[str, Status] = {}
             for node in asked:
                 nursery.start_soon(_ask, node, answers)
@@ -115,8 +180,8 @@ class LocalSwarm:
         return await trio.to_thread.run_sync(ask)
 
     def ended(self) -> list[LocalNode]:
-        """Return the nodes that ended without being killed."""
-        return [node for node in self.nodes if not node.running and not node.killed]
+        """Return the nodes that ended though nobody killed them or asked them to leave."""
+        return [node for node in self.nodes if not (node.running or node.killed or node.left)]
 
     async def close(self) -> None:
         """End all nodes, the first one last: by TERM, and by KILL if they take too long."""
@@ -128,6 +193,7 @@ class LocalSwarm:
 
 async def _end(nodes: Sequence[LocalNode]) -> None:
     for node in nodes:
+        node.thaw()  # a stopped process heeds no signal but KILL
         if node.running:
             node.process.send_signal(signal.SIGTERM)
     with trio.move_on_after(LEAVE_SECONDS):
@@ -152,23 +218,22 @@ async def _ask(node: LocalNode, answers: dict[str, Status]) -> None:
         pass  # `ended` detects its end, the watchdog its silence
 
 
-async def _follow(node: LocalNode) -> None:
+async def _follow(node: LocalNode, on_line: Callable[[str, str], None] | None) -> None:
     """Copy stderr to the log, keep its last lines, and set `ready` at that line."""
-    assert node.process.stderr is not None
+    stderr, ready, finished = node.process.stderr, node.ready, node.finished
+    assert stderr is not None
     pending = bytearray()
     with (node.home / LOG_NAME).open("ab", buffering=0) as log:
-        async for part in node.process.stderr:
+        async for part in stderr:
             log.write(part)
             pending += part
             *lines, rest = bytes(pending).split(b"\n")
             pending = bytearray(rest[-MAX_LINE:])
-            for line in lines:
-                _note(node, line[:MAX_LINE].decode("utf-8", "replace"))
-    node.finished.set()
-
-
-def _note(node: LocalNode, line: str) -> None:
-    if line.strip():
-        node.tail.append(line)
-    if line.startswith(READY):
-        node.ready.set()
+            for line in (each[:MAX_LINE].decode("utf-8", "replace") for each in lines):
+                if line.strip():
+                    node.tail.append(line)
+                if on_line is not None:
+                    on_line(node.name, line)
+                if line.startswith(READY):
+                    ready.set()
+    finished.set()

@@ -1,10 +1,10 @@
 """The state of a local network at one moment, and pure functions of it.
 
-They compute the progress of the network, the time left, whether anything changed, and the node to
-kill.
+They compute the progress of the network, the time left, whether anything changed, and the nodes
+in the middle of a lease.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dipaco.cli.views.pace import time_left
@@ -68,15 +68,11 @@ def remaining(snapshot: Snapshot, manifest: Manifest, seeded_at: float | None) -
     return time_left(share_done(snapshot, manifest), 1.0, snapshot.elapsed - seeded_at)
 
 
-def nodes_to_kill(snapshot: Snapshot, *, killed: Sequence[str], wanted: int) -> list[str]:
-    """Return the volunteer to kill now, none or one; it is in the middle of a path's lease.
-
-    One is killed in every round, from round 1 on, so the network can recover between them.
-    """
-    if len(killed) >= wanted or round_of(snapshot) <= len(killed):
-        return []
+def nodes_in_a_lease(snapshot: Snapshot) -> list[str]:
+    """Return the volunteers that are in the middle of a path's lease."""
+    found = []
     for name, status in snapshot.statuses.items():
         task = status.task
         if task is not None and task.kind == "train" and 0 < task.done < task.total:
-            return [name]
-    return []
+            found.append(name)
+    return found

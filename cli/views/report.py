@@ -11,7 +11,9 @@ from typing import Final, Literal
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from dipaco.cli.views.chaos import Chaos, chaos_lines, fault_table
 from dipaco.cli.views.layout import Column, fitted_table, table_console
 from dipaco.cli.views.text import label
 from dipaco.node.api.values import EvaluationView
@@ -112,6 +114,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     The same documents choose the versions and give the loss, so it is a little too low.
     """
     nodes: tuple[NodeReport, ...]
+    chaos: Chaos | None = None
+    """The faults that the network met; null: none were ordered."""
 
 
 def losses(manifest: Manifest, evaluations: Iterable[EvaluationView]) -> tuple[RoutedLoss, ...]:
@@ -179,6 +183,7 @@ def build(
     states: Mapping[str, dict[int, str]],
     evaluations: Iterable[EvaluationView],
     nodes: Iterable[NodeReport] = (),
+    chaos: Chaos | None = None,
 ) -> Report:
     """Return the report of a run."""
     evaluated = tuple(evaluations)
@@ -194,6 +199,7 @@ def build(
         losses=losses(manifest, evaluated),
         early_stopped=early_stopped(manifest, evaluated),
         nodes=tuple(nodes),
+        chaos=chaos,
     )
 
 
@@ -227,6 +233,17 @@ def differences(ours: Report, theirs: Report) -> list[str]:
     return found + _scored_differences(ours, theirs)
 
 
+def checked(report: Report, single: Report) -> Report:
+    """Return a network's report with the outcome of its check against one process."""
+    if report.chaos is None:
+        return report
+    found = differences(report, single)
+    chaos = msgspec.structs.replace(
+        report.chaos, checked="differs" if found else "same", differences=tuple(found)
+    )
+    return msgspec.structs.replace(report, chaos=chaos, completed=report.completed and not found)
+
+
 def _scored_differences(ours: Report, theirs: Report) -> list[str]:
     """Return the differences in what was scored, which is exact, unlike the loss of it."""
     found = []
@@ -256,6 +273,10 @@ def print_report(report: Report, console: Console | None = None) -> None:
     if report.nodes:
         console.print(_node_table(report, console.width))
         console.print(_stage_table(report, console.width))
+    if report.chaos is not None:
+        console.print(fault_table(report.chaos, console.width))
+        for line in chaos_lines(report.chaos):
+            console.print(Text(line))
     console.print(_summary(report))
 
 

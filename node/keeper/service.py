@@ -53,7 +53,8 @@ from dipaco.protocol.work.keeping import (
     TermPromised,
     apply,
 )
-from dipaco.protocol.work.tail import Final
+from dipaco.protocol.work.tail import Chain, Final
+from dipaco.protocol.work.terms import Head
 
 log = logging.getLogger(__name__)
 
@@ -76,24 +77,50 @@ class KeptRun:
         self.state: KeeperState = restored_state(record, journal)
         self.asked: dict[Digest, None] = {}
         """The blobs that a scheduler wants held: what names them may not be here yet."""
+        self.waits = ""
+        """Whom it waits for before it votes, in words."""
         self._journal, self._run_store = journal, run_store
+        self.forgot = not journal.has_promised(record.run)
+        """Whether what it has signed is not known here: it does not vote until it is."""
+
+    @property
+    def head(self) -> Head:
+        """Where the keeper's chain ends."""
+        return self.machine.chain(self.state, self.record.final).head
+
+    def learn(self, chain: Chain) -> None:
+        """Take up the records that another keeper signed after the final ones."""
+        floor = chain.final.head.length
+        self._make((TailReplaced(floor, floor, chain.tail),))
+
+    def remember(self, term: int) -> None:
+        """Vote from here on, in no lower term than `term`."""
+        self._make((TermPromised(term, None),))
+        self.forgot, self.waits = False, ""
 
     def answer(self, decide: Callable[[KeeperState, Final], Decision[R]]) -> R:
         """Save what follows from a question, then answer it; raises DiskFull."""
+        if self.forgot:
+            raise Unavailable("this keeper has yet to learn from the others what it has signed")
         decision = decide(self.state, self.record.final)
-        if decision.changes:
-            saved = False
-            try:
-                with self._journal.saving():
-                    for change in decision.changes:
-                        self._save(change)
-                saved = True
-            finally:
-                if not saved:
-                    self._run_store.reread(self.record.run)
-            for change in decision.changes:
-                self.state = apply(self.state, change)
+        self._make(decision.changes)
         return decision.reply
+
+    def _make(self, changes: tuple[Change, ...]) -> None:
+        """Save, then do; raises DiskFull, and then nothing has happened."""
+        if not changes:
+            return
+        saved = False
+        try:
+            with self._journal.saving():
+                for change in changes:
+                    self._save(change)
+            saved = True
+        finally:
+            if not saved:
+                self._run_store.reread(self.record.run)
+        for change in changes:
+            self.state = apply(self.state, change)
 
     def _save(self, change: Change) -> None:
         run, journal = self.record.run, self._journal

@@ -121,8 +121,20 @@ class Kind(ABC, Generic[L, R]):
         return iter(())
 
     @abstractmethod
-    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
-        """Yield the work that `peer` may do now, in the order in which it should be done."""
+    def open(self, state: SchedulingState) -> Iterator[Work]:
+        """Yield the work that is to be done now, some of it not by everybody."""
+
+    def may(self, state: SchedulingState, work: Work, peer: PeerId) -> bool:
+        """Return whether `peer` may do work that is open."""
+        return True
+
+    def alone(self, state: SchedulingState, work: Work, peer: PeerId) -> bool:
+        """Return whether nobody but `peer` may do work that is open."""
+        return False
+
+    def rank(self, state: SchedulingState, work: Work, peer: PeerId) -> tuple[int, ...]:
+        """Return the key by which the work that `peer` may do is sorted, the round first."""
+        return ()
 
     @abstractmethod
     def work_of(self, lease: L) -> Work:
@@ -150,6 +162,10 @@ class Kind(ABC, Generic[L, R]):
         self, state: SchedulingState, lease: L, peer: PeerId, result: R
     ) -> tuple[Change, ...]:
         """Return the changes that follow from a result that fits and was inspected."""
+
+    def recorded(self, state: SchedulingState, lease: L, peer: PeerId) -> bool:
+        """Return whether the ledger has already what `peer` would add to it by this lease."""
+        return False
 
     def hand_back(self, state: SchedulingState, lease: L) -> tuple[Change, ...]:
         """Return the changes that follow, besides the lease's end, when it is handed back."""

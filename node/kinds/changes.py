@@ -37,7 +37,7 @@ class Grant:
     prefix: str = ""
     """The IP prefix of its holder; empty: not counted, or not known since a restart."""
     restored: bool = False
-    """Whether a restart granted it anew: its work began before."""
+    """Whether a restart, or the end of a standstill, granted it anew: its work began before."""
     behind: Token = b""
     """The lease that its holder works on first, while it has this one in hand; empty: it works on
     this one. Not saved: after a restart every holder is taken to work on its lease."""
@@ -73,6 +73,8 @@ class LeaseEnded:
     """Whether its result counts."""
     failed: float | None = None
     """When its holder failed, on the scheduler's clock; None: the end is no failure of its."""
+    late: bool = False
+    """Whether its result is still taken if it comes soon: its holder may be done with it."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,37 @@ class Recorded:
     entry: Entry
 
 
+@dataclass(frozen=True)
+class PlaceTaken:
+    """A peer waits for work, at the end of the queue."""
+
+    key: str
+    """The peer, or the IP prefix of peers that have proven nothing."""
+    peer: PeerId
+    now: float
+    """When, on the scheduler's clock; not saved: a restart sets it anew."""
+
+
+@dataclass(frozen=True)
+class PlaceLeft:
+    """A place in the queue is given up."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two peers did the same work, and their results were compared. Not saved."""
+
+    path: int
+    round: int
+    counted: PeerId
+    """Whose result counts."""
+    other: PeerId
+    agreed: bool
+    """Whether both have the same digests, as honest results from like hardware do."""
+
+
 Change = (
     Grant
     | LeaseEnded
@@ -123,6 +156,9 @@ Change = (
     | MomentsPending
     | MomentsArrived
     | Recorded
+    | Compared
+    | PlaceTaken
+    | PlaceLeft
 )
 
 

@@ -28,10 +28,14 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
         for version, path in state.rounds.due_evaluations(behind=OVERDUE):
             yield Work(self, path, version)
 
-    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
+    def open(self, state: SchedulingState) -> Iterator[Work]:
         """Yield every version of every live path that is not evaluated, oldest first."""
         for version, path in state.rounds.due_evaluations():
             yield Work(self, path, version)
+
+    def rank(self, state: SchedulingState, work: Work, peer: PeerId) -> tuple[int, ...]:
+        """Return the key by which a peer's work is sorted: the oldest version goes first."""
+        return work.round, work.path
 
     def work_of(self, lease: EvaluateLease) -> Work:
         """Return the work that a lease is for."""
@@ -54,6 +58,10 @@ class EvaluateKind(Kind[EvaluateLease, EvaluateResult]):
             path=lease.path, version=lease.version, peer=peer, evaluation=result.evaluation
         )
         return LeaseEnded(lease.token, "done", counted=True), Recorded(entry)
+
+    def recorded(self, state: SchedulingState, lease: EvaluateLease, peer: PeerId) -> bool:
+        """Return whether the loss is known."""
+        return (lease.version, lease.path) in state.ledger.evaluations
 
     def check(self, ledger: RunState, lease: EvaluateLease) -> None:
         """Hold a lease against manifest and ledger; raises RemoteProtocolError."""

@@ -27,15 +27,20 @@ class ScoreKind(Kind[ScoreLease, ScoreResult]):
 
     # ------------------------------------------------------------------ scheduler
 
-    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
-        """Yield every path and window that lacks sheets, unless `peer` has given one already."""
+    def open(self, state: SchedulingState) -> Iterator[Work]:
+        """Yield every path and window that lacks sheets."""
         scores = state.scores
-        found = [
-            Work(self, each.path, state.ledger.path_version(each.path), each.window, each.places)
-            for each in (scores.vacancies(state.rounds.live_paths) if scores else ())
-            if scores and not scores.gave(peer, each)
-        ]
-        yield from sorted(found, key=lambda work: state.preference(peer, work.path, work.round))
+        for each in scores.vacancies(state.rounds.live_paths) if scores else ():
+            version = state.ledger.path_version(each.path)
+            yield Work(self, each.path, version, each.window, each.places)
+
+    def may(self, state: SchedulingState, work: Work, peer: PeerId) -> bool:
+        """Return whether `peer` has not given its sheet already."""
+        return state.scoring is not None and not state.scoring.gave(peer, work.path, work.window)
+
+    def rank(self, state: SchedulingState, work: Work, peer: PeerId) -> tuple[int, ...]:
+        """Return the key by which a peer's work is sorted: what it has at hand goes first."""
+        return state.preference(peer, work.path, work.round)
 
     def work_of(self, lease: ScoreLease) -> Work:
         """Return the work that a lease is for."""
@@ -73,6 +78,11 @@ class ScoreKind(Kind[ScoreLease, ScoreResult]):
         """Record the sheet."""
         entry = Scored(path=lease.path, window=lease.window, peer=peer, sheet=result.sheet)
         return LeaseEnded(lease.token, "done", counted=True), Recorded(entry)
+
+    def recorded(self, state: SchedulingState, lease: ScoreLease, peer: PeerId) -> bool:
+        """Return whether the peer has given a sheet of this path and window."""
+        given = state.ledger.scored.get((lease.path, lease.window), ())
+        return any(each.peer == peer for each in given)
 
     def refuted(self, state: SchedulingState, lease: ScoreLease) -> tuple[tuple[PeerId, str], ...]:
         """Return the peers whose sheets contradict those that stand."""

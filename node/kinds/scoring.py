@@ -73,9 +73,9 @@ class Scoring:
                 if count >= MAX_SHEETS_PER_WINDOW and self.standing(path, window) is None:
                     yield path, window
 
-    def gave(self, peer: PeerId, vacancy: Vacancy) -> bool:
+    def gave(self, peer: PeerId, path: int, window: int) -> bool:
         """Return whether a peer's word on this is recorded already: another one's is wanted."""
-        return any(each.peer == peer for each in self.given(vacancy.path, vacancy.window))
+        return any(each.peer == peer for each in self.given(path, window))
 
     def complete(self, live_paths: Iterable[int]) -> bool:
         """Return whether every live path has a sheet that stands for every window."""

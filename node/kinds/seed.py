@@ -25,7 +25,7 @@ class SeedKind(Kind[SeedLease, SeedResult]):
     lease_type = SeedLease
     result_type = SeedResult
 
-    def due(self, state: SchedulingState, peer: PeerId) -> Iterator[Work]:
+    def open(self, state: SchedulingState) -> Iterator[Work]:
         """Yield the seed model, once, before all else."""
         if not state.ledger.seeded:
             yield Work(self)
@@ -67,6 +67,10 @@ class SeedKind(Kind[SeedLease, SeedResult]):
         return LeaseEnded(lease.token, "done", counted=True), Recorded(
             Seeded(peer=peer, states=states)
         )
+
+    def recorded(self, state: SchedulingState, lease: SeedLease, peer: PeerId) -> bool:
+        """Return whether there is a seed model."""
+        return state.ledger.seeded
 
     def check(self, ledger: RunState, lease: SeedLease) -> None:
         """Hold a lease against the manifest; raises RemoteProtocolError."""

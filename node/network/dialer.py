@@ -129,6 +129,11 @@ class Dialer:
         wait = max(0.0, min(each.next_try for each in tried) - trio.current_time())
         return f"no seed answers ({len(tried)} tried; last: {last.cause}), next try in {span(wait)}"
 
+    @property
+    def knows_peers(self) -> bool:
+        """Whether there is any peer to dial, of an earlier start or a seed."""
+        return len(self._candidates) > 0
+
     def refresh(self) -> None:
         """Register again with every directory, since our records have changed."""
         for peer in self._rpc.ready():

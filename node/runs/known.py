@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dipaco.node.runs.certificates import newest_certificate
 from dipaco.node.runs.files import RunFile, find_run, kept_runs, open_run, read_run
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
-from dipaco.node.storage.journal import Journal
+from dipaco.node.storage.journal import Journal, SavedProof
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.signed import Signed
 
 
 @contextmanager
@@ -56,3 +58,22 @@ def record_of(run: Digest, home: Path) -> RunRecord | None:
     """Return the record of a run's specs and ledger in `home`; None if the journal has none."""
     with _journal(home) as journal:
         return RunStore(journal).runs.get(run) if journal is not None else None
+
+
+def proofs_of(run: Digest, home: Path) -> list[SavedProof]:
+    """Return the proofs about a run's schedulers that the node of `home` keeps."""
+    with _journal(home) as journal:
+        saved = journal.proofs() if journal is not None else []
+    return [each for each in saved if each.run == run]
+
+
+def read_records(run: Digest, home: Path) -> list[bytes]:
+    """Return the signed records of a run's ledger in `home`; none if the journal has none."""
+    with _journal(home) as journal:
+        return [saved.data for saved in journal.ledger(run)] if journal is not None else []
+
+
+def read_certificate(run: Digest, home: Path) -> tuple[Signed, ...]:
+    """Return what makes a run's ledger in `home` final; empty where nothing does."""
+    with _journal(home) as journal:
+        return newest_certificate(journal, run) if journal is not None else ()

@@ -6,43 +6,18 @@ leave that ask next, and it goes to the first peer that asks and finds no other 
 its holder fails at the lease before it.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from itertools import chain
+from collections.abc import Collection, Iterable
 
-from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.changes import Grant, LeaseEnded
-from dipaco.node.kinds.state import SchedulingState
-from dipaco.node.kinds.table import KINDS
-from dipaco.protocol.wire.identity import PeerId
+from dipaco.node.scheduler.grants import Grants
 from dipaco.protocol.work.kinds import Token
 
 RETRY_SECONDS = 20.0  # before a peer asks for a second lease again; it has work meanwhile
 
 
-def in_hand(grants: Iterable[Grant]) -> Iterator[Grant]:
-    """Yield the leases that their holders have not begun, the newest first."""
-    standing = tuple(grants)
-    tokens = {each.lease.token for each in standing}
-    found = [each for each in standing if each.behind in tokens]
-    yield from sorted(found, key=lambda each: -each.granted)
-
-
-def to_hold(state: SchedulingState, peer: PeerId, taken: Counter[Work], kept: int) -> Work | None:
-    """Return the work that `peer` may hold in hand: overdue work, and work of which all have much.
-
-    taken   the peers that do each piece of work, or hold it in hand.
-    kept    pieces of work that are left to peers without any.
-    """
-    overdue = (kind.overdue(state) for kind in KINDS)
-    due = (kind.due(state, peer) for kind in KINDS if kind.held_ahead)
-    for work in chain.from_iterable(chain(overdue, due)):
-        if taken[work] >= work.places:
-            continue
-        if not kept:
-            return work
-        kept -= 1
-    return None
+def in_hand(grants: Grants) -> list[Grant]:
+    """Return the leases that their holders have not begun, the newest first."""
+    return sorted(grants.in_hand(), key=lambda each: -each.granted)
 
 
 def end_with(failed: Collection[Token], grants: Iterable[Grant]) -> tuple[LeaseEnded, ...]:

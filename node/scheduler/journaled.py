@@ -4,10 +4,13 @@ from collections.abc import Iterable, Iterator
 
 from dipaco.node.kinds.changes import (
     Change,
+    Compared,
     Grant,
     LeaseEnded,
     MomentsArrived,
     MomentsPending,
+    PlaceLeft,
+    PlaceTaken,
     Recorded,
     TrainingAccepted,
     TrainingDiscarded,
@@ -39,16 +42,23 @@ def save_change(change: Change, run: Digest, deps: SchedulerDeps) -> None:
             journal.drop_lease(result.token)
         case TrainingDiscarded(path=path, round=round_):
             journal.drop_result(run, round_, path)
+        case PlaceTaken(key=key, peer=peer):
+            journal.save_place(run, key, peer)
+        case PlaceLeft(key=key):
+            journal.drop_place(run, key)
         case MomentsPending() | MomentsArrived():
             pass  # a restart looks at the blobs that are here
+        case Compared():
+            pass  # told by the log and the status
         case Recorded(entry=entry):
             deps.run_store.append(run, entry, deps.key)
 
 
 def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]:
-    """Yield the leases and the accepted results that stood when the journal was last written.
+    """Yield the leases, accepted results and places as the journal was last written.
 
-    now   seconds on the scheduler's clock: leases are granted anew, their holders may return.
+    now   seconds on the scheduler's clock: leases are granted anew, their holders may return, and
+          so may those that wait.
     Raises ConfigError for a value that this version cannot read.
     """
     try:
@@ -57,6 +67,8 @@ def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]
         for kept in journal.results(run):
             result = decode(kept.data, TrainResult)
             yield TrainingAccepted(kept.path, kept.round, kept.peer, result)
+        for key, peer in journal.places(run):
+            yield PlaceTaken(key, peer, now)
     except RemoteProtocolError as error:
         raise journal.foreign(error) from error
 

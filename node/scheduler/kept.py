@@ -72,7 +72,7 @@ class KeptScheduler(Scheduler):
         """What is final, and not applied yet."""
         self._unkept: dict[bytes, _Unkept] = {}
         """By token."""
-        self._looked = -math.inf
+        self._compared = -math.inf
         """When a volunteer's ledger last made this node compare its own with those of its peers."""
         self._ended = trio.Event()
         """Set once a higher term has begun."""
@@ -103,8 +103,8 @@ class KeptScheduler(Scheduler):
         Its word that its ledger is of a higher term proves nothing, but is worth a look at once.
         """
         head = NO_HEAD if request.head is UNSET else request.head
-        if head.term > self._replication.term and now >= self._looked + LOOK_SECONDS:
-            self._looked = now
+        if head.term > self._replication.term and now >= self._compared + LOOK_SECONDS:
+            self._compared = now
             self._deps.run_store.wanting()
         return super().ask(peer, request, now)
 
@@ -118,7 +118,9 @@ class KeptScheduler(Scheduler):
     async def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
         if not isinstance(result, TrainResult):
             return await super()._count(peer, result)
-        changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
+        now = trio.current_time()
+        self._look(now)
+        changes, reply = self.schedule.submit(peer, result, now=now)
         self._make(changes)  # no entry of the ledger is among them
         unkept = self._unkept.get(result.token)
         if unkept is not None and isinstance(reply, Stands):
@@ -248,11 +250,14 @@ class KeptScheduler(Scheduler):
             and work.kind.one_result
         )
 
-    def _save(self, changes: tuple[Change, ...]) -> None:
+    def _note_ledger(self) -> None:
+        pass  # it grows by what this node proposed, until a higher term ends the scheduling
+
+    def _save(self, changes: tuple[Change, ...]) -> bool:
         if self._proposal is not None and any(isinstance(each, Recorded) for each in changes):
             final = self._proposal
             self._deps.run_store.append_final(self.run_id, final.records, final.certificate)
-        super()._save(tuple(each for each in changes if not isinstance(each, Recorded)))
+        return super()._save(tuple(each for each in changes if not isinstance(each, Recorded)))
 
     def _note(self, change: Change) -> None:
         super()._note(change)

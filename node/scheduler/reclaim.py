@@ -1,8 +1,5 @@
 """A lease of an earlier term, shown to the scheduler of this one: whether it stands again. Pure."""
 
-from collections import Counter
-from itertools import chain
-
 from dipaco.node.kinds.changes import Change, Grant
 from dipaco.node.kinds.table import kind_of, work_of
 from dipaco.node.scheduler.schedule import Schedule
@@ -25,7 +22,7 @@ def reclaimed(
     if schedule.grant_of(peer, lease.token) is not None:
         return (), Stands()
     members = schedule.manifest.schedule.members
-    held = sum(grant.peer == peer for grant in schedule.grants.values())
+    held = len(schedule.grants.of(peer))
     if held >= 2 or lease.token in schedule.grants or (members and peer not in members):
         return (), Fallen(reason=GONE)
     state, kind, work = schedule.state, kind_of(lease), work_of(lease)
@@ -33,9 +30,8 @@ def reclaimed(
         kind.check(state.ledger, lease)  # before our own is made of its numbers
     except RemoteProtocolError:
         return (), Fallen(reason=GONE)
-    taken = Counter(work_of(grant.lease) for grant in schedule.grants.values())
-    due = chain(kind.overdue(state), kind.due(state, peer))
-    if taken[work] >= work.places or work not in due:
+    found = schedule.open.find(peer, work)
+    if found is None or schedule.grants.holders(work) >= found.places:
         return (), Fallen(reason=GONE)
     if kind.lease(state, work, lease.token) != lease:
         return (), Fallen(reason=GONE)

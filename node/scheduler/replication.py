@@ -55,6 +55,8 @@ from dipaco.protocol.work.terms import Head
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0  # for a keeper to save and answer
+# For promises to come together. A keeper that forgot one relies on it (`keeper/recovery.py`).
+TAKE_SECONDS = 30.0
 HOLD_SECONDS = 30.0  # for a keeper to fetch blobs, and to tell what it has by then
 FIRST_PAUSE = 0.5  # s before a quorum that did not answer is asked again
 LONGEST_PAUSE = 8.0  # s, after some attempts
@@ -138,7 +140,8 @@ class Replication:
                 if choice is not None:
                     return
 
-        await self._ask_all(self.keepers, pursue, enough=lambda: choice is not None)
+        with trio.move_on_after(TAKE_SECONDS):
+            await self._ask_all(self.keepers, pursue, enough=lambda: choice is not None)
         if choice is None:
             raise Unavailable(self.no_quorum())
         begun = choice.begun(term, self.key)

@@ -1,10 +1,11 @@
 """The end of the calls that volunteers make: each request goes to the scheduler of its run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 
 import trio
 
+from dipaco.node.scheduler.catching_up import hear_out
 from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.protocol.errors import Unavailable
@@ -32,6 +33,8 @@ class RequestRouter:
     def __init__(self) -> None:
         self.schedulers: dict[Digest, Scheduler] = {}
         self._preparing: set[Digest] = set()
+        self.unheard: Callable[[], Set[PeerId]] = frozenset
+        """Returns the connected peers whose ledgers were not pulled yet."""
 
     @contextmanager
     def preparing(self, run: Digest) -> Iterator[None]:
@@ -52,6 +55,7 @@ class RequestRouter:
         scheduler = self.schedulers.get(request.run)
         if scheduler is None or scheduler.deposed:
             return _unknown(request.run)
+        await hear_out(peer, self.unheard)
         return scheduler.ask(peer, request, trio.current_time())
 
     async def ask_next(self, peer: PeerId, request: AskNext) -> Granted | NoLease:

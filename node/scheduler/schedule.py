@@ -10,39 +10,47 @@ schedule reads it.
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain, islice
+
+from msgspec import UNSET
 
 from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.changes import (
     RECONNECT_SECONDS,
     STALL_TTLS,
     Change,
+    Compared,
     DueStep,
     Grant,
     LeaseEnded,
     MomentsArrived,
     MomentsPending,
+    PlaceLeft,
+    PlaceTaken,
     Recorded,
     TrainingAccepted,
     TrainingDiscarded,
 )
 from dipaco.node.kinds.pending_moments import Pending, Place
 from dipaco.node.kinds.state import SchedulingState
-from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
+from dipaco.node.kinds.table import TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_arrived, moments_lost, moments_to_look_at
+from dipaco.node.scheduler.choosing import Asker, Choosing
+from dipaco.node.scheduler.grants import Grants
 from dipaco.node.scheduler.in_hand import RETRY_SECONDS as NEXT_SECONDS
-from dipaco.node.scheduler.in_hand import end_with, to_hold
+from dipaco.node.scheduler.in_hand import end_with
+from dipaco.node.scheduler.late import LateLeases, compared
+from dipaco.node.scheduler.late_paths import LatePaths
+from dipaco.node.scheduler.open_work import OpenWork
 from dipaco.node.scheduler.parking import Parking
-from dipaco.node.scheduler.sharing import MOST_IN_HAND, leases_to_take, work_to_share
+from dipaco.node.scheduler.queue import Queue, retry_after
 from dipaco.node.scheduler.standing import Standing
-from dipaco.protocol.numbers import count
-from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
+from dipaco.node.scheduler.waiting import deadlock, why_expired, why_idle
 from dipaco.protocol.run.modules import ModuleId, digest_of
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.wire.identity import PeerId, short_peer
+from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.text import one_line
 from dipaco.protocol.work.bounds import wrong_seconds
 from dipaco.protocol.work.calls import Fallen, Granted, NoLease, Stands
@@ -55,14 +63,16 @@ from dipaco.protocol.work.kinds import (
     TrainLease,
     TrainResult,
 )
-from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
-from dipaco.protocol.work.run_state import MAX_REPLACED
+from dipaco.protocol.work.ledger import (
+    Contribution,
+    ModuleUpdated,
+    Quantised,
+    RoundMissed,
+    SpecAdopted,
+)
 
-RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
 MAX_COUNTED = 4096  # peers whose newest result that counts is remembered, the latest
-MOST_TRIED = 8 + MOST_IN_HAND  # leases of others that are looked at for a peer without work
-ALL_PLACES = 1 << 16  # more than any work has
-MAX_RETRY_SECONDS = 10.0  # at most; a new ledger record wakes it earlier
+MAX_COMPARED = 256  # results that were compared and are remembered, the last ones
 
 
 class Schedule:
@@ -73,15 +83,24 @@ class Schedule:
         self.ledger = state.ledger
         self.rounds = state.rounds
         self.manifest = state.manifest
-        self.grants: dict[bytes, Grant] = {}
+        self.grants = Grants()
+        self.open = OpenWork(state, self.grants)
+        self.queue = Queue()
         self.blocked = ""
         """Why no outer step can be taken, told by the shell; empty: they can."""
         self.parking = Parking()
         self.standing = Standing()
+        self.choosing = Choosing(state, self.grants, self.open, self.standing, self.queue)
+        self.late = LateLeases()
+        self.compared = deque[Compared](maxlen=MAX_COMPARED)
+        """The last results that were compared."""
         for peer in self.ledger.contributors.values():
             self.standing.trained(peer)
         self._counted: dict[PeerId, tuple[Token, ...]] = {}
         """Per peer the tokens of its two newest results that count: answers may have been lost."""
+        self._late_paths = LatePaths(self.rounds, self.ledger)
+        self._why_ended: dict[Token, str] = {}
+        """By token why the newest leases ended that did not count: their holders may not know."""
 
     # ------------------------------------------------------------------ questions
 
@@ -93,32 +112,30 @@ class Schedule:
 
     @property
     def deadlock(self) -> str:
-        """Say why the run can never go on: peers disagree for good, or moments are lost too often.
-
-        Empty: it can.
-        """
-        for path, round_ in self.state.pending:
-            lost = self.state.pending.first_lost(path, self.ledger.path_version(path))
-            if lost == round_ and not self.ledger.may_replace(path, round_):
-                return (
-                    f"the run cannot go on: the moments of path {path} round {round_} were lost "
-                    f"{MAX_REPLACED} times after they had arrived here"
-                )
-        scores = self.state.scores
-        found = next(scores.undecided(self.rounds.live_paths), None) if scores else None
-        if scores is None or found is None:
-            return ""
-        path, window = found
-        peers = ", ".join(short_peer(each.peer) for each in scores.given(path, window))
-        return (
-            f"the run cannot go on: of path {path}, window {window} there are "
-            f"{MAX_SHEETS_PER_WINDOW} score sheets, the most, and no majority agrees ({peers})"
-        )
+        """Say why the run can never go on, as `waiting.deadlock` does; empty: it can."""
+        return deadlock(self.state)
 
     def grant_of(self, peer: PeerId, token: Token) -> Grant | None:
         """Return the lease that `peer` holds under `token`, if it stands."""
         grant = self.grants.get(token)
         return grant if grant and grant.peer == peer else None
+
+    def may_count(self, peer: PeerId, token: Token) -> Grant | None:
+        """Return the lease of `peer` under `token` if a result of it may count now.
+
+        It stands, or it ended a while ago and its work is still open.
+        """
+        if grant := self.grant_of(peer, token):
+            return grant
+        late = self.late.find(peer, token)
+        if late is None:
+            return None
+        lease, work = late.grant.lease, work_of(late.grant.lease)
+        may = (
+            self.open.may(work, peer)
+            and lease.modules == work.kind.lease(self.state, work, token).modules
+        )
+        return late.grant if may else None
 
     def due_steps(self) -> Iterator[DueStep]:
         """Yield every outer step whose contributions are complete, in the topology's order."""
@@ -141,12 +158,16 @@ class Schedule:
 
     def adopt(self, spec: Digest) -> tuple[Change, ...]:
         """Adopt the router spec, once."""
-        return (Recorded(SpecAdopted(epoch=0, spec=spec)),) if self.ledger.spec is None else ()
+        return (self._adopted(0, spec),) if self.ledger.spec is None else ()
 
     def switch(self, spec: Digest) -> tuple[Change, ...]:
         """Adopt the next epoch's router spec, if that is due."""
-        epoch = self.ledger.epoch + 1
-        return (Recorded(SpecAdopted(epoch=epoch, spec=spec)),) if self.switch_due else ()
+        return (self._adopted(self.ledger.epoch + 1, spec),) if self.switch_due else ()
+
+    def _adopted(self, epoch: int, spec: Digest) -> Recorded:
+        with_quorum = self.manifest.training.quorum is not UNSET
+        paths = self.rounds.live_by(spec) if with_quorum else UNSET
+        return Recorded(SpecAdopted(epoch=epoch, spec=spec, live=paths))
 
     def ask(
         self, peer: PeerId, spec: Digest, *, token: Token, now: float, prefix: str = ""
@@ -161,26 +182,24 @@ class Schedule:
         self.standing.heard_from(peer, now)
         self.state.pending.heard_from(peer)
         # Whoever asks holds nothing: it restarted, or never got our last answer.
+        held = self.grants.of(peer)
         ended = tuple(
             LeaseEnded(
-                held.lease.token,
+                each.lease.token,
                 "its holder asked for another",
-                failed=None if held.behind in self.grants else now,
+                failed=None if each.behind in self.grants else now,
             )
-            for held in self.grants.values()
-            if held.peer == peer
+            for each in held
         )
-        taken = Counter(work_of(g.lease) for g in self.grants.values() if g.peer != peer)
-        work = self._next_work(peer, prefix, taken, now)
-        if work is None:
-            work, given_up = self._taken_from_another(peer, prefix, taken, now)
-            ended += given_up
-        if work is None:
-            work = work_to_share(self.grants.values(), self.standing, peer, prefix, now)
-        if work is None:
-            return ended, self._nothing_to_do(now)
-        lease: Lease = work.kind.lease(self.state, work, token)
-        return (*ended, Grant(lease, peer, now, prefix=prefix)), Granted(lease=lease)
+        asker = Asker(peer, prefix, now, given_up=[self.grants.work(each) for each in held])
+        choice, key = self.choosing.first_lease(asker), self.choosing.key(peer, prefix)
+        ended += choice.ended
+        if choice.work is None:
+            queued, reply = self._nothing_to_do(asker, key, choice.held_back)
+            return (*ended, *queued), reply
+        lease: Lease = choice.work.kind.lease(self.state, choice.work, token)
+        served = self._served(key, choice.work, now)
+        return (*ended, *served, Grant(lease, peer, now, prefix=prefix)), Granted(lease=lease)
 
     def ask_next(
         self,
@@ -201,20 +220,20 @@ class Schedule:
         if refusal:
             return (), refusal
         self.standing.heard_from(peer, now)
-        held = [grant for grant in self.grants.values() if grant.peer == peer]
+        held = self.grants.of(peer)
         # It never got our last answer.
         lost = [grant for grant in held if grant.behind == first]
         ended = tuple(LeaseEnded(g.lease.token, "its holder asked for another") for g in lost)
         begun = [grant for grant in held if grant not in lost]
         work, behind = None, first
         if [grant.lease.token for grant in begun] == [first] and self._may_hold_two(peer, prefix):
-            others = (grant for grant in self.grants.values() if grant not in lost)
-            taken = Counter(work_of(grant.lease) for grant in others)
+            given_up = [self.grants.work(each) for each in lost]
             if begun[0].handed_in:
-                taken[work_of(begun[0].lease)] += ALL_PLACES  # nobody does the same work twice
-                work, behind = self._next_work(peer, prefix, taken, now), b""
+                own = [self.grants.work(begun[0])]  # nobody does the same work twice
+                work = self.choosing.left(Asker(peer, prefix, now, given_up, own)).work
+                behind = b""
             else:
-                work = to_hold(self.state, peer, taken, self._expected(now, besides=peer))
+                work = self.choosing.to_hold(Asker(peer, prefix, now, given_up))
         if work is None:
             reason = "there is no work for a second lease"
             return ended, NoLease(code="no-lease", reason=reason, retry_after=NEXT_SECONDS)
@@ -226,35 +245,40 @@ class Schedule:
         self, peer: PeerId, token: Token, *, progress: int, now: float, prefix: str = ""
     ) -> Stands | Fallen:
         """Renew a lease, whose holder counts so much `progress`. It is not saved."""
-        grant = self.grant_of(peer, token)
-        if grant is None:
-            return Fallen(reason="the lease ended: its time ran out, or it was given to another")
         self.state.pending.heard_from(peer)
         self.standing.heard_from(peer, now)
+        grant = self.grant_of(peer, token)
+        if grant is None:
+            late = self.may_count(peer, token)
+            if late and late.handed_in:
+                return Stands()  # what it hands in may count
+            return Fallen(reason=self._why_fallen(token))
+        self.queue.heard_from(self.choosing.key(peer, prefix), now)
         grant = replace(grant, beat=now, gone=math.inf, prefix=prefix)
         if progress > grant.progress:
             grant = replace(grant, progress=progress, moved=now)
         if grant.behind and grant.behind not in self.grants:
             grant = replace(grant, behind=b"", begun=now)
-        self.grants[token] = grant
+        self.grants.put(grant)
         return Stands()
 
     def handing_in(self, peer: PeerId, token: Token, now: float) -> None:
         """Note that a result is on its way: its holder goes on with the lease in hand. Not saved.
 
-        The lease may have ended: the result is refused then, and its holder goes on all the same.
+        The lease may have ended: its holder goes on all the same.
         """
-        for each in [grant for grant in self.grants.values() if grant.peer == peer]:
+        self.late.handing_in(peer, token)
+        for each in self.grants.of(peer):
             if each.lease.token == token:
-                self.grants[token] = replace(each, handed_in=True)
+                self.grants.put(replace(each, handed_in=True))
             elif each.behind == token:
-                self.grants[each.lease.token] = replace(each, behind=b"", begun=now)
+                self.grants.put(replace(each, behind=b"", begun=now))
 
     def got_on(self, peer: PeerId, token: Token, now: float) -> None:
         """Note that the result of a lease is arriving, or being inspected. It is not saved."""
         grant = self.grant_of(peer, token)
         if grant is not None:
-            self.grants[token] = replace(grant, moved=now)
+            self.grants.put(replace(grant, moved=now))
 
     def hand_back(
         self, peer: PeerId, token: Token, reason: str, *, now: float
@@ -270,12 +294,12 @@ class Schedule:
     def submit(
         self, peer: PeerId, result: Result, *, now: float
     ) -> tuple[tuple[Change, ...], Stands | Fallen]:
-        """Accept the result of a lease that stands; its blobs are here and were inspected."""
+        """Accept the result of a lease that may count; its blobs are here and were inspected."""
         if result.token in self._counted.get(peer, ()):
             return (), Stands()
-        grant = self.grant_of(peer, result.token)
+        grant = self.may_count(peer, result.token)
         if grant is None:
-            return (), Fallen(reason="the lease no longer stands: the work was given to another")
+            return self._too_late(peer, result)
         wrong = self.misfit(grant, result, now)
         if wrong:
             return (LeaseEnded(result.token, wrong, failed=now),), Fallen(reason=wrong)
@@ -286,13 +310,30 @@ class Schedule:
         changes = kind_of(grant.lease).accept(self.state, grant.lease, peer, result)
         return (*changes, *self._not_needed(grant)), Stands()
 
+    def _too_late(self, peer: PeerId, result: Result) -> tuple[tuple[Change, ...], Fallen]:
+        """Refuse the result of a lease that has ended, and compare it with the one that counts."""
+        reason = self._why_fallen(result.token)
+        late = self.late.find(peer, result.token)
+        if late is None:
+            return (), Fallen(reason=reason)
+        work = work_of(late.grant.lease)
+        counted = late.counted or self.state.accepted.get((work.path, work.round))
+        found = compared(result, peer, counted) if counted else None
+        if found is None:
+            return (), Fallen(reason=reason)
+        how = "agrees with it" if found.agreed else "differs from it"
+        return (found,), Fallen(
+            reason=f"another peer was done before, and its result counts; yours {how}"
+        )
+
     def _not_needed(self, done: Grant) -> Iterator[LeaseEnded]:
         """Yield the end of the leases of others for work of which a result counts."""
         work = work_of(done.lease)
         if work.kind.one_result:
-            for each in self.grants.values():
-                if each is not done and work_of(each.lease) == work:
-                    yield LeaseEnded(each.lease.token, "another peer was done before")
+            for each in self.grants.doing(work):
+                if each is not done:
+                    reason = "another peer was done before"
+                    yield LeaseEnded(each.lease.token, reason, late=True)
 
     def misfit(self, grant: Grant, result: Result, now: float) -> str:
         """Say what is wrong with the shape and the figures of a result; empty if nothing."""
@@ -326,7 +367,9 @@ class Schedule:
     def stepped(
         self, step: DueStep, *, state: Digest, momentum: Digest, quantised: Quantised | None = None
     ) -> tuple[Change, ...]:
-        """Record an outer step that was taken."""
+        """Record an outer step that was taken, unless the ledger has it by now."""
+        if self.ledger.version(step.module) >= step.version:
+            return ()
         entry = ModuleUpdated(
             module=step.module,
             version=step.version,
@@ -345,16 +388,28 @@ class Schedule:
         """Note that `peer`'s connection broke: its leases end soon unless it comes back."""
         self.state.pending.disconnected(peer, now)
         self.standing.gone(peer)
-        for token, grant in self.grants.items():
-            if grant.peer == peer:
-                self.grants[token] = replace(grant, gone=now)
+        self.queue.gone(peer)
+        for grant in self.grants.of(peer):
+            self.grants.put(replace(grant, gone=now))
+
+    def go_on_without(self, now: float) -> tuple[Change, ...]:
+        """Have the paths miss their round that are late, where the run has a quorum."""
+        late = self._late_paths.overdue(self.state.accepted, now)
+        return (
+            *(
+                LeaseEnded(token, f"late: round {lease.round} goes on without path {lease.path}")
+                for token, lease in ((each, grant.lease) for each, grant in self.grants.items())
+                if isinstance(lease, TrainLease) and (lease.path, lease.round) in late
+            ),
+            *(Recorded(RoundMissed(path=path, round=round_)) for path, round_ in late),
+        )
 
     def expire(self, now: float) -> tuple[Change, ...]:
         """End the leases whose time ran out, and give up moments that do not come."""
         upload = STALL_TTLS * self.manifest.schedule.lease_ttl
         overdue = self.state.pending.overdue(now, away=RECONNECT_SECONDS, upload=upload)
         expired = {
-            token: LeaseEnded(token, _why_expired(grant, now), failed=now)
+            token: LeaseEnded(token, why_expired(grant, now), failed=now, late=True)
             for token, grant in self.grants.items()
             if grant.deadline <= now
         }
@@ -362,22 +417,50 @@ class Schedule:
             *(moments_lost(self.state, place) for place in overdue),
             *expired.values(),
             *end_with(expired.keys(), self.grants.values()),
+            *map(PlaceLeft, self.queue.lapsed(now)),
         )
+
+    def overtaken(self) -> tuple[Change, ...]:
+        """End the leases whose work the ledger has already, after it grew by records of others.
+
+        A home that was restored from an old copy learns from its peers what it signed before.
+        """
+        self.open.changed()
+        self.forget_taken_in()
+        return tuple(
+            LeaseEnded(token, "the ledger has the result already")
+            for token, held in self.grants.items()
+            if kind_of(held.lease).recorded(self.state, held.lease, held.peer)
+        )
+
+    def woke(self, now: float) -> None:
+        """Renew what stands, as a restart does: the scheduler stood still, not its peers.
+
+        It is not saved. A connection that had broken before counts as broken now.
+        """
+        for held in tuple(self.grants.values()):
+            moved = held.moved if math.isinf(held.moved) else now
+            gone = held.gone if math.isinf(held.gone) else now
+            self.grants.put(replace(held, granted=now, moved=moved, gone=gone, restored=True))
+        self.state.pending.woke(now)
 
     # ------------------------------------------------------------------ changes
 
     def apply(self, change: Change) -> None:
         """Make one change; the shell saved it before, an entry in the ledger's fold too."""
         state = self.state
+        if not isinstance(change, Grant | LeaseEnded | PlaceTaken | PlaceLeft | Compared):
+            self.open.changed()
         match change:
             case Grant(lease=lease):
-                self.grants[lease.token] = change
+                self.grants.put(change)
+                self.open.leased(work_of(lease))
                 if isinstance(lease, TrainLease):
                     state.granted_to[lease.path] = change.peer
             case LeaseEnded():
                 self._end(change)
             case TrainingAccepted(path=path, round=round_, peer=peer, result=result):
-                grant = self.grants.pop(result.token, None)
+                grant = self.grants.drop(result.token) or self.late.drop(result.token)
                 self._note_counted(peer, result.token, grant.prefix if grant else "")
                 self.standing.trained(peer)
                 state.accepted[path, round_] = change
@@ -390,19 +473,44 @@ class Schedule:
                 state.pending.add(change.place, change.pending)
             case MomentsArrived():
                 state.pending.arrived(change.place)
-            case Recorded(entry=ModuleUpdated()):
+            case Compared():
+                self.compared.append(change)
+            case PlaceTaken():
+                self.queue.take(change.key, change.peer, change.now)
+            case PlaceLeft(key=key):
+                self.queue.leave(key)
+            case Recorded(entry=ModuleUpdated(module=module)):
+                self._forget_taken_in_by(self.ledger.topology.paths_through(ModuleId(module)))
+            case Recorded(entry=RoundMissed()):
                 self.forget_taken_in()
             case Recorded(entry=SpecAdopted()):
                 self._forget_dead_paths()
 
     def _end(self, ended: LeaseEnded) -> None:
-        grant = self.grants.pop(ended.token, None)
-        if grant and ended.counted:
+        if not ended.counted:
+            self._why_ended[ended.token] = ended.reason
+            if len(self._why_ended) > MAX_COUNTED:
+                del self._why_ended[next(iter(self._why_ended))]
+        grant = self.grants.drop(ended.token)
+        if grant:
+            self.open.leased(work_of(grant.lease))
+        else:
+            grant = self.late.drop(ended.token)
+        if grant is None:
+            return
+        if ended.counted:
             self._note_counted(grant.peer, ended.token)
-        elif grant and ended.failed is not None:
+        elif ended.failed is not None:
             prefix = "" if self.standing.proven(grant.peer) else grant.prefix
             self.parking.failed(grant.peer, ended.reason, ended.failed, prefix=prefix)
             self.standing.failed(grant.peer)
+        if ended.late:
+            work = work_of(grant.lease)
+            self.late.add(grant, self.state.accepted.get((work.path, work.round)))
+
+    def _why_fallen(self, token: Token) -> str:
+        why = self._why_ended.get(token, "its time ran out, or the work was given to another")
+        return one_line(f"the lease no longer stands: {why}")
 
     def _note_counted(self, peer: PeerId, token: Token, trained_in: str = "") -> None:
         self._counted[peer] = (*self._counted.pop(peer, ())[-1:], token)
@@ -412,13 +520,19 @@ class Schedule:
 
     def forget_taken_in(self) -> None:
         """Drop what no round needs: accepted results that all modules of their path took in."""
-        ledger, last = self.ledger, self.rounds.last
-        for path in self.rounds.live_paths:
-            if ledger.path_version(path) == last:
-                self.state.pending.forget(path, last)
         for path, round_ in list(self.state.accepted):
-            if ledger.path_version(path) >= round_:
+            if self.ledger.path_version(path) >= round_:
                 del self.state.accepted[path, round_]
+        self._forget_taken_in_by(self.rounds.live_paths)
+
+    def _forget_taken_in_by(self, paths: Iterable[int]) -> None:
+        """Drop the same of some paths, whose versions grew by one at most."""
+        last = self.rounds.last
+        for path in paths:
+            version = self.ledger.path_version(path)
+            self.state.accepted.pop((path, version), None)
+            if version == last:
+                self.state.pending.forget(path, last)
 
     def _forget_dead_paths(self) -> None:
         """Drop the pending moments of paths that a new router gives no documents."""
@@ -448,92 +562,49 @@ class Schedule:
             return NoLease(code="parked", reason=one_line(reason), retry_after=parked.until - now)
         return None
 
-    def _next_work(
-        self, peer: PeerId, prefix: str, taken: Counter[Work], now: float
-    ) -> Work | None:
-        """Pick the first piece of work that has a place left.
-
-        A peer that has proven nothing gets small work first, and of other work what the proven
-        peers leave that ask next. As long as nobody is proven all are treated alike, and so are
-        peers whose prefix is not counted.
-        """
-        small_first = bool(prefix) and len(self.standing) > 0 and not self.standing.proven(peer)
-        kinds = sorted(KINDS, key=lambda kind: not kind.small) if small_first else KINDS
-        kept = self._expected(now) if small_first else 0
-        overdue = (kind.overdue(self.state) for kind in kinds)
-        due = (kind.due(self.state, peer) for kind in kinds)
-        for work in chain.from_iterable(chain(overdue, due)):
-            if taken[work] >= work.places:
-                continue
-            if kept and not work.kind.small:
-                kept -= 1
-                continue
-            return work
-        return None
-
     def _may_hold_two(self, peer: PeerId, prefix: str) -> bool:
         """Return whether a peer may hold a second lease; new peers share by prefix."""
         return not prefix or self.standing.proven(peer)
 
-    def _expected(self, now: float, *, besides: PeerId | None = None) -> int:
-        """Return how many proven peers ask for work soon: those that hold none, or small work."""
-        busy = {grant.peer for grant in self.grants.values() if not kind_of(grant.lease).small}
-        return len(self.standing.awaited(now) - busy - {besides})
+    def _served(self, key: str, work: Work, now: float) -> tuple[PlaceLeft, ...]:
+        """Return the end of a place whose holder gets work; small work leaves it where it is."""
+        if key in self.queue and work.kind.small:
+            self.queue.passes(key, now)
+            return ()
+        return (PlaceLeft(key),) if key in self.queue else ()
 
-    def _taken_from_another(
-        self, peer: PeerId, prefix: str, taken: Counter[Work], now: float
-    ) -> tuple[Work | None, tuple[LeaseEnded, ...]]:
-        """Pick a piece of work that another peer has to give up, and the end of its lease."""
-        found = leases_to_take(self.grants.values(), self.standing, peer, prefix, now)
-        for each in islice(found, MOST_TRIED):
-            held = work_of(each.grant.lease)
-            taken[held] -= 1
-            work = self._next_work(peer, prefix, taken, now)
-            taken[held] += 1
-            if work is None and each.failed:
-                left = (grant for grant in self.grants.values() if grant is not each.grant)
-                work = work_to_share(left, self.standing, peer, prefix, now)
-            if work is not None:
-                token, failed = each.grant.lease.token, now if each.failed else None
-                behind = end_with({token}, self.grants.values()) if each.failed else ()
-                return work, (LeaseEnded(token, each.reason, failed=failed), *behind)
-        return None, ()
-
-    def _nothing_to_do(self, now: float) -> NoLease:
-        if self.rounds.finished:
+    def _nothing_to_do(
+        self, asker: Asker, key: str, held_back: str
+    ) -> tuple[tuple[Change, ...], NoLease]:
+        if not self.grants and self.rounds.finished:
             last = self.rounds.last
-            return NoLease(
-                code="run-over", reason=f"round {last} of {last} is done", retry_after=30.0
-            )
-        reason = one_line(self._why_idle())
-        return NoLease(code="no-lease", reason=reason, retry_after=self._next_look(now))
+            reason = f"round {last} of {last} is done"
+            return (), NoLease(code="run-over", reason=reason, retry_after=30.0)
+        reason = one_line(held_back or self.blocked or why_idle(self.state, self.grants))
+        queued, number, places = self._place(asker, key)
+        wait = retry_after(number)
+        self.queue.asked(key, asker.peer, asker.now, wait=wait)
+        if held_back:
+            self.queue.passes(key, asker.now)
+        if number is None:
+            return (), NoLease(code="no-lease", reason=reason, retry_after=wait)
+        return queued, NoLease(
+            code="no-lease", reason=reason, retry_after=wait, place=number, places=places
+        )
 
-    def _next_look(self, now: float) -> float:
-        """Return after how many seconds there may be work of which no ledger record tells.
-
-        That is when a lease or the wait for moments ends by itself.
-        """
-        ends = min((grant.deadline - now for grant in self.grants.values()), default=math.inf)
-        return max(RETRY_SECONDS, min(MAX_RETRY_SECONDS, ends))
-
-    def _why_idle(self) -> str:
-        """Say what is waited for."""
-        if stuck := self.blocked or self.deadlock:
-            return stuck
-        grants = list(self.grants.values())[:4]
-        if grants:
-            held = ", ".join(kind_of(g.lease).text(g.lease) for g in grants)
-            return f"all work is leased ({held})"
-        if pending := next(iter(self.state.pending), None):
-            path, round_ = pending
-            return f"the moments of path {path} round {round_} are still with their maker"
-        scores = self.state.scores
-        if not scores:
-            return "an outer step is being taken"
-        wanted = next(scores.vacancies(self.rounds.live_paths), None)
-        if wanted is None:
-            return "the next router is being derived"
-        return f"path {wanted.path} is to be scored by {count(wanted.places, 'more peer')}"
+    def _place(self, asker: Asker, key: str) -> tuple[tuple[Change, ...], int | None, int]:
+        """Return the changes by which an asker has a place, its number, and the number of all."""
+        queue, new = self.queue, key != asker.peer
+        number = 1 + sum(1 for _ in queue.before(key, last=new))
+        if key in queue:
+            return (), number, len(queue)
+        displaced = queue.displaced_by(new=new)
+        if displaced is None:
+            return (), None, len(queue)
+        taken = PlaceTaken(key, asker.peer, asker.now)
+        if displaced:
+            return (PlaceLeft(displaced), taken), number, len(queue)
+        return (taken,), number, len(queue) + 1
 
     def _contribution(self, accepted: TrainingAccepted, module: ModuleId) -> Contribution:
         result, steps = accepted.result, 0
@@ -548,13 +619,3 @@ class Schedule:
             moments=digest_of(module, result.moments) if result.moments else None,
             steps=steps,
         )
-
-
-def _why_expired(grant: Grant, now: float) -> str:
-    """Say why a lease ends whose time ran out."""
-    peer = short_peer(grant.peer)
-    if grant.gone + RECONNECT_SECONDS <= now:
-        return f"{peer} went away"
-    if grant.silent_at <= now:
-        return f"{peer} is silent"
-    return f"{peer} does not get on"

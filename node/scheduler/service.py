@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import combinations
 
 import trio
+from msgspec import UNSET
 
 from dipaco.node.condition import Condition
 from dipaco.node.jobs.values import (
@@ -27,6 +28,7 @@ from dipaco.node.jobs.values import (
 )
 from dipaco.node.kinds.changes import (
     Change,
+    Compared,
     DueStep,
     Grant,
     LeaseEnded,
@@ -47,7 +49,7 @@ from dipaco.node.scheduler.journaled import save_change, saved_changes
 from dipaco.node.scheduler.parking import Parked
 from dipaco.node.scheduler.reclaim import reclaimed
 from dipaco.node.scheduler.recovery import Recovery
-from dipaco.node.scheduler.retention import blobs_needed
+from dipaco.node.scheduler.retention import BlobsNeeded
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import LocalProtocolError, Unavailable
@@ -73,13 +75,15 @@ from dipaco.protocol.work.kinds import (
     TOKEN_BYTES,
     Result,
     Sheet,
+    Token,
     TrainLease,
 )
-from dipaco.protocol.work.ledger import ModuleUpdated
+from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
 
 log = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
+STOOD_STILL_SECONDS = 3.0  # between two looks: this process was stopped, or the machine asleep
 STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
 
 
@@ -104,6 +108,9 @@ class Scheduler:
         """The outer step in work."""
         self.full = ""
         """Why nothing can be saved at present; empty: it can."""
+        self._record = record
+        self._looked, self._length = now, record.length
+        """When the time was last looked at, and the number of records in the ledger then."""
         self.recovery = Recovery(record, self.schedule.rounds, deps)
         self._due = Condition()
         self._collecting: set[Place] = set()
@@ -112,12 +119,14 @@ class Scheduler:
         """By token the blobs of the results that are not accepted yet."""
         self._arriving: set[bytes] = set()
         """The tokens of the results that are being taken in: each once at a time."""
+        self._needed = BlobsNeeded(self.schedule)
         self._restore(now)
 
     # ------------------------------------------------------------------ requests of volunteers
 
     def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants work."""
+        self._look(now)
         self.schedule.blocked = self.recovery.why(now)
         changes, reply = self.schedule.ask(
             peer,
@@ -131,6 +140,7 @@ class Scheduler:
 
     def ask_next(self, peer: PeerId, request: AskNext, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants a second lease to hold in hand."""
+        self._look(now)
         changes, reply = self.schedule.ask_next(
             peer,
             request.spec,
@@ -144,6 +154,7 @@ class Scheduler:
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
+        self._look(now)
         prefix = self._deps.prefix(peer)
         reply = self.schedule.heartbeat(
             peer, beat.token, progress=beat.progress, now=now, prefix=prefix
@@ -162,12 +173,14 @@ class Scheduler:
 
     def hand_back(self, peer: PeerId, request: HandBack, now: float) -> Stands:
         """Take back a lease; nothing happens if it no longer stands."""
+        self._look(now)
         grant = self.schedule.grant_of(peer, request.token)
         self._make(self.schedule.hand_back(peer, request.token, request.reason, now=now))
         if grant and isinstance(grant.lease, TrainLease):
             has = self._deps.blobs.has
             if not all(has(each.digest) for each in grant.lease.moments):
-                place = (grant.lease.path, grant.lease.round - 1)
+                path, ledger = grant.lease.path, self.schedule.ledger
+                place = (path, ledger.last_round(path, grant.lease.round))
                 self._make(self.schedule.moments_lost(place))
         return Stands()
 
@@ -177,8 +190,9 @@ class Scheduler:
         Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
         now = trio.current_time()
+        self._look(now)
         self.schedule.handing_in(peer, result.token, now)
-        grant = self.schedule.grant_of(peer, result.token)
+        grant = self.schedule.may_count(peer, result.token)
         if grant is None or self.schedule.misfit(grant, result, now):
             return await self._count(peer, result)  # which says what is wrong
         if result.token in self._arriving:
@@ -192,8 +206,8 @@ class Scheduler:
 
         with self._in_hand(result.token, frozenset(digest for digest, _ in blobs)):
             for digest, length in blobs:
+                # A blob that is here already is no work of its holder, which may lack others.
                 await self._pull(digest, length, (peer,), got_on, "result")
-                got_on()
             if blobs:
                 job = InspectResult(
                     manifest=self._manifest, spec=self._spec, lease=lease, result=result
@@ -283,7 +297,9 @@ class Scheduler:
 
         def decide() -> tuple[Change, ...]:
             nonlocal reply
-            changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
+            now = trio.current_time()
+            self._look(now)
+            changes, reply = self.schedule.submit(peer, result, now=now)
             return changes
 
         await self._settle(decide)
@@ -312,6 +328,8 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._take_steps)
+            if self._manifest.training.quorum is not UNSET:
+                nursery.start_soon(self._miss_rounds)
             nursery.start_soon(self.recovery.serve)
             while True:
                 for place in self.schedule.state.pending:
@@ -372,11 +390,46 @@ class Scheduler:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRY_SECONDS)
-            with suppress(DiskFull):  # said already; the leases expire when there is room
+            with suppress(Unavailable):  # said already; the leases expire when it can be saved
                 self._deps.guard.call("ending leases", None, self._end_leases)
 
     def _end_leases(self) -> None:
-        self._make(self.schedule.expire(trio.current_time()))
+        now = trio.current_time()
+        self._look(now)
+        self._make(self.schedule.expire(now))
+
+    async def _miss_rounds(self) -> None:
+        """Have late paths miss their rounds; apart from `_expire`, since keepers may be away."""
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            with suppress(DiskFull):  # said already; the round waits until there is room
+                doing, decide = "going on without late paths", self._late
+                await self._deps.guard.attempt(doing, None, self._settle, decide)
+
+    def _late(self) -> tuple[Change, ...]:
+        now = trio.current_time()
+        self._look(now)
+        return self.schedule.go_on_without(now)
+
+    def _look(self, now: float) -> None:
+        """Bring the schedule to the present: whatever judges by clock or ledger looks first.
+
+        The gap of a process that stood still is nobody's silence: what stands is renewed. On
+        waking, calls of peers and the look for leases to end come in any order. A ledger that
+        peers brought may tell that leased work is done. Raises DiskFull.
+        """
+        gap, self._looked = now - self._looked, now
+        if gap > STOOD_STILL_SECONDS:
+            log.warning("this node stood still for %s: all leases are renewed", span(gap))
+            self.schedule.woke(now)
+        self._note_ledger()
+
+    def _note_ledger(self) -> None:
+        if self._record.length != self._length:
+            self._make(self.schedule.overtaken())
+            self._length = self._record.length
+            self._needed = BlobsNeeded(self.schedule)
+            self._forget_old_blobs()
 
     async def _take_steps(self) -> None:
         while True:
@@ -389,7 +442,7 @@ class Scheduler:
             doing, attempt = "taking an outer step", self._deps.guard.attempt
             try:
                 taken = await attempt(doing, None, self._take_step, step)
-            except DiskFull:  # said already; the step's inputs are kept, so nothing is lost
+            except Unavailable:  # said already; the step's inputs are kept, so nothing is lost
                 taken = False
             if not taken:
                 await trio.sleep(STEP_RETRY_SECONDS)
@@ -439,10 +492,14 @@ class Scheduler:
 
         passed   blobs that this run never needed, if no other does.
         """
-        for token in self._submitted.keys() - self.schedule.grants.keys():
+        for token in self._given_up():
             del self._submitted[token]
-        needed = blobs_needed(self.schedule).union(*self._submitted.values())
+        needed = frozenset(self._needed.now()).union(*self._submitted.values())
         self._deps.claims.claim(self.run_id, needed, passed=passed)
+
+    def _given_up(self) -> set[Token]:
+        """Return the tokens of submissions that stand no longer; one that arrives may count yet."""
+        return self._submitted.keys() - self.schedule.grants.keys() - self._arriving
 
     # ------------------------------------------------------------------ save, then send
 
@@ -453,31 +510,32 @@ class Scheduler:
         """
         self._make(decide())
 
-    def _save(self, changes: tuple[Change, ...]) -> None:
-        for change in changes:
-            save_change(change, self.run_id, self._deps)
-
     def _make(self, changes: tuple[Change, ...]) -> None:
-        """Save, then do; raises DiskFull, and then nothing has happened."""
+        """Save, then do; raises DiskFull, and then nothing has happened.
+
+        An entry that the ledger refuses is a bug of this node, whoever asked: Unavailable.
+        """
         if not changes:
             return
-        saved = False
+        saved = None
         try:
-            with self._deps.journal.saving():
-                self._save(changes)
-            saved, self.full = True, ""
+            saved = self._deps.guard.call("saving a decision", None, self._save, changes)
+            self.full = ""
         except DiskFull as full:
             raise self._no_room(full) from full
         finally:
             if not saved:
                 self._deps.run_store.reread(self.run_id)
-        parked = set(self.parked())
+        if not saved:
+            raise Unavailable("the scheduler cannot record this now: ask again")
+        failed = any(isinstance(each, LeaseEnded) and each.failed is not None for each in changes)
+        parked = set(self.parked()) if failed else frozenset[Parked]()
         for change in changes:
-            self.schedule.apply(change)
+            self._apply(change)
             self._note(change)
-        if self._submitted.keys() - self.schedule.grants.keys():
+        if self._given_up():
             self._forget_old_blobs()
-        for each in self.parked():
+        for each in self.parked() if failed else ():
             if each not in parked:
                 log.warning(
                     "peer=%s gets no work for %s: %d leases in a row without a result; last: %s",
@@ -488,6 +546,17 @@ class Scheduler:
                 )
         self._due.notify()
         self._deps.changed.notify()
+
+    def _save(self, changes: tuple[Change, ...]) -> bool:
+        """Save the changes, all or none; raises DiskFull."""
+        with self._deps.journal.saving():
+            for change in changes:
+                save_change(change, self.run_id, self._deps)
+        return True
+
+    def _apply(self, change: Change) -> None:
+        self.schedule.apply(change)
+        self._needed.changed(change)
 
     def _no_room(self, full: DiskFull) -> DiskFull:
         """Note that the disk is full; return what askers may hear of it."""
@@ -513,6 +582,17 @@ class Scheduler:
                 log.warning("moments of path=%d round=%d are lost: made again", path, round_)
             case MomentsArrived(place=(path, round_)):
                 log.info("moments of path=%d round=%d are here", path, round_)
+            case Recorded(entry=RoundMissed(path=path, round=round_)):
+                log.info("path=%d is late: round=%d goes on without it", path, round_)
+            case Compared(path=path, round=round_, counted=counted, other=other, agreed=agreed):
+                log.info(
+                    "compared path=%d round=%d of=%s with=%s: %s",
+                    path,
+                    round_,
+                    short_peer(counted),
+                    short_peer(other),
+                    "agreed" if agreed else "differs",
+                )
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):
@@ -529,11 +609,12 @@ class Scheduler:
                 if self.schedule.state.scoring and self._agree(ours.sheet, theirs.sheet):
                     self.schedule.state.scoring.note_alike(ours.sheet.digest, theirs.sheet.digest)
         for change in saved_changes(self.run_id, self._deps.journal, now):
-            self.schedule.apply(change)
+            self._apply(change)
         self.schedule.forget_taken_in()
         for pending in self.schedule.restored(now):
-            self.schedule.apply(pending)
+            self._apply(pending)
         self._forget_old_blobs()
+        self._make(self.schedule.overtaken())
         self._adopt_first()
 
     def _adopt_first(self) -> None:

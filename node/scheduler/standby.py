@@ -60,7 +60,8 @@ class Standby:
             self.seen = max(self.seen, record.term)
             if record.chain_head != self._head:
                 self._heard, self._head = trio.current_time(), record.chain_head
-            due = acts_at(self._schedulers, self.me, self.seen, heard=self._heard)
+            proven = self._owner in record.faulty
+            due = acts_at(self._schedulers, self.me, self.seen, heard=self._heard, proven=proven)
             if trio.current_time() >= due:
                 return
             leads = self._leads or self._owner

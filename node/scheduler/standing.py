@@ -5,6 +5,7 @@ A peer is proven once a training result of its counts, until a lease of its ends
 """
 
 from collections import deque
+from collections.abc import Iterator
 
 from dipaco.node.kinds.base import Work
 from dipaco.protocol.wire.identity import PeerId
@@ -12,6 +13,8 @@ from dipaco.protocol.wire.identity import PeerId
 MAX_PROVEN = 4096  # remembered, the latest whose work counted
 AWAITED_SECONDS = 15.0  # a volunteer without work asks every 10 s at most
 RECENT = 32  # durations of each kind of work: those of all paths, and of several machines
+PACES = 3  # trainings that a peer's pace is the mean of: it follows a machine that others use, too
+MIN_PACE = 0.001  # seconds of any training
 SLOWNESS = 6.0  # times the slowest recent work of its kind, or its holder's own longest
 LEAST_TTLS = 30  # lease times to live that any holder has
 NEW_SLOWNESS = 1.5  # times the slowest recent work of its kind, while a proven peer waits
@@ -29,6 +32,10 @@ class Standing:
         self._proven: dict[PeerId, float] = {}
         """When each was last heard of; -inf: not since a restart, or it is gone."""
         self._durations: dict[str, deque[float]] = {}
+        self._slowest: dict[str, float] = {}
+        """The longest of them."""
+        self._paces: dict[PeerId, deque[float]] = {}
+        """The durations of the last trainings of each proven peer."""
         self._own: dict[PeerId, float] = {}
         """The longest training of each proven peer: whoever was quick to prove itself stays so."""
 
@@ -49,6 +56,7 @@ class Standing:
         """Note that a lease of `peer` ended without a result."""
         self._proven.pop(peer, None)
         self._own.pop(peer, None)
+        self._paces.pop(peer, None)
 
     def heard_from(self, peer: PeerId, now: float) -> None:
         """Note that a peer was heard of."""
@@ -63,15 +71,40 @@ class Standing:
         """Return the proven peers that ask for work soon, unless they have some."""
         return {peer for peer, heard in self._proven.items() if now - heard <= AWAITED_SECONDS}
 
+    def heard(self, peer: PeerId, now: float) -> bool:
+        """Return whether a proven peer was heard of lately."""
+        return now - self._proven.get(peer, float("-inf")) <= AWAITED_SECONDS
+
     def took(self, peer: PeerId, work: Work, seconds: float) -> None:
         """Note how long work of `peer` took that counted."""
-        self._durations.setdefault(work.kind.name, deque(maxlen=RECENT)).append(seconds)
+        recent = self._durations.setdefault(work.kind.name, deque(maxlen=RECENT))
+        recent.append(seconds)
+        self._slowest[work.kind.name] = max(recent)
         if self.proven(peer) and not work.kind.small:
             self._own[peer] = max(seconds, self._own.get(peer, 0.0))
+            if work.round:  # of a path: the seed model's training is of another length
+                self._paces.setdefault(peer, deque(maxlen=PACES)).append(seconds)
+
+    def pace(self, peer: PeerId) -> float | None:
+        """Return the seconds that a proven peer needs for a path's training; None: not known."""
+        taken = self._paces.get(peer)
+        return max(MIN_PACE, sum(taken) / len(taken)) if taken else None
+
+    def paces(self) -> Iterator[tuple[PeerId, float]]:
+        """Yield the proven peers whose pace is known, and the pace of each."""
+        return ((peer, max(MIN_PACE, sum(d) / len(d))) for peer, d in self._paces.items())
+
+    def slowest(self, work: Work) -> float | None:
+        """Return the longest that work of this kind took lately; None: not known."""
+        return self._slowest.get(work.kind.name)
 
     def measured(self, work: Work) -> bool:
         """Return whether it is known how long work of this kind takes."""
-        return bool(self._durations.get(work.kind.name))
+        return work.kind.name in self._slowest
+
+    def least(self, ttl: float, *, proven_waits: bool) -> float:
+        """Return the seconds before which no lease goes to a peer that waits, whoever holds it."""
+        return min(LONGEST_SECONDS, (LEAST_NEW_TTLS if proven_waits else LEAST_TTLS) * ttl)
 
     def longest(self, holder: PeerId, work: Work, ttl: float, *, proven_waits: bool) -> float:
         """Return the seconds after which a lease may go to a peer that waits for work.
@@ -79,10 +112,9 @@ class Standing:
         ttl            of the lease, in seconds.
         proven_waits   whether the peer that waits is proven.
         """
-        recent = self._durations.get(work.kind.name)
-        if not recent:
+        slowest = self.slowest(work)
+        if slowest is None:
             return LONGEST_SECONDS
-        slowest = max(recent)
         longest = max(SLOWNESS * slowest, LEAST_TTLS * ttl)
         own = self._own.get(holder) if self.proven(holder) else 0.0
         if proven_waits and own is not None:

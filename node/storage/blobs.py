@@ -220,6 +220,19 @@ class BlobStore:
         self._checked.pop(digest, None)
         remove_path(self.path(digest))
 
+    def check_all(self) -> tuple[int, tuple[Digest, ...]]:
+        """Hash every blob; returns how many were sound, and those that were damaged and removed."""
+        sound, damaged = 0, []
+        for _, _, path in sorted(self._files(), key=lambda file: file[2]):
+            if path.parent.name == _PARTIAL or not _BLOB.fullmatch(path.name):
+                continue
+            digest = Digest(bytes.fromhex(path.name))
+            if self._sound(digest):
+                sound += 1
+            else:
+                damaged.append(digest)
+        return sound, tuple(damaged)
+
     def remove_drafts(self) -> None:
         """Remove the temporary files of crashed writers; only while this process writes none."""
         for folder in self._root.glob("*"):

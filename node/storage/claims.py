@@ -45,11 +45,13 @@ class Claims:
         passed   blobs that `owner` is done with, besides those that it claimed before.
         """
         before = self._held.get(owner, frozenset())
-        self._held[owner] = frozenset(needed)
-        self._remove(before.union(passed))
+        held = self._held[owner] = frozenset(needed)
+        self._remove((before | frozenset(passed)) - held)
 
     def _remove(self, given_up: frozenset[Digest]) -> None:
         """Remove blobs that nobody claims; if that cannot be known, they go by their age."""
+        if not given_up:
+            return
         try:
             gone = given_up - self.claimed()
         except (ConfigError, Unavailable) as error:

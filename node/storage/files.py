@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import pwd
 import re
 import shutil
 import sys
@@ -27,6 +28,8 @@ PRIVATE = 0o600  # keys, tokens, sockets: only their owner may read them
 PUBLIC = 0o644
 NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """Errors of a write that finds no room: on the disk, in a quota, in the limit on a file's size."""
+NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
+"""Errors by which a file system says that it has no locks."""
 READ_BYTES = 1 << 16  # of a file at a time
 PROBE_BYTES = 1 << 17  # more than SQLite adds to one of its files at a time
 MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes: sun_path less its zero
@@ -52,8 +55,35 @@ def translated(path: Path, doing: str) -> Iterator[None]:
         if error.errno in NO_SPACE:
             raise DiskFull(f"cannot {doing} {path}: {_shortage(error)}") from error
         reason = error.strerror or str(error)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            reason += whose(path)
         fault = Unavailable if error.errno in (errno.EMFILE, errno.ENFILE) else ConfigError
         raise fault(f"cannot {doing} {path}: {reason}") from error
+
+
+def whose(path: Path) -> str:
+    """Say that a path, or the folder that it is to stand in, is another user's; empty: it is ours.
+
+    With the cure, to be put behind what went wrong.
+    """
+    nearest = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
+    try:
+        owner = nearest.stat().st_uid
+    except OSError:
+        return ""
+    if owner == os.geteuid():
+        return ""
+    return (
+        f": {nearest} belongs to {_user(owner)}, and this process is {_user(os.geteuid())}: "
+        "start it as that user, or give the files to this one with chown"
+    )
+
+
+def _user(number: int) -> str:
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (user {number})"
+    except KeyError:
+        return f"user {number}"
 
 
 def _shortage(error: OSError) -> str:
@@ -266,6 +296,11 @@ class Home:
         return self.root / "journal.sqlite"
 
     @property
+    def journal_mark(self) -> Path:
+        """The number of the journal, as text: an empty or another one in its place is noticed."""
+        return self.root / "journal.mark"
+
+    @property
     def blobs(self) -> Path:
         """The folder of `BlobStore`."""
         return self.root / "blobs"
@@ -346,6 +381,13 @@ class Home:
                 f"home: {self.root} is held by another daemon (process {holder}); "
                 "stop it, or choose another --home"
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise ConfigError(
+                f"home: {self.root} is on a file system without locks (as NFS may be): choose a "
+                "--home on a disk of this machine, or mount it with locks"
+            ) from error
         with translated(self.lock_file, "write"):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)

@@ -10,31 +10,37 @@ is *save, then send*: a change is in the journal, whole, before it is sent to an
 
 Values are kept as the bytes that were signed or sent, and are not decoded here. What strangers can
 make grow is bounded by the store above (`runs/store.py`), but for proofs and dropped runs, whose
-oldest are removed here. The pages of removed rows are used again, so the file stays as large as it
-was at its fullest. One process uses a journal at a time; within it any thread may, one after the
-other.
+oldest are removed here. The pages of removed rows are used again, and given back to the disk once
+they are most of the file. One process uses a journal at a time; within it any thread may, one after
+the other.
+
+The main file is never far behind: it takes the log in every `CHECKPOINT_PAGES` pages and at each
+close, so a log that is lost costs the last changes alone. A node learns those again from its peers.
 """
 
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dipaco.node.storage.files import DiskFull, probe_space
+from dipaco.node.storage.files import DiskFull, probe_space, whose
 from dipaco.node.storage.keeper_tables import KeeperTables
 from dipaco.protocol.errors import ConfigError, DipacoError, LocalProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.text import one_line
 
 MAX_PROOFS = 64  # faults of signers that are kept, the latest
 MAX_PROOF = 64 << 10  # bytes of a record in a proof, so that all proofs have 8 MiB at most
 MAX_DROPPED = 4096  # runs that are not taken in again, the latest: 40 bytes each
+CHECKPOINT_PAGES = 64  # of the log (256 KiB), after which the main file takes it in
+COMPACT_BYTES = 4 << 20  # of free pages, and more than the rest: then the file is made smaller
 BUSY_SECONDS = 5.0  # the wait for another process (a client command) that reads the file
 
-SignedKind = Literal["manifest", "spec", "receipt"]
+SignedKind = Literal["manifest", "spec", "receipt", "grant"]
 
 FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held other values
 # Newest on top: the last entry makes a new file of FIRST_VERSION, each one above it leads to the
@@ -55,6 +61,10 @@ MIGRATIONS = (
         PRIMARY KEY (run, round, path)
     ) WITHOUT ROWID;
     CREATE TABLE grants (run BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE places (
+        id INTEGER PRIMARY KEY, run BLOB NOT NULL, key TEXT NOT NULL, peer TEXT NOT NULL,
+        UNIQUE (run, key)
+    );
     """,
     """
     CREATE TABLE kept (run BLOB PRIMARY KEY) WITHOUT ROWID;
@@ -95,7 +105,7 @@ MIGRATIONS = (
 # The tables whose values go with their run. What a keeper promised and signed stands for good.
 OF_RUNS = (
     *("signed", "ledger", "verdicts", "leases", "results"),
-    *("certificates", "acceptances", "grants"),
+    *("certificates", "acceptances", "grants", "places"),
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
@@ -193,11 +203,27 @@ class Journal(KeeperTables):
         with self._lock, _translated(self._path):
             self._db.close()
 
+    @property
+    def mark(self) -> int:
+        """A random number that tells this journal from another one in its place; 0: none yet."""
+        ((mark,),) = self._rows("PRAGMA application_id", ())
+        return int(mark)
+
+    def set_mark(self, mark: int) -> None:
+        """Give the journal its number, 1 to 2**31 - 1; it is in the main file afterwards."""
+        self._change(f"PRAGMA application_id = {mark:d}", ())
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)", ())
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of rows of every table."""
+        tables = self._rows("SELECT name FROM sqlite_master WHERE type = 'table'", ())
+        return {name: self._rows(f"SELECT count(*) FROM {name}", ())[0][0] for (name,) in tables}
+
     def foreign(self, error: DipacoError) -> ConfigError:
         """Return what to raise for a value of the journal that this version cannot read."""
         return ConfigError(
             f"{self._path} was made by another version of dipaco-node, or is damaged ({error}): "
-            f"{_CURE}; or use that version"
+            f"{_ANEW}; or use that version"
         )
 
     @contextmanager
@@ -412,22 +438,56 @@ class Journal(KeeperTables):
         """Remove the results of the rounds before `before_round`."""
         self._change("DELETE FROM results WHERE run = ? AND round < ?", (run, before_round))
 
+    def key_of(self, table: str) -> tuple[str, ...]:
+        """Return the columns of a table's primary key, in their order."""
+        columns = self._rows(f"SELECT name, pk FROM pragma_table_info('{table}') WHERE pk", ())
+        return tuple(name for name, place in sorted(columns, key=lambda column: column[1]))
+
+    def insert_row(self, table: str, row: Mapping[str, Any]) -> None:
+        """Put in one row of another journal (`salvage.py`), unless its key is here."""
+        names, places = ", ".join(row), ", ".join("?" * len(row))
+        statement = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"
+        self._change(statement, tuple(row.values()))
+
+    def save_place(self, run: Digest, key: str, peer: PeerId) -> None:
+        """Keep a place at the end of a run's queue; one that is there stays where it is."""
+        self._change(
+            "INSERT OR IGNORE INTO places (run, key, peer) VALUES (?, ?, ?)", (run, key, peer)
+        )
+
+    def drop_place(self, run: Digest, key: str) -> None:
+        """Remove a place that was given up."""
+        self._change("DELETE FROM places WHERE run = ? AND key = ?", (run, key))
+
+    def places(self, run: Digest) -> list[tuple[str, PeerId]]:
+        """Return key and peer of the places in a run's queue, the first one first."""
+        return self._rows("SELECT key, peer FROM places WHERE run = ? ORDER BY id", (run,))
+
     # Inside
 
     def _prepare(self) -> None:
         # fullfsync has an effect on macOS alone, where fsync stops at the disk's own cache.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"):
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "fullfsync = ON",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+        ):
             self._db.execute(f"PRAGMA {pragma}")
+        ((found,),) = self._rows("PRAGMA quick_check(1)", ())  # 10 ms for 10 MB
+        if found != "ok":
+            raise ConfigError(f"{self._path} is damaged ({one_line(found)}): {_CURE}")
         with self.saving():  # of two processes that open at once, the second one migrates nothing
             ((version,),) = self._rows("PRAGMA user_version", ())
             self._check_version(version)
             if not version and self._rows("SELECT name FROM sqlite_master LIMIT 1", ()):
-                raise ConfigError(f"{self._path} is a database of another program: {_CURE}")
+                raise ConfigError(f"{self._path} is a database of another program: {_ANEW}")
             done = version - FIRST_VERSION + 1 if version else 0
             for number in range(done, len(MIGRATIONS)):
                 for statement in MIGRATIONS[len(MIGRATIONS) - 1 - number].split(";"):
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._compact()
 
     def _check_version(self, version: int) -> None:
         """Raise ConfigError for a version that this node cannot use; 0 is a new file."""
@@ -442,6 +502,15 @@ class Journal(KeeperTables):
                 f"{version}, this one reads {FIRST_VERSION} and later): choose another --home, or "
                 "move the file away; its runs are then joined or created anew"
             )
+
+    def _compact(self) -> None:
+        """Give the pages of removed rows back to the disk, where that pays and it has room."""
+        ((free,),) = self._db.execute("PRAGMA freelist_count").fetchall()
+        ((pages,),) = self._db.execute("PRAGMA page_count").fetchall()
+        ((size,),) = self._db.execute("PRAGMA page_size").fetchall()
+        if free * size > COMPACT_BYTES and 2 * free > pages:
+            with suppress(sqlite3.OperationalError):  # a full disk, another process: next time
+                self._db.execute("VACUUM")
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> int:
         """Execute one statement, saved at once unless in `saving()`; returns the changed rows."""
@@ -475,7 +544,7 @@ def _translated(path: Path) -> Iterator[None]:
         if name.startswith(_UNREADABLE):
             raise ConfigError(f"cannot use {path}: {error}: {_CURE}") from error
         if name.startswith(_OF_THE_DISK):
-            raise ConfigError(f"cannot use {path}: {error}") from error
+            raise ConfigError(f"cannot use {path}: {error}{whose(path)}") from error
         raise
 
 
@@ -483,4 +552,5 @@ _OF_THE_DISK = tuple(f"SQLITE_{name}" for name in ("CANTOPEN", "READONLY", "IOER
 """Errors by which SQLite also hides that the disk or a quota is full: of the log that it writes
 ahead, of its index in shared memory, and of a file that it has to make."""
 _UNREADABLE = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
-_CURE = "restore it from a copy, or move it away; its runs are then joined or created anew"
+_CURE = "stop the node and run `dipaco-node repair`, or restore the file from a copy"
+_ANEW = "restore it from a copy, or move it away; its runs are then joined or created anew"

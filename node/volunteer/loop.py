@@ -14,6 +14,7 @@ import logging
 import math
 
 import trio
+from msgspec import UNSET
 
 from dipaco.node.jobs.values import Describe, Failed, Materialise, Progress
 from dipaco.node.kinds.table import work_of
@@ -221,6 +222,8 @@ class Volunteer:
             await trio.sleep(reply.retry_after)
             return None
         with trio.move_on_after(reply.retry_after):
+            if reply.place is not UNSET and reply.place > self._record.manifest.paths:
+                await trio.sleep_forever()  # one record cannot bring work to so far behind
             await self._deps.run_store.changed.wait()
         return None
 
@@ -269,7 +272,10 @@ class Volunteer:
             case "parked":
                 self._activity.say("parked", why=reply.reason, wait=reply.retry_after)
             case _:
-                self._activity.say("no-lease", why=reply.reason, wait=reply.retry_after)
+                why = reply.reason
+                if reply.place is not UNSET:
+                    why = f"place {reply.place} of {reply.places}: {why}"
+                self._activity.say("no-lease", why=why, wait=reply.retry_after)
 
     # ------------------------------------------------------------------ working
 

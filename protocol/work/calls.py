@@ -39,6 +39,8 @@ MAX_ACCEPTANCES = 1024  # in one message; its bytes are reached before where mod
 MAX_HELD = 1024  # blobs in one question to a keeper
 MAX_SOURCES = 16  # peers that a keeper may fetch a blob from: the keepers, and who made it
 
+MAX_PLACES = 1024  # in a scheduler's queue: more peers wait without one, each asks at times
+
 Code = Annotated[
     str,
     Meta(
@@ -85,6 +87,18 @@ class NoLease(Wire, frozen=True, kw_only=True):
     reason: Text
     retry_after: Annotated[float, Meta(ge=0, le=3600)]
     """Seconds."""
+    place: Annotated[int, Meta(ge=1, le=MAX_PLACES)] | UnsetType = UNSET
+    """Its place in the queue of those that wait for work, 1: the next one."""
+    places: Annotated[int, Meta(ge=1, le=MAX_PLACES)] | UnsetType = UNSET
+    """The places that are taken; there is one exactly where there is the other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        place, places = self.place, self.places
+        if (place is UNSET) != (places is UNSET):
+            raise ValueError("place: is there without places, or places without place")
+        if place is not UNSET and places is not UNSET and place > places:
+            raise ValueError(f"place: {place} of {places} places")
 
 
 class Heartbeat(Wire, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from dipaco.cli.views.assessment import AssessmentReport
 from dipaco.cli.views.checkpoint import Listing
 from dipaco.cli.views.doctor import DoctorReport
 from dipaco.cli.views.report import Report
-from dipaco.cli.views.verification import VerifyReport
+from dipaco.cli.views.verification import HistoryReport, VerifyReport
 from dipaco.node.api.values import LedgerView
 from dipaco.node.compare.summary import Comparison
 from dipaco.node.status.document import Status
@@ -31,6 +31,7 @@ DOCUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "`compare`: `compare.json`": Comparison,
     "`doctor --json`": DoctorReport,
     "`verify --json`": VerifyReport,
+    "`verify --history --json`": HistoryReport,
     "`ckpt list --json`": Listing,
 }
 GLOSSARY: Final = {
@@ -64,7 +65,7 @@ GLOSSARY: Final = {
     "highest": "The highest perplexity of all seeds.",
     "home": "The home folder.",
     "id": "The PeerID of a peer, the run id of a run.",
-    "killed": "Whether the watchdog or `--kill` killed it.",
+    "killed": "Whether a fault killed it, and it was not started again.",
     "kind": "Its kind.",
     "loss": "Nats per token; null: not known.",
     "lowest": "The lowest perplexity of all seeds.",

@@ -7,7 +7,7 @@ from rich.console import Console
 from dipaco.cli.testnet.display import LiveView, PlainView, view
 from dipaco.cli.testnet.local_run import local_keys, local_run
 from dipaco.cli.testnet.network import Watchdog
-from dipaco.cli.testnet.snapshot import Snapshot, nodes_to_kill, remaining, round_of, share_done
+from dipaco.cli.testnet.snapshot import Snapshot, nodes_in_a_lease, remaining, round_of, share_done
 from dipaco.node.status.document import Status, TaskStatus
 from dipaco.protocol.wire.identity import peer_id
 from tests.node.api.fake_node import PEER, ledger, status, task
@@ -38,23 +38,15 @@ def test_the_round_is_that_of_the_slowest_module() -> None:
     assert round_of(Snapshot(1.0, {}, mixed)) == 1
 
 
-def test_a_volunteer_is_killed_in_the_middle_of_a_paths_lease_only() -> None:
-    def chosen(version: int | None, work: TaskStatus | None) -> list[str]:
-        return nodes_to_kill(snapshot(version, n1=None, n2=work), killed=[], wanted=1)
+def test_a_volunteer_counts_as_in_the_middle_of_a_paths_lease_alone() -> None:
+    def found(work: TaskStatus | None) -> list[str]:
+        return nodes_in_a_lease(snapshot(0, n1=None, n2=work))
 
-    assert chosen(0, task(done=12)) == ["n2"]
-    assert chosen(0, None) == []
-    assert chosen(0, task(done=0)) == []
-    assert chosen(0, task(done=25)) == []
-    assert chosen(None, task("seed", done=12)) == []
-
-
-def test_no_more_are_killed_than_wanted_and_one_in_a_round() -> None:
-    now = snapshot(0, n1=task(), n2=task())
-    assert nodes_to_kill(now, killed=[], wanted=0) == []
-    assert nodes_to_kill(now, killed=["n3"], wanted=2) == []
-    assert nodes_to_kill(snapshot(1, n1=task(), n2=task()), killed=["n3"], wanted=2) == ["n1"]
-    assert nodes_to_kill(snapshot(1, n1=task()), killed=["n3"], wanted=1) == []
+    assert found(task(done=12)) == ["n2"]
+    assert found(None) == []
+    assert found(task(done=0)) == []
+    assert found(task(done=25)) == []
+    assert found(task("seed", done=12)) == []
 
 
 def test_the_time_left_follows_from_the_pace_since_the_seed_model() -> None:

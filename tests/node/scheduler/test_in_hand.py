@@ -61,7 +61,7 @@ def held(shell: Shell, who: PeerId, now: float = 0.0) -> tuple[TrainLease, Train
 
 
 def waiting(shell: Shell) -> list[bytes]:
-    return [grant.lease.token for grant in in_hand(shell.schedule.grants.values())]
+    return [grant.lease.token for grant in in_hand(shell.schedule.grants)]
 
 
 def ended(shell: Shell) -> list[LeaseEnded]:
@@ -209,6 +209,10 @@ def grants(scheduler: SwarmNode, node: SwarmNode) -> list[Grant]:
     return [grant for grant in found if grant.peer == node.parts.me]
 
 
+def holds_in_hand(scheduler: SwarmNode) -> list[Grant]:
+    return in_hand(scheduler.parts.request_router.schedulers[RUN].schedule.grants)
+
+
 async def holding_two(swarm: Swarm, tmp_path: Path, **seconds: Any) -> tuple[SwarmNode, ...]:
     """Start a scheduler, and a volunteer that works on one lease and holds another."""
     found(tmp_path, manifest())
@@ -224,7 +228,7 @@ async def test_the_next_lease_is_ready_when_the_first_is_done_and_begins_at_once
 ) -> None:
     scheduler, anna = await holding_two(swarm, tmp_path, inspects=20.0)
     await trio.sleep(5.0)
-    status, (waits,) = anna.reporter.status(), in_hand(grants(scheduler, anna))
+    status, (waits,) = anna.reporter.status(), holds_in_hand(scheduler)
     assert status.task and status.task.kind == "train" and status.state == "training"
     assert isinstance(waits.lease, TrainLease) and waits.lease.path != status.task.path
     assert all(anna.parts.blobs.has(blob) for blob in waits.lease.inputs)
@@ -279,7 +283,7 @@ async def test_a_slow_volunteer_keeps_no_second_path_from_one_that_comes(
 ) -> None:
     scheduler, anna = await holding_two(swarm, tmp_path)
     anna.worker.trains = 3600.0
-    (waits,) = in_hand(grants(scheduler, anna))
+    (waits,) = holds_in_hand(scheduler)
     bert = await swarm.start("bert")
     await until(lambda: anna.parts.activity.sums.now().accepted > 2, seconds=2 * 3600.0)
     assert isinstance(waits.lease, TrainLease)

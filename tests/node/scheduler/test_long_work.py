@@ -8,9 +8,8 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from dipaco.node.kinds.changes import STALL_TTLS
-from dipaco.node.scheduler.schedule import MAX_RETRY_SECONDS, RETRY_SECONDS
 from dipaco.protocol.run.manifest import Scheduling
-from dipaco.protocol.work.calls import Fallen, NoLease, Stands
+from dipaco.protocol.work.calls import Fallen, Stands
 from tests.node.scheduler.fakes import train_leases
 from tests.node.scheduler.shell import ANNA, BERT, TTL, Shell
 from tests.node.scheduler.swarm import SCHEDULER, Swarm, found, until
@@ -68,17 +67,6 @@ def test_a_result_that_is_sent_again_since_its_answer_was_lost_stands(shell: She
     training = shell.train_lease(ANNA)
     assert shell.submit(ANNA, training) == shell.submit(ANNA, training) == Stands()
     assert len(shell.schedule.state.accepted) == 1
-
-
-def test_a_volunteer_asks_again_when_a_lease_may_end_by_itself(shell: Shell) -> None:
-    shell.lease(ANNA, now=0.0)
-    told = shell.ask(BERT, now=0.0)
-    assert isinstance(told, NoLease) and told.retry_after == MAX_RETRY_SECONDS
-    told = shell.ask(BERT, now=TTL - 5)
-    assert isinstance(told, NoLease) and told.retry_after == 5
-    shell.schedule.gone(ANNA, now=TTL - 5)
-    told = shell.ask(BERT, now=TTL - 5)
-    assert isinstance(told, NoLease) and told.retry_after == RETRY_SECONDS
 
 
 @pytest.mark.parametrize("reports", [True, False])

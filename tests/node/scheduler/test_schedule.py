@@ -15,7 +15,7 @@ from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import Fallen, NoLease, Stands
 from dipaco.protocol.work.kinds import EvaluateLease, Lease, SeedLease, SeedResult, TrainLease
-from dipaco.protocol.work.ledger import ModuleUpdated
+from dipaco.protocol.work.ledger import Contribution, ModuleUpdated
 from dipaco.protocol.work.run_state import RunState
 from tests.node.scheduler.shell import (
     ANNA,
@@ -78,7 +78,7 @@ def test_whoever_asks_again_gives_up_what_it_held(shell: Shell) -> None:
     assert isinstance(reply, Fallen) and "no longer stands" in reply.reason
 
 
-def test_a_silent_peer_loses_its_lease_and_its_late_result_is_refused(shell: Shell) -> None:
+def test_a_silent_peer_loses_its_lease_and_hears_so(shell: Shell) -> None:
     seed = shell.lease(ANNA, now=0.0)
     assert shell.beat(ANNA, seed, now=15.0) == Stands()
     assert shell.schedule.expire(now=34.9) == ()
@@ -86,9 +86,9 @@ def test_a_silent_peer_loses_its_lease_and_its_late_result_is_refused(shell: She
     assert isinstance(ended, LeaseEnded) and "silent" in ended.reason
     shell.make((ended,))
     again = shell.lease(BERT, now=36.0)
-    assert isinstance(shell.submit(ANNA, seed), Fallen)
     assert isinstance(shell.beat(ANNA, seed, now=36.0), Fallen)
     assert shell.submit(BERT, again) == Stands()
+    assert isinstance(shell.submit(ANNA, seed), Fallen)
 
 
 def test_a_broken_connection_ends_the_lease_in_two_seconds_unless_the_peer_is_back(
@@ -377,3 +377,31 @@ def test_moments_are_handed_in_exactly_where_the_manifest_carries_them(inner_sta
         due = right.moments if inner_state == "carry" else ()
         assert isinstance(reply, Stands) == (moments == due)
         assert isinstance(reply, Stands) or "moments" in reply.reason
+
+
+def test_leases_whose_work_a_longer_ledger_has_already_end_and_all_others_stand(
+    shell: Shell,
+) -> None:
+    shell.seed()
+    held = [shell.train_lease(who) for who in (ANNA, BERT)]
+    evaluates = shell.schedule.ask(CARA, digest("spec"), token=bytes(16), now=0.0)
+    shell.make(evaluates[0])
+    assert shell.schedule.overtaken() == ()
+    done = held[0]
+    for module in shell.ledger.topology.path_modules[done.path]:
+        paths = shell.ledger.topology.paths_through(module)
+        entry = ModuleUpdated(
+            module=module,
+            version=1,
+            contributions=tuple(
+                Contribution(
+                    path=path, peer=CARA, delta=digest("d"), weight=1, moments=digest("m"), steps=2
+                )
+                for path in paths
+            ),
+            state=digest(f"{module} 1"),
+            momentum=digest("momentum"),
+        )
+        shell.ledger.apply(entry)
+    ended = shell.schedule.overtaken()
+    assert [each.token for each in ended if isinstance(each, LeaseEnded)] == [done.token]

@@ -116,7 +116,7 @@ def test_new_peers_train_where_proven_ones_are_gone_or_busy(shell: Shell) -> Non
     evaluate_all(shell, now)
     shell.schedule.gone(BERT, now)
     assert isinstance(shell.lease(ANNA, now, prefix=NEAR), TrainLease)
-    new = shell.ask(peer("x0"), now, prefix=EVIL)
+    new = shell.ask(peer("eve"), now, prefix=FAR)  # she has waited since her last evaluation
     assert isinstance(new, TrainLease)  # two are kept for Cara and Dora
     assert isinstance(shell.ask(peer("x1"), now, prefix=EVIL), NoLease)
     later = now + 16.0  # they did not ask

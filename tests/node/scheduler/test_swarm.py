@@ -1,16 +1,20 @@
 """Whole nodes over the transport in memory: virtual time, real journals and blobs, fake work."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from dipaco.node.jobs.values import Derive, Failed
+from dipaco.node.jobs.values import Answer, Derive, Failed, Job, Progress
+from dipaco.node.kinds.changes import STALL_TTLS
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import Home
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleDigest
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import SeedResult
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.swarm import RUN, SCHEDULER, Swarm, SwarmNode, found, until
 from tests.values import manifest
@@ -212,3 +216,23 @@ async def test_a_submission_that_does_not_pass_inspection_never_counts(
     assert anna.parts.activity.sums.now().accepted == 0
     assert not scheduler.parts.run_store.runs[RUN].state.seeded
     assert scheduler.parts.reputation.strikes(anna.parts.me) == 1
+
+
+async def test_a_holder_that_lost_a_blob_of_its_result_loses_its_lease_in_the_end(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, manifest())
+    scheduler = await swarm.start(SCHEDULER)
+    anna = await swarm.start("anna")
+    run, lost = anna.worker.run, list[Digest]()
+
+    async def losing(job: Job, on_progress: Callable[[Progress], None]) -> Answer:
+        answer: Answer = await run(job, on_progress)
+        if isinstance(answer, SeedResult) and not lost:
+            lost.append(answer.states[-1].digest)
+            anna.parts.blobs.remove(lost[0])  # the others arrive
+        return answer
+
+    anna.worker.run = losing
+    await until(lambda: scheduler.reporter.ledger().finished)
+    assert lost and trio.current_time() > STALL_TTLS * manifest().schedule.lease_ttl

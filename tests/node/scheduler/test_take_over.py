@@ -121,6 +121,11 @@ async def test_a_keeper_that_lost_its_disk_is_repaired_from_the_others(
         (tmp_path / "kim" / each).unlink(missing_ok=True)
     shutil.rmtree(tmp_path / "kim" / "blobs")
     await kept.start("kim")
+    kim = kept.nodes["kim"].parts.keeper
+    await kept.until(lambda: kept.run in kim.runs, seconds=10)
+    assert kim.runs[kept.run].forgot  # it votes only once it has learned what it may have signed
+    await kept.until(lambda: not kim.runs[kept.run].forgot, seconds=120)
+    await kept.kill("ken")
     await kept.until(lambda: kept.finished(SCHEDULER))
     await kept.until(lambda: kept.chain("kim") == kept.chain(SCHEDULER), seconds=60)
     state = kept.nodes[SCHEDULER].parts.run_store.runs[kept.run].state

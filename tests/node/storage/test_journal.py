@@ -237,7 +237,7 @@ def test_a_journal_of_an_earlier_day_is_refused_by_its_name(path: Path) -> None:
 def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look at" * 100)
     with pytest.raises(
-        ConfigError, match="file is not a database: restore it from a copy, or move it away"
+        ConfigError, match="file is not a database: stop the node and run `dipaco-node repair`"
     ):
         Journal.open(path)
 

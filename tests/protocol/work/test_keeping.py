@@ -184,7 +184,7 @@ def test_after_a_promise_no_lower_term_is_signed() -> None:
     assert keeper.records == FIRST[:2]
 
 
-def test_two_chains_of_one_term_are_proof_against_their_scheduler_and_the_first_stays() -> None:
+def test_two_chains_of_one_term_are_proved_and_the_first_stays() -> None:
     keeper = holder(FIRST)
     assert keeper.cosign(FORK) == behind(0, head_of(FIRST))
     assert keeper.records == FIRST

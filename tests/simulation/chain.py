@@ -1,0 +1,99 @@
+"""A node's copy of the ledger: the real fold, and its records on the simulated disk."""
+
+from dipaco.node.runs.record import RunRecord
+from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.wire.canonical import decode, encode
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.work.ledger import LedgerRecord
+from dipaco.protocol.work.rounds import Rounds
+from dipaco.protocol.work.tail import Final
+from dipaco.protocol.work.terms import check_certificate
+from tests.simulation import toy
+from tests.simulation.calls import Part
+from tests.simulation.disk import Disk, Write
+from tests.simulation.oracle import Oracle
+
+PART = 16  # records of one message, at most
+LEDGER, CERTIFICATE = "ledger", "certificate"
+
+
+class Chain:
+    """The final ledger of one node."""
+
+    def __init__(self, run: Digest, manifest: Manifest, disk: Disk, oracle: Oracle) -> None:
+        self._run, self._manifest = run, manifest
+        self._disk, self._oracle = disk, oracle
+        self.record = RunRecord(run, manifest)
+        weights = toy.weights(manifest.paths)
+        self.record.rounds = Rounds(self.record.state, lambda _: weights)
+        self.records: list[Signed] = []
+        self.certificate: tuple[Signed, ...] = ()
+        """Of the last record, in a run with keepers."""
+        self.reread()
+
+    def reread(self) -> None:
+        """Go back to what is on the disk."""
+        self.record.restart()
+        self.records.clear()
+        saved = self._disk.rows(LEDGER)
+        records = [decode(saved[seq,], Signed) for seq in range(len(saved))]
+        self.note_final(self.take(records), records)
+        signed = self._disk.rows(CERTIFICATE)
+        self.certificate = tuple(decode(signed[key], Signed) for key in sorted(signed))
+
+    @property
+    def final(self) -> Final:
+        """Return the ledger as the machines of keepers and candidates take it."""
+        record = self.record
+        return Final(record.chain_head, record.digests.__getitem__, record.state)
+
+    def part(self, first: int) -> Part:
+        """Return records from a number on, as many as a message holds, up to the certified head."""
+        last = len(self.records) if self.certificate else first + PART
+        return Part(first, tuple(self.records[first:last]), self.certificate)
+
+    def take(self, records: list[Signed]) -> list[LedgerRecord]:
+        """Take in the next records, in memory; raises RemoteProtocolError."""
+        opened = self.record.check(records)
+        for signed, record in zip(records, opened, strict=True):
+            self.record.advance(signed, record)
+            self.records.append(signed)
+        return opened
+
+    def offer(self, part: Part) -> bool:
+        """Take in and save what a peer sent; False: it changes nothing.
+
+        Raises RemoteProtocolError for what an honest peer does not send.
+        """
+        have = len(self.records)
+        fresh = list(part.records[max(0, have - part.first) :])
+        if not fresh or part.first > have:
+            return False
+        if self._manifest.schedule.named_keepers:
+            head = check_certificate(self._manifest, self._run, part.certificate)
+            if (head.length, head.digest) != (have + len(fresh), fresh[-1].body_digest):
+                raise RemoteProtocolError("the certificate is not of the last record")
+        self.append(fresh, part.certificate)
+        return True
+
+    def append(self, fresh: list[Signed], certificate: tuple[Signed, ...]) -> None:
+        """Save and take in the next records, which are final; raises DiskFull."""
+        have = len(self.records)
+        self.record.check(fresh)
+        writes = [write_of(have + i, each) for i, each in enumerate(fresh)]
+        writes += [(CERTIFICATE, (i,), encode(each)) for i, each in enumerate(certificate)]
+        self._disk.commit(writes)
+        self.certificate = certificate
+        self.note_final(self.take(fresh), fresh)
+
+    def note_final(self, opened: list[LedgerRecord], records: list[Signed]) -> None:
+        """Tell the oracle of records that are saved, and final."""
+        for record, signed in zip(opened, records, strict=True):
+            self._oracle.final(record, signed.body_digest)
+
+
+def write_of(seq: int, signed: Signed) -> Write:
+    """Return the write that saves a record."""
+    return LEDGER, (seq,), encode(signed)

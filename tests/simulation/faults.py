@@ -1,0 +1,282 @@
+"""What may go wrong in a universe: values, drawn from its seed.
+
+A plan holds all of it, so a universe is repeated by its plan alone, and a shrinker leaves faults
+out of one. Seconds are those of the world; a step of a node is one event that it takes part in.
+"""
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal
+
+SCHEDULER = "scheduler"
+CALM_AFTER = (20.0, 200.0)  # seconds of phase 1
+LATEST_STEP = 1500  # of a crash: most nodes take part in so many events of phase 1
+
+Point = Literal["before", "unsaved", "saved", "after"]
+"""Where in a step a node dies: before it, in its first commit (which is lost), right after that
+commit, or at its end. Answers leave at the end of a step or when the node next waits."""
+POINTS: tuple[Point, ...] = ("before", "unsaved", "saved", "after")
+
+
+@dataclass(frozen=True)
+class Loses:
+    """Every link loses this share of messages."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Every link delivers this share of messages a second time, up to a minute later."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Reorders:
+    """Every link holds this share of messages back for up to ten seconds."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A node dies in its step number `step`, and starts again."""
+
+    node: str
+    step: int
+    point: Point
+    down: float
+    power: bool
+    """Whether what its disk had not synced is lost with it."""
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """A node stands still, and its clock goes on."""
+
+    node: str
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Messages between a group and all others are lost: of both ways, or of one."""
+
+    group: tuple[str, ...]
+    at: float
+    seconds: float
+    way: Literal["both", "out", "in"]
+
+
+@dataclass(frozen=True)
+class Full:
+    """A node's disk takes nothing."""
+
+    node: str
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WrongClock:
+    """A node's clock is off, and runs too fast or too slowly."""
+
+    node: str
+    offset: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """A node is gone for good."""
+
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
+class DiskLost:
+    """A node loses its whole disk, and starts again with an empty one."""
+
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
+class BlobLost:
+    """A node's disk loses one blob."""
+
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A node's disk goes back to what it was so many seconds before."""
+
+    node: str
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Lies:
+    """A scheduler signs two chains: half of the keepers see another record, now and then."""
+
+    node: str
+    share: float
+
+
+Fault = (
+    Loses
+    | Replays
+    | Reorders
+    | Crash
+    | Freeze
+    | Cut
+    | Full
+    | WrongClock
+    | Leaves
+    | DiskLost
+    | BlobLost
+    | Backup
+    | Lies
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One universe: its shape and its faults."""
+
+    seed: int
+    volunteers: int
+    grid: tuple[int, ...]
+    """Experts per level."""
+    rounds: int
+    carry: bool
+    """Whether inner moments are carried from round to round."""
+    latency: float
+    """Seconds of one way, the middle of its range."""
+    calm: float
+    """When phase 2 begins: the scheduler has no further fault."""
+    faults: tuple[Fault, ...]
+    schedulers: tuple[str, ...] = (SCHEDULER,)
+    """In the order of their terms."""
+    keepers: tuple[str, ...] = ()
+    healed: tuple[str, ...] = (SCHEDULER,)
+    """Nodes that have no fault in phase 2: one scheduler, and a quorum of the keepers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all nodes."""
+        return (*self.schedulers, *self.keepers, *volunteers(self.volunteers))
+
+
+def volunteers(count: int) -> tuple[str, ...]:
+    """Return the names of so many volunteers; the first one is never gone for good."""
+    return tuple(f"v{number}" for number in range(count))
+
+
+def plan_of(seed: int) -> Plan:
+    """Return the universe of a seed."""
+    random = Random(f"plan {seed}")
+    count = random.randint(1, 6)
+    calm = random.uniform(*CALM_AFTER)
+    found: list[Fault] = []
+    for kind in (Loses, Replays, Reorders):
+        if random.random() < 0.6:
+            found.append(kind(round(random.uniform(0.01, 0.3), 3)))
+    for name in volunteers(count):
+        found += _of_volunteer(random, name, calm, spared=name == "v0")
+    found += _of_server(random, SCHEDULER, calm)
+    found += _cuts(random, (SCHEDULER, *volunteers(count)), calm)
+    plan = Plan(
+        seed=seed,
+        volunteers=count,
+        grid=random.choice(((2, 2), (1, 2), (3,), (2, 3))),
+        rounds=random.randint(1, 4),
+        carry=random.random() < 0.6,
+        latency=random.choice((0.005, 0.05, 0.3)),
+        calm=calm,
+        faults=tuple(found),
+    )
+    return plan if seed % 2 else _with_keepers(Random(f"keepers {seed}"), plan)
+
+
+def _with_keepers(random: Random, plan: Plan) -> Plan:
+    """Return a universe with keepers, and with schedulers that take over."""
+    schedulers = (SCHEDULER, *(f"s{n}" for n in range(1, random.randint(1, 3))))
+    keepers = tuple(f"k{n}" for n in range(random.choice((1, 3, 3, 3, 5))))
+    quorum = keepers[: len(keepers) // 2 + 1]
+    healed = (random.choice(schedulers), *random.sample(keepers, len(quorum)))
+    found = [f for f in plan.faults if getattr(f, "node", "") != SCHEDULER and type(f) is not Cut]
+    for name in (*schedulers, *keepers):
+        found += _of_server(random, name, plan.calm)
+        if name in schedulers and random.random() < 0.3:
+            at = random.uniform(0, plan.calm)
+            found.append(Backup(name, at, random.uniform(0, plan.calm - at)))
+        if name not in healed and random.random() < 0.4:
+            found.append(Leaves(name, random.uniform(0, plan.calm * 1.5)))
+    if random.random() < 0.25:
+        found.append(Lies(random.choice(schedulers), random.choice((0.05, 0.5))))
+    names = (*schedulers, *keepers, *volunteers(plan.volunteers))
+    found += _cuts(random, names, plan.calm)
+    return replace(plan, faults=tuple(found), schedulers=schedulers, keepers=keepers, healed=healed)
+
+
+def crashes(random: Random, name: str, most: int) -> list[Fault]:
+    """Draw crashes of a node: early steps are as likely as late ones."""
+    return [
+        Crash(
+            node=name,
+            step=int(LATEST_STEP ** random.random()),
+            point=random.choice(POINTS),
+            down=random.choice((0.0, 1.0, 5.0, 40.0)),
+            power=random.random() < 0.5,
+        )
+        for _ in range(random.randint(0, most))
+    ]
+
+
+def _clock(random: Random, name: str) -> list[Fault]:
+    if random.random() < 0.7:
+        return []
+    return [WrongClock(name, random.uniform(-1e6, 1e6), random.choice((0.7, 0.95, 1.05, 1.5)))]
+
+
+def _of_volunteer(random: Random, name: str, calm: float, *, spared: bool) -> list[Fault]:
+    found = crashes(random, name, 2) + _clock(random, name)
+    if random.random() < 0.25:
+        found.append(Freeze(name, random.uniform(0, calm * 1.5), random.choice((1, 15, 60, 300))))
+    if random.random() < 0.15:
+        found.append(Full(name, random.uniform(0, calm * 1.5), random.choice((10.0, 100.0))))
+    if random.random() < 0.15:
+        found.append(DiskLost(name, random.uniform(0, calm * 1.5)))
+    for _ in range(random.choice((0, 0, 0, 1, 4))):
+        found.append(BlobLost(name, random.uniform(0, calm * 1.5)))
+    if not spared and random.random() < 0.25:
+        found.append(Leaves(name, random.uniform(0, calm * 1.5)))
+    return found
+
+
+def _of_server(random: Random, name: str, calm: float) -> list[Fault]:
+    """Draw the faults of a node that phase 2 heals: all of them end before."""
+    found = crashes(random, name, 4) + _clock(random, name)
+    for kind in (Freeze, Full):
+        if random.random() < 0.35:
+            at = random.uniform(0, calm)
+            found.append(kind(name, at, min(random.choice((1.0, 12.0, 60.0)), calm - at)))
+    return found
+
+
+def _cuts(random: Random, names: tuple[str, ...], calm: float) -> list[Fault]:
+    found: list[Fault] = []
+    for _ in range(random.choice((0, 0, 1, 1, 2, 3))):
+        group = tuple(name for name in names if random.random() < 0.5)
+        at = random.uniform(0, calm)
+        seconds = min(random.choice((3.0, 20.0, 90.0)), calm - at)
+        way = random.choice(("both", "both", "out", "in"))
+        found.append(Cut(group, at, seconds, way))  # type: ignore[arg-type]
+    return found

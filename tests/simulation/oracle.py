@@ -1,0 +1,175 @@
+"""The rules that hold in every universe, and what must be known to check them."""
+
+from collections.abc import Mapping
+
+from dipaco.node.kinds.changes import Change, TrainingAccepted, TrainingDiscarded
+from dipaco.node.scheduler.schedule import Schedule
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.work.keeping import KeeperState
+from dipaco.protocol.work.kinds import Token, TrainLease, TrainResult
+from dipaco.protocol.work.ledger import LedgerRecord, ModuleUpdated
+from dipaco.protocol.work.run_state import RunState
+from dipaco.protocol.work.tail import MAX_TAIL_RECORDS
+from dipaco.protocol.work.terms import NO_HEAD, Head
+
+UNNOTICED = 5.0  # seconds on the scheduler's clock that a lease may stand after its end
+
+
+class Violation(Exception):
+    """A rule does not hold: the run's code is wrong, or the simulator's."""
+
+
+class Oracle:
+    """It sees everything, and no node sees it."""
+
+    def __init__(self, peers: int, paths: int) -> None:
+        self._peers, self._paths = peers, paths
+        self._contents: dict[Digest, bytes] = {}
+        self._records: dict[int, Digest] = {}
+        """Final records by number, as anybody was shown them."""
+        self._versions: dict[ModuleId, int] = {}
+        self._accepted: dict[tuple[int, int, int], PeerId] = {}
+        """By (term, path, round) whose result counts."""
+        self.told: dict[tuple[int, int], tuple[PeerId, TrainResult]] = {}
+        """By (path, round) who heard that its result counts."""
+        self.excused: set[PeerId] = set()
+        """Nodes that sign two ledgers: they lie, or lost what they had signed."""
+        self._promised: dict[PeerId, int] = {}
+        """By keeper the highest term of a promise that it sent."""
+        self._cosigned: dict[PeerId, Head] = {}
+        """By keeper the highest head of which it sent a signature."""
+        self._made_again: set[Token] = set()
+        """Results that were taken in for their moments alone."""
+        self._listed: dict[tuple[int, int], set[PeerId]] = {}
+        """By (path, round) whose results the final records list."""
+
+    # ------------------------------------------------------------------ events
+
+    def blob(self, digest: Digest, content: bytes) -> None:
+        """A node stores a blob: a digest names one content."""
+        if self._contents.setdefault(digest, content) != content:
+            raise Violation(f"the digest {digest.hex()[:8]} names two contents")
+
+    def final(self, record: LedgerRecord, digest: Digest) -> None:
+        """A node takes a record for final: none is ever lost, and versions step by one."""
+        known = self._records.setdefault(record.seq, digest)
+        if known != digest:
+            raise Violation(f"two records of number {record.seq} are final: one of them is lost")
+        if isinstance(record.entry, ModuleUpdated) and record.seq == len(self._records) - 1:
+            self._step(record.entry)
+            for each in record.entry.contributions:
+                self._listed.setdefault((each.path, record.entry.version), set()).add(each.peer)
+
+    def _step(self, entry: ModuleUpdated) -> None:
+        module = ModuleId(entry.module)
+        before = self._versions.get(module, 0)
+        if entry.version not in (before, before + 1):
+            raise Violation(f"module {module} goes from version {before} to {entry.version}")
+        self._versions[module] = entry.version
+
+    def change(self, change: Change, term: int) -> None:
+        """A scheduler made a change in its term, which is saved."""
+        match change:
+            case TrainingAccepted(path=path, round=round_, peer=peer):
+                if self._accepted.setdefault((term, path, round_), peer) != peer:
+                    raise Violation(f"path {path} round {round_} has results of two peers")
+            case TrainingDiscarded(path=path, round=round_):
+                self._accepted.pop((term, path, round_), None)
+                self.told.pop((path, round_), None)
+
+    def made_again(self, token: Token) -> None:
+        """A scheduler takes a result for the moments of a round that has ended."""
+        self._made_again.add(token)
+
+    def stands(self, peer: PeerId, lease: TrainLease, result: TrainResult) -> None:
+        """A volunteer hears that its training result counts."""
+        if lease.token in self._made_again:
+            return
+        before = self.told.setdefault((lease.path, lease.round), (peer, result))
+        if before[0] != peer:
+            raise Violation(f"two peers heard that path {lease.path} round {lease.round} is theirs")
+
+    def struck(self, who: PeerId, reason: str) -> None:
+        """A node blames another for something."""
+        if who not in self.excused:
+            raise Violation(f"{who} is struck, and is honest: {reason}")
+
+    def lied(self, who: PeerId, reason: str) -> None:
+        """A scheduler is told of a chain of its own that it does not know."""
+        self.struck(who, reason)
+
+    def convicted(self, who: PeerId) -> None:
+        """A keeper has a proof that a scheduler signed two ledgers."""
+        self.struck(who, "it signed two ledgers")
+
+    # ------------------------------------------------------------------ keepers
+
+    def promised(self, keeper: PeerId, term: int, head: Head) -> None:
+        """A keeper answers with a promise: from now on it signs nothing of a lower term."""
+        if head.rank < self._cosigned.get(keeper, NO_HEAD).rank:
+            raise Violation(f"{keeper} promises with a lower head than it has signed")
+        self._promised[keeper] = max(term, self._promised.get(keeper, 0))
+
+    def cosigned(self, keeper: PeerId, head: Head) -> None:
+        """A keeper answers with a signature."""
+        if head.term < self._promised.get(keeper, 0):
+            raise Violation(f"{keeper} signs a head of term {head.term}, below what it promised")
+        if head.rank > self._cosigned.get(keeper, NO_HEAD).rank:
+            self._cosigned[keeper] = head
+
+    def keeper(self, keeper: PeerId, state: KeeperState, manifest: Manifest) -> None:
+        """Hold a running keeper against the rules."""
+        if state.promised_term < self._promised.get(keeper, 0):
+            raise Violation(f"{keeper} forgets that it promised term {self._promised[keeper]}")
+        self._bounded(
+            {
+                "records in a tail": (len(state.tail), MAX_TAIL_RECORDS),
+                "kept acceptances": (len(state.acceptances), 3 * self._paths),
+            }
+        )
+
+    # ------------------------------------------------------------------ states
+
+    def schedule(self, schedule: Schedule, now: float, *, since: float) -> None:
+        """Hold a running scheduler against the rules.
+
+        since   when it could first look for leases that had ended: it was away before.
+        """
+        for grant in schedule.grants.values():
+            overdue = now - max(grant.deadline, since)
+            if overdue > UNNOTICED:
+                raise Violation(f"a lease outlives its end by {overdue:.1f} s")
+        sizes = {
+            "leases": (len(schedule.grants), 2 * self._peers),
+            "acceptances": (len(schedule.state.accepted), 2 * self._paths),
+            "pending moments": (len(list(schedule.state.pending)), 3 * self._paths),
+            "parked peers": (len(list(schedule.parking.all_parked(now))), self._peers),
+            "proven peers": (len(schedule.standing), self._peers),
+        }
+        self._bounded(sizes)
+
+    def table(self, name: str, size: int, most: int) -> None:
+        """Hold the size of a table against its bound."""
+        self._bounded({name: (size, most)})
+
+    def _bounded(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        for name, (size, most) in sizes.items():
+            if size > most:
+                raise Violation(f"{size} {name}, at most {most}: memory is not bounded")
+
+    def at_end(self, state: RunState, expected: Mapping[ModuleId, list[Digest]]) -> None:
+        """Hold the run's end against the reference, and against what the volunteers heard."""
+        for module, versions in expected.items():
+            if state.states.get(module) != versions:
+                raise Violation(f"module {module} is not the reference's")
+        for place, (peer, _) in self.told.items():
+            for other in self._listed.get(place, set()) - {peer}:
+                raise Violation(f"{peer} heard that {place} is its, the ledger lists {other}")
+
+    @property
+    def length(self) -> int:
+        """Return the number of records that anybody takes for final."""
+        return len(self._records)

@@ -1,0 +1,383 @@
+"""The scheduler of a universe: a thin shell round the real `Schedule`, in the order of service.py.
+
+Save, then send: changes are saved by the real `save_change`, applied, and only then answered.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from dipaco.node.kinds.changes import Change, DueStep
+from dipaco.node.kinds.pending_moments import Place
+from dipaco.node.kinds.state import SchedulingState
+from dipaco.node.kinds.table import kind_of
+from dipaco.node.kinds.train import is_again
+from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.scheduler.journaled import save_change, saved_changes
+from dipaco.node.scheduler.retention import blobs_needed
+from dipaco.node.scheduler.schedule import Schedule
+from dipaco.node.storage.files import DiskFull
+from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
+from dipaco.protocol.errors import ConfigError, Unavailable
+from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.calls import (
+    AskLease,
+    AskNext,
+    HandBack,
+    Heartbeat,
+    Stands,
+    Submit,
+)
+from dipaco.protocol.work.kinds import TOKEN_BYTES, Result, TrainLease
+from dipaco.protocol.work.ledger import Entry, LedgerRecord
+from tests.simulation import toy
+from tests.simulation.blobs import Blobs
+from tests.simulation.calls import Fetch, Pull
+from tests.simulation.chain import Chain, write_of
+from tests.simulation.disk import Disk, Write
+from tests.simulation.oracle import Oracle
+from tests.simulation.signatures import signing_key
+from tests.simulation.world import Node, Pause, Task, World
+from tests.values import digest, peer
+
+SPEC = digest("spec")
+TURN_SECONDS = 0.2  # between looks whether another decision about the ledger is made
+EXPIRY_SECONDS = 1.0  # between looks for leases whose time ran out
+STEP_SECONDS = 0.3  # of an outer step, and of an inspection
+RETRY_SECONDS = 5.0  # before what failed is tried again
+LEASES, RESULTS = "leases", "results"
+
+
+class SimulatedJournal:
+    """The scheduler's tables, in transactions, as `Journal` has them."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._writes: list[Write] | None = None
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Save what is written within as one transaction; raises DiskFull."""
+        self._writes = []
+        try:
+            yield
+            self._disk.commit(self._writes)
+        finally:
+            self._writes = None
+
+    def put(self, write: Write) -> None:
+        """Write a row within `saving`."""
+        assert self._writes is not None
+        self._writes.append(write)
+
+    def save_lease(self, saved: SavedLease) -> None:
+        self.put((LEASES, (saved.token, saved.peer), saved.data))
+
+    def drop_lease(self, token: bytes) -> None:
+        for key in self._disk.rows(LEASES):
+            if key[0] == token:
+                self.put((LEASES, key, None))
+
+    def forget_lease(self, token: bytes) -> None:
+        """Drop a lease in a transaction of its own."""
+        with self.saving():
+            self.drop_lease(token)
+
+    def save_result(self, saved: SavedResult) -> None:
+        for key in self._disk.rows(RESULTS):
+            if key[:2] == (saved.round, saved.path):
+                self.put((RESULTS, key, None))
+        self.put((RESULTS, (saved.round, saved.path, saved.peer), saved.data))
+
+    def drop_result(self, run: Digest, round_: int, path: int) -> None:
+        for key in self._disk.rows(RESULTS):
+            if key[:2] == (round_, path):
+                self.put((RESULTS, key, None))
+
+    def drop_results(self, before_round: int) -> None:
+        """Drop the results that rounds before this one have taken in."""
+        old = [key for key in self._disk.rows(RESULTS) if cast(int, key[0]) < before_round]
+        self._disk.commit([(RESULTS, key, None) for key in old])
+
+    def leases(self, run: Digest) -> Iterator[SavedLease]:
+        for (token, who), data in self._disk.rows(LEASES).items():
+            yield SavedLease(run, cast(bytes, token), cast(PeerId, who), data)
+
+    def results(self, run: Digest) -> Iterator[SavedResult]:
+        for (round_, path, who), data in self._disk.rows(RESULTS).items():
+            yield SavedResult(run, cast(int, round_), cast(int, path), cast(PeerId, who), data)
+
+    def foreign(self, error: Exception) -> ConfigError:
+        return ConfigError(f"the journal is of another version: {error}")
+
+
+class SchedulerNode(Node):
+    """Hands out the work of the run and takes in its results."""
+
+    def __init__(
+        self, world: World, name: str, run: Digest, manifest: Manifest, oracle: Oracle
+    ) -> None:
+        super().__init__(world, name, peer(name))
+        self.run, self.manifest, self.oracle = run, manifest, oracle
+        self.key = signing_key(name)
+        self.term = 0
+
+    def boot(self) -> None:
+        self.journal = SimulatedJournal(self.disk)
+        self.blobs = Blobs(self.disk, self.oracle)
+        self.chain = Chain(self.run, self.manifest, self.disk, self.oracle)
+        self.run_store = self  # `save_change` appends to the ledger through it
+        self.resume()
+
+    def resume(self) -> None:
+        """Take up the schedule where the journal ends."""
+        record = self.chain.record
+        self.schedule = Schedule(SchedulingState(self.run, record.rounds, record.state))
+        self._collecting: set[Place] = set()
+        self._stepping = False
+        self._submitted: dict[bytes, frozenset[Digest]] = {}
+        self._arriving: set[bytes] = set()
+        self._appended: list[LedgerRecord] = []
+        """What the changes that are being made appended."""
+        self._busy = False
+        """Whether a decision about the ledger is being made: one after the other."""
+        self._looked = self.now
+        for change in saved_changes(self.run, cast(Journal, self.journal), self.now):
+            self.schedule.apply(change)
+        self.schedule.forget_taken_in()
+        for pending in self.schedule.restored(self.now):
+            self.schedule.apply(pending)
+        self.spawn(self._expire())
+        self.spawn(self._adopt())
+
+    # ------------------------------------------------------------------ requests
+
+    def answer(self, who: PeerId, request: Any) -> Any:
+        schedule, token = self.schedule, self.random.randbytes(TOKEN_BYTES)
+        match request:
+            case AskLease(spec=spec):
+                changes, reply = schedule.ask(who, spec, token=token, now=self.now)
+                self.make(changes)
+                return reply
+            case AskNext(spec=spec, token=first):
+                changes, reply = schedule.ask_next(who, spec, first, token=token, now=self.now)
+                self.make(changes)
+                return reply
+            case Heartbeat(token=held, progress=progress):
+                return schedule.heartbeat(who, held, progress=progress, now=self.now)
+            case HandBack():
+                return self._hand_back(who, request)
+            case Submit(result=result):
+                return self._submit(who, result)
+            case Fetch():
+                return self.blobs.answer(request)
+            case Pull(first=first_record):
+                return self.chain.part(first_record)
+        raise AssertionError(request)
+
+    def disconnected(self, who: PeerId) -> None:
+        self.schedule.gone(who, self.now)
+
+    def look(self) -> None:
+        awake = max(self._looked, self.local(self.frozen_until))
+        since = math.inf if self.disk.full else awake + EXPIRY_SECONDS
+        self.oracle.schedule(self.schedule, self.now, since=since)
+        self.oracle.table("blobs", len(self.blobs), 12 * len(self.manifest.topology.modules) * 8)
+
+    def _hand_back(self, who: PeerId, request: HandBack) -> Stands:
+        grant = self.schedule.grant_of(who, request.token)
+        self.make(self.schedule.hand_back(who, request.token, request.reason, now=self.now))
+        lease = grant.lease if grant else None
+        if isinstance(lease, TrainLease) and not all(map(self.blobs.has, _moments(lease))):
+            self.make(self.schedule.moments_lost((lease.path, lease.round - 1)))
+        return Stands()
+
+    def _submit(self, who: PeerId, result: Result) -> Task:
+        self.schedule.handing_in(who, result.token, self.now)
+        grant = self.schedule.grant_of(who, result.token)
+        if grant is None or self.schedule.misfit(grant, result, self.now):
+            return (yield from self._count(who, result))
+        if result.token in self._arriving:
+            raise Unavailable("this result is being taken in already: ask again")
+        blobs = kind_of(grant.lease).to_inspect(self.schedule.state, grant.lease, result)
+        wanted = [blob for blob, _ in blobs]
+        self._submitted[result.token] = frozenset(wanted)
+        self._arriving.add(result.token)
+        try:
+            for blob in wanted:
+                was_here = self.blobs.has(blob)
+                if not (yield from self.blobs.fetch(blob, (who,))):
+                    raise Unavailable("a blob of the result could not be fetched")
+                if not was_here:
+                    self.schedule.got_on(who, result.token, self.now)
+            yield Pause(STEP_SECONDS)
+            return (yield from self._count(who, result))
+        finally:
+            self._arriving.discard(result.token)
+
+    def _count(self, who: PeerId, result: Result) -> Task:
+        yield from self._turn()
+        try:
+            grant = self.schedule.grant_of(who, result.token)
+            wrong = self.schedule.misfit(grant, result, self.now) if grant else ""
+            if wrong:
+                self.oracle.struck(who, wrong)
+            lease = grant.lease if grant else None
+            if isinstance(lease, TrainLease) and is_again(self.schedule.state, lease):
+                self.oracle.made_again(result.token)
+            changes, reply = self.schedule.submit(who, result, now=self.now)
+            yield from self.record(changes)
+            return reply
+        finally:
+            self._busy = False
+
+    def _turn(self) -> Task:
+        while self._busy:
+            yield Pause(TURN_SECONDS)
+        self._busy = True
+
+    # ------------------------------------------------------------------ the run's own work
+
+    def _adopt(self) -> Task:
+        while self.schedule.ledger.spec is None:
+            yield from self._turn()
+            try:
+                yield from self.record(self.schedule.adopt(SPEC))
+            except Unavailable:
+                yield Pause(RETRY_SECONDS)
+            finally:
+                self._busy = False
+
+    def _expire(self) -> Task:
+        while True:
+            try:
+                self.make(self.schedule.expire(self.now))
+                self._looked = self.now
+                self._go_on()
+            except DiskFull:
+                pass
+            yield Pause(EXPIRY_SECONDS)
+
+    def _go_on(self) -> None:
+        """Begin whatever is due and not in work."""
+        if not self._stepping and self.due_step() is not None:
+            self._stepping = True
+            self.spawn(self._take_steps())
+        for place in self.schedule.state.pending:
+            if place not in self._collecting:
+                self._collecting.add(place)
+                self.spawn(self._collect(place))
+
+    def _take_steps(self) -> Task:
+        while (step := self.due_step()) is not None:
+            yield Pause(STEP_SECONDS)
+            try:
+                if not (yield from self._discard_lost(step)):
+                    yield from self._step(step)
+                self._forget_old_blobs()
+            except Unavailable:
+                yield Pause(RETRY_SECONDS)
+        self._stepping = False
+
+    def due_step(self) -> DueStep | None:
+        """Return an outer step that can be taken."""
+        return next(self.schedule.due_steps(), None)
+
+    def _discard_lost(self, step: DueStep) -> Task:
+        yield from ()
+        lost = [each.path for each in step.contributions if not self.blobs.has(each.delta)]
+        for path in lost:
+            self.make(self.schedule.discard(path, step.version))
+        return bool(lost)
+
+    def _step(self, step: DueStep) -> Task:
+        number = self.blobs.number
+        state, momentum = toy.outer_step(
+            number(step.state),
+            number(step.momentum) if step.momentum else 0,
+            [(each.weight, number(each.delta)) for each in step.contributions],
+        )
+        made, kept = self.blobs.write((state, momentum))
+        yield from self._turn()
+        try:
+            yield from self.record(self.schedule.stepped(step, state=made, momentum=kept))
+        finally:
+            self._busy = False
+        self.journal.drop_results(self.schedule.rounds.done + 1)
+
+    def _collect(self, place: Place) -> Task:
+        while (pending := self.schedule.state.pending.get(place)) is not None:
+            try:
+                there = True
+                for each in pending.moments:
+                    holders = (pending.maker,) if pending.maker else ()
+                    there &= yield from self.blobs.fetch(each.digest, holders)
+                    self.schedule.state.pending.got_on(place, self.now)
+                now = self.schedule.state.pending.get(place)
+                if there and now is not None and now.moments == pending.moments:
+                    self.make(self.schedule.moments_arrived(place))
+                    self._forget_old_blobs()
+            except Unavailable:
+                pass
+            yield Pause(RETRY_SECONDS)
+        self._collecting.discard(place)
+
+    def _forget_old_blobs(self) -> None:
+        for token in self._submitted.keys() - self.schedule.grants.keys():
+            del self._submitted[token]
+        self.blobs.keep_only(blobs_needed(self.schedule).union(*self._submitted.values()))
+
+    # ------------------------------------------------------------------ save, then send
+
+    def record(self, changes: tuple[Change, ...]) -> Task:
+        """Make changes of which the ledger may tell; raises Unavailable, and nothing has happened.
+
+        Here a record is final once it is signed and saved.
+        """
+        self.make(changes)
+        yield from ()
+
+    def make(self, changes: tuple[Change, ...]) -> None:
+        """Save, then do; raises DiskFull, and then nothing has happened."""
+        if not changes:
+            return
+        before, saved = len(self.chain.records), False
+        self._appended.clear()
+        try:
+            with self.journal.saving():
+                for change in changes:
+                    self.save(change)
+            saved = True
+        finally:
+            if not saved:
+                self.chain.reread()
+        for change in changes:
+            self.schedule.apply(change)
+            self.oracle.change(change, self.term)
+        self._go_on()
+        self.chain.note_final(self._appended, self.chain.records[before:])
+        if self._appended:
+            for other in self.others:
+                self.send(other, self.chain.part(before))
+
+    def save(self, change: Change) -> None:
+        """Save a change by the real code, within a transaction."""
+        save_change(change, self.run, cast(SchedulerDeps, self))
+
+    def append(self, run: Digest, entry: Entry, key: Any) -> None:
+        """Append an entry to the ledger, as `RunStore.append` does."""
+        record = self.chain.record
+        made = LedgerRecord(
+            run=run, term=record.term, seq=record.length, previous=record.head, entry=entry
+        )
+        signed = sign(made, key)
+        self.journal.put(write_of(made.seq, signed))
+        self._appended += self.chain.take([signed])
+
+
+def _moments(lease: TrainLease) -> list[Digest]:
+    return [each.digest for each in lease.moments]
