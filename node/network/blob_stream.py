@@ -68,6 +68,9 @@ class Readable(Protocol):
     def read_range(self, digest: Digest, offset: int, length: int) -> bytes:
         """Return at most `length` bytes from `offset` on; raises Unavailable."""
 
+    def chunk_digests(self, digest: Digest, chunk: int) -> tuple[Digest, ...]:
+        """Return the SHA-256 of every `chunk` bytes, the blob checked; raises Unavailable."""
+
 
 def chunk_bytes(length: int) -> int:
     """Return the bytes of a chunk: it depends on the length alone, so all outlines agree."""
@@ -263,14 +266,10 @@ class Uploads:
     async def _compute_outline(self, blob: Digest) -> Outline:
         length = self._blobs.size(blob)
         chunk = chunk_bytes(length)
-
-        def digest_at(offset: int) -> Digest:
-            return sha256(self._blobs.read_range(blob, offset, chunk))
-
-        digests = [
-            await self._in_thread(partial(digest_at, offset)) for offset in range(0, length, chunk)
-        ]
-        return Outline(length=length, chunk=chunk, digests=tuple(digests))
+        digests = await self._in_thread(partial(self._blobs.chunk_digests, blob, chunk))
+        if len(digests) != chunk_count(length):
+            raise Unavailable(f"blob {short(blob)} changed while it was hashed")
+        return Outline(length=length, chunk=chunk, digests=digests)
 
 
 def _bytes_of(outline: Outline) -> int:

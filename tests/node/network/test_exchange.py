@@ -497,8 +497,8 @@ async def test_many_askers_of_a_new_blob_have_it_hashed_once(
         for asker in askers:
             stream = await asker.transport.open(holder.me, BLOB)
             await stream.send(frame(encode(AskOutline(blob=digest))))
-        await trio.sleep(CHUNKS * 0.1 + 0.5)
-        assert len(reads) == CHUNKS
+        await trio.sleep(0.5)
+        assert len(reads) == 1
         await askers[0].exchange.fetch(digest, holders=[holder.me])
 
 
@@ -524,7 +524,7 @@ async def test_an_asker_that_leaves_while_a_blob_is_hashed_takes_the_outline_fro
             nursery.start_soon(ask_and_leave)
             await trio.sleep(0.01)
             nursery.start_soon(asker.exchange.fetch, digest)
-            await trio.sleep(0.15)
+            await trio.sleep(0.05)
             leaves.cancel()
         assert asker.blobs.has(digest)
         assert not uploads._in_work

@@ -10,6 +10,7 @@ from dipaco.node.runs.files import sign_manifest
 from dipaco.node.runs.takeover import grant_term
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
+from dipaco.protocol.work.placement import share
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.kept_swarm import SECOND, KeptSwarm
 from tests.node.scheduler.swarm import SCHEDULER, Swarm
@@ -131,8 +132,11 @@ async def test_a_keeper_that_lost_its_disk_is_repaired_from_the_others(
     await kept.until(lambda: kept.chain("kim") == kept.chain(SCHEDULER), seconds=60)
     state = kept.nodes[SCHEDULER].parts.run_store.runs[kept.run].state
     newest = {states[-1] for states in state.states.values()}
+    keepers = tuple(map(peer, kept.keepers))
+    mine = share(peer("kim"), newest, keepers, 2, keepers)
+    assert mine
     has = kept.nodes["kim"].parts.blobs.has
-    await kept.until(lambda: all(map(has, newest)), seconds=120)
+    await kept.until(lambda: all(map(has, mine)), seconds=120)
 
 
 async def test_without_a_quorum_leases_go_on_and_nothing_closes(

@@ -254,3 +254,24 @@ def test_drafts_of_a_crashed_writer_are_removed_and_blobs_stay(
         (place / f"00.{alive}-0123abcd.temp").write_bytes(b"at work")
     store.remove_drafts()
     assert store.total_bytes() == 5 + 2 * 7
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 9])
+def test_the_digests_of_chunks_come_with_the_check_of_the_blob(tmp_path: Path, size: int) -> None:
+    store, data = BlobStore(tmp_path), bytes(range(size))
+    digest = store.write(data)
+    cut = tuple(sha256(data[at : at + 4]) for at in range(0, size, 4))
+    assert store.chunk_digests(digest, 4) == cut
+    assert store.chunk_digests(digest, 4) == cut  # known to be sound by now
+
+
+@pytest.mark.parametrize("damage", [b"?123456789", b"01234", b"0123456789more"])
+def test_a_damaged_blob_has_no_chunks_and_is_removed(tmp_path: Path, damage: bytes) -> None:
+    store = BlobStore(tmp_path)
+    digest = store.write(b"0123456789")
+    assert store.chunk_digests(digest, 4)
+    store.path(digest).write_bytes(damage)
+    os.utime(store.path(digest), ns=(1, 1))
+    with pytest.raises(BlobMissing):
+        store.chunk_digests(digest, 4)
+    assert not store.path(digest).exists()
