@@ -28,6 +28,8 @@ class Parked:
     failures: int
     reason: str
     """Of the last one."""
+    small: bool
+    """Whether all of them were of small work."""
     until: float
     """Until then it gets no work; seconds on the scheduler's clock."""
 
@@ -47,20 +49,26 @@ class Parking:
         self._of_prefix: dict[str, Parked] = {}
         """The failures in a row of the peers of a prefix that have proven nothing."""
 
-    def failed(self, peer: PeerId, reason: str, now: float, *, prefix: str = "") -> None:
+    def failed(
+        self, peer: PeerId, reason: str, now: float, *, prefix: str = "", small: bool = False
+    ) -> None:
         """Note that a lease of `peer` ended without a result.
 
         prefix   that of `peer`, if it has proven nothing; empty: none is counted.
+        small    whether it was of small work.
         """
-        _count(self._failed, peer, peer, reason, now)
+        _count(self._failed, peer, peer, reason, now, small=small)
         if prefix:
-            _count(self._of_prefix, prefix, peer, reason, now)
+            _count(self._of_prefix, prefix, peer, reason, now, small=small)
 
-    def worked(self, peer: PeerId, *, prefix: str = "") -> None:
+    def worked(self, peer: PeerId, *, prefix: str = "", small: bool = False) -> None:
         """Note that a result of `peer` counts.
 
         prefix   that of `peer`, if it trained; empty: the failures of its prefix stand.
+        small    whether it is of small work, and so no sign that it can train.
         """
+        if small and (found := self._failed.get(peer)) and not found.small:
+            return
         self._failed.pop(peer, None)
         self._of_prefix.pop(prefix, None)
 
@@ -79,9 +87,12 @@ class Parking:
         return (found for found in self._failed.values() if now < found.until)
 
 
-def _count(failed: dict[str, Parked], key: str, peer: PeerId, reason: str, now: float) -> None:
+def _count(
+    failed: dict[str, Parked], key: str, peer: PeerId, reason: str, now: float, *, small: bool
+) -> None:
     before = failed.pop(key, None)
     failures = 1 + (before.failures if before else 0)
-    failed[key] = Parked(peer, failures, reason, now + pause_after(failures))
+    small &= before is None or before.small
+    failed[key] = Parked(peer, failures, reason, small, now + pause_after(failures))
     if len(failed) > MAX_PEERS:
         del failed[next(iter(failed))]

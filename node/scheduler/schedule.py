@@ -498,11 +498,12 @@ class Schedule:
             grant = self.late.drop(ended.token)
         if grant is None:
             return
+        small = kind_of(grant.lease).small
         if ended.counted:
-            self._note_counted(grant.peer, ended.token)
+            self._note_counted(grant.peer, ended.token, small=small)
         elif ended.failed is not None:
             prefix = "" if self.standing.proven(grant.peer) else grant.prefix
-            self.parking.failed(grant.peer, ended.reason, ended.failed, prefix=prefix)
+            self.parking.failed(grant.peer, ended.reason, ended.failed, prefix=prefix, small=small)
             self.standing.failed(grant.peer)
         if ended.late:
             work = work_of(grant.lease)
@@ -514,11 +515,13 @@ class Schedule:
         why = self._why_ended.get(token, "its time ran out, or the work was given to another")
         return one_line(f"the lease no longer stands: {why}")
 
-    def _note_counted(self, peer: PeerId, token: Token, trained_in: str = "") -> None:
+    def _note_counted(
+        self, peer: PeerId, token: Token, trained_in: str = "", *, small: bool = False
+    ) -> None:
         self._counted[peer] = (*self._counted.pop(peer, ())[-1:], token)
         if len(self._counted) > MAX_COUNTED:
             del self._counted[next(iter(self._counted))]
-        self.parking.worked(peer, prefix=trained_in)
+        self.parking.worked(peer, prefix=trained_in, small=small)
 
     def forget_taken_in(self) -> None:
         """Drop what no round needs: accepted results that all modules of their path took in."""

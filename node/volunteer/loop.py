@@ -40,6 +40,7 @@ from dipaco.node.volunteer.work import (
     RETRY_SECONDS,
     JobFailed,
     LeaseWork,
+    ResultRefused,
 )
 from dipaco.protocol.errors import (
     DipacoError,
@@ -302,7 +303,14 @@ class Volunteer:
             self._forget_old_blobs(work.held, accepted=accepted)
 
     async def _pause_after(self, failure: DipacoError) -> None:
-        """Wait a little after a task that failed; after some in a row, longer and longer."""
+        """Wait a little after a task that failed; after some in a row, longer and longer.
+
+        A lease that went to somebody else is no failure of this node.
+        """
+        if isinstance(failure, LeaseLost) and not isinstance(failure, ResultRefused):
+            log.warning("task %d ended: %s", self._tasks, failure)
+            await trio.sleep(RETRY_SECONDS)
+            return
         self._failures += 1
         wait = after_failures(self._failures)
         log.error("task %d failed: %s; next try in %s", self._tasks, failure, span(wait))

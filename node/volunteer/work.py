@@ -40,6 +40,10 @@ class JobFailed(DipacoError):
     """The worker process could not do the work of a lease; the lease is handed back."""
 
 
+class ResultRefused(LeaseLost):
+    """The scheduler did not take the result of a lease."""
+
+
 class LeaseWork:
     """Does one lease."""
 
@@ -216,7 +220,7 @@ class LeaseWork:
                     wait = min(2 * wait, MAX_RETRY_SECONDS)
         if isinstance(reply, Fallen):
             self._activity.sums.refuse()
-            raise LeaseLost(reply.reason)
+            raise ResultRefused(reply.reason)
         self._count(result)
         return result
 

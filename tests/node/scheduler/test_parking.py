@@ -6,6 +6,7 @@ from dipaco.node.scheduler.parking import MAX_PEERS, Parking, pause_after
 from dipaco.node.scheduler.schedule import MAX_COUNTED
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import NoLease, Stands
+from dipaco.protocol.work.kinds import EvaluateLease, Lease, TrainLease
 from tests.node.scheduler.shell import ANNA, BERT, Shell
 from tests.values import manifest, peer
 
@@ -15,6 +16,11 @@ def shell() -> Shell:
     made = Shell(manifest(), (40, 30, 20, 10))
     made.seed(BERT)
     return made
+
+
+def held(shell: Shell, name: str) -> Lease:
+    (grant,) = (each for each in shell.schedule.grants.values() if each.peer == peer(name))
+    return grant.lease
 
 
 def fail(shell: Shell, times: int, now: float = 0.0) -> int:
@@ -51,6 +57,37 @@ def test_a_result_that_counts_ends_the_row(shell: Shell) -> None:
     assert shell.submit(ANNA, shell.lease(ANNA)) == Stands()
     fail(shell, 2)
     assert not isinstance(shell.ask(ANNA), NoLease)
+
+
+def test_an_evaluation_that_counts_does_not_end_the_row_of_a_peer_that_cannot_train(
+    shell: Shell,
+) -> None:
+    for number in range(4):  # others do all training, and leave the evaluations
+        shell.train_lease(peer(f"v{number}"))
+    for number in range(3):
+        shell.hand_back(peer(f"v{number}"), held(shell, f"v{number}"), "stopped")
+        failing = shell.train_lease(ANNA)
+        shell.hand_back(ANNA, failing, "out of memory")
+        shell.train_lease(peer(f"w{number}"))
+        if number < 2:
+            evaluation = shell.lease(ANNA)
+            assert isinstance(evaluation, EvaluateLease)
+            assert shell.submit(ANNA, evaluation) == Stands()
+    told = shell.ask(ANNA)
+    assert isinstance(told, NoLease) and told.code == "parked" and "out of memory" in told.reason
+
+
+def test_a_device_that_is_absent_fails_few_leases_and_another_gets_its_path(shell: Shell) -> None:
+    taken, paths = 0, set[int]()
+    for now in range(600):
+        told = shell.ask(ANNA, float(now))
+        if isinstance(told, TrainLease):
+            taken += 1
+            shell.hand_back(ANNA, told, "no device cuda:3", float(now))
+        elif isinstance(other := shell.ask(BERT, float(now)), TrainLease):
+            paths.add(other.path)
+            shell.submit(BERT, other, float(now))
+    assert taken <= 9 and len(paths) == 4
 
 
 @pytest.mark.parametrize("how", ["silent", "asked for another"])

@@ -5,12 +5,16 @@
 3. New peers share a place by prefix and come after proven ones; the number of places is bounded.
 """
 
+import contextlib
 import random
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from trio.testing import MockClock
 
 from dipaco.node.kinds.changes import PlaceLeft, PlaceTaken
+from dipaco.node.scheduler.journaled import saved_changes
 from dipaco.node.scheduler.queue import (
     KEPT_SECONDS,
     MAX_RETRY_SECONDS,
@@ -19,10 +23,14 @@ from dipaco.node.scheduler.queue import (
     Queue,
     retry_after,
 )
+from dipaco.node.storage.journal import Journal
+from dipaco.protocol.run.manifest import run_id
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.calls import MAX_PLACES, NoLease, Stands
 from dipaco.protocol.work.kinds import EvaluateLease, Lease, TrainLease
-from tests.node.scheduler.shell import ANNA, BERT, CARA, Shell
+from tests.node.scheduler.shell import ANNA, BERT, CARA, RUN, Shell
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, until
+from tests.node.scheduler.swarm import found as run_file
 from tests.values import manifest, peer
 
 NEAR, FAR, EVIL = "10.1.1.0/24", "10.2.2.0/24", "10.6.6.0/24"
@@ -192,8 +200,8 @@ def test_nobody_falls_back_and_nobody_starves(seed: int) -> None:
     }
     for second in range(600):
         now = float(second)
-        for who, (lease, until) in list(working.items()):
-            if until <= now:
+        for who, (lease, done) in list(working.items()):
+            if done <= now:
                 shell.submit(who, lease, now)
                 del working[who]
                 places.pop(who, None)
@@ -221,3 +229,40 @@ def test_nobody_falls_back_and_nobody_starves(seed: int) -> None:
                 served[who] = served.get(who, 0) + 1
             working[who] = told, now + (20 if isinstance(told, TrainLease) else 1)
     assert min(served.values()) > 0
+
+
+# -------------------------------------------------------------------------- disk, whole nodes
+
+
+def test_places_are_read_back_in_their_order(tmp_path: Path) -> None:
+    for step in range(2):
+        with contextlib.closing(Journal.open(tmp_path / "journal")) as journal:
+            if not step:
+                for who in (ANNA, BERT, CARA):
+                    journal.save_place(RUN, who, who)
+                journal.drop_place(RUN, ANNA)
+                journal.save_place(RUN, ANNA, ANNA)
+                journal.save_place(RUN, BERT, BERT)  # it is there already
+            found = list(saved_changes(RUN, journal, 5.0))
+    assert found == [PlaceTaken(who, who, 5.0) for who in (BERT, CARA, ANNA)]
+
+
+async def test_a_volunteer_shows_its_place_and_keeps_it_over_a_restart_of_the_scheduler(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    run_file(tmp_path, manifest())
+    scheduler = await swarm.start(SCHEDULER)
+    nodes = [await swarm.start("anna"), await swarm.start("bert")]
+
+    def waits() -> bool:
+        reasons = [node.parts.activity.reason for node in nodes]
+        return any(each.text.startswith("place 1 of 1: all work is leased") for each in reasons)
+
+    await until(waits, seconds=40.0)
+    before = scheduler.parts.journal.places(run_id(manifest()))
+    assert len(before) == 1
+    await swarm.kill(scheduler)
+    await until(lambda: not waits())
+    scheduler = await swarm.start(SCHEDULER)
+    await until(waits, seconds=40.0)
+    assert scheduler.parts.journal.places(run_id(manifest())) == before
