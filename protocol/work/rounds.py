@@ -34,6 +34,8 @@ class Rounds:
         self._unknown = (1,) * self._manifest.paths
         self._through: dict[int, tuple[Weights, dict[ModuleId, tuple[int, ...]]]] = {}
         """Per epoch the live paths through every module, by these weights."""
+        self._stated: tuple[int, dict[int, Mapping[ModuleId, tuple[int, ...]]]] = (-1, {})
+        """The fold's count of changes, and by version the paths that it says make the steps."""
         self._lacking: dict[ModuleId, tuple[int, int]] = {}
         """Per module a path and round whose result it lacked when `due_steps` looked last."""
         self._evaluating: dict[int, tuple[int, tuple[int, ...], int, Mapping[int, int]]] = {}
@@ -142,7 +144,7 @@ class Rounds:
             if lacks and lacks[1] == version and lacks not in arrived:
                 continue  # it waits for the same path as at the last look
             if version not in paths_at:
-                paths_at[version] = self._paths_at(version)
+                paths_at[version] = self.paths_at(version)
             paths = paths_at[version][module]
             missing = next((path for path in paths if (path, version) not in arrived), None)
             if missing is not None and not self._state.live:
@@ -160,14 +162,13 @@ class Rounds:
 
     def step_paths(self, module: ModuleId, version: int) -> tuple[int, ...]:
         """Return the paths whose results make a module's step to `version`, ascending."""
-        return self._paths_at(version)[module]
+        return self.paths_at(version)[module]
 
-    def _paths_at(self, version: int) -> Mapping[ModuleId, tuple[int, ...]]:
-        """Return those of all modules."""
+    def paths_at(self, version: int) -> Mapping[ModuleId, tuple[int, ...]]:
+        """Return, by module, the paths whose results make its step to `version`, ascending."""
         state, epoch = self._state, self._manifest.epoch_of(version)
-        if state.live:  # none, until the next router says which paths live
-            known = epoch <= state.epoch
-            return {m: state.due_paths(m, version) if known else () for m in state.states}
+        if state.live:
+            return self._stated_at(version)
         weights, top = self.weights_at(version), state.topology
         if epoch not in self._through or self._through[epoch][0] is not weights:
             alive = {*live(weights)}
@@ -175,6 +176,17 @@ class Rounds:
             self._through[epoch] = weights, found
             self._lacking.clear()
         return self._through[epoch][1]
+
+    def _stated_at(self, version: int) -> Mapping[ModuleId, tuple[int, ...]]:
+        """Return them by the live paths that the ledger states, without those that missed it."""
+        state = self._state
+        if self._stated[0] != state.changes:
+            self._stated = state.changes, {}
+        if version not in self._stated[1]:  # none, until the next router says which paths live
+            known = self._manifest.epoch_of(version) <= state.epoch
+            paths = {m: state.due_paths(m, version) if known else () for m in state.states}
+            self._stated[1][version] = paths
+        return self._stated[1][version]
 
 
 @lru_cache(maxsize=64)

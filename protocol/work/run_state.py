@@ -366,7 +366,8 @@ class RunState:
             return "the run has no quorum, or no seed model yet"
         if round_ > self.manifest.training.rounds or self.manifest.epoch_of(round_) != self.epoch:
             return f"round {round_} is out of place"
-        if not set(paths) <= set(self.live[-1]):
+        gone = set(paths)
+        if not gone <= set(self.live[-1]):
             return "it has no training data"
         if self.missed.get(round_, set()).intersection(paths):
             return "it is in the ledger twice"
@@ -374,7 +375,7 @@ class RunState:
             if self.version(module) != round_ - 1:
                 return f"module {module} stands at version {self.version(module)}"
             live = self.live_through(module, round_)
-            left = [path for path in self.due_paths(module, round_) if path not in paths]
+            left = [path for path in self.due_paths(module, round_) if path not in gone]
             if len(live) > 1 and not quorum.reached(len(left), len(live)):
                 return f"module {module} would have {len(left)} results of {len(live)}"
         return ""
