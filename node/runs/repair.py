@@ -22,7 +22,6 @@ from dipaco.node.storage.files import (
     sync_folder,
     temporary_name,
     translated,
-    write_file,
 )
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.mark import check_mark, keep_mark
@@ -38,11 +37,10 @@ BACK = {  # by table where its rows come back from
     "verdicts": "routers are derived and compared again",
     "leases": "leases in hand are lost: their work is given out again",
     "results": "accepted results that no outer step took in are lost: they are trained again",
+    "promised": "as a keeper this node learns from the others what it signed, and votes then",
     "totals": "sums of work and traffic begin anew",
     "proofs": "proofs of two ledgers come back if the records meet again",
 }
-VOTES = {"promised", "tail"}
-"""The tables of what a keeper has signed: one that forgets a promise could break it."""
 ROSTERS = ("peers.cbor", "directory.cbor")
 
 
@@ -74,11 +72,6 @@ def _repair_journal(home: Home) -> Iterator[str]:
     aside, told = _replace_journal(home)
     yield f"journal: the file as it was is kept as {aside.name}"
     yield from _tell_salvaged(told)
-    if home.forgotten.exists():
-        yield (
-            "keeper: what this node promised as a keeper may be lost, so it votes no more; it "
-            "stores and serves as before"
-        )
 
 
 def _repairable(error: ConfigError) -> bool:
@@ -99,8 +92,6 @@ def _replace_journal(home: Home) -> tuple[Path, Salvaged]:
         try:
             with closing(Journal.open(fresh)) as journal:
                 told = salvage(home.journal, journal)
-                if not told.of_work or VOTES & (told.unread | told.lost.keys()):
-                    write_file(home.forgotten, b"")
                 keep_mark(home, journal)
             for tail in ("-wal", "-shm"):  # of the damaged file: they must not go into the new one
                 remove_path(Path(f"{home.journal}{tail}"))

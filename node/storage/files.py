@@ -301,11 +301,6 @@ class Home:
         return self.root / "journal.mark"
 
     @property
-    def forgotten(self) -> Path:
-        """A file that `repair` leaves where a keeper's promises may be lost: it must not vote."""
-        return self.root / "keeper.forgot"
-
-    @property
     def blobs(self) -> Path:
         """The folder of `BlobStore`."""
         return self.root / "blobs"

@@ -23,6 +23,10 @@ from dipaco.protocol.work.terms import NO_RECORD
 
 Row = dict[str, Any]
 
+PROMISED = "promised"
+"""The table of a keeper's promises, taken last, and only if all else is whole: a keeper that does
+not know all that it signed must not vote as if it did. Without promises it learns from others."""
+
 
 @dataclass
 class Salvaged:
@@ -35,8 +39,10 @@ class Salvaged:
     unread: set[str] = field(default_factory=set)
     """The tables with rows that could not be read: nobody knows how many."""
 
-    of_work: bool = False
-    """Whether the file is a journal that a node has worked with, not an empty one in its place."""
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is known to be lost."""
+        return not self.lost and not self.unread
 
 
 def salvage(damaged: Path, journal: Journal) -> Salvaged:
@@ -47,10 +53,8 @@ def salvage(damaged: Path, journal: Journal) -> Salvaged:
         if not _is_readable(old):
             told.unread = set(journal.sizes())
             return told
-        ((mark,),) = old.execute("PRAGMA application_id").fetchall()
-        told.of_work = mark != 0
         with journal.saving():
-            for table in journal.sizes():
+            for table in sorted(journal.sizes(), key=PROMISED.__eq__):
                 _take_table(old, journal, table, told)
     return told
 
@@ -70,6 +74,8 @@ def _take_table(old: sqlite3.Connection, journal: Journal, table: str, told: Sal
     if not whole:
         told.unread.add(table)
     kept = list(_chained(rows) if table == "ledger" else filter(_CHECKS.get(table), rows))
+    if table == PROMISED and not told.whole:
+        kept = []
     for row in kept:
         journal.insert_row(table, row)
     told.rows[table] = len(kept)
