@@ -20,14 +20,16 @@ def main() -> int:
     parser.add_argument(
         "--shrink", action="store_true", help="with --seed: leave out what it fails without"
     )
-    parser.add_argument("--seeds", type=int, default=1000, help="how many universes")
+    parser.add_argument(
+        "--seeds", type=int, default=1000, help="how many universes, or the most of each bug"
+    )
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--state", type=Path, help="a file to go on from")
     parser.add_argument("--mutations", action="store_true", help="how soon planted bugs are found")
     given = parser.parse_args()
     if given.mutations:
-        return int(not table())
+        return int(not table(given.seeds))
     if given.seed is not None:
         left_out = [int(each) for each in given.without.split(",") if each]
         return _one(given.seed, left_out, shrinks=given.shrink)

@@ -66,21 +66,21 @@ class Chain:
             self.opened.append(record)
         return opened
 
-    def offer(self, part: Part) -> bool:
-        """Take in and save what a peer sent; False: it changes nothing.
+    def offer(self, part: Part) -> int:
+        """Take in and save what a peer sent; returns the number of records that are new.
 
         Raises RemoteProtocolError for what an honest peer does not send.
         """
         have = len(self.records)
         fresh = list(part.records[max(0, have - part.first) :])
         if not fresh or part.first > have:
-            return False
+            return 0
         if self._manifest.schedule.named_keepers:
             head = check_certificate(self._manifest, self._run, part.certificate)
             if (head.length, head.digest) != (have + len(fresh), fresh[-1].body_digest):
                 raise RemoteProtocolError("the certificate is not of the last record")
         self.append(fresh, part.certificate)
-        return True
+        return len(fresh)
 
     def append(self, fresh: list[Signed], certificate: tuple[Signed, ...]) -> None:
         """Save and take in the next records, which are final; raises DiskFull."""

@@ -30,8 +30,6 @@ from tests.simulation.scheduler import SchedulerNode
 from tests.simulation.universe import run_plan
 from tests.simulation.world import Pause
 
-MOST_SEEDS = 300
-
 Patch = AbstractContextManager[Any]
 
 
@@ -44,7 +42,7 @@ class Mutation:
     keepers: bool = True
     """Whether it is looked for in universes with keepers, or in those without."""
 
-    def found_after(self, most: int = MOST_SEEDS) -> tuple[int, str]:
+    def found_after(self, most: int) -> tuple[int, str]:
         """Return the number of seeds until a rule did not hold, and which; 0: none failed."""
         with ExitStack() as stack:
             for each in self.patches():
@@ -272,8 +270,11 @@ MUTATIONS = (
 )
 
 
-def table(most: int = MOST_SEEDS) -> bool:
-    """Print how many seeds it takes to find each bug; returns whether all were found."""
+def table(most: int) -> bool:
+    """Print how many universes it takes to find each bug; returns whether all were found.
+
+    most   universes that each is looked for in.
+    """
     found = True
     print("| planted bug | universes until it is found | by |\n|---|---|---|", flush=True)
     for mutation in MUTATIONS:

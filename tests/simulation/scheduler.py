@@ -167,7 +167,8 @@ class SchedulerNode(Node):
         """What the changes that are being made appended."""
         self.lock = Lock()
         """Of decisions about the ledger: they are made one after the other."""
-        self._looked = self.now
+        self._awake = self.now
+        """Since when it can end leases."""
         for change in saved_changes(self.run, cast(Journal, self.journal), self.now):
             self.schedule.apply(change)
         self.schedule.forget_taken_in()
@@ -205,7 +206,7 @@ class SchedulerNode(Node):
         self.schedule.gone(who, self.now)
 
     def look(self) -> None:
-        awake = max(self._looked, self.local(self.frozen_until))
+        awake = max(self._awake, self.local(self.frozen_until))
         since = math.inf if self.disk.full else awake + EXPIRY_SECONDS
         self.oracle.schedule(self.schedule, self.now, since=since)
         self.oracle.table("blobs", len(self.blobs), 12 * len(self.manifest.topology.modules) * 8)
@@ -281,10 +282,9 @@ class SchedulerNode(Node):
         while True:
             try:
                 self.make(self.schedule.expire(self.now))
-                self._looked = self.now
                 self._go_on()
             except DiskFull:
-                pass
+                self._awake = self.now
             yield Pause(EXPIRY_SECONDS)
 
     def _go_on(self) -> None:

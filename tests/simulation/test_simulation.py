@@ -15,7 +15,7 @@ from tests.simulation.shrink import shrink, without
 from tests.simulation.universe import Outcome, run_plan
 
 ROOT = Path(__file__).parent.parent.parent
-FIRST_SEEDS = 24
+FIRST_SEEDS = 16
 
 
 @pytest.mark.slow
