@@ -27,6 +27,7 @@ COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the f
     "run": "run",
     "doctor": "doctor",
     "verify": "verify",
+    "proof": "proof",
     "eval": "evaluate",
     "generate": "generate",
     "ckpt": "ckpt",

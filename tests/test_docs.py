@@ -132,3 +132,16 @@ def test_a_page_is_no_wider_than_a_hundred_columns() -> None:
         if len(line) > 100 and not line.startswith("|") and "-->" not in line
     ]
     assert not wide
+
+
+def test_the_proof_of_safety_names_tests_and_invariants_that_exist() -> None:
+    page = text("safety.md")
+    tests = re.findall(r"`(tests/[a-z_/]+\.py)::([A-Za-z_.]+)`", page)
+    assert len(tests) > 15
+    for path, name in tests:
+        source = (ROOT / path).read_text()
+        for part in name.split("."):
+            assert re.search(rf"^ *(def|class) {part}\b", source, re.M), f"{path}::{name}"
+    steps = re.findall(r"^\*\*(\d)\. ", page, re.M)
+    assert steps == [str(number) for number in range(1, len(steps) + 1)]
+    assert page.count("Held by:") == len(steps)

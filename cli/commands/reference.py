@@ -3,7 +3,8 @@
 import os
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from dipaco.node.jobs.values import Progress
     from dipaco.node.reference.run import ReferenceResult
     from dipaco.node.runs.local_result import LocalResult
+    from dipaco.node.storage.files import Home
     from dipaco.protocol.run.manifest import Manifest
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+COPY_BYTES = 1 << 20  # of a blob at once
 
 
 @click.command()
@@ -37,6 +40,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--report", type=OutFile(), help="Write a report here, as JSON.")
 @click.option("--compare", type=FILE, help="A report whose module digests must be the same.")
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path),
+    help="A ledger file, or a node's home: train again what it tells, and compare.",
+)
 def reference(
     name: str,
     rounds: int | None,
@@ -45,10 +53,19 @@ def reference(
     device: str,
     report: Path | None,
     compare: Path | None,
+    ledger: Path | None,
 ) -> int:
-    """Train RUN, a run file or its TOML file [the packaged demo], in one process."""
+    """Train RUN, a run file or its TOML file [the packaged demo], in one process.
+
+    With --ledger, train again what a run's ledger tells, with the paths that took part; RUN is
+    then a name or id, where a home has several. Ends with 1 at the first record that differs.
+    """
     from dipaco.cli.views.report import differences, print_report, read_report, write_report
 
+    if ledger is not None:
+        if seed or rounds or compare:
+            raise click.UsageError("--ledger excludes --seed, --rounds and --compare")
+        return _replay(name, ledger, home=home, device=device, report=report)
     theirs = read_report(compare) if compare else None
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))
@@ -94,11 +111,66 @@ def train_reference(
     return _report(manifest, result, time.monotonic() - began)
 
 
+def _replay(name: str, ledger: Path, *, home: Path | None, device: str, report: Path | None) -> int:
+    """Train a ledger's run again; returns the exit code."""
+    from dipaco.cli.inputs import home_for
+    from dipaco.cli.views.report import print_report, write_report
+    from dipaco.node.jobs.settings import environment, reproducible_settings
+    from dipaco.node.reference.replay import replay
+    from dipaco.node.runs.ledger_file import checked, ledger_at
+    from dipaco.protocol.numbers import count
+
+    found, signed = ledger_at(ledger.absolute(), name)
+    manifest, records = found.manifest, checked(found, signed, str(ledger))
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))
+        with home_for(folder.absolute()) as node:
+            _copy_inputs(manifest, ledger, node)
+        settings = reproducible_settings(folder.absolute(), device)
+        os.environ.update(environment(settings.compute.torch_threads))
+        with _steps_shown(manifest) as show:
+            replayed = replay(manifest, records, settings, show)
+    made = _report(manifest, replayed.result, time.monotonic() - began)
+    if made.losses:
+        print_report(made)
+    if report is not None:
+        write_report(report, made)
+    same = f"{count(replayed.same, 'record')} of {len(records)}"
+    if replayed.difference:
+        click.echo(f"{same} came out the same; {replayed.difference}")
+        return Exit.ERROR
+    click.echo(f"{same}: all came out the same")
+    return Exit.OK
+
+
+def _copy_inputs(manifest: "Manifest", source: Path, node: "Home") -> None:
+    """Copy the tokenizer and a warm start from the home that has the ledger, if it is one."""
+    from dipaco.node.storage.blobs import BlobStore
+    from dipaco.node.storage.files import Home
+
+    if not source.is_dir():
+        return
+    theirs, ours = BlobStore(Home(source).blobs), BlobStore(node.blobs)
+    for digest in (manifest.tokenizer.sha256, *(each.digest for each in manifest.start)):
+        if theirs.has(digest) and not ours.has(digest):
+            starts = range(0, theirs.size(digest), COPY_BYTES)
+            ours.write_stream(theirs.read_range(digest, start, COPY_BYTES) for start in starts)
+
+
 def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
-    """Train to the last round, and show progress: first of the router, then of all steps."""
+    """Train to the last round."""
+    from dipaco.node.reference.run import run_reference
+
+    with _steps_shown(manifest) as show:
+        return run_reference(manifest, settings, show)
+
+
+@contextmanager
+def _steps_shown(manifest: "Manifest") -> "Iterator[Callable[[str, Progress], None]]":
+    """Show progress: first of the router, then of all steps."""
     from dipaco.cli.views.progress import Work, display, job_notes, job_work
     from dipaco.node.reference.inner_steps import StepCount, all_steps
-    from dipaco.node.reference.run import run_reference
 
     steps, total = StepCount(), all_steps(manifest)
     with display(manifest.name) as shown:
@@ -113,7 +185,7 @@ def _run(manifest: "Manifest", settings: "WorkerSettings") -> "ReferenceResult":
                 Work(title=title, done=done, total=total, unit="steps", part=job, notes=notes)
             )
 
-        return run_reference(manifest, settings, show)
+        yield show
 
 
 def _local_result(manifest: "Manifest", result: "ReferenceResult") -> "LocalResult":
@@ -133,13 +205,14 @@ def _local_result(manifest: "Manifest", result: "ReferenceResult") -> "LocalResu
 
 
 def _report(manifest: "Manifest", result: "ReferenceResult", seconds: float) -> "Report":
+    """Return the report; a ledger may end, or differ, before the last round."""
     from dipaco.cli.views.report import build
     from dipaco.node.api.evaluations import evaluation_view
 
     return build(
         "reference",
         manifest,
-        completed=True,
+        completed=max(map(len, result.states.values()), default=0) > manifest.training.rounds,
         seconds=seconds,
         states={
             module: {version: digest.hex() for version, digest in enumerate(digests)}

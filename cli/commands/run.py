@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.group(cls=Group)
 def run() -> None:
-    """Run files: init, create, sign, verify, show, list."""
+    """Run files: init, create, sign, verify, show, list; and takeover."""
 
 
 @run.command()
@@ -177,6 +177,23 @@ def show(name: str, home: str | None, as_json: bool) -> None:
         click.echo(json.dumps(manifest_table(found)))
     else:
         click.echo(manifest_text(found, terminal_width()))
+
+
+@run.command()
+@click.argument("name", metavar="RUN")
+@click.option("--out", required=True, metavar="FILE", help="The ledger file to write.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@home_option
+def ledger(name: str, out: str, force: bool, home: str | None) -> None:
+    """Write a run's ledger to a file, for `reference --ledger`; RUN is known to this node."""
+    from dipaco.cli.inputs import output_file
+    from dipaco.node.runs.ledger_file import ledger_at, write_ledger
+    from dipaco.protocol.numbers import count
+
+    path = output_file(out, "--out", force=force)
+    found, records = ledger_at(home_of(home), name)
+    written = write_ledger(path, found, records)
+    click.echo(f"{path}: {found.manifest.name}, {count(written, 'record')}")
 
 
 @run.command(name="list")

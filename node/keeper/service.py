@@ -78,15 +78,9 @@ class KeptRun:
         """The blobs that a scheduler wants held: what names them may not be here yet."""
         self._journal, self._run_store = journal, run_store
 
-    @property
-    def final(self) -> Final:
-        """The final ledger, as the store has it now."""
-        record = self.record
-        return Final(record.chain_head, record.digests.__getitem__, record.state)
-
     def answer(self, decide: Callable[[KeeperState, Final], Decision[R]]) -> R:
         """Save what follows from a question, then answer it; raises DiskFull."""
-        decision = decide(self.state, self.final)
+        decision = decide(self.state, self.record.final)
         if decision.changes:
             saved = False
             try:
@@ -167,7 +161,7 @@ class KeeperService:
         scheduling = self._scheduling(ask.run)
         if ask.run in self.runs:
             kept = self.runs[ask.run]
-            return kept.machine.head(kept.state, kept.final, scheduling=scheduling)
+            return kept.machine.head(kept.state, kept.record.final, scheduling=scheduling)
         record = self._run_store.runs.get(ask.run)
         if record is None:
             raise Unavailable(f"run {short(ask.run)} is not known here")
@@ -187,7 +181,7 @@ class KeeperService:
 
     async def _tail(self, peer: PeerId, ask: ReadTail) -> TailPart:
         kept = self._of(ask.run)
-        return kept.machine.tail_part(kept.state, kept.final, peer, ask)
+        return kept.machine.tail_part(kept.state, kept.record.final, peer, ask)
 
     async def _hold(self, peer: PeerId, ask: AskHold) -> Holding:
         """Fetch what is missing, and say after a while which blobs are here."""

@@ -37,7 +37,7 @@ class Grant:
     prefix: str = ""
     """The IP prefix of its holder; empty: not counted, or not known since a restart."""
     restored: bool = False
-    """Whether a restart granted it anew: its work began before."""
+    """Whether a restart, or the end of a standstill, granted it anew: its work began before."""
     behind: Token = b""
     """The lease that its holder works on first, while it has this one in hand; empty: it works on
     this one. Not saved: after a restart every holder is taken to work on its lease."""

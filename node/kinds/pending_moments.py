@@ -79,6 +79,13 @@ class PendingMoments:
         """Note that a peer was heard of."""
         self._set_gone(peer, math.inf)
 
+    def woke(self, now: float) -> None:
+        """Count every wait from now on: the scheduler itself stood still."""
+        for place, found in self._pending.items():
+            gone = found.gone if math.isinf(found.gone) else now
+            moved = found.moved if math.isinf(found.moved) else now
+            self._pending[place] = replace(found, gone=gone, moved=moved)
+
     def overdue(self, now: float, *, away: float, upload: float) -> Iterator[Place]:
         """Yield the moments that nobody can be expected to bring.
 

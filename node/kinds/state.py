@@ -68,14 +68,14 @@ class SchedulingState(LedgerSource):
         """Return who worked on a path last: it has its shard, states and moments at hand."""
         return self.granted_to.get(path, self.ledger.contributors.get(path))
 
-    def preference(self, peer: PeerId, path: int, round_: int) -> tuple[int, bool, bool, int]:
+    def preference(self, peer: PeerId, path: int, round_: int) -> tuple[int, bool, bool, bool, int]:
         """Return the key by which `peer`'s work is sorted.
 
-        The oldest round goes first; in it a path that `peer` has at hand, then one that nobody
-        else has at hand.
+        The oldest round goes first; in it a path that missed the round before, so that no path
+        misses all; then one that `peer` has at hand, then one that nobody else has at hand.
         """
-        last = self.last_at(path)
-        return round_, last != peer, last is not None, path
+        last, late = self.last_at(path), self.ledger.missed.get(round_ - 1, ())
+        return round_, path not in late, last != peer, last is not None, path
 
 
 def named(pairs: tuple[tuple[ModuleId, Digest], ...]) -> tuple[ModuleDigest, ...]:

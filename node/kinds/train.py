@@ -6,6 +6,8 @@ takes them away, the round is leased once more, for its moments alone.
 
 from collections.abc import Callable, Iterator
 
+from msgspec import UNSET
+
 from dipaco.node.aggregation.inspection import wrong_deltas
 from dipaco.node.jobs.values import InspectResult, PerformLease, Progress
 from dipaco.node.kinds.base import Kind, LeaseSource, Work, WorkerTools, check_states, inner_steps
@@ -47,7 +49,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
             self._ready(state), key=lambda work: state.preference(peer, work.path, work.round)
         )
         for work in ready:
-            before = work.path, work.round - 1
+            before = work.path, state.ledger.last_round(work.path, work.round)
             found = state.pending.get(before)
             if found is None or (found.maker == peer and not _otherwise(state, before, found)):
                 yield work
@@ -58,6 +60,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
             version = ledger.path_version(path)
             round_ = state.pending.first_lost(path, version) or version + 1
             waits = round_ > rounds.last or (path, round_) in state.accepted
+            waits |= path in ledger.missed.get(round_, ())
             waits |= round_ <= version and not ledger.may_replace(path, round_)
             if not waits and rounds.has_begun(round_):
                 yield Work(self, path, round_)
@@ -121,7 +124,7 @@ class TrainKind(Kind[TrainLease, TrainResult]):
 
     def hand_back(self, state: SchedulingState, lease: TrainLease) -> tuple[Change, ...]:
         """Give up moments that are still with the maker: it cannot work from them."""
-        before = (lease.path, lease.round - 1)
+        before = (lease.path, state.ledger.last_round(lease.path, lease.round))
         if lease.moments and state.pending.get(before):
             return (moments_lost(state, before),)
         return ()
@@ -141,8 +144,10 @@ class TrainKind(Kind[TrainLease, TrainResult]):
         if lease.round > 1 and manifest.training.inner_state == "carry":
             expected = ledger.topology.path_modules[lease.path]
         found = tuple(ModuleId(each.module) for each in lease.moments)
-        # A path that had no documents before its router was replaced begins anew.
+        # A path that had no documents before its router was replaced begins anew, and so does one
+        # that has missed all rounds.
         begins = manifest.epoch_of(lease.round) != manifest.epoch_of(lease.round - 1)
+        begins |= manifest.training.quorum is not UNSET
         if found != expected and (found or not begins):
             raise RemoteProtocolError("the lease lacks moments of its path, or has unasked ones")
         if ledger.path_version(lease.path) < lease.base_version:
@@ -229,8 +234,9 @@ def moments_to_look_at(state: SchedulingState, now: float) -> tuple[MomentsPendi
     last, gone = state.rounds.last, now + state.manifest.schedule.lease_ttl
     found: dict[Place, Pending] = {}
     for path in state.rounds.live_paths:
-        place = (path, state.ledger.path_version(path))
-        moments = moments_after(state, place) if place[1] < last else ()
+        version = state.ledger.path_version(path)
+        place = (path, state.ledger.last_round(path, version + 1))
+        moments = moments_after(state, place) if version < last else ()
         if moments:
             found[place] = Pending(moments, state.last_at(path), gone)
     for place, each in state.accepted.items():

@@ -6,8 +6,9 @@ work of each kind (`dipaco.node.kinds`). It does the jobs of a run one after the
 store and a shard cache of the same format; only order and place differ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from dipaco.node.jobs.settings import WorkerSettings
@@ -83,13 +84,22 @@ class ReferenceResult:
         return perplexity(sum(e.nll for e in found), tokens)
 
 
+Missed = Mapping[int, Collection[int]]
+"""By round the paths that miss it (docs/method.md 2.10)."""
+
+
 def run_reference(
-    manifest: Manifest, settings: WorkerSettings, on_progress: OnProgress
+    manifest: Manifest,
+    settings: WorkerSettings,
+    on_progress: OnProgress,
+    *,
+    missed: Missed = MappingProxyType({}),
 ) -> ReferenceResult:
     """Run `manifest` from its source to the last round, in this process.
 
     settings      as of a worker; one thread and the same micro-batch give the bits of a swarm.
     on_progress   gets the name of the current job (`round 3, path 1`) and its progress.
+    missed        as in the swarm that this is to equal.
     Raises Refusal, Unavailable, or another DipacoError, as the jobs of a worker do.
     """
     performer = Performer(settings)
@@ -97,12 +107,8 @@ def run_reference(
     run = ReferenceRun(manifest, [first], performer, on_progress)
     run.seed()
     run.evaluate(0)
-    reshard = manifest.routing.reshard
     for round_ in range(1, manifest.training.rounds + 1):
-        run.round(round_)
-        run.evaluate(round_)
-        if reshard is not None and round_ == reshard.after_round:
-            run.reshard(reshard)
+        run.whole_round(round_, missed.get(round_, ()))
     return run.result()
 
 
@@ -150,10 +156,25 @@ class ReferenceRun:
         top = self.manifest.topology
         self.states = {module: [seeds[top.counterpart(module)]] for module in top.modules}
 
-    def round(self, round_: int) -> None:
-        """Train every live path, then take every module's outer step (lines 4 to 17)."""
+    def whole_round(self, round_: int, missed: Collection[int] = ()) -> None:
+        """Do all that belongs to a round: training, evaluation, the next router where it is due."""
+        self.round(round_, missed)
+        self.evaluate(round_)
+        reshard = self.manifest.routing.reshard
+        if reshard is not None and round_ == reshard.after_round:
+            self.reshard(reshard)
+
+    def round(self, round_: int, missed: Collection[int] = ()) -> None:
+        """Train every live path, then take every module's outer step (lines 4 to 17).
+
+        missed   the paths that miss the round: they are not trained, and a module that only they
+                 go through comes to the round's version as it is.
+        """
         done: dict[int, TrainResult] = {}
-        for path in self.live_paths(round_):
+        live = self.live_paths(round_)
+        for path in live:
+            if path in missed:
+                continue
             work, what = Work(TRAIN, path, round_), f"round {round_}, path {path}"
             trained = self._perform_lease(work, what)
             assert isinstance(trained, TrainResult)
@@ -163,10 +184,12 @@ class ReferenceRun:
             paths = [path for path in top.paths_through(module) if path in done]
             if paths:
                 self._step(module, {path: done[path] for path in paths}, round_)
-        self.moments = {path: trained.moments for path, trained in done.items()}
+            elif set(top.paths_through(module)).intersection(live):
+                self.states[module].append(self.states[module][-1])
+        self.moments |= {path: trained.moments for path, trained in done.items()}
         if self.manifest.training.inner_state == "carry":
             tau = self.manifest.training.inner_steps
-            self.steps = {
+            self.steps |= {
                 path: self.steps_before(path, round_) + trained.steps_taken(tau)
                 for path, trained in done.items()
             }

@@ -8,7 +8,7 @@ from dipaco.node.runs.files import RunFile, find_run, kept_runs, open_run, read_
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.files import Home
-from dipaco.node.storage.journal import Journal
+from dipaco.node.storage.journal import Journal, SavedProof
 from dipaco.protocol.errors import Refusal
 from dipaco.protocol.wire.digest import Digest
 
@@ -56,3 +56,16 @@ def record_of(run: Digest, home: Path) -> RunRecord | None:
     """Return the record of a run's specs and ledger in `home`; None if the journal has none."""
     with _journal(home) as journal:
         return RunStore(journal).runs.get(run) if journal is not None else None
+
+
+def proofs_of(run: Digest, home: Path) -> list[SavedProof]:
+    """Return the proofs about a run's schedulers that the node of `home` keeps."""
+    with _journal(home) as journal:
+        saved = journal.proofs() if journal is not None else []
+    return [each for each in saved if each.run == run]
+
+
+def read_records(run: Digest, home: Path) -> list[bytes]:
+    """Return the signed records of a run's ledger in `home`; none if the journal has none."""
+    with _journal(home) as journal:
+        return [saved.data for saved in journal.ledger(run)] if journal is not None else []

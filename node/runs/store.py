@@ -31,6 +31,7 @@ from dipaco.node.runs.certificates import (
     newest_certificate,
 )
 from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
+from dipaco.node.runs.grants import check_grant, check_not_given_up, stays_until
 from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedProof, SignedKind
@@ -49,7 +50,8 @@ from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item, LedgerPart
 from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign
-from dipaco.protocol.work.ledger import Entry, Equivocation, LedgerRecord
+from dipaco.protocol.work.ledger import Entry, Equivocation, LedgerRecord, TermGranted
+from dipaco.protocol.work.terms import OwnersGrant
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,12 @@ MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
 
 Keep = Callable[[], None]
 
-_KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receipt": "receipt"}
+_KINDS: dict[str, SignedKind] = {
+    "manifest": "manifest",
+    "spec": "spec",
+    "grant": "grant",
+    "receipt": "receipt",
+}
 
 
 class RunStore:
@@ -118,6 +125,7 @@ class RunStore:
                     gone.add(saved.run)
         for record in tuple(self.runs.values()):
             self._restored(record.run, partial(self._replay, record))
+            self._give_up(record)
         for proof in self._journal.proofs():
             if proof.run in self.runs:
                 self.runs[proof.run].fault = proof.reason
@@ -460,7 +468,9 @@ class RunStore:
     def _append(
         self, record: RunRecord, fresh: list[Signed], certificate: Certificate = ()
     ) -> None:
+        self._give_up(record)  # what came before the owner's word could be held against it
         opened = record.check(fresh)
+        check_not_given_up(record, opened)
         saved = False
         try:
             with self._journal.saving():
@@ -530,14 +540,35 @@ class RunStore:
         self._announce(item, len(data))
         return item
 
-    def append(self, run: Digest, entry: Entry, key: Ed25519PrivateKey) -> None:
+    def begin_granted(self, run: Digest, key: Ed25519PrivateKey) -> None:
+        """Begin the term that the owner granted this node; raises Unavailable while it cannot."""
+        record, signed = self.runs[run], self._journal.signed("grant", run)[-1].data
+        grant = record.granted
+        assert grant is not None
+        if record.chain_head != grant.head:
+            raise Unavailable(
+                f"term {grant.term} goes on from record {grant.head.length}, this node has "
+                f"{record.length}: it waits for the others"
+            )
+        granted = TermGranted(grant=decode(signed, Signed))
+        self.append(run, granted, key, term=grant.term)
+
+    def append(
+        self, run: Digest, entry: Entry, key: Ed25519PrivateKey, *, term: int | None = None
+    ) -> None:
         """Sign `entry` as the ledger's next record and save it; the scheduler alone calls this.
+
+        term   None: that of the ledger.
 
         The run has no keepers: with them a record is final when a quorum of them has signed.
         """
         record = self.runs[run]
         made = LedgerRecord(
-            run=run, term=record.term, seq=record.length, previous=record.head, entry=entry
+            run=run,
+            term=record.term if term is None else term,
+            seq=record.length,
+            previous=record.head,
+            entry=entry,
         )
         data = encode(sign(made, key))
         try:
@@ -588,6 +619,7 @@ class RunStore:
         admissions: dict[str, Callable[[bytes], tuple[Digest, Keep]]] = {
             "manifest": partial(self._admit_manifest, ours=ours),
             "spec": self._admit_spec,
+            "grant": self._admit_grant,
             "receipt": partial(self._admit_receipt, ours=ours),
         }
         admit = admissions.get(kind)
@@ -635,6 +667,24 @@ class RunStore:
             raise Refusal(f"spec {short(digest)} is known already, or one too many")
         held = HeldSpec(spec, signed.signer)
         return record.run, lambda: record.specs.update({digest: held})
+
+    def _admit_grant(self, data: bytes) -> tuple[Digest, Keep]:
+        signed, grant = decode_signed(data, OwnersGrant)
+        record = self._known(grant.run)
+        check_grant(record, signed, grant)
+
+        def heed() -> None:
+            record.granted = grant
+            self._give_up(record)
+
+        return record.run, heed
+
+    def _give_up(self, record: RunRecord) -> None:
+        """Drop the records that the run's owner has given up."""
+        if (stays := stays_until(record)) < record.length:
+            log.warning("run %s: its owner gave up records from %d on", short(record.run), stays)
+            self._journal.cut_ledger(record.run, stays)
+            self._replay(record)
 
     def _admit_receipt(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
         signed, receipt = decode_signed(data, Receipt)

@@ -185,6 +185,7 @@ batch = 8
 # inner_state = "carry"              # keep the inner moments from round to round; or reset
 # precision = "f32"                  # or bf16: the inputs of training's matrix products
 # early_stopping = false             # true: a path is used at the version of its best held-out loss
+# quorum = { num = 1, den = 2, grace = 60 }  # step without late paths: share, seconds [all paths]
 # batch_order = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # [its run id]
 
 [training.inner]

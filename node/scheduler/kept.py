@@ -26,7 +26,7 @@ from dipaco.node.kinds.table import TRAIN, work_of
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.named_blobs import blobs_named
-from dipaco.node.scheduler.replication import Deposed, Proposal, Replication
+from dipaco.node.scheduler.replication import Certified, Deposed, Replication
 from dipaco.node.scheduler.service import STEP_RETRY_SECONDS, Scheduler
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import Unavailable
@@ -68,11 +68,11 @@ class KeptScheduler(Scheduler):
         self._replication = replication
         self._record = record
         self._one = trio.Lock()
-        self._proposal: Proposal | None = None
+        self._proposal: Certified | None = None
         """What is final, and not applied yet."""
         self._unkept: dict[bytes, _Unkept] = {}
         """By token."""
-        self._looked = -math.inf
+        self._compared = -math.inf
         """When a volunteer's ledger last made this node compare its own with those of its peers."""
         self._ended = trio.Event()
         """Set once a higher term has begun."""
@@ -103,8 +103,8 @@ class KeptScheduler(Scheduler):
         Its word that its ledger is of a higher term proves nothing, but is worth a look at once.
         """
         head = NO_HEAD if request.head is UNSET else request.head
-        if head.term > self._replication.term and now >= self._looked + LOOK_SECONDS:
-            self._looked = now
+        if head.term > self._replication.term and now >= self._compared + LOOK_SECONDS:
+            self._compared = now
             self._deps.run_store.wanting()
         return super().ask(peer, request, now)
 
@@ -118,7 +118,9 @@ class KeptScheduler(Scheduler):
     async def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
         if not isinstance(result, TrainResult):
             return await super()._count(peer, result)
-        changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
+        now = trio.current_time()
+        self._look(now)
+        changes, reply = self.schedule.submit(peer, result, now=now)
         self._make(changes)  # no entry of the ledger is among them
         unkept = self._unkept.get(result.token)
         if unkept is not None and isinstance(reply, Stands):
@@ -213,7 +215,7 @@ class KeptScheduler(Scheduler):
                 raise
             await self._make_what_is_final(changes)
 
-    async def _made_final(self, entries: Sequence[Entry]) -> Proposal:
+    async def _made_final(self, entries: Sequence[Entry]) -> Certified:
         named = {digest for each in entries for digest in blobs_named(each)}
         blobs = {digest: self._deps.blobs.size(digest) for digest in named}
         what = f"{type(entries[0]).__name__}"

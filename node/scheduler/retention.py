@@ -66,8 +66,9 @@ def _to_train_again(schedule: Schedule, path: int) -> set[Digest]:
 
     Should the moments be lost that the next round begins with, the last one is trained again.
     """
-    done = schedule.ledger.path_version(path)
-    accepted = (path, done + 1) in schedule.state.accepted
+    version = schedule.ledger.path_version(path)
+    done = schedule.ledger.last_round(path, version + 1)
+    accepted = (path, version + 1) in schedule.state.accepted
     if done < 1 or accepted or not schedule.ledger.path_moments(path, done + 1):
         return set()
     return schedule.lease_again((path, done)).inputs

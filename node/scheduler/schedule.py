@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
 
+from msgspec import UNSET
+
 from dipaco.node.kinds.base import Work
 from dipaco.node.kinds.changes import (
     RECONNECT_SECONDS,
@@ -35,6 +37,7 @@ from dipaco.node.kinds.table import KINDS, TRAIN, kind_of, work_of
 from dipaco.node.kinds.train import is_again, moments_arrived, moments_lost, moments_to_look_at
 from dipaco.node.scheduler.in_hand import RETRY_SECONDS as NEXT_SECONDS
 from dipaco.node.scheduler.in_hand import end_with, to_hold
+from dipaco.node.scheduler.late_paths import LatePaths
 from dipaco.node.scheduler.parking import Parking
 from dipaco.node.scheduler.sharing import MOST_IN_HAND, leases_to_take, work_to_share
 from dipaco.node.scheduler.standing import Standing
@@ -55,7 +58,13 @@ from dipaco.protocol.work.kinds import (
     TrainLease,
     TrainResult,
 )
-from dipaco.protocol.work.ledger import Contribution, ModuleUpdated, Quantised, SpecAdopted
+from dipaco.protocol.work.ledger import (
+    Contribution,
+    ModuleUpdated,
+    Quantised,
+    RoundMissed,
+    SpecAdopted,
+)
 from dipaco.protocol.work.run_state import MAX_REPLACED
 
 RETRY_SECONDS = 2.0  # at least, before a volunteer without a lease asks again
@@ -80,6 +89,9 @@ class Schedule:
             self.standing.trained(peer)
         self._counted: dict[PeerId, tuple[Token, ...]] = {}
         """Per peer the tokens of its two newest results that count: answers may have been lost."""
+        self._late = LatePaths(self.rounds, self.ledger)
+        self._why_ended: dict[Token, str] = {}
+        """By token why the newest leases ended that did not count: their holders may not know."""
 
     # ------------------------------------------------------------------ questions
 
@@ -139,12 +151,16 @@ class Schedule:
 
     def adopt(self, spec: Digest) -> tuple[Change, ...]:
         """Adopt the router spec, once."""
-        return (Recorded(SpecAdopted(epoch=0, spec=spec)),) if self.ledger.spec is None else ()
+        return (self._adopted(0, spec),) if self.ledger.spec is None else ()
 
     def switch(self, spec: Digest) -> tuple[Change, ...]:
         """Adopt the next epoch's router spec, if that is due."""
-        epoch = self.ledger.epoch + 1
-        return (Recorded(SpecAdopted(epoch=epoch, spec=spec)),) if self.switch_due else ()
+        return (self._adopted(self.ledger.epoch + 1, spec),) if self.switch_due else ()
+
+    def _adopted(self, epoch: int, spec: Digest) -> Recorded:
+        with_quorum = self.manifest.training.quorum is not UNSET
+        paths = self.rounds.live_by(spec) if with_quorum else UNSET
+        return Recorded(SpecAdopted(epoch=epoch, spec=spec, live=paths))
 
     def ask(
         self, peer: PeerId, spec: Digest, *, token: Token, now: float, prefix: str = ""
@@ -226,7 +242,7 @@ class Schedule:
         """Renew a lease, whose holder counts so much `progress`. It is not saved."""
         grant = self.grant_of(peer, token)
         if grant is None:
-            return Fallen(reason="the lease ended: its time ran out, or it was given to another")
+            return Fallen(reason=self._why_fallen(token))
         self.state.pending.heard_from(peer)
         self.standing.heard_from(peer, now)
         grant = replace(grant, beat=now, gone=math.inf, prefix=prefix)
@@ -273,7 +289,7 @@ class Schedule:
             return (), Stands()
         grant = self.grant_of(peer, result.token)
         if grant is None:
-            return (), Fallen(reason="the lease no longer stands: the work was given to another")
+            return (), Fallen(reason=self._why_fallen(result.token))
         wrong = self.misfit(grant, result, now)
         if wrong:
             return (LeaseEnded(result.token, wrong, failed=now),), Fallen(reason=wrong)
@@ -347,6 +363,18 @@ class Schedule:
             if grant.peer == peer:
                 self.grants[token] = replace(grant, gone=now)
 
+    def go_on_without(self, now: float) -> tuple[Change, ...]:
+        """Have the paths miss their round that are late, where the run has a quorum."""
+        late = self._late.overdue(self.state.accepted, now)
+        return (
+            *(
+                LeaseEnded(token, f"late: round {lease.round} goes on without path {lease.path}")
+                for token, lease in ((each, grant.lease) for each, grant in self.grants.items())
+                if isinstance(lease, TrainLease) and (lease.path, lease.round) in late
+            ),
+            *(Recorded(RoundMissed(path=path, round=round_)) for path, round_ in late),
+        )
+
     def expire(self, now: float) -> tuple[Change, ...]:
         """End the leases whose time ran out, and give up moments that do not come."""
         upload = STALL_TTLS * self.manifest.schedule.lease_ttl
@@ -361,6 +389,17 @@ class Schedule:
             *expired.values(),
             *end_with(expired.keys(), self.grants.values()),
         )
+
+    def woke(self, now: float) -> None:
+        """Renew what stands, as a restart does: the scheduler stood still, not its peers.
+
+        It is not saved. A connection that had broken before counts as broken now.
+        """
+        for token, held in self.grants.items():
+            moved = held.moved if math.isinf(held.moved) else now
+            gone = held.gone if math.isinf(held.gone) else now
+            self.grants[token] = replace(held, granted=now, moved=moved, gone=gone, restored=True)
+        self.state.pending.woke(now)
 
     # ------------------------------------------------------------------ changes
 
@@ -388,19 +427,27 @@ class Schedule:
                 state.pending.add(change.place, change.pending)
             case MomentsArrived():
                 state.pending.arrived(change.place)
-            case Recorded(entry=ModuleUpdated()):
+            case Recorded(entry=ModuleUpdated() | RoundMissed()):
                 self.forget_taken_in()
             case Recorded(entry=SpecAdopted()):
                 self._forget_dead_paths()
 
     def _end(self, ended: LeaseEnded) -> None:
         grant = self.grants.pop(ended.token, None)
+        if not ended.counted:
+            self._why_ended[ended.token] = ended.reason
+            if len(self._why_ended) > MAX_COUNTED:
+                del self._why_ended[next(iter(self._why_ended))]
         if grant and ended.counted:
             self._note_counted(grant.peer, ended.token)
         elif grant and ended.failed is not None:
             prefix = "" if self.standing.proven(grant.peer) else grant.prefix
             self.parking.failed(grant.peer, ended.reason, ended.failed, prefix=prefix)
             self.standing.failed(grant.peer)
+
+    def _why_fallen(self, token: Token) -> str:
+        why = self._why_ended.get(token, "its time ran out, or the work was given to another")
+        return one_line(f"the lease no longer stands: {why}")
 
     def _note_counted(self, peer: PeerId, token: Token, trained_in: str = "") -> None:
         self._counted[peer] = (*self._counted.pop(peer, ())[-1:], token)

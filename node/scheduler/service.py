@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import combinations
 
 import trio
+from msgspec import UNSET
 
 from dipaco.node.condition import Condition
 from dipaco.node.jobs.values import (
@@ -74,11 +75,12 @@ from dipaco.protocol.work.kinds import (
     Sheet,
     TrainLease,
 )
-from dipaco.protocol.work.ledger import ModuleUpdated
+from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
 
 log = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
+STOOD_STILL_SECONDS = 3.0  # between two looks: this process was stopped, or the machine asleep
 STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
 
 
@@ -103,6 +105,8 @@ class Scheduler:
         """The outer step in work."""
         self.full = ""
         """Why nothing can be saved at present; empty: it can."""
+        self._looked = now
+        """When the time was last looked at."""
         self._due = Condition()
         self._collecting: set[Place] = set()
         """Whose moments somebody is after."""
@@ -116,6 +120,7 @@ class Scheduler:
 
     def ask(self, peer: PeerId, request: AskLease, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants work."""
+        self._look(now)
         changes, reply = self.schedule.ask(
             peer,
             request.spec,
@@ -128,6 +133,7 @@ class Scheduler:
 
     def ask_next(self, peer: PeerId, request: AskNext, now: float) -> Granted | NoLease:
         """Answer a volunteer that wants a second lease to hold in hand."""
+        self._look(now)
         changes, reply = self.schedule.ask_next(
             peer,
             request.spec,
@@ -141,6 +147,7 @@ class Scheduler:
 
     def heartbeat(self, peer: PeerId, beat: Heartbeat, now: float) -> Stands | Fallen:
         """Renew a lease."""
+        self._look(now)
         prefix = self._deps.prefix(peer)
         reply = self.schedule.heartbeat(
             peer, beat.token, progress=beat.progress, now=now, prefix=prefix
@@ -159,12 +166,14 @@ class Scheduler:
 
     def hand_back(self, peer: PeerId, request: HandBack, now: float) -> Stands:
         """Take back a lease; nothing happens if it no longer stands."""
+        self._look(now)
         grant = self.schedule.grant_of(peer, request.token)
         self._make(self.schedule.hand_back(peer, request.token, request.reason, now=now))
         if grant and isinstance(grant.lease, TrainLease):
             has = self._deps.blobs.has
             if not all(has(each.digest) for each in grant.lease.moments):
-                place = (grant.lease.path, grant.lease.round - 1)
+                path, ledger = grant.lease.path, self.schedule.ledger
+                place = (path, ledger.last_round(path, grant.lease.round))
                 self._make(self.schedule.moments_lost(place))
         return Stands()
 
@@ -174,6 +183,7 @@ class Scheduler:
         Raises Unavailable when a blob cannot be had or inspected now: the volunteer asks again.
         """
         now = trio.current_time()
+        self._look(now)
         self.schedule.handing_in(peer, result.token, now)
         grant = self.schedule.grant_of(peer, result.token)
         if grant is None or self.schedule.misfit(grant, result, now):
@@ -271,6 +281,7 @@ class Scheduler:
 
     def gone(self, peer: PeerId, now: float) -> None:
         """Note that a peer's connection broke."""
+        self._look(now)
         self.schedule.gone(peer, now)
 
     async def _count(self, peer: PeerId, result: Result) -> Stands | Fallen:
@@ -278,7 +289,9 @@ class Scheduler:
 
         def decide() -> tuple[Change, ...]:
             nonlocal reply
-            changes, reply = self.schedule.submit(peer, result, now=trio.current_time())
+            now = trio.current_time()
+            self._look(now)
+            changes, reply = self.schedule.submit(peer, result, now=now)
             return changes
 
         await self._settle(decide)
@@ -307,6 +320,8 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             nursery.start_soon(self._take_steps)
+            if self._manifest.training.quorum is not UNSET:
+                nursery.start_soon(self._miss_rounds)
             while True:
                 for place in self.schedule.state.pending:
                     if place not in self._collecting:
@@ -370,7 +385,33 @@ class Scheduler:
                 self._deps.guard.call("ending leases", None, self._end_leases)
 
     def _end_leases(self) -> None:
-        self._make(self.schedule.expire(trio.current_time()))
+        now = trio.current_time()
+        self._look(now)
+        self._make(self.schedule.expire(now))
+
+    async def _miss_rounds(self) -> None:
+        """Have late paths miss their rounds; apart from `_expire`, since keepers may be away."""
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            with suppress(DiskFull):  # said already; the round waits until there is room
+                doing, decide = "going on without late paths", self._late
+                await self._deps.guard.attempt(doing, None, self._settle, decide)
+
+    def _late(self) -> tuple[Change, ...]:
+        now = trio.current_time()
+        self._look(now)
+        return self.schedule.go_on_without(now)
+
+    def _look(self, now: float) -> None:
+        """Renew what stands if this process stood still: its own gap is nobody's silence.
+
+        Whatever judges by the time looks first: on waking, calls of peers and the look for leases
+        to end come in any order.
+        """
+        gap, self._looked = now - self._looked, now
+        if gap > STOOD_STILL_SECONDS:
+            log.warning("this node stood still for %s: all leases are renewed", span(gap))
+            self.schedule.woke(now)
 
     async def _take_steps(self) -> None:
         while True:
@@ -501,6 +542,8 @@ class Scheduler:
                 log.warning("moments of path=%d round=%d are lost: made again", path, round_)
             case MomentsArrived(place=(path, round_)):
                 log.info("moments of path=%d round=%d are here", path, round_)
+            case Recorded(entry=RoundMissed(path=path, round=round_)):
+                log.info("path=%d is late: round=%d goes on without it", path, round_)
             case Recorded(entry=entry):
                 log.info("ledger %s", type(entry).__name__)
                 if isinstance(entry, ModuleUpdated):

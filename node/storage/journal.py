@@ -34,7 +34,7 @@ MAX_PROOF = 64 << 10  # bytes of a record in a proof, so that all proofs have 8 
 MAX_DROPPED = 4096  # runs that are not taken in again, the latest: 40 bytes each
 BUSY_SECONDS = 5.0  # the wait for another process (a client command) that reads the file
 
-SignedKind = Literal["manifest", "spec", "receipt"]
+SignedKind = Literal["manifest", "spec", "receipt", "grant"]
 
 FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held other values
 # Newest on top: the last entry makes a new file of FIRST_VERSION, each one above it leads to the
@@ -54,7 +54,6 @@ MIGRATIONS = (
         run BLOB NOT NULL, round INTEGER NOT NULL, path INTEGER NOT NULL, data BLOB NOT NULL,
         PRIMARY KEY (run, round, path)
     ) WITHOUT ROWID;
-    CREATE TABLE grants (run BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
     """,
     """
     CREATE TABLE kept (run BLOB PRIMARY KEY) WITHOUT ROWID;
@@ -95,7 +94,7 @@ MIGRATIONS = (
 # The tables whose values go with their run. What a keeper promised and signed stands for good.
 OF_RUNS = (
     *("signed", "ledger", "verdicts", "leases", "results"),
-    *("certificates", "acceptances", "grants"),
+    *("certificates", "acceptances"),
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 

@@ -120,14 +120,3 @@ class KeeperTables:
         self._change(
             "DELETE FROM acceptances WHERE run = ? AND round = ? AND path = ?", (run, round_, path)
         )
-
-    # An owner's word
-
-    def save_grant(self, run: Digest, data: bytes) -> None:
-        """Keep the newest term that the owner granted by hand, an encoded envelope."""
-        self._change("INSERT OR REPLACE INTO grants VALUES (?, ?)", (run, data))
-
-    def grant(self, run: Digest) -> bytes | None:
-        """Return the newest term that the owner granted."""
-        row = self._row("SELECT data FROM grants WHERE run = ?", (run,))
-        return row[0] if row else None

@@ -71,7 +71,9 @@ def not_handed_over(held: Mapping[int, HandedIn], view: RunState) -> dict[int, H
     return {
         path: each
         for path, each in held.items()
-        if view.path_version(path) <= each.upto < view.manifest.training.rounds
+        if view.last_round(path, view.path_version(path) + 1)
+        <= each.upto
+        < view.manifest.training.rounds
     }
 
 

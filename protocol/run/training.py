@@ -72,6 +72,28 @@ class Nesterov(Wire, frozen=True, kw_only=True):
     """A path's weight in the mean: the tokens of its shard, or the same for every path."""
 
 
+class Quorum(Wire, frozen=True, kw_only=True):
+    """When a module steps without the paths that are late (docs/method.md 2.10).
+
+    A share and not a number, since the modules of one run have different numbers of paths.
+    """
+
+    num: Annotated[int, Meta(ge=1, le=1000)]
+    """A module with c live paths steps with at least num / den of c results."""
+    den: Annotated[int, Meta(ge=2, le=1000)]
+    grace: Annotated[int, Meta(ge=0, le=86400)]
+    """Seconds for which the module still waits for the others, once it has these."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num >= self.den:
+            raise ValueError("num: not below den; leave the quorum out to wait for all paths")
+
+    def reached(self, results: int, paths: int) -> bool:
+        """Return whether so many results are enough for a module of so many live paths."""
+        return results * self.den >= self.num * paths
+
+
 class Training(Wire, frozen=True, kw_only=True):
     """Rounds, steps, optimizers and encodings."""
 
@@ -99,3 +121,5 @@ class Training(Wire, frozen=True, kw_only=True):
     batch_order: DigestField | UnsetType = UNSET
     """The run id that the order of batches follows from, if it is not the run's own: two runs that
     differ in one choice then train on the same batches."""
+    quorum: Quorum | UnsetType = UNSET
+    """The share of a module's paths that is enough for its outer step; all, if left out."""

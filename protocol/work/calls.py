@@ -211,6 +211,8 @@ class Behind(Wire, frozen=True, kw_only=True):
     """The highest term that it promised or cosigned: it serves no lower one."""
     head: Head
     """Where its chain ends, with what is not final yet."""
+    final: Count
+    """Number of final records: it takes in others from there on alone."""
 
 
 class AskCosign(Wire, frozen=True, kw_only=True):

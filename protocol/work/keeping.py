@@ -190,12 +190,13 @@ class Keeper:
         its answer may have been lost.
         """
         self._check_asker(asker, ask.run, ask.term)
-        head = self.chain(state, final).head
+        chain = self.chain(state, final)
+        head = chain.head
         promised = state.promise
         if promised is not None and promised.term == ask.term > head.term:
             return Decision(self._promised(state, promised))
         if ask.term <= _term(state, head):
-            return Decision(Behind(term=_term(state, head), head=head))
+            return Decision(_behind(state, chain))
         promise = Promise(run=self.run, term=ask.term, keeper=self.me, head=head)
         return Decision(self._promised(state, promise), (TermPromised(ask.term, promise),))
 
@@ -216,7 +217,7 @@ class Keeper:
         if not ask.head.length:
             raise RemoteProtocolError("asks for a signature of no record")
         held = self.chain(state, final)
-        behind = Behind(term=_term(state, held.head), head=held.head)
+        behind = _behind(state, held)
         if ask.head.term < behind.term:
             return Decision(behind)
         chain = held.taking(ask.records)
@@ -254,9 +255,9 @@ class Keeper:
         not begun, which would outrank all others.
         """
         self._check_asker(asker, ask.run, ask.term)
-        head = self.chain(state, final).head
-        behind = Behind(term=_term(state, head), head=head)
-        if ask.term != head.term or ask.term < behind.term:
+        chain = self.chain(state, final)
+        behind = _behind(state, chain)
+        if ask.term != chain.head.term or ask.term < behind.term:
             return Decision(behind)
         changes: list[Change] = list(outdated(state, final.fold))
         for signed in ask.acceptances:
@@ -344,6 +345,12 @@ def _fitting(envelopes: Iterable[Signed]) -> tuple[Signed, ...]:
 def _term(state: KeeperState, head: Head) -> int:
     """Return the lowest term that the keeper still serves."""
     return max(state.promised_term, head.term)
+
+
+def _behind(state: KeeperState, chain: Chain) -> Behind:
+    """Return where the keeper stands."""
+    head = chain.head
+    return Behind(term=_term(state, head), head=head, final=chain.final.head.length)
 
 
 def _replaced(state: KeeperState, held: Chain, chain: Chain) -> Iterable[TailReplaced]:

@@ -12,7 +12,7 @@ owner. So whoever has the manifest and the chain can check each choice.
 from collections.abc import Callable, Iterable
 from typing import Annotated, ClassVar
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.run.manifest import Manifest
@@ -40,6 +40,9 @@ class SpecAdopted(Wire, frozen=True, kw_only=True):
 
     epoch: Annotated[int, Meta(ge=0, le=1 << 20)]
     spec: DigestField
+    live: Annotated[tuple[Path, ...], Meta(min_length=1, max_length=MAX_PATHS)] | UnsetType = UNSET
+    """The paths that have training data by this spec, ascending: the fold counts quorums over them.
+    Given exactly where the manifest has `training.quorum`."""
 
 
 class Contribution(Wire, frozen=True, kw_only=True):
@@ -99,7 +102,17 @@ class TermGranted(Wire, frozen=True, kw_only=True):
     """The owner's signed `OwnersGrant` of this term; its head is the record before this one."""
 
 
-Entry = SpecAdopted | ModuleUpdated | WorkEntry | TermBegun | TermGranted
+class RoundMissed(Wire, frozen=True, kw_only=True):
+    """A path was late: its modules take the outer step of this round without it (method 2.10).
+
+    A module that has no other live path comes to the round's version as it is.
+    """
+
+    path: Path
+    round: Round
+
+
+Entry = SpecAdopted | ModuleUpdated | RoundMissed | WorkEntry | TermBegun | TermGranted
 
 
 class LedgerRecord(Wire, frozen=True, kw_only=True):

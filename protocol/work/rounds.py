@@ -3,11 +3,12 @@
 They are pure: they read the ledger's fold and the router specs that it adopted. Rounds are
 synchronous per module (docs/method.md section 2): a path trains round t as soon as all its modules
 stand at version t - 1, and a module takes its outer step of round t as soon as every live path
-through it has a result. The only global barrier is a re-sharding: later rounds begin when the new
-router is adopted.
+through it has a result, but those that missed the round (section 2.10). The only global barrier is
+a re-sharding: later rounds begin when the new router is adopted.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import lru_cache
 
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
@@ -30,6 +31,11 @@ class Rounds:
         self._manifest = state.manifest
         self._state = state
         self._weights = weights
+        self._unknown = (1,) * self._manifest.paths
+        self._through: dict[int, tuple[Weights, dict[ModuleId, tuple[int, ...]]]] = {}
+        """Per epoch the live paths through the modules that were asked for, by these weights."""
+        self._done: tuple[int, tuple[int, ...], int] = (-1, (), -1)
+        """The fold's count of changes, the live paths, and `done` as it was then."""
 
     # ------------------------------------------------------------------ weights, live paths
 
@@ -43,11 +49,16 @@ class Rounds:
             found = self._weights(spec)
             if found is not None:
                 return found
-        return (1,) * self._manifest.paths
+        return self._unknown
 
     def live_at(self, round_: int) -> tuple[int, ...]:
         """Return the paths that train in a round, and are evaluated at that version."""
-        return live(self.weights_at(round_))
+        stated = self._state.live[: self._manifest.epoch_of(round_) + 1]
+        return stated[-1] if stated else live(self.weights_at(round_))
+
+    def live_by(self, spec: Digest) -> tuple[int, ...]:
+        """Return the paths that have training data by a router spec; all, while it is unknown."""
+        return live(self._weights(spec) or self._unknown)
 
     @property
     def live_paths(self) -> tuple[int, ...]:
@@ -64,7 +75,10 @@ class Rounds:
     @property
     def done(self) -> int:
         """The newest version that all live paths have; -1 before the seed model."""
-        return min(map(self._state.path_version, self.live_paths), default=-1)
+        changes, paths = self._state.changes, self.live_paths
+        if self._done[:2] != (changes, paths):
+            self._done = changes, paths, min(map(self._state.path_version, paths), default=-1)
+        return self._done[2]
 
     def has_begun(self, round_: int) -> bool:
         """Return whether the router of a round is adopted."""
@@ -102,7 +116,7 @@ class Rounds:
     # ------------------------------------------------------------------ outer steps
 
     def due_steps(
-        self, arrived: Container[tuple[int, int]]
+        self, arrived: Collection[tuple[int, int]]
     ) -> Iterator[tuple[ModuleId, int, tuple[int, ...]]]:
         """Yield (module, version, paths) of every outer step whose results are complete.
 
@@ -110,16 +124,37 @@ class Rounds:
         version   that the step makes.
         paths     that contribute, ascending.
         """
-        for module in self._state.topology.modules:
-            version = self._state.version(module) + 1
-            if not 1 <= version <= self.last:
-                continue
-            weights = self.weights_at(version)
-            paths = tuple(p for p in self._state.topology.paths_through(module) if weights[p])
+        for module, version in self.next_versions() if arrived else ():
+            paths = self.step_paths(module, version)
             if paths and all((path, version) in arrived for path in paths):
                 yield module, version, paths
 
+    def next_versions(self) -> Iterator[tuple[ModuleId, int]]:
+        """Yield every module and the version that it takes next, if it takes one."""
+        states, last = self._state.states, self.last
+        for module in self._state.topology.modules if states else ():
+            version = len(states[module])
+            if version <= last:
+                yield module, version
 
+    def step_paths(self, module: ModuleId, version: int) -> tuple[int, ...]:
+        """Return the paths whose results make a module's step to `version`, ascending."""
+        if self._state.live:
+            if self._manifest.epoch_of(version) > self._state.epoch:
+                return ()  # the next router says which paths live
+            return self._state.due_paths(module, version)
+        weights = self.weights_at(version)
+        epoch = self._manifest.epoch_of(version)
+        if (known := self._through.get(epoch)) is None or known[0] is not weights:
+            known = self._through[epoch] = (weights, {})
+        found = known[1].get(module)
+        if found is None:
+            through = self._state.topology.paths_through(module)
+            found = known[1][module] = tuple(path for path in through if weights[path])
+        return found
+
+
+@lru_cache(maxsize=64)
 def live(weights: Weights) -> tuple[int, ...]:
     """Return the paths that have training data."""
     return tuple(path for path, weight in enumerate(weights) if weight)

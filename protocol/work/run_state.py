@@ -4,8 +4,10 @@ Owns the rules for which entry may follow which; `ledger.append_checked` checks 
 chain before.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
+
+from msgspec import UNSET
 
 from dipaco.protocol.errors import RemoteProtocolError
 from dipaco.protocol.routing.labels import MAX_SHEETS_PER_WINDOW
@@ -23,6 +25,7 @@ from dipaco.protocol.work.ledger import (
     Entry,
     ModuleUpdated,
     Quantised,
+    RoundMissed,
     SpecAdopted,
     TermBegun,
     TermGranted,
@@ -38,6 +41,8 @@ class RunState:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
+        self.changes = 0
+        """How often anything changed: what follows from the state stands as long as this does."""
         self.reset()
 
     @cached_property
@@ -47,8 +52,15 @@ class RunState:
 
     def reset(self) -> None:
         """Go back to before the first entry."""
+        self.changes += 1
         self.specs: list[Digest] = []
         """The adopted spec of every epoch so far."""
+        self.live: list[tuple[int, ...]] = []
+        """Per epoch the paths that have training data; empty in a run without a quorum."""
+        self._live_through: dict[tuple[int, ModuleId], tuple[int, ...]] = {}
+        """By epoch and module those of them that go through it, once they were asked for."""
+        self.missed: dict[int, set[int]] = {}
+        """By round the paths that were late; empty in a run without a quorum."""
         self.states: dict[ModuleId, list[Digest]] = {}
         """Per module the digest of every version, 0 first; empty before the seed model."""
         self.momenta: dict[ModuleId, Digest] = {}
@@ -103,6 +115,7 @@ class RunState:
         self._note_versions(range(self.topology.paths))
         for each in evaluations:
             self._note_evaluated(each)
+        self.changes += 1
 
     @property
     def spec(self) -> Digest | None:
@@ -130,6 +143,13 @@ class RunState:
     def first_unevaluated(self, path: int, epoch: int) -> int:
         """Return the first version that an epoch's router evaluates and `path` lacks."""
         return self._unevaluated.get((path, epoch), self.manifest.first_version(epoch))
+
+    def last_round(self, path: int, before: int) -> int:
+        """Return the newest round before `before` that `path` did not miss; 0 if there is none."""
+        round_ = before - 1
+        while path in self.missed.get(round_, ()):
+            round_ -= 1
+        return round_
 
     def path_states(self, path: int, version: int) -> tuple[tuple[ModuleId, Digest], ...]:
         """Return the modules of `path` and their states at `version`, in the topology's order."""
@@ -191,6 +211,7 @@ class RunState:
 
     def apply(self, entry: Entry) -> None:
         """Advance by one entry; raises RemoteProtocolError if it cannot follow."""
+        self.changes += 1
         match entry:
             case SpecAdopted():
                 self._adopt(entry)
@@ -198,6 +219,8 @@ class RunState:
                 self._seed(entry)
             case ModuleUpdated():
                 self._update(entry)
+            case RoundMissed():
+                self._miss(entry)
             case MomentsReplaced():
                 self._replace_moments(entry)
             case Evaluated():
@@ -217,9 +240,23 @@ class RunState:
             raise RemoteProtocolError(
                 f"the ledger adopts a spec of epoch {entry.epoch}, which this run does not have"
             )
+        live = self._live_of(entry)
         if entry.epoch:
             self._carry_over()
         self.specs.append(entry.spec)
+        self.live += live
+
+    def _live_of(self, entry: SpecAdopted) -> list[tuple[int, ...]]:
+        """Return the live paths of an epoch, which a run with a quorum states; else nothing."""
+        if (entry.live is UNSET) != (self.manifest.training.quorum is UNSET):
+            raise RemoteProtocolError(
+                "the ledger must state the live paths exactly where the manifest has a quorum"
+            )
+        if entry.live is UNSET:
+            return []
+        if list(entry.live) != sorted(set(entry.live)) or entry.live[-1] >= self.topology.paths:
+            raise RemoteProtocolError("the ledger's live paths are not ascending, or not the run's")
+        return [entry.live]
 
     def _carry_over(self) -> None:
         """Bring the modules that no live path went through to the version of the others.
@@ -263,6 +300,11 @@ class RunState:
             raise RemoteProtocolError(
                 f"module {module} has contributions of other paths, or not in ascending order"
             )
+        if self.live and tuple(paths) != self.due_paths(module, entry.version):
+            raise RemoteProtocolError(
+                f"module {module} must take version {entry.version} with the results of all live "
+                "paths but those that missed the round"
+            )
         carried = training.inner_state == "carry"
         if any((each.moments is not None) != carried for each in entry.contributions):
             raise RemoteProtocolError(
@@ -299,6 +341,53 @@ class RunState:
             if each.moments is not None:
                 self.moments.setdefault((each.path, module), {})[entry.version] = each.moments
                 self.steps.setdefault(each.path, {})[entry.version] = each.steps
+
+    def live_through(self, module: ModuleId, round_: int) -> tuple[int, ...]:
+        """Return the live paths of a round through `module`; the run has a quorum."""
+        epoch = self.manifest.epoch_of(round_)
+        if (epoch, module) not in self._live_through:
+            live = {*self.live[epoch]}.intersection(self.topology.paths_through(module))
+            self._live_through[epoch, module] = tuple(sorted(live))
+        return self._live_through[epoch, module]
+
+    def due_paths(self, module: ModuleId, round_: int) -> tuple[int, ...]:
+        """Return those of them that did not miss the round: their results make the outer step."""
+        live, late = self.live_through(module, round_), self.missed.get(round_)
+        return tuple(path for path in live if path not in late) if late else live
+
+    def why_not_miss(self, paths: Collection[int], round_: int) -> str:
+        """Say why `paths` cannot all miss a round; empty if they can.
+
+        Each stands at the version before with all its modules, and every module that has other
+        live paths keeps its quorum. So a result counts in all modules of its path or in none.
+        """
+        quorum = self.manifest.training.quorum
+        if quorum is UNSET or not self.seeded:
+            return "the run has no quorum, or no seed model yet"
+        if round_ > self.manifest.training.rounds or self.manifest.epoch_of(round_) != self.epoch:
+            return f"round {round_} is out of place"
+        if not set(paths) <= set(self.live[-1]):
+            return "it has no training data"
+        if self.missed.get(round_, set()).intersection(paths):
+            return "it is in the ledger twice"
+        for module in dict.fromkeys(m for p in paths for m in self.topology.path_modules[p]):
+            if self.version(module) != round_ - 1:
+                return f"module {module} stands at version {self.version(module)}"
+            live = self.live_through(module, round_)
+            left = [path for path in self.due_paths(module, round_) if path not in paths]
+            if len(live) > 1 and not quorum.reached(len(left), len(live)):
+                return f"module {module} would have {len(left)} results of {len(live)}"
+        return ""
+
+    def _miss(self, entry: RoundMissed) -> None:
+        path, round_ = entry.path, entry.round
+        if wrong := self.why_not_miss((path,), round_):
+            raise RemoteProtocolError(f"path {path} cannot miss round {round_}: {wrong}")
+        self.missed.setdefault(round_, set()).add(path)
+        for module in self.topology.path_modules[path]:
+            if not self.due_paths(module, round_):
+                self.states[module].append(self.states[module][-1])
+                self._note_versions(self.topology.paths_through(module))
 
     def may_replace(self, path: int, round_: int) -> bool:
         """Return whether the moments of a path after a round may be replaced once more."""

@@ -89,23 +89,31 @@ class Chain:
     def taking(self, records: Sequence[Signed]) -> "Chain | Equivocation | None":
         """Return the chain that takes in consecutive records, those it has among them.
 
-        None: they do not begin at a record of the chain that is not final, or at its end; or they
-        contradict the tail and begin no higher term, which alone may replace a part of it. An
-        `Equivocation` proves that their signer signed two ledgers; then nothing is taken in.
+        None: they begin after its end, or at a record that it has not, or contradict a final
+        record; or they contradict the tail and begin no higher term, which alone may replace a
+        part of it. An `Equivocation` proves that their signer signed two ledgers; then nothing is
+        taken in.
 
         Raises RemoteProtocolError for records that are wrong by themselves or cannot follow, and
         Unavailable where the tail would be too long.
         """
         fresh = list(records)
-        seq = open_signed(fresh[0], LedgerRecord).seq if fresh else self.head.length
-        if not self.final.head.length <= seq <= self.head.length:
+        if not fresh:
+            return self
+        seq = open_signed(fresh[0], LedgerRecord).seq
+        if seq > self.head.length:
             return None
         while fresh and seq < self.head.length and fresh[0].body_digest == self.digest_of(seq):
             fresh.pop(0)
             seq += 1
         if not fresh:
             return self
+        if seq < self.final.head.length:
+            return None
         base = replace(self, tail=self.tail[: seq - self.final.head.length])
+        first = TailRecord.of(fresh[0])
+        if first.record.previous != base.head.digest:
+            return _contradiction(base.tail[-1], first) if base.tail else None
         added = base.adding(fresh)
         if base != self and added.head.term <= self.head.term:
             return _contradiction(self.tail[len(base.tail)], added.tail[len(base.tail)])

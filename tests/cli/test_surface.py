@@ -14,8 +14,9 @@ from dipaco.cli.main import dipaco
 SURFACE = {
     "start": "--announce --bootstrap --cache-max --checkpointing --compile --device "
     "--exempt-prefixes --heartbeat-s "
-    "--home --listen --local-sources --log-format --log-level --max-batch --max-shards --min-free "
-    "--moment-bits --nice --rendezvous --run --signer --threads --verify --whole-files",
+    "--home --keep --keeper --listen --local-sources --log-format --log-level --max-batch "
+    "--max-shards --min-free --moment-bits --nice --rendezvous --run --signer --threads --train "
+    "--verify --whole-files",
     "stop": "--home --now",
     "status": "--home --json",
     "run init": "OUT --data --grid --text-field",
@@ -23,13 +24,17 @@ SURFACE = {
     "run sign": "FILE --force --key --out",
     "run verify": "FILE",
     "run show": "NAME --home --json",
+    "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
+    "run takeover": "NAME --home --key --term",
     "doctor": "--device --fit --home --json --max-batch",
     "verify": "NAME --home --json --labels --local-sources --out --spec",
+    "proof export": "NAME --home --out",
+    "proof check": "FILE --run",
     "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --netns "
     "--no-check --nodes --partition --reference --report --restart --rounds --schedulers --seed "
     "--slow-link --soak",
-    "reference": "NAME --compare --device --home --report --rounds --seed",
+    "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",
     "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
@@ -53,6 +58,7 @@ LIGHT_COMMANDS = (
     ["testnet", "--help"],
     ["reference", "--help"],
     ["verify", "--help"],
+    ["proof", "check", "--help"],
     ["doctor", "--help"],
     ["run", "create", "--help"],
     ["compare", "--help"],

@@ -29,7 +29,7 @@ from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, S
 from dipaco.protocol.run.model_shape import Grid, Level, Model
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.run.source import Source, SourceFile, Tokenizer
-from dipaco.protocol.run.training import Adam, Muon, Nesterov, Training
+from dipaco.protocol.run.training import Adam, Muon, Nesterov, Quorum, Training
 from dipaco.protocol.wire.canonical import Wire, encode
 from dipaco.protocol.wire.messages import (
     Absent,
@@ -111,6 +111,7 @@ from dipaco.protocol.work.ledger import (
     LedgerRecord,
     ModuleUpdated,
     Quantised,
+    RoundMissed,
     SpecAdopted,
     TermBegun,
     TermGranted,
@@ -248,8 +249,14 @@ def _manifests() -> tuple[Wire, ...]:
             full.routing, capacity=Capacity(num=5, den=4, unit="tokens"), scored_from=24
         ),
         training=msgspec.structs.replace(
-            full.training, batch_order=digest("order"), inner=Muon(warmup=1)
+            full.training,
+            batch_order=digest("order"),
+            inner=Muon(warmup=1),
         ),
+    )
+    quorum = Quorum(num=3, den=4, grace=60)
+    late = msgspec.structs.replace(
+        SMALLEST, training=msgspec.structs.replace(SMALLEST.training, quorum=quorum)
     )
     kept = msgspec.structs.replace(
         SMALLEST,
@@ -260,7 +267,7 @@ def _manifests() -> tuple[Wire, ...]:
             copies=3,
         ),
     )
-    return SMALLEST, full, later, kept, sign(SMALLEST, key("owner"))
+    return SMALLEST, full, later, late, kept, sign(SMALLEST, key("owner"))
 
 
 def _specs() -> tuple[Wire, ...]:
@@ -412,6 +419,8 @@ def _entries() -> tuple[Wire, ...]:
         ),
         Scored(path=1, window=0, peer=peer("b"), sheet=SHEET),
         MomentsReplaced(path=0, round=2, peer=peer("c"), moments=MODULES),
+        SpecAdopted(epoch=1, spec=digest("next spec"), live=(0, 2, 3)),
+        RoundMissed(path=3, round=2),
     )
     chain, previous = [], NO_RECORD
     for seq, entry in enumerate(entries):
@@ -482,7 +491,7 @@ def _keepers() -> tuple[Wire, ...]:
         Reclaim(lease=LEASE),
         AskPromise(run=RUN, term=2),
         Promised(promise=_promise("keeper b", HEAD), acceptances=kept, more=False),
-        Behind(term=3, head=HEAD),
+        Behind(term=3, head=HEAD, final=2),
         AskCosign(run=RUN, records=(record,), head=HEAD, certificate=()),
         AskCosign(run=RUN, records=(), head=HEAD, certificate=_certificate()),
         CosignedHead(cosigned=_certificate()[0]),

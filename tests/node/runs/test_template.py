@@ -23,7 +23,8 @@ MUON = {f"training.inner.{name}" for name in ("momentum", "nesterov", "adamw_lr"
 EXAMPLES = (  # fields whose line shows an example, since their default is nothing or a fact
     *("source.", "tokenizer.", "model.checkpoint", "routing.router_bp", "routing.reshard"),
     *("routing.capacity", "routing.scored_from", "schedule.schedulers", "training.batch_order"),
-    *("training.inner.kind", "schedule.keepers", "schedule.quorum", "schedule.copies"),
+    *("training.inner.kind", "training.quorum"),
+    *("schedule.keepers", "schedule.quorum", "schedule.copies"),
 )
 
 

@@ -336,6 +336,8 @@ BEYOND_CDDL = {
     "Model.d_model": "an even multiple of heads",
     "Model.heads": "divide d_model, evenly",
     "Model.kv_heads": "divide heads",
+    "Quorum.den": "above num",
+    "Quorum.num": "below den",
     "Registered.observed": "counted in characters, not in bytes",
     "Request.kind": "counted in characters, not in bytes",
     "RouterSpec.dimension": "a multiple of 8",

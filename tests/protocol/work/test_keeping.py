@@ -50,6 +50,10 @@ def holder(records: Records = (), *, final: int = 0) -> Holder:
     return made
 
 
+def behind(term: int, head: Head, final: int = 0) -> Behind:
+    return Behind(term=term, head=head, final=final)
+
+
 def promise_of(reply: object) -> Promise:
     assert isinstance(reply, Promised), reply
     return open_signed(reply.promise, Promise)
@@ -100,9 +104,9 @@ def test_no_lower_term_and_no_equal_one_is_promised_after_a_promise() -> None:
     keeper = holder(FIRST)
     promise_of(keeper.promise(5))
     for term in (2, 3, 4):
-        assert keeper.promise(term) == Behind(term=5, head=head_of(FIRST))
+        assert keeper.promise(term) == behind(5, head_of(FIRST))
     assert promise_of(keeper.promise(6)).term == 6
-    assert keeper.promise(5) == Behind(term=6, head=head_of(FIRST))
+    assert keeper.promise(5) == behind(6, head_of(FIRST))
 
 
 def test_the_same_question_gets_the_same_promise_until_the_term_has_a_record() -> None:
@@ -118,7 +122,7 @@ def test_a_final_record_of_a_higher_term_counts_as_a_promise_of_it() -> None:
     keeper = holder(later, final=4)
     assert keeper.state.promised_term == 0
     for term in (1, 4):
-        assert keeper.promise(term) == Behind(term=4, head=head_of(later))
+        assert keeper.promise(term) == behind(4, head_of(later), 4)
     assert promise_of(keeper.promise(5)).head == head_of(later)
 
 
@@ -156,9 +160,15 @@ def test_the_same_records_again_are_signed_again_and_change_nothing() -> None:
 
 def test_a_gap_is_answered_with_where_the_keeper_stands() -> None:
     keeper = holder(FIRST[:1])
-    assert keeper.cosign(FIRST, first=2) == Behind(term=0, head=head_of(FIRST[:1]))
-    assert keeper.cosign(FIRST, first=3) == Behind(term=0, head=head_of(FIRST[:1]))
+    assert keeper.cosign(FIRST, first=2) == behind(0, head_of(FIRST[:1]))
+    assert keeper.cosign(FIRST, first=3) == behind(0, head_of(FIRST[:1]))
     assert signed_head(keeper.cosign(FIRST, first=1)) == head_of(FIRST)
+
+
+def test_final_records_that_come_again_are_passed_over() -> None:
+    keeper = holder(FIRST[:2], final=2)
+    assert signed_head(keeper.cosign(FIRST)) == head_of(FIRST)
+    assert keeper.stored == FIRST[:2] and len(keeper.state.tail) == 1
 
 
 def test_only_the_scheduler_of_the_heads_term_may_ask() -> None:
@@ -169,18 +179,28 @@ def test_only_the_scheduler_of_the_heads_term_may_ask() -> None:
 def test_after_a_promise_no_lower_term_is_signed() -> None:
     keeper = holder(FIRST[:2])
     promise_of(keeper.promise(1))
-    assert keeper.cosign(FIRST, first=2) == Behind(term=1, head=head_of(FIRST[:2]))
-    assert keeper.cosign(FIRST[:2]) == Behind(term=1, head=head_of(FIRST[:2]))
+    assert keeper.cosign(FIRST, first=2) == behind(1, head_of(FIRST[:2]))
+    assert keeper.cosign(FIRST[:2]) == behind(1, head_of(FIRST[:2]))
     assert keeper.records == FIRST[:2]
 
 
 def test_two_chains_of_one_term_are_proof_against_their_scheduler_and_the_first_stays() -> None:
     keeper = holder(FIRST)
-    assert keeper.cosign(FORK) == Behind(term=0, head=head_of(FIRST))
+    assert keeper.cosign(FORK) == behind(0, head_of(FIRST))
     assert keeper.records == FIRST
     (proof,) = keeper.proofs
     one, other = check_equivocation(proof, run=RUN, manifest=MANIFEST)
     assert (one.seq, other.seq) == (1, 1) and one != other
+
+
+def test_records_that_follow_another_chain_than_the_keepers_are_not_taken_in() -> None:
+    keeper, later = holder(FIRST), taken_over(1, FORK)
+    assert keeper.cosign(later, first=3) == behind(0, head_of(FIRST))
+    assert not keeper.proofs and keeper.records == FIRST
+    keeper.cosign(FORK, first=2)
+    (proof,) = keeper.proofs
+    one, other = check_equivocation(proof, run=RUN, manifest=MANIFEST)
+    assert (one.seq, other.seq) == (1, 2) and other.previous != proof.one.body_digest
 
 
 def test_a_tail_is_replaced_by_a_chain_that_begins_a_higher_term() -> None:
@@ -188,14 +208,14 @@ def test_a_tail_is_replaced_by_a_chain_that_begins_a_higher_term() -> None:
     later = taken_over(1, FORK)
     assert signed_head(keeper.cosign(later, first=1)) == head_of(later)
     assert keeper.records == later and keeper.state.promised_term == 1
-    assert keeper.cosign(FIRST) == Behind(term=1, head=head_of(later))
+    assert keeper.cosign(FIRST) == behind(1, head_of(later))
     assert not keeper.proofs, "two schedulers may sign two records of one number"
 
 
 def test_a_tail_is_not_replaced_by_another_beginning_of_its_own_term_or_a_lower_one() -> None:
     keeper = holder(taken_over(2, FIRST))
     for later in (taken_over(2, FORK), taken_over(1, FORK)):
-        assert keeper.cosign(later) == Behind(term=2, head=head_of(taken_over(2, FIRST)))
+        assert keeper.cosign(later) == behind(2, head_of(taken_over(2, FIRST)))
     assert keeper.records == taken_over(2, FIRST)
 
 
@@ -204,7 +224,7 @@ def test_the_head_to_sign_is_of_the_chains_term() -> None:
     keeper = holder(FIRST)
     later = taken_over(1, FIRST)
     ask = AskCosign(run=RUN, records=later[3:], head=head_of(FIRST), certificate=())
-    assert keeper.ask("scheduler", ask) == Behind(term=0, head=head_of(FIRST))
+    assert keeper.ask("scheduler", ask) == behind(0, head_of(FIRST))
     assert keeper.records == FIRST
 
 
@@ -215,7 +235,7 @@ def test_a_head_that_is_not_in_the_chain_is_not_signed() -> None:
         Head(term=0, length=9, digest=FIRST[-1].body_digest),
     ):
         ask = AskCosign(run=RUN, records=(), head=head, certificate=())
-        assert keeper.ask("scheduler", ask) == Behind(term=0, head=head_of(FIRST))
+        assert keeper.ask("scheduler", ask) == behind(0, head_of(FIRST))
     with pytest.raises(RemoteProtocolError, match="a signature of no record"):
         keeper.ask("scheduler", replace(ask, head=NO_HEAD))
 
@@ -223,7 +243,7 @@ def test_a_head_that_is_not_in_the_chain_is_not_signed() -> None:
 def test_final_records_are_never_replaced() -> None:
     keeper = holder(FIRST, final=2)
     for later in (taken_over(1, FORK), taken_over(1, FIRST[:1])):
-        assert keeper.cosign(later) == Behind(term=0, head=head_of(FIRST))
+        assert keeper.cosign(later) == behind(0, head_of(FIRST), 2)
     assert keeper.records == FIRST
 
 
@@ -398,10 +418,10 @@ def test_an_acceptance_goes_once_its_round_is_in_the_final_ledger() -> None:
 
 def test_an_acceptance_of_a_term_that_has_not_begun_or_is_over_is_not_kept() -> None:
     keeper = seeded()
-    behind = Behind(term=0, head=head_of(FIRST[:2]))
-    assert keep(keeper, acceptance(3, 1), term=3) == behind
+    stands = behind(0, head_of(FIRST[:2]), 2)
+    assert keep(keeper, acceptance(3, 1), term=3) == stands
     promise_of(keeper.promise(1))
-    assert keep(keeper, acceptance(0, 1)) == replace(behind, term=1)
+    assert keep(keeper, acceptance(0, 1)) == replace(stands, term=1)
     signed_head(keeper.cosign(taken_over(1, FIRST[:2]), first=2))
     assert keep(keeper, acceptance(0, 1), acceptance(1, 1, path=1), term=1) == Kept()
     assert set(losses(keeper)) == {(0, 1), (1, 1)}

@@ -30,7 +30,7 @@ from tests.protocol.work.keepers import (
     owner_of,
 )
 
-TERMS = 6
+TERMS = 5
 picks = st.integers(0, 1 << 20)
 
 
@@ -47,9 +47,11 @@ class Keeping(RuleBasedStateMachine):
         self.certified: dict[Head, tuple[Signed, ...]] = {}
 
     def ledger(self, pick: int) -> Records:
-        """Return one of the ledgers, the newest with most probability."""
-        newest = len(self.ledgers) - 1
-        return self.ledgers[newest if pick % 2 else pick // 2 % len(self.ledgers)]
+        """Return one of the newest ledgers, or any other."""
+        newest = self.ledgers[-3:]
+        return (
+            newest[pick % 3 % len(newest)] if pick % 4 else self.ledgers[pick % len(self.ledgers)]
+        )
 
     @rule(pick=picks, salt=st.sampled_from("ab"), cut=st.integers(0, 2))
     def sign_a_record(self, pick: int, salt: str, cut: int) -> None:
@@ -68,38 +70,49 @@ class Keeping(RuleBasedStateMachine):
         if isinstance(reply, Promised):
             self.promises.setdefault(term, []).append(reply.promise)
 
+    @rule(pick=picks, term=st.integers(1, TERMS))
+    def ask_two_for_promises(self, pick: int, term: int) -> None:
+        for keeper in (pick, pick + 1):
+            self.ask_for_a_promise(keeper, term)
+
     @precondition(lambda self: self.promises)
     @rule(pick=picks, data=st.data())
     def begin_a_term(self, pick: int, data: st.DataObject) -> None:
-        """Any promises that were given for a term, with any ledger that they may choose."""
+        """Any promises that were given for a term, with any ledger."""
         term = data.draw(st.sampled_from(sorted(self.promises)))
-        given = {signed.signer: signed for signed in self.promises[term]}
-        chosen = data.draw(st.permutations(sorted(given)))[: 2 + pick % 2]
-        promises = [given[keeper] for keeper in chosen]
-        heads = [open_signed(signed, Promise).head for signed in promises]
-        best = max(heads, key=lambda head: head.rank)
-        for ledger in self.ledgers:
-            if head_of(ledger) == best:
-                self.ledgers.append(begun(ledger, term, promises))
-                return
+        given = data.draw(st.permutations(self.promises[term]))
+        promises = {signed.signer: signed for signed in given[: 2 + pick % 2]}
+        heads = [open_signed(signed, Promise).head for signed in promises.values()]
+        fitting = [each for each in self.ledgers if head_of(each) in heads]
+        ledgers = fitting or self.ledgers
+        self.ledgers.append(begun(ledgers[pick % len(ledgers)], term, tuple(promises.values())))
 
-    @rule(pick=picks, first=st.integers(0, 6), certificate=st.booleans())
-    def ask_for_a_signature(self, pick: int, first: int, certificate: bool) -> None:
+    def question(self, pick: int, first: int, final: tuple[Signed, ...]) -> None:
         ledger = self.ledger(pick)
-        if not ledger:
-            return
-        head = head_of(ledger)
-        found = list(self.certified.values()) if certificate else []
-        final = found[pick % len(found)] if found else ()
-        first = min(first, len(ledger))
-        self.asks.append(AskCosign(run=RUN, records=ledger[first:], head=head, certificate=final))
-        self.deliver(pick, len(self.asks) - 1)
+        if ledger:
+            records = ledger[min(first, len(ledger)) :]
+            ask = AskCosign(run=RUN, records=records, head=head_of(ledger), certificate=final)
+            self.asks.append(ask)
+
+    @rule(pick=picks, first=st.integers(0, 6), certified=st.booleans())
+    def ask_for_a_signature(self, pick: int, first: int, certified: bool) -> None:
+        found = list(self.certified.values()) if certified else []
+        self.question(pick, first, found[pick % len(found)] if found else ())
+        if self.asks:
+            self.deliver(pick, -1)
+
+    @rule(pick=picks)
+    def ask_two_for_signatures(self, pick: int) -> None:
+        self.question(pick, 0, ())
+        if self.asks:
+            self.deliver(pick, -1)
+            self.deliver(pick + 1, -1)
 
     @precondition(lambda self: self.asks)
     @rule(pick=picks, number=picks)
     def deliver(self, pick: int, number: int) -> None:
         """Any question of before, to any keeper: late, again, or for the first time."""
-        ask = self.asks[number % len(self.asks)]
+        ask = self.asks[number % len(self.asks)] if number >= 0 else self.asks[-1]
         holder = self.holders[pick % len(KEEPERS)]
         try:
             reply = holder.ask(owner_of(ask.head.term), ask)

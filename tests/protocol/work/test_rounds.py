@@ -73,3 +73,29 @@ def test_a_path_stands_at_the_version_that_all_its_modules_have(length: int) -> 
         for path in range(4):
             newest = min(state.version(module) for module in TOP.path_modules[path])
             assert state.path_version(path) == newest
+
+
+@given(
+    length=st.integers(0, 15),
+    arrived=st.sets(st.tuples(st.integers(0, 3), st.integers(1, 3))),
+    resharded=st.booleans(),
+)
+def test_the_outer_steps_that_are_due_are_those_that_a_search_finds(
+    length: int, arrived: set[tuple[int, int]], resharded: bool
+) -> None:
+    second = [updated(module, 2) for module in TOP.modules]
+    entries = [*SCORED, NEXT, *second] if resharded else [*FIRST_ROUND, *second]
+    state, rounds = told(resharding() if resharded else MANIFEST, entries[:length])
+    for _ in range(2):  # what is remembered of the first look changes nothing
+        due = []
+        for module in TOP.modules:
+            version = state.version(module) + 1
+            alive = rounds.live_at(max(1, version))
+            paths = tuple(path for path in TOP.paths_through(module) if path in alive)
+            complete = paths and {(path, version) for path in paths} <= arrived
+            if 1 <= version <= rounds.last and complete:
+                due.append((module, version, paths))
+        assert list(rounds.due_steps(arrived)) == due
+        newest = (min(state.version(m) for m in TOP.path_modules[p]) for p in rounds.live_paths)
+        assert rounds.done == min(newest)
+        state.apply(ADOPTED) if not state.specs else None
