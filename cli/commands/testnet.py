@@ -16,7 +16,7 @@ from dipaco.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from dipaco.cli.testnet.chaos.line import Line
-    from dipaco.cli.views.report import Report
+    from dipaco.cli.testnet.network import Plan
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FAULTS = 60
@@ -118,27 +118,31 @@ def testnet(
     in each such time. Their tape follows from --seed and is printed. The run must end with the
     digests that one process computes.
     """
+    from dipaco.cli.testnet.chaos.check import checked_alone, named_run
+    from dipaco.cli.testnet.network import run_network
     from dipaco.cli.views.report import checked, print_report, read_report, write_report
 
     single = read_report(reference) if reference else None
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipaco-")))
-        result = _network(file, folder.absolute(), options)
-        done = result.chaos is not None and result.completed and not no_check
-        if done and (single or options["soak"] is None):
-            single = single or _single(file, folder, options)
-            result = checked(result, single)
+        plan = _plan(file, folder.absolute(), options)
+        for fault in plan.tape:
+            click.echo(str(fault), err=True)
+        result = run_network(plan)
+        if result.chaos is not None and result.completed and not no_check:
+            named = named_run(file, options["rounds"], options["seed"])
+            result = checked(result, single) if single else checked_alone(result, plan, named)
     print_report(result)
     if report is not None:
         write_report(report, result)
     return Exit.OK if result.completed else Exit.ERROR
 
 
-def _network(file: Path | None, folder: Path, options: dict[str, Any]) -> "Report":
-    """Run the network and return its report."""
+def _plan(file: Path | None, folder: Path, options: dict[str, Any]) -> "Plan":
+    """Return the plan of the network; raises ConfigError."""
     from dipaco.cli.inputs import home_for
     from dipaco.cli.testnet.local_run import local_run
-    from dipaco.cli.testnet.network import RENDEZVOUS, Plan, run_network
+    from dipaco.cli.testnet.network import RENDEZVOUS, Plan
     from dipaco.cli.testnet.settings import node_settings
     from dipaco.node.storage.blobs import BlobStore
 
@@ -165,7 +169,7 @@ def _network(file: Path | None, folder: Path, options: dict[str, Any]) -> "Repor
         raise ConfigError("--netns: a cut in one direction alone needs the forwarder")
     line, soak = options["slow_link"], options["soak"]
     slow = cast.volunteers[: line.nodes] if line else ()
-    plan = Plan(
+    return Plan(
         local=local,
         seed=options["seed"],
         cast=cast,
@@ -176,9 +180,6 @@ def _network(file: Path | None, folder: Path, options: dict[str, Any]) -> "Repor
         netns=options["netns"],
         soak=None if soak is None else 60.0 * soak,
     )
-    for fault in tape:
-        click.echo(str(fault), err=True)
-    return run_network(plan)
 
 
 def _tape(options: dict[str, Any]) -> Any:
@@ -202,33 +203,3 @@ def _tape(options: dict[str, Any]) -> Any:
 
 
 KINDS = ("kill", "restart", "freeze", "leave", "join", "partition")
-
-
-def _single(file: Path | None, folder: Path, options: dict[str, Any]) -> "Report":
-    """Train the run in one process and return that report."""
-    import subprocess
-
-    from dipaco.cli.testnet.processes import COMMAND
-    from dipaco.cli.views.report import read_report
-    from dipaco.protocol.errors import Unavailable
-
-    out = folder / "reference.json"
-    command = [*COMMAND, "reference", *_named_run(file, folder, options), "--report", str(out)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise Unavailable(f"the reference ended with code {done.returncode}: no digest is checked")
-    return read_report(out)
-
-
-def _named_run(file: Path | None, folder: Path, options: dict[str, Any]) -> list[str]:
-    """Return the arguments of `reference` for the run of the network.
-
-    A run with keepers is read from its run file: `reference` makes none from a TOML file.
-    """
-    from dipaco.cli.testnet.network import RENDEZVOUS, RUN_FILE
-
-    if options["keepers"]:
-        return [str(folder / RENDEZVOUS / RUN_FILE)]
-    name = [] if file is None else [str(file.absolute())]
-    rounds = [] if options["rounds"] is None else ["--rounds", str(options["rounds"])]
-    return [*name, *rounds, "--seed", str(options["seed"])]

@@ -147,17 +147,20 @@ class LocalNetwork:
     async def _train(self, nursery: trio.Nursery) -> None:
         self.observer.begin()
         try:
-            crew = self._crew(nursery)
             await self._start(nursery)
-            if self.plan.tape or self.plan.soak:
-                nursery.start_soon(crew.play, self.observer.first_lease)
-                nursery.start_soon(self.observer.sample, self.swarm, self.plan.soak is not None)
-            snapshot, stuck = await self._watch(crew)
-            self.result = await self._report(snapshot, crew, stuck)
+            async with trio.open_nursery() as playing:
+                crew = self._crew(nursery, playing)
+                if self.plan.tape or self.plan.soak:
+                    playing.start_soon(crew.play, self.observer.first_lease)
+                    soaking = self.plan.soak is not None
+                    playing.start_soon(self.observer.sample, self.swarm, soaking)
+                snapshot, stuck = await self._watch(crew)
+                self.result = await self._report(snapshot, crew, stuck)
+                playing.cancel_scope.cancel()  # before `close` ends nodes that a fault waits for
         finally:
             await self.swarm.close()
 
-    def _crew(self, nursery: trio.Nursery) -> Crew:
+    def _crew(self, nursery: trio.Nursery, playing: trio.Nursery) -> Crew:
         async def join(name: str) -> LocalNode:
             return await self._start_node(nursery, name, self._joining)
 
@@ -166,6 +169,7 @@ class LocalNetwork:
             swarm=self.swarm,
             cuts=self._spaces or self._mesh,
             nursery=nursery,
+            playing=playing,
             now=self.observer.now,
             say=self.view.say,
             scheduling=lambda: self.observer.scheduling,

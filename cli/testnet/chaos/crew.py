@@ -38,6 +38,8 @@ class Crew:
     cuts: Cuts | None
     """None: no partition can be ordered."""
     nursery: trio.Nursery
+    """Of the processes, which outlive the tape."""
+    playing: trio.Nursery
     now: Callable[[], float]
     """Gives the seconds since the start of the network."""
     say: Callable[[str], None]
@@ -65,7 +67,7 @@ class Crew:
         for fault in self.tape:
             if fault.at is not None:
                 await trio.sleep_until(zero + fault.at)
-                self.nursery.start_soon(self._apply, fault, self._names(fault))
+                self.playing.start_soon(self._apply, fault, self._names(fault))
 
     def meet(self, snapshot: Snapshot) -> None:
         """Apply the next fault that waits for a round, if its node is in the middle of a lease."""
@@ -76,7 +78,7 @@ class Crew:
         names: Sequence[str] = self._names(fault) or nodes_in_a_lease(snapshot)[:1]
         if names:
             self.happened[fault.number] = Happened(fault=fault, began=self.now())
-            self.nursery.start_soon(self._apply, fault, names)
+            self.playing.start_soon(self._apply, fault, names)
 
     def _names(self, fault: Fault) -> list[str]:
         return [self.scheduling() if name == SCHEDULER else name for name in fault.targets]
