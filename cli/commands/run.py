@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.group(cls=Group)
 def run() -> None:
-    """Run files: init, create, sign, verify, show, list."""
+    """Run files: init, create, sign, verify, show, list; and takeover."""
 
 
 @run.command()

@@ -70,12 +70,20 @@ class StoredRun:
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Claim and fetch until cancelled; `changed` is called after each look."""
+        needed, seen = self.claim(), self._stands()
         while True:
-            needed = self.claim()
+            if seen != self._stands():
+                needed, seen = self.claim(), self._stands()
             await self._fetch(needed)
             self.lacking = sum(not self.blobs.has(blob) for blob in needed)
             changed()
             await trio.sleep(LOOK_SECONDS)
+
+    def _stands(self) -> tuple[object, ...]:
+        """Return what the needs follow from: it is equal as long as they are the same."""
+        kept = self.kept
+        kept_now = (kept.state, tuple(kept.asked)[-1:]) if kept is not None else ()
+        return self.record.length, len(self.record.specs), kept_now
 
     async def _fetch(self, needed: Collection[Digest]) -> None:
         """Fetch what is missing, one blob after the other, from keepers first."""

@@ -53,7 +53,8 @@ from dipaco.protocol.work.keeping import (
     TermPromised,
     apply,
 )
-from dipaco.protocol.work.tail import Final
+from dipaco.protocol.work.tail import Chain, Final
+from dipaco.protocol.work.terms import Head
 
 log = logging.getLogger(__name__)
 
@@ -76,30 +77,50 @@ class KeptRun:
         self.state: KeeperState = restored_state(record, journal)
         self.asked: dict[Digest, None] = {}
         """The blobs that a scheduler wants held: what names them may not be here yet."""
+        self.waits = ""
+        """Whom it waits for before it votes, in words."""
         self._journal, self._run_store = journal, run_store
+        self.forgot = not journal.has_promised(record.run)
+        """Whether what it has signed is not known here: it does not vote until it is."""
 
     @property
-    def final(self) -> Final:
-        """The final ledger, as the store has it now."""
-        record = self.record
-        return Final(record.chain_head, record.digests.__getitem__, record.state)
+    def head(self) -> Head:
+        """Where the keeper's chain ends."""
+        return self.machine.chain(self.state, self.record.final).head
+
+    def learn(self, chain: Chain) -> None:
+        """Take up the records that another keeper signed after the final ones."""
+        floor = chain.final.head.length
+        self._make((TailReplaced(floor, floor, chain.tail),))
+
+    def remember(self, term: int) -> None:
+        """Vote from here on, in no lower term than `term`."""
+        self._make((TermPromised(term, None),))
+        self.forgot, self.waits = False, ""
 
     def answer(self, decide: Callable[[KeeperState, Final], Decision[R]]) -> R:
         """Save what follows from a question, then answer it; raises DiskFull."""
-        decision = decide(self.state, self.final)
-        if decision.changes:
-            saved = False
-            try:
-                with self._journal.saving():
-                    for change in decision.changes:
-                        self._save(change)
-                saved = True
-            finally:
-                if not saved:
-                    self._run_store.reread(self.record.run)
-            for change in decision.changes:
-                self.state = apply(self.state, change)
+        if self.forgot:
+            raise Unavailable("this keeper has yet to learn from the others what it has signed")
+        decision = decide(self.state, self.record.final)
+        self._make(decision.changes)
         return decision.reply
+
+    def _make(self, changes: tuple[Change, ...]) -> None:
+        """Save, then do; raises DiskFull, and then nothing has happened."""
+        if not changes:
+            return
+        saved = False
+        try:
+            with self._journal.saving():
+                for change in changes:
+                    self._save(change)
+            saved = True
+        finally:
+            if not saved:
+                self._run_store.reread(self.record.run)
+        for change in changes:
+            self.state = apply(self.state, change)
 
     def _save(self, change: Change) -> None:
         run, journal = self.record.run, self._journal
@@ -167,7 +188,7 @@ class KeeperService:
         scheduling = self._scheduling(ask.run)
         if ask.run in self.runs:
             kept = self.runs[ask.run]
-            return kept.machine.head(kept.state, kept.final, scheduling=scheduling)
+            return kept.machine.head(kept.state, kept.record.final, scheduling=scheduling)
         record = self._run_store.runs.get(ask.run)
         if record is None:
             raise Unavailable(f"run {short(ask.run)} is not known here")
@@ -187,7 +208,7 @@ class KeeperService:
 
     async def _tail(self, peer: PeerId, ask: ReadTail) -> TailPart:
         kept = self._of(ask.run)
-        return kept.machine.tail_part(kept.state, kept.final, peer, ask)
+        return kept.machine.tail_part(kept.state, kept.record.final, peer, ask)
 
     async def _hold(self, peer: PeerId, ask: AskHold) -> Holding:
         """Fetch what is missing, and say after a while which blobs are here."""

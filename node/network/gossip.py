@@ -31,6 +31,7 @@ from dipaco.protocol.wire.messages import (
     LEDGER_PART,
     MAX_ANNOUNCEMENT,
     MAX_ITEMS,
+    MAX_KINDS,
     Announcement,
     AskInventory,
     Inventory,
@@ -54,7 +55,13 @@ TOPIC = f"/dipaco/announce/{PROTOCOL_VERSION}"
 # Apart from the control stream: a spec of 1 MB must not delay a ping.
 SYNC = f"/dipaco/sync/{PROTOCOL_VERSION}"
 SYNC_LIMIT = frame_bytes(SYNC_CALLS)
-KINDS = ("manifest", "spec", "receipt", "ledger")  # each is judged by means of the ones before it
+KINDS = (
+    "manifest",
+    "spec",
+    "grant",
+    "receipt",
+    "ledger",
+)  # each is judged by means of the ones before it
 LEDGER = "ledger"
 PAUSE = (10.0, 30.0)  # s between two comparisons with a random peer
 # By then a neighbour has probably pulled the value that an unconnected peer announced.
@@ -565,12 +572,12 @@ def _key(item: Item) -> tuple[str, Digest]:
 
 
 def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:
-    """Keep the first `MAX_ITEMS` of each kind."""
+    """Keep the first `MAX_ITEMS` of each kind, and no more in all than an answer holds."""
     seen: Counter[str] = Counter()
-    kept = []
+    kept: list[Item] = []
     for item in items:
         seen[item.kind] += 1
-        if seen[item.kind] <= MAX_ITEMS:
+        if seen[item.kind] <= MAX_ITEMS and len(kept) < MAX_ITEMS * MAX_KINDS:
             kept.append(item)
     return tuple(kept)
 

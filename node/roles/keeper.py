@@ -15,6 +15,8 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
 from dipaco.node.config import NodeConfig
 from dipaco.node.keeper.blobs import StoredRun
+from dipaco.node.keeper.recovery import recover
+from dipaco.node.keeper.service import KeptRun
 from dipaco.node.roles import volunteer
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
@@ -84,8 +86,18 @@ async def _store(node: Node, record: RunRecord) -> None:
     if not volunteer.ROLE.wanted(node.config):  # its claim of an earlier start, nobody else's
         node.claims.claim(record.run, ())
     say = partial(_say, node, record, stored)
-    while True:
-        await node.guard.attempt("keeping a run", None, stored.run, say)
+    async with trio.open_nursery() as nursery:
+        if stored.kept is not None:
+            nursery.start_soon(_recover, node, stored.kept)
+        while True:
+            await node.guard.attempt("keeping a run", None, stored.run, say)
+            await trio.sleep(LOOK_SECONDS)
+
+
+async def _recover(node: Node, kept: KeptRun) -> None:
+    while kept.forgot:
+        sync, store = node.gossip.rpc, node.run_store
+        await node.guard.run("learning as a keeper", None, recover, kept, node.rpc, sync, store)
         await trio.sleep(LOOK_SECONDS)
 
 
@@ -93,9 +105,10 @@ def _say(node: Node, record: RunRecord, stored: StoredRun) -> None:
     """Tell what is kept, where this node does nothing else for the run."""
     if node.config.node.keeps and not node.request_router.scheduling(record.run):
         votes = "votes" if stored.kept is not None else "stores"
+        waits = f", {stored.kept.waits}" if stored.kept and stored.kept.waits else ""
         lacking = f", lacks {stored.lacking} blobs" if stored.lacking else ""
         node.activity.of(record.run).say(
-            "keeping", votes=votes, records=record.length, term=record.term, lacking=lacking
+            "keeping", votes=votes, records=record.length, term=record.term, lacking=waits + lacking
         )
 
 

@@ -34,11 +34,11 @@ from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.scheduler.standby import Standby
 from dipaco.node.status.activity import RunActivity
 from dipaco.node.storage.files import DiskFull
-from dipaco.protocol.errors import DipacoError
+from dipaco.protocol.errors import DipacoError, Refusal, Unavailable
 from dipaco.protocol.numbers import count, span
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.wire.identity import short_peer
+from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.authority import scheduler_of_term
 
@@ -71,7 +71,16 @@ def _has_a_turn(node: Node, record: RunRecord) -> bool:
     """Return whether this node schedules a run now, or may by the word of its keepers."""
     if record.keepers:
         return node.me in record.manifest.schedule.schedulers
-    return record.scheduler == node.me
+    return _of_term(record, _term_due(record)) == node.me
+
+
+def _term_due(record: RunRecord) -> int:
+    """Return the term in which a run without keepers is scheduled now: the owner may say so."""
+    return max(record.term, record.granted.term if record.granted else 0)
+
+
+def _of_term(record: RunRecord, term: int) -> PeerId:
+    return scheduler_of_term(record.manifest.schedule.schedulers, term)
 
 
 async def _attend(node: Node, record: RunRecord) -> None:
@@ -93,8 +102,26 @@ async def _schedule(node: Node, record: RunRecord) -> None:
     await catch_up(lambda: node.gossip.unheard, expected=expected)
     writes, deps = _Writes(node, node.activity.of(record.run)), _deps(node)
     derived = await _router(node, record, writes)
+    if record.term < (term := _term_due(record)):
+        await _begin_granted(node, record)
     scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
-    await _hand_out(node, record, scheduler, deps, writes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_hand_out, node, record, scheduler, deps, writes)
+        while _term_due(record) == term:
+            await node.run_store.changed.wait()
+        nursery.cancel_scope.cancel()
+    raise Refusal(f"its owner has granted term {_term_due(record)} to another scheduler")
+
+
+async def _begin_granted(node: Node, record: RunRecord) -> None:
+    """Begin the term that the run's owner granted, once the ledger that it goes on from is here."""
+    while True:
+        try:
+            return node.run_store.begin_granted(record.run, node.key)
+        except Unavailable as away:  # a full disk, too
+            node.activity.of(record.run).say("no-quorum", problem=str(away))
+        with trio.move_on_after(LOOK_SECONDS):
+            await node.run_store.changed.wait()
 
 
 async def _take_turns(node: Node, record: RunRecord) -> None:
@@ -110,7 +137,7 @@ async def _take_turns(node: Node, record: RunRecord) -> None:
         if kept is None:
             continue
         deps = _deps(node)
-        ours = scheduler_of_term(record.manifest.schedule.schedulers, replication.before) == node.me
+        ours = _of_term(record, replication.before) == node.me
         await writes.do(partial(take_over, record, node.journal, kept, ours=ours))
         now = trio.current_time()
         scheduler = await writes.do(partial(KeptScheduler, record, derived, deps, now, replication))
@@ -125,7 +152,7 @@ async def _take_turns(node: Node, record: RunRecord) -> None:
 async def _router(node: Node, record: RunRecord, writes: "_Writes") -> RouterSpec:
     """Return the run's router of epoch 0, published, and derived or verified here."""
     activity, held = node.activity.of(record.run), record.adopted(0)
-    if held is not None and (held.author == node.me or not record.keepers):
+    if held is not None and held.author == node.me:
         spec = held.spec
     elif held is not None:
         spec = await node.verifier.verified_spec(record)

@@ -18,7 +18,8 @@ from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.ledger import LedgerRecord, append_checked
 from dipaco.protocol.work.rounds import Rounds, Weights
 from dipaco.protocol.work.run_state import RunState
-from dipaco.protocol.work.terms import FIRST_TERM, NO_RECORD, Head
+from dipaco.protocol.work.tail import Final
+from dipaco.protocol.work.terms import FIRST_TERM, NO_RECORD, Head, OwnersGrant
 
 MAX_SPECS = 8  # of one run: one per epoch and scheduler, more are a scheduler that changes its mind
 
@@ -45,6 +46,10 @@ class RunRecord:
         """Of the ledger's records."""
         self.fault: str | None = None
         """Why its scheduler contradicts itself; None: it does not, as far as is known."""
+        self.faulty: set[PeerId] = set()
+        """The schedulers that are proven to have signed two ledgers."""
+        self.granted: OwnersGrant | None = None
+        """The newest term that the owner let begin by hand; None: the owner let none."""
         self.state = RunState(manifest)
         self.specs: dict[Digest, HeldSpec] = {}
         """By spec digest."""
@@ -157,6 +162,11 @@ class RunRecord:
     def scheduler(self) -> PeerId:
         """Who schedules the run in the ledger's term."""
         return scheduler_of_term(self.manifest.schedule.schedulers, self.term)
+
+    @property
+    def final(self) -> Final:
+        """The ledger as a chain goes on from it: in a run with keepers all of it is final."""
+        return Final(self.chain_head, self.digests.__getitem__, self.state)
 
     @property
     def keepers(self) -> tuple[PeerId, ...]:

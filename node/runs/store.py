@@ -31,6 +31,8 @@ from dipaco.node.runs.certificates import (
     newest_certificate,
 )
 from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
+from dipaco.node.runs.grants import check_grant, check_not_given_up, stays_until
+from dipaco.node.runs.proofs import PROOF, opened_proof, proof_bytes, two_ledgers
 from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedProof, SignedKind
@@ -49,7 +51,14 @@ from dipaco.protocol.wire.digest import Digest, sha256, short
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import MAX_RECORDS, Item, LedgerPart
 from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign
-from dipaco.protocol.work.ledger import Entry, Equivocation, LedgerRecord
+from dipaco.protocol.work.ledger import (
+    Entry,
+    Equivocation,
+    LedgerRecord,
+    TermGranted,
+    check_equivocation,
+)
+from dipaco.protocol.work.terms import OwnersGrant
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +68,12 @@ MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
 
 Keep = Callable[[], None]
 
-_KINDS: dict[str, SignedKind] = {"manifest": "manifest", "spec": "spec", "receipt": "receipt"}
+_KINDS: dict[str, SignedKind] = {
+    "manifest": "manifest",
+    "spec": "spec",
+    "grant": "grant",
+    "receipt": "receipt",
+}
 
 
 class RunStore:
@@ -118,9 +132,11 @@ class RunStore:
                     gone.add(saved.run)
         for record in tuple(self.runs.values()):
             self._restored(record.run, partial(self._replay, record))
+            self._give_up(record)
         for proof in self._journal.proofs():
             if proof.run in self.runs:
                 self.runs[proof.run].fault = proof.reason
+                self._list_proof(proof)
 
     def _take_saved(self, kind: str, data: bytes) -> None:
         item, keep = self._admit(kind, data, ours=True)
@@ -186,6 +202,8 @@ class RunStore:
             return False
         if item.kind == "ledger":
             return item.seq > self.length(item.run)
+        if item.kind == PROOF:  # one of a run is enough
+            return item.run in self.runs and self.runs[item.run].fault is None
         return item.kind in _KINDS and item.digest not in self._items
 
     def _wants_details(self, run: Digest) -> bool:
@@ -201,6 +219,9 @@ class RunStore:
         item = self._items.get(digest)
         if item is None or (item.kind, item.run) != (kind, run):
             return None
+        if kind == PROOF:
+            kept = (proof_bytes(each) for each in self._journal.proofs() if each.run == run)
+            return next((data for data in kept if data and sha256(data) == digest), None)
         return self._journal.one_signed(_kind(kind), digest)
 
     def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
@@ -241,7 +262,9 @@ class RunStore:
         Raises RemoteProtocolError if it is not valid, Refusal if it is one too many, Unavailable
         if its run is not known yet.
         """
-        if sha256(data) not in self._items:
+        if kind == PROOF:
+            self._offer_proof(data, run)
+        elif sha256(data) not in self._items:
             self._take(kind, data, run=run, origin=origin)
 
     def _take(
@@ -466,7 +489,9 @@ class RunStore:
     def _append(
         self, record: RunRecord, fresh: list[Signed], certificate: Certificate = ()
     ) -> None:
+        self._give_up(record)  # what came before the owner's word could be held against it
         opened = record.check(fresh)
+        check_not_given_up(record, opened)
         saved = False
         try:
             with self._journal.saving():
@@ -495,28 +520,49 @@ class RunStore:
         return envelopes[known:]
 
     def convict(self, run: Digest, proof: Equivocation) -> None:
-        """Keep the proof that a scheduler of a run of this node signed two ledgers."""
-        record, reason = self.runs[run], f"a scheduler of run {short(run)} signed two ledgers"
-        if record.fault is None:
-            saved = SavedProof(run, reason, encode(proof.one), encode(proof.other))
-            self._journal.save_proof(saved)
-            record.fault = reason
-            self._change()
+        """Keep the proof that a scheduler of a run signed two ledgers, and hand it on."""
+        signer = proof.one.signer
+        fault = LedgerFault(two_ledgers(run), signer, encode(proof.one), encode(proof.other))
+        self._convict(self.runs[run], fault)
+
+    def _offer_proof(self, data: bytes, run: Digest | None) -> None:
+        """Take in a proof of two ledgers from a peer: the manifest alone judges it."""
+        proof, found = opened_proof(data)
+        record = self._known(found)
+        if run not in (None, found):
+            raise RemoteProtocolError("lists a proof under another run than its own")
+        check_equivocation(proof, run=found, manifest=record.manifest)
+        if sha256(data) not in self._items:
+            self.convict(found, proof)
 
     def _convict(self, record: RunRecord, fault: LedgerFault) -> None:
         """Keep the proof of a scheduler's fault, and drop the run unless this node works for it."""
         proof = SavedProof(record.run, str(fault), fault.one, fault.other)
+        saved = False
         with self._journal.saving():
             if record.fault is None:
-                self._journal.save_proof(proof)
+                saved = self._journal.save_proof(proof)
             if record.run not in self._kept:
                 self._journal.bury(record.run)
         if record.run not in self._kept:
             self._paced.say("dropped", f"run {record.manifest.name} is dropped: {fault}")
             self._buried.add(record.run)
             self._forget([record.run])
+        elif saved and (listed := self._list_proof(proof)) is not None:
+            self._announce(listed, len(proof.one) + len(proof.other))
         record.fault = record.fault or str(fault)
         self._change()
+
+    def _list_proof(self, proof: SavedProof) -> Item | None:
+        """Offer a proof of two records to peers, and believe it; None for a single record."""
+        data = proof_bytes(proof)
+        if data is None:
+            return None
+        item = Item(kind=PROOF, run=proof.run, digest=sha256(data), seq=0)
+        self._items[item.digest] = item
+        self._values_of[proof.run].append(item.digest)
+        self.runs[proof.run].faulty.add(decode(data, Equivocation).one.signer)
+        return item
 
     # ------------------------------------------------------------------ what this node adds
 
@@ -536,14 +582,35 @@ class RunStore:
         self._announce(item, len(data))
         return item
 
-    def append(self, run: Digest, entry: Entry, key: Ed25519PrivateKey) -> None:
+    def begin_granted(self, run: Digest, key: Ed25519PrivateKey) -> None:
+        """Begin the term that the owner granted this node; raises Unavailable while it cannot."""
+        record, signed = self.runs[run], self._journal.signed("grant", run)[-1].data
+        grant = record.granted
+        assert grant is not None
+        if record.chain_head != grant.head:
+            raise Unavailable(
+                f"term {grant.term} goes on from record {grant.head.length}, this node has "
+                f"{record.length}: it waits for the others"
+            )
+        granted = TermGranted(grant=decode(signed, Signed))
+        self.append(run, granted, key, term=grant.term)
+
+    def append(
+        self, run: Digest, entry: Entry, key: Ed25519PrivateKey, *, term: int | None = None
+    ) -> None:
         """Sign `entry` as the ledger's next record and save it; the scheduler alone calls this.
+
+        term   None: that of the ledger.
 
         The run has no keepers: with them a record is final when a quorum of them has signed.
         """
         record = self.runs[run]
         made = LedgerRecord(
-            run=run, term=record.term, seq=record.length, previous=record.head, entry=entry
+            run=run,
+            term=record.term if term is None else term,
+            seq=record.length,
+            previous=record.head,
+            entry=entry,
         )
         data = encode(sign(made, key))
         try:
@@ -594,6 +661,7 @@ class RunStore:
         admissions: dict[str, Callable[[bytes], tuple[Digest, Keep]]] = {
             "manifest": partial(self._admit_manifest, ours=ours),
             "spec": self._admit_spec,
+            "grant": self._admit_grant,
             "receipt": partial(self._admit_receipt, ours=ours),
         }
         admit = admissions.get(kind)
@@ -641,6 +709,24 @@ class RunStore:
             raise Refusal(f"spec {short(digest)} is known already, or one too many")
         held = HeldSpec(spec, signed.signer)
         return record.run, lambda: record.specs.update({digest: held})
+
+    def _admit_grant(self, data: bytes) -> tuple[Digest, Keep]:
+        signed, grant = decode_signed(data, OwnersGrant)
+        record = self._known(grant.run)
+        check_grant(record, signed, grant)
+
+        def heed() -> None:
+            record.granted = grant
+            self._give_up(record)
+
+        return record.run, heed
+
+    def _give_up(self, record: RunRecord) -> None:
+        """Drop the records that the run's owner has given up."""
+        if (stays := stays_until(record)) < record.length:
+            log.warning("run %s: its owner gave up records from %d on", short(record.run), stays)
+            self._journal.cut_ledger(record.run, stays)
+            self._replay(record)
 
     def _admit_receipt(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
         signed, receipt = decode_signed(data, Receipt)

@@ -1,6 +1,6 @@
 """The changes of a schedule in the journal: how each is saved, and read back after a restart."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from dipaco.node.kinds.changes import (
     Change,
@@ -15,7 +15,6 @@ from dipaco.node.kinds.changes import (
     TrainingAccepted,
     TrainingDiscarded,
 )
-from dipaco.node.kinds.pending_moments import Place
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.storage.journal import Journal, SavedLease, SavedResult
@@ -74,9 +73,7 @@ def saved_changes(run: Digest, journal: Journal, now: float) -> Iterator[Change]
         raise journal.foreign(error) from error
 
 
-def take_over(
-    record: RunRecord, journal: Journal, kept: Mapping[Place, Signed], *, ours: bool
-) -> None:
+def take_over(record: RunRecord, journal: Journal, kept: Iterable[Signed], *, ours: bool) -> None:
     """Bring the journal to where a scheduler begins a term; raises DiskFull.
 
     kept   the acceptances that keepers keep: they replace our own of the same path and round,
@@ -87,9 +84,10 @@ def take_over(
     with journal.saving():
         for lease in () if ours else journal.leases(record.run):
             journal.drop_lease(lease.token)
-        for (path, round_), signed in kept.items():
+        for signed in kept:
+            accepted = open_signed(signed, Acceptance)
+            path, round_ = accepted.place
             if record.state.path_version(path) < round_:
-                accepted = open_signed(signed, Acceptance)
                 data = encode(accepted.result)
                 journal.drop_result(record.run, round_, path)
                 journal.save_result(SavedResult(record.run, round_, path, accepted.peer, data))

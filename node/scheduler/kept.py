@@ -26,7 +26,7 @@ from dipaco.node.kinds.table import TRAIN, work_of
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.named_blobs import blobs_named
-from dipaco.node.scheduler.replication import Deposed, Proposal, Replication
+from dipaco.node.scheduler.replication import Certified, Deposed, Replication
 from dipaco.node.scheduler.service import STEP_RETRY_SECONDS, Scheduler
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import Unavailable
@@ -68,7 +68,7 @@ class KeptScheduler(Scheduler):
         self._replication = replication
         self._record = record
         self._one = trio.Lock()
-        self._proposal: Proposal | None = None
+        self._proposal: Certified | None = None
         """What is final, and not applied yet."""
         self._unkept: dict[bytes, _Unkept] = {}
         """By token."""
@@ -215,7 +215,7 @@ class KeptScheduler(Scheduler):
                 raise
             await self._make_what_is_final(changes)
 
-    async def _made_final(self, entries: Sequence[Entry]) -> Proposal:
+    async def _made_final(self, entries: Sequence[Entry]) -> Certified:
         named = {digest for each in entries for digest in blobs_named(each)}
         blobs = {digest: self._deps.blobs.size(digest) for digest in named}
         what = f"{type(entries[0]).__name__}"

@@ -12,13 +12,14 @@ A keeper that answers with a higher term ends all of it: `Deposed`.
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import UNSET
 
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.runs.certificates import Certificate, head_of
+from dipaco.node.runs.certificates import Certificate
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
@@ -26,13 +27,12 @@ from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.messages import LedgerPart, ReadLedger
-from dipaco.protocol.wire.signed import Signed, open_signed, sign
+from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.calls import (
     MAX_HELD,
     MAX_PROPOSAL,
     MAX_SOURCES,
     Acceptance,
-    AskCosign,
     AskHold,
     AskKeep,
     AskPromise,
@@ -45,26 +45,17 @@ from dipaco.protocol.work.calls import (
     TailPart,
     Wanted,
 )
+from dipaco.protocol.work.candidate import Choice, Outdone, Proposal, TakeOver
 from dipaco.protocol.work.kinds import TrainResult
-from dipaco.protocol.work.ledger import (
-    Entry,
-    LedgerRecord,
-    TermBegun,
-    check_choice,
-)
-from dipaco.protocol.work.terms import (
-    MAX_TERMS,
-    NO_HEAD,
-    Cosigned,
-    Head,
-    Promise,
-    check_promises,
-    chosen_head,
-)
+from dipaco.protocol.work.ledger import Entry, LedgerRecord
+from dipaco.protocol.work.tail import Chain
+from dipaco.protocol.work.terms import Head
 
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0  # for a keeper to save and answer
+# For promises to come together. A keeper that forgot one relies on it (`keeper/recovery.py`).
+TAKE_SECONDS = 30.0
 HOLD_SECONDS = 30.0  # for a keeper to fetch blobs, and to tell what it has by then
 FIRST_PAUSE = 0.5  # s before a quorum that did not answer is asked again
 LONGEST_PAUSE = 8.0  # s, after some attempts
@@ -81,7 +72,7 @@ class Deposed(Unavailable):
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Certified:
     """Records that a quorum has signed, with the proof."""
 
     records: tuple[bytes, ...]
@@ -127,184 +118,98 @@ class Replication:
 
     # ------------------------------------------------------------------ beginning a term
 
-    async def begin(self, term: int) -> dict[tuple[int, int], Signed]:
-        """Begin `term`, which is this node's; returns the acceptances that keepers keep.
+    async def begin(self, term: int) -> tuple[Signed, ...]:
+        """Begin `term`, which is this node's; returns the acceptances of the rounds that are open.
 
-        Of each path and round the newest. Raises Unavailable without a quorum, Deposed when a
-        keeper promised as high a term before: then a higher one is needed.
+        Raises Unavailable without a quorum, Deposed when a keeper serves no term as low any more:
+        then a higher one is needed.
         """
-        promised = await self._promises(term)
-        head, signed = self._choice(term, promised)
-        tail = await self._tail(head, promised)
-        entry = TermBegun(promises=signed)
-        begun = self._signed(entry, head, term)
-        final = await self._certified((*tail, begun), what=f"the beginning of term {term}")
-        self.run_store.append_final(self.run, final.records, final.certificate)
-        self.term, self.before = term, head.term
-        log.info("run %s: term %d begins here", self.record.manifest.name, term)
-        return await self._acceptances(promised)
+        taking = TakeOver(self.run, self.record.manifest, term, self.record.final)
+        choice: Choice | None = None
 
-    async def _promises(self, term: int) -> dict[PeerId, Promised]:
-        """Ask all keepers for their promise of `term`; raises Unavailable without a quorum."""
-        given: dict[PeerId, Promised] = {}
+        async def pursue(keeper: PeerId) -> None:
+            nonlocal taking, choice
+            while (question := _question_to(keeper, taking)) is not None:
+                answered = await self._asked(keeper, question)
+                if self.record.length != taking.final.head.length:  # it grew meanwhile
+                    taking = taking.grown(self.record.final)
+                taking = answered(taking)
+                if all(given.after is None for given in taking.given.values()):
+                    choice = taking.choice()
+                if choice is not None:
+                    return
 
-        async def ask(keeper: PeerId) -> None:
-            request = AskPromise(run=self.run, term=term)
-            answer = await self.rpc.call(keeper, request, Promised, Behind, timeout=ASK_SECONDS)
-            if isinstance(answer, Behind):
-                raise Deposed(answer.term)
-            promise = open_signed(answer.promise, Promise)
-            if (promise.keeper, answer.promise.signer) != (keeper, keeper):
-                raise RemoteProtocolError("hands on the promise of another keeper")
-            given[keeper] = answer
-
-        await self._ask_all(self.keepers, ask, enough=lambda: len(given) >= self.quorum)
-        if len(given) < self.quorum:
+        with trio.move_on_after(TAKE_SECONDS):
+            await self._ask_all(self.keepers, pursue, enough=lambda: choice is not None)
+        if choice is None:
             raise Unavailable(self.no_quorum())
-        return given
+        begun = choice.begun(term, self.key)
+        final = await self._certified(begun, what=f"the beginning of term {term}")
+        self.run_store.append_final(self.run, final.records, final.certificate)
+        self.term, self.before = term, choice.chain.head.term
+        log.info("run %s: term %d begins here", self.record.manifest.name, term)
+        return taking.open_acceptances(choice.chain)
 
-    def _choice(
-        self, term: int, promised: Mapping[PeerId, Promised]
-    ) -> tuple[Head, tuple[Signed, ...]]:
-        """Return the head to go on from, and the promises that choose it, in their order."""
-        signed = tuple(promised[keeper].promise for keeper in sorted(promised))
-        promises = check_promises(self.record.manifest, self.run, term, signed)
-        return chosen_head(promises), signed
+    async def _asked(
+        self, keeper: PeerId, question: AskPromise | ReadTail | ReadLedger
+    ) -> Callable[[TakeOver], TakeOver]:
+        """Ask a keeper; returns how its answer adds to what the candidate knows."""
+        call = partial(self.rpc.call, keeper, question, timeout=ASK_SECONDS)
+        match question:
+            case AskPromise():
+                answer = await call(Promised, Behind)
+                return lambda taking: taking.heard(keeper, answer)
+            case ReadTail():
+                tail = await call(TailPart)
+                return lambda taking: taking.read(keeper, tail)
+            case ReadLedger(first=first):
+                self._take_in(keeper, first, await call(LedgerPart))
+                return lambda taking: taking.grown(self.record.final)
 
-    async def _tail(self, head: Head, promised: Mapping[PeerId, Promised]) -> tuple[Signed, ...]:
-        """Return the records from our own final ones to `head`, from a keeper that has them."""
-        holders = [
-            keeper
-            for keeper, answer in promised.items()
-            if open_signed(answer.promise, Promise).head == head
-        ]
-        problem: Exception = Unavailable("no keeper has the chain that the promises choose")
-        for keeper in holders:
-            try:
-                return await self._read_tail(keeper, head, promised)
-            except (Unavailable, Refusal, RemoteProtocolError) as error:
-                problem = error
-        raise Unavailable(f"the chain that the promises choose is not to be had: {problem}")
-
-    async def _read_final(self, keeper: PeerId, length: int) -> None:
-        """Bring our ledger as far as that of a keeper is final, but not beyond `length`."""
-        while (first := self.record.length) < length:
-            request = ReadLedger(run=self.run, first=first)
-            part = await self.rpc.call(keeper, request, LedgerPart, timeout=ASK_SECONDS)
-            certificate = () if part.certificate is UNSET else part.certificate
-            if not part.records:
-                return  # the others are not final there
-            self.run_store.offer_ledger(
-                self.run, part.records, first=first, certificate=certificate
-            )
-
-    async def _read_tail(
-        self, keeper: PeerId, head: Head, promised: Mapping[PeerId, Promised]
-    ) -> tuple[Signed, ...]:
-        await self._read_final(keeper, head.length)
-        record, first = self.record, self.record.length
-        records: list[Signed] = []
-        while first + len(records) < head.length:
-            request = ReadTail(run=self.run, first=first + len(records), path=0, round=0)
-            part = await self.rpc.call(keeper, request, TailPart, timeout=ASK_SECONDS)
-            if not part.records:
-                raise Unavailable(f"{short_peer(keeper)} lacks records that it promised")
-            records.extend(part.records[: head.length - first - len(records)])
-        if record.length != first:
-            raise Unavailable("the ledger has grown meanwhile")
-        record.check(records)
-        digests = [*record.digests, *(each.body_digest for each in records)]
-        ends = head_of(records[-1]) if records else record.chain_head
-        opened = (open_signed(each.promise, Promise) for each in promised.values())
-        check_choice(opened, ends, digests.__getitem__)
-        return tuple(records)
-
-    async def _acceptances(
-        self, promised: Mapping[PeerId, Promised]
-    ) -> dict[tuple[int, int], Signed]:
-        """Return the newest acceptance of each path and round that a keeper keeps."""
-        newest: dict[tuple[int, int], tuple[tuple[int, int], Signed]] = {}
-        for keeper, answer in promised.items():
-            for signed in await self._all_kept(keeper, answer):
-                kept = open_signed(signed, Acceptance)
-                if kept.run == self.run and kept.rank >= newest.get(kept.place, ((-1, 0),))[0]:
-                    newest[kept.place] = kept.rank, signed
-        return {place: signed for place, (_, signed) in newest.items()}
-
-    async def _all_kept(self, keeper: PeerId, answer: Promised) -> list[Signed]:
-        found, more = list(answer.acceptances), answer.more
-        while more:
-            last = open_signed(found[-1], Acceptance) if found else None
-            path, round_ = last.place if last else (0, 0)
-            request = ReadTail(run=self.run, first=self.record.length, path=path, round=round_)
-            part = await self.rpc.call(keeper, request, TailPart, timeout=ASK_SECONDS)
-            if not part.acceptances:
-                break
-            found += part.acceptances
-            more = part.more
-        return found
+    def _take_in(self, keeper: PeerId, first: int, part: LedgerPart) -> None:
+        if not part.records:
+            raise Unavailable(f"{short_peer(keeper)} lacks records that it promised")
+        certificate = () if part.certificate is UNSET else part.certificate
+        self.run_store.offer_ledger(self.run, part.records, first=first, certificate=certificate)
 
     # ------------------------------------------------------------------ records
 
-    async def final(self, entries: Sequence[Entry]) -> Proposal:
+    async def final(self, entries: Sequence[Entry]) -> Certified:
         """Return `entries` as final records; waits for a quorum. Raises Deposed."""
-        head, records = self.record.chain_head, list[Signed]()
+        chain = Chain(self.run, self.record.manifest, self.record.final)
         for entry in entries:
-            records.append(self._signed(entry, head, self.term))
-            head = head_of(records[-1])
+            chain = chain.adding((self._signed(entry, chain.head),))
         what = ", ".join(type(entry).__name__ for entry in entries)
-        return await self._certified(tuple(records), what=what)
+        return await self._certified(chain, what=what)
 
-    def _signed(self, entry: Entry, head: Head, term: int) -> Signed:
+    def _signed(self, entry: Entry, head: Head) -> Signed:
         record = LedgerRecord(
-            run=self.run, term=term, seq=head.length, previous=head.digest, entry=entry
+            run=self.run, term=self.term, seq=head.length, previous=head.digest, entry=entry
         )
         return sign(record, self.key)
 
-    async def _certified(self, records: tuple[Signed, ...], *, what: str) -> Proposal:
-        head, signed = head_of(records[-1]), dict[PeerId, Signed]()
+    async def _certified(self, chain: Chain, *, what: str) -> Certified:
+        """Have a quorum sign the end of `chain`."""
+        proposal = Proposal(chain, self.run_store.certificate(self.run))
+
+        def read(first: int) -> tuple[Signed, ...]:
+            return self.run_store.read_records(self.run, first, MAX_PROPOSAL // 2)
 
         async def ask(keeper: PeerId) -> None:
-            signed[keeper] = await self._cosigned(keeper, records, head)
+            nonlocal proposal
+            for _ in range(2):  # the first answer may be where the keeper stands
+                question = proposal.question(keeper, read)
+                answer = await self.rpc.call(
+                    keeper, question, CosignedHead, Behind, timeout=ASK_SECONDS
+                )
+                proposal = proposal.heard(keeper, answer)
+                if isinstance(answer, CosignedHead):
+                    return
+            raise Unavailable(f"{short_peer(keeper)} is behind, or has another chain")
 
-        def enough() -> bool:
-            return len(signed) >= self.quorum
-
-        await self._until(enough, lambda: set(self.keepers) - signed.keys(), ask, what)
-        certificate = tuple(signed[keeper] for keeper in sorted(signed))
-        return Proposal(tuple(map(encode, records)), certificate)
-
-    async def _cosigned(self, keeper: PeerId, records: tuple[Signed, ...], head: Head) -> Signed:
-        """Return a keeper's cosignature of `head`; one that lacks records before gets them."""
-        certificate = self.run_store.certificate(self.run)
-        stands = NO_HEAD
-        for _ in range(2):
-            request = AskCosign(run=self.run, records=records, head=head, certificate=certificate)
-            answer = await self.rpc.call(keeper, request, CosignedHead, Behind, timeout=ASK_SECONDS)
-            if isinstance(answer, CosignedHead):
-                return self._own_cosignature(keeper, answer.cosigned, head)
-            if answer.term > head.term:
-                raise Deposed(answer.term)
-            stands = answer.head
-            records = self._from(stands, records)
-        raise Unavailable(f"{short_peer(keeper)} is behind: it has {stands.length} records")
-
-    def _own_cosignature(self, keeper: PeerId, signed: Signed, head: Head) -> Signed:
-        """Return the cosignature if it is what `keeper` was asked for."""
-        told = open_signed(signed, Cosigned)
-        if (told.run, told.head, told.keeper, signed.signer) != (self.run, head, keeper, keeper):
-            raise RemoteProtocolError("cosigned another head than it was asked to")
-        return signed
-
-    def _from(self, stands: Head, records: tuple[Signed, ...]) -> tuple[Signed, ...]:
-        """Return the records from where a keeper stands on, if that is on our chain."""
-        digests = self.record.digests
-        on_chain = 0 < stands.length <= len(digests) and (
-            digests[stands.length - 1] == stands.digest
-        )
-        first = stands.length if on_chain else 0
-        held = self.run_store.read_records(self.run, first, MAX_PROPOSAL // 2)
-        return (*held, *records)
+        await self._until(lambda: bool(proposal.certified), lambda: proposal.lacking, ask, what)
+        records = tuple(encode(each.signed) for each in chain.tail)
+        return Certified(records, proposal.certified)
 
     # ------------------------------------------------------------------ results and blobs
 
@@ -412,6 +317,8 @@ class Replication:
             try:
                 await ask(keeper)
                 self.missing.pop(keeper, None)
+            except Outdone as higher:
+                deposed.append(Deposed(higher.term))
             except Deposed as higher:
                 deposed.append(higher)
             except (Unavailable, Refusal, RemoteProtocolError) as error:
@@ -439,11 +346,6 @@ class Replication:
             self.changed()
 
 
-def next_own_term(schedulers: Sequence[PeerId], me: PeerId, above: int) -> int:
-    """Return the least term above `above` that belongs to `me`; raises Refusal beyond the last."""
-    term = above + 1
-    while schedulers[term % len(schedulers)] != me:
-        term += 1
-    if term > MAX_TERMS:
-        raise Refusal(f"the run has used up its {MAX_TERMS} terms")
-    return term
+def _question_to(keeper: PeerId, taking: TakeOver) -> AskPromise | ReadTail | ReadLedger | None:
+    """Return what is left to ask one keeper."""
+    return next((question for peer, question in taking.questions() if peer == keeper), None)

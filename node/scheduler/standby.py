@@ -12,19 +12,19 @@ import trio
 
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.record import RunRecord
-from dipaco.node.scheduler.replication import Deposed, Replication, next_own_term
+from dipaco.node.scheduler.replication import Deposed, Replication
 from dipaco.node.status.activity import RunActivity
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.calls import AskHead, HeadIs
+from dipaco.protocol.work.candidate import acts_at, next_own_term
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 2.0  # between two questions to the other schedulers
 ASK_SECONDS = 2.0  # for their answer
-PATIENCE_SECONDS = 8.0  # without a sign of the scheduler, for each candidate that is nearer
 PAUSES = (0.5, 2.0)  # s, at random, before keepers are asked again that gave no quorum
 
 
@@ -60,14 +60,15 @@ class Standby:
             self.seen = max(self.seen, record.term)
             if record.chain_head != self._head:
                 self._heard, self._head = trio.current_time(), record.chain_head
-            distance = next_own_term(self._schedulers, self.me, self.seen) - self.seen - 1
-            if trio.current_time() >= self._heard + (distance + 1) * PATIENCE_SECONDS:
+            proven = self._owner in record.faulty
+            due = acts_at(self._schedulers, self.me, self.seen, heard=self._heard, proven=proven)
+            if trio.current_time() >= due:
                 return
             leads = self._leads or self._owner
             self.activity.say("standby", scheduler=short_peer(leads), term=self.seen)
             await trio.sleep(BEAT_SECONDS)
 
-    async def begun(self, replication: Replication) -> dict[tuple[int, int], Signed] | None:
+    async def begun(self, replication: Replication) -> tuple[Signed, ...] | None:
         """Begin the next term of this node; returns the acceptances that keepers keep.
 
         None when another scheduler was seen to go on meanwhile.

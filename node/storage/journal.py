@@ -40,7 +40,7 @@ CHECKPOINT_PAGES = 64  # of the log (256 KiB), after which the main file takes i
 COMPACT_BYTES = 4 << 20  # of free pages, and more than the rest: then the file is made smaller
 BUSY_SECONDS = 5.0  # the wait for another process (a client command) that reads the file
 
-SignedKind = Literal["manifest", "spec", "receipt"]
+SignedKind = Literal["manifest", "spec", "receipt", "grant"]
 
 FIRST_VERSION = 2  # the oldest version that can be migrated; version 1 held other values
 # Newest on top: the last entry makes a new file of FIRST_VERSION, each one above it leads to the

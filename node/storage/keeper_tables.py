@@ -80,6 +80,10 @@ class KeeperTables:
         row = self._row("SELECT term, data FROM promised WHERE run = ?", (run,))
         return row or (0, b"")
 
+    def has_promised(self, run: Digest) -> bool:
+        """Return whether a term was saved, be it the first."""
+        return self._row("SELECT term FROM promised WHERE run = ?", (run,)) is not None
+
     def save_tail(
         self, run: Digest, floor: int, first: int, records: Sequence[tuple[int, bytes]]
     ) -> None:
@@ -120,14 +124,3 @@ class KeeperTables:
         self._change(
             "DELETE FROM acceptances WHERE run = ? AND round = ? AND path = ?", (run, round_, path)
         )
-
-    # An owner's word
-
-    def save_grant(self, run: Digest, data: bytes) -> None:
-        """Keep the newest term that the owner granted by hand, an encoded envelope."""
-        self._change("INSERT OR REPLACE INTO grants VALUES (?, ?)", (run, data))
-
-    def grant(self, run: Digest) -> bytes | None:
-        """Return the newest term that the owner granted."""
-        row = self._row("SELECT data FROM grants WHERE run = ?", (run,))
-        return row[0] if row else None

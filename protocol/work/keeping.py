@@ -276,9 +276,10 @@ class Keeper:
         return open_acceptance(signed, self.manifest, self.run, most=term)
 
     def tail_part(self, state: KeeperState, final: Final, asker: PeerId, ask: ReadTail) -> TailPart:
-        """Answer `ReadTail`; raises RemoteProtocolError unless the asker may schedule."""
-        if ask.run != self.run or asker not in self.manifest.schedule.schedulers:
-            raise RemoteProtocolError("asks for a tail, and is no scheduler of the run")
+        """Answer `ReadTail`; raises RemoteProtocolError unless the asker may schedule or keep."""
+        schedule = self.manifest.schedule
+        if ask.run != self.run or asker not in (*schedule.schedulers, *schedule.named_keepers):
+            raise RemoteProtocolError("asks for a tail, and is no scheduler or keeper of the run")
         chain = self.chain(state, final)
         records = [each for each in chain.tail if each.record.seq >= ask.first]
         acceptances, more = acceptances_after(state, (ask.path, ask.round))

@@ -14,8 +14,9 @@ from dipaco.cli.main import dipaco
 SURFACE = {
     "start": "--announce --bootstrap --cache-max --checkpointing --compile --device "
     "--exempt-prefixes --heartbeat-s "
-    "--home --listen --local-sources --log-format --log-level --max-batch --max-shards --min-free "
-    "--moment-bits --nice --rendezvous --run --signer --threads --verify --whole-files",
+    "--home --keep --keeper --listen --local-sources --log-format --log-level --max-batch "
+    "--max-shards --min-free --moment-bits --nice --rendezvous --run --signer --threads --train "
+    "--verify --whole-files",
     "stop": "--home --now",
     "status": "--home --json",
     "run init": "OUT --data --grid --text-field",
@@ -25,6 +26,7 @@ SURFACE = {
     "run show": "NAME --home --json",
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
+    "run takeover": "NAME --home --key --term",
     "doctor": "--device --fit --home --json --max-batch",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",

@@ -6,12 +6,14 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
+from dipaco.node.runs.files import sign_manifest
+from dipaco.node.runs.takeover import grant_term
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.kept_swarm import SECOND, KeptSwarm
 from tests.node.scheduler.swarm import SCHEDULER, Swarm
-from tests.values import peer
+from tests.values import key, peer
 
 
 async def test_a_run_with_keepers_goes_to_its_end(
@@ -25,14 +27,21 @@ async def test_a_run_with_keepers_goes_to_its_end(
         await kept.until(lambda: kept.chain(name) == kept.chain(SCHEDULER), seconds=60)  # noqa: B023
 
 
+CALM: dict[str, list[Digest]] = {}
+"""The states of a run with keepers that nobody disturbs, once there was one."""
+
+
 async def undisturbed(tmp_path: Path) -> dict[str, list[Digest]]:
-    """Return the states of a run with keepers that nobody disturbs."""
+    """Return the states that a run ends with that nobody disturbs."""
+    if CALM:
+        return CALM
     async with trio.open_nursery() as nursery:
         calm = KeptSwarm(Swarm(tmp_path / "calm", nursery), tmp_path / "calm")
         await calm.start_all("zoe", "yves")
         await calm.until(lambda: calm.finished(SCHEDULER))
         nursery.cancel_scope.cancel()
-    return calm.states(SCHEDULER)
+    CALM.update(calm.states(SCHEDULER))
+    return CALM
 
 
 async def in_mid_round(kept: KeptSwarm) -> None:
@@ -67,7 +76,7 @@ async def test_a_scheduler_that_comes_back_follows_the_one_that_took_over(
     await kept.start_all("anna", "bert")
     await in_mid_round(kept)
     await kept.kill(SCHEDULER)
-    await kept.until(lambda: kept.schedules(SECOND), seconds=60)
+    await kept.until(lambda: kept.leases(SECOND) > 0, seconds=60)
     term = kept.term(SECOND)
     await kept.start(SCHEDULER)
     await kept.until(lambda: kept.finished(SECOND))
@@ -113,6 +122,11 @@ async def test_a_keeper_that_lost_its_disk_is_repaired_from_the_others(
         (tmp_path / "kim" / each).unlink(missing_ok=True)
     shutil.rmtree(tmp_path / "kim" / "blobs")
     await kept.start("kim")
+    kim = kept.nodes["kim"].parts.keeper
+    await kept.until(lambda: kept.run in kim.runs, seconds=10)
+    assert kim.runs[kept.run].forgot  # it votes only once it has learned what it may have signed
+    await kept.until(lambda: not kim.runs[kept.run].forgot, seconds=120)
+    await kept.kill("ken")
     await kept.until(lambda: kept.finished(SCHEDULER))
     await kept.until(lambda: kept.chain("kim") == kept.chain(SCHEDULER), seconds=60)
     state = kept.nodes[SCHEDULER].parts.run_store.runs[kept.run].state
@@ -178,4 +192,26 @@ async def test_a_home_restored_from_an_old_copy_signs_no_second_ledger(
     assert kept.chain(SECOND)[: len(final)] == final
     for node in kept.nodes.values():
         assert node.parts.run_store.runs[kept.run].fault is None
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_the_owner_lets_another_scheduler_go_on_with_a_run_without_keepers(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path, keepers=())
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    final = kept.chain(SCHEDULER)
+    await kept.kill(SCHEDULER)
+    await trio.sleep(60)
+    assert not kept.schedules(SECOND)  # without keepers nobody takes over by himself
+    await kept.kill(SECOND)
+    run = sign_manifest(kept.manifest, key("owner"))
+    grant_term(run, tmp_path / SECOND, key("owner"), term=None, me=peer(SECOND))
+    await kept.start(SECOND)
+    await kept.until(lambda: kept.term(SECOND) == 1, seconds=60)
+    await kept.start(SCHEDULER)
+    await kept.until(lambda: kept.finished(SECOND))
+    assert kept.chain(SECOND)[: len(final)] == final and not kept.schedules(SCHEDULER)
+    await kept.until(lambda: kept.chain(SCHEDULER) == kept.chain(SECOND), seconds=60)
     assert kept.states(SECOND) == await undisturbed(tmp_path)

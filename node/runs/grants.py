@@ -1,0 +1,56 @@
+"""The word of a run's owner that a term begins without keepers: which counts, and what goes.
+
+The records beyond the head that the owner names are given up, and whoever has the word gives them
+up. So the ledger of a run whose scheduler is gone for good goes on, in one chain, by another one of
+its manifest.
+"""
+
+from dipaco.node.runs.record import RunRecord
+from dipaco.protocol.errors import Refusal, RemoteProtocolError
+from dipaco.protocol.wire.digest import short
+from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.work.ledger import LedgerRecord
+from dipaco.protocol.work.terms import OwnersGrant
+
+
+def check_grant(record: RunRecord, signed: Signed, grant: OwnersGrant) -> None:
+    """Raise RemoteProtocolError unless the run's owner signed it, Refusal if it is not wanted."""
+    if signed.signer != record.manifest.owner:
+        raise RemoteProtocolError(
+            f"term {grant.term} of run {short(record.run)} is granted by {signed.signer}, who is "
+            "not its owner"
+        )
+    if record.keepers:
+        raise Refusal(f"run {short(record.run)} has keepers: they say which term begins")
+    known = max(record.term, record.granted.term if record.granted else 0)
+    if grant.term <= known:
+        raise Refusal(f"run {short(record.run)} knows term {known} already")
+
+
+def stays_until(record: RunRecord) -> int:
+    """Return the number of records of a run's ledger that the owner's word leaves.
+
+    All of them where there is no word, or its term has begun here. None where another chain than
+    the one that is to go on is here.
+    """
+    grant = record.granted
+    if grant is None or record.term >= grant.term or record.length < grant.head.length:
+        return record.length
+    length = grant.head.length
+    goes_on = not length or record.digests[length - 1] == grant.head.digest
+    return length if goes_on else 0
+
+
+def check_not_given_up(record: RunRecord, fresh: list[LedgerRecord]) -> None:
+    """Raise Refusal for records that the owner has given up; whoever has them may not know."""
+    grant = record.granted
+    if grant is None or record.term >= grant.term:
+        return
+    for each in fresh:
+        if each.term >= grant.term:
+            return
+        if each.seq >= grant.head.length:
+            raise Refusal(
+                f"the owner of run {short(record.run)} has given up record {each.seq} of "
+                f"term {each.term}"
+            )

@@ -1,0 +1,77 @@
+"""The owner's word that another scheduler goes on with a run without keepers, made in a home.
+
+For a scheduler that is gone for good, with its disk. In a run with keepers nobody needs it: they
+say who goes on.
+"""
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dipaco.node.runs.files import RunFile
+from dipaco.node.runs.store import RunStore
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.journal import Journal
+from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.wire.identity import PeerId, peer_id, short_peer
+from dipaco.protocol.wire.signed import sign
+from dipaco.protocol.work.authority import scheduler_of_term
+from dipaco.protocol.work.candidate import next_own_term
+from dipaco.protocol.work.terms import OwnersGrant
+
+
+def grant_term(
+    run: RunFile, home: Path, key: Ed25519PrivateKey, *, term: int | None, me: PeerId | None
+) -> tuple[OwnersGrant, PeerId]:
+    """Have the term begin that follows the ledger of `home`; returns it, and its scheduler.
+
+    term   None: the next one of this node, `me`.
+
+    The node of the home tells it to all others when it is started. Raises ConfigError, HomeTaken.
+    """
+    manifest = run.manifest
+    if peer_id(key) != manifest.owner:
+        raise ConfigError(f"--key: it is of {peer_id(key)}, the run's owner is {manifest.owner}")
+    if manifest.schedule.named_keepers:
+        raise ConfigError(
+            f"run {manifest.name} has keepers: start another of its schedulers, which takes over "
+            "as soon as a quorum of them answers"
+        )
+    with Home(home).held():
+        journal = Journal.open(Home(home).journal)
+        try:
+            return _granted(run, RunStore(journal, me), key, term, me)
+        finally:
+            journal.close()
+
+
+def _granted(
+    run: RunFile, store: RunStore, key: Ed25519PrivateKey, term: int | None, me: PeerId | None
+) -> tuple[OwnersGrant, PeerId]:
+    schedulers, record = run.manifest.schedule.schedulers, store.runs.get(run.id)
+    if record is None:
+        raise ConfigError(
+            f"the node of this home does not know run {run.manifest.name}: start it once with "
+            "--run, so that it has the ledger to go on from"
+        )
+    if term is None:
+        if me not in schedulers:
+            raise ConfigError(
+                "--term: this node is no scheduler of the run; name a term of one that is: term T "
+                "is that of number T mod " + str(len(schedulers)) + ", from 0"
+            )
+        assert me is not None
+        term = next_own_term(schedulers, me, record.term)
+    if term <= record.term:
+        raise ConfigError(f"--term: {term}, the ledger here is of term {record.term} already")
+    grant = OwnersGrant(run=run.id, term=term, head=record.chain_head)
+    store.publish("grant", sign(grant, key))
+    return grant, scheduler_of_term(schedulers, term)
+
+
+def granted_text(grant: OwnersGrant, scheduler: PeerId) -> str:
+    """Say what was granted, and what to do now."""
+    return (
+        f"term {grant.term} is granted to {short_peer(scheduler)}, from record "
+        f"{grant.head.length} on: start the node of this home, and that scheduler's"
+    )

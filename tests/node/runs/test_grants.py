@@ -1,0 +1,152 @@
+"""The owner's word that a term begins: what it gives up, and who believes it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from dipaco.node.network.keys import own_peer
+from dipaco.node.runs.files import RunFile, sign_manifest
+from dipaco.node.runs.store import RunStore
+from dipaco.node.runs.takeover import grant_term
+from dipaco.node.storage.files import Home
+from dipaco.node.storage.journal import Journal
+from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.run.manifest import run_id
+from dipaco.protocol.wire.canonical import encode
+from dipaco.protocol.wire.signed import Signed, sign
+from dipaco.protocol.work.kinds import Evaluated, Evaluation
+from dipaco.protocol.work.ledger import SpecAdopted
+from dipaco.protocol.work.terms import NO_HEAD, Head, OwnersGrant
+from tests.kept import encoded, head, kept_chain, kept_manifest, seeded_of
+from tests.values import digest, key, manifest, peer
+
+PLAIN = manifest()
+VALUE = replace(
+    PLAIN,
+    schedule=replace(PLAIN.schedule, schedulers=(peer("scheduler"), peer("second"))),
+)
+RUN = run_id(VALUE)
+ADOPTED = SpecAdopted(epoch=0, spec=digest("spec"))
+
+
+def evaluated(nll: float) -> Evaluated:
+    found = Evaluation(documents=1, tokens=2, nll=nll)
+    return Evaluated(path=0, version=0, peer=peer("anna"), evaluation=found)
+
+
+CHAIN = kept_chain(VALUE, ADOPTED, seeded_of(VALUE), evaluated(3.0))
+OTHER = kept_chain(VALUE, ADOPTED, seeded_of(VALUE), evaluated(4.0))
+
+
+def grant(upto: Head, *, term: int = 1, by: str = "owner", run: bytes = RUN) -> bytes:
+    return encode(sign(OwnersGrant(run=run, term=term, head=upto), key(by)))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def journals(tmp_path: Path) -> Iterator[list[Journal]]:
+    opened = [Journal.open(tmp_path / f"{name}.sqlite") for name in ("one", "two")]
+    yield opened
+    for journal in opened:
+        journal.close()
+
+
+def store_of(journal: Journal, records: list[Signed], me: str = "anna") -> RunStore:
+    store = RunStore(journal, peer(me))
+    store.offer("manifest", encode(sign(VALUE, key("owner"))))
+    store.keep(RUN)
+    store.offer_ledger(RUN, encoded(records))
+    return store
+
+
+def test_the_scheduler_that_is_granted_a_term_goes_on_and_all_others_follow(
+    journals: list[Journal],
+) -> None:
+    second = store_of(journals[0], CHAIN[:2], "second")
+    anna = store_of(journals[1], CHAIN)
+    word = grant(head(CHAIN[:2]))
+    for store in (second, anna):
+        store.offer("grant", word)
+        assert store.runs[RUN].length == 2  # what the owner gave up is gone
+    second.begin_granted(RUN, key("second"))
+    second.append(RUN, evaluated(5.0), key("second"))
+    assert second.runs[RUN].scheduler == peer("second")
+    with pytest.raises(Refusal, match="has given up record 2"):
+        anna.offer_ledger(RUN, encoded(CHAIN), first=0)  # from a peer that does not know
+    anna.offer_ledger(RUN, second.read_ledger(RUN, 2, 1 << 20), first=2)
+    assert anna.runs[RUN].digests == second.runs[RUN].digests
+    again = RunStore(journals[1], peer("anna"))
+    assert again.runs[RUN].digests == second.runs[RUN].digests
+
+
+def test_a_node_with_another_chain_reads_the_ledger_anew(journals: list[Journal]) -> None:
+    second = store_of(journals[0], CHAIN, "second")
+    anna = store_of(journals[1], OTHER)
+    for store in (second, anna):
+        store.offer("grant", grant(head(CHAIN)))
+    assert anna.runs[RUN].length == 0
+    second.begin_granted(RUN, key("second"))
+    anna.offer_ledger(RUN, second.read_ledger(RUN, 0, 1 << 20), first=0)
+    assert anna.runs[RUN].digests == second.runs[RUN].digests
+
+
+def test_nobody_begins_a_granted_term_without_the_records_that_it_goes_on_from(
+    journals: list[Journal],
+) -> None:
+    second = store_of(journals[0], CHAIN[:2], "second")
+    second.offer("grant", grant(head(CHAIN)))
+    with pytest.raises(Unavailable, match="waits for the others"):
+        second.begin_granted(RUN, key("second"))
+    second.offer_ledger(RUN, encoded(CHAIN))
+    second.begin_granted(RUN, key("second"))
+    assert second.runs[RUN].term == 1
+
+
+def test_only_the_owner_grants_a_term_and_only_a_higher_one(journals: list[Journal]) -> None:
+    store = store_of(journals[0], CHAIN)
+    with pytest.raises(RemoteProtocolError, match="not its owner"):
+        store.offer("grant", grant(head(CHAIN), by="mallory"))
+    with pytest.raises(RemoteProtocolError):
+        store.offer("grant", b"\xa0")
+    store.offer("grant", grant(head(CHAIN), term=3))
+    with pytest.raises(Refusal, match="knows term 3"):
+        store.offer("grant", grant(head(CHAIN[:1]), term=2))
+    with pytest.raises(Unavailable, match="not known"):
+        store.offer("grant", grant(head(CHAIN), run=run_id(PLAIN)))
+    assert store.runs[RUN].length == len(CHAIN)
+
+
+def test_in_a_run_with_keepers_the_owner_grants_nothing(journals: list[Journal]) -> None:
+    value, store = kept_manifest(), RunStore(journals[0])
+    store.offer("manifest", encode(sign(value, key("owner"))))
+    word = grant(NO_HEAD, run=run_id(value))
+    with pytest.raises(Refusal, match="has keepers"):
+        store.offer("grant", word)
+
+
+def test_the_owner_grants_the_next_term_of_a_home_by_hand(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "home")
+    journal = Journal.open(home.journal)
+    store_of(journal, CHAIN, "second")
+    journal.close()
+    run: RunFile = sign_manifest(VALUE, key("owner"))
+    with pytest.raises(ConfigError, match="--key"):
+        grant_term(run, home.root, key("anna"), term=None, me=peer("second"))
+    with pytest.raises(ConfigError, match="--term: this node is no scheduler"):
+        grant_term(run, home.root, key("owner"), term=None, me=own_peer(home.root))
+    made, scheduler = grant_term(run, home.root, key("owner"), term=None, me=peer("second"))
+    assert (made.term, made.head, scheduler) == (1, head(CHAIN), peer("second"))
+    journal = Journal.open(home.journal)
+    again = RunStore(journal, peer("second"))
+    again.begin_granted(RUN, key("second"))
+    assert again.runs[RUN].term == 1
+    journal.close()
+    with pytest.raises(ConfigError, match="of term 1 already"):
+        grant_term(run, home.root, key("owner"), term=1, me=peer("second"))
+
+
+def test_a_run_with_keepers_needs_no_word_of_its_owner(tmp_path: Path) -> None:
+    run = sign_manifest(kept_manifest(), key("owner"))
+    with pytest.raises(ConfigError, match="has keepers"):
+        grant_term(run, tmp_path, key("owner"), term=None, me=None)
