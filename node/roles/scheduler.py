@@ -102,7 +102,9 @@ async def _schedule(node: Node, record: RunRecord) -> None:
     await catch_up(lambda: node.gossip.unheard, expected=expected)
     writes, deps = _Writes(node, node.activity.of(record.run)), _deps(node)
     derived = await _router(node, record, writes)
-    if record.term < (term := _term_due(record)):
+    term = _term_due(record)
+    _check_ours(node, record)  # what was learnt from peers may say otherwise
+    if record.term < term:
         await _begin_granted(node, record)
     scheduler = await writes.do(lambda: Scheduler(record, derived, deps, trio.current_time()))
     async with trio.open_nursery() as nursery:
@@ -110,7 +112,14 @@ async def _schedule(node: Node, record: RunRecord) -> None:
         while _term_due(record) == term:
             await node.run_store.changed.wait()
         nursery.cancel_scope.cancel()
-    raise Refusal(f"its owner has granted term {_term_due(record)} to another scheduler")
+    await _schedule(node, record)  # in another term: its own, or another scheduler's
+
+
+def _check_ours(node: Node, record: RunRecord) -> None:
+    """Raise Refusal where the run's owner has granted the newest term to another scheduler."""
+    term = _term_due(record)
+    if (other := _of_term(record, term)) != node.me:
+        raise Refusal(f"its owner has granted term {term} to {short_peer(other)}")
 
 
 async def _begin_granted(node: Node, record: RunRecord) -> None:

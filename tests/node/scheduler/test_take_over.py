@@ -205,6 +205,7 @@ async def test_the_owner_lets_another_scheduler_go_on_with_a_run_without_keepers
     kept = KeptSwarm(swarm, tmp_path, keepers=())
     await kept.start_all("anna", "bert")
     await in_mid_round(kept)
+    await kept.until(lambda: kept.chain(SECOND) == kept.chain(SCHEDULER), seconds=60)
     final = kept.chain(SCHEDULER)
     await kept.kill(SCHEDULER)
     await trio.sleep(60)
