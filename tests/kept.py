@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from dipaco.protocol.run.manifest import Manifest, run_id
@@ -25,7 +26,7 @@ def kept_manifest(
     named = replace(
         plain.schedule,
         schedulers=tuple(map(peer, schedulers)),
-        keepers=tuple(map(peer, keepers)),
+        keepers=tuple(map(peer, keepers)) or UNSET,
     )
     return replace(plain, schedule=named)
 

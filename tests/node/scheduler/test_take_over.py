@@ -6,13 +6,15 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
+from dipaco.node.runs.files import sign_manifest
+from dipaco.node.runs.takeover import grant_term
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.work.placement import share
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.kept_swarm import SECOND, KeptSwarm
 from tests.node.scheduler.swarm import SCHEDULER, Swarm
-from tests.values import peer
+from tests.values import key, peer
 
 
 async def test_a_run_with_keepers_goes_to_its_end(
@@ -194,4 +196,26 @@ async def test_a_home_restored_from_an_old_copy_signs_no_second_ledger(
     assert kept.chain(SECOND)[: len(final)] == final
     for node in kept.nodes.values():
         assert node.parts.run_store.runs[kept.run].fault is None
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_the_owner_lets_another_scheduler_go_on_with_a_run_without_keepers(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path, keepers=())
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    final = kept.chain(SCHEDULER)
+    await kept.kill(SCHEDULER)
+    await trio.sleep(60)
+    assert not kept.schedules(SECOND)  # without keepers nobody takes over by himself
+    await kept.kill(SECOND)
+    run = sign_manifest(kept.manifest, key("owner"))
+    grant_term(run, tmp_path / SECOND, key("owner"), term=None, me=peer(SECOND))
+    await kept.start(SECOND)
+    await kept.until(lambda: kept.term(SECOND) == 1, seconds=60)
+    await kept.start(SCHEDULER)
+    await kept.until(lambda: kept.finished(SECOND))
+    assert kept.chain(SECOND)[: len(final)] == final and not kept.schedules(SCHEDULER)
+    await kept.until(lambda: kept.chain(SCHEDULER) == kept.chain(SECOND), seconds=60)
     assert kept.states(SECOND) == await undisturbed(tmp_path)
