@@ -126,6 +126,8 @@ class PlaceTaken:
     peer: PeerId
     now: float
     """When, on the scheduler's clock; not saved: a restart sets it anew."""
+    held_back: bool = False
+    """Whether it is too slow for the work that is left: none is kept for it. Not saved."""
 
 
 @dataclass(frozen=True)

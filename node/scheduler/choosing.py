@@ -126,7 +126,7 @@ class Choosing:
             slow = slow or self._held_back(group, peer, now)
             if slow:
                 continue
-            takers = self._takers(ahead, group, now)
+            takers = self._takers(ahead, group)
             if len(takers) < len(group):
                 mine = (each for each in group if state.last_at(each.path) not in takers)
                 return Choice(next(mine, group[0]))
@@ -149,15 +149,10 @@ class Choosing:
             if all(kind_of(each.lease).small for each in self._grants.of(peer)):
                 yield peer
 
-    def _takers(self, ahead: Iterable[PeerId], group: tuple[Work, ...], now: float) -> set[PeerId]:
+    def _takers(self, ahead: Iterable[PeerId], group: tuple[Work, ...]) -> set[PeerId]:
         """Return the first peers that may have work of a group, as many as there are pieces."""
         kind, state = group[0].kind, self._state
-        may = (
-            each
-            for each in ahead
-            if any(kind.may(state, work, each) for work in group)
-            and not self._held_back(group, each, now)
-        )
+        may = (each for each in ahead if any(kind.may(state, work, each) for work in group))
         return set(islice(may, len(group)))
 
     def _held_back(self, group: tuple[Work, ...], peer: PeerId, now: float) -> str:

@@ -28,7 +28,7 @@ def held_back(grants: Grants, standing: Standing, peer: PeerId, pieces: int, now
     pieces   of training that nobody has.
     """
     mine = standing.pace(peer)
-    if mine is None:
+    if mine is None or mine < FASTER * standing.fastest:
         return ""
     done, helpers, soonest = 0, 0, math.inf
     for other, pace in standing.paces():
@@ -37,7 +37,7 @@ def held_back(grants: Grants, standing: Standing, peer: PeerId, pieces: int, now
         ready = _ready(grants.of(other), pace, standing.heard(other, now), now)
         if (more := int((now + mine - ready) // pace) if ready < now + mine else 0) > 0:
             done, helpers, soonest = done + more, helpers + 1, min(soonest, ready)
-        if done >= pieces:
+        if helpers and done >= pieces:
             return (
                 f"what is left of the round is done by {count(helpers, 'faster peer')}, the first "
                 f"of them free in {span(soonest - now)}, before it would be in {span(mine)}"

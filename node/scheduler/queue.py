@@ -80,9 +80,12 @@ class Queue:
                 return
             yield each
 
-    def take(self, key: str, peer: PeerId, now: float) -> None:
-        """Put a place at the end; its holder was told to ask again."""
-        expected = now + MAX_RETRY_SECONDS + SLACK_SECONDS
+    def take(self, key: str, peer: PeerId, now: float, *, held_back: bool = False) -> None:
+        """Put a place at the end; its holder was told to ask again.
+
+        held_back   whether nothing is kept for it now.
+        """
+        expected = -math.inf if held_back else now + MAX_RETRY_SECONDS + SLACK_SECONDS
         self._places[key] = Place(key, peer, now, expected)
 
     def displaced_by(self, *, new: bool) -> str | None:

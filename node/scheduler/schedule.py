@@ -476,7 +476,7 @@ class Schedule:
             case Compared():
                 self.compared.append(change)
             case PlaceTaken():
-                self.queue.take(change.key, change.peer, change.now)
+                self.queue.take(change.key, change.peer, change.now, held_back=change.held_back)
             case PlaceLeft(key=key):
                 self.queue.leave(key)
             case Recorded(entry=ModuleUpdated(module=module)):
@@ -586,7 +586,7 @@ class Schedule:
             reason = f"round {last} of {last} is done"
             return (), NoLease(code="run-over", reason=reason, retry_after=30.0)
         reason = one_line(held_back or self.blocked or why_idle(self.state, self.grants))
-        queued, number, places = self._place(asker, key)
+        queued, number, places = self._place(asker, key, bool(held_back))
         wait = retry_after(number)
         self.queue.asked(key, asker.peer, asker.now, wait=wait)
         if held_back:
@@ -597,7 +597,9 @@ class Schedule:
             code="no-lease", reason=reason, retry_after=wait, place=number, places=places
         )
 
-    def _place(self, asker: Asker, key: str) -> tuple[tuple[Change, ...], int | None, int]:
+    def _place(
+        self, asker: Asker, key: str, held_back: bool
+    ) -> tuple[tuple[Change, ...], int | None, int]:
         """Return the changes by which an asker has a place, its number, and the number of all."""
         queue, new = self.queue, key != asker.peer
         number = 1 + sum(1 for _ in queue.before(key, last=new))
@@ -606,7 +608,7 @@ class Schedule:
         displaced = queue.displaced_by(new=new)
         if displaced is None:
             return (), None, len(queue)
-        taken = PlaceTaken(key, asker.peer, asker.now)
+        taken = PlaceTaken(key, asker.peer, asker.now, held_back)
         if displaced:
             return (PlaceLeft(displaced), taken), number, len(queue)
         return (taken,), number, len(queue) + 1

@@ -4,6 +4,7 @@ Identities are free, so a peer that has done nothing yet may be one of many of t
 A peer is proven once a training result of its counts, until a lease of its ends without a result.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -36,6 +37,8 @@ class Standing:
         """The longest of them."""
         self._paces: dict[PeerId, deque[float]] = {}
         """The durations of the last trainings of each proven peer."""
+        self._fastest: float | None = None
+        """The least of their means, where it was worked out."""
         self._too_slow: dict[PeerId, float] = {}
         """How long peers had held a path's training that was then given to others."""
         self._own: dict[PeerId, float] = {}
@@ -59,6 +62,7 @@ class Standing:
         self._proven.pop(peer, None)
         self._own.pop(peer, None)
         self._paces.pop(peer, None)
+        self._fastest = None
 
     def heard_from(self, peer: PeerId, now: float) -> None:
         """Note that a peer was heard of."""
@@ -87,6 +91,7 @@ class Standing:
             if work.round:  # of a path: the seed model's training is of another length
                 self._paces.setdefault(peer, deque(maxlen=PACES)).append(seconds)
                 self._too_slow.pop(peer, None)
+                self._fastest = None
 
     def was_slow(self, peer: PeerId, seconds: float) -> None:
         """Note that a peer was not done with a path's training after so many seconds."""
@@ -104,6 +109,13 @@ class Standing:
     def paces(self) -> Iterator[tuple[PeerId, float]]:
         """Yield the proven peers whose pace is known, and the pace of each."""
         return ((peer, max(MIN_PACE, sum(d) / len(d))) for peer, d in self._paces.items())
+
+    @property
+    def fastest(self) -> float:
+        """The least pace of a proven peer, in seconds; inf: none is known."""
+        if self._fastest is None:
+            self._fastest = min((pace for _, pace in self.paces()), default=math.inf)
+        return self._fastest
 
     def slowest(self, work: Work) -> float | None:
         """Return the longest that work of this kind took lately; None: not known."""
