@@ -140,11 +140,11 @@ class Rounds:
         """
         lacking, paths_at = self._lacking, dict[int, Mapping[ModuleId, tuple[int, ...]]]()
         for module, version in self.next_versions() if arrived else ():
+            if version not in paths_at:
+                paths_at[version] = self.paths_at(version)  # which forgets what other routers made
             lacks = lacking.get(module)
             if lacks and lacks[1] == version and lacks not in arrived:
                 continue  # it waits for the same path as at the last look
-            if version not in paths_at:
-                paths_at[version] = self.paths_at(version)
             paths = paths_at[version][module]
             missing = next((path for path in paths if (path, version) not in arrived), None)
             if missing is not None and not self._state.live:

@@ -232,6 +232,16 @@ async def test_reads_of_any_sizes_leave_the_sender_half_of_its_window(seed: int)
         assert read == total and not low
 
 
+def test_many_tiny_reads_are_told_of_before_half_of_the_window_is_used() -> None:
+    window, updates = WINDOW, 0
+    for _ in range(1000):
+        window -= 1000
+        if shims.needs_update(window, WINDOW, 1000):
+            window, updates = WINDOW, updates + 1
+        assert 2 * window >= WINDOW
+    assert updates == 1_000_000 // (WINDOW // 2 + 1000)
+
+
 @settings(deadline=None)
 @given(data=st.data())
 def test_an_update_is_owed_no_longer_than_half_of_the_window(data: st.DataObject) -> None:

@@ -8,10 +8,11 @@ from dipaco.node.kinds.changes import LeaseEnded, Recorded
 from dipaco.node.kinds.table import TRAIN
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.run.model_shape import Level
 from dipaco.protocol.run.modules import ModuleDigest, ModuleId
 from dipaco.protocol.run.training import Quorum
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.work.calls import Fallen, Stands
+from dipaco.protocol.work.calls import Fallen, NoLease, Stands
 from dipaco.protocol.work.kinds import EvaluateLease, SeedResult, TrainLease
 from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
 from tests.node.scheduler.shell import ANNA, FIGURES, SPEC, Shell
@@ -245,3 +246,32 @@ def test_the_ledger_states_the_live_paths_by_which_quorums_are_counted() -> None
     due = {each.module: len(each.contributions) for each in shell.schedule.due_steps()}
     assert due == {"stem": 2, "L1.E0": 2, "L2.E0": 1, "L2.E1": 1}
     assert shell.ledger.version(ModuleId("L1.E1")) == 1  # path 3 is its only live one
+
+
+def test_a_path_that_missed_a_round_is_not_leased_in_it_again() -> None:
+    shell = begun(run())
+    held = leases(shell)
+    hand_in(shell, held, (0, 1, 2), 1.0)
+    tick(shell, 1.0)
+    tick(shell, 1.0 + GRACE)
+    who = peer("v9")
+    while not isinstance(lease := shell.ask(who, 40.0), NoLease):
+        assert isinstance(lease, EvaluateLease)  # the outer steps of round 1 are still to be taken
+        shell.submit(who, lease, 40.0)
+
+
+def test_the_grace_begins_when_the_late_path_can_train() -> None:
+    shell = begun(run(levels=(Level(experts=4, blocks=2),)))
+    hand_in(shell, leases(shell), (0, 1, 2, 3), 1.0)
+    own = "L1.E3"  # the step of path 3's own module takes long
+    for each in [due for due in shell.schedule.due_steps() if due.module != own]:
+        shell.make(shell.schedule.stepped(each, state=digest("state"), momentum=digest("momentum")))
+    shell.arrive()
+    hand_in(shell, leases(shell, 2.0, count=3), (0, 1, 2), 10.0)
+    for now in (10.0, 10.0 + GRACE, 100.0):
+        assert not tick(shell, now)
+    assert [due.module for due in shell.schedule.due_steps()][-1] == own
+    shell.step()
+    assert not tick(shell, 101.0) and not tick(shell, 100.0 + GRACE)
+    assert tick(shell, 101.0 + GRACE)
+    assert entries(shell, RoundMissed) == [RoundMissed(path=3, round=2)]

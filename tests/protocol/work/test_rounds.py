@@ -98,5 +98,6 @@ def test_the_outer_steps_that_are_due_are_those_that_a_search_finds(
         assert list(rounds.due_steps(arrived)) == due
         newest = (min(state.version(m) for m in TOP.path_modules[p]) for p in rounds.live_paths)
         assert rounds.done == min(newest)
+        arrived |= {(p, v) for p in range(4) for v in (1, 2, 3) if (p + v) % 3 == told_since}
         for entry in entries[length + told_since : length + told_since + 1]:
             state.apply(entry)
