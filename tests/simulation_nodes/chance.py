@@ -1,8 +1,9 @@
 """All chance of a universe from its seed, so that equal seeds give equal universes.
 
 trio leaves open in which order the tasks run that are due at one moment, and draws lots for it:
-its own random numbers (`trio._core._run._r`) are seeded, too. Sets of texts are in the order of
-Python's hashes: another process gives the same universe only with the same PYTHONHASHSEED.
+its own random numbers (`trio._core._run._r`) are seeded, too, and the tasks are sorted before the
+lots are drawn (`_ALLOW_DETERMINISTIC_SCHEDULING`), for they wait in sets. Sets of texts are in the
+order of Python's hashes: another process gives the same universe only with the same PYTHONHASHSEED.
 """
 
 import os
@@ -27,6 +28,7 @@ def seeded(seed: int) -> Iterator[None]:
 
     before = random.Random, os.urandom, secrets.token_bytes
     _run._r.seed(source.getrandbits(64))
+    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     random.Random = Seeded  # type: ignore[misc, assignment]
     os.urandom = source.randbytes
     secrets.token_bytes = lambda nbytes=None: source.randbytes(nbytes or 32)
@@ -34,4 +36,5 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.Random, os.urandom, secrets.token_bytes = before  # type: ignore[misc]
+        _run._ALLOW_DETERMINISTIC_SCHEDULING = False  # type: ignore[misc]
         _run._r.seed()
