@@ -196,6 +196,26 @@ def ledger(name: str, out: str, force: bool, home: str | None) -> None:
     click.echo(f"{path}: {told.run.manifest.name}, {count(len(told.records), 'record')}")
 
 
+@run.command()
+@click.argument("name", metavar="RUN")
+@click.option("--key", required=True, type=FILE, help="The owner's key file.")
+@click.option("--term", type=int, metavar="N", help="The term to begin [the next of this node].")
+@home_option
+def takeover(name: str, key: Path, term: int | None, home: str | None) -> None:
+    """Let another scheduler of RUN go on from the ledger of this home, whose node is stopped.
+
+    For a run without keepers whose scheduler is gone for good.
+    """
+    from dipaco.node.network.keys import own_peer, read_key
+    from dipaco.node.runs.known import named_run
+    from dipaco.node.runs.takeover import grant_term, granted_text
+
+    root = home_of(home)
+    found = named_run(name, root)
+    grant, scheduler = grant_term(found, root, read_key(key), term=term, me=own_peer(root))
+    click.echo(granted_text(grant, scheduler))
+
+
 @run.command(name="list")
 @home_option
 @json_option
