@@ -97,7 +97,8 @@ class Choosing:
         """Choose what a peer may hold in hand: overdue work, and work of which all have much."""
         kept = len(self._ahead(asker.peer, asker.now, new=True))
         kinds = (kind for kind in KINDS if kind.held_ahead)
-        for group in self._open.groups(asker.peer, kinds, ended=asker.given_up):
+        found = self._open.groups(asker.peer, kinds, urgent_of=KINDS, ended=asker.given_up)
+        for group in found:
             if kept < len(group):
                 return group[kept]
             kept -= len(group)

@@ -82,6 +82,7 @@ class OpenWork:
         peer: PeerId,
         kinds: Iterable[AnyKind],
         *,
+        urgent_of: Iterable[AnyKind] | None = None,
         ended: Collection[Work] = (),
         besides: Collection[Work] = (),
     ) -> Iterator[tuple[Work, ...]]:
@@ -89,13 +90,14 @@ class OpenWork:
 
         In a group the piece goes first that suits `peer` best.
 
-        ended     the work of leases of its that count for nothing.
-        besides   work that it does not do.
+        urgent_of   the kinds whose overdue work goes first; None: `kinds`.
+        ended       the work of leases of its that count for nothing.
+        besides     work that it does not do.
         """
         kinds, given = tuple(kinds), set(besides)
         freed = (self.freed(work, peer) for work in ended)
         again = [work for work in freed if work]
-        for kind in kinds:
+        for kind in kinds if urgent_of is None else urgent_of:
             free = self.free(kind)
             urgent = [w for w in self.overdue(kind) if (w in free or w in again) and w not in given]
             yield from _by_round(urgent)
