@@ -146,6 +146,6 @@ def test_the_proof_of_safety_names_tests_and_invariants_that_exist() -> None:
     oracle = ROOT / "tests/simulation/oracle.py"
     defined = set(re.findall(r"^    def ([a-z_]+)", oracle.read_text(), re.M))
     assert invariants and invariants <= defined
-    steps = re.findall(r"^\*\*(\d)\. ", page, re.M)
+    steps = re.findall(r"^\*\*(\d+)\. ", page, re.M)
     assert steps == [str(number) for number in range(1, len(steps) + 1)]
     assert page.count("Held by:") == len(steps)

@@ -1,58 +1,59 @@
-"""A keeper that has forgotten what it signed: it learns from the others before it votes.
+"""A keeper that has no record of what it signed: it asks the others before it votes.
 
-It needs as many others as make a quorum, or all where there are fewer. Of any quorum that it signed
-with, one is among them: so it comes to a chain that has all that is final, and to a term as high as
-any that a quorum promised. A promise that it gave to a candidate that has not heard of a quorum yet
-is known to nobody else; so it waits until that candidate has given up (`replication.TAKE_SECONDS`).
-
-At the first start of a run no keeper has signed anything, and none waits.
+At the first start of a run no other keeper has a record of it: then this one has signed nothing,
+and votes. Otherwise it has forgotten, and waits until the others have gone on without it in a term
+above all that it can have signed or promised (`protocol/work/relearning.py`).
 """
 
 import logging
 
 import trio
-from msgspec import UNSET
 
 from dipaco.node.keeper.service import KeptRun
 from dipaco.node.network.rpc import Rpc
-from dipaco.node.runs.store import RunStore
-from dipaco.node.scheduler.replication import TAKE_SECONDS
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.wire.messages import LedgerPart, ReadLedger
-from dipaco.protocol.work.calls import AskHead, HeadIs, ReadTail, TailPart
-from dipaco.protocol.work.tail import Chain
+from dipaco.protocol.wire.signed import Signed, open_signed
+from dipaco.protocol.work.calls import Acceptance, AskHead, HeadIs, ReadTail, TailPart
+from dipaco.protocol.work.keeping import Place
+from dipaco.protocol.work.relearning import Forgotten, can_relearn, newest_of, others_needed
 
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0  # for another keeper to answer
 LOOK_SECONDS = 1.0  # between two attempts
-QUARANTINE_SECONDS = 2 * TAKE_SECONDS  # for candidates to give up that have an old promise
+# For which a keeper of a new run stays silent, so that all others see that it has no record either.
+# One that misses it waits for the others to go on without it, as if it had forgotten.
+SEEN_SECONDS = 3 * LOOK_SECONDS
 
 
-async def recover(kept: KeptRun, control: Rpc, sync: Rpc, run_store: RunStore) -> None:
-    """Return once the keeper knows as much as it may have signed; does nothing if it remembers."""
-    began = trio.current_time()
+async def recover(kept: KeptRun, control: Rpc, keepers: Rpc) -> None:
+    """Return once the keeper may vote; does nothing if it remembers.
+
+    keepers   the stream of what only keepers and schedulers ask.
+    """
+    empty = set[PeerId]()
+    others = set(kept.record.keepers) - {kept.machine.me}
     while kept.forgot:
         heads = await _heads(kept, control)
-        signed = any(answer.term or answer.head.length for answer in heads.values())
-        due = began + (QUARANTINE_SECONDS if signed else 0.0)
-        if len(heads) >= _needed(kept) and trio.current_time() >= due:
-            best = max(heads, key=lambda peer: heads[peer].head.rank)
-            try:
-                await _learn(kept, best, sync, run_store)
-            except (Unavailable, Refusal, RemoteProtocolError) as error:
-                log.debug("%s does not say what it signed: %s", short_peer(best), error)
-            if kept.head.rank >= heads[best].head.rank:
-                kept.remember(max(answer.term for answer in heads.values()))
-                return
-        kept.waits = f"waits for {_needed(kept)} other keepers, {len(heads)} answer"
-        await trio.sleep(LOOK_SECONDS)
-
-
-def _needed(kept: KeptRun) -> int:
-    schedule = kept.record.manifest.schedule
-    return min(schedule.keeper_quorum, len(schedule.named_keepers) - 1)
+        empty |= {peer for peer, answer in heads.items() if not answer.head.length}
+        if empty >= others and not kept.record.length:
+            await trio.sleep(SEEN_SECONDS)
+            kept.remember(0)
+            return
+        if not can_relearn(kept.record.manifest.schedule):
+            kept.waits = "has lost what it signed, and no quorum exists without it: it never votes"
+        elif kept.forgotten is None:
+            kept.forgotten = Forgotten.told(kept.record.manifest, heads)
+            kept.waits = (
+                f"waits for {others_needed(kept.record.manifest.schedule)} other keepers that vote"
+            )
+        elif kept.forgotten.may_vote(kept.record.final):
+            await _take_up(kept, [peer for peer in heads if heads[peer].votes], keepers)
+        else:
+            kept.waits = f"waits for the others to go on in term {kept.forgotten.term} or later"
+        if kept.forgot:
+            await trio.sleep(LOOK_SECONDS)
 
 
 async def _heads(kept: KeptRun, control: Rpc) -> dict[PeerId, HeadIs]:
@@ -72,22 +73,29 @@ async def _heads(kept: KeptRun, control: Rpc) -> dict[PeerId, HeadIs]:
     return answers
 
 
-async def _learn(kept: KeptRun, peer: PeerId, sync: Rpc, run_store: RunStore) -> None:
-    """Take in what `peer` has: its final records, and those that it signed after them."""
-    run, record = kept.record.run, kept.record
+async def _take_up(kept: KeptRun, voting: list[PeerId], keepers: Rpc) -> None:
+    """Take up the acceptances that other keepers keep, of enough of them, and vote."""
+    record, acceptances, answered = kept.record, list[Signed](), 0
+    for peer in voting:
+        try:
+            acceptances += await _acceptances(kept, peer, keepers)
+            answered += 1
+        except (Unavailable, Refusal, RemoteProtocolError) as error:
+            log.debug("%s does not say what it keeps: %s", short_peer(peer), error)
+    if answered >= others_needed(record.manifest.schedule):
+        final = record.final
+        newest = newest_of(record.manifest, record.run, final, acceptances)
+        kept.remember(final.head.term, newest)
+
+
+async def _acceptances(kept: KeptRun, peer: PeerId, keepers: Rpc) -> list[Signed]:
+    found: list[Signed] = []
+    after: Place = (0, 0)
     while True:
-        first = record.length
-        ask = ReadLedger(run=run, first=first)
-        part = await sync.call(peer, ask, LedgerPart, timeout=ASK_SECONDS)
-        if not part.records:
-            break
-        certificate = () if part.certificate is UNSET else part.certificate
-        run_store.offer_ledger(run, part.records, first=first, certificate=certificate)
-    chain = Chain(run, record.manifest, record.final)
-    while True:
-        question = ReadTail(run=run, first=chain.head.length, path=0, round=0)
-        tail = await sync.call(peer, question, TailPart, timeout=ASK_SECONDS)
-        if not tail.records:
-            break
-        chain = chain.adding(tail.records)
-    kept.learn(chain)
+        path, round_ = after
+        question = ReadTail(run=kept.record.run, first=kept.record.length, path=path, round=round_)
+        part = await keepers.call(peer, question, TailPart, timeout=ASK_SECONDS)
+        found += part.acceptances
+        if not part.more or not part.acceptances:
+            return found
+        after = open_signed(part.acceptances[-1], Acceptance).place

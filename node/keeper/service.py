@@ -6,11 +6,12 @@ leaves; while the disk is full there is no answer.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from dipaco.node.keeper.restored import restored_state
 from dipaco.node.network.exchange import Exchange
@@ -49,11 +50,13 @@ from dipaco.protocol.work.keeping import (
     Decision,
     Keeper,
     KeeperState,
+    KeptAcceptance,
     TailReplaced,
     TermPromised,
     apply,
 )
-from dipaco.protocol.work.tail import Chain, Final
+from dipaco.protocol.work.relearning import Forgotten
+from dipaco.protocol.work.tail import Final
 from dipaco.protocol.work.terms import Head
 
 log = logging.getLogger(__name__)
@@ -81,25 +84,26 @@ class KeptRun:
         """Whom it waits for before it votes, in words."""
         self._journal, self._run_store = journal, run_store
         self.forgot = not journal.has_promised(record.run)
-        """Whether what it has signed is not known here: it does not vote until it is."""
+        """Whether what it has signed is not known here: it does not vote then."""
+        self.forgotten: Forgotten | None = None
+        """What the others know of that."""
 
     @property
     def head(self) -> Head:
         """Where the keeper's chain ends."""
         return self.machine.chain(self.state, self.record.final).head
 
-    def learn(self, chain: Chain) -> None:
-        """Take up the records that another keeper signed after the final ones."""
-        floor = chain.final.head.length
-        self._make((TailReplaced(floor, floor, chain.tail),))
+    def remember(self, term: int, acceptances: Iterable[KeptAcceptance] = ()) -> None:
+        """Vote from here on, in no lower term than `term`, and keep what the others keep."""
+        length = self.record.length
+        no_tail = TailReplaced(length, length, ())
+        self._make((no_tail, *map(AcceptanceKept, acceptances), TermPromised(term, None)))
+        self.forgot, self.waits, self.forgotten = False, "", None
 
-    def remember(self, term: int) -> None:
-        """Vote from here on, in no lower term than `term`."""
-        self._make((TermPromised(term, None),))
-        self.forgot, self.waits = False, ""
-
-    def answer(self, decide: Callable[[KeeperState, Final], Decision[R]]) -> R:
-        """Save what follows from a question, then answer it; raises DiskFull."""
+    def answer(self, decide: Callable[[KeeperState, Final], Decision[R]], term: int) -> R | Behind:
+        """Save what follows from a question of a term, then answer it; raises DiskFull."""
+        if self.forgotten is not None:
+            return self.forgotten.refusing(self.record.final, term)
         if self.forgot:
             raise Unavailable("this keeper has yet to learn from the others what it has signed")
         decision = decide(self.state, self.record.final)
@@ -188,26 +192,38 @@ class KeeperService:
         scheduling = self._scheduling(ask.run)
         if ask.run in self.runs:
             kept = self.runs[ask.run]
-            return kept.machine.head(kept.state, kept.record.final, scheduling=scheduling)
+            answer = kept.machine.head(kept.state, kept.record.final, scheduling=scheduling)
+            least = kept.forgotten.least(kept.record.final) if kept.forgotten else 0
+            return replace(answer, term=max(answer.term, least), votes=not kept.forgot)
         record = self._run_store.runs.get(ask.run)
         if record is None:
             raise Unavailable(f"run {short(ask.run)} is not known here")
-        return HeadIs(term=record.term, head=record.chain_head, scheduling=scheduling)
+        if self._journal.has_promised(ask.run) and not scheduling:
+            raise Unavailable("this node has kept the run, and does not now")
+        return HeadIs(term=record.term, head=record.chain_head, scheduling=scheduling, votes=False)
 
     async def _promise(self, peer: PeerId, ask: AskPromise) -> Promised | Behind:
         kept = self._of(ask.run)
-        return kept.answer(lambda state, final: kept.machine.promise(state, final, peer, ask))
+        return kept.answer(
+            lambda state, final: kept.machine.promise(state, final, peer, ask), ask.term
+        )
 
     async def _cosign(self, peer: PeerId, ask: AskCosign) -> CosignedHead | Behind:
         kept = self._of(ask.run)
-        return kept.answer(lambda state, final: kept.machine.cosign(state, final, peer, ask))
+        return kept.answer(
+            lambda state, final: kept.machine.cosign(state, final, peer, ask), ask.head.term
+        )
 
     async def _keep(self, peer: PeerId, ask: AskKeep) -> Kept | Behind:
         kept = self._of(ask.run)
-        return kept.answer(lambda state, final: kept.machine.keep(state, final, peer, ask))
+        return kept.answer(
+            lambda state, final: kept.machine.keep(state, final, peer, ask), ask.term
+        )
 
     async def _tail(self, peer: PeerId, ask: ReadTail) -> TailPart:
         kept = self._of(ask.run)
+        if kept.forgot:
+            raise Unavailable("this keeper does not know what it kept")
         return kept.machine.tail_part(kept.state, kept.record.final, peer, ask)
 
     async def _hold(self, peer: PeerId, ask: AskHold) -> Holding:

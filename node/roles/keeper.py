@@ -99,8 +99,7 @@ async def _store(node: Node, record: RunRecord) -> None:
 
 async def _recover(node: Node, kept: KeptRun) -> None:
     while kept.forgot:
-        sync, store = node.gossip.rpc, node.run_store
-        await node.guard.run("learning as a keeper", None, recover, kept, node.rpc, sync, store)
+        await node.guard.run("learning as a keeper", None, recover, kept, node.rpc, node.gossip.rpc)
         await trio.sleep(LOOK_SECONDS)
 
 

@@ -151,7 +151,10 @@ async def _take_turns(node: Node, record: RunRecord) -> None:
         now = trio.current_time()
         scheduler = await writes.do(partial(KeptScheduler, record, derived, deps, now, replication))
         try:
-            await _hand_out(node, record, scheduler, deps, writes)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch_term, standby, scheduler, replication.term)
+                await _hand_out(node, record, scheduler, deps, writes)
+                nursery.cancel_scope.cancel()
         except* Deposed as group:
             log.info("run %s: %s", record.manifest.name, next(leaves(group)))
         finally:
@@ -185,6 +188,11 @@ def _deps(node: Node) -> SchedulerDeps:
         blame=node.reputation.blame_signer,
         prefix=node.prefix,
     )
+
+
+async def _watch_term(standby: Standby, scheduler: KeptScheduler, term: int) -> None:
+    await standby.until_outdone(term)
+    scheduler.depose()
 
 
 async def _hand_out(

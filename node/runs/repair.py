@@ -37,7 +37,7 @@ BACK = {  # by table where its rows come back from
     "verdicts": "routers are derived and compared again",
     "leases": "leases in hand are lost: their work is given out again",
     "results": "accepted results that no outer step took in are lost: they are trained again",
-    "promised": "as a keeper this node learns from the others what it signed, and votes then",
+    "promised": "as a keeper this node votes again once the others have gone on without it",
     "totals": "sums of work and traffic begin anew",
     "proofs": "proofs of two ledgers come back if the records meet again",
 }

@@ -55,8 +55,7 @@ from dipaco.protocol.work.terms import Head
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0  # for a keeper to save and answer
-# For promises to come together. A keeper that forgot one relies on it (`keeper/recovery.py`).
-TAKE_SECONDS = 30.0
+TAKE_SECONDS = 30.0  # for promises to come together
 HOLD_SECONDS = 30.0  # for a keeper to fetch blobs, and to tell what it has by then
 FIRST_PAUSE = 0.5  # s before a quorum that did not answer is asked again
 LONGEST_PAUSE = 8.0  # s, after some attempts

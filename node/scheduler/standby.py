@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 2.0  # between two questions to the other schedulers
 ASK_SECONDS = 2.0  # for their answer
+KEEPERS_SECONDS = 10.0  # between two looks of a scheduler at the terms that keepers serve
 PAUSES = (0.5, 2.0)  # s, at random, before keepers are asked again that gave no quorum
 
 
@@ -87,6 +88,12 @@ class Standby:
             if self._leads is not None:
                 return None
 
+    async def until_outdone(self, term: int) -> None:
+        """Return once a keeper serves no term as low as `term`, in which this node schedules."""
+        while self.seen <= term:
+            await trio.sleep(KEEPERS_SECONDS)
+            await self._heads_of_keepers()
+
     @property
     def _schedulers(self) -> tuple[PeerId, ...]:
         return self.record.manifest.schedule.schedulers
@@ -99,17 +106,21 @@ class Standby:
         """Learn the highest term that a quorum of keepers knows."""
         keepers, quorum = self.record.keepers, self.record.manifest.schedule.keeper_quorum
         while True:
-            answers: dict[PeerId, HeadIs] = {}
-            async with trio.open_nursery() as nursery:
-                for peer in keepers:
-                    nursery.start_soon(self._ask, peer, answers)
-            self.seen = max((self.seen, self.record.term, *(a.term for a in answers.values())))
+            answers = await self._heads_of_keepers()
             if len(answers) >= quorum:
                 return
             away = ", ".join(map(short_peer, sorted(set(keepers) - answers.keys())))
             problem = f"no quorum: {quorum} of {len(keepers)} keepers must answer; away: {away}"
             self.activity.say("no-quorum", problem=problem)
             await trio.sleep(self.chance.uniform(*PAUSES))
+
+    async def _heads_of_keepers(self) -> dict[PeerId, HeadIs]:
+        answers: dict[PeerId, HeadIs] = {}
+        async with trio.open_nursery() as nursery:
+            for peer in self.record.keepers:
+                nursery.start_soon(self._ask, peer, answers)
+        self.seen = max((self.seen, self.record.term, *(a.term for a in answers.values())))
+        return answers
 
     async def _ask_others(self) -> None:
         """Ask the other schedulers where they stand, and whether they schedule."""

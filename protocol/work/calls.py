@@ -329,3 +329,5 @@ class HeadIs(Wire, frozen=True, kw_only=True):
     """With what is not final yet, where the node has such records."""
     scheduling: bool
     """Whether this node schedules the run now."""
+    votes: bool
+    """Whether this node votes as a keeper of the run: not one that forgot what it signed."""

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest
@@ -41,6 +41,9 @@ from dipaco.protocol.work.run_state import RunState
 from dipaco.protocol.work.tail import Chain, Final, TailRecord
 from dipaco.protocol.work.terms import FIRST_TERM, Cosigned, Head, Promise, check_certificate
 
+# Terms that a keeper promises beyond that of its chain's end. So what it may have promised has a
+# bound that others can tell it once it has forgotten; candidates that fail never come near it.
+MAX_AHEAD = 1024
 ROUNDS_AHEAD = 2  # of acceptances, beyond the final version of their path; one may be in the tail
 Place = tuple[int, int]
 """A path and a round."""
@@ -179,12 +182,14 @@ class Keeper:
     def head(self, state: KeeperState, final: Final, *, scheduling: bool) -> HeadIs:
         """Answer `AskHead`."""
         head = self.chain(state, final).head
-        return HeadIs(term=_term(state, head), head=head, scheduling=scheduling)
+        return HeadIs(term=_term(state, head), head=head, scheduling=scheduling, votes=True)
 
     def promise(
         self, state: KeeperState, final: Final, asker: PeerId, ask: AskPromise
     ) -> Decision[Promised | Behind]:
         """Answer `AskPromise`; raises RemoteProtocolError if the term is not the asker's.
+
+        Raises Unavailable for a term that is too far above that of the keeper's chain.
 
         The same question again gets the same promise, as long as nothing of that term was signed:
         its answer may have been lost.
@@ -197,6 +202,8 @@ class Keeper:
             return Decision(self._promised(state, promised))
         if ask.term <= _term(state, head):
             return Decision(_behind(state, chain))
+        if ask.term > head.term + MAX_AHEAD:
+            raise Unavailable(f"promises no more than {MAX_AHEAD} terms above its chain's")
         promise = Promise(run=self.run, term=ask.term, keeper=self.me, head=head)
         return Decision(self._promised(state, promise), (TermPromised(ask.term, promise),))
 

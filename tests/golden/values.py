@@ -506,7 +506,7 @@ def _keepers() -> tuple[Wire, ...]:
         ),
         Holding(blobs=(digest("delta"),)),
         AskHead(run=RUN),
-        HeadIs(term=1, head=HEAD, scheduling=True),
+        HeadIs(term=1, head=HEAD, scheduling=True, votes=False),
         AskLease(run=RUN, spec=digest("spec"), head=HEAD),
     )
 

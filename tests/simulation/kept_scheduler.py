@@ -119,7 +119,8 @@ class KeptSchedulerNode(SchedulerNode):
         match request:
             case AskHead():
                 head = self.chain.record.chain_head
-                return HeadIs(term=max(self.seen, head.term), head=head, scheduling=self.scheduling)
+                term = max(self.seen, head.term)
+                return HeadIs(term=term, head=head, scheduling=self.scheduling, votes=False)
             case Fetch():
                 return self.blobs.answer(request)
             case Pull(first=first):

@@ -31,6 +31,7 @@ from dipaco.protocol.work.calls import (
     Wanted,
 )
 from dipaco.protocol.work.ledger import SpecAdopted
+from dipaco.protocol.work.relearning import Forgotten
 from dipaco.protocol.work.terms import NO_HEAD, Cosigned, Promise
 from tests.kept import certificate, head, kept_chain, kept_manifest, seeded_of
 from tests.values import digest, key, peer
@@ -63,7 +64,7 @@ def kept_run(journal: Journal, *, votes: bool = True) -> KeptRun:
 def promise(kept: KeptRun, term: int = 1) -> Promised | Behind:
     ask = AskPromise(run=RUN, term=term)
     asker = (FIRST, SECOND)[term % 2]
-    return kept.answer(lambda state, final: kept.machine.promise(state, final, asker, ask))
+    return kept.answer(lambda state, final: kept.machine.promise(state, final, asker, ask), term)
 
 
 def cosign(kept: KeptRun, upto: int = 2, *, final: int = 0) -> CosignedHead | Behind:
@@ -71,7 +72,7 @@ def cosign(kept: KeptRun, upto: int = 2, *, final: int = 0) -> CosignedHead | Be
     ask = AskCosign(
         run=RUN, records=tuple(CHAIN[:upto]), head=head(CHAIN[:upto]), certificate=proof
     )
-    return kept.answer(lambda state, ledger: kept.machine.cosign(state, ledger, FIRST, ask))
+    return kept.answer(lambda state, ledger: kept.machine.cosign(state, ledger, FIRST, ask), 0)
 
 
 def test_what_a_keeper_promised_and_signed_outlives_it(journal: Journal) -> None:
@@ -121,6 +122,9 @@ def test_a_keeper_that_forgot_what_it_signed_answers_nothing(journal: Journal) -
     for ask in (promise, cosign):
         with pytest.raises(Unavailable, match="has yet to learn"):
             ask(kept)
+    kept.forgotten = Forgotten(4)
+    told = promise(kept, 3)
+    assert isinstance(told, Behind) and told.term == 4 and journal.promised(RUN) == (0, b"")
     kept.remember(4)
     assert isinstance(promise(kept, 3), Behind) and not kept_run(journal, votes=False).forgot
 
@@ -148,7 +152,7 @@ async def test_only_a_runs_schedulers_have_blobs_held_and_only_for_a_run_that_is
         with pytest.raises(Unavailable, match="does not keep"):
             await service._hold(FIRST, ask)
         assert await service._head(peer("mallory"), AskHead(run=RUN)) == HeadIs(
-            term=0, head=NO_HEAD, scheduling=False
+            term=0, head=NO_HEAD, scheduling=False, votes=False
         )
         service.keep(store.runs[RUN])
         with pytest.raises(RemoteProtocolError, match="no scheduler"):
@@ -160,15 +164,18 @@ ASKS: dict[str, Callable[[KeptRun], object]] = {
     "promise": lambda kept: kept.answer(
         lambda state, final: kept.machine.promise(
             state, final, peer("mallory"), AskPromise(run=RUN, term=1)
-        )
+        ),
+        1,
     ),
     "another scheduler's term": lambda kept: kept.answer(
-        lambda state, final: kept.machine.promise(state, final, FIRST, AskPromise(run=RUN, term=1))
+        lambda state, final: kept.machine.promise(state, final, FIRST, AskPromise(run=RUN, term=1)),
+        1,
     ),
     "another run": lambda kept: kept.answer(
         lambda state, final: kept.machine.promise(
             state, final, SECOND, AskPromise(run=run_id(kept_manifest()), term=1)
-        )
+        ),
+        1,
     ),
 }
 

@@ -10,6 +10,7 @@ from dipaco.node.runs.files import sign_manifest
 from dipaco.node.runs.takeover import grant_term
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
+from dipaco.protocol.work.keeping import MAX_AHEAD
 from dipaco.protocol.work.placement import share
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.kept_swarm import SECOND, KeptSwarm
@@ -126,11 +127,14 @@ async def test_a_keeper_that_lost_its_disk_is_repaired_from_the_others(
     kim = kept.nodes["kim"].parts.keeper
     await kept.until(lambda: kept.run in kim.runs, seconds=10)
     assert kim.runs[kept.run].forgot  # it votes only once it has learned what it may have signed
-    await kept.until(lambda: not kim.runs[kept.run].forgot, seconds=120)
+    before = kept.term("ken")
+    await kept.until(lambda: not kim.runs[kept.run].forgot, seconds=300)
+    assert kept.term("kim") > before + MAX_AHEAD  # the others went on alone, beyond its promises
     await kept.kill("ken")
-    await kept.until(lambda: kept.finished(SCHEDULER))
-    await kept.until(lambda: kept.chain("kim") == kept.chain(SCHEDULER), seconds=60)
-    state = kept.nodes[SCHEDULER].parts.run_store.runs[kept.run].state
+    await kept.until(lambda: kept.finished("kay"))
+    await kept.until(lambda: kept.chain("kim") == kept.chain("kay"), seconds=60)
+    assert kept.states("kim") == await undisturbed(tmp_path)
+    state = kept.nodes["kay"].parts.run_store.runs[kept.run].state
     newest = {states[-1] for states in state.states.values()}
     keepers = tuple(map(peer, kept.keepers))
     mine = share(peer("kim"), newest, keepers, 2, keepers)

@@ -467,7 +467,7 @@ def test_parts_have_a_bound_and_go_on_where_they_ended(monkeypatch: pytest.Monke
 
 def test_a_tail_is_read_by_schedulers_alone() -> None:
     keeper = holder(FIRST)
-    with pytest.raises(RemoteProtocolError, match="no scheduler of the run"):
+    with pytest.raises(RemoteProtocolError, match="no scheduler or keeper of the run"):
         ask = ReadTail(run=RUN, first=0, path=0, round=0)
         keeper.keeper.tail_part(keeper.state, keeper.final, peer("owner"), ask)
 
