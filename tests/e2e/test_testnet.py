@@ -47,8 +47,8 @@ def test_kills_and_a_freeze_change_no_bit_of_what_one_process_computes(
     check_faults(read_report(swarm_file))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_ctrl_c_or_a_closed_terminal_ends_every_process_of_the_network(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_ctrl_c_a_closed_terminal_or_a_kill_ends_every_process_of_the_network(
     tiny: Path, number: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "dipaco.cli.main", "testnet", str(tiny), "--nodes", "1"]
@@ -59,7 +59,8 @@ def test_ctrl_c_or_a_closed_terminal_ends_every_process_of_the_network(
         testnet.send_signal(number)
         said = testnet.communicate(timeout=TIMEOUT)[1]
     assert first.startswith("rendezvous node at /ip4/127.0.0.1/tcp/")
-    assert testnet.returncode == 130 and "Traceback" not in said
+    assert testnet.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert "Traceback" not in said
     gone, alive = psutil.wait_procs(family, timeout=TIMEOUT)
     assert gone and not alive
 
