@@ -44,6 +44,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"commands"},
         {"main"},
         {"entry"},
+        {"member"},
     ),
 }
 """Per top folder its files and folders, floor by floor from the ground up.

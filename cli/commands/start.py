@@ -1,9 +1,10 @@
 """`dipaco-node start`: runs the daemon."""
 
+import re
 import signal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +16,8 @@ from dipaco.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from dipaco.node.runs.files import RunFile
+
+WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 
 
 @click.command()
@@ -60,7 +63,8 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
             "no bootstrap peer: give --bootstrap ADDR (a running node prints the line to paste), "
             "or found a network with --rendezvous; no public network exists yet"
         )
-    if config.node.keeps and not config.run.id:
+    ids = config.run.id
+    if config.node.keeps and not (ids and all(map(WHOLE_ID.fullmatch, ids))):  # a name is anybody's
         raise ConfigError("--keep, --keeper: name the run with --run, by its file or its whole id")
     if file is not None and config.node.rendezvous:
         _check_scheduler(file, config, str(run))

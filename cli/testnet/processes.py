@@ -1,8 +1,9 @@
 """The processes of a local network: starts, asks, kills and ends them.
 
-Every node is `python -P -m dipaco.cli.entry start ...` with its own home, on this machine. The
-module does not know the run. The nodes are not in this program's process group, so a Ctrl-C ends
-them through `LocalSwarm.close` alone, in order: volunteers first.
+Every node is `python -P -m dipaco.cli.member start ...` with its own home, on this machine. The
+module does not know the run. The nodes are not in this program's process group, so a Ctrl-C
+ends them through `LocalSwarm.close` alone, in order: volunteers first. Their stdin is one pipe, and
+its end ends them when this program is killed.
 """
 
 import os
@@ -22,7 +23,9 @@ from dipaco.node.api.values import LedgerView, NoDaemon
 from dipaco.node.status.document import Status
 from dipaco.protocol.errors import Unavailable
 
-COMMAND = (sys.executable, "-P", "-m", "dipaco.cli.entry")  # -P: nothing from the working folder
+PYTHON = (sys.executable, "-P", "-m")  # -P: nothing from the working folder
+COMMAND = (*PYTHON, "dipaco.cli.entry")
+NODE = (*PYTHON, "dipaco.cli.member")
 READY = "ready"
 START_SECONDS = 120.0  # imports on a busy machine of two cores, five at once
 LEAVE_SECONDS = 10.0  # for a daemon to end after its first signal
@@ -119,6 +122,8 @@ class LocalSwarm:
         ours = {k: v for k, v in os.environ.items() if not k.startswith("DIPACO_")}
         self._environment = ours | dict(environment)
         self.nodes: list[LocalNode] = []
+        members, front = os.pipe()  # the nodes read its end when this process has ended
+        self._members, self._front = os.fdopen(members, "rb"), os.fdopen(front, "wb")
 
     async def start(
         self,
@@ -133,7 +138,7 @@ class LocalSwarm:
         within   the words of a command that runs the node's, and becomes it.
         """
         await trio.Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [*within, *COMMAND, "start", "--home", str(home), *arguments]
+        command = [*within, *NODE, "start", "--home", str(home), *arguments]
         process = await self._open(name, command)
         node = LocalNode(name, home, command, process)
         self.nodes.append(node)
@@ -153,7 +158,7 @@ class LocalSwarm:
         try:
             return await trio.lowlevel.open_process(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=self._members,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env=self._environment,
@@ -198,6 +203,8 @@ class LocalSwarm:
             volunteers, first = self.nodes[1:], self.nodes[:1]
             await _end(volunteers)
             await _end(first)
+        self._members.close()
+        self._front.close()
 
 
 async def _end(nodes: Sequence[LocalNode]) -> None:

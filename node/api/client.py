@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -42,20 +42,28 @@ from dipaco.protocol.errors import (
 
 A = TypeVar("A")
 
+# Made at import, in one thread: the first decoder of a type completes what msgspec knows of its
+# structs. While one thread does that, a second one that decodes the type crashes the process.
+_STATUS: Final = msgspec.json.Decoder(Status)
+_LEDGER: Final = msgspec.json.Decoder(LedgerView)
+_STOPPING: Final = msgspec.json.Decoder(Stopping)
+_FAULT: Final = msgspec.json.Decoder(Fault)
+_FETCH_EVENT: Final[msgspec.json.Decoder[FetchEvent]] = msgspec.json.Decoder(FetchEvent)
+
 
 def ask_status(home: Path, *, timeout: float = 5.0) -> Status:
     """Ask the daemon of `home` for its status; raises NoDaemon (`timeout` in seconds)."""
-    return _ask(home, "GET", STATUS, Status, timeout=timeout)
+    return _ask(home, "GET", STATUS, _STATUS, timeout=timeout)
 
 
 def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:
     """Ask the daemon of `home` for the summary of its run's ledger; raises NoDaemon."""
-    return _ask(home, "GET", LEDGER, LedgerView, timeout=timeout)
+    return _ask(home, "GET", LEDGER, _LEDGER, timeout=timeout)
 
 
 def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
     """Ask the daemon of `home` to stop; raises NoDaemon."""
-    _ask(home, "POST", STOP, Stopping, StopRequest(now=now), timeout=timeout)
+    _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now), timeout=timeout)
 
 
 def ask_fetch(
@@ -71,7 +79,7 @@ def ask_fetch(
             line = answer.readline(MAX_REPLY + 1)
             if not line:
                 raise NoDaemon("the daemon ended before its answer was complete")
-            event: FetchEvent = _decoded(line, FetchEvent)  # type: ignore[arg-type]
+            event = _decoded(line, _FETCH_EVENT)
             match event:
                 case Fetching() as progress:
                     on_progress(progress)
@@ -85,13 +93,13 @@ def _ask(
     home: Path,
     method: str,
     target: str,
-    kind: type[A],
+    decoder: msgspec.json.Decoder[A],
     body: msgspec.Struct | None = None,
     *,
     timeout: float,
 ) -> A:
     with _answer(home, method, target, body, timeout=timeout) as answer:
-        return _decoded(_whole(answer), kind)
+        return _decoded(_whole(answer), decoder)
 
 
 @contextmanager
@@ -113,7 +121,7 @@ def _answer(
                 connection.request(method, target, data)
             answer = connection.getresponse()
             if answer.status >= 400:
-                raise Unavailable(_decoded(_whole(answer), Fault).error)
+                raise Unavailable(_decoded(_whole(answer), _FAULT).error)
             yield answer
     except TimeoutError:
         raise NoDaemon(f"the daemon at {path} does not answer within {timeout:g} s") from None
@@ -156,8 +164,8 @@ def _whole(answer: http.client.HTTPResponse) -> bytes:
     return answer.read()
 
 
-def _decoded(data: bytes, kind: type[A]) -> A:
+def _decoded(data: bytes, decoder: msgspec.json.Decoder[A]) -> A:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except msgspec.DecodeError as error:
         raise RemoteProtocolError(f"the daemon answers in another version: {error}") from None

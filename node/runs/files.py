@@ -121,7 +121,7 @@ def check_kept_by(run: RunFile, own: PeerId | None, origin: str) -> None:
     """
     if own is not None and own in run.manifest.schedule.named_keepers:
         return
-    here = f"this node ({own})" if own else "this node, which has no key yet,"
+    here = f"this node ({own})" if own else "this node, which has no key yet (`dipaco-node id`),"
     raise ConfigError(
         f"--keeper: {origin} does not name {here} in schedule.keepers: start it with --keep to "
         "store without a vote, or make the run anew with this node among the keepers"

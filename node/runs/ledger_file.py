@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dipaco.node.runs.chain import RECORD
 from dipaco.node.runs.files import RunFile, find_run, open_run
-from dipaco.node.runs.known import known_runs, read_certificate, read_records
+from dipaco.node.runs.known import known_runs, named_run, read_certificate, read_records
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.files import read_file, replacing
 from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
@@ -97,23 +97,28 @@ def _envelopes(data: bytes, origin: str) -> Iterator[bytes]:
 def ledger_at(path: Path, name: str) -> Told:
     """Return what a ledger file or a node's home tells of a run.
 
-    name   of a run that the home knows, or its id; empty: the only one that has a ledger there.
+    name   a run file, or the name or id of a run that the home knows or the ledger file is of;
+           empty: the only one that has a ledger there.
     """
     if not path.is_dir():
-        return read_ledger(path)
-    known = known_runs(path)
-    found = {run.id: records for run in known if (records := read_records(run.id, path))}
+        told = read_ledger(path)
+        if name:
+            find_run((told.run,), name)
+        return told
     if name:
-        run = find_run(known, name)
-        if run.id not in found:
+        run = named_run(name, path)
+        records = read_records(run.id, path)
+        if not records:
             raise ConfigError(f"{path}: has no ledger of {run.manifest.name}")
-        return Told(run, found[run.id], read_certificate(run.id, path))
-    told = [run for run in known if run.id in found]
-    if len(told) != 1:
-        names = ", ".join(run.manifest.name for run in told)
-        raise ConfigError(f"{path}: has {len(told)} ledgers ({names}): name the run")
-    run = told[0]
-    return Told(run, found[run.id], read_certificate(run.id, path))
+        return Told(run, records, read_certificate(run.id, path))
+    found = [(run, records) for run in known_runs(path) if (records := read_records(run.id, path))]
+    if not found:
+        raise ConfigError(f"{path}: has no ledger")
+    if len(found) > 1:
+        names = ", ".join(run.manifest.name for run, _ in found)
+        raise ConfigError(f"{path}: has {len(found)} ledgers ({names}): name the run")
+    [(run, records)] = found
+    return Told(run, records, read_certificate(run.id, path))
 
 
 def checked(run: RunFile, records: Iterable[bytes], origin: str) -> list[LedgerRecord]:

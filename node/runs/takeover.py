@@ -56,9 +56,12 @@ def _granted(
         )
     if term is None:
         if me not in schedulers:
+            choices = ", ".join(
+                f"--term {next_own_term(schedulers, each, record.term)} for {short_peer(each)}"
+                for each in schedulers
+            )
             raise ConfigError(
-                "--term: this node is no scheduler of the run; name a term of one that is: term T "
-                "is that of number T mod " + str(len(schedulers)) + ", from 0"
+                f"--term: this node is no scheduler of the run; say which one goes on: {choices}"
             )
         assert me is not None
         term = next_own_term(schedulers, me, record.term)

@@ -34,6 +34,8 @@ WRONG = {
     # missing ones
     "start": "no bootstrap peer: give --bootstrap ADDR",
     "start --bootstrap": "'--bootstrap' requires an argument",
+    "start --rendezvous --keep": "--keep, --keeper: name the run with --run",
+    "start --rendezvous --keeper --run name": "by its file or its whole id",
     "run create": "Missing argument 'FILE'",
     "run create x.toml": "Missing option '--out'",
     "run sign": "Missing argument 'FILE'",

@@ -21,8 +21,9 @@ from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.identity import peer_id
 from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
-CHAOS = "--rounds 3 --nodes 3 --kill 1 --freeze 1:10s --restart scheduler:500ms".split()
-"""A fault in each round."""
+ROUNDS = 2
+CHAOS = f"--rounds {ROUNDS} --nodes 2 --kill 1 --freeze 1:7s".split()
+"""A fault in each round: the freeze comes first, so that another volunteer can take the lease."""
 
 
 def test_kills_and_a_freeze_change_no_bit_of_what_one_process_computes(
@@ -30,15 +31,16 @@ def test_kills_and_a_freeze_change_no_bit_of_what_one_process_computes(
 ) -> None:
     """Of a run whose documents are a file of this machine, as a person's first run has them.
 
-    Its leases end after 8 s of silence, so the frozen volunteer loses its own.
+    Its leases end after 6 s of silence, so the frozen volunteer loses its own.
     """
-    tiny_of_files.write_text(f"{tiny_of_files.read_text()}[schedule]\nlease_ttl = 8\n")
+    toml = tiny_of_files.read_text().replace("inner_steps = 60", "inner_steps = 40")
+    tiny_of_files.write_text(f"{toml}[schedule]\nlease_ttl = 6\n")
     run, folder = str(tiny_of_files), tiny_of_files.parent
     swarm_file, single_file = folder / "swarm.json", folder / "single.json"
     done = dipaco_node("testnet", run, *CHAOS, "--no-check", "--report", str(swarm_file))
     assert done.returncode == 0, done.stderr
     single = dipaco_node(
-        *("reference", run, "--rounds", "3", "--report", str(single_file)),
+        *("reference", run, "--rounds", str(ROUNDS), "--report", str(single_file)),
         *("--compare", str(swarm_file)),
     )
     assert single.returncode == 0, single.stdout + single.stderr
@@ -47,8 +49,8 @@ def test_kills_and_a_freeze_change_no_bit_of_what_one_process_computes(
     check_faults(read_report(swarm_file))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_ctrl_c_or_a_closed_terminal_ends_every_process_of_the_network(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_ctrl_c_a_closed_terminal_or_a_kill_ends_every_process_of_the_network(
     tiny: Path, number: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "dipaco.cli.main", "testnet", str(tiny), "--nodes", "1"]
@@ -59,14 +61,15 @@ def test_ctrl_c_or_a_closed_terminal_ends_every_process_of_the_network(
         testnet.send_signal(number)
         said = testnet.communicate(timeout=TIMEOUT)[1]
     assert first.startswith("rendezvous node at /ip4/127.0.0.1/tcp/")
-    assert testnet.returncode == 130 and "Traceback" not in said
+    assert testnet.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert "Traceback" not in said
     gone, alive = psutil.wait_procs(family, timeout=TIMEOUT)
     assert gone and not alive
 
 
 def check_reports(tiny: Path, swarm: Report, single: Report) -> None:
     """Hold what the two say against the manifest: an empty report equals an empty report."""
-    manifest = local_run(tiny, seed=0, rounds=3).run.manifest
+    manifest = local_run(tiny, seed=0, rounds=ROUNDS).run.manifest
     versions = set(range(manifest.training.rounds + 1))
     for report in (swarm, single):
         assert report.completed and report.manifest == encode(manifest).hex()
@@ -85,28 +88,24 @@ def check_reports(tiny: Path, swarm: Report, single: Report) -> None:
         p.version for p in single.early_stopped.paths
     ]
     nodes = {node.name: node for node in swarm.nodes}
-    assert sorted(nodes) == ["node-1", "node-2", "node-3", "rendezvous"]
+    assert sorted(nodes) == ["node-1", "node-2", "rendezvous"]
     assert [node.killed for node in swarm.nodes].count(True) == 1
     assert all(node.verdict == "verified" for node in swarm.nodes)
     assert all(0 < node.memory.peak < 200e6 for node in swarm.nodes)
 
 
 def check_faults(report: Report) -> None:
-    """Hold that every fault met a node, and what became of the leases that it held."""
+    """Hold that both faults met a volunteer.
+
+    Which leases it held then, nobody can say here: one may have ended since its last status.
+    """
     chaos = report.chaos
     assert chaos is not None and not chaos.stuck and not chaos.forked
-    assert {fault.kind: len(fault.met) for fault in chaos.faults} == {
-        "kill": 1,
-        "freeze": 1,
-        "restart": 1,
-    }
-    faults = {fault.kind: fault for fault in chaos.faults}
-    killed, frozen, restarted = (faults[kind] for kind in ("kill", "freeze", "restart"))
-    assert killed.held and killed.freed is not None
-    assert all(held.leased_again is not None for held in killed.held)
-    assert frozen.held and restarted.met == ("rendezvous",)
-    assert restarted.ready is not None and restarted.next_lease is not None
-    assert len(chaos.heads) == 3
+    freeze, kill = chaos.faults
+    assert (freeze.kind, kill.kind) == ("freeze", "kill")
+    assert len(freeze.met) == len(kill.met) == 1
+    assert freeze.ended is not None and freeze.next_record is not None
+    assert len(chaos.heads) == 2
     assert {each.node for each in chaos.samples} == {node.name for node in report.nodes}
 
 

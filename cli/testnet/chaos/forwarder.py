@@ -103,18 +103,20 @@ class Mesh:
         place = (source, target)
         self.carried[place] = self.carried.get(place, 0) + size
 
-    async def dialler(self, port: int) -> str:
-        """Return the node whose process dialled from `port`; SOMEBODY if none is found."""
-        return await trio.to_thread.run_sync(_owner, port, dict(self.processes()))
+    async def dialler(self, port: int, to: int) -> str:
+        """Return the node whose process dialled `to` from `port`; SOMEBODY if none is found."""
+        return await trio.to_thread.run_sync(_owner, port, to, dict(self.processes()))
 
 
-def _owner(port: int, processes: Mapping[str, int]) -> str:
+def _owner(port: int, to: int, processes: Mapping[str, int]) -> str:
+    """Look the dialler up: two may have one port, each for its own target."""
     for name, pid in processes.items():
         try:
             connections = psutil.Process(pid).net_connections("tcp4")
         except (psutil.Error, OSError):  # it has ended
             continue
-        if any(each.laddr and each.laddr.port == port for each in connections):
+        ends = {(each.laddr.port, each.raddr.port) for each in connections if each.raddr}
+        if (port, to) in ends:
             return name
     return SOMEBODY
 
@@ -128,7 +130,8 @@ async def _accept(mesh: Mesh, name: str, port: int, incoming: trio.SocketStream)
     """Carry one connection to its end."""
     async with incoming:
         try:
-            dialler = await mesh.dialler(incoming.socket.getpeername()[1])
+            ends = incoming.socket.getpeername()[1], incoming.socket.getsockname()[1]
+            dialler = await mesh.dialler(*ends)
             await mesh.passable(dialler, name)
             outgoing = await trio.open_tcp_stream(LOCALHOST, port)
         except OSError:  # the node is down, or the dialler has left

@@ -339,6 +339,9 @@ def test_files_that_are_cut_damaged_or_of_another_run_are_named(
 def test_the_history_of_a_home_is_named_by_its_run(shell: Shell, home: Path) -> None:
     said = shell.fails(Exit.USAGE, "verify", "--history", "tiny", "--home", str(home))
     assert "has no ledger of tiny" in said
+    [file] = (home / "runs").iterdir()
+    said = shell.fails(Exit.USAGE, "verify", "--history", str(file), "--home", str(home))
+    assert "has no ledger of tiny" in said
     code, _, err = shell("verify", "--history", "tiny", "--labels", "3", "--home", str(home))
     assert code == Exit.USAGE and "--history excludes" in err
 

@@ -157,6 +157,8 @@ def test_a_ledger_that_cannot_be_read_is_refused_by_name(
     home, file = put_into(tmp_path / "home", *entries[:2]), tmp_path / "late.ledger"
     command = ["run", "ledger", "late", "--out", str(file), "--home", str(home)]
     assert dipaco_node(command) == Exit.OK
+    assert dipaco_node(["reference", "other", "--ledger", str(file)]) == Exit.USAGE
+    assert "run: other is not here; here: late" in capsys.readouterr().err
     whole = file.read_bytes()
     empty = put_into(tmp_path / "empty")
     cases = {
@@ -170,7 +172,7 @@ def test_a_ledger_that_cannot_be_read_is_refused_by_name(
         assert dipaco_node(["reference", "--ledger", str(file)]) == Exit.REFUSED
         assert said in capsys.readouterr().err
     assert dipaco_node(["reference", "--ledger", str(empty)]) == Exit.USAGE
-    assert "has 0 ledgers" in capsys.readouterr().err
+    assert f"{empty}: has no ledger\n" in capsys.readouterr().err
     assert dipaco_node(["reference", "late", "--ledger", str(empty)]) == Exit.USAGE
     assert "has no ledger of late" in capsys.readouterr().err
     assert dipaco_node(["reference", "--ledger", str(empty), "--seed", "1"]) == Exit.USAGE

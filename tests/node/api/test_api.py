@@ -3,6 +3,8 @@
 import json
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +20,24 @@ from dipaco.protocol.errors import ConfigError, RemoteProtocolError, Unavailable
 from tests.node.api.fake_node import MISSING, RUN, FakeNode, ledger, status, task
 from tests.node.api.served import Served, serving
 
+INCOMPLETE = """
+import sys, msgspec
+from dipaco.node.api import client
+found = []
+def note(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "get_class_annotations":
+        found.append(frame)
+sys.setprofile(note)
+for kind in (
+    client.Status, client.LedgerView, client.Stopping, client.Fault, client.Fetched,
+    client.Fetching, client.FetchFailed,
+):
+    msgspec.json.Decoder(kind)
+sys.setprofile(None)
+print(len(found))
+"""
+"""Prints how many structs msgspec has to complete after the client is imported."""
+
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
@@ -31,6 +51,12 @@ async def test_status_comes_back_as_it_was_given(served: Served) -> None:
 
 async def test_the_ledger_comes_back_as_it_was_given(served: Served) -> None:
     assert await served.call(ask_ledger) == ledger()
+
+
+def test_threads_find_the_types_of_all_answers_complete() -> None:
+    """Decoding a type whose structs another thread completes at that moment crashes a process."""
+    done = subprocess.run([sys.executable, "-c", INCOMPLETE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
 async def test_stop_reaches_the_daemon_with_its_haste(served: Served) -> None:

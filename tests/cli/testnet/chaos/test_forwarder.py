@@ -132,3 +132,12 @@ async def test_connections_are_passed_on_under_the_name_of_who_dialled() -> None
                 assert await dialled.receive_some() == b""
             nursery.cancel_scope.cancel()
     assert between.carried == {("a", "b"): 8, ("b", "a"): 6}
+
+
+async def test_a_port_that_two_nodes_dialled_from_is_told_apart_by_its_target() -> None:
+    between = mesh()
+    [target] = await trio.open_tcp_listeners(0, host=LOCALHOST)
+    async with target, await trio.open_tcp_stream(LOCALHOST, target.socket.getsockname()[1]) as end:
+        port, to = end.socket.getsockname()[1], end.socket.getpeername()[1]
+        assert await between.dialler(port, to) == "a"
+        assert await between.dialler(port, to + 1) == SOMEBODY
