@@ -18,7 +18,7 @@ from dipaco.node.scheduler.in_hand import end_with
 from dipaco.node.scheduler.open_work import OpenWork
 from dipaco.node.scheduler.pace import held_back, work_to_double
 from dipaco.node.scheduler.queue import Queue
-from dipaco.node.scheduler.sharing import MOST_IN_HAND, leases_to_take, work_to_share
+from dipaco.node.scheduler.sharing import MOST_IN_HAND, Taken, leases_to_take, work_to_share
 from dipaco.node.scheduler.standing import Standing
 from dipaco.protocol.wire.identity import PeerId
 
@@ -174,21 +174,28 @@ class Choosing:
         in_hand, waits = len(ahead), any(map(self._standing.proven, ahead))
         waits &= self.is_new(peer, prefix)
         found = leases_to_take(self._grants, self._standing, peer, prefix, now)
+        # Work that was doubled has several holders: they lose it together, if all take too long.
+        late: dict[Work, list[LeaseEnded]] = {}
         for each in islice(found, MOST_TRIED):
-            work = self._open.freed(self._grants.work(each.grant), peer)
+            held, token = self._grants.work(each.grant), each.grant.lease.token
+            end = LeaseEnded(token, each.reason, failed=now if each.failed else None, late=True)
+            ends = late.setdefault(held, []) if each.failed else []
+            ends.append(end)
+            work = self._open.freed(held, peer, leases=len(ends))
             if work and each.in_hand and in_hand:
                 in_hand -= 1
                 continue
             if work and waits and not work.kind.small:
                 work = None
             if work is None and each.failed:
-                work = work_to_share(
-                    self._grants, self._standing, peer, prefix, now, without=each.grant
-                )
+                work, ends = self._shared_instead(asker, each), [end]
             if work is not None:
-                token, failed = each.grant.lease.token, now if each.failed else None
-                behind = end_with({token}, self._grants.values()) if each.failed else ()
-                return Choice(
-                    work, (LeaseEnded(token, each.reason, failed=failed, late=True), *behind)
-                )
+                tokens = {each.token for each in ends}
+                behind = end_with(tokens, self._grants.values()) if each.failed else ()
+                return Choice(work, (*ends, *behind))
         return Choice(None)
+
+    def _shared_instead(self, asker: Asker, taken: Taken) -> Work | None:
+        peer, prefix, now = asker.peer, asker.prefix, asker.now
+        grants, standing = self._grants, self._standing
+        return work_to_share(grants, standing, peer, prefix, now, without=taken.grant)

@@ -70,10 +70,10 @@ class OpenWork:
         """Return whether a piece of work is open, and `peer` may do it."""
         return work in self.of(work.kind) and work.kind.may(self._state, work, peer)
 
-    def freed(self, work: Work, peer: PeerId) -> Work | None:
-        """Return a piece of work if `peer` may have it once a lease of it ends."""
+    def freed(self, work: Work, peer: PeerId, *, leases: int = 1) -> Work | None:
+        """Return a piece of work if `peer` may have it once so many leases of it end."""
         found = self.of(work.kind).get(work)
-        if found is None or self._grants.holders(work) > found.places:
+        if found is None or self._grants.holders(work) - leases >= found.places:
             return None
         return found if work.kind.may(self._state, found, peer) else None
 
