@@ -24,7 +24,7 @@ from dipaco.node.storage.keeper_tables import SavedAcceptance
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest, short
-from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.identity import PeerId, peer_id
 from dipaco.protocol.work.calls import (
     AskCosign,
     AskHead,
@@ -245,6 +245,7 @@ class KeeperService:
 
     async def _fetch(self, wanted: Wanted, holders: tuple[PeerId, ...]) -> None:
         try:
-            await self._exchange.fetch(wanted.blob, length=wanted.length, holders=holders)
+            others = tuple(holder for holder in holders if holder != peer_id(self._key))
+            await self._exchange.fetch(wanted.blob, length=wanted.length, holders=others)
         except Unavailable as away:
             log.debug("blob %s is not held: %s", short(wanted.blob), away)

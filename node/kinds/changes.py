@@ -13,7 +13,9 @@ from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.kinds import Lease, Token, TrainResult
 from dipaco.protocol.work.ledger import Contribution, Entry
 
-RECONNECT_SECONDS = 2.0  # a peer whose connection broke may come back and go on
+# For which a peer whose connection broke may come back and go on. Its work is with another one
+# within 2 s, the time to notice and to grant a lease among them.
+RECONNECT_SECONDS = 1.5
 STALL_TTLS = 30  # lease times to live without any progress, heartbeats or not: its holder hangs
 
 

@@ -266,6 +266,8 @@ def _say_what_is_scheduled(
         activity.pause(closed.code, str(closed))
     elif scheduler.waiting:
         activity.say("no-quorum", problem=scheduler.waiting)
+    elif scheduler.lacking:
+        activity.say("blocked", problem=scheduler.lacking)
     elif scheduler.stepping:
         step = scheduler.stepping
         activity.say("outer-step", module=step.module, round=step.version)

@@ -3,7 +3,7 @@
 The store (`store.py`) checks and saves what comes in; a record only takes it in.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.authority import scheduler_of_term
+from dipaco.protocol.work.candidate import RECENT
 from dipaco.protocol.work.ledger import LedgerRecord, append_checked
 from dipaco.protocol.work.rounds import Rounds, Weights
 from dipaco.protocol.work.run_state import RunState
@@ -142,6 +143,8 @@ class RunRecord:
         self.term = FIRST_TERM
         self.digests: list[Digest] = []
         """The body digest of every record."""
+        self._begins = deque[bool](maxlen=RECENT)
+        """Whether each of the last records began a term."""
 
     @property
     def length(self) -> int:
@@ -200,3 +203,9 @@ class RunRecord:
         self.state.apply(record.entry)
         self.term = record.term
         self.digests.append(signed.body_digest)
+        self._begins.append(record.begins)
+
+    @property
+    def begun(self) -> int:
+        """How many terms began with the last records."""
+        return sum(self._begins)

@@ -8,7 +8,7 @@ Without a quorum leases go on, and no round closes. A higher term ends the sched
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -22,6 +22,7 @@ from dipaco.node.kinds.changes import (
     TrainingAccepted,
     TrainingDiscarded,
 )
+from dipaco.node.kinds.pending_moments import Place
 from dipaco.node.kinds.table import TRAIN, work_of
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
@@ -31,8 +32,9 @@ from dipaco.node.scheduler.service import STEP_RETRY_SECONDS, Scheduler
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.routing.spec import RouterSpec, spec_digest
-from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.tensors.delta import encoded_bytes
+from dipaco.protocol.wire.digest import Digest, short
+from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.work.calls import AskLease, Fallen, Granted, Heartbeat, NoLease, Stands
 from dipaco.protocol.work.kinds import Result, TrainResult
 from dipaco.protocol.work.ledger import Entry
@@ -172,6 +174,11 @@ class KeptScheduler(Scheduler):
             if place in self.schedule.state.accepted:
                 lease = self.schedule.lease_again(place)
                 deltas = dict(TRAIN.to_inspect(self.schedule.state, lease, result))
+                for delta, length in deltas.items():
+                    while not await self._delta_here(place, delta, length):
+                        if place not in self.schedule.state.accepted:
+                            return
+                        await trio.sleep(STEP_RETRY_SECONDS)
                 await self._replication.hold(deltas, (accepted.peer,), what=what)
             await self._replication.keep(signed, what=what)
         except Deposed:
@@ -179,22 +186,51 @@ class KeptScheduler(Scheduler):
             return
         unkept.kept.set()
         self._unkept.pop(result.token, None)
+        self._due.notify()
+
+    def _is_kept(self, step: DueStep) -> bool:
+        """Return whether a quorum keeps every result of a step.
+
+        A scheduler that takes over knows of those alone. With another result the record of one
+        module would list other work of a path and round than those of the other modules.
+        """
+        accepted = self.schedule.state.accepted
+        tokens = (accepted[each.path, step.version].result.token for each in step.contributions)
+        return not any(token in self._unkept for token in tokens)
+
+    def _due_steps(self) -> Iterator[DueStep]:
+        return filter(self._is_kept, super()._due_steps())
 
     async def _take_step(self, step: DueStep) -> bool:
-        """Take an outer step, once its inputs are here: keepers have what this node lacks."""
-        wanted = [step.state, step.momentum, step.residual]
-        wanted += [each.delta for each in step.contributions]
-        for blob in wanted:
-            if blob is not None and not self._deps.blobs.has(blob):
-                try:
-                    await self._pull_any(blob)
-                except Unavailable as away:
-                    log.warning("outer step of %s: %s", step.module, away)
-                    return self._discard_lost(step)
+        """Take an outer step, once its deltas are here: keepers have what this node lacks."""
+        elements = self.schedule.ledger.topology.elements(step.module)
+        length = encoded_bytes(self._manifest.training.deltas, elements)
+        for each in step.contributions:
+            if not await self._delta_here((each.path, step.version), each.delta, length):
+                return False
         return await super()._take_step(step)
 
-    async def _pull_any(self, blob: Digest) -> None:
-        await self._deps.exchange.fetch(blob, holders=self._replication.keepers)
+    async def _delta_here(self, place: Place, delta: Digest, length: int) -> bool:
+        """Return whether a delta of an accepted result is here now.
+
+        As long as a keeper is away that may have it, it is waited for: its volunteer may have heard
+        that it counts. If all say that it is gone, the path is trained again.
+        """
+        if self._deps.blobs.has(delta):
+            return True
+        holders = self._replication.keepers
+        self.lacking = ""
+        try:
+            await self._deps.exchange.fetch(delta, length=length, holders=holders)
+        except Unavailable as problem:
+            words = f"delta {short(delta)} of path {place[0]} round {place[1]}"
+            if await self._replication.gone(delta, length):
+                log.warning("%s is lost, and made again: %s", words, problem)
+                self._make(self.schedule.discard(*place))
+            else:
+                away = ", ".join(map(short_peer, sorted(self._replication.missing)))
+                self.lacking = f"blocked: no keeper that answers has {words}; away: {away}"
+        return self._deps.blobs.has(delta)
 
     # ------------------------------------------------------------------ final, then applied
 

@@ -284,6 +284,23 @@ class Replication:
         await self._ask_all(set[PeerId]().union(*first.values()), ask_first, enough=enough)
         await self._until(enough, lambda: {k for k in self.keepers if lacking(k)}, ask, what)
 
+    async def gone(self, blob: Digest, length: int) -> bool:
+        """Return whether every keeper answers that it has not got a blob, nor finds it."""
+        answers: dict[PeerId, Holding] = {}
+        request = AskHold(
+            run=self.run,
+            blobs=(Wanted(blob=blob, length=length),),
+            holders=self.keepers[:MAX_SOURCES],
+        )
+
+        async def ask(keeper: PeerId) -> None:
+            answers[keeper] = await self.rpc.call(keeper, request, Holding, timeout=HOLD_SECONDS)
+
+        await self._ask_all(self.keepers, ask, enough=lambda: False)
+        return len(answers) == len(self.keepers) and not any(
+            blob in answer.blobs for answer in answers.values()
+        )
+
     # ------------------------------------------------------------------ asking
 
     async def _until(

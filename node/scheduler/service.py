@@ -104,6 +104,8 @@ class Scheduler:
         self.schedule = Schedule(SchedulingState(record.run, record.rounds, record.state))
         self.beats: dict[bytes, Heartbeat] = {}
         """The last word from every lease's holder, by token."""
+        self.lacking = ""
+        """Which delta an outer step waits for, in words; empty: none."""
         self.stepping: DueStep | None = None
         """The outer step in work."""
         self.full = ""
@@ -451,8 +453,10 @@ class Scheduler:
 
     def _next_step(self) -> DueStep | None:
         """Return the first outer step that is due and whose inputs are here, deltas apart."""
-        due = self.schedule.due_steps()
-        return next((each for each in due if not self.recovery.lacks(each)), None)
+        return next((each for each in self._due_steps() if not self.recovery.lacks(each)), None)
+
+    def _due_steps(self) -> Iterator[DueStep]:
+        return self.schedule.due_steps()
 
     async def _take_step(self, step: DueStep) -> bool:
         """Return whether there is something else to do now; raises DiskFull."""

@@ -62,7 +62,14 @@ class Standby:
             if record.chain_head != self._head:
                 self._heard, self._head = trio.current_time(), record.chain_head
             proven = self._owner in record.faulty
-            due = acts_at(self._schedulers, self.me, self.seen, heard=self._heard, proven=proven)
+            due = acts_at(
+                self._schedulers,
+                self.me,
+                self.seen,
+                heard=self._heard,
+                begun=record.begun,
+                proven=proven,
+            )
             if trio.current_time() >= due:
                 return
             leads = self._leads or self._owner

@@ -35,6 +35,8 @@ from dipaco.protocol.work.tail import Chain, Final
 from dipaco.protocol.work.terms import MAX_TERMS, Cosigned, Head, Promise
 
 PATIENCE = 8.0  # s without a sign of the scheduler, for each candidate up to this one
+RECENT = 8  # records among which terms are counted that began of late
+MOST_DOUBLINGS = 5  # of the patience: 256 s
 
 
 class Outdone(Refusal):
@@ -58,17 +60,26 @@ def next_own_term(schedulers: Sequence[PeerId], me: PeerId, above: int) -> int:
 
 
 def acts_at(
-    schedulers: Sequence[PeerId], me: PeerId, term: int, *, heard: float, proven: bool = False
+    schedulers: Sequence[PeerId],
+    me: PeerId,
+    term: int,
+    *,
+    heard: float,
+    begun: int = 0,
+    proven: bool = False,
 ) -> float:
     """Return when this node begins a term of its own, in seconds as `heard`.
 
     term     the highest term that it knows.
     heard    when it last saw the head move, or heard of the scheduler.
+    begun    how many terms began with the last `RECENT` records. Beyond the first, each doubles the
+             patience: where lines lose much, two schedulers would depose each other for ever.
     proven   the scheduler is known to be gone, or to have signed two ledgers: there is no patience
              with it, but still with the candidates that are nearer.
     """
     distance = next_own_term(schedulers, me, term) - term - 1
-    return heard + (distance if proven else distance + 1) * PATIENCE
+    patience = PATIENCE * 2.0 ** min(MOST_DOUBLINGS, max(0, begun - 1))
+    return heard + (distance if proven else distance + 1) * patience
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,8 @@ class KeptSchedulerNode(SchedulerNode):
             if moved or (isinstance(reply, HeadIs) and reply.scheduling):
                 patience, head = self.now, self.chain.record.chain_head
             schedulers = self.manifest.schedule.schedulers
-            waited = (self.now - patience) / self._slowness()
-            if patience + waited < acts_at(schedulers, self.peer, self.seen, heard=patience):
+            begun = self.chain.record.begun
+            if self.now < acts_at(schedulers, self.peer, self.seen, heard=patience, begun=begun):
                 continue
             try:
                 term = next_own_term(schedulers, self.peer, self.seen)
@@ -192,10 +192,6 @@ class KeptSchedulerNode(SchedulerNode):
             except Unavailable:
                 pass
             patience = self.now - PATIENCE * self.random.random()
-
-    def _slowness(self) -> int:
-        """Return how many times as long to wait: more, the more terms began in vain of late."""
-        return 1 << min(5, sum(each.begins for each in self.chain.opened[-8:]))
 
     def _scheduler_of(self, term: int) -> PeerId:
         return scheduler_of_term(self.manifest.schedule.schedulers, term)

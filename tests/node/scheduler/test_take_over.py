@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from dipaco.node.runs.files import sign_manifest
 from dipaco.node.runs.takeover import grant_term
+from dipaco.node.scheduler.kept import KeptScheduler
+from dipaco.node.scheduler.replication import Replication
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.work.keeping import MAX_AHEAD
@@ -15,7 +18,7 @@ from dipaco.protocol.work.placement import share
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.kept_swarm import SECOND, KeptSwarm
 from tests.node.scheduler.swarm import SCHEDULER, Swarm
-from tests.values import key, peer
+from tests.values import digest, key, peer
 
 
 async def test_a_run_with_keepers_goes_to_its_end(
@@ -141,6 +144,45 @@ async def test_a_keeper_that_lost_its_disk_is_repaired_from_the_others(
     assert mine
     has = kept.nodes["kim"].parts.blobs.has
     await kept.until(lambda: all(map(has, mine)), seconds=120)
+
+
+async def test_no_outer_step_is_taken_of_results_that_no_quorum_keeps(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another scheduler would not know of them, and list other work of the same rounds."""
+
+    async def never(*_asked: object, **_words: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Replication, "keep", never)
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    schedule = kept.nodes[SCHEDULER].parts.request_router.schedulers[kept.run].schedule
+    await kept.until(lambda: any(schedule.due_steps()))
+    await trio.sleep(60)
+    assert not any(map(schedule.ledger.version, schedule.ledger.states))
+
+
+async def test_a_delta_that_no_keeper_brings_is_waited_for_while_one_is_away(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all("anna", "bert")
+    await in_mid_round(kept)
+    scheduler = kept.nodes[SCHEDULER].parts.request_router.schedulers[kept.run]
+    assert isinstance(scheduler, KeptScheduler)
+    accepted = scheduler.schedule.state.accepted
+    place = next(iter(accepted))
+    await kept.kill("kim")
+    assert not await scheduler._delta_here(place, digest("lost"), 7)
+    assert place in accepted and short_peer(peer("kim")) in scheduler.lacking
+    await kept.start("kim")
+    await trio.sleep(10)
+    await kept.until(lambda: bool(accepted))
+    place = next(iter(accepted))
+    assert not await scheduler._delta_here(place, digest("lost"), 7)
+    assert place not in accepted and not scheduler.lacking
 
 
 async def test_without_a_quorum_leases_go_on_and_nothing_closes(

@@ -119,6 +119,12 @@ def test_nearer_candidates_act_earlier_and_at_once_on_a_proof() -> None:
     assert acts_at(ORDER, ORDER[1], 0, heard=100.0, proven=True) == 100.0
 
 
+def test_the_patience_grows_with_the_terms_that_began_of_late_and_has_a_bound() -> None:
+    waits = [acts_at(ORDER, ORDER[1], 0, heard=0.0, begun=count) for count in range(9)]
+    assert waits[:4] == [PATIENCE, PATIENCE, 2 * PATIENCE, 4 * PATIENCE]
+    assert waits[6:] == [32 * PATIENCE] * 3
+
+
 # ------------------------------------------------------------------------------ taking over
 
 
