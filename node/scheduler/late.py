@@ -47,6 +47,11 @@ class LateLeases:
             grant = replace(found.grant, handed_in=True)
             self._ended[token] = replace(found, grant=grant)
 
+    def got_on(self, peer: PeerId, token: Token, now: float) -> None:
+        """Note that the result of such a lease is arriving, or being inspected."""
+        if found := self.find(peer, token):
+            self._ended[token] = replace(found, grant=replace(found.grant, moved=now))
+
     def drop(self, token: Token) -> Grant | None:
         """Forget a lease, and return it if it was remembered."""
         found = self._ended.pop(token, None)

@@ -250,8 +250,9 @@ class Schedule:
         grant = self.grant_of(peer, token)
         if grant is None:
             late = self.may_count(peer, token)
-            if late and late.handed_in:
-                return Stands()  # what it hands in may count
+            stall = STALL_TTLS * self.manifest.schedule.lease_ttl
+            if late and late.handed_in and now < max(late.granted, late.moved) + stall:
+                return Stands()  # what it hands in may count, while it arrives
             return Fallen(reason=self._why_fallen(token))
         self.queue.heard_from(self.choosing.key(peer, prefix), now)
         grant = replace(grant, beat=now, gone=math.inf, prefix=prefix)
@@ -279,6 +280,8 @@ class Schedule:
         grant = self.grant_of(peer, token)
         if grant is not None:
             self.grants.put(replace(grant, moved=now))
+        else:
+            self.late.got_on(peer, token, now)
 
     def hand_back(
         self, peer: PeerId, token: Token, reason: str, *, now: float

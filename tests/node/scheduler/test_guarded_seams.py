@@ -40,9 +40,9 @@ HANGS_UP = (
     "gossip._pull_one",
     "gossip._on_announcement",
     "exchange._uploads.serve",
-    "exchange._says_it_has",
-    "exchange._try",
-    "exchange._download",
+    "exchange._fetcher._says_it_has",
+    "exchange._fetcher._try",
+    "exchange._fetcher._download",
 )
 """Functions of a node that get a peer, or its stream: what they raise costs that peer its
 connection."""
