@@ -71,10 +71,10 @@ def test_a_round_is_done_again_for_its_moments_when_their_maker_is_gone() -> Non
     shell.make(shell.schedule.moments_arrived((1, 1)))
     entries = sum(isinstance(change, Recorded) for change in shell.log)
     shell.schedule.gone(ANNA, now=10.0)
-    shell.make(shell.schedule.expire(now=11.9))
+    shell.make(shell.schedule.expire(now=11.4))
     assert training(shell, BERT) == (1, 2)
     shell.submit(BERT, shell.lease(BERT))
-    shell.make(shell.schedule.expire(now=12.0))
+    shell.make(shell.schedule.expire(now=11.5))
     again = shell.train_lease(BERT)
     assert replace(again, token=first.token) == first
     assert again.inputs <= blobs_needed(shell.schedule)
@@ -88,7 +88,7 @@ def test_a_round_is_done_again_for_its_moments_when_their_maker_is_gone() -> Non
 def test_moments_that_come_out_otherwise_are_those_of_the_ledger_from_then_on() -> None:
     shell, _ = after_round_1()
     shell.schedule.gone(ANNA, now=10.0)
-    shell.make(shell.schedule.expire(now=12.0))
+    shell.make(shell.schedule.expire(now=11.5))
     again = shell.train_lease(BERT)
     assert is_again(shell.schedule.state, again)
     others = tuple(ModuleDigest(module=m.module, digest=digest(m.module)) for m in again.modules)
@@ -134,7 +134,7 @@ def test_a_scheduler_that_loses_moments_for_ever_says_so() -> None:
 def test_a_maker_that_comes_back_in_time_ends_the_work_for_its_moments() -> None:
     shell, _ = after_round_1()
     shell.schedule.gone(ANNA, now=10.0)
-    shell.make(shell.schedule.expire(now=12.0))
+    shell.make(shell.schedule.expire(now=11.5))
     again = shell.train_lease(BERT)
     assert is_again(shell.schedule.state, again)
     shell.make(shell.schedule.moments_arrived((0, 1)))
