@@ -337,6 +337,8 @@ BEYOND_CDDL = {
     "Model.heads": "divide d_model, evenly",
     "Model.kv_heads": "divide heads",
     "Quorum.den": "above num",
+    "NoLease.place": "a place of a queue with fewer places",
+    "NoLease.places": "a queue without a place in it",
     "Quorum.num": "below den",
     "Registered.observed": "counted in characters, not in bytes",
     "Request.kind": "counted in characters, not in bytes",
