@@ -221,7 +221,7 @@ class SchedulerNode(Node):
 
     def _submit(self, who: PeerId, result: Result) -> Task:
         self.schedule.handing_in(who, result.token, self.now)
-        grant = self.schedule.grant_of(who, result.token)
+        grant = self.schedule.may_count(who, result.token)
         if grant is None or self.schedule.misfit(grant, result, self.now):
             return (yield from self._count(who, result))
         if result.token in self._arriving:
@@ -245,7 +245,7 @@ class SchedulerNode(Node):
     def _count(self, who: PeerId, result: Result) -> Task:
         lock = yield from self._turn()
         try:
-            grant = self.schedule.grant_of(who, result.token)
+            grant = self.schedule.may_count(who, result.token)
             wrong = self.schedule.misfit(grant, result, self.now) if grant else ""
             if wrong:
                 self.oracle.struck(who, wrong)
@@ -358,7 +358,7 @@ class SchedulerNode(Node):
         self._collecting.discard(place)
 
     def _forget_old_blobs(self) -> None:
-        for token in self._submitted.keys() - self.schedule.grants.keys():
+        for token in self._submitted.keys() - self.schedule.grants.keys() - self._arriving:
             del self._submitted[token]
         needed = blobs_needed(self.schedule).union(self.making, *self._submitted.values())
         self.blobs.keep_only(needed)
