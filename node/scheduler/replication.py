@@ -316,10 +316,10 @@ class Replication:
             await self._ask_all(lacking(), ask, enough=enough)
             if enough():
                 break
-            self._say(what)
+            self._wait_for(what)
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        self._say("")
+        self._wait_for("")
 
     async def _ask_all(
         self,
@@ -355,7 +355,7 @@ class Replication:
         names = ", ".join(short_peer(keeper) for keeper in sorted(self.missing))
         return f"no quorum: {self.quorum} of {len(self.keepers)} keepers must answer; away: {names}"
 
-    def _say(self, what: str) -> None:
+    def _wait_for(self, what: str) -> None:
         waiting = f"{what} waits: {self.no_quorum()}" if what else ""
         if waiting != self.waiting:
             self.waiting = waiting

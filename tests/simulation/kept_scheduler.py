@@ -319,6 +319,8 @@ class KeptSchedulerNode(SchedulerNode):
         for change in changes:
             self.schedule.apply(change)
             self.oracle.change(change, self.term)
+        # While keepers signed, another peer may have got the same work.
+        yield from self._once_there_is_room(lambda: self.make(self.schedule.overtaken()))
         self._go_on()
 
     def _save_all(self, changes: Sequence[Change]) -> None:

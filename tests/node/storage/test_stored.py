@@ -131,7 +131,6 @@ def test_without_a_free_descriptor_nothing_is_removed_and_nothing_ends(
     tidy(blobs, claims, 0, home.root)
     assert [line.partition(":")[0] for line in caplog.messages] == [
         "old blobs stay for now",
-        "old blobs stay for now",
         "the stored files are not tidied",
     ]
     assert all("Too many open files" in line for line in caplog.messages)
