@@ -7,7 +7,7 @@ from tests.simulation.mutations import MUTATIONS, Mutation
 from tests.simulation.universe import run_plan
 
 CHEAP = {
-    "nothing is synced before the answer": 2,
+    "nothing is synced before the answer": 8,
     "a keeper forgets its promise at a restart": 8,
     "an outer step takes one delta twice": 6,
 }

@@ -184,8 +184,10 @@ async def test_the_next_holder_goes_on_where_the_last_one_stopped(
         digest = holder.blobs.write(DATA)
         await here.exchange.fetch(digest, holders=[leaver.me, holder.me])
         assert here.blobs.read(digest, len(DATA)) == DATA
-        assert holder.exchange.sent == len(DATA) - 3 * SMALL_CHUNK
-        assert here.exchange.received == len(DATA)
+        # At most the chunk that was under way as the first one left is asked for twice.
+        twice = holder.exchange.sent - (len(DATA) - 3 * SMALL_CHUNK)
+        assert twice in (0, SMALL_CHUNK)
+        assert here.exchange.received == len(DATA) + twice
 
 
 async def test_a_restart_goes_on_where_it_stopped(
