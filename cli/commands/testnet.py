@@ -148,7 +148,7 @@ def _plan(file: Path | None, folder: Path, options: dict[str, Any]) -> "Plan":
 
     if options["schedulers"] > 1 and not options["keepers"]:
         raise ConfigError("--schedulers: without --keepers no other scheduler takes over")
-    cast, tape = _tape(options)
+    names, tape = _tape(options)
     settings = node_settings(os.environ, folder / RENDEZVOUS)
     with home_for(folder / RENDEZVOUS) as first:
         local = local_run(
@@ -156,8 +156,8 @@ def _plan(file: Path | None, folder: Path, options: dict[str, Any]) -> "Plan":
             seed=options["seed"],
             rounds=options["rounds"],
             blobs=BlobStore(first.blobs),
-            schedulers=cast.schedulers,
-            keepers=cast.keepers,
+            schedulers=names.schedulers,
+            keepers=names.keepers,
         )
     by_round = [fault for fault in tape if fault.round is not None]
     if len(by_round) > (rounds := local.run.manifest.training.rounds):
@@ -168,11 +168,11 @@ def _plan(file: Path | None, folder: Path, options: dict[str, Any]) -> "Plan":
     if options["netns"] and any(fault.way != "both" for fault in tape):
         raise ConfigError("--netns: a cut in one direction alone needs the forwarder")
     line, soak = options["slow_link"], options["soak"]
-    slow = cast.volunteers[: line.nodes] if line else ()
+    slow = names.volunteers[: line.nodes] if line else ()
     return Plan(
         local=local,
         seed=options["seed"],
-        cast=cast,
+        names=names,
         tape=tape,
         home=folder,
         settings=settings,
@@ -184,7 +184,7 @@ def _plan(file: Path | None, folder: Path, options: dict[str, Any]) -> "Plan":
 
 def _tape(options: dict[str, Any]) -> Any:
     """Return (nodes by role, fault tape)."""
-    from dipaco.cli.testnet.chaos.tape import MOST_FAULTS, Cast, plan
+    from dipaco.cli.testnet.chaos.tape import MOST_FAULTS, NodeNames, plan
     from dipaco.cli.testnet.network import FIRST
 
     every, faults, soak = options["every"], options["faults"], options["soak"]
@@ -198,8 +198,8 @@ def _tape(options: dict[str, Any]) -> Any:
     volunteers = tuple(f"node-{number}" for number in range(1, options["nodes"] + 1))
     standbys = (f"scheduler-{number}" for number in range(2, options["schedulers"] + 1))
     keepers = tuple(f"keeper-{number}" for number in range(1, options["keepers"] + 1))
-    cast = Cast(volunteers=volunteers, schedulers=(FIRST, *standbys), keepers=keepers)
-    return cast, plan(orders, cast, seed=options["seed"], every=every, faults=faults or 0)
+    names = NodeNames(volunteers=volunteers, schedulers=(FIRST, *standbys), keepers=keepers)
+    return names, plan(orders, names, seed=options["seed"], every=every, faults=faults or 0)
 
 
 KINDS = ("kill", "restart", "freeze", "leave", "join", "partition")

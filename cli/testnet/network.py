@@ -16,12 +16,12 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
-from dipaco.cli.testnet.chaos.crew import Crew
+from dipaco.cli.testnet.chaos.executor import Executor
 from dipaco.cli.testnet.chaos.forwarder import Mesh, forward
 from dipaco.cli.testnet.chaos.line import Line
 from dipaco.cli.testnet.chaos.namespaces import PORT, PREFIX, Namespaces, open_namespaces
 from dipaco.cli.testnet.chaos.observer import Observer
-from dipaco.cli.testnet.chaos.tape import Cast, Fault
+from dipaco.cli.testnet.chaos.tape import Fault, NodeNames
 from dipaco.cli.testnet.display import View, view
 from dipaco.cli.testnet.local_run import LocalRun, role_key
 from dipaco.cli.testnet.processes import LocalNode, LocalSwarm
@@ -55,7 +55,7 @@ class Plan:
     local: LocalRun
     seed: int
     """The seed of the keys."""
-    cast: Cast
+    names: NodeNames
     tape: tuple[Fault, ...]
     home: Path
     """The folder of all homes."""
@@ -149,22 +149,22 @@ class LocalNetwork:
         try:
             await self._start(nursery)
             async with trio.open_nursery() as playing:
-                crew = self._crew(nursery, playing)
+                executor = self._executor(nursery, playing)
                 if self.plan.tape or self.plan.soak:
-                    playing.start_soon(crew.play, self.observer.first_lease)
+                    playing.start_soon(executor.play, self.observer.first_lease)
                     soaking = self.plan.soak is not None
                     playing.start_soon(self.observer.sample, self.swarm, soaking)
-                snapshot, stuck = await self._watch(crew)
-                self.result = await self._report(snapshot, crew, stuck)
+                snapshot, stuck = await self._watch(executor)
+                self.result = await self._report(snapshot, executor, stuck)
                 playing.cancel_scope.cancel()  # before `close` ends nodes that a fault waits for
         finally:
             await self.swarm.close()
 
-    def _crew(self, nursery: trio.Nursery, playing: trio.Nursery) -> Crew:
+    def _executor(self, nursery: trio.Nursery, playing: trio.Nursery) -> Executor:
         async def join(name: str) -> LocalNode:
             return await self._start_node(nursery, name, self._joining)
 
-        return Crew(
+        return Executor(
             tape=self.plan.tape,
             swarm=self.swarm,
             cuts=self._spaces or self._mesh,
@@ -194,11 +194,11 @@ class LocalNetwork:
             self.view.say(f"rendezvous node at {address}")
             self._joining = ("--bootstrap", address, "--run", self.plan.run.id.hex())
             named = ("--bootstrap", address, "--run", str(run))
-            cast = self.plan.cast
+            names = self.plan.names
             for name, arguments in (
-                *((name, ("--rendezvous", *named)) for name in cast.schedulers[1:]),
-                *((name, ("--keeper", *named)) for name in cast.keepers),
-                *((name, self._joining) for name in cast.volunteers),
+                *((name, ("--rendezvous", *named)) for name in names.schedulers[1:]),
+                *((name, ("--keeper", *named)) for name in names.keepers),
+                *((name, self._joining) for name in names.volunteers),
             ):
                 node = await self._start_node(nursery, name, arguments)
                 waiting.start_soon(self.swarm.wait_ready, node)
@@ -209,7 +209,7 @@ class LocalNetwork:
         """Start a node in its namespace or behind its forwarder, if the network has any."""
         home = Home.at(self.plan.home_of(name))
         if not home.identity.exists():
-            named = name in (*self.plan.cast.schedulers, *self.plan.cast.keepers)
+            named = name in (*self.plan.names.schedulers, *self.plan.names.keepers)
             key = role_key(self.plan.seed, name) if named else Ed25519PrivateKey.generate()
             save_key(home.identity, key)
         peer = own_peer(home.root)
@@ -233,7 +233,7 @@ class LocalNetwork:
         node.place = told
         return node
 
-    async def _watch(self, crew: Crew) -> tuple[Snapshot, str]:
+    async def _watch(self, executor: Executor) -> tuple[Snapshot, str]:
         """Poll all nodes until the run or the soak is over; return why it is stuck, or ''."""
         watchdog = Watchdog(self.plan.patience)
         ledger = NO_LEDGER
@@ -250,13 +250,13 @@ class LocalNetwork:
                 return snapshot, "" if self.plan.soak is None else early
             for node in self.swarm.ended():
                 return snapshot, node.exit_text()
-            crew.meet(snapshot)
+            executor.meet(snapshot)
             faulty = bool(self.plan.tape) and self.observer.first_lease.is_set()
             movement = self.observer.progress if faulty else snapshot.movement
             if watchdog.is_still(movement, now):
                 what = "no result was accepted and no record written" if faulty else NOTHING
                 return snapshot, f"{what} for {span(watchdog.limit)}"
-            await trio.sleep(AIM_POLL_SECONDS if crew.waits_for_round else POLL_SECONDS)
+            await trio.sleep(AIM_POLL_SECONDS if executor.waits_for_round else POLL_SECONDS)
 
     async def _ledger(self, before: LedgerView) -> LedgerView:
         """Ask the node that schedules, else any other; return `before` if nobody knows more."""
@@ -270,13 +270,13 @@ class LocalNetwork:
                 return found if found.records >= before.records else before
         return before
 
-    async def _report(self, snapshot: Snapshot, crew: Crew, stuck: str) -> Report:
+    async def _report(self, snapshot: Snapshot, executor: Executor, stuck: str) -> Report:
         if stuck:
             for line in (f"stuck: {stuck}", *dump(self.swarm).split("\n")):
                 self.view.say(line)
         chaos = None
         if self.plan.tape or self.plan.soak is not None:
-            chaos = await self.observer.chaos(self.plan.seed, crew, stuck, self.plan.soak)
+            chaos = await self.observer.chaos(self.plan.seed, executor, stuck, self.plan.soak)
         return build(
             "testnet",
             self.plan.run.manifest,

@@ -11,10 +11,11 @@ import trio
 
 from dipaco.node.keeper.service import KeptRun
 from dipaco.node.network.rpc import Rpc
+from dipaco.node.scheduler.heads import heads_of
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.signed import Signed, open_signed
-from dipaco.protocol.work.calls import Acceptance, AskHead, HeadIs, ReadTail, TailPart
+from dipaco.protocol.work.calls import Acceptance, ReadTail, TailPart
 from dipaco.protocol.work.keeping import Place
 from dipaco.protocol.work.relearning import Forgotten, can_relearn, newest_of, others_needed
 
@@ -35,7 +36,7 @@ async def recover(kept: KeptRun, control: Rpc, keepers: Rpc) -> None:
     empty = set[PeerId]()
     others = set(kept.record.keepers) - {kept.machine.me}
     while kept.forgot:
-        heads = await _heads(kept, control)
+        heads = await heads_of(others, kept.record.run, control, timeout=ASK_SECONDS)
         empty |= {peer for peer, answer in heads.items() if not answer.head.length}
         if empty >= others and not kept.record.length:
             await trio.sleep(SEEN_SECONDS)
@@ -54,23 +55,6 @@ async def recover(kept: KeptRun, control: Rpc, keepers: Rpc) -> None:
             kept.waits = f"waits for the others to go on in term {kept.forgotten.term} or later"
         if kept.forgot:
             await trio.sleep(LOOK_SECONDS)
-
-
-async def _heads(kept: KeptRun, control: Rpc) -> dict[PeerId, HeadIs]:
-    """Return where the other keepers stand that answer."""
-    answers: dict[PeerId, HeadIs] = {}
-
-    async def ask(peer: PeerId) -> None:
-        request = AskHead(run=kept.record.run)
-        try:
-            answers[peer] = await control.call(peer, request, HeadIs, timeout=ASK_SECONDS)
-        except (Unavailable, Refusal, RemoteProtocolError) as error:
-            log.debug("%s does not say where it stands: %s", short_peer(peer), error)
-
-    async with trio.open_nursery() as nursery:
-        for peer in set(kept.record.keepers) - {kept.machine.me}:
-            nursery.start_soon(ask, peer)
-    return answers
 
 
 async def _take_up(kept: KeptRun, voting: list[PeerId], keepers: Rpc) -> None:

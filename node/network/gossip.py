@@ -55,13 +55,8 @@ TOPIC = f"/dipaco/announce/{PROTOCOL_VERSION}"
 # Apart from the control stream: a spec of 1 MB must not delay a ping.
 SYNC = f"/dipaco/sync/{PROTOCOL_VERSION}"
 SYNC_LIMIT = frame_bytes(SYNC_CALLS)
-KINDS = (
-    "manifest",
-    "spec",
-    "grant",
-    "receipt",
-    "ledger",
-)  # each is judged by means of the ones before it
+# Each is judged by means of the ones before it.
+KINDS = ("manifest", "spec", "grant", "receipt", "ledger")
 LEDGER = "ledger"
 PAUSE = (10.0, 30.0)  # s between two comparisons with a random peer
 # By then a neighbour has probably pulled the value that an unconnected peer announced.

@@ -68,7 +68,6 @@ class KeptScheduler(Scheduler):
         replication: Replication,
     ) -> None:
         self._replication = replication
-        self._record = record
         self._one = trio.Lock()
         self._proposal: Certified | None = None
         """What is final, and not applied yet."""
@@ -285,9 +284,6 @@ class KeptScheduler(Scheduler):
             and (work := work_of(grant.lease)) in done
             and work.kind.one_result
         )
-
-    def _note_ledger(self) -> None:
-        pass  # it grows by what this node proposed, until a higher term ends the scheduling
 
     def _save(self, changes: Iterable[Change]) -> None:
         changes = tuple(changes)

@@ -22,6 +22,7 @@ from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.certificates import Certificate
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
+from dipaco.node.scheduler.heads import no_quorum
 from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest
@@ -352,8 +353,7 @@ class Replication:
 
     def no_quorum(self) -> str:
         """Say which keepers are away, and how many are needed."""
-        names = ", ".join(short_peer(keeper) for keeper in sorted(self.missing))
-        return f"no quorum: {self.quorum} of {len(self.keepers)} keepers must answer; away: {names}"
+        return no_quorum(self.quorum, self.keepers, self.missing)
 
     def _wait_for(self, what: str) -> None:
         waiting = f"{what} waits: {self.no_quorum()}" if what else ""

@@ -424,9 +424,6 @@ class Scheduler:
         if gap > STOOD_STILL_SECONDS:
             log.warning("this node stood still for %s: all leases are renewed", span(gap))
             self.schedule.woke(now)
-        self._note_ledger()
-
-    def _note_ledger(self) -> None:
         if self._record.length != self._length:
             self._make(self.schedule.overtaken())
             self._length = self._record.length
@@ -521,6 +518,7 @@ class Scheduler:
         """
         if not changes:
             return
+        current = self._length == self._record.length
         saved = None
         try:
             saved = self._deps.guard.call("saving a decision", None, self._save_whole, changes)
@@ -532,6 +530,8 @@ class Scheduler:
                 self._deps.run_store.reread(self.run_id)
         if not saved:
             raise Unavailable("the scheduler cannot record this now: ask again")
+        if current:  # what is new in the ledger is our own, and is applied here
+            self._length = self._record.length
         failed = any(isinstance(each, LeaseEnded) and each.failed is not None for each in changes)
         parked = set(self.parked()) if failed else frozenset[Parked]()
         for change in changes:

@@ -6,19 +6,21 @@ the keepers for a term of its own; whether it gets one, they decide.
 
 import logging
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import trio
 
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.runs.record import RunRecord
+from dipaco.node.scheduler.heads import heads_of, no_quorum
 from dipaco.node.scheduler.replication import Deposed, Replication
 from dipaco.node.status.activity import RunActivity
-from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.identity import PeerId, short_peer
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.authority import scheduler_of_term
-from dipaco.protocol.work.calls import AskHead, HeadIs
+from dipaco.protocol.work.calls import HeadIs
 from dipaco.protocol.work.candidate import acts_at, next_own_term
 
 log = logging.getLogger(__name__)
@@ -116,33 +118,22 @@ class Standby:
             answers = await self._heads_of_keepers()
             if len(answers) >= quorum:
                 return
-            away = ", ".join(map(short_peer, sorted(set(keepers) - answers.keys())))
-            problem = f"no quorum: {quorum} of {len(keepers)} keepers must answer; away: {away}"
+            problem = no_quorum(quorum, keepers, set(keepers) - answers.keys())
             self.activity.say("no-quorum", problem=problem)
             await trio.sleep(self.chance.uniform(*PAUSES))
 
     async def _heads_of_keepers(self) -> dict[PeerId, HeadIs]:
-        answers: dict[PeerId, HeadIs] = {}
-        async with trio.open_nursery() as nursery:
-            for peer in self.record.keepers:
-                nursery.start_soon(self._ask, peer, answers)
+        answers = await self._heads(self.record.keepers)
         self.seen = max((self.seen, self.record.term, *(a.term for a in answers.values())))
         return answers
 
     async def _ask_others(self) -> None:
         """Ask the other schedulers where they stand, and whether they schedule."""
-        answers: dict[PeerId, HeadIs] = {}
-        async with trio.open_nursery() as nursery:
-            for peer in set(self._schedulers) - {self.me}:
-                nursery.start_soon(self._ask, peer, answers)
+        answers = await self._heads(set(self._schedulers) - {self.me})
         leading = [peer for peer, answer in answers.items() if answer.scheduling]
         self._leads = leading[0] if leading else None
         if leading:
             self._heard = trio.current_time()
 
-    async def _ask(self, peer: PeerId, answers: dict[PeerId, HeadIs]) -> None:
-        request = AskHead(run=self.record.run)
-        try:
-            answers[peer] = await self.rpc.call(peer, request, HeadIs, timeout=ASK_SECONDS)
-        except (Unavailable, Refusal, RemoteProtocolError) as error:
-            log.debug("%s does not say where it stands: %s", short_peer(peer), error)
+    async def _heads(self, peers: Iterable[PeerId]) -> dict[PeerId, HeadIs]:
+        return await heads_of(peers, self.record.run, self.rpc, timeout=ASK_SECONDS)

@@ -30,7 +30,7 @@ def checked_alone(report: Report, plan: Plan, named: Sequence[str]) -> Report:
     manifest = plan.run.manifest
     if plan.soak is not None or manifest.training.quorum is not UNSET:
         return _replayed(report, plan)
-    run = [str(plan.home_of(FIRST) / RUN_FILE)] if plan.cast.keepers else list(named)
+    run = [str(plan.home_of(FIRST) / RUN_FILE)] if plan.names.keepers else list(named)
     out = plan.home / REPORT
     _reference([*run, "--report", str(out)], Exit.OK)
     return checked(report, read_report(out))

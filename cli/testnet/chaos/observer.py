@@ -5,7 +5,7 @@ from typing import Final
 
 import trio
 
-from dipaco.cli.testnet.chaos.crew import Crew
+from dipaco.cli.testnet.chaos.executor import Executor
 from dipaco.cli.testnet.chaos.samples import growths, measure
 from dipaco.cli.testnet.chaos.trace import TRAIN, fault_report, rate, read_line
 from dipaco.cli.testnet.processes import LocalSwarm
@@ -72,18 +72,20 @@ class Observer:
                     self.samples.append(found)
             await trio.sleep(SOAK_SAMPLE_SECONDS if soaking else SAMPLE_SECONDS)
 
-    async def chaos(self, seed: int, crew: Crew, stuck: str, soak: float | None) -> Chaos:
+    async def chaos(self, seed: int, executor: Executor, stuck: str, soak: float | None) -> Chaos:
         """Return the part of the report."""
         end, trace = self.now(), tuple(self.trace)
-        heads = await _heads(crew.swarm)
-        met = [each.began for each in crew.happened.values() if each.met]
+        heads = await _heads(executor.swarm)
+        met = [each.began for each in executor.happened.values() if each.met]
         zero = next((each.time for each in trace if each.text == TRAIN), end)
         records = sum(each.what == "record" for each in trace)
         judged = growths(self.samples, least_seconds=JUDGED_SHARE * (soak or 0), records=records)
         return Chaos(
             seed=seed,
-            faults=tuple(fault_report(f, crew.happened.get(f.number), trace) for f in crew.tape),
-            applied=crew.applied,
+            faults=tuple(
+                fault_report(f, executor.happened.get(f.number), trace) for f in executor.tape
+            ),
+            applied=executor.applied,
             stuck=stuck,
             checked="not checked",
             forked=_forked(heads),
@@ -91,7 +93,7 @@ class Observer:
             before=rate(trace, zero, min(met)) if met else None,
             after=rate(trace, min(met), end) if met else None,
             growth=tuple(judged) if soak else (),
-            states=tuple(_states(crew.swarm)) if stuck else (),
+            states=tuple(_states(executor.swarm)) if stuck else (),
             happenings=trace,
             samples=tuple(self.samples),
         )

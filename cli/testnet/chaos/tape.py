@@ -20,7 +20,7 @@ MOST_FAULTS: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cast:
+class NodeNames:
     """The nodes of a network by name."""
 
     volunteers: tuple[str, ...]
@@ -62,7 +62,7 @@ class Fault:
 class _Drawing:
     """What the planner knows of the network while it draws."""
 
-    cast: Cast
+    names: NodeNames
     rng: random.Random
     up: list[str]
     """Volunteers that were never ended for good, newcomers included."""
@@ -78,10 +78,10 @@ class _Drawing:
         if order.kind == "join":
             return self.newcomers(order.count)
         if order.who == HALF:
-            nodes = list(dict.fromkeys((*self.cast.schedulers, *self.cast.keepers, *self.up)))
+            nodes = list(dict.fromkeys((*self.names.schedulers, *self.names.keepers, *self.up)))
             return tuple(sorted(self.rng.sample(nodes, len(nodes) // 2)))
         if order.who == KEEPER:
-            free = self.free(self.cast.keepers, now)
+            free = self.free(self.names.keepers, now)
             return (self.rng.choice(free),) if free else ()
         if order.who:
             return (order.who,) if self.free([order.who], now) else ()
@@ -90,7 +90,7 @@ class _Drawing:
         return tuple(sorted(self.rng.sample(free, max(0, min(order.count, most)))))
 
     def newcomers(self, count: int) -> tuple[str, ...]:
-        first = len(self.cast.volunteers) + self.joined + 1
+        first = len(self.names.volunteers) + self.joined + 1
         self.joined += count
         names = tuple(f"node-{number}" for number in range(first, first + count))
         self.up += names
@@ -110,7 +110,7 @@ class _Drawing:
 
 
 def plan(
-    orders: Sequence[Order], cast: Cast, *, seed: int, every: float | None, faults: int
+    orders: Sequence[Order], names: NodeNames, *, seed: int, every: float | None, faults: int
 ) -> tuple[Fault, ...]:
     """Return the tape.
 
@@ -119,9 +119,9 @@ def plan(
 
     Raises ConfigError for a node that is not there, and when no volunteer would live.
     """
-    _check(orders, cast)
+    _check(orders, names)
     rng = random.Random(f"dipaco/testnet/faults/{seed}")
-    drawing = _Drawing(cast, rng, list(cast.volunteers))
+    drawing = _Drawing(names, rng, list(names.volunteers))
     if every is None:
         return _by_round(orders, drawing)
     tape: list[Fault] = []
@@ -143,10 +143,8 @@ def _by_round(orders: Sequence[Order], drawing: _Drawing) -> tuple[Fault, ...]:
         several = not order.who and order.kind != "join"
         singles += [order] * (order.count if several else 1)
     ended = [order for order in singles if order.for_good and not order.who]
-    if len(ended) >= len(drawing.cast.volunteers):
-        raise ConfigError(
-            f"{ended[-1].flag}: at least one of {len(drawing.cast.volunteers)} volunteers must live"
-        )
+    if len(ended) >= (volunteers := len(drawing.names.volunteers)):
+        raise ConfigError(f"{ended[-1].flag}: at least one of {volunteers} volunteers must live")
     tape = []
     for number, order in enumerate(drawing.rng.sample(singles, len(singles)), 1):
         named = order.who or order.kind == "join"
@@ -174,14 +172,14 @@ def _fault(
     )
 
 
-def _check(orders: Sequence[Order], cast: Cast) -> None:
+def _check(orders: Sequence[Order], names: NodeNames) -> None:
     """Raise ConfigError for an order that no tape can hold."""
     for order in orders:
-        if order.who == KEEPER and not cast.keepers:
+        if order.who == KEEPER and not names.keepers:
             raise ConfigError(f"{order.flag}: this network has no keepers: give --keepers")
-        if order.who and order.who not in (*cast.all, SCHEDULER, KEEPER, HALF):
+        if order.who and order.who not in (*names.all, SCHEDULER, KEEPER, HALF):
             raise ConfigError(f"{order.flag}: no node of this network has that name")
-        if order.for_good and order.who == SCHEDULER and len(cast.schedulers) < 2:
+        if order.for_good and order.who == SCHEDULER and len(names.schedulers) < 2:
             raise ConfigError(
                 f"{order.flag}: no other node would take over: give --schedulers 2, or --restart"
             )

@@ -57,12 +57,18 @@ async def in_mid_round(kept: KeptSwarm) -> None:
     await kept.until(lambda: bool(scheduler.schedule.state.accepted))
 
 
-async def test_a_scheduler_that_dies_in_mid_round_is_followed_by_the_other(
-    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def started(swarm: Swarm, tmp_path: Path) -> KeptSwarm:
+    """Start a run with keepers and two volunteers, and wait until it is in mid-round."""
     kept = KeptSwarm(swarm, tmp_path)
     await kept.start_all("anna", "bert")
     await in_mid_round(kept)
+    return kept
+
+
+async def test_a_scheduler_that_dies_in_mid_round_is_followed_by_the_other(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = await started(swarm, tmp_path)
     final = kept.chain(SCHEDULER)
     await kept.kill(SCHEDULER)
     took = await kept.until(lambda: kept.leases(SECOND) > 0, seconds=60)
@@ -77,9 +83,7 @@ async def test_a_scheduler_that_dies_in_mid_round_is_followed_by_the_other(
 async def test_a_scheduler_that_comes_back_follows_the_one_that_took_over(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    kept = KeptSwarm(swarm, tmp_path)
-    await kept.start_all("anna", "bert")
-    await in_mid_round(kept)
+    kept = await started(swarm, tmp_path)
     await kept.kill(SCHEDULER)
     await kept.until(lambda: kept.leases(SECOND) > 0, seconds=60)
     term = kept.term(SECOND)
@@ -93,9 +97,7 @@ async def test_a_scheduler_that_comes_back_follows_the_one_that_took_over(
 async def test_a_scheduler_that_is_back_at_once_goes_on_within_five_seconds(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    kept = KeptSwarm(swarm, tmp_path)
-    await kept.start_all("anna", "bert")
-    await in_mid_round(kept)
+    kept = await started(swarm, tmp_path)
     held = kept.leases(SCHEDULER)
     await kept.kill(SCHEDULER)
     await kept.start(SCHEDULER)
@@ -108,9 +110,7 @@ async def test_a_scheduler_that_is_back_at_once_goes_on_within_five_seconds(
 async def test_one_keeper_of_three_may_die(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    kept = KeptSwarm(swarm, tmp_path)
-    await kept.start_all("anna", "bert")
-    await in_mid_round(kept)
+    kept = await started(swarm, tmp_path)
     await kept.kill("kim")
     await kept.until(lambda: kept.finished(SCHEDULER))
     assert kept.states(SCHEDULER) == await undisturbed(tmp_path)
@@ -119,9 +119,7 @@ async def test_one_keeper_of_three_may_die(
 async def test_a_keeper_that_lost_its_disk_is_repaired_from_the_others(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    kept = KeptSwarm(swarm, tmp_path)
-    await kept.start_all("anna", "bert")
-    await in_mid_round(kept)
+    kept = await started(swarm, tmp_path)
     await kept.kill("kim")
     for each in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
         (tmp_path / "kim" / each).unlink(missing_ok=True)
@@ -155,9 +153,7 @@ async def test_no_outer_step_is_taken_of_results_that_no_quorum_keeps(
         await trio.sleep_forever()
 
     monkeypatch.setattr(Replication, "keep", never)
-    kept = KeptSwarm(swarm, tmp_path)
-    await kept.start_all("anna", "bert")
-    await in_mid_round(kept)
+    kept = await started(swarm, tmp_path)
     schedule = kept.nodes[SCHEDULER].parts.request_router.schedulers[kept.run].schedule
     await kept.until(lambda: any(schedule.due_steps()))
     await trio.sleep(60)
@@ -167,9 +163,7 @@ async def test_no_outer_step_is_taken_of_results_that_no_quorum_keeps(
 async def test_a_delta_that_no_keeper_brings_is_waited_for_while_one_is_away(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    kept = KeptSwarm(swarm, tmp_path)
-    await kept.start_all("anna", "bert")
-    await in_mid_round(kept)
+    kept = await started(swarm, tmp_path)
     scheduler = kept.nodes[SCHEDULER].parts.request_router.schedulers[kept.run]
     assert isinstance(scheduler, KeptScheduler)
     accepted = scheduler.schedule.state.accepted
@@ -188,9 +182,7 @@ async def test_a_delta_that_no_keeper_brings_is_waited_for_while_one_is_away(
 async def test_without_a_quorum_leases_go_on_and_nothing_closes(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    kept = KeptSwarm(swarm, tmp_path)
-    await kept.start_all("anna", "bert")
-    await in_mid_round(kept)
+    kept = await started(swarm, tmp_path)
     await kept.kill("kim", "ken")
     await trio.sleep(300)
     stands = kept.chain(SCHEDULER)

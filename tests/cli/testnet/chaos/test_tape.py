@@ -3,10 +3,10 @@
 import pytest
 
 from dipaco.cli.testnet.chaos.grammar import parse_order
-from dipaco.cli.testnet.chaos.tape import Cast, Fault, plan
+from dipaco.cli.testnet.chaos.tape import Fault, NodeNames, plan
 from dipaco.protocol.errors import ConfigError
 
-CAST = Cast(
+CAST = NodeNames(
     volunteers=("node-1", "node-2", "node-3", "node-4"),
     schedulers=("rendezvous", "scheduler-2"),
     keepers=("keeper-1", "keeper-2", "keeper-3"),

@@ -30,7 +30,7 @@ class Cuts(Protocol):
 
 
 @dataclass(kw_only=True)
-class Crew:
+class Executor:
     """The executor of one tape."""
 
     tape: Sequence[Fault]
@@ -98,9 +98,9 @@ class Crew:
         else:
             async with trio.open_nursery() as nursery:
                 for node in found:
-                    nursery.start_soon(self._strike, fault, node)
+                    nursery.start_soon(self._apply_to, fault, node)
 
-    async def _strike(self, fault: Fault, node: LocalNode) -> None:
+    async def _apply_to(self, fault: Fault, node: LocalNode) -> None:
         """Do to one node what the fault says, and bring it back when its time is over."""
         match fault.kind:
             case "freeze":
