@@ -64,6 +64,7 @@ def containers(node: SwarmNode) -> Iterator[tuple[str, object]]:
 
 def sizes(node: SwarmNode) -> dict[str, int]:
     """Return the lengths of all that a node keeps: containers, tables, files and their bytes."""
+    node.parts.gossip._inventory()  # made when a peer asks: else chance decides what it holds
     found = {
         f"{name}.{attribute}": len(value)
         for name, part in containers(node)
