@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from dipaco.node.api.reporter import StatusReporter
-from dipaco.node.api.server import serve_api
+from dipaco.node.api.server import Ends, serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
-from dipaco.node.descriptors import connections, raise_limit, shortage
+from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
@@ -113,8 +113,8 @@ async def _live(node: Node, say: Say, stop: trio.Event) -> None:
     """Run a node that a person started: with local API and a greeting."""
     reporter = reporter_of(node, leave=stop.set)
     async with trio.open_nursery() as nursery:
-        socket = await nursery.start(serve_api, node.home, reporter)
-        await run_node(node, reporter, stop, ready=partial(_greet, node, say, str(socket)))
+        ends = await nursery.start(serve_api, node.home, reporter)
+        await run_node(node, reporter, stop, ready=partial(_greet, node, say, ends))
         nursery.cancel_scope.cancel()
 
 
@@ -140,11 +140,12 @@ async def run_node(
         serving.cancel_scope.cancel()
 
 
-def _greet(node: Node, say: Say, socket: str) -> None:
+def _greet(node: Node, say: Say, ends: Ends) -> None:
     addresses = node.transport.addresses
     say(f"listen   {'  '.join(map(str, addresses))}")
     _greet_signers(node, say)
-    say(f"ready    api unix:{socket}")
+    page = f", ui {ends.url}" if ends.url else ""
+    say(f"ready    api unix:{ends.socket}{page}")
     if addresses:
         widest = max(
             addresses, key=lambda address: address.scope
