@@ -6,22 +6,14 @@ to point here (DNS rebinding), Origin against the script of another page, and th
 """
 
 import hmac
-import os
-import secrets
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from dipaco.node.api.connection import Refused, Request
-from dipaco.node.storage.files import PRIVATE, read_file, translated, write_file
-from dipaco.protocol.errors import ConfigError
 
 HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine; the port is any, since a person may forward one from elsewhere."""
-TOKEN_BYTES = 32  # of chance: nobody guesses it
-MAX_TOKEN = 256  # characters of one that a person sets
-LEAST_TOKEN = 16  # the same
 
 
 class Access:
@@ -54,21 +46,3 @@ def _name(host: str) -> str | None:
     except ValueError:
         return None
     return parts.hostname if parts.netloc == host and "@" not in host else None
-
-
-def token_in(path: Path) -> str:
-    """Return the token in the file `path`, which is made if there is none (mode 0600).
-
-    Raises ConfigError for a file that others can read, or that holds no token.
-    """
-    if not path.exists():
-        write_file(path, f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode(), mode=PRIVATE)
-    with translated(path, "read"):
-        mode = path.stat().st_mode & 0o777
-    if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"{path} has mode {mode:04o}: make it 0600, it holds the page's token")
-    data = read_file(path, limit=MAX_TOKEN + 1).strip()
-    token = data.decode("ascii", "replace")
-    if not (LEAST_TOKEN <= len(token) <= MAX_TOKEN and token.isascii() and token.isprintable()):
-        raise ConfigError(f"{path} holds no token: remove it, then start makes a new one")
-    return token

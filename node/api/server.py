@@ -29,6 +29,7 @@ from dipaco.node.api.connection import (
     Request,
 )
 from dipaco.node.api.handler import Handler
+from dipaco.node.api.port import Port
 from dipaco.node.api.routes import route_of
 from dipaco.node.api.values import STATUS, STOP
 from dipaco.node.storage.files import Home
@@ -43,17 +44,6 @@ log = logging.getLogger(__name__)
 
 UNKNOWN_SECONDS = 10.0  # for the first request over TCP: it shows the token
 GONE: Final = (trio.BrokenResourceError, trio.TooSlowError)  # the client left, or does not read
-
-
-@dataclass(frozen=True)
-class Port:
-    """Where the API listens besides the socket."""
-
-    host: str
-    """A name or address of this machine alone."""
-    port: int
-    """0: any free one."""
-    token: str
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,8 @@ async def _listen_at(port: Port) -> Sequence[trio.SocketListener]:
         return await trio.open_tcp_listeners(port.port, host=port.host, backlog=MAX_CLIENTS)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        log.warning("no page at %s:%d: %s; choose another ui.listen", port.host, port.port, reason)
+        where = f"{port.host}:{port.port}"
+        log.warning("no local API at %s: %s; choose another ui.listen", where, reason)
         return []
 
 

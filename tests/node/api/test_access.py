@@ -16,9 +16,10 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from dipaco.node.api.access import LEAST_TOKEN, MAX_TOKEN, token_in
+from dipaco.node.api.port import LEAST_TOKEN, MAX_TOKEN, port_of, token_in
+from dipaco.node.api.port import Port as Wanted
 from dipaco.node.api.server import UNKNOWN_SECONDS, serve_api
-from dipaco.node.api.server import Port as Wanted
+from dipaco.node.config import NodeConfig, UiSection
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError
 from tests.node.api.fake_node import FakeNode
@@ -162,7 +163,7 @@ def over_tcp(place: str) -> tuple[int, bytes]:
         connection.close()
 
 
-async def test_a_port_that_is_taken_costs_the_page_alone(
+async def test_a_port_that_is_taken_costs_that_end_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -172,7 +173,7 @@ async def test_a_port_that_is_taken_costs_the_page_alone(
             ends = await nursery.start(serve_api, Home.at(tmp_path), FakeNode(), wanted)
             assert ends.url == "" and ends.socket.exists()
             nursery.cancel_scope.cancel()
-    assert f"no page at 127.0.0.1:{number}: " in caplog.text and "ui.listen" in caplog.text
+    assert f"no local API at 127.0.0.1:{number}: " in caplog.text and "ui.listen" in caplog.text
 
 
 # ------------------------------------------------------------------------------ the token's file
@@ -211,3 +212,29 @@ def test_a_token_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="make it 0600"):
         token_in(path)
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("127.0.0.1:7397", ("127.0.0.1", 7397)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:80", ("localhost", 80)),
+    ],
+)
+def test_the_port_is_that_of_the_configuration(
+    tmp_path: Path, listen: str, expected: tuple[str, int]
+) -> None:
+    home = Home.at(tmp_path)
+    config = NodeConfig(home=tmp_path, ui=UiSection(listen=listen))
+    port = port_of(config, home)
+    assert port is not None and port.token == token_in(home.token)
+    assert (port.host, port.port) == expected
+    own = NodeConfig(home=tmp_path, ui=UiSection(listen=listen, token="t" * LEAST_TOKEN))
+    assert port_of(own, home) == Wanted(port.host, port.port, "t" * LEAST_TOKEN)
+
+
+def test_without_a_port_no_token_is_made(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    assert port_of(NodeConfig(home=tmp_path, ui=UiSection(listen="")), home) is None
+    assert not home.token.exists()
