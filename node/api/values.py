@@ -12,6 +12,7 @@ from dipaco.protocol.errors import Unavailable
 
 STATUS: Final = "/v1/status"
 LEDGER: Final = "/v1/ledger"
+STREAM: Final = "/v1/stream"
 STOP: Final = "/v1/stop"
 FETCH: Final = "/v1/fetch"
 
@@ -22,6 +23,10 @@ MAX_REPLY = 32 << 20  # bytes; the ledger of 1,000 rounds of 64 modules has 6 MB
 
 class NoDaemon(Unavailable):
     """No daemon answers in this home: a command ends with its own exit code."""
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query of a target that takes none."""
 
 
 class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,5 +116,7 @@ FetchEvent = Fetching | Fetched | FetchFailed
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """The body of every answer whose status is 400 or more."""
 
+    code: int
+    """The answer's status."""
     error: str
     """One line."""
