@@ -159,5 +159,10 @@ def _configure(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger(OURS).setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(capture=True)  # they would be written, and waited for, past the handler
+
+
+def set_level(level: str) -> None:
+    """Write lines of this program from `level` on."""
+    logging.getLogger(OURS).setLevel(level.upper())

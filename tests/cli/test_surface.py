@@ -17,8 +17,8 @@ SURFACE = {
     "--idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
-    "--on-battery --rendezvous --run --signer --threads --train --ui-listen --verify "
-    "--whole-files",
+    "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
+    "--until --verify --whole-files",
     "stop": "--home --now",
     "status": "--home --json",
     "run init": "OUT --data --grid --text-field",
