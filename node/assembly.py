@@ -254,8 +254,10 @@ def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:
     return (disk,)
 
 
-def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
-    """Return what answers the local API; `leave` begins to end the node."""
+def reporter_of(
+    node: Node, *, leave: Callable[[], None], restart: Callable[[], None] = lambda: None
+) -> StatusReporter:
+    """Return what answers the local API; `leave` begins to end the node, after `restart` anew."""
     return StatusReporter(
         version=VERSION,
         me=node.me,
@@ -270,6 +272,7 @@ def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
         storage=node.storage,
         schedulers=node.request_router.schedulers,
         leave=leave,
+        restart=restart,
         started=time.time(),
     )
 

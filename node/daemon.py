@@ -15,7 +15,7 @@ import trio
 
 from dipaco.node.api.clients import MAX_CLIENTS
 from dipaco.node.api.port import port_of
-from dipaco.node.api.reporter import StatusReporter
+from dipaco.node.api.reporter import RESTART, StatusReporter
 from dipaco.node.api.server import Ends, serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
@@ -55,6 +55,8 @@ class Process:
     """Prints one line for the person who started it."""
     stay: Stay
     stop: trio.Event = field(default_factory=trio.Event)
+    code: int = 0
+    """The exit code."""
     service: ServiceManager = field(default_factory=ServiceManager)
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
@@ -70,6 +72,10 @@ class Process:
         log.log(logging.WARNING if reread.fault else logging.INFO, "%s", reread)
         set_level(self.config.log.level)
 
+    def restart(self) -> None:
+        """End with the exit code that has a service started again."""
+        self.code = RESTART
+
     def actions(self) -> Actions:
         """Return what signals do."""
         return Actions(
@@ -82,7 +88,7 @@ class Process:
 
 
 async def run_daemon(live: LiveConfig, say: Say, stay: Stay = FOREVER) -> int:
-    """Run a node until a signal, `stop` or the end of its stay; returns 0.
+    """Run a node until a signal, `stop` or the end of its stay; returns its exit code.
 
     say   prints one line for the person who started it.
 
@@ -102,7 +108,7 @@ async def run_daemon(live: LiveConfig, say: Say, stay: Stay = FOREVER) -> int:
             home.clear_temporary()
             await _open(process, settings, home, limit)
         nursery.cancel_scope.cancel()
-    return 0
+    return process.code
 
 
 async def _open(process: Process, settings: WorkerSettings, home: Home, limit: int) -> None:
@@ -146,7 +152,8 @@ async def _live(node: Node, process: Process, most: int) -> None:
 
     most   clients of each end of the API.
     """
-    reporter, port = reporter_of(node, leave=process.stop.set), port_of(node.config, node.home)
+    reporter = reporter_of(node, leave=process.stop.set, restart=process.restart)
+    port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))

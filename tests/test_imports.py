@@ -42,7 +42,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "cli": (
         {"answers", "exits", "options"},
         {"views"},
-        {"testnet", "inputs"},
+        {"testnet", "inputs", "service_units"},
         {"commands"},
         {"main"},
         {"entry"},

@@ -19,7 +19,7 @@ SURFACE = {
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
     "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
-    "stop": "--home --now",
+    "stop": "--home --now --restart",
     "status": "--home --json",
     "run init": "OUT --data --grid --text-field",
     "run create": "FILE --force --home --json --key --out --owner",
@@ -54,6 +54,9 @@ SURFACE = {
     "config path": "--home",
     "config check": "--home --json",
     "config edit": "--home",
+    "service install": "--home --print --system",
+    "service uninstall": "--system",
+    "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
     "completion": "SHELL",
@@ -80,6 +83,7 @@ LIGHT_COMMANDS = (
     ["config", "show", "--home", "HOME"],
     ["config", "check", "--home", "HOME"],
     ["config", "set", "log.level", "debug", "--home", "HOME"],
+    ["service", "install", "--print", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],
