@@ -6,7 +6,7 @@ handle: a Refusal, a bug. A full disk pauses it.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,6 +28,7 @@ from dipaco.node.logs import set_level
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
+from dipaco.node.roles.rehearsal import rehearse
 from dipaco.node.roles.run import run_roles, trains
 from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 FOREVER = Stay()
 GRACE_SECONDS = 5.0  # for goodbyes; the whole exit has 10
 Say = Callable[[str], None]
+Work = Callable[[Node, StatusReporter], Awaitable[None]]
 
 
 @dataclass
@@ -164,8 +166,15 @@ async def _live(node: Node, process: Process, most: int) -> None:
             _greet(node, process.say, ends)
             process.service.ready()
 
-        await run_node(node, reporter, process.stop, ready=ready)
+        work = partial(_rehearse, process=process) if process.stay.dry_run else run_roles
+        await run_node(node, reporter, process.stop, ready=ready, work=work)
         nursery.cancel_scope.cancel()
+
+
+async def _rehearse(node: Node, reporter: StatusReporter, process: Process) -> None:
+    """Do a dry run, and leave."""
+    await rehearse(node, reporter, process.say)
+    process.stop.set()
 
 
 async def _tell_manager(node: Node, process: Process) -> None:
@@ -186,7 +195,12 @@ async def _end_stay(node: Node, process: Process) -> None:
 
 
 async def run_node(
-    node: Node, reporter: StatusReporter, stop: trio.Event, *, ready: Callable[[], None]
+    node: Node,
+    reporter: StatusReporter,
+    stop: trio.Event,
+    *,
+    ready: Callable[[], None],
+    work: Work = run_roles,
 ) -> None:
     """Run a node's network and its work until `stop`; `ready` is called when both have begun.
 
@@ -198,7 +212,7 @@ async def run_node(
         serving.start_soon(_announce, node)
         ready()
         async with trio.open_nursery() as working:
-            working.start_soon(run_roles, node, reporter)
+            working.start_soon(work, node, reporter)
             await stop.wait()
             node.activity.say("stopping")
             working.cancel_scope.cancel()
