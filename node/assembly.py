@@ -35,6 +35,7 @@ from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.scheduler.retention import blobs_needed_at_start
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
+from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
@@ -149,7 +150,8 @@ def assemble(
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
-    activity = Activity(worked=storage.look_soon, sums=sums)
+    event_log = EventLog(home.events)
+    activity = Activity(worked=storage.look_soon, sums=sums, event_log=event_log)
     request_router = RequestRouter()
     disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
     reputation = Reputation(transport, exempt=config.node.exempt_prefixes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dipaco.node.api.clients import MAX_CLIENTS
-from dipaco.node.api.port import port_of
+from dipaco.node.api.port import Port, port_of
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.api.server import Ends, serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
@@ -30,6 +30,7 @@ from dipaco.node.network.identity import load_or_new_identity, save_identity
 from dipaco.node.roles.run import run_roles, trains
 from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
+from dipaco.node.status.log_lines import listening
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.mark import check_mark
@@ -117,8 +118,16 @@ async def _live(node: Node, say: Say, stop: trio.Event, most: int) -> None:
     most   clients of each end of the API.
     """
     reporter, port = reporter_of(node, leave=stop.set), port_of(node.config, node.home)
+    with listening(reporter.log_lines):
+        await _serve(node, reporter, port, say, stop, most)
+
+
+async def _serve(
+    node: Node, reporter: StatusReporter, port: Port | None, say: Say, stop: trio.Event, most: int
+) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
+        node.activity.event_log.add("node", "started", f"version {VERSION}, process {os.getpid()}")
         await run_node(node, reporter, stop, ready=partial(_greet, node, say, ends))
         nursery.cancel_scope.cancel()
 

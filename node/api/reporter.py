@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import trio
 from msgspec.structs import replace
 
 from dipaco.node.api.evaluations import evaluation_view
@@ -17,6 +19,7 @@ from dipaco.node.api.values import LedgerView
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.table import EVALUATE
+from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
@@ -41,6 +44,9 @@ from dipaco.node.status.document import (
     RunStatus,
     Status,
 )
+from dipaco.node.status.event_log import EventLog, latest_tasks, page_of
+from dipaco.node.status.events import EventPage, TaskPage
+from dipaco.node.status.log_lines import LogLines
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.routing.labels import SCORE_BYTES
@@ -75,6 +81,24 @@ class StatusReporter:
     """The runs that this node takes part in."""
     started: float = 0.0
     """Unix time, seconds."""
+    log_lines: LogLines = field(default_factory=LogLines)
+    in_thread: InThread = trio.to_thread.run_sync
+    _since: dict[PeerId, float] = field(default_factory=dict)
+    """Since when each peer is connected, Unix time, seconds."""
+
+    def __post_init__(self) -> None:
+        self.transport.watch(self._on_peer)
+
+    def _on_peer(self, peer: PeerId, connected: bool) -> None:
+        if connected:
+            self._since[peer] = time.time()
+        else:
+            self._since.pop(peer, None)
+
+    @property
+    def event_log(self) -> EventLog:
+        """The node's events."""
+        return self.activity.event_log
 
     @property
     def run(self) -> RunRecord | None:
@@ -150,6 +174,18 @@ class StatusReporter:
         holders = tuple(PeerId(peer) for peer in record.manifest.schedule.schedulers)
         await self.exchange.fetch(digest, length=length, holders=holders, progress=on_progress)
         return length
+
+    async def events(self, after: int, since: float, most: int) -> EventPage:
+        """Return some events of the journal."""
+        read = partial(page_of, self.home.events, after, since, most + 1)
+        found = await self.in_thread(read)
+        return EventPage(events=tuple(found[:most]), more=len(found) > most)
+
+    async def tasks(self, most: int) -> TaskPage:
+        """Return the tasks in work, and the last that ended."""
+        ended = await self.in_thread(partial(latest_tasks, self.home.events, most))
+        working = self.activity.tasks.working
+        return TaskPage(tasks=(*working, *ended)[:most])
 
     # ------------------------------------------------------------------ parts of the document
 
@@ -256,10 +292,14 @@ class StatusReporter:
 
     def _peer(self, peer: PeerId) -> PeerStatus:
         seconds = self.liveness.round_trips.get(peer)
+        sent, received = self.transport.traffic.by_peer.get(peer, (0, 0))
         return PeerStatus(
             id=peer,
             address=self.transport.remote_ip(peer) or "",
             rtt_ms=None if seconds is None else 1000 * seconds,
+            since=self._since.get(peer),
+            sent=sent,
+            received=received,
         )
 
     def _cache(self) -> CacheStatus:

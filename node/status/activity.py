@@ -23,6 +23,8 @@ from dipaco.node.status.document import (
     reason,
     state_of,
 )
+from dipaco.node.status.event_log import EventLog
+from dipaco.node.status.tasks import Tasks
 from dipaco.node.status.totals import Sums
 from dipaco.protocol.numbers import amount, span
 from dipaco.protocol.wire.digest import Digest
@@ -83,6 +85,7 @@ class CurrentState:
         known = self._beside.get(code)
         if known is None and self.own_reason.code != code:
             log.info("%s: %s", new.code, new.text)
+            self._note(self.own_state, new)
         self._beside[code] = replace(new, since=known.since) if known else new
 
     def no_longer(self, code: str) -> None:
@@ -90,6 +93,9 @@ class CurrentState:
         ended = self._beside.pop(code, None)
         if ended is not None:
             log.info("%s: over after %s", code, span(time.time() - ended.since))
+
+    def _note(self, state: State, new: Reason) -> None:
+        """Write down a reason that begins to hold."""
 
     @property
     def own_reasons(self) -> tuple[Reason, ...]:
@@ -107,6 +113,8 @@ class CurrentState:
             quiet = state in _STEPS or new.code in _QUIET
             level = logging.DEBUG if quiet else logging.INFO
             log.log(level, "state %s: %s", new.code, new.text)
+            if not quiet:
+                self._note(state, new)
         self.own_state, self.own_reason = state, new
         self._entered(self)
 
@@ -114,9 +122,9 @@ class CurrentState:
 class RunActivity(CurrentState):
     """What the node does for one run, and what it knows of the others' work."""
 
-    def __init__(self, node: "Activity") -> None:
+    def __init__(self, node: "Activity", run: Digest) -> None:
         super().__init__(node.entered)
-        self._node = node
+        self._node, self._run = node, run.hex()
         self.task: TaskStatus | None = None
         self.verdict: Verdict = "unverified"
         self.stage = ""
@@ -127,6 +135,9 @@ class RunActivity(CurrentState):
         """The leases and results of all peers, as the run's scheduler told last."""
         self.held_time: float | None = None
         """When it told, Unix time, seconds; None: never."""
+
+    def _note(self, state: State, new: Reason) -> None:
+        self._node.event_log.add("state", new.code, new.text, run=self._run, state=state)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -139,6 +150,11 @@ class RunActivity(CurrentState):
         """The node's sums."""
         return self._node.sums
 
+    @property
+    def tasks(self) -> Tasks:
+        """The node's tasks."""
+        return self._node.tasks
+
     def learn(self, held: tuple[Held, ...]) -> None:
         """Take up what the run's scheduler tells of the others' work."""
         self.held, self.held_time = held, time.time()
@@ -148,12 +164,18 @@ class Activity(CurrentState):
     """The states of a node and of its runs, the time spent in every stage, and the sums."""
 
     def __init__(
-        self, *, worked: Callable[[], None] = lambda: None, sums: Sums | None = None
+        self,
+        *,
+        worked: Callable[[], None] = lambda: None,
+        sums: Sums | None = None,
+        event_log: EventLog | None = None,
     ) -> None:
         """Set the hook `worked`, which is called at the end of every timed piece of work."""
         super().__init__(self.entered)
         self._worked = worked
         self.sums = sums or Sums()
+        self.event_log = event_log or EventLog()
+        self.tasks = Tasks(self.event_log)
         self.runs: dict[Digest, RunActivity] = {}
         self._latest: CurrentState = self
         self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
@@ -161,8 +183,11 @@ class Activity(CurrentState):
     def of(self, run: Digest) -> RunActivity:
         """Return the activity of a run."""
         if run not in self.runs:
-            self.runs[run] = RunActivity(self)
+            self.runs[run] = RunActivity(self, run)
         return self.runs[run]
+
+    def _note(self, state: State, new: Reason) -> None:
+        self.event_log.add("state", new.code, new.text, state=state)
 
     def entered(self, told: CurrentState) -> None:
         """Note which state was told last."""
