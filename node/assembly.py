@@ -13,8 +13,9 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.keeper.service import KeeperService
-from dipaco.node.limits.disk import DiskLimit, free_bytes
-from dipaco.node.limits.gate import Gate, Limit
+from dipaco.node.limits.disk import Disk, DiskLimit, free_bytes
+from dipaco.node.limits.gate import Gate
+from dipaco.node.limits.values import Limit
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
@@ -93,7 +94,7 @@ class Node:
     request_router: RequestRouter
     keeper: KeeperService
     verifier: Verifier
-    disk: DiskLimit
+    disk: Disk
     gate: Gate
     """Of the volunteer's work."""
     storage: StorageMeter
@@ -151,7 +152,7 @@ def assemble(
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
     activity = Activity(worked=storage.look_soon, sums=sums)
     request_router = RequestRouter()
-    disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
+    disk = Disk(partial(free_bytes, home.root))
     reputation = Reputation(transport, exempt=config.node.exempt_prefixes)
     seeds = frozenset(address.peer for address in config.node.bootstrap)
     reputation.vouch(seeds.__contains__)
@@ -199,7 +200,7 @@ def assemble(
         request_router=request_router,
         keeper=keeper,
         disk=disk,
-        gate=Gate(activity, limits_of(disk)),
+        gate=Gate(activity, limits_of(config), disk.observed),
         storage=storage,
         verifier=Verifier(
             key=key,
@@ -249,9 +250,9 @@ def claims_of(
     return claims
 
 
-def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:
-    """Return the limits on a volunteer's work, in the order in which they are asked."""
-    return (disk,)
+def limits_of(config: NodeConfig) -> tuple[Limit, ...]:
+    """Return the limits on a volunteer's work."""
+    return (DiskLimit(config.storage.min_free),)
 
 
 def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:

@@ -113,7 +113,7 @@ async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
         await volunteer.run()
         stay.ended.set()
     except DiskFull as full:
-        node.disk.note(full, trio.current_time())
+        node.disk.note(full)
     except DipacoError as error:
         stay.error = error
         stay.ended.set()

@@ -64,6 +64,8 @@ class CurrentState:
         self._entered = entered
         self.own_state: State = "starting"
         self.own_reason: Reason = reason("starting", time.time())
+        self._others: tuple[Reason, ...] = ()
+        """What pauses the work, too."""
         self._beside: dict[str, Reason] = {}
 
     def say(self, code: str, **values: object) -> None:
@@ -73,9 +75,9 @@ class CurrentState:
         """
         self._enter(state_of(code), reason(code, time.time(), **values))
 
-    def pause(self, code: str, text: str) -> None:
-        """Enter the state `paused` for a limit's reason (`limits/gate.py`)."""
-        self._enter("paused", Reason(code=code, text=text, since=time.time()))
+    def pause(self, first: Reason, *others: Reason) -> None:
+        """Enter the state `paused` for the reasons of limits (`limits/gate.py`)."""
+        self._enter("paused", first, others)
 
     def say_beside(self, code: str, **values: object) -> None:
         """Add a reason that holds while the work goes on; its text is logged once."""
@@ -95,9 +97,9 @@ class CurrentState:
     def own_reasons(self) -> tuple[Reason, ...]:
         """The reason of the state, then those beside it."""
         beside = (each for code, each in self._beside.items() if code != self.own_reason.code)
-        return (self.own_reason, *beside)
+        return (self.own_reason, *self._others, *beside)
 
-    def _enter(self, state: State, new: Reason) -> None:
+    def _enter(self, state: State, new: Reason, others: tuple[Reason, ...] = ()) -> None:
         beside = self._beside.get(new.code)
         if new.code == self.own_reason.code:
             new = replace(new, since=self.own_reason.since)
@@ -107,7 +109,7 @@ class CurrentState:
             quiet = state in _STEPS or new.code in _QUIET
             level = logging.DEBUG if quiet else logging.INFO
             log.log(level, "state %s: %s", new.code, new.text)
-        self.own_state, self.own_reason = state, new
+        self.own_state, self.own_reason, self._others = state, new, others
         self._entered(self)
 
 

@@ -97,6 +97,8 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time, seconds."""
     until: float | None = None
     """When the node tries again, Unix time, seconds; null: no time is set."""
+    cure: str = ""
+    """What would end a pause, in words: an event or a command; empty: the text says all."""
 
 
 class _Sentence(Formatter):
