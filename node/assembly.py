@@ -13,9 +13,19 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.keeper.service import KeeperService
+from dipaco.node.limits.apps import AppsLimit
+from dipaco.node.limits.battery import BatteryLimit
+from dipaco.node.limits.bus import Bus
 from dipaco.node.limits.disk import Disk, DiskLimit, free_bytes
 from dipaco.node.limits.gate import Gate
+from dipaco.node.limits.heat import HeatLimit
+from dipaco.node.limits.hours import HoursLimit
+from dipaco.node.limits.in_use import UseLimit
+from dipaco.node.limits.memory import MemoryLimit
+from dipaco.node.limits.metered import MeteredLimit
+from dipaco.node.limits.order import OrderLimit, Orders
 from dipaco.node.limits.values import Limit
+from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
@@ -95,6 +105,7 @@ class Node:
     keeper: KeeperService
     verifier: Verifier
     disk: Disk
+    orders: Orders
     gate: Gate
     """Of the volunteer's work."""
     storage: StorageMeter
@@ -137,9 +148,17 @@ def assemble(
     worker: JobRunner,
     transport: Transport,
     *,
+    device: str = "cpu",
     in_thread: InThread = trio.to_thread.run_sync,
+    bus: Bus | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Node:
-    """Make every part of a node; none of them runs yet."""
+    """Make every part of a node; none of them runs yet.
+
+    device   that the worker trains on.
+    bus      of this machine, asked for use and network [the system bus].
+    clock    returns Unix time, seconds.
+    """
     guard = transport.guard
     run_store = RunStore(journal, peer_id(key), guard=guard)
     blobs = BlobStore(home.blobs)
@@ -152,7 +171,19 @@ def assemble(
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
     activity = Activity(worked=storage.look_soon, sums=sums)
     request_router = RequestRouter()
-    disk = Disk(partial(free_bytes, home.root))
+    disk, orders = Disk(partial(free_bytes, home.root)), Orders(home.root, clock=clock)
+    watch = Watch(
+        config,
+        orders,
+        disk,
+        lambda: worker.pids,
+        device=device,
+        in_thread=in_thread,
+        bus=bus,
+        clock=clock,
+    )
+    gate = Gate(activity, limits_of(config), watch.observed, look=watch.look, clock=clock)
+    orders.changed = gate.changed
     reputation = Reputation(transport, exempt=config.node.exempt_prefixes)
     seeds = frozenset(address.peer for address in config.node.bootstrap)
     reputation.vouch(seeds.__contains__)
@@ -200,7 +231,8 @@ def assemble(
         request_router=request_router,
         keeper=keeper,
         disk=disk,
-        gate=Gate(activity, limits_of(config), disk.observed),
+        orders=orders,
+        gate=gate,
         storage=storage,
         verifier=Verifier(
             key=key,
@@ -252,7 +284,19 @@ def claims_of(
 
 def limits_of(config: NodeConfig) -> tuple[Limit, ...]:
     """Return the limits on a volunteer's work."""
-    return (DiskLimit(config.storage.min_free),)
+    when, network = config.when, config.network
+    chosen: tuple[tuple[bool, Limit], ...] = (
+        (True, OrderLimit()),
+        (True, MemoryLimit()),
+        (True, DiskLimit(config.storage.min_free)),
+        (bool(when.hours), HoursLimit(when.hours)),
+        (bool(when.exclusive_apps), AppsLimit()),
+        (when.idle_only, UseLimit(when.idle_minutes)),
+        (not when.on_battery, BatteryLimit()),
+        (network.metered == "pause", MeteredLimit()),
+        (True, HeatLimit(config.compute.max_temp_c)),
+    )
+    return tuple(limit for wanted, limit in chosen if wanted)
 
 
 def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:

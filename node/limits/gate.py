@@ -33,12 +33,17 @@ class Gate:
         limits: tuple[Limit, ...],
         observe: Callable[[], Observed],
         *,
+        look: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Ask `limits` with what `observe` returns from memory; `clock` gives Unix time."""
+        """Ask `limits` with what `observe` returns from memory.
+
+        look    reads anew what `observe` returns, as far as it is due.
+        clock   returns Unix time, seconds.
+        """
         self._activity = activity
         self._limits = limits
-        self._observe = observe
+        self._observe, self._look = observe, look
         self._clock = clock
         self._closed: dict[Limit, Closed] = {}
         self._since: dict[str, float] = {}
@@ -72,17 +77,35 @@ class Gate:
 
     async def wait_open(self) -> bool:
         """Wait until the gate is open; returns whether it was closed before."""
-        await trio.lowlevel.checkpoint()
         waited = self.closed is not None
-        while not self._check():
-            waited = True
-            await self._until_next_check()
-        return waited
+        while True:
+            looked = await self._looked()
+            if not self._check():
+                waited = True
+                await self._until_next_check()
+            elif looked:
+                return waited
 
     async def _cancel_once_closed(self, scope: trio.CancelScope) -> None:
         while self._check():
             await self._until_next_check()
+            await self._looked()
         scope.cancel()
+
+    async def _looked(self) -> bool:
+        """Look at the machine; return whether nothing was told meanwhile that cut it short."""
+        looked = False
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await self.changed.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            await self._look()
+            looked = True
+            nursery.cancel_scope.cancel()
+        return looked
 
     def _check(self) -> bool:
         """Ask the limits; returns whether the gate is open, and reports a closed one."""

@@ -51,9 +51,11 @@ class Observed:
     """Time since the last input of a person."""
     on_battery: bool | None = None
     metered: bool | None = None
+    """Whether the connection is paid by traffic."""
     apps: tuple[str, ...] = ()
     """Programs that run now, of those that the configuration lists."""
-    gpu_celsius: float | None = None
+    celsius: float | None = None
+    """Temperature of the device that trains."""
     memory: Memory | None = None
 
 
@@ -71,6 +73,8 @@ class Closed:
     """Unix time, seconds; None: since the gate first met it."""
     until: float | None = None
     """Unix time at which the gate opens by itself, seconds; None: no time is known."""
+    quiet: bool = False
+    """Whether the node also sends and fetches no blobs meanwhile."""
 
     def __str__(self) -> str:
         """Return the text for a person, or for the scheduler that gets the lease back."""

@@ -60,6 +60,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "begun": ("training", "{work}: begun"),
     "task": ("training", "{work}{progress}"),
     "submitting": ("training", "hands in {work}"),
+    "finishing": ("training", "no new lease; paused when the one in hand has ended"),
     "outer-step": ("training", "outer step of {module}, round {round}"),
     "asking": ("waiting", "asks {scheduler} for work"),
     "no-lease": ("waiting", "{why}, asks again within {wait:span}"),
