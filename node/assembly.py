@@ -46,6 +46,7 @@ from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.scheduler.retention import blobs_needed_at_start
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
+from dipaco.node.status.history import History
 from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
@@ -137,6 +138,7 @@ class Node:
             self.dialer.run,
             self.storage.run,
             self.activity.sums.run,
+            self.activity.history.run,
         )
 
 
@@ -169,7 +171,8 @@ def assemble(
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
-    activity = Activity(worked=storage.look_soon, sums=sums)
+    history = History(home.root, clock=clock)
+    activity = Activity(worked=storage.look_soon, sums=sums, history=history)
     request_router = RequestRouter()
     disk, orders = Disk(partial(free_bytes, home.root)), Orders(home.root, clock=clock)
     watch = Watch(
@@ -315,6 +318,7 @@ def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
         storage=node.storage,
         schedulers=node.request_router.schedulers,
         leave=leave,
+        orders=node.orders,
         started=time.time(),
     )
 
