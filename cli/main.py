@@ -40,6 +40,7 @@ COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the f
     "testnet": "testnet",
     "reference": "reference",
     "compare": "compare",
+    "config": "config",
     "id": "id_",
     "key": "key",
     "completion": "completion",

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dipaco.node.api.clients import MAX_CLIENTS
+from dipaco.node.api.port import port_of
 from dipaco.node.api.reporter import StatusReporter
-from dipaco.node.api.server import serve_api
+from dipaco.node.api.server import Ends, serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
-from dipaco.node.descriptors import connections, raise_limit, shortage
+from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
@@ -62,7 +64,7 @@ async def run_daemon(config: NodeConfig, say: Say) -> int:
         home = Home.at(config.home)
         with home.held():
             home.clear_temporary()
-            await _open(config, settings, home, say, stop, connections(limit, MOST_CONNECTIONS))
+            await _open(config, settings, home, say, stop, limit)
         nursery.cancel_scope.cancel()
     return 0
 
@@ -73,11 +75,11 @@ async def _open(
     home: Home,
     say: Say,
     stop: trio.Event,
-    most: int,
+    limit: int,
 ) -> None:
     """Open all that the node of a held home needs, run it, and close all.
 
-    most   connections.
+    limit   of open files.
     """
     on_log = partial(log.info, "worker: %s")
     worker, device = Worker(settings, on_log), None
@@ -96,7 +98,7 @@ async def _open(
             key,
             listen=config.node.listen,
             announce=config.node.announce,
-            most=most,
+            most=connections(limit, MOST_CONNECTIONS),
             exempt=config.node.exempt_prefixes,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
@@ -104,18 +106,21 @@ async def _open(
             node = assemble(config, home, key, journal, pool, transport, device=trains_on)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.end_idle)
-                await _live(node, say, stop)
+                await _live(node, say, stop, clients(limit, MAX_CLIENTS))
                 nursery.cancel_scope.cancel()
     finally:
         journal.close()
 
 
-async def _live(node: Node, say: Say, stop: trio.Event) -> None:
-    """Run a node that a person started: with local API and a greeting."""
-    reporter = reporter_of(node, leave=stop.set)
+async def _live(node: Node, say: Say, stop: trio.Event, most: int) -> None:
+    """Run a node that a person started: with local API and a greeting.
+
+    most   clients of each end of the API.
+    """
+    reporter, port = reporter_of(node, leave=stop.set), port_of(node.config, node.home)
     async with trio.open_nursery() as nursery:
-        socket = await nursery.start(serve_api, node.home, reporter)
-        await run_node(node, reporter, stop, ready=partial(_greet, node, say, str(socket)))
+        ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
+        await run_node(node, reporter, stop, ready=partial(_greet, node, say, ends))
         nursery.cancel_scope.cancel()
 
 
@@ -141,11 +146,12 @@ async def run_node(
         serving.cancel_scope.cancel()
 
 
-def _greet(node: Node, say: Say, socket: str) -> None:
+def _greet(node: Node, say: Say, ends: Ends) -> None:
     addresses = node.transport.addresses
     say(f"listen   {'  '.join(map(str, addresses))}")
     _greet_signers(node, say)
-    say(f"ready    api unix:{socket}")
+    port = f"  {ends.url}" if ends.url else ""
+    say(f"ready    api unix:{ends.socket}{port}")
     if addresses:
         widest = max(
             addresses, key=lambda address: address.scope

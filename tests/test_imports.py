@@ -25,6 +25,8 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"condition", "descriptors", "hours", "quantities", "storage"},
         {"network"},
         {"config"},
+        {"settings"},
+        {"config_file"},
         {"jobs", "logs"},
         {"aggregation", "data", "status"},
         {"limits"},
@@ -38,7 +40,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"daemon"},
     ),
     "cli": (
-        {"exits", "options"},
+        {"answers", "exits", "options"},
         {"views"},
         {"testnet", "inputs"},
         {"commands"},
