@@ -42,6 +42,7 @@ class Exchange:
     ) -> None:
         """prefix: returns the IP prefix by which a peer is counted; empty: it is not counted."""
         self._guard = transport.guard
+        self._caps = transport.caps
         self._reputation = reputation
         self._blobs = blobs
         self._prefix = prefix
@@ -147,7 +148,7 @@ class Exchange:
         if fetch is None:
             if self._nursery is None:
                 raise Unavailable("the exchange of blobs is not running")
-            fetch = self._fetches[digest] = Fetch(digest, length, limit, kind)
+            fetch = self._fetches[digest] = Fetch(digest, length, limit, kind, self._caps.holders)
             self._nursery.start_soon(self._run_fetch, fetch)
         fetch.name(holders, last)
         if progress is not None:
