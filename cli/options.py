@@ -76,6 +76,17 @@ def json_text(value: object) -> str:
     return json.dumps(msgspec.to_builtins(value))
 
 
+def parameter_of(key: str) -> str:
+    """Return the name of the parameter of `start` that sets a key; its flag has dashes.
+
+    `ui.token` has none: other users of a machine can read its command lines.
+    """
+    section, _, name = key.partition(".")
+    if section in ("log", "ui"):  # level, file, listen: too short alone
+        return f"{section}_{name}"
+    return {"run.id": "run", "run.signers": "signer"}.get(key, name)
+
+
 def home_option(command: F) -> F:
     """Add `--home DIR`."""
     return click.option(

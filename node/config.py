@@ -4,8 +4,8 @@ They never go on the wire, and a manifest cannot set them. Precedence: flag > en
 `config.toml` in the home folder > default. A setting has the same name everywhere:
 `[storage] max_shards` in the file, `DIPACO_STORAGE_MAX_SHARDS` in the environment, `--max-shards`
 as a flag. An unknown key or `DIPACO_*` variable is an error that names the nearest known one. A
-size without a unit is an error too. Lists in the environment are separated by commas. The daemon
-honours every key here.
+size or rate without a unit is an error too. Lists in the environment are separated by commas, hours
+by semicolons. The daemon honours every key here.
 """
 
 import ipaddress
@@ -19,7 +19,9 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from dipaco.node.hours import Hours, parse_hours
 from dipaco.node.network.seats import Network
+from dipaco.node.quantities import MemoryBound, parse_memory, parse_rate, parse_size
 from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.routing.policy import POLICY_PATTERN
@@ -32,12 +34,7 @@ FILE_NAME = "config.toml"
 HOME_VARIABLE = "DIPACO_HOME"
 PREFIX = "DIPACO_"
 MAX_QUOTED = 200  # characters of a value in a message
-SIZE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
-}
+MAX_PORT = 65535
 
 Device = Annotated[
     str,
@@ -62,6 +59,30 @@ RunName = Annotated[
         max_length=64,
         pattern=r"^[a-z0-9._-]*\Z",
         description="a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
+    ),
+]
+AppName = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        pattern=r"^[^/\x00-\x1f]+\Z",
+        description="the name of a program without its folder",
+    ),
+]
+LoopbackAddress = Annotated[
+    str,
+    Meta(
+        max_length=32,
+        pattern=r"^(|(127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5})\Z",
+        description="a loopback address such as 127.0.0.1:7397, or empty",
+    ),
+]
+UiToken = Annotated[
+    str,
+    Meta(
+        max_length=128,
+        pattern=r"^(|[A-Za-z0-9_-]{16,})\Z",
+        description="16 to 128 letters, digits, '_' and '-', or empty",
     ),
 ]
 
@@ -136,10 +157,48 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
     """Added to the worker's niceness, so that other programs run first."""
 
+    max_ram: MemoryBound = MemoryBound(percent=75)
+    """The worker's memory at most: a share of what this machine has, or a size."""
+    duty: Annotated[int, Meta(ge=1, le=100)] = 100
+    """Percent of the time in which the worker computes; below 100 it rests between steps."""
+    max_temp_c: Annotated[int, Meta(ge=40, le=120)] = 83
+    """Degrees Celsius of the GPU or CPU above which no work runs; on again 5 below."""
+
     @property
     def torch_threads(self) -> int:
         """Threads of torch on the CPU; more than one may change the last bits of a result."""
         return self.threads or max(1, (os.cpu_count() or 1) - 1)
+
+
+class WhenSection(Section, frozen=True, kw_only=True):
+    """`[when]`: when work may run on this machine."""
+
+    hours: tuple[Hours, ...] = ()
+    """Spans of the week in local time; empty: always."""
+    idle_only: bool = False
+    """Only while nobody uses the machine."""
+    idle_minutes: Annotated[int, Meta(ge=1, le=1440)] = 3
+    """Minutes without use after which the machine counts as idle."""
+    on_battery: bool = False
+    """Whether work also runs on battery."""
+    exclusive_apps: tuple[AppName, ...] = ()
+    """Names of programs: no work runs while one of them does."""
+
+
+class NetworkSection(Section, frozen=True, kw_only=True):
+    """`[network]`: the traffic of this node."""
+
+    max_up: int = 0
+    """Bytes per second that it sends at most, written with a unit; 0, written "": no bound."""
+    max_down: int = 0
+    """The same for what it receives."""
+    limit_lan: bool = False
+    """Whether the bounds also hold for peers of the local network."""
+    daily_quota: int = 0
+    """Bytes that it sends and receives on one day at most, written with a unit; 0, written "": no
+    bound."""
+    metered: Literal["pause", "ignore"] = "pause"
+    """On a connection that is paid by traffic: no work, or as on any other."""
 
 
 class StorageSection(Section, frozen=True, kw_only=True):
@@ -162,10 +221,25 @@ class LeaseSection(Section, frozen=True, kw_only=True):
 
 
 class LogSection(Section, frozen=True, kw_only=True):
-    """`[log]`: the log lines on stderr."""
+    """`[log]`: the log lines."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    file: Annotated[str, Meta(max_length=4096)] = ""
+    """The file to write; empty: stderr."""
+    max_size: Annotated[int, Meta(ge=10**4)] = 10 * 10**6
+    """Bytes, written with a unit, after which a new file is begun."""
+    keep: Annotated[int, Meta(ge=0, le=100)] = 5
+    """Older files that are kept."""
+
+
+class UiSection(Section, frozen=True, kw_only=True):
+    """`[ui]`: the page for a browser on this machine."""
+
+    listen: LoopbackAddress = "127.0.0.1:7397"
+    """HOST:PORT on loopback; port 0: any free one; empty: no page."""
+    token: UiToken = ""
+    """The secret that the page asks for; empty: one is made at the first start."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,9 +250,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeSection = NodeSection()
     run: RunSection = RunSection()
     compute: ComputeSection = ComputeSection()
+    when: WhenSection = WhenSection()
+    network: NetworkSection = NetworkSection()
     storage: StorageSection = StorageSection()
     lease: LeaseSection = LeaseSection()
     log: LogSection = LogSection()
+    ui: UiSection = UiSection()
 
 
 def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
@@ -192,16 +269,63 @@ KEYS: dict[str, Any] = {name: field.type for name, _, field in _known()}
 """Every key, `section.name`, and its type."""
 SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in KEYS))
 """The tables of `config.toml`."""
-SIZES = frozenset({"storage.cache_max", "storage.min_free"})
-"""The keys whose values are sizes, written with a unit."""
-ADDRESSES: dict[str, Callable[[Address], str | None]] = {
-    "node.listen": Address.listen_fault,
-    "node.announce": Address.announce_fault,
-    "node.bootstrap": Address.seed_fault,
+
+
+def _or_none(parse: Callable[[Any], int]) -> Callable[[Any], int]:
+    """Return a parser that also takes an empty text, which stands for no bound."""
+
+    def parsed(value: Any) -> int:
+        number = parse(value) if value != "" else 0
+        if value != "" and not number:
+            raise ValueError('is nothing at all; write "" for no bound')
+        return number
+
+    return parsed
+
+
+def _loopback(value: Any) -> Any:
+    port = value.rpartition(":")[2] if isinstance(value, str) else ""
+    if port.isascii() and port.isdigit() and int(port) > MAX_PORT:
+        raise ValueError(f"port {port} is not in 0 to {MAX_PORT}")
+    return value
+
+
+def _address(fault: Callable[[Address], str | None]) -> Callable[[str], Address]:
+    def parsed(text: str) -> Address:
+        address = Address.parse(text)
+        if reason := fault(address):
+            raise ValueError(f"{text!r}: {reason}")
+        return address
+
+    return parsed
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no IP network such as 192.168.0.0/16: {error}") from None
+
+
+VALUES: dict[str, Callable[[Any], Any]] = {
+    "compute.max_ram": parse_memory,
+    "network.max_up": _or_none(parse_rate),
+    "network.max_down": _or_none(parse_rate),
+    "network.daily_quota": _or_none(parse_size),
+    "storage.cache_max": parse_size,
+    "storage.min_free": parse_size,
+    "log.max_size": parse_size,
+    "ui.listen": _loopback,
 }
-"""The keys whose values are addresses. Each function returns why an address cannot serve there."""
-TEXT_LISTS = frozenset({*ADDRESSES, "node.exempt_prefixes"})
-"""The keys whose values are read from lists of texts."""
+"""What reads the value of a key before its type is checked; raises ValueError."""
+TEXT_LISTS: dict[str, Callable[[str], Any]] = {
+    "node.listen": _address(Address.listen_fault),
+    "node.announce": _address(Address.announce_fault),
+    "node.bootstrap": _address(Address.seed_fault),
+    "node.exempt_prefixes": _network,
+    "when.hours": parse_hours,
+}
+"""What reads each text of a list; raises ValueError."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
 
@@ -304,12 +428,13 @@ def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
             known = [*VARIABLES, HOME_VARIABLE]
             raise ConfigError(f"unknown environment variable {name}{nearest(name, known)}")
         key = VARIABLES[name]
-        layer[key] = _split(value) if _is_list(key) else value
+        separator = ";" if key == "when.hours" else ","  # `sat,sun` is one span
+        layer[key] = _split(value, separator) if _is_list(key) else value
     return layer
 
 
-def _split(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
+def _split(value: str, separator: str = ",") -> list[str]:
+    return [part.strip() for part in value.split(separator) if part.strip()]
 
 
 def _is_list(key: str) -> bool:
@@ -318,14 +443,13 @@ def _is_list(key: str) -> bool:
 
 def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
     try:
-        if key in ADDRESSES:
-            texts = msgspec.convert(value, tuple[str, ...], strict=strict)
-            return tuple(_address(text, ADDRESSES[key]) for text in texts)
+        if key in TEXT_LISTS:
+            return tuple(
+                map(TEXT_LISTS[key], msgspec.convert(value, tuple[str, ...], strict=strict))
+            )
         if key == "run.id" and isinstance(value, str):
             value = _split(value)  # one run needs no list
-        if key == "node.exempt_prefixes":
-            return tuple(map(_network, msgspec.convert(value, tuple[str, ...], strict=strict)))
-        plain = parse_size(value) if key in SIZES else value
+        plain = VALUES[key](value) if key in VALUES else value
         return msgspec.convert(plain, KEYS[key], strict=strict)
     except msgspec.ValidationError as error:
         words = refusal_of(error, value, tuple[str, ...] if key in TEXT_LISTS else KEYS[key])
@@ -338,31 +462,3 @@ def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
     words = words.removeprefix(f"{shown(value)} is ")  # which stands here already
     given = "" if isinstance(value, list | tuple) else f" = {ascii(value)[:MAX_QUOTED]}"
     raise ConfigError(f"{key}{given} ({origin}): {words}")  # the words name the entry of a list
-
-
-def _address(text: str, fault: Callable[[Address], str | None]) -> Address:
-    address = Address.parse(text)
-    if reason := fault(address):
-        raise ValueError(f"{text!r}: {reason}")
-    return address
-
-
-def _network(text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no IP network such as 192.168.0.0/16: {error}") from None
-
-
-def parse_size(value: Any) -> int:
-    """Return the bytes of `10 GB`, `1.5GiB`, ...; raises ValueError without a known unit."""
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z]*)", str(value).strip())
-    if not found:
-        raise ValueError(f"not a size such as '10 GB' (units: {', '.join(SIZE_UNITS)})")
-    number, unit = found.groups()
-    if unit not in SIZE_UNITS:
-        like = [known for known in SIZE_UNITS if known.lower() == unit.lower()]
-        hint = f"did you mean {like[0]}?" if like else f"units: {', '.join(SIZE_UNITS)}"
-        fault = f"{unit!r} is no unit" if unit else "the unit is missing"
-        raise ValueError(f"{fault}; {hint}")
-    return int(float(number) * SIZE_UNITS[unit])

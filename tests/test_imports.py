@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"work"},
     ),
     "node": (
-        {"condition", "descriptors", "storage"},
+        {"condition", "descriptors", "hours", "quantities", "storage"},
         {"network"},
         {"config"},
         {"jobs", "logs"},

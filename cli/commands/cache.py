@@ -62,7 +62,7 @@ def prune(most: str | None, home: str | None) -> None:
     Blobs that the runs of this home need stay. While a daemon runs, all blobs stay: it removes
     those that it does not need by itself.
     """
-    from dipaco.node.config import parse_size
+    from dipaco.node.quantities import parse_size
     from dipaco.node.storage.files import Home, HomeTaken
     from dipaco.node.storage.stored import stored_in
     from dipaco.protocol.errors import ConfigError

@@ -10,7 +10,7 @@ import click
 
 from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
-from dipaco.cli.options import config_of, home_option
+from dipaco.cli.options import config_of, home_option, parameter_of
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.protocol.errors import ConfigError
 
@@ -41,6 +41,19 @@ WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 @click.option("--moment-bits", metavar="N", help="Bits of the inner moments, 32 or 8 [32].")
 @click.option("--threads", metavar="N", help="Threads of torch on the CPU [cores - 1].")
 @click.option("--nice", metavar="N", help="Niceness of the worker process, 0 to 19 [10].")
+@click.option("--max-ram", metavar="M", help="Memory of the worker, as 6 GB or 75% [75%].")
+@click.option("--duty", metavar="PERCENT", help="Share of the time in which it computes [100].")
+@click.option("--max-temp-c", metavar="C", help="No work above this temperature [83].")
+@click.option("--hours", multiple=True, metavar="H", help="As 'mon-fri 18:00-08:00' [always].")
+@click.option("--idle-only", is_flag=True, default=None, help="Work while nobody uses it.")
+@click.option("--idle-minutes", metavar="N", help="Without use it is idle after these [3].")
+@click.option("--on-battery", is_flag=True, default=None, help="Work on battery, too.")
+@click.option("--exclusive-apps", multiple=True, metavar="APP", help="No work while it runs.")
+@click.option("--max-up", metavar="RATE", help="Most that it sends, as '4 Mbit/s' [no bound].")
+@click.option("--max-down", metavar="RATE", help="Most that it receives [no bound].")
+@click.option("--limit-lan", is_flag=True, default=None, help="The bounds hold on the LAN, too.")
+@click.option("--daily-quota", metavar="SIZE", help="Most traffic of one day [no bound].")
+@click.option("--metered", metavar="M", help="On a metered connection: pause or ignore [pause].")
 @click.option("--max-shards", type=int, metavar="N", help="Shards kept open [4].")
 @click.option("--cache-max", metavar="SIZE", help="Most bytes of the shard cache [10 GB].")
 @click.option(
@@ -54,6 +67,10 @@ WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 @click.option("--heartbeat-s", metavar="S", help="Seconds between heartbeats [3].")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--log-format", type=click.Choice(["text", "json"]))
+@click.option("--log-file", metavar="FILE", help="Write the log there [stderr].")
+@click.option("--log-max-size", metavar="SIZE", help="Begin a new file after so much [10 MB].")
+@click.option("--log-keep", metavar="N", help="Older files to keep [5].")
+@click.option("--ui-listen", metavar="HOST:PORT", help="The page for a browser; '' for none.")
 def start(home: str | None, run: str | None, **flags: Any) -> int:
     """Join a network and train; with --rendezvous, found one."""
     file = _run_file(run)
@@ -78,9 +95,7 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags by key of the configuration; an empty list counts as not given."""
-    names = {key: key.partition(".")[2] for key in KEYS if key != "run.id"}
-    names |= {"run.signers": "signer", "log.level": "log_level", "log.format": "log_format"}
-    keyed = {key: flags[name] for key, name in names.items()}
+    keyed = {key: flags[name] for key in KEYS if (name := parameter_of(key)) in flags}
     return {key: None if value == () else value for key, value in keyed.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from dipaco.node.config import VARIABLES, load_config
 from dipaco.protocol.errors import ConfigError
 
-OWN_SECTIONS: Final = ("node", "compute")
+OWN_SECTIONS: Final = ("node", "compute", "ui")
 OWN_KEYS: Final = ("run.id", "run.signers", "run.local_sources")
 
 
@@ -33,4 +33,5 @@ def node_settings(environ: Mapping[str, str], home: Path) -> dict[str, str]:
         "DIPACO_COMPUTE_NICE": "0",  # all nodes share the machine: nothing else is to be spared
         "DIPACO_NODE_EXEMPT_PREFIXES": "127.0.0.0/8",  # all nodes are of one prefix
         "DIPACO_RUN_LOCAL_SOURCES": "true",
+        "DIPACO_UI_LISTEN": "",  # one port cannot serve all
     }

@@ -31,17 +31,27 @@ from dipaco.node.api.connection import (
 )
 from dipaco.node.api.values import (
     FETCH,
+    FINISH,
     LEDGER,
+    PAUSE,
+    RESUME,
     STATUS,
     STOP,
+    WHY,
     Fetched,
     FetchEvent,
     FetchFailed,
     Fetching,
     FetchRequest,
+    FinishRequest,
     LedgerView,
+    Ordered,
+    PauseRequest,
+    ResumeRequest,
     Stopping,
     StopRequest,
+    Why,
+    WhyRequest,
 )
 from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
@@ -60,7 +70,7 @@ FETCH_SECONDS = 3 * 24 * 3600.0  # of one fetch: the largest blob, 31 GB, at 1 M
 BEGUN: Final = Fetching(received=0, total=0)
 GONE: Final = (trio.BrokenResourceError, trio.TooSlowError)  # the client left, or does not read
 
-B = TypeVar("B", StopRequest, FetchRequest)
+B = TypeVar("B", StopRequest, FetchRequest, PauseRequest, ResumeRequest, FinishRequest, WhyRequest)
 
 
 class Handler(Protocol):
@@ -76,6 +86,22 @@ class Handler(Protocol):
 
     def stop(self, *, now: bool) -> None:
         """Begin to stop, as after a TERM signal (`now`: as after a second one)."""
+        ...
+
+    def pause(self, until: float | None) -> Ordered:
+        """Stop working until a Unix time, or until `resume`; raises ConfigError for the past."""
+        ...
+
+    def resume(self) -> Ordered:
+        """Work again."""
+        ...
+
+    def finish(self) -> Ordered:
+        """Pause when the lease that is held has ended."""
+        ...
+
+    async def why(self, at: float | None) -> Why:
+        """Return the reasons that held at a Unix time; None: now."""
         ...
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
@@ -211,6 +237,29 @@ async def _stop(handler: Handler, _clients: Clients, body: bytes, client: Connec
         handler.stop(now=request.now)
 
 
+async def _pause(handler: Handler, _clients: Clients, body: bytes, client: Connection) -> None:
+    request = _read(body, PauseRequest)
+    try:
+        ordered = handler.pause(request.until)
+    except ConfigError as past:
+        raise Refused(HTTPStatus.BAD_REQUEST, str(past)) from None
+    await client.answer(HTTPStatus.OK, ordered)
+
+
+async def _resume(handler: Handler, _clients: Clients, body: bytes, client: Connection) -> None:
+    _read(body, ResumeRequest)
+    await client.answer(HTTPStatus.OK, handler.resume())
+
+
+async def _finish(handler: Handler, _clients: Clients, body: bytes, client: Connection) -> None:
+    _read(body, FinishRequest)
+    await client.answer(HTTPStatus.OK, handler.finish())
+
+
+async def _why(handler: Handler, _clients: Clients, body: bytes, client: Connection) -> None:
+    await client.answer(HTTPStatus.OK, await handler.why(_read(body, WhyRequest).at))
+
+
 async def _fetch(handler: Handler, _clients: Clients, body: bytes, client: Connection) -> None:
     """Fetch the blob and send its progress; the fetch ends if the client leaves."""
     fetch = _Fetch(handler, _read(body, FetchRequest))
@@ -268,6 +317,10 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     LEDGER: {"GET": _ledger},
     STOP: {"POST": _stop},
     FETCH: {"POST": _fetch},
+    PAUSE: {"POST": _pause},
+    RESUME: {"POST": _resume},
+    FINISH: {"POST": _finish},
+    WHY: {"POST": _why},
 }
 
 

@@ -12,11 +12,13 @@ from dipaco.cli.exits import Exit
 from dipaco.cli.main import dipaco
 
 SURFACE = {
-    "start": "--announce --bootstrap --cache-max --checkpointing --compile --device "
-    "--exempt-prefixes --heartbeat-s "
-    "--home --keep --keeper --listen --local-sources --log-format --log-level --max-batch "
-    "--max-shards --min-free --moment-bits --nice --rendezvous --run --signer --threads --train "
-    "--verify --whole-files",
+    "start": "--announce --bootstrap --cache-max --checkpointing --compile --daily-quota --device "
+    "--duty --exclusive-apps --exempt-prefixes --heartbeat-s --home --hours --idle-minutes "
+    "--idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
+    "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
+    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
+    "--on-battery --rendezvous --run --signer --threads --train --ui-listen --verify "
+    "--whole-files",
     "stop": "--home --now",
     "status": "--home --json",
     "run init": "OUT --data --grid --text-field",

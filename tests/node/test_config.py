@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dipaco.node.config import KEYS, VARIABLES, NodeConfig, home_folder, load_config, parse_size
+from dipaco.node.config import KEYS, VARIABLES, NodeConfig, home_folder, load_config
 from dipaco.protocol.errors import ConfigError
 
 PEER = "12D3KooW" + "A" * 44
@@ -84,12 +84,30 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "compute.moment_bits": "8",
         "compute.threads": "2",
         "compute.nice": "5",
+        "compute.max_ram": "6 GB",
+        "compute.duty": "50",
+        "compute.max_temp_c": "70",
+        "when.hours": "mon-fri 18:00-08:00; sat,sun",
+        "when.idle_only": "true",
+        "when.idle_minutes": "10",
+        "when.on_battery": "true",
+        "when.exclusive_apps": "steam, game.exe",
+        "network.max_up": "4 Mbit/s",
+        "network.max_down": "500kB/s",
+        "network.limit_lan": "true",
+        "network.daily_quota": "5 GB",
+        "network.metered": "ignore",
         "storage.cache_max": "1.5 GiB",
         "storage.min_free": "2 GB",
         "storage.max_shards": "9",
         "lease.heartbeat_s": "0.5",
         "log.level": "debug",
         "log.format": "json",
+        "log.file": "node.log",
+        "log.max_size": "1 MB",
+        "log.keep": "2",
+        "ui.listen": "",
+        "ui.token": "0123456789abcdef",
     }
     assert samples.keys() == KEYS.keys()
     environ = {name: samples[key] for name, key in VARIABLES.items()}
@@ -129,6 +147,19 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         ("[node]\nbootstrap = ['/ip4/1.2.3.4/tcp/1/p2p/12D3KooW']", "'12D3KooW' is no PeerID"),
         ("[compute]\ndevice = 'gpu'", "not one of auto, cpu, cuda, cuda:N, mps"),
         ("[run]\nverify = 'never'", "run.verify = 'never'"),
+        ("[when]\nhours = ['mon 8:00-8:00']", "'mon 8:00-8:00' never opens: it ends when it beg"),
+        ("[when]\nhours = ['mo-fr 8:00-9:00']", "'mo-fr' is no day or range of days such as mon"),
+        ("[when]\nhours = 'sat'", "when.hours = 'sat'"),
+        ("[when]\nexclusive_apps = ['/usr/bin/x']", "not the name of a program without its folder"),
+        ("[network]\nmax_up = '4 mb/s'", "'mb/s' is no unit; did you mean Mbit/s or MB/s?"),
+        ("[network]\nmax_up = 4", "network.max_up = 4 ("),
+        ("[network]\nmax_up = '1 kbit/s'", "less than 16 kbit/s"),
+        ("[network]\ndaily_quota = '0 GB'", 'is nothing at all; write "" for no bound'),
+        ("[compute]\nmax_ram = '101%'", "not a share from 1% to 100%"),
+        ("[compute]\nduty = 0", "compute.duty = 0"),
+        ("[ui]\nlisten = '0.0.0.0:7397'", "not a loopback address such as 127.0.0.1:7397, or em"),
+        ("[ui]\nlisten = '127.0.0.1:70000'", "port 70000 is not in 0 to 65535"),
+        ("[ui]\ntoken = 'short'", "not 16 to 128 letters, digits, '_' and '-', or empty"),
         ("[node\n", "config.toml, line 1: "),
     ],
 )
@@ -161,14 +192,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(ConfigError, match=r"cannot read .*config\.toml: Is a directory"):
         load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("1 B", 1), ("10 GB", 10**10), ("1.5kB", 1500), ("2KiB", 2048), ("1 TiB", 1 << 40)],
-)
-def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
-    assert parse_size(text) == size
 
 
 def test_the_home_is_the_flag_else_the_variable_else_the_users_data_folder() -> None:
