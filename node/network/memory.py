@@ -77,8 +77,9 @@ class MemoryStream:
             if free <= 0 or self._node.network.stalled(self._node.me, self._peer):
                 await pipe.wait()
                 continue
-            count = min(free, len(rest), caps.up.piece)
+            count = min(free, len(rest))
             if counts and caps.up.rate is not None:
+                count = min(count, caps.up.piece)
                 await caps.up.turn(urgent=len(data) <= URGENT)
                 if pipe.broken or pipe.closed:
                     continue
