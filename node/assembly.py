@@ -10,7 +10,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.api.reporter import StatusReporter
-from dipaco.node.config import NodeConfig
+from dipaco.node.config import NetworkSection, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.keeper.service import KeeperService
 from dipaco.node.limits.apps import AppsLimit
@@ -24,10 +24,12 @@ from dipaco.node.limits.in_use import UseLimit
 from dipaco.node.limits.memory import MemoryLimit
 from dipaco.node.limits.metered import MeteredLimit
 from dipaco.node.limits.order import OrderLimit, Orders
+from dipaco.node.limits.quota import Account, QuotaLimit
 from dipaco.node.limits.values import Limit
 from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
+from dipaco.node.network.caps import Caps
 from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.door import MOST_CONNECTIONS
@@ -107,6 +109,7 @@ class Node:
     verifier: Verifier
     disk: Disk
     orders: Orders
+    account: Account
     gate: Gate
     """Of the volunteer's work."""
     storage: StorageMeter
@@ -139,6 +142,7 @@ class Node:
             self.storage.run,
             self.activity.sums.run,
             self.activity.history.run,
+            self.account.run,
         )
 
 
@@ -175,11 +179,14 @@ def assemble(
     activity = Activity(worked=storage.look_soon, sums=sums, history=history)
     request_router = RequestRouter()
     disk, orders = Disk(partial(free_bytes, home.root)), Orders(home.root, clock=clock)
+    set_caps(transport.caps, config.network)
+    account = Account(journal, lambda: transport.caps.carried, clock)
     watch = Watch(
         config,
         orders,
         disk,
         lambda: worker.pids,
+        traffic=account.today,
         device=device,
         in_thread=in_thread,
         bus=bus,
@@ -208,6 +215,7 @@ def assemble(
     exchange = Exchange(
         transport, rpc, reputation, blobs, in_thread=in_thread, prefix=reputation.prefix
     )
+    exchange.quiet = partial(_is_quiet, config, gate, account)
     claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)
     keeper = KeeperService(key, journal, run_store, blobs, exchange, request_router.scheduling)
@@ -235,6 +243,7 @@ def assemble(
         keeper=keeper,
         disk=disk,
         orders=orders,
+        account=account,
         gate=gate,
         storage=storage,
         verifier=Verifier(
@@ -296,10 +305,26 @@ def limits_of(config: NodeConfig) -> tuple[Limit, ...]:
         (bool(when.exclusive_apps), AppsLimit()),
         (when.idle_only, UseLimit(when.idle_minutes)),
         (not when.on_battery, BatteryLimit()),
+        (bool(network.daily_quota), QuotaLimit(network.daily_quota)),
         (network.metered == "pause", MeteredLimit()),
         (True, HeatLimit(config.compute.max_temp_c)),
     )
     return tuple(limit for wanted, limit in chosen if wanted)
+
+
+def _is_quiet(config: NodeConfig, gate: Gate, account: Account) -> bool:
+    """Return whether no blobs go over the wire now.
+
+    A pause of training leaves those alone that others need of a scheduler or a keeper; a quota that
+    is spent does not.
+    """
+    quota, serves = config.network.daily_quota, config.node.rendezvous or config.node.keeps
+    return bool(quota and account.today() >= quota) or (gate.quiet and not serves)
+
+
+def set_caps(caps: Caps, network: NetworkSection) -> None:
+    """Have the caps of the configuration hold from now on."""
+    caps.set(up=network.max_up or None, down=network.max_down or None, limit_lan=network.limit_lan)
 
 
 def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:

@@ -61,6 +61,11 @@ class Gate:
         """The first of these reasons; None: the gate is open."""
         return next(iter(self._closed.values()), None)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether a reason also forbids the transfer of blobs."""
+        return any(each.quiet for each in self.reasons)
+
     async def run(self, work: Callable[[], Awaitable[None]]) -> NoReturn:
         """Run `work` whenever the gate is open; cancel it as soon as the gate is closed.
 

@@ -52,6 +52,8 @@ class Observed:
     on_battery: bool | None = None
     metered: bool | None = None
     """Whether the connection is paid by traffic."""
+    traffic: int | None = None
+    """Bytes on the wire today, both ways."""
     apps: tuple[str, ...] = ()
     """Programs that run now, of those that the configuration lists."""
     celsius: float | None = None

@@ -61,6 +61,7 @@ class Watch:
         disk: Disk,
         worker_pids: Callable[[], tuple[int, ...]],
         *,
+        traffic: Callable[[], int] = lambda: 0,
         device: str,
         in_thread: InThread = trio.to_thread.run_sync,
         bus: Bus | None = None,
@@ -69,24 +70,26 @@ class Watch:
         """Watch for the limits that `config` sets.
 
         worker_pids   returns the processes that work now.
+        traffic       returns the bytes on the wire today.
         device        that they train on, as `cuda:0`.
         clock         returns Unix time, seconds.
         """
         self._orders, self._disk, self._clock = orders, disk, clock
         self._in_thread, self._bus = in_thread, bus or SystemBus()
-        self._worker_pids = worker_pids
+        self._worker_pids, self._traffic = worker_pids, traffic
         self._worker_most = 0
         self._seen = Observed()
         self._probes = self._probes_for(config, device)
 
     def observed(self) -> Observed:
-        """Return the last observations, from memory; of the disk the present ones."""
+        """Return the last observations, from memory; of disk and traffic the present ones."""
         disk = self._disk.observed()
         return replace(
             self._seen,
             order=self._orders.order,
             disk_free=disk.disk_free,
             disk_full=disk.disk_full,
+            traffic=self._traffic(),
         )
 
     async def look(self) -> None:
