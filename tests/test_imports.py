@@ -25,6 +25,8 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"condition", "descriptors", "hours", "quantities", "storage"},
         {"network"},
         {"config"},
+        {"settings"},
+        {"config_file"},
         {"jobs", "logs"},
         {"aggregation", "data", "status"},
         {"limits"},
@@ -38,7 +40,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"daemon"},
     ),
     "cli": (
-        {"exits", "options"},
+        {"answers", "exits", "options"},
         {"views"},
         {"testnet", "inputs"},
         {"commands"},
@@ -85,6 +87,7 @@ IMPURE = frozenset(
 LIBP2P_IN = {
     "node/network/host.py",
     "node/network/libp2p_gossip.py",
+    "node/network/libp2p_tcp.py",
     "node/network/libp2p_yamux.py",
     "node/network/shims.py",
 }

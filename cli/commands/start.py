@@ -12,6 +12,7 @@ from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
 from dipaco.cli.options import config_of, home_option, parameter_of
 from dipaco.node.config import KEYS, NodeConfig
+from dipaco.node.settings import check_together
 from dipaco.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
     """Join a network and train; with --rendezvous, found one."""
     file = _run_file(run)
     config = config_of(home, _keyed(flags) | {"run.id": file.id.hex() if file else run})
+    check_together(config)
     if not config.node.bootstrap and not config.node.rendezvous:
         raise ConfigError(
             "no bootstrap peer: give --bootstrap ADDR (a running node prints the line to paste), "

@@ -18,13 +18,17 @@ import msgspec
 from dipaco.node.api.values import (
     EVENTS,
     FETCH,
+    FINISH,
     LEDGER,
     LOG,
     MAX_REPLY,
+    PAUSE,
+    RESUME,
     STATUS,
     STOP,
     STREAM,
     TASKS,
+    WHY,
     EventQuery,
     Fault,
     Fetched,
@@ -35,10 +39,13 @@ from dipaco.node.api.values import (
     LedgerView,
     LogQuery,
     NoDaemon,
+    Ordered,
+    PauseRequest,
     Stopping,
     StopRequest,
     StreamQuery,
     TaskQuery,
+    Why,
 )
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
@@ -66,6 +73,8 @@ _TOPICS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 }
 """By the name of a server-sent event."""
 _STOPPING: Final = msgspec.json.Decoder(Stopping)
+_ORDERED: Final = msgspec.json.Decoder(Ordered)
+_WHY: Final = msgspec.json.Decoder(Why)
 _FAULT: Final = msgspec.json.Decoder(Fault)
 _FETCH_EVENT: Final[msgspec.json.Decoder[FetchEvent]] = msgspec.json.Decoder(FetchEvent)
 
@@ -121,6 +130,27 @@ def _target(path: str, query: msgspec.Struct) -> str:
 def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
     """Ask the daemon of `home` to stop; raises NoDaemon."""
     _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now), timeout=timeout)
+
+
+def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to pause; `until` in Unix time. Raises NoDaemon."""
+    return _ask(home, "POST", PAUSE, _ORDERED, PauseRequest(until=until), timeout=timeout)
+
+
+def ask_resume(home: Path, *, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to work again; raises NoDaemon."""
+    return _ask(home, "POST", RESUME, _ORDERED, timeout=timeout)
+
+
+def ask_finish(home: Path, *, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to pause after the lease that it holds; raises NoDaemon."""
+    return _ask(home, "POST", FINISH, _ORDERED, timeout=timeout)
+
+
+def ask_why(home: Path, *, at: float | None = None, timeout: float = 5.0) -> Why:
+    """Ask the daemon of `home` for the reasons at a Unix time [now]; raises NoDaemon."""
+    query = "" if at is None else f"?at={at:.3f}"
+    return _ask(home, "GET", WHY + query, _WHY, timeout=timeout)
 
 
 def ask_fetch(

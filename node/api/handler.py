@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from dipaco.node.api.values import LedgerView
+from dipaco.node.api.values import LedgerView, Ordered, Why
 from dipaco.node.status.document import Status
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.events import EventPage, TaskPage
@@ -33,6 +33,22 @@ class Handler(Protocol):
 
     def stop(self, *, now: bool) -> None:
         """Begin to stop, as after a TERM signal (`now`: as after a second one)."""
+        ...
+
+    def pause(self, until: float | None) -> Ordered:
+        """Stop working until a Unix time, or until `resume`; raises ConfigError for the past."""
+        ...
+
+    def resume(self) -> Ordered:
+        """Work again."""
+        ...
+
+    def finish(self) -> Ordered:
+        """Pause when the lease that is held has ended."""
+        ...
+
+    async def why(self, at: float | None) -> Why:
+        """Return the reasons that held at a Unix time; None: now."""
         ...
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:

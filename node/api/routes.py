@@ -18,12 +18,16 @@ from dipaco.node.api.stream import stream
 from dipaco.node.api.values import (
     EVENTS,
     FETCH,
+    FINISH,
     LEDGER,
     LOG,
+    PAUSE,
+    RESUME,
     STATUS,
     STOP,
     STREAM,
     TASKS,
+    WHY,
     EventQuery,
     Fetched,
     FetchEvent,
@@ -32,10 +36,12 @@ from dipaco.node.api.values import (
     FetchRequest,
     LogQuery,
     Nothing,
+    PauseRequest,
     Stopping,
     StopRequest,
     StreamQuery,
     TaskQuery,
+    WhyRequest,
 )
 from dipaco.node.status.events import LogPage
 from dipaco.protocol.errors import ConfigError, Unavailable
@@ -89,6 +95,30 @@ async def _log(answers: Answers, request: Request, connection: Connection) -> No
     lines = answers.handler.log_lines.after(0, asked.level, asked.most)
     page = LogPage(lines=tuple(lines))
     await connection.send_answer(HTTPStatus.OK, await answers.made(lambda: as_json(page)))
+
+
+async def _pause(answers: Answers, request: Request, connection: Connection) -> None:
+    asked = _told(request, PauseRequest)
+    try:
+        ordered = answers.handler.pause(asked.until)
+    except ConfigError as past:
+        raise Refused(HTTPStatus.BAD_REQUEST, str(past)) from None
+    await connection.answer(HTTPStatus.OK, ordered)
+
+
+async def _resume(answers: Answers, request: Request, connection: Connection) -> None:
+    _told(request, Nothing)
+    await connection.answer(HTTPStatus.OK, answers.handler.resume())
+
+
+async def _finish(answers: Answers, request: Request, connection: Connection) -> None:
+    _told(request, Nothing)
+    await connection.answer(HTTPStatus.OK, answers.handler.finish())
+
+
+async def _why(answers: Answers, request: Request, connection: Connection) -> None:
+    found = await answers.handler.why(_asked(request, WhyRequest).at)
+    await connection.answer(HTTPStatus.OK, found)
 
 
 async def _stream(answers: Answers, request: Request, connection: Connection) -> None:
@@ -159,6 +189,10 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     STREAM: {"GET": _stream},
     STOP: {"POST": _stop},
     FETCH: {"POST": _fetch},
+    PAUSE: {"POST": _pause},
+    RESUME: {"POST": _resume},
+    FINISH: {"POST": _finish},
+    WHY: {"GET": _why},
 }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from dipaco.node.status.document import Reason
 from dipaco.node.status.events import Level
 from dipaco.protocol.errors import Unavailable
 
@@ -19,6 +20,10 @@ TASKS: Final = "/v1/tasks"
 LOG: Final = "/v1/log"
 STOP: Final = "/v1/stop"
 FETCH: Final = "/v1/fetch"
+PAUSE: Final = "/v1/pause"
+RESUME: Final = "/v1/resume"
+FINISH: Final = "/v1/finish"
+WHY: Final = "/v1/why"
 
 MAX_HEAD = 8 << 10  # bytes of a request line with its headers; a browser sends about 1 kB
 MAX_BODY = 4 << 10  # bytes of a request's body; the longest has 160
@@ -87,6 +92,24 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At once, without handing back the lease."""
 
 
+Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
+"""Unix time, seconds, up to the year 9999."""
+
+
+class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon to stop working until a time, or until it is told to resume."""
+
+    until: Moment | None = None
+    """In the future."""
+
+
+class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon for the reasons that held at a moment."""
+
+    at: Moment | None = None
+    """None: now."""
+
+
 HexDigest = Annotated[
     str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits")
 ]
@@ -138,6 +161,32 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon is stopping."""
 
     stopping: Literal[True] = True
+
+
+class Ordered(msgspec.Struct, frozen=True, kw_only=True):
+    """The order that the node follows from now on."""
+
+    mode: str
+    """`runs`, `finishing`, or a pause: `user`, `start-paused`, `finished`."""
+    since: float
+    """Unix time, seconds."""
+    until: float | None
+    """Unix time at which a pause ends by itself; null: when it is told to resume."""
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """The reasons that held at a moment."""
+
+    at: float
+    """Unix time, seconds."""
+    state: str
+    """A state of `Status`; or `stopped`: the node did not run; or `unknown`: nothing is kept."""
+    reasons: tuple[Reason, ...]
+    """The one of the state first; empty: nothing is known."""
+    since: float | None
+    """Unix time from which on these reasons held; null: not known."""
+    until: float | None
+    """Unix time until which they held; null: they hold still."""
 
 
 class Fetching(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

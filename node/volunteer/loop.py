@@ -94,6 +94,7 @@ class Volunteer:
         """Until then no lease is asked for: tasks failed."""
         self._device_back: trio.Event | None = None
         """Set once the device that is missed is there again."""
+        deps.orders.holds_lease = lambda: bool(self._leases.held)
 
     async def follow_others(self) -> None:
         """Learn what the others of the run do, until cancelled."""
@@ -157,6 +158,7 @@ class Volunteer:
             await self._device_back.wait()
         if self._record.over:
             return None
+        await self._while_finishing()
         first = self._leases.front
         if first is None:
             await self._verify()
@@ -179,6 +181,15 @@ class Volunteer:
         )
         self._task = work.number
         return work
+
+    async def _while_finishing(self) -> None:
+        """Wait, and ask for nothing, while the lease that is held is to be the last one.
+
+        When it has ended, the gate closes and cancels this.
+        """
+        while not self._deps.orders.allow_leases:
+            self._deps.gate.changed.notify()
+            await self._leases.changed.wait()
 
     def _tell_away(self, away: Exception, wait: float) -> None:
         if self._leases.held:  # the work goes on; what is missing is told when it is waited for
@@ -298,7 +309,7 @@ class Volunteer:
         except LeaseLost as lost:
             if work.held.has_begun or not work.held.ahead:
                 raise
-            log.info("a lease in hand (%s) is another peer's now: %s", work.text, lost)
+            log.info("a lease in hand (%s) is not begun: %s", work.text, lost)
         finally:
             self._leases.drop(work.held)
             self._forget_old_blobs(work.held, accepted=accepted)
