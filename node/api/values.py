@@ -8,13 +8,22 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from dipaco.node.status.document import Reason
+from dipaco.node.status.events import Level
 from dipaco.protocol.errors import Unavailable
 
 STATUS: Final = "/v1/status"
 LEDGER: Final = "/v1/ledger"
 STREAM: Final = "/v1/stream"
+EVENTS: Final = "/v1/events"
+TASKS: Final = "/v1/tasks"
+LOG: Final = "/v1/log"
 STOP: Final = "/v1/stop"
 FETCH: Final = "/v1/fetch"
+PAUSE: Final = "/v1/pause"
+RESUME: Final = "/v1/resume"
+FINISH: Final = "/v1/finish"
+WHY: Final = "/v1/why"
 
 MAX_HEAD = 8 << 10  # bytes of a request line with its headers; a browser sends about 1 kB
 MAX_BODY = 4 << 10  # bytes of a request's body; the longest has 160
@@ -29,6 +38,53 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The query of a target that takes none."""
 
 
+Most = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Topics = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(status|events|log)(,(status|events|log)){0,2}\Z",
+        description="names among status, events and log, with commas between",
+    ),
+]
+
+
+class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for events of the journal."""
+
+    after: Number = 0
+    """The number of the last event that is known."""
+    since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Unix time, seconds."""
+    most: Most = 1000
+
+
+class TaskQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for the latest tasks."""
+
+    most: Most = 20
+
+
+class LogQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for the latest lines of the log."""
+
+    most: Most = 20
+    level: Level = "debug"
+    """The least one."""
+
+
+class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for a stream."""
+
+    topics: Topics = "status"
+    after: Number | None = None
+    """The number of the last event that is known; else only new ones are sent."""
+    line: Number | None = None
+    """The same of lines of the log."""
+    level: Level = "debug"
+    """The least one of lines."""
+
+
 class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the daemon to stop."""
 
@@ -36,6 +92,24 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At once, without handing back the lease."""
     restart: bool = False
     """End with the exit code that has a service started again."""
+
+
+Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
+"""Unix time, seconds, up to the year 9999."""
+
+
+class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon to stop working until a time, or until it is told to resume."""
+
+    until: Moment | None = None
+    """In the future."""
+
+
+class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon for the reasons that held at a moment."""
+
+    at: Moment | None = None
+    """None: now."""
 
 
 HexDigest = Annotated[
@@ -89,6 +163,32 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon is stopping."""
 
     stopping: Literal[True] = True
+
+
+class Ordered(msgspec.Struct, frozen=True, kw_only=True):
+    """The order that the node follows from now on."""
+
+    mode: str
+    """`runs`, `finishing`, or a pause: `user`, `start-paused`, `finished`."""
+    since: float
+    """Unix time, seconds."""
+    until: float | None
+    """Unix time at which a pause ends by itself; null: when it is told to resume."""
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """The reasons that held at a moment."""
+
+    at: float
+    """Unix time, seconds."""
+    state: str
+    """A state of `Status`; or `stopped`: the node did not run; or `unknown`: nothing is kept."""
+    reasons: tuple[Reason, ...]
+    """The one of the state first; empty: nothing is known."""
+    since: float | None
+    """Unix time from which on these reasons held; null: not known."""
+    until: float | None
+    """Unix time until which they held; null: they hold still."""
 
 
 class Fetching(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

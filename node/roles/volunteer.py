@@ -85,6 +85,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         activity=node.activity.of(record.run),
         verifier=node.verifier,
         gate=node.gate,
+        orders=node.orders,
         heartbeat_seconds=node.config.lease.heartbeat_s,
         claims=node.claims,
         me=node.me,
@@ -93,6 +94,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(volunteer.follow_others)
         nursery.start_soon(_say_fault, node, record)
+        nursery.start_soon(_say_finishing, node, record)
         nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
         await stay.ended.wait()
         nursery.cancel_scope.cancel()
@@ -107,21 +109,44 @@ async def _say_fault(node: Node, record: RunRecord) -> None:
     node.activity.of(record.run).say_beside("two-ledgers", problem=record.fault)
 
 
+async def _say_finishing(node: Node, record: RunRecord) -> None:
+    """Put it into the status whenever the lease in hand is to be the last one for now."""
+    activity = node.activity.of(record.run)
+    while True:
+        if node.orders.finishing:
+            activity.say_beside("finishing")
+        else:
+            activity.no_longer("finishing")
+        await node.gate.changed.wait()
+
+
 async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
     """Work until the run has ended, or a write finds no space; the device is free afterwards."""
-    try:
-        await volunteer.run()
-        stay.ended.set()
-    except DiskFull as full:
-        node.disk.note(full, trio.current_time())
-    except DipacoError as error:
-        stay.error = error
-        stay.ended.set()
-    finally:
-        with trio.CancelScope(shield=True):
-            await node.worker.close()  # an idle process holds memory of the device, too
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_close_worker_at_end, node)
+        try:
+            await volunteer.run()
+            stay.ended.set()
+        except DiskFull as full:
+            node.disk.note(full)
+        except DipacoError as error:
+            stay.error = error
+            stay.ended.set()
+        nursery.cancel_scope.cancel()
     if stay.ended.is_set():
         await trio.sleep_forever()  # the gate would begin the work anew
+
+
+async def _close_worker_at_end(node: Node) -> None:
+    """End the worker processes once the work is cancelled: an idle one holds the device, too.
+
+    Beside the work, whose own end waits for the scheduler.
+    """
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await node.worker.close()
 
 
 def _wanted(config: NodeConfig) -> bool:

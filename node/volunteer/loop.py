@@ -80,7 +80,8 @@ class Volunteer:
         """Tasks that failed in a row."""
         self._device_failures = 0
         """Failures of the device in a row: no task was done since."""
-        self._tasks = 0
+        self._task = 0
+        """The number of the task that was begun last."""
         self._handed_in: dict[int, HandedIn] = {}
         """Per path the moments of its last result: the scheduler may still be fetching them."""
         self._last_path: int | None = None
@@ -93,6 +94,7 @@ class Volunteer:
         """Until then no lease is asked for: tasks failed."""
         self._device_back: trio.Event | None = None
         """Set once the device that is missed is there again."""
+        deps.orders.holds_lease = lambda: bool(self._leases.held)
 
     async def follow_others(self) -> None:
         """Learn what the others of the run do, until cancelled."""
@@ -156,6 +158,7 @@ class Volunteer:
             await self._device_back.wait()
         if self._record.over:
             return None
+        await self._while_finishing()
         first = self._leases.front
         if first is None:
             await self._verify()
@@ -167,9 +170,7 @@ class Volunteer:
             await self._leases.changed.wait()
         if lease is None:
             return None
-        self._tasks += 1
-        return LeaseWork(
-            self._tasks,
+        work = LeaseWork(
             lease,
             self._record.manifest,
             spec_for(lease, self._record, self._specs),
@@ -178,6 +179,17 @@ class Volunteer:
             self._leases,
             ahead=first is not None,
         )
+        self._task = work.number
+        return work
+
+    async def _while_finishing(self) -> None:
+        """Wait, and ask for nothing, while the lease that is held is to be the last one.
+
+        When it has ended, the gate closes and cancels this.
+        """
+        while not self._deps.orders.allow_leases:
+            self._deps.gate.changed.notify()
+            await self._leases.changed.wait()
 
     def _tell_away(self, away: Exception, wait: float) -> None:
         if self._leases.held:  # the work goes on; what is missing is told when it is waited for
@@ -297,7 +309,7 @@ class Volunteer:
         except LeaseLost as lost:
             if work.held.has_begun or not work.held.ahead:
                 raise
-            log.info("a lease in hand (%s) is another peer's now: %s", work.text, lost)
+            log.info("a lease in hand (%s) is not begun: %s", work.text, lost)
         finally:
             self._leases.drop(work.held)
             self._forget_old_blobs(work.held, accepted=accepted)
@@ -308,12 +320,12 @@ class Volunteer:
         A lease that went to somebody else is no failure of this node.
         """
         if isinstance(failure, LeaseLost) and not isinstance(failure, ResultRefused):
-            log.warning("task %d ended: %s", self._tasks, failure)
+            log.warning("task %d ended: %s", self._task, failure)
             await trio.sleep(RETRY_SECONDS)
             return
         self._failures += 1
         wait = after_failures(self._failures)
-        log.error("task %d failed: %s; next try in %s", self._tasks, failure, span(wait))
+        log.error("task %d failed: %s; next try in %s", self._task, failure, span(wait))
         self._rests_until = trio.current_time() + wait
         if not self._leases.held:
             self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)

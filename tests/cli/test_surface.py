@@ -20,7 +20,15 @@ SURFACE = {
     "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
     "stop": "--home --now --restart",
-    "status": "--home --json",
+    "status": "--home --json --short --watch",
+    "peers": "--home --json",
+    "tasks": "--home --json -n",
+    "log": "--follow --home --json --level -f -n",
+    "events": "--follow --home --json --since -f",
+    "why": "--at --home --json",
+    "pause": "--for --home --json --until",
+    "resume": "--home --json",
+    "finish": "--home --json",
     "run init": "OUT --data --grid --text-field",
     "run create": "FILE --force --home --json --key --out --owner",
     "run sign": "FILE --force --key --out",
@@ -87,7 +95,14 @@ LIGHT_COMMANDS = (
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],
+    ["status", "--watch", "--home", "HOME"],
+    ["peers", "--home", "HOME"],
+    ["tasks", "--home", "HOME"],
+    ["log", "--home", "HOME"],
+    ["events", "--home", "HOME"],
     ["stop", "--home", "HOME"],
+    ["pause", "--for", "2h", "--home", "HOME"],
+    ["why", "--at", "2h ago", "--home", "HOME"],
 )
 
 
