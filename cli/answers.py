@@ -31,3 +31,19 @@ class ConfigFaults(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     faults: tuple[str, ...]
     """One line each, with the file's line where it is known; empty: the configuration is right."""
+
+
+class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `service status`."""
+
+    file: str
+    """The unit or property list."""
+    installed: bool
+    enabled: bool
+    """Whether it is started with the machine, or at log-in."""
+    active: str
+    """The service manager's word: `active`, `inactive`, `failed`, ..."""
+    status: str
+    """The node's state and reason; empty: the manager does not know."""
+    last_exit: int
+    """The exit code of the last process."""

@@ -70,9 +70,9 @@ def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:
     return _ask(home, "GET", LEDGER, _LEDGER, timeout=timeout)
 
 
-def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
+def ask_stop(home: Path, *, now: bool = False, restart: bool = False, timeout: float = 5.0) -> None:
     """Ask the daemon of `home` to stop; raises NoDaemon."""
-    _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now), timeout=timeout)
+    _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now, restart=restart), timeout=timeout)
 
 
 def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -> Ordered:

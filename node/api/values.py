@@ -39,6 +39,8 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     now: bool = False
     """At once, without handing back the lease."""
+    restart: bool = False
+    """End with the exit code that has a service started again."""
 
 
 Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
