@@ -37,7 +37,7 @@ SURFACE = {
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
     "run takeover": "NAME --home --key --term",
-    "doctor": "--device --fit --home --json --max-batch",
+    "doctor": "--device --fit --home --json --max-batch --prove-idle",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
