@@ -137,3 +137,18 @@ class ManifestAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """PeerID."""
     manifest: dict[str, Any]
     """The whole manifest under its own names (docs/protocol.cddl); bytes are hexadecimal."""
+
+
+class UpdateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `update --check`."""
+
+    own: str
+    """This version."""
+    format: int
+    """Of the manifests that it reads."""
+    newest_reported: str
+    """The newest version that a peer signed; empty: none told one. It proves nothing."""
+    peers: int
+    """How many peers told that one."""
+    newer_runs: tuple[str, ...]
+    """The run files that need a newer version."""

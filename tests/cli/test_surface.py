@@ -67,6 +67,9 @@ SURFACE = {
     "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
+    "key backup": "FILE --home",
+    "key restore": "FILE --home",
+    "update": "FILE --check --home --json",
     "completion": "SHELL",
     "version": "--json",
 }
@@ -94,6 +97,7 @@ LIGHT_COMMANDS = (
     ["service", "install", "--print", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
+    ["update", "--check", "--home", "HOME"],
     ["status", "--home", "HOME"],
     ["status", "--watch", "--home", "HOME"],
     ["peers", "--home", "HOME"],
