@@ -51,6 +51,11 @@ class Gate:
         self.changed = Condition()
         """Notify it when a limit may have changed: the gate then checks its limits at once."""
 
+    def follow(self, limits: tuple[Limit, ...]) -> None:
+        """Ask other limits from now on."""
+        self._limits = limits
+        self.changed.notify()
+
     @property
     def reasons(self) -> tuple[Closed, ...]:
         """Why the gate is closed, as of the last check; the reason to tell first first."""
