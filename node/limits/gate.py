@@ -85,6 +85,11 @@ class Gate:
                 await work()
                 nursery.cancel_scope.cancel()
 
+    async def is_open(self) -> bool:
+        """Look at the machine, and return whether the gate is open now."""
+        await self._looked()
+        return self._check()
+
     async def wait_open(self) -> bool:
         """Wait until the gate is open; returns whether it was closed before."""
         waited = self.closed is not None
