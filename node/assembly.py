@@ -10,13 +10,26 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.node.api.reporter import StatusReporter
-from dipaco.node.config import NodeConfig
+from dipaco.node.config import NetworkSection, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.keeper.service import KeeperService
-from dipaco.node.limits.disk import DiskLimit, free_bytes
-from dipaco.node.limits.gate import Gate, Limit
+from dipaco.node.limits.apps import AppsLimit
+from dipaco.node.limits.battery import BatteryLimit
+from dipaco.node.limits.bus import Bus
+from dipaco.node.limits.disk import Disk, DiskLimit, free_bytes
+from dipaco.node.limits.gate import Gate
+from dipaco.node.limits.heat import HeatLimit
+from dipaco.node.limits.hours import HoursLimit
+from dipaco.node.limits.in_use import UseLimit
+from dipaco.node.limits.memory import MemoryLimit
+from dipaco.node.limits.metered import MeteredLimit
+from dipaco.node.limits.order import OrderLimit, Orders
+from dipaco.node.limits.quota import Account, QuotaLimit
+from dipaco.node.limits.values import Limit
+from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
+from dipaco.node.network.caps import Caps
 from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.door import MOST_CONNECTIONS
@@ -35,6 +48,7 @@ from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.scheduler.retention import blobs_needed_at_start
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
+from dipaco.node.status.history import History
 from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
@@ -93,7 +107,9 @@ class Node:
     request_router: RequestRouter
     keeper: KeeperService
     verifier: Verifier
-    disk: DiskLimit
+    disk: Disk
+    orders: Orders
+    account: Account
     gate: Gate
     """Of the volunteer's work."""
     storage: StorageMeter
@@ -125,6 +141,8 @@ class Node:
             self.dialer.run,
             self.storage.run,
             self.activity.sums.run,
+            self.activity.history.run,
+            self.account.run,
         )
 
 
@@ -136,9 +154,17 @@ def assemble(
     worker: JobRunner,
     transport: Transport,
     *,
+    device: str = "cpu",
     in_thread: InThread = trio.to_thread.run_sync,
+    bus: Bus | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Node:
-    """Make every part of a node; none of them runs yet."""
+    """Make every part of a node; none of them runs yet.
+
+    device   that the worker trains on.
+    bus      of this machine, asked for use and network [the system bus].
+    clock    returns Unix time, seconds.
+    """
     guard = transport.guard
     run_store = RunStore(journal, peer_id(key), guard=guard)
     blobs = BlobStore(home.blobs)
@@ -149,9 +175,25 @@ def assemble(
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
-    activity = Activity(worked=storage.look_soon, sums=sums)
+    history = History(home.root, clock=clock)
+    activity = Activity(worked=storage.look_soon, sums=sums, history=history)
     request_router = RequestRouter()
-    disk = DiskLimit(partial(free_bytes, home.root), config.storage.min_free)
+    disk, orders = Disk(partial(free_bytes, home.root)), Orders(home.root, clock=clock)
+    set_caps(transport.caps, config.network)
+    account = Account(journal, lambda: transport.caps.carried, clock)
+    watch = Watch(
+        config,
+        orders,
+        disk,
+        lambda: worker.pids,
+        traffic=account.today,
+        device=device,
+        in_thread=in_thread,
+        bus=bus,
+        clock=clock,
+    )
+    gate = Gate(activity, limits_of(config), watch.observed, look=watch.look, clock=clock)
+    orders.changed = gate.changed
     reputation = Reputation(transport, exempt=config.node.exempt_prefixes)
     seeds = frozenset(address.peer for address in config.node.bootstrap)
     reputation.vouch(seeds.__contains__)
@@ -173,6 +215,7 @@ def assemble(
     exchange = Exchange(
         transport, rpc, reputation, blobs, in_thread=in_thread, prefix=reputation.prefix
     )
+    exchange.quiet = partial(_is_quiet, config, gate, account)
     claims.pin(lambda: exchange.fetching)
     _answer_volunteers(rpc, request_router)
     keeper = KeeperService(key, journal, run_store, blobs, exchange, request_router.scheduling)
@@ -199,7 +242,9 @@ def assemble(
         request_router=request_router,
         keeper=keeper,
         disk=disk,
-        gate=Gate(activity, limits_of(disk)),
+        orders=orders,
+        account=account,
+        gate=gate,
         storage=storage,
         verifier=Verifier(
             key=key,
@@ -249,9 +294,37 @@ def claims_of(
     return claims
 
 
-def limits_of(disk: DiskLimit) -> tuple[Limit, ...]:
-    """Return the limits on a volunteer's work, in the order in which they are asked."""
-    return (disk,)
+def limits_of(config: NodeConfig) -> tuple[Limit, ...]:
+    """Return the limits on a volunteer's work."""
+    when, network = config.when, config.network
+    chosen: tuple[tuple[bool, Limit], ...] = (
+        (True, OrderLimit()),
+        (True, MemoryLimit()),
+        (True, DiskLimit(config.storage.min_free)),
+        (bool(when.hours), HoursLimit(when.hours)),
+        (bool(when.exclusive_apps), AppsLimit()),
+        (when.idle_only, UseLimit(when.idle_minutes)),
+        (not when.on_battery, BatteryLimit()),
+        (bool(network.daily_quota), QuotaLimit(network.daily_quota)),
+        (network.metered == "pause", MeteredLimit()),
+        (True, HeatLimit(config.compute.max_temp_c)),
+    )
+    return tuple(limit for wanted, limit in chosen if wanted)
+
+
+def _is_quiet(config: NodeConfig, gate: Gate, account: Account) -> bool:
+    """Return whether no blobs go over the wire now.
+
+    A pause of training leaves those alone that others need of a scheduler or a keeper; a quota that
+    is spent does not.
+    """
+    quota, serves = config.network.daily_quota, config.node.rendezvous or config.node.keeps
+    return bool(quota and account.today() >= quota) or (gate.quiet and not serves)
+
+
+def set_caps(caps: Caps, network: NetworkSection) -> None:
+    """Have the caps of the configuration hold from now on."""
+    caps.set(up=network.max_up or None, down=network.max_down or None, limit_lan=network.limit_lan)
 
 
 def reporter_of(
@@ -273,6 +346,7 @@ def reporter_of(
         schedulers=node.request_router.schedulers,
         leave=leave,
         restart=restart,
+        orders=node.orders,
         started=time.time(),
     )
 

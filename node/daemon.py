@@ -138,7 +138,8 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             exempt=config.node.exempt_prefixes,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
-            node = assemble(config, home, key, journal, pool, transport)
+            trains_on = device.device if device else "cpu"
+            node = assemble(config, home, key, journal, pool, transport, device=trains_on)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.end_idle)
                 await _live(node, process, clients(limit, MAX_CLIENTS))

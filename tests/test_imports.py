@@ -87,6 +87,7 @@ IMPURE = frozenset(
 LIBP2P_IN = {
     "node/network/host.py",
     "node/network/libp2p_gossip.py",
+    "node/network/libp2p_tcp.py",
     "node/network/libp2p_yamux.py",
     "node/network/shims.py",
 }

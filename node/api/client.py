@@ -16,10 +16,14 @@ import msgspec
 
 from dipaco.node.api.values import (
     FETCH,
+    FINISH,
     LEDGER,
     MAX_REPLY,
+    PAUSE,
+    RESUME,
     STATUS,
     STOP,
+    WHY,
     Fault,
     Fetched,
     FetchEvent,
@@ -28,8 +32,11 @@ from dipaco.node.api.values import (
     FetchRequest,
     LedgerView,
     NoDaemon,
+    Ordered,
+    PauseRequest,
     Stopping,
     StopRequest,
+    Why,
 )
 from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
@@ -47,6 +54,8 @@ A = TypeVar("A")
 _STATUS: Final = msgspec.json.Decoder(Status)
 _LEDGER: Final = msgspec.json.Decoder(LedgerView)
 _STOPPING: Final = msgspec.json.Decoder(Stopping)
+_ORDERED: Final = msgspec.json.Decoder(Ordered)
+_WHY: Final = msgspec.json.Decoder(Why)
 _FAULT: Final = msgspec.json.Decoder(Fault)
 _FETCH_EVENT: Final[msgspec.json.Decoder[FetchEvent]] = msgspec.json.Decoder(FetchEvent)
 
@@ -64,6 +73,27 @@ def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:
 def ask_stop(home: Path, *, now: bool = False, restart: bool = False, timeout: float = 5.0) -> None:
     """Ask the daemon of `home` to stop; raises NoDaemon."""
     _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now, restart=restart), timeout=timeout)
+
+
+def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to pause; `until` in Unix time. Raises NoDaemon."""
+    return _ask(home, "POST", PAUSE, _ORDERED, PauseRequest(until=until), timeout=timeout)
+
+
+def ask_resume(home: Path, *, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to work again; raises NoDaemon."""
+    return _ask(home, "POST", RESUME, _ORDERED, timeout=timeout)
+
+
+def ask_finish(home: Path, *, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to pause after the lease that it holds; raises NoDaemon."""
+    return _ask(home, "POST", FINISH, _ORDERED, timeout=timeout)
+
+
+def ask_why(home: Path, *, at: float | None = None, timeout: float = 5.0) -> Why:
+    """Ask the daemon of `home` for the reasons at a Unix time [now]; raises NoDaemon."""
+    target = WHY if at is None else f"{WHY}?at={at!r}"
+    return _ask(home, "GET", target, _WHY, timeout=timeout)
 
 
 def ask_fetch(

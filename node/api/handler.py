@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from dipaco.node.api.values import LedgerView
+from dipaco.node.api.values import LedgerView, Ordered, Why
 from dipaco.node.status.document import Status
 
 
@@ -23,6 +23,22 @@ class Handler(Protocol):
 
         restart   whether the exit code asks a service manager for a new start.
         """
+        ...
+
+    def pause(self, until: float | None) -> Ordered:
+        """Stop working until a Unix time, or until `resume`; raises ConfigError for the past."""
+        ...
+
+    def resume(self) -> Ordered:
+        """Work again."""
+        ...
+
+    def finish(self) -> Ordered:
+        """Pause when the lease that is held has ended."""
+        ...
+
+    async def why(self, at: float | None) -> Why:
+        """Return the reasons that held at a Unix time; None: now."""
         ...
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:

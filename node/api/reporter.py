@@ -7,16 +7,21 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import trio
 from msgspec.structs import replace
 
 from dipaco.node.api.evaluations import evaluation_view
-from dipaco.node.api.values import LedgerView
+from dipaco.node.api.values import LedgerView, Ordered, Why
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.table import EVALUATE
+from dipaco.node.limits.order import Orders
+from dipaco.node.limits.values import Order
+from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
 from dipaco.node.network.transport import Transport
@@ -42,7 +47,7 @@ from dipaco.node.status.document import (
     Status,
 )
 from dipaco.node.storage.files import Home
-from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.run.topology import experts_of
 from dipaco.protocol.wire.digest import Digest
@@ -73,8 +78,11 @@ class StatusReporter:
     storage: StorageMeter
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
+    orders: Orders
     restart: Callable[[], None] = lambda: None
     """Have the process end with `RESTART`."""
+    in_thread: InThread = trio.to_thread.run_sync
+    """Reads the history."""
     runs: list[RunRecord] = field(default_factory=list)
     """The runs that this node takes part in."""
     started: float = 0.0
@@ -92,6 +100,34 @@ class StatusReporter:
         if restart:
             self.restart()
         self.leave()
+
+    def pause(self, until: float | None) -> Ordered:
+        """Stop working; raises ConfigError for a time in the past."""
+        if until is not None and until <= time.time():
+            raise ConfigError("the end of the pause is in the past")
+        return _ordered(self.orders.pause(until))
+
+    def resume(self) -> Ordered:
+        """Work again."""
+        return _ordered(self.orders.resume())
+
+    def finish(self) -> Ordered:
+        """Pause when the lease that is held has ended."""
+        return _ordered(self.orders.finish())
+
+    async def why(self, at: float | None) -> Why:
+        """Return the reasons that held at a Unix time; None: now."""
+        if at is None:
+            activity, now = self.activity, time.time()
+            since = max(each.since for each in activity.reasons)
+            return Why(
+                at=now, state=activity.state, reasons=activity.reasons, since=since, until=None
+            )
+        found = await self.in_thread(partial(self.activity.history.at, at))
+        if found is None:
+            return Why(at=at, state="unknown", reasons=(), since=None, until=None)
+        held, until = found
+        return Why(at=at, state=held.state, reasons=held.reasons, since=held.time, until=until)
 
     def status(self) -> Status:
         """Return the whole document."""
@@ -276,6 +312,10 @@ class StatusReporter:
             max=self.config.storage.cache_max,
             shards=self.config.storage.max_shards,
         )
+
+
+def _ordered(order: Order) -> Ordered:
+    return Ordered(mode=order.mode, since=order.since, until=order.until)
 
 
 def _swarm(record: RunRecord, held: Mapping[int, Held]) -> tuple[PathStatus, ...]:

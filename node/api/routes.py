@@ -16,18 +16,24 @@ from dipaco.node.api.handler import Handler
 from dipaco.node.api.stream import stream
 from dipaco.node.api.values import (
     FETCH,
+    FINISH,
     LEDGER,
+    PAUSE,
+    RESUME,
     STATUS,
     STOP,
     STREAM,
+    WHY,
     Fetched,
     FetchEvent,
     FetchFailed,
     Fetching,
     FetchRequest,
     Nothing,
+    PauseRequest,
     Stopping,
     StopRequest,
+    WhyRequest,
 )
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.faults import without_pattern
@@ -61,6 +67,30 @@ async def _stop(answers: Answers, request: Request, connection: Connection) -> N
         await connection.answer(HTTPStatus.ACCEPTED, Stopping())
     finally:
         answers.handler.stop(now=asked.now, restart=asked.restart)
+
+
+async def _pause(answers: Answers, request: Request, connection: Connection) -> None:
+    asked = _told(request, PauseRequest)
+    try:
+        ordered = answers.handler.pause(asked.until)
+    except ConfigError as past:
+        raise Refused(HTTPStatus.BAD_REQUEST, str(past)) from None
+    await connection.answer(HTTPStatus.OK, ordered)
+
+
+async def _resume(answers: Answers, request: Request, connection: Connection) -> None:
+    _told(request, Nothing)
+    await connection.answer(HTTPStatus.OK, answers.handler.resume())
+
+
+async def _finish(answers: Answers, request: Request, connection: Connection) -> None:
+    _told(request, Nothing)
+    await connection.answer(HTTPStatus.OK, answers.handler.finish())
+
+
+async def _why(answers: Answers, request: Request, connection: Connection) -> None:
+    asked = _asked(request, WhyRequest)
+    await connection.answer(HTTPStatus.OK, await answers.handler.why(asked.at))
 
 
 async def _stream(answers: Answers, request: Request, connection: Connection) -> None:
@@ -125,6 +155,10 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     STREAM: {"GET": _stream},
     STOP: {"POST": _stop},
     FETCH: {"POST": _fetch},
+    PAUSE: {"POST": _pause},
+    RESUME: {"POST": _resume},
+    FINISH: {"POST": _finish},
+    WHY: {"GET": _why},
 }
 
 

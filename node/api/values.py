@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from dipaco.node.status.document import Reason
 from dipaco.protocol.errors import Unavailable
 
 STATUS: Final = "/v1/status"
@@ -15,6 +16,10 @@ LEDGER: Final = "/v1/ledger"
 STREAM: Final = "/v1/stream"
 STOP: Final = "/v1/stop"
 FETCH: Final = "/v1/fetch"
+PAUSE: Final = "/v1/pause"
+RESUME: Final = "/v1/resume"
+FINISH: Final = "/v1/finish"
+WHY: Final = "/v1/why"
 
 MAX_HEAD = 8 << 10  # bytes of a request line with its headers; a browser sends about 1 kB
 MAX_BODY = 4 << 10  # bytes of a request's body; the longest has 160
@@ -26,7 +31,7 @@ class NoDaemon(Unavailable):
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The query of a target that takes none."""
+    """The query or the body of a target that takes none."""
 
 
 class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +41,20 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At once, without handing back the lease."""
     restart: bool = False
     """End with the exit code that has a service started again."""
+
+
+class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon to stop working until a time, or until it is told to resume."""
+
+    until: float | None = None
+    """Unix time, seconds; in the future."""
+
+
+class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query of the target that tells the reasons of a moment."""
+
+    at: float | None = None
+    """Unix time, seconds; null: now."""
 
 
 HexDigest = Annotated[
@@ -89,6 +108,32 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon is stopping."""
 
     stopping: Literal[True] = True
+
+
+class Ordered(msgspec.Struct, frozen=True, kw_only=True):
+    """The order that the node follows from now on."""
+
+    mode: str
+    """`runs`, `finishing`, or a pause: `user`, `start-paused`, `finished`."""
+    since: float
+    """Unix time, seconds."""
+    until: float | None
+    """Unix time at which a pause ends by itself; null: when it is told to resume."""
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """The reasons that held at a moment."""
+
+    at: float
+    """Unix time, seconds."""
+    state: str
+    """A state of `Status`; or `stopped`: the node did not run; or `unknown`: nothing is kept."""
+    reasons: tuple[Reason, ...]
+    """The one of the state first; empty: nothing is known."""
+    since: float | None
+    """Unix time from which on these reasons held; null: not known."""
+    until: float | None
+    """Unix time until which they held; null: they hold still."""
 
 
 class Fetching(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

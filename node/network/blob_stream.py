@@ -191,13 +191,16 @@ class Uploads:
         in_thread: InThread,
         asker: Callable[[PeerId], Asker],
         sent: Callable[[PeerId, int], None],
+        *,
+        quiet: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take the store to serve.
 
         asker   returns how a peer is counted.
         sent    is told the bytes of every chunk that was sent, and its receiver.
+        quiet   returns whether nothing is sent now.
         """
-        self._sent = sent
+        self._sent, self._quiet = sent, quiet
         self._blobs = blobs
         self._in_thread = in_thread
         self._asker = asker
@@ -211,7 +214,8 @@ class Uploads:
     async def serve(self, stream: Stream) -> None:
         """Serve one stream to its end; raises RemoteProtocolError and Unavailable."""
         ask = decode(await self._question(stream), AskOutline, limit=ASK_LIMIT)
-        outline = await self._outline(ask.blob, self._asker(stream.peer))
+        known = not self._quiet()
+        outline = await self._outline(ask.blob, self._asker(stream.peer)) if known else None
         await stream.send(frame(encode(Absent() if outline is None else outline)))
         if outline is not None:
             await self._serve_chunks(stream, ask.blob, outline)
@@ -224,6 +228,8 @@ class Uploads:
     async def _serve_chunks(self, stream: Stream, blob: Digest, outline: Outline) -> None:
         while True:
             ask = decode(await self._question(stream), AskChunk, limit=ASK_LIMIT)
+            if self._quiet():
+                raise Unavailable("this node sends no blobs now")
             if ask.index >= len(outline.digests):
                 raise RemoteProtocolError(f"asks for chunk {ask.index} of {len(outline.digests)}")
             await self._send_chunk(stream, blob, ask.index * outline.chunk, outline.chunk)

@@ -41,11 +41,16 @@ class Exchange:
         prefix: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
         """prefix: returns the IP prefix by which a peer is counted; empty: it is not counted."""
+        self.quiet: Callable[[], bool] = lambda: False
+        """Whether no blobs are sent and fetched now; small calls are answered all the same."""
         self._guard = transport.guard
+        self._caps = transport.caps
         self._reputation = reputation
         self._blobs = blobs
         self._prefix = prefix
-        self._uploads = Uploads(blobs, in_thread, self._asker, self._count_sent)
+        self._uploads = Uploads(
+            blobs, in_thread, self._asker, self._count_sent, quiet=lambda: self.quiet()
+        )
         self._fetches: dict[Digest, Fetch] = {}
         self._fetcher = Fetcher(
             transport,
@@ -127,6 +132,8 @@ class Exchange:
         received bytes are kept.
         """
         if not self._blobs.has(digest, length):
+            if self.quiet():
+                raise Unavailable("this node fetches no blobs now: see its reason in the status")
             await self._share(digest, length, limit, holders, last, progress, kind)
         size = self._blobs.size(digest)
         if size > limit or (length is not None and size != length):
@@ -147,7 +154,7 @@ class Exchange:
         if fetch is None:
             if self._nursery is None:
                 raise Unavailable("the exchange of blobs is not running")
-            fetch = self._fetches[digest] = Fetch(digest, length, limit, kind)
+            fetch = self._fetches[digest] = Fetch(digest, length, limit, kind, self._caps.holders)
             self._nursery.start_soon(self._run_fetch, fetch)
         fetch.name(holders, last)
         if progress is not None:
@@ -203,12 +210,14 @@ class Exchange:
             await self._reputation.blame(stream.peer, str(error))
 
     async def _have(self, _peer: PeerId, ask: AskHave) -> Have:
-        return Have(held=self.holds(ask.blob))
+        return Have(held=self.holds(ask.blob) and not self.quiet())
 
     async def _presence(self, _peer: PeerId, ask: AskPresence) -> PresenceIs:
         return PresenceIs(blobs=tuple(self._present(blob) for blob in ask.blobs))
 
     def _present(self, blob: Digest) -> Presence:
+        if self.quiet():
+            return "absent"
         if self.holds(blob):
             return "held"
         if blob in self._fetches:

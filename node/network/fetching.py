@@ -85,8 +85,17 @@ class _HolderFailed(Exception):
 class Fetch:
     """One blob that at least one caller waits for."""
 
-    def __init__(self, blob: Digest, length: int | None, limit: int, kind: str) -> None:
+    def __init__(
+        self,
+        blob: Digest,
+        length: int | None,
+        limit: int,
+        kind: str,
+        several: Callable[[int], int] = lambda most: most,
+    ) -> None:
+        """several: returns how many of so many holders may send at once."""
         self.blob = blob
+        self._several = several
         self.length = length
         self.limit = limit
         self.kind = kind
@@ -148,7 +157,7 @@ class Fetch:
             missing = len(self.gathering.outline.digests) - self.gathering.written
         else:
             missing = 1 if self.length is None else chunk_count(self.length)
-        return min(SEVERAL, max(1, -(-missing // AHEAD)))
+        return min(self._several(SEVERAL), max(1, -(-missing // AHEAD)))
 
     def next_named(self) -> PeerId | None:
         """Take the holder to be called in next out of those that are named."""

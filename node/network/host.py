@@ -1,7 +1,7 @@
 """The transport over libp2p: TCP, Noise and yamux, and nothing else.
 
-Together with `shims`, `libp2p_yamux` and `libp2p_gossip` this is the only importer of libp2p: its
-types, errors and pitfalls end here.
+Together with `shims`, `libp2p_tcp`, `libp2p_yamux` and `libp2p_gossip` this is the only importer of
+libp2p: its types, errors and pitfalls end here.
 Left out on purpose: plaintext (it proves no identity), QUIC and mplex (slow), the auto-connector
 (it dials every peer it hears of), the resource manager (it loses count), kad-DHT and bitswap.
 """
@@ -33,9 +33,11 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from dipaco.node.network.addresses import check_free, resolve
+from dipaco.node.network.caps import Caps, is_near
 from dipaco.node.network.door import MOST_CONNECTIONS, OF_PEER, Door
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.libp2p_gossip import gossip
+from dipaco.node.network.libp2p_tcp import PacedTcp, paced
 from dipaco.node.network.libp2p_yamux import BoundedYamux
 from dipaco.node.network.seats import Network
 from dipaco.node.network.shims import (
@@ -70,10 +72,11 @@ HANG_UP_TIMEOUT = 5.0  # s to close the connections to a peer
 class HostStream:
     """A libp2p stream; see `transport.Stream`."""
 
-    def __init__(self, stream: INetStream, traffic: Traffic) -> None:
+    def __init__(self, stream: INetStream, traffic: Traffic, caps: Caps) -> None:
         self._stream = stream
         self._peer = PeerId(str(stream.muxed_conn.peer_id))
         self._traffic = traffic
+        self._caps = caps
 
     @property
     def peer(self) -> PeerId:
@@ -81,7 +84,8 @@ class HostStream:
 
     async def send(self, data: bytes) -> None:
         with translated(f"the stream to {short_peer(self._peer)} is gone"):
-            await self._stream.write(data)
+            for piece in self._caps.pieces(data):
+                await self._stream.write(piece)
         self._traffic.count(self._peer, sent=len(data))
 
     async def receive(self, most: int) -> bytes:
@@ -117,7 +121,9 @@ class HostTransport:
         announce: tuple[Address, ...],
         nursery: trio.Nursery,
         door: Door,
+        caps: Caps,
     ) -> None:
+        self.caps = caps
         self._nursery = nursery
         self.guard = Guard(self._end)
         self.closing = False
@@ -135,7 +141,7 @@ class HostTransport:
         """Peers on which we are hanging up, and why."""
         self._callbacks: list[PeerCallback] = []
         self._banned: Callable[[PeerId], bool] = lambda peer: False
-        self._links = _Links(host, self.refresh)
+        self._links = _Links(host, self.refresh, caps)
         self._twins = Twins(self._links)
         self._serve_twins()
         self._net.register_notifee(_Notifee(self))
@@ -207,12 +213,12 @@ class HostTransport:
             raise Unavailable(f"not connected to {short_peer(peer)}")
         with translated(f"{short_peer(peer)} opens no {protocol}"):
             stream = await self._host.new_stream(identity, [TProtocol(protocol)])
-        return HostStream(stream, self._traffic)
+        return HostStream(stream, self._traffic, self.caps)
 
     def serve(self, protocol: str, handler: Handler) -> None:
         async def handle(raw: INetStream) -> None:
             await self._twins.admitted(raw.muxed_conn)
-            stream = HostStream(raw, self._traffic)
+            stream = HostStream(raw, self._traffic, self.caps)
             await self.guard.attempt(f"serving {protocol}", stream.peer, handler, stream)
             await stream.close()
 
@@ -220,14 +226,14 @@ class HostTransport:
 
     def _serve_twins(self) -> None:
         async def answer_greeting(raw: INetStream) -> None:
-            stream = HostStream(raw, Traffic())
+            stream = HostStream(raw, Traffic(), self.caps)
             answer = self._twins.answer_greeting
             await self.guard.attempt(
                 f"serving {HELLO}", stream.peer, answer, raw.muxed_conn, stream
             )
 
         async def answer_notice(raw: INetStream) -> None:
-            stream = HostStream(raw, Traffic())
+            stream = HostStream(raw, Traffic(), self.caps)
             answer = self._twins.answer_notice
             await self.guard.attempt(f"serving {TWIN}", stream.peer, answer, stream)
 
@@ -333,6 +339,7 @@ class HostTransport:
         """Called by libp2p for each new connection."""
         identity = link.peer_id
         peer, ip = PeerId(str(identity)), self._links.ip_of(link)
+        link.window = partial(self.caps.window, is_near(ip or None))
         if surplus := self._door.enter(link, peer, ip, invited=link.is_initiator):
             self._nursery.start_soon(self._send_away, *surplus)
             if surplus[0] is link:
@@ -365,7 +372,8 @@ class HostTransport:
 class _Links:
     """Single connections, by their muxers; see `twins.Links`."""
 
-    def __init__(self, host: IHost, refresh: Callable[[ID], None]) -> None:
+    def __init__(self, host: IHost, refresh: Callable[[ID], None], caps: Caps) -> None:
+        self._caps = caps
         self._net: Any = host.get_network()
         self._refresh = refresh
         self._select = cast(Any, host).multiselect_client.select_one_of
@@ -381,7 +389,7 @@ class _Links:
         with translated(f"{who} opens no {protocol}"):
             stream = await found[0].new_stream()
             await self._select([TProtocol(protocol)], MultiselectCommunicator(stream))
-        return HostStream(stream, Traffic())
+        return HostStream(stream, Traffic(), self._caps)
 
     def beside(self, link: Any) -> list[Any]:
         muxers = [each.muxed_conn for each in self._connections(link)]
@@ -440,6 +448,7 @@ async def open_host(
     announce: Iterable[Address] = (),
     most: int = MOST_CONNECTIONS,
     exempt: Sequence[Network] = (),
+    caps: Caps | None = None,
 ) -> AsyncIterator[HostTransport]:
     """Run a host until the block ends.
 
@@ -447,6 +456,7 @@ async def open_host(
     announce  addresses that replace the ones found: a forwarded port must be given by hand.
     most      the largest number of connections.
     exempt    networks whose addresses are not counted together.
+    caps      on the bytes of all connections; None: bytes are counted alone.
     Raises ConfigError, which names the address that cannot be listened on.
     """
     install_shims()
@@ -455,7 +465,8 @@ async def open_host(
     for address in wanted:
         check_free(address)
     door = Door(most=most, exempt=exempt, alive=lambda link: not cast(Any, link).is_closed)
-    host = _make_host(key, wanted, tuple(announce), door, most + ENDING)
+    caps = caps or Caps()
+    host = _make_host(key, wanted, tuple(announce), door, most + ENDING, caps)
     try:
         async with (
             host.run([Multiaddr(str(address)) for address in wanted]),
@@ -464,7 +475,7 @@ async def open_host(
         ):
             if len(host.get_transport_addrs()) < len(wanted):  # libp2p only logs it
                 raise ConfigError(f"cannot listen on {', '.join(map(str, wanted))}")
-            transport = HostTransport(host, pubsub, tuple(announce), nursery, door)
+            transport = HostTransport(host, pubsub, tuple(announce), nursery, door, caps)
             try:
                 yield transport
             finally:
@@ -490,11 +501,13 @@ def _make_host(
     announce: tuple[Address, ...],
     door: Door,
     most: int,
+    caps: Caps,
 ) -> IHost:
     pair = create_new_key_pair(key.private_bytes_raw())
     host = new_host(
         key_pair=pair,
-        listen_addrs=[Multiaddr(str(address)) for address in listen],  # decides the transports
+        listen_addrs=[Multiaddr(str(address)) for address in listen],
+        transports=[PacedTcp(caps)],
         # Never leave sec_opt out: the default also accepts plaintext, which proves no identity.
         sec_opt={NOISE: Noise(pair, noise_privkey=new_x25519().private_key)},
         muxer_opt={TProtocol(YAMUX): BoundedYamux},  # never mplex: slow, and resets on overflow
@@ -513,7 +526,9 @@ def _make_host(
     net.retry_config = RetryConfig(max_retries=0)  # new_host has no argument for it
     net.set_resource_manager(None)  # loses one of 1000 places per timed-out dial
     net.set_stream_handler(_guard(net.common_stream_handler, door))
-    net._do_handle_inbound_connection = partial(handle_inbound, net, door)
+    net._do_handle_inbound_connection = partial(
+        handle_inbound, net, door, partial(paced, caps=caps)
+    )
     _without_identify(host)
     return host
 

@@ -8,6 +8,7 @@ writing of streams stay as libp2p has them; see `shims` for its writes.
 import logging
 import struct
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import libp2p.stream_muxer.muxer_multistream as muxer_multistream
@@ -74,6 +75,8 @@ class BoundedYamux(Yamux):
         self._newest = 0
         """The largest number of a stream that the peer has opened."""
         self._frames = Allowance(FRAMES, BURST, now=trio.current_time())
+        self.window: Callable[[], int | None] = lambda: None
+        """Gives the bytes that the peer may have under way in a stream; None: as libp2p has it."""
         _live.add(self)
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
+from dipaco.node.network.caps import URGENT, Caps, is_near
 from dipaco.node.network.door import MOST_CONNECTIONS, Door
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.seats import Network, Seat
@@ -68,6 +69,7 @@ class MemoryStream:
     async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         pipe, rest = self.outward, memoryview(data)
+        caps, counts = self._node.caps, self._counts
         while rest:
             if pipe.broken or pipe.closed:
                 raise Unavailable(f"the stream to {short_peer(self._peer)} is gone")
@@ -75,14 +77,25 @@ class MemoryStream:
             if free <= 0 or self._node.network.stalled(self._node.me, self._peer):
                 await pipe.wait()
                 continue
-            pipe.buffer += rest[:free]
-            self._node.traffic.count(self._peer, sent=min(free, len(rest)))
-            rest = rest[free:]
+            count = min(free, len(rest))
+            if counts and caps.up.rate is not None:
+                count = min(count, caps.up.piece)
+                await caps.up.turn(urgent=len(data) <= URGENT)
+                if pipe.broken or pipe.closed:
+                    continue
+            if counts:
+                caps.up.carry(count)
+            pipe.buffer += rest[:count]
+            self._node.traffic.count(self._peer, sent=count)
+            rest = rest[count:]
             pipe.wake()
 
     async def receive(self, most: int) -> bytes:
         await trio.lowlevel.checkpoint()
-        pipe = self.inward
+        pipe, down = self.inward, self._node.caps.down
+        if self._counts and down.rate is not None:
+            await down.turn(urgent=False)
+            most = min(most, down.piece)
         while True:
             if pipe.broken:
                 raise Unavailable(f"the stream from {short_peer(self._peer)} is gone")
@@ -92,10 +105,18 @@ class MemoryStream:
                     del pipe.buffer[:most]
                     pipe.wake()
                     self._node.traffic.count(self._peer, received=len(data))
+                    if self._counts:
+                        down.carry(len(data))
                     return data
                 if pipe.closed:
                     return b""
             await pipe.wait()
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the bytes of this stream are under the caps."""
+        ip = self._node.remote_ip(self._peer)
+        return self._node.caps.counts(ip is None or is_near(ip))
 
     async def close(self) -> None:
         self.outward.closed = True
@@ -126,6 +147,7 @@ class MemoryTransport:
         nursery: trio.Nursery,
         door: Door,
     ) -> None:
+        self.caps = Caps()
         self.network = network
         self.place = place
         self.traffic = Traffic()

@@ -9,9 +9,9 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import libp2p.protocol_muxer.multiselect_communicator as communicator
 import libp2p.pubsub.pubsub as pubsub
@@ -19,7 +19,6 @@ import libp2p.stream_muxer.yamux.yamux as yamux
 import trio
 from libp2p.exceptions import ParseError
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
-from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError, MultiselectError
 from libp2p.protocol_muxer.multiselect import MULTISELECT_PROTOCOL_ID, Multiselect
@@ -38,7 +37,6 @@ LARGEST_WINDOW = (
     2 << 20
 )  # bytes of a stream in flight: 20 MB/s at 100 ms; libp2p grows it to 16 MiB
 PENDING = 1024  # messages of a topic that wait; libp2p keeps 32 and drops the rest silently
-READ = 256 * 1024  # bytes of one system call
 WINDOW_STALL = 60.0  # s that a reader may pause before a transfer to it fails
 SOCKET_STALL = 20.0  # s in which the kernel accepts no frame: the peer is gone
 TINY_READ = 4096  # bytes; a call's frames are shorter, and an update costs as much as such a read
@@ -50,6 +48,9 @@ NO_NODE = "no libp2p node answers there,"
 """The cause of a dial that failed since a program of another kind answered."""
 
 OTHER_PEER = "another peer answers"
+
+Wire = Callable[[Any], Any]
+"""Puts an accepted connection under the caps of the node."""
 
 _installed = False
 
@@ -126,7 +127,6 @@ def install_shims() -> None:
         _update_window
     )
     yamux.Yamux._write_frame = _write_frame  # type: ignore[method-assign]
-    TrioTCPStream.read = _read  # type: ignore[method-assign]
     communicator.read_delim = _read_line  # type: ignore[attr-defined]
     Multiselect.negotiate = _negotiate  # type: ignore[method-assign, assignment]
 
@@ -166,10 +166,26 @@ _update = yamux.YamuxStream._auto_tune_and_send_window_update
 async def _update_window(self: yamux.YamuxStream, *, bytes_read: int = 0) -> None:
     """Keep the updates of tiny reads; the original sends one for each, two in three of all frames.
 
-    Nothing has to be noted: the next update fills the window up to its target.
+    Nothing has to be noted: the next update fills the window up to its target. Under a cap the
+    target is small, so that little stands in front of a small message.
     """
-    if needs_update(self.recv_window, self.target_recv_window, bytes_read):
+    most = cast(Any, self.conn).window()
+    if most is not None:
+        await _open_narrow(self, most)
+    elif needs_update(self.recv_window, self.target_recv_window, bytes_read):
         await _update(self, bytes_read=bytes_read)
+
+
+async def _open_narrow(stream: yamux.YamuxStream, most: int) -> None:
+    """Let the peer have `most` bytes under way, once it has less than half of them left."""
+    async with stream.window_lock:
+        unread = len(stream.conn.stream_buffers.get(stream.stream_id, b""))
+        more = most - stream.recv_window - unread
+        if more * LEAST_WINDOW < most:
+            return
+        stream.recv_window += more
+        stream._pending_recv_release = 0
+    await stream.send_window_update(more, skip_lock=True)
 
 
 async def _write_frame(self: yamux.Yamux, data: bytes) -> None:
@@ -185,26 +201,14 @@ async def _write_frame(self: yamux.Yamux, data: bytes) -> None:
     await trio.lowlevel.checkpoint()
 
 
-_receive = TrioTCPStream.read
-
-
-async def _read(self: Any, n: int | None = None) -> bytes:
-    """Read ahead; the original makes one system call each for length, header and body."""
-    if n == 0:
-        return b""
-    buffer = getattr(self, "_dipaco_buffer", b"") or memoryview(await _receive(self, READ))
-    if n is None or n >= len(buffer):
-        self._dipaco_buffer = b""
-        return bytes(buffer)
-    self._dipaco_buffer = buffer[n:]
-    return bytes(buffer[:n])
-
-
-async def handle_inbound(net: Any, door: Door, raw: Any, maddr: Any, _failure: Any) -> None:
+async def handle_inbound(
+    net: Any, door: Door, wire: Wire, accepted: Any, maddr: Any, _failure: Any
+) -> None:
     """Serve a connection, and hold an inbound slot while it lasts: the original until shutdown.
 
     The handshake needs a place at the door. TCP only: yamux sets `event_closed`, QUIC does not.
     """
+    raw = wire(accepted)
     try:
         with translated("inbound connection"):
             place = raw.get_remote_address()

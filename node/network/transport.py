@@ -11,6 +11,7 @@ from typing import Protocol
 
 import trio
 
+from dipaco.node.network.caps import Caps
 from dipaco.node.network.guard import Guard
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerId, short_peer
@@ -81,6 +82,10 @@ class Transport(Protocol):
     @property
     def traffic(self) -> "Traffic":
         """Payload bytes of all streams."""
+
+    @property
+    def caps(self) -> Caps:
+        """The caps on the bytes of all connections, which are counted there."""
 
     @property
     def guard(self) -> Guard:

@@ -11,6 +11,7 @@ alone: the scheduler then answers that it cannot save now.
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -19,8 +20,8 @@ import trio
 
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
-from dipaco.node.limits.disk import DiskLimit
-from dipaco.node.limits.gate import Gate
+from dipaco.node.limits.disk import Disk, DiskLimit, no_space
+from dipaco.node.limits.gate import Gate, told
 from dipaco.node.network.guard import leaves
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
@@ -220,8 +221,9 @@ class _Writes:
     """Writes that wait while the disk is full."""
 
     def __init__(self, node: Node, activity: RunActivity) -> None:
-        self._disk: DiskLimit = node.disk
-        self.gate = Gate(activity, (self._disk,))
+        self._disk: Disk = node.disk
+        limit = DiskLimit(node.config.storage.min_free)
+        self.gate = Gate(activity, (limit,), node.disk.observed)
 
     async def do(self, write: Callable[[], T]) -> T:
         """Return what `write` returns; it is tried again until the disk has space for it."""
@@ -229,7 +231,7 @@ class _Writes:
             try:
                 return write()
             except DiskFull as full:
-                self._disk.note(full, trio.current_time())
+                self._disk.note(full)
                 await self.gate.wait_open()
 
     async def settle(self, write: Callable[[], Awaitable[None]]) -> None:
@@ -238,7 +240,7 @@ class _Writes:
             try:
                 return await write()
             except DiskFull as full:
-                self._disk.note(full, trio.current_time())
+                self._disk.note(full)
                 await self.gate.wait_open()
 
 
@@ -261,9 +263,10 @@ def _say_what_is_scheduled(
     activity.leases = len(schedule.grants)
     if record.fault is not None:
         activity.say_beside("two-ledgers", problem=record.fault)
-    closed = node.disk.no_space(scheduler.full) if scheduler.full else writes.gate.closed
+    disk, full = node.disk, scheduler.full
+    closed = no_space(disk.free, full) if full else writes.gate.closed
     if closed:
-        activity.pause(closed.code, str(closed))
+        activity.pause(told(closed, time.time()))
     elif scheduler.waiting:
         activity.say("no-quorum", problem=scheduler.waiting)
     elif scheduler.lacking:

@@ -85,6 +85,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         activity=node.activity.of(record.run),
         verifier=node.verifier,
         gate=node.gate,
+        orders=node.orders,
         heartbeat_seconds=node.config.lease.heartbeat_s,
         claims=node.claims,
         me=node.me,
@@ -109,19 +110,31 @@ async def _say_fault(node: Node, record: RunRecord) -> None:
 
 async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
     """Work until the run has ended, or a write finds no space; the device is free afterwards."""
-    try:
-        await volunteer.run()
-        stay.ended.set()
-    except DiskFull as full:
-        node.disk.note(full, trio.current_time())
-    except DipacoError as error:
-        stay.error = error
-        stay.ended.set()
-    finally:
-        with trio.CancelScope(shield=True):
-            await node.worker.close()  # an idle process holds memory of the device, too
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_close_worker_at_end, node)
+        try:
+            await volunteer.run()
+            stay.ended.set()
+        except DiskFull as full:
+            node.disk.note(full)
+        except DipacoError as error:
+            stay.error = error
+            stay.ended.set()
+        nursery.cancel_scope.cancel()
     if stay.ended.is_set():
         await trio.sleep_forever()  # the gate would begin the work anew
+
+
+async def _close_worker_at_end(node: Node) -> None:
+    """End the worker processes once the work is cancelled: an idle one holds the device, too.
+
+    Beside the work, whose own end waits for the scheduler.
+    """
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await node.worker.close()
 
 
 def _wanted(config: NodeConfig) -> bool:

@@ -24,6 +24,7 @@ from dipaco.node.status.document import (
     reason,
     state_of,
 )
+from dipaco.node.status.history import History
 from dipaco.node.status.totals import Sums
 from dipaco.protocol.numbers import amount, span
 from dipaco.protocol.wire.digest import Digest
@@ -60,11 +61,19 @@ def so_far(progress: Progress) -> str:
 class CurrentState:
     """A state with its reason, and what else holds beside it."""
 
-    def __init__(self, entered: Callable[["CurrentState"], None]) -> None:
-        """Set the hook `entered`, which is called whenever the state or its reason is told."""
-        self._entered = entered
+    def __init__(
+        self, entered: Callable[["CurrentState"], None], changed: Callable[[], None]
+    ) -> None:
+        """Set the hooks.
+
+        entered   is called whenever the state or its reason is told.
+        changed   whenever a reason beside it begins or ends.
+        """
+        self._entered, self._changed = entered, changed
         self.own_state: State = "starting"
         self.own_reason: Reason = reason("starting", time.time())
+        self._others: tuple[Reason, ...] = ()
+        """What pauses the work, too."""
         self._beside: dict[str, Reason] = {}
 
     def say(self, code: str, **values: object) -> None:
@@ -74,9 +83,9 @@ class CurrentState:
         """
         self._enter(state_of(code), reason(code, time.time(), **values))
 
-    def pause(self, code: str, text: str) -> None:
-        """Enter the state `paused` for a limit's reason (`limits/gate.py`)."""
-        self._enter("paused", Reason(code=code, text=text, since=time.time()))
+    def pause(self, first: Reason, *others: Reason) -> None:
+        """Enter the state `paused` for the reasons of limits (`limits/gate.py`)."""
+        self._enter("paused", first, others)
 
     def say_beside(self, code: str, **values: object) -> None:
         """Add a reason that holds while the work goes on; its text is logged once."""
@@ -85,20 +94,23 @@ class CurrentState:
         if known is None and self.own_reason.code != code:
             log.info("%s: %s", new.code, new.text)
         self._beside[code] = replace(new, since=known.since) if known else new
+        if known is None:
+            self._changed()
 
     def no_longer(self, code: str) -> None:
         """Drop a reason that `say_beside` added; that it has ended is logged once."""
         ended = self._beside.pop(code, None)
         if ended is not None:
             log.info("%s: over after %s", code, span(time.time() - ended.since))
+            self._changed()
 
     @property
     def own_reasons(self) -> tuple[Reason, ...]:
         """The reason of the state, then those beside it."""
         beside = (each for code, each in self._beside.items() if code != self.own_reason.code)
-        return (self.own_reason, *beside)
+        return (self.own_reason, *self._others, *beside)
 
-    def _enter(self, state: State, new: Reason) -> None:
+    def _enter(self, state: State, new: Reason, others: tuple[Reason, ...] = ()) -> None:
         beside = self._beside.get(new.code)
         if new.code == self.own_reason.code:
             new = replace(new, since=self.own_reason.since)
@@ -108,7 +120,7 @@ class CurrentState:
             quiet = state in _STEPS or new.code in _QUIET
             level = logging.DEBUG if quiet else logging.INFO
             log.log(level, "state %s: %s", new.code, new.text)
-        self.own_state, self.own_reason = state, new
+        self.own_state, self.own_reason, self._others = state, new, others
         self._entered(self)
 
 
@@ -116,7 +128,7 @@ class RunActivity(CurrentState):
     """What the node does for one run, and what it knows of the others' work."""
 
     def __init__(self, node: "Activity") -> None:
-        super().__init__(node.entered)
+        super().__init__(node.entered, node.note)
         self._node = node
         self.task: TaskStatus | None = None
         self.verdict: Verdict = "unverified"
@@ -149,11 +161,19 @@ class Activity(CurrentState):
     """The states of a node and of its runs, the time spent in every stage, and the sums."""
 
     def __init__(
-        self, *, worked: Callable[[], None] = lambda: None, sums: Sums | None = None
+        self,
+        *,
+        worked: Callable[[], None] = lambda: None,
+        sums: Sums | None = None,
+        history: History | None = None,
     ) -> None:
-        """Set the hook `worked`, which is called at the end of every timed piece of work."""
-        super().__init__(self.entered)
+        """Set the hook `worked`, which is called at the end of every timed piece of work.
+
+        history   is told of every change of the reasons.
+        """
+        super().__init__(self.entered, self.note)
         self._worked = worked
+        self.history = history or History()
         self.sums = sums or Sums()
         self.runs: dict[Digest, RunActivity] = {}
         self._latest: CurrentState = self
@@ -171,6 +191,11 @@ class Activity(CurrentState):
         """Note which state was told last."""
         self._latest = told
         self.told.notify()
+        self.note()
+
+    def note(self) -> None:
+        """Keep the reasons that hold now."""
+        self.history.note(self.state, self.reasons)
 
     @property
     def by_busyness(self) -> list[Digest]:

@@ -60,6 +60,7 @@ REASONS: dict[str, tuple[State, str]] = {
     "begun": ("training", "{work}: begun"),
     "task": ("training", "{work}{progress}"),
     "submitting": ("training", "hands in {work}"),
+    "finishing": ("training", "no new lease; paused when the one in hand has ended"),
     "outer-step": ("training", "outer step of {module}, round {round}"),
     "asking": ("waiting", "asks {scheduler} for work"),
     "no-lease": ("waiting", "{why}, asks again within {wait:span}"),
@@ -97,6 +98,8 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time, seconds."""
     until: float | None = None
     """When the node tries again, Unix time, seconds; null: no time is set."""
+    cure: str = ""
+    """What would end a pause, in words: an event or a command; empty: the text says all."""
 
 
 class _Sentence(Formatter):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.limits.gate import Gate
+from dipaco.node.limits.order import Orders
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.finding import Finder
 from dipaco.node.network.guard import Guard
@@ -31,6 +32,8 @@ class VolunteerDeps:
     verifier: Verifier
     gate: Gate
     """It cancels the volunteer's work when it closes, and says why."""
+    orders: Orders
+    """They say whether the lease that is held is to be the last one for now."""
     heartbeat_seconds: float
     claims: Claims
     me: PeerId

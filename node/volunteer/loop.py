@@ -93,6 +93,7 @@ class Volunteer:
         """Until then no lease is asked for: tasks failed."""
         self._device_back: trio.Event | None = None
         """Set once the device that is missed is there again."""
+        deps.orders.holds_lease = lambda: bool(self._leases.held)
 
     async def follow_others(self) -> None:
         """Learn what the others of the run do, until cancelled."""
@@ -156,6 +157,7 @@ class Volunteer:
             await self._device_back.wait()
         if self._record.over:
             return None
+        await self._while_finishing()
         first = self._leases.front
         if first is None:
             await self._verify()
@@ -178,6 +180,17 @@ class Volunteer:
             self._leases,
             ahead=first is not None,
         )
+
+    async def _while_finishing(self) -> None:
+        """Wait, and ask for nothing, while the lease that is held is to be the last one.
+
+        When it has ended, the gate closes and cancels this.
+        """
+        while self._deps.orders.finishing:
+            self._activity.say_beside("finishing")
+            self._deps.gate.changed.notify()
+            await self._leases.changed.wait()
+        self._activity.no_longer("finishing")
 
     def _tell_away(self, away: Exception, wait: float) -> None:
         if self._leases.held:  # the work goes on; what is missing is told when it is waited for
@@ -297,7 +310,7 @@ class Volunteer:
         except LeaseLost as lost:
             if work.held.has_begun or not work.held.ahead:
                 raise
-            log.info("a lease in hand (%s) is another peer's now: %s", work.text, lost)
+            log.info("a lease in hand (%s) is not begun: %s", work.text, lost)
         finally:
             self._leases.drop(work.held)
             self._forget_old_blobs(work.held, accepted=accepted)

@@ -120,6 +120,8 @@ class LeaseWork:
             if self._leases.no_device:
                 raise NoDevice(self._leases.no_device)
             if self.held.ahead:  # ending the work later would cost the worker process
+                if self._deps.orders.finishing:
+                    raise LeaseLost("no new lease is begun, as you asked with finish")
                 await self._heartbeats.beat()
                 if self._heartbeats.lost:
                     raise LeaseLost(self._heartbeats.lost)

@@ -7,6 +7,7 @@ the bytes back, as a pulled cable does; whoever waits longer than the cut finds 
 """
 
 import random
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,9 @@ from dipaco.cli.testnet.chaos.line import Line, Losses, Pipe
 
 LOCALHOST: Final = "127.0.0.1"
 CHUNK: Final = 16 << 10  # bytes; at 1 Mbit/s it takes 0.13 s, so that a cut acts soon
+SENDING: Final = (
+    16 << 10
+)  # bytes that the kernel holds of what was passed on: they count as arrived
 CHUNKS: Final = 64  # that a direction holds: 1 MiB, some 50 ms of a line of 20 MB/s
 SOMEBODY: Final = ""
 """A connection whose dialler is not known: it has no line, and no cut meets it."""
@@ -136,6 +140,8 @@ async def _accept(mesh: Mesh, name: str, port: int, incoming: trio.SocketStream)
             outgoing = await trio.open_tcp_stream(LOCALHOST, port)
         except OSError:  # the node is down, or the dialler has left
             return
+        for stream in (incoming, outgoing):
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENDING)
         async with outgoing, trio.open_nursery() as nursery:
             scope = nursery.cancel_scope
             nursery.start_soon(carry, mesh, (dialler, name), (incoming, outgoing), scope)

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from dipaco.node.api.values import EvaluationView, LedgerView
+from dipaco.node.api.values import EvaluationView, LedgerView, Ordered, Why
 from dipaco.node.status.document import (
     CacheStatus,
     Memory,
@@ -22,7 +22,7 @@ from dipaco.node.status.document import (
     Totals,
     reason,
 )
-from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.errors import ConfigError, Unavailable
 
 PEER = "12D3KooW" + "A" * 44
 RUN = "ab" * 32
@@ -159,6 +159,26 @@ class FakeNode:
     def stop(self, *, now: bool, restart: bool) -> None:
         """As `Handler`."""
         self.stops.append((now, restart))
+
+    def pause(self, until: float | None) -> Ordered:
+        """As `Handler`."""
+        if until == 1.0:
+            raise ConfigError("the end of the pause is in the past")
+        return Ordered(mode="user", since=1_800_000_000.0, until=until)
+
+    def resume(self) -> Ordered:
+        """As `Handler`."""
+        return Ordered(mode="runs", since=1_800_000_000.0, until=None)
+
+    def finish(self) -> Ordered:
+        """As `Handler`."""
+        return Ordered(mode="finishing", since=1_800_000_000.0, until=None)
+
+    async def why(self, at: float | None) -> Why:
+        """As `Handler`."""
+        await trio.lowlevel.checkpoint()
+        since = 1_800_000_000.0
+        return Why(at=at or since, state="training", reasons=(TASK,), since=since, until=None)
 
     async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
         """As `Handler`: arrives in two parts, as `fetched` lets it."""

@@ -1,27 +1,36 @@
 """The gate alone, on virtual time: limits that a test switches, work that notes its times."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from dipaco.node.limits.gate import CHECK_SECONDS, Closed, Gate, Limit, closed
+from dipaco.node.limits.gate import CHECK_SECONDS, PAUSED_SECONDS, Gate
+from dipaco.node.limits.values import By, Closed, Limit, Observed, closed_by
 from dipaco.node.status.activity import Activity
 from dipaco.protocol.errors import Refusal
 from tests.node.scheduler.swarm import leaf
 
+EPOCH = 1_800_000_000.0  # Unix time at virtual time 0
 
-@dataclass
+
+@dataclass(eq=False)
 class Switch:
     """A limit that is closed for the reason it has, if it has one."""
 
     code: str
     why: str = ""
+    by: By = "limit"
+    before: list[bool] = field(default_factory=list)
+    """What it was told each time."""
 
-    def closed(self, now: float) -> Closed | None:
-        return Closed(code=self.code, why=self.why, opens="opens later") if self.why else None
+    def closed(self, seen: Observed, now: float, *, before: bool) -> Closed | None:
+        self.before.append(before)
+        if not self.why:
+            return None
+        return Closed(code=self.code, why=self.why, opens="opens later", by=self.by)
 
 
 @dataclass(frozen=True)
@@ -29,18 +38,37 @@ class Until:
     """A limit that is closed until a time."""
 
     time: float
+    by: By = "limit"
+    told: bool = True
+    """Whether it knows the time."""
 
-    def closed(self, now: float) -> Closed | None:
-        return Closed(code="early", why="too early", opens="later") if now < self.time else None
+    def closed(self, seen: Observed, now: float, *, before: bool) -> Closed | None:
+        until = self.time if self.told else None
+        early = Closed(code="early", why="too early", opens="later", until=until, by=self.by)
+        return early if now < self.time else None
 
 
-def test_the_first_limit_that_forbids_work_gives_the_reason() -> None:
-    heat, hours = Switch("heat"), Switch("hours", "outside of the hours")
-    assert closed((heat, hours), 0.0) == hours.closed(0.0)
-    heat.why = "86 degrees"
-    assert str(closed((heat, hours), 0.0)) == "86 degrees; opens later"
-    assert closed((), 0.0) is None
-    assert closed((Until(5.0),), 4.9) and closed((Until(5.0),), 5.0) is None
+def clock() -> float:
+    return EPOCH + trio.current_time()
+
+
+def gate_of(activity: Activity, *limits: Limit) -> Gate:
+    return Gate(activity, limits, Observed, clock=clock)
+
+
+def test_all_reasons_are_told_the_persons_first_then_needs_then_limits() -> None:
+    heat, hours = Switch("heat", "86 degrees"), Switch("hours", "outside of the hours")
+    disk, user = Switch("disk", "full", "need"), Switch("user", "paused by you", "you")
+    found = closed_by((heat, disk, hours, user), Observed(), 0.0, {})
+    assert [each.code for each in found.values()] == ["user", "disk", "heat", "hours"]
+    assert str(found[heat]) == "86 degrees; opens later"
+    assert not closed_by((), Observed(), 0.0, {})
+
+
+def test_a_limit_is_told_whether_it_was_closed_before() -> None:
+    heat = Switch("heat", "86 degrees")
+    closed_by((heat,), Observed(), 1.0, closed_by((heat,), Observed(), 0.0, {}))
+    assert heat.before == [False, True]
 
 
 class Work:
@@ -65,7 +93,7 @@ async def test_closing_cancels_the_work_with_its_reason_and_opening_starts_it_ag
     autojump_clock: MockClock,
 ) -> None:
     activity, switch = Activity(), Switch("heat")
-    gate = Gate(activity, (switch,))
+    gate = gate_of(activity, switch)
     work, start = Work(gate), trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.run, work)
@@ -89,7 +117,7 @@ async def test_a_limit_that_opens_while_the_work_ends_leaves_no_stale_reason(
     autojump_clock: MockClock,
 ) -> None:
     activity, switch = Activity(), Switch("heat")
-    gate = Gate(activity, (switch,))
+    gate = gate_of(activity, switch)
     work = Work(gate)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.run, work)
@@ -104,14 +132,39 @@ async def test_a_limit_that_opens_while_the_work_ends_leaves_no_stale_reason(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_change_is_seen_within_the_time_between_two_looks(
+@pytest.mark.parametrize(
+    ("limit", "late"),
+    [
+        (Until(12.0 + EPOCH, told=False), CHECK_SECONDS),
+        (Until(12.0 + EPOCH), 0.0),
+        (Until(130.0 + EPOCH, "you", told=False), PAUSED_SECONDS),
+        (Until(130.0 + EPOCH, "you"), 0.0),
+    ],
+)
+async def test_a_change_is_seen_within_the_time_between_two_looks_and_a_known_time_at_once(
+    limit: Until, late: float, autojump_clock: MockClock
+) -> None:
+    gate, before = gate_of(Activity(), limit), clock()
+    after = limit.time - before
+    assert await gate.wait_open()
+    assert after - 0.01 <= clock() - before <= after + late + 0.01
+    assert not await gate.wait_open()
+
+
+async def test_the_status_tells_all_reasons_each_since_it_was_first_met(
     autojump_clock: MockClock,
 ) -> None:
-    gate = Gate(Activity(), (Until(trio.current_time() + 12.0),))
-    before = trio.current_time()
-    assert await gate.wait_open()
-    assert 12.0 <= trio.current_time() - before <= 12.0 + CHECK_SECONDS
-    assert not await gate.wait_open()
+    activity, heat, user = Activity(), Switch("heat", "86 degrees"), Switch("user", by="you")
+    begun = clock()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate_of(activity, heat, user).run, trio.sleep_forever)
+        await trio.sleep(1.0)
+        user.why = "paused by you"
+        await trio.sleep(100.0)
+        told = [(each.code, each.since, each.cure) for each in activity.reasons]
+        assert told[0][0] == "user" and begun + CHECK_SECONDS <= told[0][1] < begun + 10.0
+        assert told[1] == ("heat", begun, "opens later")
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("limits", [(), (Switch("heat"),)])
@@ -127,5 +180,5 @@ async def test_an_error_of_the_work_is_raised(
 
     for error in (Refusal("not this run"), ZeroDivisionError()):
         with pytest.raises(BaseExceptionGroup) as caught:
-            await Gate(Activity(), limits).run(failing(error))  # type: ignore[arg-type]
+            await gate_of(Activity(), *limits).run(failing(error))  # type: ignore[arg-type]
         assert leaf(caught.value) is error

@@ -36,7 +36,7 @@ from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerId
-from dipaco.protocol.wire.messages import AskChunk, AskOutline, Outline
+from dipaco.protocol.wire.messages import AskChunk, AskHave, AskOutline, Have, Outline
 from tests.node.network.peers import PEERS
 
 T = TypeVar("T")
@@ -101,6 +101,29 @@ def outline_of(data: bytes) -> Outline:
 def cut(data: bytes, index: int) -> bytes:
     chunk = chunk_bytes(len(data))
     return data[index * chunk : (index + 1) * chunk]
+
+
+async def test_a_quiet_node_answers_calls_and_neither_sends_nor_fetches_blobs(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with swarm(tmp_path, 2) as (here, there):
+        digest = there.blobs.write(DATA)
+        stream = await here.transport.open(there.me, BLOB)
+        await stream.send(frame(encode(AskOutline(blob=digest))))
+        await receive_frame(stream, 1 << 20)
+        there.exchange.quiet = lambda: True
+        await stream.send(frame(encode(AskChunk(index=0))))
+        with pytest.raises(Unavailable):
+            await receive_frame(stream, 1 << 20)
+        answer = await here.rpc.call(there.me, AskHave(blob=digest), Have, timeout=5)
+        assert not answer.held
+        with pytest.raises(Unavailable, match="has no blob"):
+            await here.exchange.fetch(digest, holders=[there.me])
+        with pytest.raises(Unavailable, match="see its reason"):
+            await there.exchange.fetch(sha256(b"other"), holders=[here.me])
+        there.exchange.quiet = lambda: False
+        await here.exchange.fetch(digest, holders=[there.me])
+        assert here.blobs.has(digest)
 
 
 class Liar:

@@ -56,6 +56,7 @@ SOURCES = {
     "protocol_muxer.multiselect_communicator:MultiselectCommunicator.read": "c99c62a961c7",
     "pubsub.pubsub:Pubsub.continuously_read_stream": "ac0c4ad87ca3",
     "io.trio:TrioTCPStream.read": "c606ac89ec9d",
+    "transport.tcp.tcp:TCP.dial": "e5659d040a9a",
     "network.swarm:Swarm._do_handle_inbound_connection": "c22fdfd5289f",
     "network.swarm:Swarm._handle_inbound_connection": "0800fdf9770e",
     "network.swarm:Swarm.set_resource_manager": "ba5593b3f671",

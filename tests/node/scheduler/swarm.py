@@ -4,6 +4,7 @@ Or real derivations, by the worker process's own code, in this process.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec.structs import replace
 
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node, assemble, reporter_of
-from dipaco.node.config import NodeConfig, NodeSection, RunSection
+from dipaco.node.config import NodeConfig, NodeSection, RunSection, WhenSection
 from dipaco.node.daemon import run_node
 from dipaco.node.jobs.values import Answer, Derive, Failed, Job, Materialise, Progress
 from dipaco.node.network.memory import MemoryNetwork
@@ -43,6 +45,13 @@ async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
     """Do disk work on the loop: the virtual clock does not see threads."""
     await trio.lowlevel.checkpoint()
     return function(*arguments)
+
+
+class NoBus:
+    """No D-Bus: nobody answers."""
+
+    async def read(self, name: str, path: str, interface: str, value: str) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 def fake(home: Home, **settings: Any) -> FakeWorker:
@@ -102,6 +111,10 @@ class Swarm:
         self._homes = tmp_path
         self._nursery = nursery
         self._address: Address | None = None
+        self.clock: Callable[[], float] = time.time
+        """Unix time, seconds."""
+        self.when = WhenSection()
+        """When the nodes that start from now on work."""
         self.after_commit: Callable[[str, Journal], bool] = lambda name, journal: False
         """Told whenever a node has saved something; True: the node is killed at that moment."""
 
@@ -133,6 +146,7 @@ class Swarm:
                 bootstrap=() if name == SCHEDULER or seed is None else (seed,),
             ),
             run=RunSection(id=run, verify=verify, signers=signers),
+            when=replace(self.when, on_battery=True),
         )
         return await self._nursery.start(self._live, name, config, partial(worker, **settings))
 
@@ -151,7 +165,15 @@ class Swarm:
                 self._address = self._address or transport.addresses[0]
                 self._watch(name, journal, scope)
                 parts = assemble(
-                    config, home, key(name), journal, worker, transport, in_thread=self.in_thread
+                    config,
+                    home,
+                    key(name),
+                    journal,
+                    worker,
+                    transport,
+                    in_thread=self.in_thread,
+                    bus=NoBus(),
+                    clock=self.clock,
                 )
                 reporter = reporter_of(parts, leave=stop.set)
                 node = SwarmNode(parts, reporter, worker, stop, scope, ended)

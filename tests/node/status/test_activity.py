@@ -7,6 +7,7 @@ import pytest
 
 from dipaco.node.jobs.values import Progress
 from dipaco.node.status.activity import Activity, so_far
+from dipaco.node.status.document import Reason
 from dipaco.node.status.totals import Sums
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal
@@ -34,10 +35,12 @@ def test_a_node_of_several_runs_is_named_by_the_busiest() -> None:
 
 def test_a_pause_or_an_end_of_the_node_covers_every_run() -> None:
     activity = Activity()
-    activity.pause("disk", "full")
+    full = Reason(code="disk", text="full", since=5.0)
+    activity.pause(full, Reason(code="hot", text="86 C", since=6.0))
     scheduling(activity, b"one", 1)
-    assert activity.reason.code == "disk"
+    assert activity.reason == full and [each.code for each in activity.reasons] == ["disk", "hot"]
     activity.say("resuming")
+    assert [each.code for each in activity.reasons] == ["resuming"]
     scheduling(activity, b"one", 1)
     assert activity.reason.code == "scheduling"
     activity.say("stopping")

@@ -1,0 +1,157 @@
+"""The watch: it reads this machine for the limits that are set, each measure at its own slow pace.
+
+The gate calls `look` before it asks its limits, so nothing is read that no limit needs. While a
+person's pause holds, nothing is read at all, and what was read before is forgotten: the first look
+after it reads everything anew. Files are read in a thread.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from dipaco.node.config import NodeConfig
+from dipaco.node.limits.apps import running
+from dipaco.node.limits.battery import on_battery
+from dipaco.node.limits.bus import Bus, SystemBus
+from dipaco.node.limits.disk import Disk
+from dipaco.node.limits.heat import MARGIN_C, cpu_celsius, gpu_celsius
+from dipaco.node.limits.in_use import idle_seconds
+from dipaco.node.limits.memory import memory
+from dipaco.node.limits.metered import is_metered
+from dipaco.node.limits.order import Orders, holds
+from dipaco.node.limits.values import Observed
+from dipaco.node.network.blob_stream import InThread
+from dipaco.node.status import counters
+
+BATTERY_SECONDS = 10.0  # someone who pulls the plug waits so long at most
+APPS_SECONDS = 10.0  # so is whoever starts a game
+USE_SECONDS = 10.0  # and whoever comes back to the desk
+METERED_SECONDS = 60.0
+HEAT_SECONDS = 15.0  # a device heats up in a minute or more
+MEMORY_SECONDS = 5.0  # memory fills up fast
+Read = Callable[[], Awaitable[Any]]
+
+
+@dataclass(eq=False)
+class Probe:
+    """One measure of this machine."""
+
+    name: str
+    """The field of `Observed`."""
+    seconds: float
+    """Between two readings."""
+    read: Read
+    needed: Callable[[], bool] = lambda: True
+    """Whether a limit can need it now; else its field is None."""
+    due: float = -1.0
+    """On trio's clock."""
+
+
+class Watch:
+    """The last observations of this machine."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        orders: Orders,
+        disk: Disk,
+        worker_pids: Callable[[], tuple[int, ...]],
+        *,
+        traffic: Callable[[], int] = lambda: 0,
+        device: str,
+        in_thread: InThread = trio.to_thread.run_sync,
+        bus: Bus | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Watch for the limits that `config` sets.
+
+        worker_pids   returns the processes that work now.
+        traffic       returns the bytes on the wire today.
+        device        that they train on, as `cuda:0`.
+        clock         returns Unix time, seconds.
+        """
+        self._orders, self._disk, self._clock = orders, disk, clock
+        self._in_thread, self._bus = in_thread, bus or SystemBus()
+        self._worker_pids, self._traffic = worker_pids, traffic
+        self._worker_most = 0
+        self._seen = Observed()
+        self._probes = self._probes_for(config, device)
+
+    def observed(self) -> Observed:
+        """Return the last observations, from memory; of disk and traffic the present ones."""
+        disk = self._disk.observed()
+        return replace(
+            self._seen,
+            order=self._orders.order,
+            disk_free=disk.disk_free,
+            disk_full=disk.disk_full,
+            traffic=self._traffic(),
+        )
+
+    async def look(self) -> None:
+        """Read what is due."""
+        await trio.lowlevel.checkpoint()
+        if holds(self._orders.order, self._clock()):
+            self._seen = Observed()
+            for probe in self._probes:
+                probe.due = -1.0
+            return
+        for probe in self._probes:
+            if not probe.needed():
+                self._note(probe, None)
+                probe.due = -1.0
+            elif trio.current_time() >= probe.due:
+                self._note(probe, await probe.read())
+                probe.due = trio.current_time() + probe.seconds
+
+    def _note(self, probe: Probe, value: Any) -> None:
+        self._seen = replace(self._seen, **{probe.name: value})
+
+    def _probes_for(self, config: NodeConfig, device: str) -> tuple[Probe, ...]:
+        when, heat = config.when, partial(self._heat_matters, config.compute.max_temp_c)
+        probes = [
+            Probe("memory", MEMORY_SECONDS, self._memory),
+            Probe("celsius", HEAT_SECONDS, self._celsius_of(device), heat),
+        ]
+        if when.idle_only:
+            probes.append(Probe("idle_seconds", USE_SECONDS, self._idle))
+        if not when.on_battery:
+            probes.append(Probe("on_battery", BATTERY_SECONDS, self._file(on_battery)))
+        if when.exclusive_apps:
+            read = self._file(partial(running, when.exclusive_apps))
+            probes.append(Probe("apps", APPS_SECONDS, read))
+        if config.network.metered == "pause":
+            probes.append(Probe("metered", METERED_SECONDS, partial(is_metered, self._bus)))
+        return tuple(probes)
+
+    def _heat_matters(self, most: int) -> bool:
+        """Return whether the device works, or is still too hot to."""
+        seen = self._seen.celsius
+        return bool(self._worker_pids()) or (seen is not None and seen > most - MARGIN_C)
+
+    def _celsius_of(self, device: str) -> Read:
+        if device.startswith("cuda"):
+            return partial(gpu_celsius, device)
+        return self._file(cpu_celsius)
+
+    def _file(self, read: Callable[[], Any]) -> Read:
+        async def in_thread() -> Any:
+            return await self._in_thread(read)
+
+        return in_thread
+
+    async def _idle(self) -> Any:
+        return await idle_seconds(self._bus, self._clock())
+
+    async def _memory(self) -> Any:
+        """Return the memory, with the most that the worker processes held at once."""
+        return await self._in_thread(self._read_memory)
+
+    def _read_memory(self) -> Any:
+        now = counters.memory(self._worker_pids()).worker
+        self._worker_most = max(self._worker_most, now)
+        return memory(self._worker_most)
