@@ -345,8 +345,8 @@ def reporter_of(
         storage=node.storage,
         schedulers=node.request_router.schedulers,
         leave=leave,
-        restart=restart,
         orders=node.orders,
+        restart=restart,
         started=time.time(),
     )
 

@@ -22,7 +22,16 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"work"},
     ),
     "node": (
-        {"condition", "descriptors", "hours", "quantities", "service_state", "signals", "storage"},
+        {
+            "condition",
+            "descriptors",
+            "hours",
+            "log_file",
+            "quantities",
+            "service_state",
+            "signals",
+            "storage",
+        },
         {"network"},
         {"config"},
         {"settings"},

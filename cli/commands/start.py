@@ -12,7 +12,7 @@ import click
 from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
 from dipaco.cli.options import home_option, parameter_of, sources_of
-from dipaco.node.config import KEYS, NodeConfig
+from dipaco.node.config import KEYS, NodeConfig, expanded
 from dipaco.node.hours import next_clock
 from dipaco.node.settings import Sources, check_together
 from dipaco.protocol.errors import ConfigError
@@ -168,9 +168,11 @@ def _run(sources: Sources, tasks: int | None, until: Until | None) -> int:
 
     from dipaco.node.daemon import run_daemon
     from dipaco.node.live_config import LiveConfig
-    from dipaco.node.logs import logging_to_stderr
+    from dipaco.node.logs import logging_to
     from dipaco.node.stay import Stay
 
     live = LiveConfig(sources)
-    with logging_to_stderr(live.config.log) as say:
+    config = live.config
+    file = config.home / expanded(Path(config.log.file)) if config.log.file else None
+    with logging_to(config.log, file) as say:
         return trio.run(partial(run_daemon, live, say, Stay(tasks=tasks, until=until)))

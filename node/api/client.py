@@ -92,8 +92,8 @@ def ask_finish(home: Path, *, timeout: float = 5.0) -> Ordered:
 
 def ask_why(home: Path, *, at: float | None = None, timeout: float = 5.0) -> Why:
     """Ask the daemon of `home` for the reasons at a Unix time [now]; raises NoDaemon."""
-    target = WHY if at is None else f"{WHY}?at={at!r}"
-    return _ask(home, "GET", target, _WHY, timeout=timeout)
+    query = "" if at is None else f"?at={at:.3f}"
+    return _ask(home, "GET", WHY + query, _WHY, timeout=timeout)
 
 
 def ask_fetch(

@@ -89,8 +89,8 @@ async def _finish(answers: Answers, request: Request, connection: Connection) ->
 
 
 async def _why(answers: Answers, request: Request, connection: Connection) -> None:
-    asked = _asked(request, WhyRequest)
-    await connection.answer(HTTPStatus.OK, await answers.handler.why(asked.at))
+    found = await answers.handler.why(_asked(request, WhyRequest).at)
+    await connection.answer(HTTPStatus.OK, found)
 
 
 async def _stream(answers: Answers, request: Request, connection: Connection) -> None:

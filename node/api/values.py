@@ -43,18 +43,22 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """End with the exit code that has a service started again."""
 
 
+Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
+"""Unix time, seconds, up to the year 9999."""
+
+
 class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the daemon to stop working until a time, or until it is told to resume."""
 
-    until: float | None = None
-    """Unix time, seconds; in the future."""
+    until: Moment | None = None
+    """In the future."""
 
 
 class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The query of the target that tells the reasons of a moment."""
 
-    at: float | None = None
-    """Unix time, seconds; null: now."""
+    at: Moment | None = None
+    """None: now."""
 
 
 HexDigest = Annotated[

@@ -190,8 +190,8 @@ class Activity(CurrentState):
     def entered(self, told: CurrentState) -> None:
         """Note which state was told last."""
         self._latest = told
-        self.told.notify()
         self.note()
+        self.told.notify()
 
     def note(self) -> None:
         """Keep the reasons that hold now."""

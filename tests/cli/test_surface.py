@@ -21,6 +21,10 @@ SURFACE = {
     "--until --verify --whole-files",
     "stop": "--home --now --restart",
     "status": "--home --json",
+    "why": "--at --home --json",
+    "pause": "--for --home --json --until",
+    "resume": "--home --json",
+    "finish": "--home --json",
     "run init": "OUT --data --grid --text-field",
     "run create": "FILE --force --home --json --key --out --owner",
     "run sign": "FILE --force --key --out",
@@ -88,6 +92,8 @@ LIGHT_COMMANDS = (
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],
     ["stop", "--home", "HOME"],
+    ["pause", "--for", "2h", "--home", "HOME"],
+    ["why", "--at", "2h ago", "--home", "HOME"],
 )
 
 
