@@ -6,6 +6,7 @@ handle: a Refusal, a bug. A full disk pauses it.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ import msgspec
 import trio
 
 from dipaco.node.api.clients import MAX_CLIENTS
-from dipaco.node.api.port import port_of
+from dipaco.node.api.port import Port, port_of
 from dipaco.node.api.reporter import RESTART, StatusReporter
 from dipaco.node.api.server import Ends, serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
@@ -33,6 +34,7 @@ from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
 from dipaco.node.service_state import ServiceManager
 from dipaco.node.signals import Actions, heed_signals
+from dipaco.node.status.log_lines import listening
 from dipaco.node.stay import Stay, stay_over
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -156,10 +158,18 @@ async def _live(node: Node, process: Process, most: int) -> None:
     reporter = reporter_of(node, leave=process.stop.set, restart=process.restart)
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
+    with listening(reporter.log_lines):
+        await _serve(node, reporter, process, port, most)
+
+
+async def _serve(
+    node: Node, reporter: StatusReporter, process: Process, port: Port | None, most: int
+) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
         nursery.start_soon(_tell_manager, node, process)
         nursery.start_soon(_end_stay, node, process)
+        node.activity.event_log.add("node", "started", f"version {VERSION}, process {os.getpid()}")
 
         def ready() -> None:
             _greet(node, process.say, ends)

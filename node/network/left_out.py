@@ -11,7 +11,7 @@ The finder has to stand before libp2p is imported for the first time, so the pac
 
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import MutableSequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any, Final
@@ -49,7 +49,7 @@ def _placeholder(module: str, name: str) -> _Placeholder:
 class _LeftOut(types.ModuleType):
     """A module that has a placeholder for every name."""
 
-    __path__: Sequence[str] = ()
+    __path__: MutableSequence[str] = []  # noqa: RUF012 as types.ModuleType has it
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
