@@ -45,6 +45,7 @@ COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the f
     "reference": "reference",
     "compare": "compare",
     "config": "config",
+    "service": "service",
     "id": "id_",
     "key": "key",
     "completion": "completion",

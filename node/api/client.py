@@ -127,9 +127,9 @@ def _target(path: str, query: msgspec.Struct) -> str:
     return f"{path}?{urlencode({k: v for k, v in fields.items() if v is not None})}"
 
 
-def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
+def ask_stop(home: Path, *, now: bool = False, restart: bool = False, timeout: float = 5.0) -> None:
     """Ask the daemon of `home` to stop; raises NoDaemon."""
-    _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now), timeout=timeout)
+    _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now, restart=restart), timeout=timeout)
 
 
 def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -> Ordered:

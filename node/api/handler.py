@@ -31,8 +31,11 @@ class Handler(Protocol):
         """Return the summary of the run's ledger."""
         ...
 
-    def stop(self, *, now: bool) -> None:
-        """Begin to stop, as after a TERM signal (`now`: as after a second one)."""
+    def stop(self, *, now: bool, restart: bool) -> None:
+        """Begin to stop, as after a TERM signal (`now`: as after a second one).
+
+        restart   whether the exit code asks a service manager for a new start.
+        """
         ...
 
     def pause(self, until: float | None) -> Ordered:

@@ -76,7 +76,7 @@ async def _stop(answers: Answers, request: Request, connection: Connection) -> N
     try:  # the answer first: `now` ends the process
         await connection.answer(HTTPStatus.ACCEPTED, Stopping())
     finally:
-        answers.handler.stop(now=asked.now)
+        answers.handler.stop(now=asked.now, restart=asked.restart)
 
 
 async def _events(answers: Answers, request: Request, connection: Connection) -> None:

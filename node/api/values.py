@@ -35,7 +35,7 @@ class NoDaemon(Unavailable):
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The query of a target that takes none."""
+    """The query or the body of a target that takes none."""
 
 
 Most = Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -90,6 +90,8 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     now: bool = False
     """At once, without handing back the lease."""
+    restart: bool = False
+    """End with the exit code that has a service started again."""
 
 
 Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
@@ -104,7 +106,7 @@ class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ask the daemon for the reasons that held at a moment."""
+    """The query of the target that tells the reasons of a moment."""
 
     at: Moment | None = None
     """None: now."""

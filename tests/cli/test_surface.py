@@ -17,9 +17,9 @@ SURFACE = {
     "--idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
-    "--on-battery --rendezvous --run --signer --threads --train --ui-listen --verify "
-    "--whole-files",
-    "stop": "--home --now",
+    "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
+    "--until --verify --whole-files",
+    "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
     "peers": "--home --json",
     "tasks": "--home --json -n",
@@ -62,6 +62,9 @@ SURFACE = {
     "config path": "--home",
     "config check": "--home --json",
     "config edit": "--home",
+    "service install": "--home --print --system",
+    "service uninstall": "--system",
+    "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
     "completion": "SHELL",
@@ -88,6 +91,7 @@ LIGHT_COMMANDS = (
     ["config", "show", "--home", "HOME"],
     ["config", "check", "--home", "HOME"],
     ["config", "set", "log.level", "debug", "--home", "HOME"],
+    ["service", "install", "--print", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],

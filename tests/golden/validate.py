@@ -4,6 +4,7 @@ A keyword that is not known here is an error, so that nothing is taken for check
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -34,7 +35,9 @@ def _ref(value: Any, wanted: str, schema: Any, defs: Any, at: str) -> list[str]:
 
 def _any_of(value: Any, wanted: list[Any], schema: Any, defs: Any, at: str) -> list[str]:
     tried = [faults(value, each, defs, at) for each in wanted]
-    return [] if any(not each for each in tried) else [f"{at}: none of {len(wanted)} forms", *tried[0]]
+    return (
+        [] if any(not each for each in tried) else [f"{at}: none of {len(wanted)} forms", *tried[0]]
+    )
 
 
 def _type(value: Any, wanted: str, schema: Any, defs: Any, at: str) -> list[str]:
@@ -96,11 +99,15 @@ def _pattern(value: Any, wanted: str, schema: Any, defs: Any, at: str) -> list[s
 
 
 def _least(value: Any, wanted: float, schema: Any, defs: Any, at: str) -> list[str]:
-    return [] if not isinstance(value, int | float) or value >= wanted else [f"{at}: {value} is small"]
+    return (
+        [] if not isinstance(value, int | float) or value >= wanted else [f"{at}: {value} is small"]
+    )
 
 
 def _most(value: Any, wanted: float, schema: Any, defs: Any, at: str) -> list[str]:
-    return [] if not isinstance(value, int | float) or value <= wanted else [f"{at}: {value} is large"]
+    return (
+        [] if not isinstance(value, int | float) or value <= wanted else [f"{at}: {value} is large"]
+    )
 
 
 def _fewest(value: Any, wanted: int, schema: Any, defs: Any, at: str) -> list[str]:
@@ -111,7 +118,7 @@ def _longest(value: Any, wanted: int, schema: Any, defs: Any, at: str) -> list[s
     return [] if not isinstance(value, list | str) or len(value) <= wanted else [f"{at}: too long"]
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Any, Any, Any, Any, str], list[str]]] = {
     "$ref": _ref,
     "anyOf": _any_of,
     "type": _type,

@@ -91,7 +91,7 @@ async def test_the_nodes_own_page_is_answered(port: Port) -> None:
     headers = (BEARER, "Host: localhost:7397", "Origin: http://localhost:7397")
     assert (await port.ask("POST", "/v1/stop", *headers)).status == 202
     await trio.testing.wait_all_tasks_blocked()
-    assert port.node.stops == [False]
+    assert port.node.stops == [(False, False)]
 
 
 @pytest.mark.parametrize(

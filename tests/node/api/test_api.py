@@ -68,11 +68,14 @@ def test_threads_find_the_types_of_all_answers_complete() -> None:
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
-async def test_stop_reaches_the_daemon_with_its_haste(served: Served) -> None:
+async def test_stop_reaches_the_daemon_with_its_haste_and_the_wish_for_a_new_start(
+    served: Served,
+) -> None:
     await served.call(ask_stop)
     await served.call(ask_stop, now=True)
+    await served.call(ask_stop, restart=True)
     await trio.testing.wait_all_tasks_blocked()  # the answer comes first, the deed after it
-    assert served.node.stops == [False, True]
+    assert served.node.stops == [(False, False), (True, False), (False, True)]
 
 
 async def test_orders_reach_the_daemon_and_it_tells_the_order_that_stands(served: Served) -> None:

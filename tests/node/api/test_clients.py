@@ -167,7 +167,7 @@ async def test_status_and_stop_get_through_a_crowd_and_nothing_else(
             assert answer.status == status
         (only,) = answers(await served.send(STATUS + STATUS))  # one question, then it is over
         assert only.status == 200
-    assert served.node.stops == [False]
+    assert served.node.stops == [(False, False)]
 
 
 async def test_a_kept_seat_is_held_for_a_moment_alone(

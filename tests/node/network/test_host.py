@@ -51,7 +51,13 @@ def test_few_modules_know_of_libp2p_and_one_place_catches_everything() -> None:
                 "BaseException",
             ):
                 broad.append(path.name)
-    assert importers == {"host.py", "libp2p_gossip.py", "libp2p_yamux.py", "shims.py"}
+    assert importers == {
+        "host.py",
+        "libp2p_gossip.py",
+        "libp2p_tcp.py",
+        "libp2p_yamux.py",
+        "shims.py",
+    }
     assert broad == ["shims.py"]
 
 
