@@ -174,11 +174,11 @@ async def _live(node: Node, process: Process, most: int) -> None:
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     with listening(reporter.log_lines):
-        await _serve(node, reporter, port, process, most)
+        await _serve(node, reporter, process, port, most)
 
 
 async def _serve(
-    node: Node, reporter: StatusReporter, port: Port | None, process: Process, most: int
+    node: Node, reporter: StatusReporter, process: Process, port: Port | None, most: int
 ) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
