@@ -29,7 +29,7 @@ class Exit(IntEnum):
     USAGE = 2
     """Bad usage or configuration."""
     AWAY = 3
-    """A peer or a source is away for now."""
+    """A peer or a source is away for now; of `start` only for a stay that ends by itself."""
     REFUSED = 4
     """A manifest, signature or router is wrong."""
     UNVERIFIABLE = 5
@@ -42,6 +42,10 @@ class Exit(IntEnum):
     """Another daemon holds this home."""
     NO_DAEMON = 9
     """No daemon answers (client verbs)."""
+    UPDATE = 10
+    """The run does not accept this version: update."""
+    RESTART = 75
+    """A restart was asked for: a service is started again."""
     INTERRUPTED = 130
     """By Ctrl-C."""
 

@@ -40,6 +40,8 @@ COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the f
     "testnet": "testnet",
     "reference": "reference",
     "compare": "compare",
+    "config": "config",
+    "service": "service",
     "id": "id_",
     "key": "key",
     "completion": "completion",

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from dipaco.node.config import Device, NodeConfig, home_folder, load_config
+from dipaco.node.config import Device, NodeConfig, home_folder
+from dipaco.node.settings import Sources
 from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 
@@ -131,7 +132,12 @@ def home_of(flag: str | None) -> Path:
 
 def config_of(home: str | None, flags: Mapping[str, Any]) -> NodeConfig:
     """Return the configuration of `home`, overridden by `flags`; raises ConfigError."""
-    return load_config(
+    return sources_of(home, flags).settings().config
+
+
+def sources_of(home: str | None, flags: Mapping[str, Any]) -> Sources:
+    """Return what the configuration of `home` is read from; raises ConfigError."""
+    return Sources(
         home=home_of(home),
         environ=os.environ,
         flags=flags,

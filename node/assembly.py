@@ -327,8 +327,10 @@ def set_caps(caps: Caps, network: NetworkSection) -> None:
     caps.set(up=network.max_up or None, down=network.max_down or None, limit_lan=network.limit_lan)
 
 
-def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
-    """Return what answers the local API; `leave` begins to end the node."""
+def reporter_of(
+    node: Node, *, leave: Callable[[], None], restart: Callable[[], None] = lambda: None
+) -> StatusReporter:
+    """Return what answers the local API; `leave` begins to end the node, after `restart` anew."""
     return StatusReporter(
         version=VERSION,
         me=node.me,
@@ -344,6 +346,7 @@ def reporter_of(node: Node, *, leave: Callable[[], None]) -> StatusReporter:
         schedulers=node.request_router.schedulers,
         leave=leave,
         orders=node.orders,
+        restart=restart,
         started=time.time(),
     )
 

@@ -1,16 +1,12 @@
 """`NodeConfig`: the settings that this node's operator alone decides.
 
-They never go on the wire, and a manifest cannot set them. Precedence: flag > environment >
-`config.toml` in the home folder > default. A setting has the same name everywhere:
+They never go on the wire, and a manifest cannot set them. A setting has the same name everywhere:
 `[storage] max_shards` in the file, `DIPACO_STORAGE_MAX_SHARDS` in the environment, `--max-shards`
-as a flag. An unknown key or `DIPACO_*` variable is an error that names the nearest known one. A
-size or rate without a unit is an error too. Lists in the environment are separated by commas, hours
-by semicolons. The daemon honours every key here.
+as a flag. `settings.py` reads them. The daemon honours every key here.
 """
 
 import ipaddress
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,19 +17,22 @@ from msgspec import Meta
 
 from dipaco.node.hours import Hours, parse_hours
 from dipaco.node.network.seats import Network
-from dipaco.node.quantities import MemoryBound, parse_memory, parse_rate, parse_size
-from dipaco.node.storage.toml import read_toml
+from dipaco.node.quantities import (
+    MemoryBound,
+    parse_memory,
+    parse_rate,
+    parse_size,
+    rate_text,
+    size_text,
+)
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.numbers import size
 from dipaco.protocol.routing.policy import POLICY_PATTERN
 from dipaco.protocol.wire.address import Address
-from dipaco.protocol.wire.faults import nearest, refusal_of, shown
 from dipaco.protocol.wire.identity import PeerIdField
-from dipaco.protocol.wire.text import one_line
 
-FILE_NAME = "config.toml"
 HOME_VARIABLE = "DIPACO_HOME"
 PREFIX = "DIPACO_"
-MAX_QUOTED = 200  # characters of a value in a message
 MAX_PORT = 65535
 
 Device = Annotated[
@@ -243,7 +242,7 @@ class UiSection(Section, frozen=True, kw_only=True):
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings, checked; build it with `load_config`."""
+    """All settings, checked; build it with `settings.load_config`."""
 
     home: Path
     """Absolute; may not exist yet."""
@@ -318,6 +317,16 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "ui.listen": _loopback,
 }
 """What reads the value of a key before its type is checked; raises ValueError."""
+TEXTS: dict[str, Callable[[Any], str]] = {
+    "compute.max_ram": str,
+    "network.max_up": lambda rate: rate_text(rate) if rate else "",
+    "network.max_down": lambda rate: rate_text(rate) if rate else "",
+    "network.daily_quota": lambda size: size_text(size) if size else "",
+    "storage.cache_max": size_text,
+    "storage.min_free": size_text,
+    "log.max_size": size_text,
+}
+"""What writes the value of a key as a person does, where it is a number or a value in memory."""
 TEXT_LISTS: dict[str, Callable[[str], Any]] = {
     "node.listen": _address(Address.listen_fault),
     "node.announce": _address(Address.announce_fault),
@@ -349,116 +358,25 @@ def expanded(path: Path) -> Path:
         raise ConfigError(f"{path}: there is no home folder of {path.parts[0]}") from None
 
 
-def load_config(
-    *,
-    home: Path,
-    environ: Mapping[str, str],
-    flags: Mapping[str, Any],
-    defaults: Mapping[str, Any] | None = None,
-) -> NodeConfig:
-    """Read `home`/config.toml if it exists; environment and flags override it.
+def plain(key: str, value: Any) -> Any:
+    """Return the value of a key as its file has it: a text, a number, a yes or no, or texts."""
+    if key in TEXTS:
+        return TEXTS[key](value)
+    if isinstance(value, tuple):
+        return [each.text if isinstance(each, Hours) else str(each) for each in value]
+    return value
 
-    flags     key (`section.name`) to value; None stands for a flag that was not given.
-    defaults  the same, below the file and above the built-in defaults.
 
-    Raises ConfigError, which names the key and where its value came from.
+def contradictions(config: NodeConfig, disk: int) -> list[str]:
+    """Return what cannot hold together in a configuration that is right key by key.
+
+    disk   bytes of the disk that has the home, used ones too.
     """
-    path = home / FILE_NAME
-    values: dict[str, Any] = {}
-    variables = {key: f"${name}" for name, key in VARIABLES.items()}
-    for origin, layer, strict in (
-        ("the packaged defaults", dict(defaults or {}), True),
-        (str(path), _file_layer(path), True),
-        ("", _environment_layer(environ), False),
-        ("the command line", {k: v for k, v in flags.items() if v is not None}, False),
-    ):
-        for key, value in layer.items():
-            values[key] = _checked(key, value, origin or variables[key], strict=strict)
-    return _built(home, values)
-
-
-def _built(home: Path, values: Mapping[str, Any]) -> NodeConfig:
-    sections: dict[str, Any] = {}
-    for section in msgspec.structs.fields(NodeConfig):
-        if section.name != "home":
-            given = {
-                key.partition(".")[2]: value
-                for key, value in values.items()
-                if key.startswith(section.name + ".")
-            }
-            sections[section.name] = section.type(**given)
-    return NodeConfig(home=home, **sections)
-
-
-def _file_layer(path: Path) -> dict[str, Any]:
-    if not os.path.lexists(path):
-        return {}
-    layer: dict[str, Any] = {}
-    for section, table in read_toml(path).items():
-        if not isinstance(table, dict):
-            places = [key.partition(".")[0] for key in KEYS if key.endswith(f".{section}")]
-            where = f"below [{places[0]}]" if places else "into one"
-            raise ConfigError(
-                f"{path}: {one_line(section)} is outside any [section]; move it {where}"
-            )
-        if section not in SECTIONS and not table:
-            raise ConfigError(
-                f"{path}: unknown table [{one_line(section)}]{nearest(section, SECTIONS)}"
-            )
-        for name, value in table.items():
-            key = f"{section}.{name}"
-            if key not in KEYS:
-                raise ConfigError(f"{path}: unknown key {one_line(key)}{_nearest_key(name, key)}")
-            layer[key] = value
-    return layer
-
-
-def _nearest_key(name: str, key: str) -> str:
-    """Return `; did you mean ...?`: a key of this name in another section, else the nearest."""
-    same = [known for known in KEYS if known.partition(".")[2] == name]
-    return f"; did you mean {same[0]}?" if same else nearest(key, KEYS)
-
-
-def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
-    layer: dict[str, Any] = {}
-    for name, value in environ.items():
-        if not name.startswith(PREFIX) or name == HOME_VARIABLE:
-            continue
-        if name not in VARIABLES:
-            known = [*VARIABLES, HOME_VARIABLE]
-            raise ConfigError(f"unknown environment variable {name}{nearest(name, known)}")
-        key = VARIABLES[name]
-        separator = ";" if key == "when.hours" else ","  # `sat,sun` is one span
-        layer[key] = _split(value, separator) if _is_list(key) else value
-    return layer
-
-
-def _split(value: str, separator: str = ",") -> list[str]:
-    return [part.strip() for part in value.split(separator) if part.strip()]
-
-
-def _is_list(key: str) -> bool:
-    return getattr(KEYS[key], "__origin__", None) is tuple
-
-
-def _checked(key: str, value: Any, origin: str, *, strict: bool) -> Any:
-    try:
-        if key in TEXT_LISTS:
-            return tuple(
-                map(TEXT_LISTS[key], msgspec.convert(value, tuple[str, ...], strict=strict))
-            )
-        if key == "run.id" and isinstance(value, str):
-            value = _split(value)  # one run needs no list
-        plain = VALUES[key](value) if key in VALUES else value
-        return msgspec.convert(plain, KEYS[key], strict=strict)
-    except msgspec.ValidationError as error:
-        words = refusal_of(error, value, tuple[str, ...] if key in TEXT_LISTS else KEYS[key])
-    except ValueError as error:
-        words = str(error)
-    if value == "":
-        words = "is empty; leave it out, or give it a value"
-    if key == "run.id" and isinstance(value, list):
-        words = re.sub(r"^\[\d+\]: the text ", "", words)
-    words = words.removeprefix(f"{shown(value)} is ")  # which stands here already
-    given = "" if isinstance(value, list | tuple) else f" = {ascii(value)[:MAX_QUOTED]}"
-    raise ConfigError(f"{key}{given} ({origin}): {words}")  # the words name the entry of a list
+    found = []
+    if config.storage.min_free >= disk:
+        least, whole = size_text(config.storage.min_free), size(disk)
+        found.append(
+            f"storage.min_free = {least!r}: the disk of {config.home} has {whole} in all, so no "
+            "work would ever run"
+        )
+    return found

@@ -6,79 +6,117 @@ handle: a Refusal, a bug. A full disk pauses it.
 """
 
 import logging
-import os
-import signal
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
-from dipaco.node.api.reporter import StatusReporter
-from dipaco.node.api.server import serve_api
+from dipaco.node.api.clients import MAX_CLIENTS
+from dipaco.node.api.port import port_of
+from dipaco.node.api.reporter import RESTART, StatusReporter
+from dipaco.node.api.server import Ends, serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
 from dipaco.node.config import NodeConfig
-from dipaco.node.descriptors import connections, raise_limit, shortage
+from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
+from dipaco.node.live_config import LiveConfig
+from dipaco.node.logs import set_level
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
 from dipaco.node.roles.run import run_roles, trains
 from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
+from dipaco.node.service_state import ServiceManager
+from dipaco.node.signals import Actions, heed_signals
+from dipaco.node.stay import Stay, stay_over
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.mark import check_mark
 from dipaco.protocol.wire.identity import fingerprint, peer_id
 
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus
-
 log = logging.getLogger(__name__)
 
+FOREVER = Stay()
 GRACE_SECONDS = 5.0  # for goodbyes; the whole exit has 10
-IDLE = frozenset({signal.SIGUSR1, signal.SIGUSR2})  # else they would end the process
-HEEDED = IDLE | {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 Say = Callable[[str], None]
 
 
-async def run_daemon(config: NodeConfig, say: Say) -> int:
-    """Run a node until a signal or `stop` ends it; returns 0.
+@dataclass
+class Process:
+    """The daemon's process: what it runs with, and how it is told and tells."""
+
+    live: LiveConfig
+    say: Say
+    """Prints one line for the person who started it."""
+    stay: Stay
+    stop: trio.Event = field(default_factory=trio.Event)
+    code: int = 0
+    """The exit code."""
+    service: ServiceManager = field(default_factory=ServiceManager)
+    status: Callable[[], str] = "the node is starting".__str__
+    """Returns the status as one line."""
+
+    @property
+    def config(self) -> NodeConfig:
+        """The configuration as it is now."""
+        return self.live.config
+
+    def read_again(self) -> None:
+        """Take up a changed configuration file, and tell in one line what came of it."""
+        reread = self.live.read_again()
+        log.log(logging.WARNING if reread.fault else logging.INFO, "%s", reread)
+        set_level(self.config.log.level)
+
+    def restart(self) -> None:
+        """End with the exit code that has a service started again."""
+        self.code = RESTART
+
+    def actions(self) -> Actions:
+        """Return what signals do."""
+        return Actions(
+            leave=self.stop.set,
+            leaving=self.stop.is_set,
+            changed=lambda: self.live.changed,
+            read_again=self.read_again,
+            tell=lambda: self.say(f"status   {self.status()}"),
+        )
+
+
+async def run_daemon(live: LiveConfig, say: Say, stay: Stay = FOREVER) -> int:
+    """Run a node until a signal, `stop` or the end of its stay; returns its exit code.
 
     say   prints one line for the person who started it.
 
-    Raises ConfigError, HomeTaken, NoDevice, Refusal, Unverifiable, DiskFull: see
-    docs/operation.md.
+    Raises ConfigError, HomeTaken, NoDevice, Refusal, Unverifiable, DiskFull, and Unavailable for a
+    bounded stay without peers: see docs/operation.md.
     """
-    settings = settings_of(config)  # before anything is made in a home that cannot be used
-    stop = trio.Event()
+    process = Process(live, say, stay)
+    settings = settings_of(live.config)  # before anything is made in a home that cannot be used
     async with trio.open_nursery() as nursery:
-        await nursery.start(_heed_signals, stop)
+        heed = partial(heed_signals, process.actions(), service=process.service.is_there)
+        await nursery.start(heed)
         limit = raise_limit()
         if few := shortage(limit):
             log.warning("%s", few)
-        home = Home.at(config.home)
+        home = Home.at(live.config.home)
         with home.held():
             home.clear_temporary()
-            await _open(config, settings, home, say, stop, connections(limit, MOST_CONNECTIONS))
+            await _open(process, settings, home, limit)
         nursery.cancel_scope.cancel()
-    return 0
+    return process.code
 
 
-async def _open(
-    config: NodeConfig,
-    settings: WorkerSettings,
-    home: Home,
-    say: Say,
-    stop: trio.Event,
-    most: int,
-) -> None:
+async def _open(process: Process, settings: WorkerSettings, home: Home, limit: int) -> None:
     """Open all that the node of a held home needs, run it, and close all.
 
-    most   connections.
+    limit   of open files.
     """
+    config = process.config
     on_log = partial(log.info, "worker: %s")
     worker, device = Worker(settings, on_log), None
     if trains(config):
@@ -86,9 +124,9 @@ async def _open(
     second = Worker(settings, on_log)
     pool = Pair(worker, second) if trains(config) else Pool(worker, second)
     key = load_or_new_identity(home.identity)
-    say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
+    process.say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
     if device is not None:
-        say(f"device   {device}")
+        process.say(f"device   {device}")
     journal = Journal.open(home.journal)
     try:
         check_mark(home, journal)
@@ -96,7 +134,7 @@ async def _open(
             key,
             listen=config.node.listen,
             announce=config.node.announce,
-            most=most,
+            most=connections(limit, MOST_CONNECTIONS),
             exempt=config.node.exempt_prefixes,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
@@ -104,19 +142,48 @@ async def _open(
             node = assemble(config, home, key, journal, pool, transport, device=trains_on)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.end_idle)
-                await _live(node, say, stop)
+                await _live(node, process, clients(limit, MAX_CLIENTS))
                 nursery.cancel_scope.cancel()
     finally:
         journal.close()
 
 
-async def _live(node: Node, say: Say, stop: trio.Event) -> None:
-    """Run a node that a person started: with local API and a greeting."""
-    reporter = reporter_of(node, leave=stop.set)
+async def _live(node: Node, process: Process, most: int) -> None:
+    """Run a node that a person started: with local API and a greeting.
+
+    most   clients of each end of the API.
+    """
+    reporter = reporter_of(node, leave=process.stop.set, restart=process.restart)
+    port = port_of(node.config, node.home)
+    process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     async with trio.open_nursery() as nursery:
-        socket = await nursery.start(serve_api, node.home, reporter)
-        await run_node(node, reporter, stop, ready=partial(_greet, node, say, str(socket)))
+        ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
+        nursery.start_soon(_tell_manager, node, process)
+        nursery.start_soon(_end_stay, node, process)
+
+        def ready() -> None:
+            _greet(node, process.say, ends)
+            process.service.ready()
+
+        await run_node(node, reporter, process.stop, ready=ready)
         nursery.cancel_scope.cancel()
+
+
+async def _tell_manager(node: Node, process: Process) -> None:
+    """Tell the service manager each state and its reason, until cancelled."""
+    while process.service.is_there:
+        if process.stop.is_set():
+            process.service.stopping()
+        process.service.status(f"{node.activity.state}: {node.activity.reason.text}")
+        await node.activity.told.wait()
+
+
+async def _end_stay(node: Node, process: Process) -> None:
+    """Leave when a bounded stay is over."""
+    if process.stay.is_bounded:
+        await stay_over(process.stay, node.activity, lambda: bool(node.transport.peers()))
+        log.info("leaving, as the command line asks")
+        process.stop.set()
 
 
 async def run_node(
@@ -141,11 +208,12 @@ async def run_node(
         serving.cancel_scope.cancel()
 
 
-def _greet(node: Node, say: Say, socket: str) -> None:
+def _greet(node: Node, say: Say, ends: Ends) -> None:
     addresses = node.transport.addresses
     say(f"listen   {'  '.join(map(str, addresses))}")
     _greet_signers(node, say)
-    say(f"ready    api unix:{socket}")
+    port = f"  {ends.url}" if ends.url else ""
+    say(f"ready    api unix:{ends.socket}{port}")
     if addresses:
         widest = max(
             addresses, key=lambda address: address.scope
@@ -161,29 +229,6 @@ def _greet_signers(node: Node, say: Say) -> None:
     for name in names:
         if name in pins:
             say(f"signer   of {name}: {fingerprint(pins[name])}")
-
-
-async def _heed_signals(
-    stop: trio.Event, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
-) -> None:
-    """The first TERM, INT or HUP begins to leave, a further TERM or INT leaves at once.
-
-    A closed terminal may send HUP twice. Under nohup HUP is ignored already, and stays so.
-    """
-    heeded = HEEDED
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        heeded -= {signal.SIGHUP}
-    with trio.open_signal_receiver(*heeded) as signals:
-        task_status.started()
-        async for number in signals:
-            name = signal.Signals(number).name
-            if number in IDLE:
-                log.info("signal %s has no effect: ask with %s status", name, PACKAGE)
-            elif not stop.is_set():
-                log.info("signal %s: leaving", name)
-                stop.set()
-            elif number != signal.SIGHUP:
-                os._exit(128 + number)
 
 
 async def _announce(node: Node) -> None:

@@ -3,7 +3,7 @@
 import resource
 
 WANTED = 4096
-LEAST = 512  # 256 connections, 16 clients, the worker's pipes, the journal, blobs on their way
+LEAST = 512  # 256 connections, 32 clients, the worker's pipes, the journal, blobs on their way
 
 FEWEST = 8  # connections, below which a node is of no use
 
@@ -37,3 +37,8 @@ def connections(limit: int, most: int) -> int:
     journal, the blobs, the local API and the start of a worker process.
     """
     return most if limit >= LEAST else max(FEWEST, min(most, limit // 4))
+
+
+def clients(limit: int, most: int) -> int:
+    """Return how many clients each end of the local API may have, `most` at most."""
+    return max(FEWEST, min(most, limit // 32))

@@ -67,6 +67,17 @@ def _minute(hour: str, minute: str) -> int:
     return found
 
 
+def next_clock(text: str, local: datetime) -> datetime:
+    """Return the next moment after a local time whose clock shows `HH:MM`; raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", text)
+    minute = _minute(found[1], found[2]) if found else DAY_MINUTES
+    if minute == DAY_MINUTES:
+        raise ValueError(f"{text!r} is no time of a day such as 18:00")
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    today = midnight + timedelta(minutes=minute)
+    return today if today > local else today + timedelta(days=1)
+
+
 def is_open(hours: Sequence[Hours], local: datetime) -> bool:
     """Return whether work may run; without any hours it always may."""
     return not hours or any(span.hold(local) for span in hours)

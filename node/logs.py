@@ -1,4 +1,4 @@
-"""Log lines on stderr, as text or as one JSON object a line.
+"""Log lines on stderr or in a file, as text or as one JSON object a line.
 
 The daemon's own lines (`say`) and Python's logging share one format. Other libraries log from
 warnings on: libp2p alone would write hundreds of lines a minute. A write never waits: a reader that
@@ -12,9 +12,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
 
 from dipaco.node.config import LogSection
+from dipaco.node.log_file import LogFile
 from dipaco.protocol.wire.text import escaped
 
 OURS = "dipaco"
@@ -64,14 +67,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineWriter:
-    """Writes lines to a descriptor from a thread of its own, and drops lines while it is stuck.
+    """Writes lines from a thread of its own, and drops lines while it is stuck.
 
     The line after dropped ones tells their number. Whoever makes one closes it.
     """
 
-    def __init__(self, descriptor: int, told: Callable[[int], str]) -> None:
-        """told   returns the line about so many dropped ones."""
-        self._descriptor, self._told = descriptor, told
+    def __init__(self, sink: Callable[[memoryview], int], told: Callable[[int], str]) -> None:
+        """Write with `sink`, which returns the number of bytes that it took.
+
+        told   returns the line about so many dropped ones.
+        """
+        self._sink, self._told = sink, told
         self._lines: queue.Queue[str | None] = queue.Queue(MOST_LINES)
         self._lock = threading.Lock()
         self._dropped = 0
@@ -106,7 +112,7 @@ class LineWriter:
             data = memoryview(f"{line}\n".encode(errors="backslashreplace"))
             try:
                 while data:
-                    data = data[os.write(self._descriptor, data) :]
+                    data = data[self._sink(data) :]
             except OSError:  # the reader left, the terminal was closed, the disk is full
                 with self._lock:
                     self._dropped += 1
@@ -126,10 +132,13 @@ class LineHandler(logging.Handler):
 
 
 @contextmanager
-def logging_to_stderr(config: LogSection) -> Iterator[Callable[[str], None]]:
-    """Send logging to stderr at the level and in the format of `config`, for the block.
+def logging_to(config: LogSection, file: Path | None = None) -> Iterator[Callable[[str], None]]:
+    """Send logging to `file`, or to stderr if it is None, as `config` says, for the block.
 
-    Gives `say`, which prints a line that the operator must read at every log level.
+    Gives `say`, which prints a line that the operator must read at every log level; it goes to
+    stderr, too, where the person is who started the program.
+
+    Raises ConfigError for a file that cannot be written.
     """
     formatter = JsonFormatter() if config.format == "json" else TextFormatter()
 
@@ -143,21 +152,32 @@ def logging_to_stderr(config: LogSection) -> Iterator[Callable[[str], None]]:
         if config.format == "json":
             entry = {"time": round(time.time(), 3), "level": "info", "message": line}
             line = json.dumps(entry)
-        lines.write(line)
+        for each in writers:
+            each.write(line)
 
-    lines = LineWriter(STDERR, told)
-    handler = LineHandler(lines)
-    handler.setFormatter(formatter)
-    _configure(handler, config.level)
-    try:
+    with ExitStack() as opened:
+        writers = [LineWriter(partial(os.write, STDERR), told)]
+        if file is not None:
+            kept = opened.enter_context(
+                closing(LogFile(file, most=config.max_size, keep=config.keep))
+            )
+            writers.append(LineWriter(kept.write, told))
+        for each in writers:
+            opened.callback(each.close)
+        handler = LineHandler(writers[-1])
+        handler.setFormatter(formatter)
+        _configure(handler, config.level)
         yield say
-    finally:
-        lines.close()
 
 
 def _configure(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger(OURS).setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(capture=True)  # they would be written, and waited for, past the handler
+
+
+def set_level(level: str) -> None:
+    """Write lines of this program from `level` on."""
+    logging.getLogger(OURS).setLevel(level.upper())

@@ -72,7 +72,7 @@ def test_every_state_and_reason_is_explained() -> None:
     for code, (state, _) in REASONS.items():
         due.setdefault(state, set()).add(code)
     for path in (ROOT / "node/limits").glob("*.py"):  # whose words stand with each limit
-        due["paused"].update(re.findall(r'Closed\(code="([a-z-]+)"', path.read_text()))
+        due["paused"].update(re.findall(r'code(?:, why)? ?= ?"([a-z-]+)"', path.read_text()))
     assert {state: codes - {"--run"} for state, codes in told.items()} == due
 
 

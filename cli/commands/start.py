@@ -2,22 +2,43 @@
 
 import re
 import signal
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
-from dipaco.cli.options import config_of, home_option, parameter_of
-from dipaco.node.config import KEYS, NodeConfig
+from dipaco.cli.options import home_option, parameter_of, sources_of
+from dipaco.node.config import KEYS, NodeConfig, expanded
+from dipaco.node.hours import next_clock
+from dipaco.node.settings import Sources, check_together
 from dipaco.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from dipaco.node.runs.files import RunFile
 
 WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
+Until = Literal["finish"] | float
+
+
+class End(click.ParamType[Until]):
+    """The end of a daemon: `finish`, or the next HH:MM as Unix time."""
+
+    name = "end"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Until:
+        """Return the end; raises BadParameter."""
+        if value == "finish":
+            return "finish"
+        try:
+            return next_clock(value, datetime.now()).timestamp()
+        except ValueError as error:
+            self.fail(f"{error}, nor finish", param, ctx)
 
 
 @click.command()
@@ -71,10 +92,18 @@ WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 @click.option("--log-max-size", metavar="SIZE", help="Begin a new file after so much [10 MB].")
 @click.option("--log-keep", metavar="N", help="Older files to keep [5].")
 @click.option("--ui-listen", metavar="HOST:PORT", help="The page for a browser; '' for none.")
-def start(home: str | None, run: str | None, **flags: Any) -> int:
+@click.option("--tasks", type=click.IntRange(1), metavar="N", help="Leave after N tasks.")
+@click.option(
+    "--until", type=End(), metavar="END", help="Leave at the run's end (finish), or at HH:MM."
+)
+def start(
+    home: str | None, run: str | None, tasks: int | None, until: Until | None, **flags: Any
+) -> int:
     """Join a network and train; with --rendezvous, found one."""
     file = _run_file(run)
-    config = config_of(home, _keyed(flags) | {"run.id": file.id.hex() if file else run})
+    sources = sources_of(home, _keyed(flags) | {"run.id": file.id.hex() if file else run})
+    config = sources.settings().config
+    check_together(config)
     if not config.node.bootstrap and not config.node.rendezvous:
         raise ConfigError(
             "no bootstrap peer: give --bootstrap ADDR (a running node prints the line to paste), "
@@ -90,7 +119,7 @@ def start(home: str | None, run: str | None, **flags: Any) -> int:
     with home_for(config.home):
         if file is not None:
             _keep(file, config)
-        return _run(config)
+        return _run(sources, tasks, until)
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
@@ -131,14 +160,19 @@ def _check_keeper(file: "RunFile", config: NodeConfig, name: str) -> None:
     check_kept_by(file, own_peer(config.home), name)
 
 
-def _run(config: NodeConfig) -> int:
+def _run(sources: Sources, tasks: int | None, until: Until | None) -> int:
     # Until the daemon heeds signals, Ctrl-C ends the process at once: nothing is held yet, and an
     # interrupt in the middle of a library's import would show as its traceback.
     on_interrupt(signal.SIG_DFL)
     import trio
 
     from dipaco.node.daemon import run_daemon
-    from dipaco.node.logs import logging_to_stderr
+    from dipaco.node.live_config import LiveConfig
+    from dipaco.node.logs import logging_to
+    from dipaco.node.stay import Stay
 
-    with logging_to_stderr(config.log) as say:
-        return trio.run(partial(run_daemon, config, say))
+    live = LiveConfig(sources)
+    config = live.config
+    file = config.home / expanded(Path(config.log.file)) if config.log.file else None
+    with logging_to(config.log, file) as say:
+        return trio.run(partial(run_daemon, live, say, Stay(tasks=tasks, until=until)))

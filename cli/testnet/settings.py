@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dipaco.node.config import VARIABLES, load_config
+from dipaco.node.config import VARIABLES
+from dipaco.node.settings import load_config
 from dipaco.protocol.errors import ConfigError
 
 OWN_SECTIONS: Final = ("node", "compute", "ui")

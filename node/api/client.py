@@ -30,16 +30,13 @@ from dipaco.node.api.values import (
     FetchFailed,
     Fetching,
     FetchRequest,
-    FinishRequest,
     LedgerView,
     NoDaemon,
     Ordered,
     PauseRequest,
-    ResumeRequest,
     Stopping,
     StopRequest,
     Why,
-    WhyRequest,
 )
 from dipaco.node.status.document import Status
 from dipaco.node.storage.files import Home
@@ -73,9 +70,9 @@ def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:
     return _ask(home, "GET", LEDGER, _LEDGER, timeout=timeout)
 
 
-def ask_stop(home: Path, *, now: bool = False, timeout: float = 5.0) -> None:
+def ask_stop(home: Path, *, now: bool = False, restart: bool = False, timeout: float = 5.0) -> None:
     """Ask the daemon of `home` to stop; raises NoDaemon."""
-    _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now), timeout=timeout)
+    _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now, restart=restart), timeout=timeout)
 
 
 def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -> Ordered:
@@ -85,17 +82,18 @@ def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -
 
 def ask_resume(home: Path, *, timeout: float = 5.0) -> Ordered:
     """Ask the daemon of `home` to work again; raises NoDaemon."""
-    return _ask(home, "POST", RESUME, _ORDERED, ResumeRequest(), timeout=timeout)
+    return _ask(home, "POST", RESUME, _ORDERED, timeout=timeout)
 
 
 def ask_finish(home: Path, *, timeout: float = 5.0) -> Ordered:
     """Ask the daemon of `home` to pause after the lease that it holds; raises NoDaemon."""
-    return _ask(home, "POST", FINISH, _ORDERED, FinishRequest(), timeout=timeout)
+    return _ask(home, "POST", FINISH, _ORDERED, timeout=timeout)
 
 
 def ask_why(home: Path, *, at: float | None = None, timeout: float = 5.0) -> Why:
     """Ask the daemon of `home` for the reasons at a Unix time [now]; raises NoDaemon."""
-    return _ask(home, "POST", WHY, _WHY, WhyRequest(at=at), timeout=timeout)
+    query = "" if at is None else f"?at={at:.3f}"
+    return _ask(home, "GET", WHY + query, _WHY, timeout=timeout)
 
 
 def ask_fetch(

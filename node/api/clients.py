@@ -1,37 +1,33 @@
-"""The clients of the local API: their seats, and the share of the daemon's time that they get.
+"""The clients of the local API: their seats.
 
 Any program of the same user may connect. One that leaves its connections open, or asks without end,
-takes no seat from the others and no time from the node's peers: a client process has seats of its
-own number, connections that wait for a request make room for new ones, and some seats are kept for
-a single question, so that `status` and `stop` get through.
+takes no seat from the others: a client process has seats of its own number, connections that wait
+for a request make room for new ones, and some seats are kept for a single question, so that
+`status` and `stop` get through.
 """
 
 import socket
 import struct
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
 from dipaco.node.network.seats import Limits, Seat, Seats
 from dipaco.protocol.errors import Unavailable
 
-MAX_CLIENTS = 16  # connections at once, of some 1,024 descriptors
+MAX_CLIENTS = 128  # connections at once, of some 4,096 descriptors: fewer where those are few
 MAX_OF_ONE = 8  # of one process: a browser opens 6
 KEPT = 4  # of all, for connections that ask one short question
 IDLE_LEAST = 1.0  # s without a request, after which a connection makes room for a new one
-REST = 4.0  # s of the loop for all else, for each second in which values are made for clients
 
 _OF_LINUX: Final = struct.Struct("3i")  # pid, uid, gid
 _OF_MACOS: Final = struct.Struct("i")
 _LOCAL_PEERPID = 2  # of SOL_LOCAL, which is 0 (macOS, sys/un.h)
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -47,16 +43,18 @@ class Client:
     """It has a kept seat: it may ask for the status or the end, once."""
     waiting: float | None
     """Since when the connection waits for a whole request; None while one is answered."""
+    known: bool = False
+    """Whether it has shown the token, or needs none."""
 
 
 class Clients:
     """All connections of the local API."""
 
-    def __init__(self) -> None:
-        limits = Limits(in_all=MAX_CLIENTS, per_prefix=MAX_CLIENTS, per_peer=MAX_OF_ONE, kept=KEPT)
+    def __init__(self, most: int = MAX_CLIENTS) -> None:
+        """Have `most` seats."""
+        limits = Limits(in_all=most, per_prefix=most, per_peer=MAX_OF_ONE, kept=KEPT)
         self._seats = Seats("connections", limits)
         self._seated: list[Client] = []
-        self._turn, self._free_at = trio.Lock(), 0.0
 
     def take(self, name: str, now: float, end: Callable[[], None]) -> Client:
         """Give a seat to a new connection of the process `name`, until it `leave`s.
@@ -80,8 +78,8 @@ class Clients:
         try:
             return self._seats.take(name, ""), False
         except Unavailable:
-            if self._make_room(name, now):
-                return self._seats.take(name, ""), False
+            if self._make_room(name, now):  # the seat of the one that ended, beside the kept ones
+                return self._seats.take(name, "", known=True), False
             return self._seats.take(name, "", known=True), True
 
     def _make_room(self, name: str, now: float) -> bool:
@@ -106,20 +104,14 @@ class Clients:
         self.leave(last)
         return True
 
-    async def made(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns; clients wait in a row, so that all else gets its turn."""
-        async with self._turn:
-            await trio.sleep_until(self._free_at)
-            begun = time.perf_counter()
-            try:
-                return make()
-            finally:
-                spent = time.perf_counter() - begun
-                self._free_at = trio.current_time() + REST * spent
-
 
 def process_of(stream: trio.SocketStream) -> str:
-    """Return the number of the process at the other end; empty if the system does not tell it."""
+    """Return the number of the process at the other end; empty if the system does not tell it.
+
+    It tells it of unix sockets alone.
+    """
+    if stream.socket.family != socket.AF_UNIX:
+        return ""
     try:
         if sys.platform == "darwin":
             raw = stream.getsockopt(0, _LOCAL_PEERPID, _OF_MACOS.size)

@@ -1,10 +1,12 @@
 """One connection of the local API: it reads whole requests and sends answers, by h11.
 
-An answer is one whole value or JSON lines. Owns the limits of a client: the bytes of a request, and
-the seconds that the client may take to send one and to read an answer. The routes are in `server`.
+An answer is one whole value, JSON lines or server-sent events. Owns the limits of a client: the
+bytes of a request, and the seconds that the client may take to send one and to read an answer. The
+routes are in `routes`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -34,14 +36,18 @@ class Request:
     """A whole request."""
 
     method: str
-    target: str
+    path: str
+    query: str
+    """What stands behind the question mark."""
+    headers: Mapping[str, str]
+    """By name in lower case; the values of one name are joined by commas."""
     body: bytes
 
 
 class Connection:
     """The server's end of one client's connection."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._method = ""
@@ -70,7 +76,8 @@ class Connection:
             if len(body) > MAX_BODY:
                 text = f"a request's body has at most {MAX_BODY} bytes"
                 raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
-        return Request(self._method, head.target.decode(), bytes(body))
+        path, _, query = head.target.decode().partition("?")
+        return Request(self._method, path, query, _joined(head.headers), bytes(body))
 
     async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         while (event := self._http.next_event()) is h11.NEED_DATA:
@@ -99,7 +106,8 @@ class Connection:
         """Send an error as a whole answer; nothing if another answer has begun already."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        await self.answer(refused.status, Fault(error=str(refused)), refused.headers)
+        fault = Fault(code=refused.status, error=str(refused))
+        await self.answer(refused.status, fault, refused.headers)
 
     async def begin_lines(self) -> None:
         """Begin an answer of JSON lines."""
@@ -109,6 +117,21 @@ class Connection:
         """Send one line of the answer."""
         data = h11.Data(data=msgspec.json.encode(value) + b"\n")
         await self._send(data, *[h11.EndOfMessage()] * last)
+
+    async def begin_events(self) -> None:
+        """Begin an answer of server-sent events."""
+        await self._send(_head(HTTPStatus.OK, "text/event-stream"))
+
+    async def events(self, data: bytes) -> None:
+        """Send server-sent events, as `event_of` returns them."""
+        await self._send(h11.Data(data=data))
+
+    async def left(self) -> None:
+        """Return once the client has hung up, or sends more than it has a reason to."""
+        unread = MAX_HEAD
+        with suppress(trio.BrokenResourceError):
+            while unread > 0 and (data := await self._stream.receive_some(MAX_HEAD)):
+                unread -= len(data)
 
     async def _send(self, *events: h11.Event) -> None:
         data = b"".join(self._http.send(event) or b"" for event in events)
@@ -135,3 +158,21 @@ def as_json(value: object) -> bytes:
 def _head(status: HTTPStatus, kind: str, *more: tuple[str, str]) -> h11.Event:
     headers = [("Content-Type", kind), ("Cache-Control", "no-store"), *more]
     return h11.Response(status_code=status, reason=status.phrase, headers=headers)
+
+
+def event_of(name: str, data: bytes, number: int | None = None) -> bytes:
+    """Return one server-sent event.
+
+    data     JSON, which has no line break.
+    number   by which a client that comes back says how far it was.
+    """
+    mark = b"" if number is None else b"id: %d\n" % number
+    return b"%sevent: %s\ndata: %s\n\n" % (mark, name.encode(), data)
+
+
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in headers:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found

@@ -56,6 +56,8 @@ from dipaco.protocol.work.calls import Held
 
 DERIVE: Final = "derive"
 """The kind of a task that is no lease."""
+RESTART: Final = 75
+"""The exit code that has a service started again (sysexits: EX_TEMPFAIL)."""
 BLOB_PEERS = 64  # whose bytes of blobs are told: a node holds tens of connections
 
 
@@ -79,6 +81,8 @@ class StatusReporter:
     orders: Orders
     in_thread: InThread = trio.to_thread.run_sync
     """Reads the history."""
+    restart: Callable[[], None] = lambda: None
+    """Have the process end with `RESTART`."""
     runs: list[RunRecord] = field(default_factory=list)
     """The runs that this node takes part in."""
     started: float = 0.0
@@ -89,10 +93,12 @@ class StatusReporter:
         """The busiest of the runs; None before there is one."""
         return next(iter(self._by_busyness()), None)
 
-    def stop(self, *, now: bool) -> None:
+    def stop(self, *, now: bool, restart: bool) -> None:
         """Begin to stop; `now`: end the process at once."""
         if now:
-            os._exit(0)
+            os._exit(RESTART if restart else 0)
+        if restart:
+            self.restart()
         self.leave()
 
     def pause(self, until: float | None) -> Ordered:

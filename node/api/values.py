@@ -13,6 +13,7 @@ from dipaco.protocol.errors import Unavailable
 
 STATUS: Final = "/v1/status"
 LEDGER: Final = "/v1/ledger"
+STREAM: Final = "/v1/stream"
 STOP: Final = "/v1/stop"
 FETCH: Final = "/v1/fetch"
 PAUSE: Final = "/v1/pause"
@@ -29,33 +30,35 @@ class NoDaemon(Unavailable):
     """No daemon answers in this home: a command ends with its own exit code."""
 
 
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query of a target that takes none."""
+
+
 class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the daemon to stop."""
 
     now: bool = False
     """At once, without handing back the lease."""
+    restart: bool = False
+    """End with the exit code that has a service started again."""
+
+
+Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
+"""Unix time, seconds, up to the year 9999."""
 
 
 class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the daemon to stop working until a time, or until it is told to resume."""
 
-    until: float | None = None
-    """Unix time, seconds; in the future."""
-
-
-class ResumeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ask the daemon to work again, whatever it was told before."""
-
-
-class FinishRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ask the daemon to pause when the lease that it holds has ended."""
+    until: Moment | None = None
+    """In the future."""
 
 
 class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the daemon for the reasons that held at a moment."""
 
-    at: float | None = None
-    """Unix time, seconds; null: now."""
+    at: Moment | None = None
+    """None: now."""
 
 
 HexDigest = Annotated[
@@ -164,5 +167,7 @@ FetchEvent = Fetching | Fetched | FetchFailed
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """The body of every answer whose status is 400 or more."""
 
+    code: int
+    """The answer's status."""
     error: str
     """One line."""

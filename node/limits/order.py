@@ -89,6 +89,12 @@ class Orders:
         """Whether no lease is asked for, while the last one ends."""
         return self.order.mode == "finishing"
 
+    @property
+    def allow_leases(self) -> bool:
+        """Whether a new lease may be asked for."""
+        order = self.order
+        return order.mode != "finishing" and not holds(order, self._clock())
+
     def pause(self, until: float | None = None) -> Order:
         """Pause until a Unix time (seconds), or until `resume`."""
         return self._give(Order(mode="user", since=self._clock(), until=until))

@@ -94,6 +94,7 @@ async def _work_for(node: Node, record: RunRecord) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(volunteer.follow_others)
         nursery.start_soon(_say_fault, node, record)
+        nursery.start_soon(_say_finishing, node, record)
         nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
         await stay.ended.wait()
         nursery.cancel_scope.cancel()
@@ -106,6 +107,17 @@ async def _say_fault(node: Node, record: RunRecord) -> None:
     while record.fault is None:
         await node.run_store.changed.wait()
     node.activity.of(record.run).say_beside("two-ledgers", problem=record.fault)
+
+
+async def _say_finishing(node: Node, record: RunRecord) -> None:
+    """Put it into the status whenever the lease in hand is to be the last one for now."""
+    activity = node.activity.of(record.run)
+    while True:
+        if node.orders.finishing:
+            activity.say_beside("finishing")
+        else:
+            activity.no_longer("finishing")
+        await node.gate.changed.wait()
 
 
 async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from dipaco.node.condition import Condition
 from dipaco.node.jobs.values import Progress
 from dipaco.node.status.document import (
     Reason,
@@ -176,6 +177,8 @@ class Activity(CurrentState):
         self.sums = sums or Sums()
         self.runs: dict[Digest, RunActivity] = {}
         self._latest: CurrentState = self
+        self.told = Condition()
+        """Notified whenever a state or its reason is told."""
         self._spent: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
 
     def of(self, run: Digest) -> RunActivity:
@@ -188,6 +191,7 @@ class Activity(CurrentState):
         """Note which state was told last."""
         self._latest = told
         self.note()
+        self.told.notify()
 
     def note(self) -> None:
         """Keep the reasons that hold now."""

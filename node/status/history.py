@@ -174,6 +174,6 @@ def _kept(lines: list[bytes], oldest: float) -> list[bytes]:
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             found = msgspec.json.decode(line, type=Entry)
             kept.append(line)
-            if found.time < oldest:
+            if found.time <= oldest:
                 break
     return kept[::-1]

@@ -346,6 +346,11 @@ class Home:
         return self.root / "api.sock"
 
     @property
+    def token(self) -> Path:
+        """The token of the local API's port, mode 0600."""
+        return self.root / "ui.token"
+
+    @property
     def lock_file(self) -> Path:
         """The file that the daemon of this home locks; its text is the process id, for people."""
         return self.root / "lock"

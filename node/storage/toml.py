@@ -27,12 +27,21 @@ _PLAINER = {  # tomllib's words for what people do most often
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the tables of a TOML file; raises ConfigError, which names the line at fault."""
+    return tables_of(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that a person wrote; raises ConfigError."""
     data = read_file(path, limit=MAX_FILE)
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
+
+
+def tables_of(text: str, path: Path) -> dict[str, Any]:
+    """Return the tables of the text of a TOML file; raises ConfigError, which names the line."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -51,3 +60,18 @@ def _fault(message: str, text: str) -> str:
         reason = re.sub(pattern, plainer, reason, flags=re.S)
     line = shown(lines[number - 1].strip()).removeprefix("the text ")
     return f"line {number}: {reason}: {line}"
+
+
+def key_lines(text: str) -> dict[str, int]:
+    """Return the number of the line on which each `table.key` or top key begins, for messages.
+
+    It reads the usual ways of writing; another one (an inline table) has no line.
+    """
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+            table = f"{header[1]}."
+        elif key := re.match(r"\s*([\w-]+(?:\.[\w-]+)*)\s*=", line):
+            lines.setdefault(table + key[1], number)
+    return lines

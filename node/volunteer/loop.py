@@ -186,11 +186,9 @@ class Volunteer:
 
         When it has ended, the gate closes and cancels this.
         """
-        while self._deps.orders.finishing:
-            self._activity.say_beside("finishing")
+        while not self._deps.orders.allow_leases:
             self._deps.gate.changed.notify()
             await self._leases.changed.wait()
-        self._activity.no_longer("finishing")
 
     def _tell_away(self, away: Exception, wait: float) -> None:
         if self._leases.held:  # the work goes on; what is missing is told when it is waited for

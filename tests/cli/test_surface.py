@@ -17,10 +17,14 @@ SURFACE = {
     "--idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
-    "--on-battery --rendezvous --run --signer --threads --train --ui-listen --verify "
-    "--whole-files",
-    "stop": "--home --now",
+    "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
+    "--until --verify --whole-files",
+    "stop": "--home --now --restart",
     "status": "--home --json",
+    "why": "--at --home --json",
+    "pause": "--for --home --json --until",
+    "resume": "--home --json",
+    "finish": "--home --json",
     "run init": "OUT --data --grid --text-field",
     "run create": "FILE --force --home --json --key --out --owner",
     "run sign": "FILE --force --key --out",
@@ -29,7 +33,7 @@ SURFACE = {
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
     "run takeover": "NAME --home --key --term",
-    "doctor": "--device --fit --home --json --max-batch",
+    "doctor": "--device --fit --home --json --max-batch --prove-idle",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
@@ -48,6 +52,15 @@ SURFACE = {
     "repair": "--home",
     "compare": "NAME --data --device --domain-field --jobs --methods --out --outer-rates --rates "
     "--repeats --reroute --rounds --seeds",
+    "config show": "--home --json",
+    "config get": "KEY --home --json",
+    "config set": "KEY VALUES --home",
+    "config path": "--home",
+    "config check": "--home --json",
+    "config edit": "--home",
+    "service install": "--home --print --system",
+    "service uninstall": "--system",
+    "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
     "completion": "SHELL",
@@ -71,10 +84,16 @@ LIGHT_COMMANDS = (
     ["cache", "info", "--help"],
     ["version"],
     ["completion", "zsh"],
+    ["config", "show", "--home", "HOME"],
+    ["config", "check", "--home", "HOME"],
+    ["config", "set", "log.level", "debug", "--home", "HOME"],
+    ["service", "install", "--print", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],
     ["stop", "--home", "HOME"],
+    ["pause", "--for", "2h", "--home", "HOME"],
+    ["why", "--at", "2h ago", "--home", "HOME"],
 )
 
 

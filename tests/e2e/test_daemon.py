@@ -46,6 +46,12 @@ def lines_to(process: subprocess.Popen[str], word: str) -> str:
     raise AssertionError(lines)
 
 
+def lines_to_part(process: subprocess.Popen[str], part: str) -> str:
+    """Return the line that has a part."""
+    assert process.stderr is not None
+    return next(line for line in process.stderr if part in line)
+
+
 def limit_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, FEW))
 
@@ -57,10 +63,17 @@ def test_a_closed_terminal_ends_a_node_in_order_even_one_with_few_descriptors(
         assert f"warning only {FEW} files may be open at once" in lines_to(process, "ready")
         assert dipaco_node("status", "--home", str(tmp_path)).returncode == 0
         process.send_signal(signal.SIGUSR1)
+        assert '"state":"' in lines_to(process, "status ")
+        (tmp_path / "config.toml").write_text("[log]\nlevel = 'rubbish'\n")
+        process.send_signal(signal.SIGHUP)
+        assert "the old one goes on" in lines_to_part(process, "is not taken")
+        (tmp_path / "config.toml").write_text("[log]\nlevel = 'info'\n")
+        process.send_signal(signal.SIGHUP)
+        lines_to_part(process, "was read again")
         process.send_signal(signal.SIGHUP)
         _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
-    assert "signal SIGUSR1 has no effect" in said and "signal SIGHUP: leaving" in said
+    assert "signal SIGHUP: leaving" in said
     assert not (tmp_path / "api.sock").exists() and "Traceback" not in said
 
 

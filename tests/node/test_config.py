@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dipaco.node.config import KEYS, VARIABLES, NodeConfig, home_folder, load_config
+from dipaco.node.config import KEYS, VARIABLES, NodeConfig, home_folder
+from dipaco.node.settings import load_config
 from dipaco.protocol.errors import ConfigError
 
 PEER = "12D3KooW" + "A" * 44

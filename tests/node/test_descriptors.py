@@ -16,6 +16,7 @@ from dipaco.node.descriptors import (
     FEWEST,
     LEAST,
     WANTED,
+    clients,
     connections,
     raise_limit,
     shortage,
@@ -55,12 +56,17 @@ def test_a_limit_below_what_a_node_needs_is_told_with_its_cure() -> None:
 @pytest.mark.parametrize("limit", [LOW, 300, LEAST - 1, LEAST, 1024, WANTED])
 def test_a_full_node_has_files_left_for_its_own_work(limit: int) -> None:
     most = connections(limit, MOST_CONNECTIONS)
-    assert most + ENDING + MAX_CLIENTS + OWN <= limit
+    assert most + ENDING + 2 * clients(limit, MAX_CLIENTS) + OWN <= limit
 
 
 def test_a_limit_that_is_enough_costs_no_connection() -> None:
     assert connections(LEAST, MOST_CONNECTIONS) == MOST_CONNECTIONS
     assert connections(32, MOST_CONNECTIONS) == FEWEST
+
+
+def test_a_hundred_clients_need_no_more_than_the_usual_limit() -> None:
+    assert clients(WANTED, MAX_CLIENTS) == MAX_CLIENTS >= 100
+    assert clients(32, MAX_CLIENTS) == FEWEST
 
 
 async def test_a_crowd_of_strangers_leaves_the_journal_and_a_worker_their_files(

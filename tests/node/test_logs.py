@@ -9,16 +9,20 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dipaco.node.config import LogSection
+from dipaco.node.log_file import LogFile
 from dipaco.node.logs import (
     MOST_LINES,
     LineWriter,
-    logging_to_stderr,
+    logging_to,
 )
+from dipaco.protocol.errors import ConfigError
 
 OURS = logging.getLogger("dipaco.node.volunteer")
 THEIRS = logging.getLogger("library.part")
@@ -43,7 +47,7 @@ def entries(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def test_every_record_is_one_object(capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_to_stderr(LogSection(format="json")):
+    with logging_to(LogSection(format="json")):
         OURS.info("state %s: %s", "task", 'path 1, "two"\nlines, naïve')
         OURS.warning("loss %.1f", 2.5)
     first, second = entries(capfd)
@@ -54,7 +58,7 @@ def test_every_record_is_one_object(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_time_of_a_record_is_unix_time(capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_to_stderr(LogSection(format="json")):
+    with logging_to(LogSection(format="json")):
         record = OURS.makeRecord(OURS.name, logging.INFO, "", 0, "words", (), None)
         record.created = 1_800_000_000.12345
         OURS.handle(record)
@@ -62,7 +66,7 @@ def test_the_time_of_a_record_is_unix_time(capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_a_traceback_stays_in_the_object(capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_to_stderr(LogSection(format="json")):
+    with logging_to(LogSection(format="json")):
         try:
             raise ValueError("no such path")
         except ValueError:
@@ -74,7 +78,7 @@ def test_a_traceback_stays_in_the_object(capfd: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_other_libraries_are_kept_to_warnings(form: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_to_stderr(LogSection(level="debug", format=form)):
+    with logging_to(LogSection(level="debug", format=form)):
         THEIRS.info("chatter")
         OURS.debug("detail")
         THEIRS.warning("trouble")
@@ -92,7 +96,7 @@ def test_other_libraries_are_kept_to_warnings(form: Any, capfd: pytest.CaptureFi
 
 
 def test_below_the_level_nothing_is_written(capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_to_stderr(LogSection(level="warning", format="json")):
+    with logging_to(LogSection(level="warning", format="json")):
         OURS.info("detail")
         OURS.warning("trouble")
     assert [entry["message"] for entry in entries(capfd)] == ["trouble"]
@@ -100,8 +104,8 @@ def test_below_the_level_nothing_is_written(capfd: pytest.CaptureFixture[str]) -
 
 def test_configuring_again_writes_no_line_twice(capfd: pytest.CaptureFixture[str]) -> None:
     with (
-        logging_to_stderr(LogSection(format="text")),
-        logging_to_stderr(LogSection(format="json")),
+        logging_to(LogSection(format="text")),
+        logging_to(LogSection(format="json")),
     ):
         OURS.info("once")
     assert len(entries(capfd)) == 1
@@ -110,7 +114,7 @@ def test_configuring_again_writes_no_line_twice(capfd: pytest.CaptureFixture[str
 def test_what_the_person_must_read_is_an_object_at_every_level(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with logging_to_stderr(LogSection(level="error", format="json")) as say:
+    with logging_to(LogSection(level="error", format="json")) as say:
         say("ready    api unix:/home/v/api.sock")
     (entry,) = entries(capfd)
     assert entry.keys() == {"time", "level", "message"}
@@ -120,7 +124,7 @@ def test_what_the_person_must_read_is_an_object_at_every_level(
 def test_text_is_time_level_and_message_with_the_traceback_below(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with logging_to_stderr(LogSection(format="text")) as say:
+    with logging_to(LogSection(format="text")) as say:
         say("ready    api")
         try:
             raise ValueError("no such path")
@@ -134,7 +138,7 @@ def test_text_is_time_level_and_message_with_the_traceback_below(
 
 
 def test_an_exception_that_quotes_a_peer_forges_no_line(capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_to_stderr(LogSection(format="text")):
+    with logging_to(LogSection(format="text")):
         try:
             raise ValueError("a\x1b[2J\n2026-01-01T00:00:00 info    all is well" + "!" * 100_000)
         except ValueError:
@@ -148,7 +152,7 @@ def test_an_exception_that_quotes_a_peer_forges_no_line(capfd: pytest.CaptureFix
 def test_a_text_line_of_a_stranger_moves_no_terminal_and_forges_no_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with logging_to_stderr(LogSection(format="text")):
+    with logging_to(LogSection(format="text")):
         OURS.info("field %s", "a\x1b[2J\x9b\u202e\n2026-01-01T00:00:00 info forged ï")
     (line,) = capfd.readouterr().err.splitlines()
     assert line.isprintable() and line.endswith("forged ï")
@@ -159,7 +163,7 @@ def test_a_file_name_that_is_no_text_is_escaped(
     form: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name = os.fsdecode(b"/home/caf\xe9")
-    with logging_to_stderr(LogSection(format=form)) as say:
+    with logging_to(LogSection(format=form)) as say:
         say(f"home {name}")
         OURS.info("home %s", name)
     first, second = capfd.readouterr().err.splitlines()
@@ -172,7 +176,7 @@ def told(count: int) -> str:
 
 def test_a_reader_that_stops_costs_lines_and_no_time() -> None:
     reading, writing = os.pipe()
-    lines = LineWriter(writing, told)
+    lines = LineWriter(partial(os.write, writing), told)
     line, written = "x" * 99, 2 * MOST_LINES + 5000  # the pipe holds 656 of them
     for _ in range(written):
         lines.write(line)  # would wait for ever
@@ -195,7 +199,7 @@ def test_a_reader_that_stops_costs_lines_and_no_time() -> None:
 def test_a_reader_that_left_is_no_error_and_the_next_learns_of_it() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    lines = LineWriter(writing, told)
+    lines = LineWriter(partial(os.write, writing), told)
     lines.write("one")
     lines.write("two")
     lines.flush()
@@ -206,3 +210,47 @@ def test_a_reader_that_left_is_no_error_and_the_next_learns_of_it() -> None:
     assert os.read(reading, 999) == b"2 lost\nthree\n"
     for descriptor in (reading, writing, again):
         os.close(descriptor)
+
+
+def test_a_file_gets_the_lines_and_the_person_what_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "node.log"
+    file.write_text("before\n")
+    with logging_to(LogSection(), file) as say:
+        say("ready    api")
+        OURS.info("state task")
+    assert capfd.readouterr().err == "ready    api\n"
+    before, said, line = file.read_text().splitlines()
+    assert (before, said) == ("before", "ready    api") and line.endswith("info    state task")
+
+
+def test_a_full_file_is_kept_under_a_number_and_the_oldest_is_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "node.log"
+    log = LogFile(file, most=30, keep=2)
+    for number in range(10):
+        assert log.write(b"line number %d\n" % number) == 14
+    log.close()
+    found = {each.name: each.read_text().splitlines() for each in tmp_path.iterdir()}
+    assert found == {
+        "node.log": ["line number 8", "line number 9"],
+        "node.log.1": ["line number 6", "line number 7"],
+        "node.log.2": ["line number 4", "line number 5"],
+    }
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_older_files_the_bound_holds_as_well(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "node.log", most=30, keep=0)
+    for number in range(5):
+        log.write(b"line number %d\n" % number)
+    log.close()
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["line number 4\n"]
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_start(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"cannot write the log to .*: Is a directory"),
+        logging_to(LogSection(), tmp_path),
+    ):
+        pass

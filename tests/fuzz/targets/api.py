@@ -5,6 +5,8 @@ from functools import partial
 
 import trio
 
+from dipaco.node.api.access import Access
+from dipaco.node.api.answers import Answers
 from dipaco.node.api.clients import Clients
 from dipaco.node.api.connection import Connection
 from dipaco.node.api.server import converse
@@ -13,11 +15,14 @@ from tests.fuzz.mutate import Text
 from tests.fuzz.target import Target, hold
 from tests.node.api.fake_node import MISSING, RUN, FakeNode
 from tests.node.api.served import request
+from tests.node.api.talk import BEARER, TOKEN
 
 WORDS: tuple[str | bytes, ...] = (
     *"""
     GET POST HEAD PUT OPTIONS CONNECT TRACE PRI * /v1/status /v1/ledger /v1/stop /v1/fetch
+    /v1/stream ?after=1 &
     HTTP/1.1 HTTP/1.0 HTTP/2.0 HTTP/9.9 Host: Content-Length: Transfer-Encoding: Expect:
+    Authorization: Bearer Origin: null localhost 127.0.0.1:7397
     chunked gzip 100-continue close keep-alive Connection: Upgrade: 0 -1 +1 4096 4097 1e3
     """.split(),
     *('{"now":true}', '{"now":1}', "{", "}", "[" * 50, '"\\ud800"', "\\u0000", "NaN", "1e999"),
@@ -32,12 +37,12 @@ class Pipe:
     """A stream in memory: gives what the client sent, keeps what it is answered."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self.data = self._rest = data
         self.parts: list[bytes] = []
         """What was sent at once: a whole answer, or a part of one."""
 
     async def receive_some(self, most: int) -> bytes:
-        part, self._data = self._data[:most], self._data[most:]
+        part, self._rest = self._rest[:most], self._rest[most:]
         return part
 
     async def send_all(self, data: bytes) -> None:
@@ -52,9 +57,9 @@ class Node(FakeNode):
 
 
 async def _served(pipe: Pipe) -> None:
-    clients = Clients()
-    client = clients.take("", trio.current_time(), lambda: None)
-    await converse(Node(), clients, client, Connection(pipe))  # type: ignore[arg-type]
+    client = Clients().take("", trio.current_time(), lambda: None)
+    access = Access(TOKEN) if b"Authorization" in pipe.data else None
+    await converse(Answers(Node()), access, client, Connection(pipe))  # type: ignore[arg-type]
 
 
 def ask(data: bytes) -> None:
@@ -77,6 +82,8 @@ def seeds() -> tuple[bytes, ...]:
         request("POST", "/v1/stop", b"", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n\r\n",
         request("POST", "/v1/stop", b"{}", "Expect: 100-continue"),
         request("HEAD", "/v1/status", b"", "Connection: close"),
+        request("GET", "/v1/stream"),
+        request("GET", "/v1/status", b"", BEARER, "Origin: http://localhost"),
     )
 
 

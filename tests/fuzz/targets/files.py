@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from dipaco.cli.options import packaged_peers
-from dipaco.node.config import load_config
 from dipaco.node.jobs.frames import body_length, read_job, read_report, read_settings
 from dipaco.node.jobs.values import Answer, Derive, Failed, Inspected, Job, PerformLease, Progress
 from dipaco.node.network.identity import key_file, load_or_new_identity
@@ -16,6 +15,7 @@ from dipaco.node.runs.create import create_manifest
 from dipaco.node.runs.files import open_run, read_manifest
 from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.template import run_template
+from dipaco.node.settings import load_config
 from dipaco.node.storage.roster import Roster
 from dipaco.protocol.errors import ConfigError, LocalProtocolError, Refusal, Unavailable
 from dipaco.protocol.run.manifest import Manifest

@@ -143,7 +143,7 @@ def ledger(
 class FakeNode:
     """Answers with the values above, and notes how it was asked to stop."""
 
-    stops: list[bool] = field(default_factory=list)
+    stops: list[tuple[bool, bool]] = field(default_factory=list)
     fetched: trio.Event = field(default_factory=trio.Event)
     given_up: trio.Event = field(default_factory=trio.Event)
     """A fetch was cancelled."""
@@ -156,9 +156,9 @@ class FakeNode:
         """As `Handler`."""
         return ledger()
 
-    def stop(self, *, now: bool) -> None:
+    def stop(self, *, now: bool, restart: bool) -> None:
         """As `Handler`."""
-        self.stops.append(now)
+        self.stops.append((now, restart))
 
     def pause(self, until: float | None) -> Ordered:
         """As `Handler`."""

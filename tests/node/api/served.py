@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from dipaco.node.api.clients import MAX_CLIENTS
 from dipaco.node.api.server import serve_api
 from dipaco.node.storage.files import Home
 from tests.node.api.fake_node import FakeNode
@@ -44,18 +45,19 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(root: Path) -> AsyncIterator[Served]:
-    """Serve a home at `root` while the block runs."""
+async def serving(root: Path, *, most: int = MAX_CLIENTS) -> AsyncIterator[Served]:
+    """Serve a home at `root` while the block runs, to `most` clients."""
     home, node = Home.at(root), FakeNode()
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_api, home, node)
+        await nursery.start(partial(serve_api, home, node, most=most))
         yield Served(home, node)
         nursery.cancel_scope.cancel()
 
 
 def request(method: str, target: str, body: bytes = b"", *more: str) -> bytes:
     """Return a request, `more` being header lines."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *more]
+    host = () if any(line.startswith("Host:") for line in more) else ("Host: localhost",)
+    lines = [f"{method} {target} HTTP/1.1", *host, *more]
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -12,12 +12,21 @@ import pytest
 import trio
 import trio.testing
 
-from dipaco.node.api.client import ask_fetch, ask_ledger, ask_status, ask_stop
+from dipaco.node.api.client import (
+    ask_fetch,
+    ask_finish,
+    ask_ledger,
+    ask_pause,
+    ask_resume,
+    ask_status,
+    ask_stop,
+    ask_why,
+)
 from dipaco.node.api.server import serve_api
-from dipaco.node.api.values import Fetched, Fetching, FetchRequest, LedgerView, NoDaemon
+from dipaco.node.api.values import Fetched, Fetching, FetchRequest, LedgerView, NoDaemon, Ordered
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, RemoteProtocolError, Unavailable
-from tests.node.api.fake_node import MISSING, RUN, FakeNode, ledger, status, task
+from tests.node.api.fake_node import MISSING, RUN, TASK, FakeNode, ledger, status, task
 from tests.node.api.served import Served, serving
 
 INCOMPLETE = """
@@ -30,7 +39,7 @@ def note(frame, event, argument):
 sys.setprofile(note)
 for kind in (
     client.Status, client.LedgerView, client.Stopping, client.Fault, client.Fetched,
-    client.Fetching, client.FetchFailed,
+    client.Fetching, client.FetchFailed, client.Ordered, client.Why,
 ):
     msgspec.json.Decoder(kind)
 sys.setprofile(None)
@@ -59,11 +68,49 @@ def test_threads_find_the_types_of_all_answers_complete() -> None:
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
-async def test_stop_reaches_the_daemon_with_its_haste(served: Served) -> None:
+async def test_stop_reaches_the_daemon_with_its_haste_and_the_wish_for_a_new_start(
+    served: Served,
+) -> None:
     await served.call(ask_stop)
     await served.call(ask_stop, now=True)
+    await served.call(ask_stop, restart=True)
     await trio.testing.wait_all_tasks_blocked()  # the answer comes first, the deed after it
-    assert served.node.stops == [False, True]
+    assert served.node.stops == [(False, False), (True, False), (False, True)]
+
+
+async def test_orders_reach_the_daemon_and_it_tells_the_order_that_stands(served: Served) -> None:
+    paused = await served.call(ask_pause, until=1_900_000_000.5)
+    assert paused == Ordered(mode="user", since=1_800_000_000.0, until=1_900_000_000.5)
+    assert (await served.call(ask_pause)).until is None
+    assert (await served.call(ask_resume)).mode == "runs"
+    assert (await served.call(ask_finish)).mode == "finishing"
+
+
+async def test_the_reasons_of_a_moment_come_back_as_they_were_given(served: Served) -> None:
+    found = await served.call(ask_why, at=1_799_999_999.25)
+    assert found.at == 1_799_999_999.25 and found.reasons == (TASK,)
+    assert (await served.call(ask_why)).at == 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("POST", "/v1/pause", b'{"until": 1}'),
+        ("POST", "/v1/pause", b'{"until": 1e300}'),
+        ("POST", "/v1/pause", b'{"until": "18:00"}'),
+        ("POST", "/v1/pause", b'{"for": 5}'),
+        ("POST", "/v1/resume", b'{"at": 5}'),
+        ("GET", "/v1/why?at=nan", b""),
+        ("GET", "/v1/why?at=-1", b""),
+        ("GET", "/v1/why?at=14:05", b""),
+        ("GET", "/v1/why?when=5", b""),
+    ],
+)
+async def test_an_order_or_a_moment_that_is_none_is_refused(
+    served: Served, method: str, target: str, body: bytes
+) -> None:
+    answer = await served.ask(method, target, body)
+    assert answer.status == 400 and "error" in answer.json
 
 
 async def test_a_fetch_says_how_far_it_is_until_it_is_done(served: Served) -> None:

@@ -15,9 +15,9 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from dipaco.node.api import server
+from dipaco.node.api import routes
 from dipaco.node.api.connection import IDLE_SECONDS, SEND_SECONDS
-from dipaco.node.api.server import FETCH_SECONDS, STALL_SECONDS
+from dipaco.node.api.routes import FETCH_SECONDS, STALL_SECONDS
 from dipaco.node.api.values import MAX_BODY, MAX_HEAD, MAX_REPLY
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.runs.strangers import MAX_RUNS
@@ -40,8 +40,8 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 def in_one_line(answer: Answer) -> str:
     """Return an error's words."""
-    (words,) = answer.json.values()
-    assert set(answer.json) == {"error"} and words and "\n" not in words
+    words = answer.json["error"]
+    assert answer.json == {"code": answer.status, "error": words} and words and "\n" not in words
     return str(words)
 
 
@@ -49,7 +49,12 @@ def in_one_line(answer: Answer) -> str:
     ("method", "target", "body", "status"),
     [
         ("GET", "/", b"", 404),
-        ("GET", "/v1/status?x=1", b"", 404),
+        ("GET", "/v1/status?x=1", b"", 400),
+        ("GET", "/v1/status?x", b"", 400),
+        ("GET", "/v1/status?" + "a=1&" * 100 + "a=1", b"", 400),
+        ("GET", "/v1/status?a=%ff", b"", 400),
+        ("GET", "http://localhost/v1/status", b"", 404),
+        ("POST", "/v1/stop?now=true", b"", 400),
         ("GET", "/v1/../etc/passwd", b"", 404),
         ("POST", "/v1/status", b"", 405),
         ("OPTIONS", "/v1/status", b"", 405),
@@ -215,7 +220,7 @@ async def test_a_fetch_that_gets_nothing_ends(served: Served, autojump_clock: Mo
 async def test_a_fetch_that_gets_a_byte_now_and_then_ends_too(
     served: Served, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FETCH_SECONDS", 4 * STALL_SECONDS)
+    monkeypatch.setattr(routes, "FETCH_SECONDS", 4 * STALL_SECONDS)
 
     async def drop_by_drop(run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
         for count in itertools.count():

@@ -1,6 +1,6 @@
 """Rules of this file: no program that uses the local API keeps another one from it.
 
-Seats and turns alone on virtual time; then a real server whose clients all are of one process.
+Seats alone at a time that is set; then a real server whose clients all are of one process.
 """
 
 import os
@@ -17,9 +17,7 @@ from dipaco.node.api import server
 from dipaco.node.api.clients import (
     IDLE_LEAST,
     KEPT,
-    MAX_CLIENTS,
     MAX_OF_ONE,
-    REST,
     Client,
     Clients,
     process_of,
@@ -30,11 +28,12 @@ from tests.node.api.served import Served, answers, received, request, serving
 
 STATUS = request("GET", "/v1/status")
 LEDGER = request("GET", "/v1/ledger")
+SEATS = 16
 
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serving(tmp_path / "home") as served:
+    async with serving(tmp_path / "home", most=SEATS) as served:
         yield served
 
 
@@ -42,7 +41,7 @@ class Seated:
     """Connections that sit, and the names of those that were ended, at a time that is set."""
 
     def __init__(self) -> None:
-        self.clients, self.now = Clients(), 0.0
+        self.clients, self.now = Clients(SEATS), 0.0
         self.ended: list[str] = []
 
     def sit(self, name: str, count: int = 1, *, busy: bool = False) -> list[Client]:
@@ -83,11 +82,20 @@ def test_a_process_with_all_its_seats_ends_its_own_longest_waiting_connection(
 def test_where_all_is_full_the_process_with_the_most_connections_makes_room(
     seated: Seated,
 ) -> None:
-    seated.sit("1", MAX_CLIENTS - KEPT - MAX_OF_ONE)
+    seated.sit("1", SEATS - KEPT - MAX_OF_ONE)
     seated.sit("2", MAX_OF_ONE)
     seated.now += IDLE_LEAST
     (new,) = seated.sit("3")
     assert not new.brief and seated.ended == ["2-0"]
+
+
+def test_room_is_made_beside_the_kept_seats_too(seated: Seated) -> None:
+    (first,) = seated.sit("0", busy=True)
+    for name in range(1, SEATS):
+        seated.sit(f"{name}", busy=True)
+    first.waiting = seated.now
+    (new,) = seated.sit("new")
+    assert not new.brief and seated.ended == ["0-0"]
 
 
 def test_a_connection_that_was_just_made_is_let_ask(seated: Seated) -> None:
@@ -99,7 +107,7 @@ def test_a_connection_that_was_just_made_is_let_ask(seated: Seated) -> None:
 
 
 def test_some_seats_are_kept_for_a_short_question(seated: Seated) -> None:
-    for name in range(MAX_CLIENTS - KEPT):
+    for name in range(SEATS - KEPT):
         seated.sit(f"{name}", busy=True)
     assert [client.brief for name in range(KEPT) for client in seated.sit(f"k{name}")] == (
         [True] * KEPT
@@ -109,35 +117,10 @@ def test_some_seats_are_kept_for_a_short_question(seated: Seated) -> None:
 
 
 def test_a_seat_is_free_again_when_its_connection_ends(seated: Seated) -> None:
-    for _ in range(3 * MAX_CLIENTS):
+    for _ in range(3 * SEATS):
         (client,) = seated.sit("1", busy=True)
         assert not client.brief
         seated.clients.leave(client)
-
-
-async def test_values_for_clients_take_a_share_of_the_time(
-    seated: Seated, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    ticks = iter(range(100))
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))  # each takes a second
-    begun, made = trio.current_time(), list[float]()
-
-    async def ask() -> None:
-        made.append(await seated.clients.made(trio.current_time) - begun)
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(ask)
-    assert made == [0.0, REST, 2 * REST, 3 * REST]
-
-
-async def test_a_value_that_fails_is_paid_for_too(seated: Seated) -> None:
-    def fail() -> None:
-        raise Unavailable("no")
-
-    with pytest.raises(Unavailable):
-        await seated.clients.made(fail)
-    assert await seated.clients.made(lambda: 3) == 3
 
 
 # ------------------------------------------------------------------------------ a real server
@@ -178,13 +161,13 @@ async def test_status_and_stop_get_through_a_crowd_and_nothing_else(
     served: Served, strangers: None
 ) -> None:
     with ExitStack() as stack:
-        await crowd(served, stack, MAX_CLIENTS - KEPT)
+        await crowd(served, stack, SEATS - KEPT)
         for asked, status in ((STATUS, 200), (LEDGER, 503), (request("POST", "/v1/stop"), 202)):
             (answer,) = answers(await served.send(asked))
             assert answer.status == status
         (only,) = answers(await served.send(STATUS + STATUS))  # one question, then it is over
         assert only.status == 200
-    assert served.node.stops == [False]
+    assert served.node.stops == [(False, False)]
 
 
 async def test_a_kept_seat_is_held_for_a_moment_alone(
@@ -193,7 +176,7 @@ async def test_a_kept_seat_is_held_for_a_moment_alone(
     assert BRIEF_SECONDS < IDLE_SECONDS
     served.node.fetched = trio.Event()
     with ExitStack() as stack:
-        await crowd(served, stack, MAX_CLIENTS - KEPT)
+        await crowd(served, stack, SEATS - KEPT)
         begun = trio.current_time()
         async with await served.connect() as silent:
             assert await received(silent) == b""
@@ -204,7 +187,7 @@ async def test_a_connection_in_a_crowd_makes_room_once_it_waits(
     served: Served, strangers: None, autojump_clock: MockClock
 ) -> None:
     with ExitStack() as stack:
-        first, *_ = await crowd(served, stack, MAX_CLIENTS - KEPT)
+        first, *_ = await crowd(served, stack, SEATS - KEPT)
         await trio.sleep(2 * IDLE_LEAST)
         (answer,) = answers(await served.send(LEDGER))
         assert answer.status == 200

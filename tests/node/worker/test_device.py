@@ -8,13 +8,14 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from dipaco.node.config import ComputeSection, NodeConfig, NodeSection
+from dipaco.node.config import ComputeSection
 from dipaco.node.daemon import run_daemon
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.values import Describe, Described
+from dipaco.node.live_config import LiveConfig
+from dipaco.node.settings import Sources
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import NoDevice
-from dipaco.protocol.wire.address import Address
 from tests.settings import settings
 from tests.values import peer
 
@@ -56,13 +57,13 @@ async def test_a_torch_that_cannot_be_loaded_is_no_device(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("broken_torch")
 async def test_a_volunteer_without_a_device_ends_before_it_joins(tmp_path: Path) -> None:
-    nobody = Address.parse(f"/ip4/127.0.0.1/tcp/9/p2p/{peer('nobody')}")
-    config = NodeConfig(home=tmp_path / "home", node=NodeSection(bootstrap=(nobody,)))
+    nobody = f"/ip4/127.0.0.1/tcp/9/p2p/{peer('nobody')}"
+    live = LiveConfig(Sources(home=tmp_path / "home", flags={"node.bootstrap": [nobody]}))
     said: list[str] = []
     missing = pytest.RaisesExc(NoDevice, match="torch cannot be loaded")
     with trio.fail_after(PATIENCE), pytest.RaisesGroup(missing, flatten_subgroups=True):
-        await run_daemon(config, said.append)
-    assert said == [] and not Home.at(config.home).identity.exists()
+        await run_daemon(live, said.append)
+    assert said == [] and not Home.at(live.config.home).identity.exists()
 
 
 async def test_auto_chooses_once_and_never_another_device_afterwards(tmp_path: Path) -> None:

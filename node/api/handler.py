@@ -1,0 +1,49 @@
+"""The daemon as its local API sees it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from dipaco.node.api.values import LedgerView, Ordered, Why
+from dipaco.node.status.document import Status
+
+
+class Handler(Protocol):
+    """The daemon, as the server calls it; methods that are not async are quick and read no disk."""
+
+    def status(self) -> Status:
+        """Return the node's status."""
+        ...
+
+    def ledger(self) -> LedgerView:
+        """Return the summary of the run's ledger."""
+        ...
+
+    def stop(self, *, now: bool, restart: bool) -> None:
+        """Begin to stop, as after a TERM signal (`now`: as after a second one).
+
+        restart   whether the exit code asks a service manager for a new start.
+        """
+        ...
+
+    def pause(self, until: float | None) -> Ordered:
+        """Stop working until a Unix time, or until `resume`; raises ConfigError for the past."""
+        ...
+
+    def resume(self) -> Ordered:
+        """Work again."""
+        ...
+
+    def finish(self) -> Ordered:
+        """Pause when the lease that is held has ended."""
+        ...
+
+    async def why(self, at: float | None) -> Why:
+        """Return the reasons that held at a Unix time; None: now."""
+        ...
+
+    async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
+        """Fetch a blob of a run into the store and return its bytes; raises Unavailable.
+
+        on_progress   gets the bytes received so far, and the blob's length.
+        """
+        ...
