@@ -48,6 +48,7 @@ from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.scheduler.retention import blobs_needed_at_start
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
+from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.history import History
 from dipaco.node.status.totals import Sums
 from dipaco.node.storage.blobs import BlobStore
@@ -175,8 +176,8 @@ def assemble(
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
     sums = Sums(journal, lambda: (traffic.sent, traffic.received))
-    history = History(home.root, clock=clock)
-    activity = Activity(worked=storage.look_soon, sums=sums, history=history)
+    history, event_log = History(home.root, clock=clock), EventLog(home.events)
+    activity = Activity(worked=storage.look_soon, sums=sums, history=history, event_log=event_log)
     request_router = RequestRouter()
     disk, orders = Disk(partial(free_bytes, home.root)), Orders(home.root, clock=clock)
     set_caps(transport.caps, config.network)
@@ -345,8 +346,8 @@ def reporter_of(
         storage=node.storage,
         schedulers=node.request_router.schedulers,
         leave=leave,
-        orders=node.orders,
         restart=restart,
+        orders=node.orders,
         started=time.time(),
     )
 

@@ -6,7 +6,8 @@ handle: a Refusal, a bug. A full disk pauses it.
 """
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +15,7 @@ import msgspec
 import trio
 
 from dipaco.node.api.clients import MAX_CLIENTS
-from dipaco.node.api.port import port_of
+from dipaco.node.api.port import Port, port_of
 from dipaco.node.api.reporter import RESTART, StatusReporter
 from dipaco.node.api.server import Ends, serve_api
 from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
@@ -28,11 +29,13 @@ from dipaco.node.logs import set_level
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
+from dipaco.node.roles.rehearsal import rehearse
 from dipaco.node.roles.run import run_roles, trains
 from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
 from dipaco.node.service_state import ServiceManager
 from dipaco.node.signals import Actions, heed_signals
+from dipaco.node.status.log_lines import listening
 from dipaco.node.stay import Stay, stay_over
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 FOREVER = Stay()
 GRACE_SECONDS = 5.0  # for goodbyes; the whole exit has 10
 Say = Callable[[str], None]
+Work = Callable[[Node, StatusReporter], Awaitable[None]]
 
 
 @dataclass
@@ -156,17 +160,32 @@ async def _live(node: Node, process: Process, most: int) -> None:
     reporter = reporter_of(node, leave=process.stop.set, restart=process.restart)
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
+    with listening(reporter.log_lines):
+        await _serve(node, reporter, port, process, most)
+
+
+async def _serve(
+    node: Node, reporter: StatusReporter, port: Port | None, process: Process, most: int
+) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
         nursery.start_soon(_tell_manager, node, process)
         nursery.start_soon(_end_stay, node, process)
+        node.activity.event_log.add("node", "started", f"version {VERSION}, process {os.getpid()}")
 
         def ready() -> None:
             _greet(node, process.say, ends)
             process.service.ready()
 
-        await run_node(node, reporter, process.stop, ready=ready)
+        work = partial(_rehearse, process=process) if process.stay.dry_run else run_roles
+        await run_node(node, reporter, process.stop, ready=ready, work=work)
         nursery.cancel_scope.cancel()
+
+
+async def _rehearse(node: Node, reporter: StatusReporter, process: Process) -> None:
+    """Do a dry run, and leave."""
+    await rehearse(node, reporter, process.say)
+    process.stop.set()
 
 
 async def _tell_manager(node: Node, process: Process) -> None:
@@ -187,7 +206,12 @@ async def _end_stay(node: Node, process: Process) -> None:
 
 
 async def run_node(
-    node: Node, reporter: StatusReporter, stop: trio.Event, *, ready: Callable[[], None]
+    node: Node,
+    reporter: StatusReporter,
+    stop: trio.Event,
+    *,
+    ready: Callable[[], None],
+    work: Work = run_roles,
 ) -> None:
     """Run a node's network and its work until `stop`; `ready` is called when both have begun.
 
@@ -199,7 +223,7 @@ async def run_node(
         serving.start_soon(_announce, node)
         ready()
         async with trio.open_nursery() as working:
-            working.start_soon(run_roles, node, reporter)
+            working.start_soon(work, node, reporter)
             await stop.wait()
             node.activity.say("stopping")
             working.cancel_scope.cancel()

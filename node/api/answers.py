@@ -55,9 +55,9 @@ class Answers:
         self._looked_at = now
 
     def _timed(self, make: Callable[[], T]) -> T:
-        begun = time.perf_counter()
+        begun = time.thread_time()  # not the clock: on a busy machine that counts others' work
         try:
             return make()
         finally:
-            spent = time.perf_counter() - begun
+            spent = time.thread_time() - begun
             self._free_at = trio.current_time() + REST * spent

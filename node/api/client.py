@@ -10,20 +10,26 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
 from dipaco.node.api.values import (
+    EVENTS,
     FETCH,
     FINISH,
     LEDGER,
+    LOG,
     MAX_REPLY,
     PAUSE,
     RESUME,
     STATUS,
     STOP,
+    STREAM,
+    TASKS,
     WHY,
+    EventQuery,
     Fault,
     Fetched,
     FetchEvent,
@@ -31,14 +37,18 @@ from dipaco.node.api.values import (
     Fetching,
     FetchRequest,
     LedgerView,
+    LogQuery,
     NoDaemon,
     Ordered,
     PauseRequest,
     Stopping,
     StopRequest,
+    StreamQuery,
+    TaskQuery,
     Why,
 )
 from dipaco.node.status.document import Status
+from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import (
     ConfigError,
@@ -53,6 +63,15 @@ A = TypeVar("A")
 # structs. While one thread does that, a second one that decodes the type crashes the process.
 _STATUS: Final = msgspec.json.Decoder(Status)
 _LEDGER: Final = msgspec.json.Decoder(LedgerView)
+_EVENTS: Final = msgspec.json.Decoder(EventPage)
+_TASKS: Final = msgspec.json.Decoder(TaskPage)
+_LOG: Final = msgspec.json.Decoder(LogPage)
+_TOPICS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    "status": _STATUS,
+    "event": msgspec.json.Decoder(Event),
+    "log": msgspec.json.Decoder(LogLine),
+}
+"""By the name of a server-sent event."""
 _STOPPING: Final = msgspec.json.Decoder(Stopping)
 _ORDERED: Final = msgspec.json.Decoder(Ordered)
 _WHY: Final = msgspec.json.Decoder(Why)
@@ -68,6 +87,44 @@ def ask_status(home: Path, *, timeout: float = 5.0) -> Status:
 def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:
     """Ask the daemon of `home` for the summary of its run's ledger; raises NoDaemon."""
     return _ask(home, "GET", LEDGER, _LEDGER, timeout=timeout)
+
+
+def ask_events(home: Path, query: EventQuery, *, timeout: float = 10.0) -> EventPage:
+    """Ask the daemon of `home` for events of its journal; raises NoDaemon."""
+    return _ask(home, "GET", _target(EVENTS, query), _EVENTS, timeout=timeout)
+
+
+def ask_tasks(home: Path, most: int, *, timeout: float = 10.0) -> TaskPage:
+    """Ask the daemon of `home` for its latest `most` tasks; raises NoDaemon."""
+    return _ask(home, "GET", _target(TASKS, TaskQuery(most=most)), _TASKS, timeout=timeout)
+
+
+def ask_log(home: Path, query: LogQuery, *, timeout: float = 5.0) -> LogPage:
+    """Ask the daemon of `home` for the latest lines of its log; raises NoDaemon."""
+    return _ask(home, "GET", _target(LOG, query), _LOG, timeout=timeout)
+
+
+def watch(
+    home: Path, query: StreamQuery, *, timeout: float = 45.0
+) -> Iterator[Status | Event | LogLine]:
+    """Yield what the daemon of `home` tells, until it ends; raises NoDaemon then.
+
+    timeout   seconds without a sign of life; a daemon gives four a minute.
+    """
+    name = ""
+    with _answer(home, "GET", _target(STREAM, query), None, timeout=timeout) as answer:
+        while line := answer.readline(MAX_REPLY + 1):
+            key, _, value = line.rstrip(b"\n").partition(b": ")
+            if key == b"event":
+                name = value.decode()
+            elif key == b"data" and name in _TOPICS:
+                yield _decoded(value, _TOPICS[name])
+    raise NoDaemon("the daemon ended")
+
+
+def _target(path: str, query: msgspec.Struct) -> str:
+    fields = msgspec.structs.asdict(query)
+    return f"{path}?{urlencode({k: v for k, v in fields.items() if v is not None})}"
 
 
 def ask_stop(home: Path, *, now: bool = False, restart: bool = False, timeout: float = 5.0) -> None:

@@ -5,10 +5,23 @@ from typing import Protocol
 
 from dipaco.node.api.values import LedgerView, Ordered, Why
 from dipaco.node.status.document import Status
+from dipaco.node.status.event_log import EventLog
+from dipaco.node.status.events import EventPage, TaskPage
+from dipaco.node.status.log_lines import LogLines
 
 
 class Handler(Protocol):
     """The daemon, as the server calls it; methods that are not async are quick and read no disk."""
+
+    @property
+    def event_log(self) -> EventLog:
+        """The events of the node, the latest of them in memory."""
+        ...
+
+    @property
+    def log_lines(self) -> LogLines:
+        """The latest lines of the log."""
+        ...
 
     def status(self) -> Status:
         """Return the node's status."""
@@ -46,4 +59,12 @@ class Handler(Protocol):
 
         on_progress   gets the bytes received so far, and the blob's length.
         """
+        ...
+
+    async def events(self, after: int, since: float, most: int) -> EventPage:
+        """Return at most `most` events after a number and a Unix time, the oldest first."""
+        ...
+
+    async def tasks(self, most: int) -> TaskPage:
+        """Return the latest `most` tasks."""
         ...

@@ -46,6 +46,9 @@ from dipaco.node.status.document import (
     RunStatus,
     Status,
 )
+from dipaco.node.status.event_log import EventLog, latest_tasks, page_of
+from dipaco.node.status.events import EventPage, TaskPage
+from dipaco.node.status.log_lines import LogLines
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.routing.labels import SCORE_BYTES
@@ -79,14 +82,31 @@ class StatusReporter:
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     orders: Orders
-    in_thread: InThread = trio.to_thread.run_sync
-    """Reads the history."""
     restart: Callable[[], None] = lambda: None
     """Have the process end with `RESTART`."""
+    in_thread: InThread = trio.to_thread.run_sync
+    """Reads the history and the events."""
     runs: list[RunRecord] = field(default_factory=list)
     """The runs that this node takes part in."""
     started: float = 0.0
     """Unix time, seconds."""
+    log_lines: LogLines = field(default_factory=LogLines)
+    _since: dict[PeerId, float] = field(default_factory=dict)
+    """Since when each peer is connected, Unix time, seconds."""
+
+    def __post_init__(self) -> None:
+        self.transport.watch(self._on_peer)
+
+    def _on_peer(self, peer: PeerId, connected: bool) -> None:
+        if connected:
+            self._since[peer] = time.time()
+        else:
+            self._since.pop(peer, None)
+
+    @property
+    def event_log(self) -> EventLog:
+        """The node's events."""
+        return self.activity.event_log
 
     @property
     def run(self) -> RunRecord | None:
@@ -193,6 +213,18 @@ class StatusReporter:
         await self.exchange.fetch(digest, length=length, holders=holders, progress=on_progress)
         return length
 
+    async def events(self, after: int, since: float, most: int) -> EventPage:
+        """Return some events of the journal."""
+        read = partial(page_of, self.home.events, after, since, most + 1)
+        found = await self.in_thread(read)
+        return EventPage(events=tuple(found[:most]), more=len(found) > most)
+
+    async def tasks(self, most: int) -> TaskPage:
+        """Return the tasks in work, and the last that ended."""
+        ended = await self.in_thread(partial(latest_tasks, self.home.events, most))
+        working = self.activity.tasks.working
+        return TaskPage(tasks=(*working, *ended)[:most])
+
     # ------------------------------------------------------------------ parts of the document
 
     def _offer(self, record: RunRecord) -> Offer:
@@ -298,10 +330,14 @@ class StatusReporter:
 
     def _peer(self, peer: PeerId) -> PeerStatus:
         seconds = self.liveness.round_trips.get(peer)
+        sent, received = self.transport.traffic.by_peer.get(peer, (0, 0))
         return PeerStatus(
             id=peer,
             address=self.transport.remote_ip(peer) or "",
             rtt_ms=None if seconds is None else 1000 * seconds,
+            since=self._since.get(peer),
+            sent=sent,
+            received=received,
         )
 
     def _cache(self) -> CacheStatus:

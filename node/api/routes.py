@@ -9,39 +9,49 @@ from urllib.parse import parse_qsl
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from dipaco.node.api.answers import Answers
 from dipaco.node.api.connection import Connection, Refused, Request, as_json
 from dipaco.node.api.handler import Handler
 from dipaco.node.api.stream import stream
 from dipaco.node.api.values import (
+    EVENTS,
     FETCH,
     FINISH,
     LEDGER,
+    LOG,
     PAUSE,
     RESUME,
     STATUS,
     STOP,
     STREAM,
+    TASKS,
     WHY,
+    EventQuery,
     Fetched,
     FetchEvent,
     FetchFailed,
     Fetching,
     FetchRequest,
+    LogQuery,
     Nothing,
     PauseRequest,
     Stopping,
     StopRequest,
+    StreamQuery,
+    TaskQuery,
     WhyRequest,
 )
+from dipaco.node.status.events import LogPage
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.faults import without_pattern
 
 PROGRESS_SECONDS = 0.5  # between two progress lines of a fetch
 STALL_SECONDS = 600.0  # of a fetch without another byte: holders that were away have come back
 FETCH_SECONDS = 3 * 24 * 3600.0  # of one fetch: the largest blob, 31 GB, at 1 Mbit/s
-MAX_FIELDS = 8  # of a query; the longest has 3
+MAX_FIELDS = 8  # of a query; the longest has 4
+MAX_DIGITS = 15  # of the number of an event
 
 BEGUN: Final = Fetching(received=0, total=0)
 
@@ -69,6 +79,24 @@ async def _stop(answers: Answers, request: Request, connection: Connection) -> N
         answers.handler.stop(now=asked.now, restart=asked.restart)
 
 
+async def _events(answers: Answers, request: Request, connection: Connection) -> None:
+    asked = _asked(request, EventQuery)
+    page = await answers.handler.events(asked.after, asked.since, asked.most)
+    await connection.send_answer(HTTPStatus.OK, await answers.made(lambda: as_json(page)))
+
+
+async def _tasks(answers: Answers, request: Request, connection: Connection) -> None:
+    page = await answers.handler.tasks(_asked(request, TaskQuery).most)
+    await connection.send_answer(HTTPStatus.OK, await answers.made(lambda: as_json(page)))
+
+
+async def _log(answers: Answers, request: Request, connection: Connection) -> None:
+    asked = _asked(request, LogQuery)
+    lines = answers.handler.log_lines.after(0, asked.level, asked.most)
+    page = LogPage(lines=tuple(lines))
+    await connection.send_answer(HTTPStatus.OK, await answers.made(lambda: as_json(page)))
+
+
 async def _pause(answers: Answers, request: Request, connection: Connection) -> None:
     asked = _told(request, PauseRequest)
     try:
@@ -94,8 +122,11 @@ async def _why(answers: Answers, request: Request, connection: Connection) -> No
 
 
 async def _stream(answers: Answers, request: Request, connection: Connection) -> None:
-    _asked(request, Nothing)
-    await stream(answers, connection)
+    asked = _asked(request, StreamQuery)
+    last = request.headers.get("last-event-id", "")
+    if last.isascii() and last.isdigit() and len(last) <= MAX_DIGITS:
+        asked = replace(asked, after=int(last))
+    await stream(answers, asked, connection)
 
 
 async def _fetch(answers: Answers, request: Request, connection: Connection) -> None:
@@ -152,6 +183,9 @@ class _Fetch:
 ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     STATUS: {"GET": _status},
     LEDGER: {"GET": _ledger},
+    EVENTS: {"GET": _events},
+    TASKS: {"GET": _tasks},
+    LOG: {"GET": _log},
     STREAM: {"GET": _stream},
     STOP: {"POST": _stop},
     FETCH: {"POST": _fetch},

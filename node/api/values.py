@@ -9,11 +9,15 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from dipaco.node.status.document import Reason
+from dipaco.node.status.events import Level
 from dipaco.protocol.errors import Unavailable
 
 STATUS: Final = "/v1/status"
 LEDGER: Final = "/v1/ledger"
 STREAM: Final = "/v1/stream"
+EVENTS: Final = "/v1/events"
+TASKS: Final = "/v1/tasks"
+LOG: Final = "/v1/log"
 STOP: Final = "/v1/stop"
 FETCH: Final = "/v1/fetch"
 PAUSE: Final = "/v1/pause"
@@ -32,6 +36,53 @@ class NoDaemon(Unavailable):
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The query of a target that takes none."""
+
+
+Most = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Topics = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(status|events|log)(,(status|events|log)){0,2}\Z",
+        description="names among status, events and log, with commas between",
+    ),
+]
+
+
+class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for events of the journal."""
+
+    after: Number = 0
+    """The number of the last event that is known."""
+    since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Unix time, seconds."""
+    most: Most = 1000
+
+
+class TaskQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for the latest tasks."""
+
+    most: Most = 20
+
+
+class LogQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for the latest lines of the log."""
+
+    most: Most = 20
+    level: Level = "debug"
+    """The least one."""
+
+
+class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for a stream."""
+
+    topics: Topics = "status"
+    after: Number | None = None
+    """The number of the last event that is known; else only new ones are sent."""
+    line: Number | None = None
+    """The same of lines of the log."""
+    level: Level = "debug"
+    """The least one of lines."""
 
 
 class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

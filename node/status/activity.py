@@ -24,7 +24,9 @@ from dipaco.node.status.document import (
     reason,
     state_of,
 )
+from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.history import History
+from dipaco.node.status.tasks import Tasks
 from dipaco.node.status.totals import Sums
 from dipaco.protocol.numbers import amount, span
 from dipaco.protocol.wire.digest import Digest
@@ -93,6 +95,7 @@ class CurrentState:
         known = self._beside.get(code)
         if known is None and self.own_reason.code != code:
             log.info("%s: %s", new.code, new.text)
+            self._tell(self.own_state, new)
         self._beside[code] = replace(new, since=known.since) if known else new
         if known is None:
             self._changed()
@@ -103,6 +106,9 @@ class CurrentState:
         if ended is not None:
             log.info("%s: over after %s", code, span(time.time() - ended.since))
             self._changed()
+
+    def _tell(self, state: State, new: Reason) -> None:
+        """Tell the events that a reason begins to hold."""
 
     @property
     def own_reasons(self) -> tuple[Reason, ...]:
@@ -120,6 +126,8 @@ class CurrentState:
             quiet = state in _STEPS or new.code in _QUIET
             level = logging.DEBUG if quiet else logging.INFO
             log.log(level, "state %s: %s", new.code, new.text)
+            if not quiet:
+                self._tell(state, new)
         self.own_state, self.own_reason, self._others = state, new, others
         self._entered(self)
 
@@ -127,9 +135,9 @@ class CurrentState:
 class RunActivity(CurrentState):
     """What the node does for one run, and what it knows of the others' work."""
 
-    def __init__(self, node: "Activity") -> None:
+    def __init__(self, node: "Activity", run: Digest) -> None:
         super().__init__(node.entered, node.note)
-        self._node = node
+        self._node, self._run = node, run.hex()
         self.task: TaskStatus | None = None
         self.verdict: Verdict = "unverified"
         self.stage = ""
@@ -141,6 +149,9 @@ class RunActivity(CurrentState):
         self.held_time: float | None = None
         """When it told, Unix time, seconds; None: never."""
 
+    def _tell(self, state: State, new: Reason) -> None:
+        self._node.event_log.add("state", new.code, new.text, run=self._run, state=state)
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Count the time of the block as spent in `stage`."""
@@ -151,6 +162,11 @@ class RunActivity(CurrentState):
     def sums(self) -> Sums:
         """The node's sums."""
         return self._node.sums
+
+    @property
+    def tasks(self) -> Tasks:
+        """The node's tasks."""
+        return self._node.tasks
 
     def learn(self, held: tuple[Held, ...]) -> None:
         """Take up what the run's scheduler tells of the others' work."""
@@ -165,6 +181,7 @@ class Activity(CurrentState):
         *,
         worked: Callable[[], None] = lambda: None,
         sums: Sums | None = None,
+        event_log: EventLog | None = None,
         history: History | None = None,
     ) -> None:
         """Set the hook `worked`, which is called at the end of every timed piece of work.
@@ -175,6 +192,8 @@ class Activity(CurrentState):
         self._worked = worked
         self.history = history or History()
         self.sums = sums or Sums()
+        self.event_log = event_log or EventLog()
+        self.tasks = Tasks(self.event_log)
         self.runs: dict[Digest, RunActivity] = {}
         self._latest: CurrentState = self
         self.told = Condition()
@@ -184,8 +203,11 @@ class Activity(CurrentState):
     def of(self, run: Digest) -> RunActivity:
         """Return the activity of a run."""
         if run not in self.runs:
-            self.runs[run] = RunActivity(self)
+            self.runs[run] = RunActivity(self, run)
         return self.runs[run]
+
+    def _tell(self, state: State, new: Reason) -> None:
+        self.event_log.add("state", new.code, new.text, state=state)
 
     def entered(self, told: CurrentState) -> None:
         """Note which state was told last."""

@@ -252,6 +252,11 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     address: str
     rtt_ms: float | None
+    since: float | None = None
+    """When it connected, Unix time, seconds; null: not known."""
+    sent: int = 0
+    received: int = 0
+    """Bytes since the daemon's start."""
 
 
 class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -346,6 +346,11 @@ class Home:
         return self.root / "api.sock"
 
     @property
+    def events(self) -> Path:
+        """The folder of the journal of events."""
+        return self.root / "events"
+
+    @property
     def token(self) -> Path:
         """The token of the local API's port, mode 0600."""
         return self.root / "ui.token"

@@ -80,7 +80,8 @@ class Volunteer:
         """Tasks that failed in a row."""
         self._device_failures = 0
         """Failures of the device in a row: no task was done since."""
-        self._tasks = 0
+        self._task = 0
+        """The number of the task that was begun last."""
         self._handed_in: dict[int, HandedIn] = {}
         """Per path the moments of its last result: the scheduler may still be fetching them."""
         self._last_path: int | None = None
@@ -169,9 +170,7 @@ class Volunteer:
             await self._leases.changed.wait()
         if lease is None:
             return None
-        self._tasks += 1
-        return LeaseWork(
-            self._tasks,
+        work = LeaseWork(
             lease,
             self._record.manifest,
             spec_for(lease, self._record, self._specs),
@@ -180,6 +179,8 @@ class Volunteer:
             self._leases,
             ahead=first is not None,
         )
+        self._task = work.number
+        return work
 
     async def _while_finishing(self) -> None:
         """Wait, and ask for nothing, while the lease that is held is to be the last one.
@@ -319,12 +320,12 @@ class Volunteer:
         A lease that went to somebody else is no failure of this node.
         """
         if isinstance(failure, LeaseLost) and not isinstance(failure, ResultRefused):
-            log.warning("task %d ended: %s", self._tasks, failure)
+            log.warning("task %d ended: %s", self._task, failure)
             await trio.sleep(RETRY_SECONDS)
             return
         self._failures += 1
         wait = after_failures(self._failures)
-        log.error("task %d failed: %s; next try in %s", self._tasks, failure, span(wait))
+        log.error("task %d failed: %s; next try in %s", self._task, failure, span(wait))
         self._rests_until = trio.current_time() + wait
         if not self._leases.held:
             self._activity.say("failures", count=self._failures, problem=str(failure), wait=wait)

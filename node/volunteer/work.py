@@ -16,6 +16,7 @@ from dipaco.node.jobs.values import Answer, Failed, Materialise, PerformLease, P
 from dipaco.node.kinds.table import kind_of, work_of
 from dipaco.node.status.activity import so_far
 from dipaco.node.status.document import TaskStatus
+from dipaco.node.status.events import Outcome
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.heartbeat import Heartbeats
@@ -49,7 +50,6 @@ class LeaseWork:
 
     def __init__(
         self,
-        number: int,
         lease: Lease,
         manifest: Manifest,
         spec: RouterSpec,
@@ -61,11 +61,10 @@ class LeaseWork:
     ) -> None:
         """Take the lease into `leases`.
 
-        number   of the task, for the log.
-        spec     that routes the lease's documents.
-        ahead    whether it was asked for while another lease was worked on.
+        spec    that routes the lease's documents.
+        ahead   whether it was asked for while another lease was worked on.
         """
-        self._number, self._lease = number, lease
+        self._lease = lease
         self._job = PerformLease(manifest=manifest, spec=spec, lease=lease)
         self._link, self._deps, self._activity = link, deps, deps.activity
         self._heartbeats = Heartbeats(lease, link, deps.heartbeat_seconds)
@@ -73,6 +72,13 @@ class LeaseWork:
         leases.take(self.held)
         self._kind, self._work = kind_of(lease), work_of(lease)
         self.text: str = self._kind.text(lease)
+        self.number = deps.activity.tasks.begin(
+            run=lease.run.hex(),
+            name=manifest.name,
+            kind=self._kind.name,
+            path=self._work.path,
+            round_=self._work.round,
+        )
 
     async def run(self, inputs: Inputs) -> Result:
         """Return the result, once the scheduler has accepted it.
@@ -93,6 +99,7 @@ class LeaseWork:
         finally:
             if self._in_front:
                 self._activity.task = None
+            self._end_task(result, failure)
             if result is None:
                 await self._hand_back(failure)
         if failure:
@@ -146,13 +153,22 @@ class LeaseWork:
     def _timed(self, stage: str) -> AbstractContextManager[None]:
         return self._activity.timed(stage if self._in_front else BESIDE)
 
+    def _end_task(self, result: Result | None, failure: DipacoError | None) -> None:
+        """Write down how the task ended."""
+        outcome: Outcome = "accepted" if result else _outcome(failure)
+        reason = "" if result else str(failure or self._why_cancelled())
+        self._activity.tasks.end(self.number, outcome, self.text, reason)
+
+    def _why_cancelled(self) -> str:
+        return str(self._deps.gate.closed or "stopped")
+
     async def _hand_back(self, failure: DipacoError | None) -> None:
         if self._heartbeats.lost:
             return
         reason = str(failure or "")
         if not reason:  # the work was cancelled
-            reason = str(self._deps.gate.closed or "stopped")
-            log.info("task %d (%s) handed back: %s", self._number, self.text, reason)
+            reason = self._why_cancelled()
+            log.info("task %d (%s) handed back: %s", self.number, self.text, reason)
         await self._link.hand_back(self._lease, reason)
 
     async def _fetch(self, inputs: Inputs) -> None:
@@ -160,6 +176,7 @@ class LeaseWork:
             progress = Progress(stage="fetch", done=done, total=total, unit="bytes")
             self._say("modules", progress=so_far(progress), path=self._work.path)
             self._leases.got_on(self.held)
+            self._activity.tasks.note(self.number, received=done)
 
         self._note_stage("fetch")
         with self._timed("fetch"):
@@ -196,12 +213,22 @@ class LeaseWork:
 
     def _show(self, progress: Progress) -> None:
         self._heartbeats.report(progress)
+        self._note_progress(progress)
         self._leases.got_on(self.held)
         self._note_stage(progress.stage, progress)
         if progress.stage == self._kind.stage:
             self._say("task", work=self.text, progress=so_far(progress))
         else:
             self._say("shard", path=self._work.path, progress=so_far(progress))
+
+    def _note_progress(self, progress: Progress) -> None:
+        if progress.unit == "steps":
+            self._activity.tasks.note(
+                self.number,
+                steps=progress.done,
+                tokens_per_second=progress.tokens_per_second,
+                loss=progress.loss,
+            )
 
     async def _submit(self, result: Result) -> Result:
         """Hand in a result; a scheduler that is away is asked until it answers."""
@@ -229,7 +256,23 @@ class LeaseWork:
     def _count(self, result: Result) -> None:
         tokens, seconds = result.trained
         self._activity.sums.accept(tokens, seconds)
-        log.info("task %d %s accepted", self._number, self._kind.summary(self._lease, result))
+        blobs = self._deps.blobs
+        sent = sum(blobs.size(each) for each in result.digests if blobs.has(each))
+        self._activity.tasks.note(self.number, sent=sent)
+        log.info("task %d %s accepted", self.number, self._kind.summary(self._lease, result))
+
+
+def _outcome(failure: DipacoError | None) -> Outcome:
+    """Return how a task without an accepted result ended; None: it was cancelled."""
+    match failure:
+        case ResultRefused():
+            return "refused"
+        case LeaseLost():
+            return "lost"
+        case JobFailed() | NoDevice() | DiskFull():
+            return "failed"
+        case _:
+            return "handed-back"
 
 
 def raise_failure(answer: Answer) -> None:

@@ -22,6 +22,9 @@ from dipaco.node.status.document import (
     Totals,
     reason,
 )
+from dipaco.node.status.event_log import EventLog
+from dipaco.node.status.events import Event, EventPage, Outcome, TaskPage, TaskRecord
+from dipaco.node.status.log_lines import LogLines
 from dipaco.protocol.errors import ConfigError, Unavailable
 
 PEER = "12D3KooW" + "A" * 44
@@ -112,7 +115,9 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
         network=NetworkStatus(
             listen=(f"/ip4/127.0.0.1/tcp/4410/p2p/{PEER}",), peers=1, sent=10, received=20
         ),
-        peers=(PeerStatus(id=PEER, address="/ip4/127.0.0.1/tcp/1", rtt_ms=0.5),),
+        peers=(
+            PeerStatus(id=PEER, address="/ip4/127.0.0.1/tcp/1", rtt_ms=0.5, since=1_799_999_000.0),
+        ),
         cache=CacheStatus(bytes=1, measured=1_799_999_990.0, max=10**10, shards=1),
         swarm=block(peer).swarm,
         totals=Totals(accepted=3, refused=1, tokens=38400, seconds=25.6),
@@ -139,6 +144,26 @@ def ledger(
     )
 
 
+def work(number: int, outcome: Outcome = "accepted") -> TaskRecord:
+    """Return a task."""
+    return TaskRecord(
+        number=number,
+        run=RUN,
+        name="demo",
+        kind="train",
+        path=1,
+        round=1,
+        began=1_799_999_970.0,
+        seconds=25.6,
+        steps=25,
+        tokens_per_second=1500.0,
+        loss=4.25,
+        received=2_000_000,
+        sent=1_000_000,
+        outcome=outcome,
+    )
+
+
 @dataclass
 class FakeNode:
     """Answers with the values above, and notes how it was asked to stop."""
@@ -147,6 +172,19 @@ class FakeNode:
     fetched: trio.Event = field(default_factory=trio.Event)
     given_up: trio.Event = field(default_factory=trio.Event)
     """A fetch was cancelled."""
+    event_log: EventLog = field(default_factory=EventLog)
+    log_lines: LogLines = field(default_factory=LogLines)
+    saved: list[Event] = field(default_factory=list)
+    """The events of the journal."""
+
+    async def events(self, after: int, since: float, most: int) -> EventPage:
+        """As `Handler`."""
+        found = [each for each in self.saved if each.number > after and each.time >= since]
+        return EventPage(events=tuple(found[:most]), more=len(found) > most)
+
+    async def tasks(self, most: int) -> TaskPage:
+        """As `Handler`."""
+        return TaskPage(tasks=(work(2, "working"), work(1))[:most])
 
     def status(self) -> Status:
         """As `Handler`."""

@@ -48,9 +48,10 @@ class Port:
 
     async def ask(self, method: str, target: str, *headers: str, body: bytes = b"") -> Answer:
         """Send one request and return its answer."""
-        async with self.connect() as stream:
-            await stream.send_all(request(method, target, body, *headers, "Connection: close"))
-            return answers(await all_of(stream))[0]
+        with trio.fail_after(60):
+            async with self.connect() as stream:
+                await stream.send_all(request(method, target, body, *headers, "Connection: close"))
+                return answers(await all_of(stream))[0]
 
 
 async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
