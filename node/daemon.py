@@ -18,7 +18,7 @@ from dipaco.node.api.clients import MAX_CLIENTS
 from dipaco.node.api.port import Port, port_of
 from dipaco.node.api.reporter import RESTART, StatusReporter
 from dipaco.node.api.server import Ends, serve_api
-from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
+from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of, set_caps
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
@@ -26,6 +26,7 @@ from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.live_config import LiveConfig
 from dipaco.node.logs import set_level
+from dipaco.node.network.caps import Caps
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
@@ -62,6 +63,8 @@ class Process:
     code: int = 0
     """The exit code."""
     service: ServiceManager = field(default_factory=ServiceManager)
+    caps: Caps = field(default_factory=Caps)
+    """On the bytes of all connections; they follow a changed configuration."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -75,6 +78,7 @@ class Process:
         reread = self.live.read_again()
         log.log(logging.WARNING if reread.fault else logging.INFO, "%s", reread)
         set_level(self.config.log.level)
+        set_caps(self.caps, self.config.network)
 
     def restart(self) -> None:
         """End with the exit code that has a service started again."""
@@ -140,6 +144,7 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             announce=config.node.announce,
             most=connections(limit, MOST_CONNECTIONS),
             exempt=config.node.exempt_prefixes,
+            caps=process.caps,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             trains_on = device.device if device else "cpu"
