@@ -1,5 +1,7 @@
 """What verbs print with `--json`, where no other module owns the type."""
 
+from typing import Any
+
 import msgspec
 
 Plain = str | int | float | bool | list[str]
@@ -47,3 +49,91 @@ class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The node's state and reason; empty: the manager does not know."""
     last_exit: int
     """The exit code of the last process."""
+
+
+class HeldBytes(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes that a home stores under its bound, by kind."""
+
+    blobs: int
+    """Module states, deltas, tokenizers."""
+    partial: int
+    """Blobs that are arriving."""
+    shards: int
+    """Tokenised documents of each path."""
+    sources: int
+    """Source files that were fetched whole."""
+    scratch: int
+    """Files of running processes."""
+
+
+class CacheAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `cache info`."""
+
+    home: str
+    held: HeldBytes
+    """By kind."""
+    total: int
+    """Bytes of all kinds."""
+    max: int
+    """Bytes that they may grow to."""
+    free: int
+    """Bytes that are free on the disk."""
+
+
+class IdAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `id`."""
+
+    peer: str
+    addresses: tuple[str, ...]
+    """The addresses at which others join; empty: no daemon runs."""
+
+
+class VersionAnswer(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"own": "dipaco-node", "manifest": "manifest format"},
+):
+    """The answer of `version`."""
+
+    own: str
+    """Of this program."""
+    manifest: str
+    """Of the format of manifests."""
+    python: str
+    torch: str
+    """`missing`, if there is none; so are those below."""
+    libp2p: str
+    numpy: str
+    tokenizers: str
+
+
+class RunAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the list that `run list` answers with."""
+
+    id: str
+    name: str
+    owner: str
+    grid: tuple[int, ...]
+    """Experts of each level."""
+    paths: int
+    """Number of paths."""
+    signed: bool = True
+    """Whether the owner signed it."""
+
+
+class MadeAnswer(RunAnswer, frozen=True, kw_only=True):
+    """The answer of `run create`."""
+
+    file: str
+    """The run file."""
+
+
+class ManifestAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `run show`."""
+
+    id: str
+    signer: str
+    """PeerID."""
+    manifest: dict[str, Any]
+    """The whole manifest under its own names (docs/protocol.cddl); bytes are hexadecimal."""

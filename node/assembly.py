@@ -346,8 +346,8 @@ def reporter_of(
         storage=node.storage,
         schedulers=node.request_router.schedulers,
         leave=leave,
-        orders=node.orders,
         restart=restart,
+        orders=node.orders,
         started=time.time(),
     )
 

@@ -7,7 +7,7 @@ handle: a Refusal, a bug. A full disk pauses it.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -29,6 +29,7 @@ from dipaco.node.logs import set_level
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
+from dipaco.node.roles.rehearsal import rehearse
 from dipaco.node.roles.run import run_roles, trains
 from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 FOREVER = Stay()
 GRACE_SECONDS = 5.0  # for goodbyes; the whole exit has 10
 Say = Callable[[str], None]
+Work = Callable[[Node, StatusReporter], Awaitable[None]]
 
 
 @dataclass
@@ -159,11 +161,11 @@ async def _live(node: Node, process: Process, most: int) -> None:
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     with listening(reporter.log_lines):
-        await _serve(node, reporter, process, port, most)
+        await _serve(node, reporter, port, process, most)
 
 
 async def _serve(
-    node: Node, reporter: StatusReporter, process: Process, port: Port | None, most: int
+    node: Node, reporter: StatusReporter, port: Port | None, process: Process, most: int
 ) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
@@ -175,8 +177,15 @@ async def _serve(
             _greet(node, process.say, ends)
             process.service.ready()
 
-        await run_node(node, reporter, process.stop, ready=ready)
+        work = partial(_rehearse, process=process) if process.stay.dry_run else run_roles
+        await run_node(node, reporter, process.stop, ready=ready, work=work)
         nursery.cancel_scope.cancel()
+
+
+async def _rehearse(node: Node, reporter: StatusReporter, process: Process) -> None:
+    """Do a dry run, and leave."""
+    await rehearse(node, reporter, process.say)
+    process.stop.set()
 
 
 async def _tell_manager(node: Node, process: Process) -> None:
@@ -197,7 +206,12 @@ async def _end_stay(node: Node, process: Process) -> None:
 
 
 async def run_node(
-    node: Node, reporter: StatusReporter, stop: trio.Event, *, ready: Callable[[], None]
+    node: Node,
+    reporter: StatusReporter,
+    stop: trio.Event,
+    *,
+    ready: Callable[[], None],
+    work: Work = run_roles,
 ) -> None:
     """Run a node's network and its work until `stop`; `ready` is called when both have begun.
 
@@ -209,7 +223,7 @@ async def run_node(
         serving.start_soon(_announce, node)
         ready()
         async with trio.open_nursery() as working:
-            working.start_soon(run_roles, node, reporter)
+            working.start_soon(work, node, reporter)
             await stop.wait()
             node.activity.say("stopping")
             working.cancel_scope.cancel()

@@ -22,6 +22,8 @@ class Stay:
     """Results that were accepted since its start."""
     until: Literal["finish"] | float | None = None
     """`finish`: the end of its run; else Unix time, seconds."""
+    dry_run: bool = False
+    """Whether it only tries all that comes before a first lease."""
 
     @property
     def is_bounded(self) -> bool:

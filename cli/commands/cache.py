@@ -1,12 +1,12 @@
 """`dipaco-node cache`: what a home stores, and room made on its disk. Works beside a daemon."""
 
-import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
 
-from dipaco.cli.options import Group, config_of, home_of, home_option, json_option
+from dipaco.cli.answers import CacheAnswer, HeldBytes
+from dipaco.cli.options import Group, config_of, home_of, home_option, json_option, json_text
 from dipaco.protocol.numbers import size
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def info(home: str | None, as_json: bool) -> None:
     stored = stored_in(Home(folder))
     free = free_bytes(next(each for each in (folder, *folder.parents) if each.exists()))
     if as_json:
-        held = {"held": asdict(stored), "total": stored.total}
-        click.echo(json.dumps({"home": str(folder)} | held | {"max": most, "free": free}))
+        held, all_ = HeldBytes(**asdict(stored)), stored.total
+        click.echo(
+            json_text(CacheAnswer(home=str(folder), held=held, total=all_, max=most, free=free))
+        )
         return
     for name, words in KINDS.items():
         click.echo(f"{name:<8} {size(getattr(stored, name)):>10}  {words}")

@@ -1,12 +1,12 @@
 """`dipaco-node id`: prints the identity of this node."""
 
-import json
 from pathlib import Path
 
 import click
 
+from dipaco.cli.answers import IdAnswer
 from dipaco.cli.inputs import home_for
-from dipaco.cli.options import home_of, home_option, json_option
+from dipaco.cli.options import home_of, home_option, json_option, json_text
 from dipaco.node.api.client import ask_status
 from dipaco.node.api.values import NoDaemon
 from dipaco.node.network.identity import load_or_create_identity
@@ -22,7 +22,7 @@ def id_(home: str | None, as_json: bool) -> None:
         addresses = _addresses(node.root)
         peer = peer_id(load_or_create_identity(node.identity))
     if as_json:
-        click.echo(json.dumps({"peer": peer, "addresses": addresses}))
+        click.echo(json_text(IdAnswer(peer=peer, addresses=tuple(addresses))))
         return
     click.echo(peer)
     for address in addresses:

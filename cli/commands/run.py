@@ -1,12 +1,11 @@
 """`dipaco-node run`: makes, signs, checks, shows and lists run files; needs no network."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dipaco.cli.options import Group, home_of, home_option, json_option
+from dipaco.cli.options import Group, home_of, home_option, json_option, json_text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -73,7 +72,7 @@ def create(
     It is signed with the owner's key; with --owner it is an unsigned manifest for `run sign`.
     """
     from dipaco.cli.inputs import home_for, output_file
-    from dipaco.cli.views.manifest import manifest_line, run_table
+    from dipaco.cli.views.manifest import made_answer, manifest_line
     from dipaco.node.network.identity import load_or_new_identity
     from dipaco.node.network.keys import read_key
     from dipaco.node.runs.files import peer_named
@@ -93,7 +92,7 @@ def create(
         created = _created(file, peer_id(own) if own is not None else named, node)
         _write(path, created, own, node, keep_key=key is None)
     if as_json:
-        click.echo(json.dumps({"file": str(path), **run_table(created.manifest, own is not None)}))
+        click.echo(json_text(made_answer(path, created.manifest, signed=own is not None)))
     else:
         click.echo(f"{path}: {manifest_line(created.manifest)}{', unsigned' if owner else ''}")
 
@@ -169,12 +168,12 @@ def verify(file: Path) -> None:
 def show(name: str, home: str | None, as_json: bool) -> None:
     """Describe a run; RUN is a run file, or an id or name known to this node."""
     from dipaco.cli.views.layout import terminal_width
-    from dipaco.cli.views.manifest import manifest_table, manifest_text
+    from dipaco.cli.views.manifest import manifest_answer, manifest_text
     from dipaco.node.runs.known import named_run
 
     found = named_run(name, home_of(home))
     if as_json:
-        click.echo(json.dumps(manifest_table(found)))
+        click.echo(json_text(manifest_answer(found)))
     else:
         click.echo(manifest_text(found, terminal_width()))
 
@@ -221,12 +220,12 @@ def takeover(name: str, key: Path, term: int | None, home: str | None) -> None:
 @json_option
 def list_(home: str | None, as_json: bool) -> None:
     """List the runs that this node offers or has received."""
-    from dipaco.cli.views.manifest import run_table
+    from dipaco.cli.views.manifest import run_answer
     from dipaco.node.runs.known import known_runs
 
     runs = known_runs(home_of(home))
     if as_json:
-        click.echo(json.dumps([run_table(found.manifest) for found in runs]))
+        click.echo(json_text([run_answer(found.manifest) for found in runs]))
         return
     from dipaco.cli.views.layout import terminal_width
     from dipaco.cli.views.manifest import runs_text

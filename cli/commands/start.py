@@ -5,7 +5,7 @@ import signal
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 import click
 
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 Until = Literal["finish"] | float
+
+
+class Ending(TypedDict):
+    """What ends a daemon by itself: the fields of `node.stay.Stay`, which imports trio."""
+
+    tasks: int | None
+    until: Until | None
+    dry_run: bool
 
 
 class End(click.ParamType[Until]):
@@ -96,8 +104,14 @@ class End(click.ParamType[Until]):
 @click.option(
     "--until", type=End(), metavar="END", help="Leave at the run's end (finish), or at HH:MM."
 )
+@click.option("--dry-run", is_flag=True, help="Verify, say what fits, lease nothing, and leave.")
 def start(
-    home: str | None, run: str | None, tasks: int | None, until: Until | None, **flags: Any
+    home: str | None,
+    run: str | None,
+    tasks: int | None,
+    until: Until | None,
+    dry_run: bool,
+    **flags: Any,
 ) -> int:
     """Join a network and train; with --rendezvous, found one."""
     file = _run_file(run)
@@ -112,6 +126,8 @@ def start(
     ids = config.run.id
     if config.node.keeps and not (ids and all(map(WHOLE_ID.fullmatch, ids))):  # a name is anybody's
         raise ConfigError("--keep, --keeper: name the run with --run, by its file or its whole id")
+    if dry_run and (config.node.rendezvous or config.node.keeps):
+        raise ConfigError("--dry-run: only a node that trains leases anything to try")
     if file is not None and config.node.rendezvous:
         _check_scheduler(file, config, str(run))
     if file is not None and config.node.keeper:
@@ -119,7 +135,7 @@ def start(
     with home_for(config.home):
         if file is not None:
             _keep(file, config)
-        return _run(sources, tasks, until)
+        return _run(sources, Ending(tasks=tasks, until=until, dry_run=dry_run))
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +176,7 @@ def _check_keeper(file: "RunFile", config: NodeConfig, name: str) -> None:
     check_kept_by(file, own_peer(config.home), name)
 
 
-def _run(sources: Sources, tasks: int | None, until: Until | None) -> int:
+def _run(sources: Sources, ending: Ending) -> int:
     # Until the daemon heeds signals, Ctrl-C ends the process at once: nothing is held yet, and an
     # interrupt in the middle of a library's import would show as its traceback.
     on_interrupt(signal.SIG_DFL)
@@ -175,4 +191,4 @@ def _run(sources: Sources, tasks: int | None, until: Until | None) -> int:
     config = live.config
     file = config.home / expanded(Path(config.log.file)) if config.log.file else None
     with logging_to(config.log, file) as say:
-        return trio.run(partial(run_daemon, live, say, Stay(tasks=tasks, until=until)))
+        return trio.run(partial(run_daemon, live, say, Stay(**ending)))

@@ -1,13 +1,14 @@
 """`dipaco-node version`: prints versions of this program and of libraries that affect results."""
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 import click
+import msgspec
 
-from dipaco.cli.options import json_option
+from dipaco.cli.answers import VersionAnswer
+from dipaco.cli.options import json_option, json_text
 from dipaco.protocol.run.manifest import FORMAT
 
 
@@ -33,6 +34,6 @@ def version(as_json: bool) -> None:
         "python": platform.python_version(),
     } | {name: _version(name) or "missing" for name in ("torch", "libp2p", "numpy", "tokenizers")}
     if as_json:
-        click.echo(json.dumps(table))
+        click.echo(json_text(msgspec.convert(table, VersionAnswer)))
     else:
         click.echo("\n".join(f"{name:<16} {value}" for name, value in table.items()))

@@ -1,10 +1,12 @@
 """A manifest as text, for a person who may lend a machine to the run."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from dipaco.cli.answers import MadeAnswer, ManifestAnswer, RunAnswer
 from dipaco.cli.views.layout import Column, fitted, table_text
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.numbers import count, span
@@ -28,22 +30,30 @@ def manifest_line(manifest: Manifest) -> str:
     return f"{manifest.name} {run_id(manifest).hex()[:16]}, {grid}, {count(manifest.paths, 'path')}"
 
 
-def run_table(manifest: Manifest, signed: bool = True) -> dict[str, Any]:
-    """Return a run's id, name, owner, grid and number of paths, for JSON."""
+def run_answer(manifest: Manifest) -> RunAnswer:
+    """Return a run of a list, for JSON."""
+    return RunAnswer(**_of_run(manifest))
+
+
+def made_answer(file: Path, manifest: Manifest, *, signed: bool) -> MadeAnswer:
+    """Return a run that was made, for JSON."""
+    return MadeAnswer(**_of_run(manifest), signed=signed, file=str(file))
+
+
+def _of_run(manifest: Manifest) -> dict[str, Any]:
     return {
         "id": run_id(manifest).hex(),
         "name": manifest.name,
         "owner": manifest.owner,
-        "grid": [level.experts for level in manifest.grid.levels],
+        "grid": tuple(level.experts for level in manifest.grid.levels),
         "paths": manifest.paths,
-        "signed": signed,
     }
 
 
-def manifest_table(run: RunFile) -> dict[str, Any]:
+def manifest_answer(run: RunFile) -> ManifestAnswer:
     """Return the whole manifest under its own names, for JSON; bytes are hexadecimal."""
     fields = _in_hex(msgspec.to_builtins(run.manifest, builtin_types=(bytes,)))
-    return {"id": run.id.hex(), "signer": run.signed.signer, "manifest": fields}
+    return ManifestAnswer(id=run.id.hex(), signer=run.signed.signer, manifest=fields)
 
 
 def _in_hex(value: Any) -> Any:

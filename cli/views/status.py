@@ -53,6 +53,17 @@ def status_text(status: Status, width: int | None = None) -> str:
     return "\n".join(blocks)
 
 
+def short_text(status: Status) -> str:
+    """Return one line: the state with its reason, the run with its round, and the peers."""
+    run = status.run
+    parts = (
+        f"{status.state}: {status.reason.text}",
+        f"{run.name} round {run.round} of {run.rounds}" if run else "no run",
+        count(status.network.peers, "peer"),
+    )
+    return "  ".join(map(escaped, parts))
+
+
 def _lines(rows: list[tuple[str, str]], width: int | None) -> str:
     shown = (f"{name:<{HANG - 1}} {text}" for name, text in rows if text)
     return fitted("\n".join(shown), width, hang=HANG)

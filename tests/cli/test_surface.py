@@ -13,14 +13,18 @@ from dipaco.cli.main import dipaco
 
 SURFACE = {
     "start": "--announce --bootstrap --cache-max --checkpointing --compile --daily-quota --device "
-    "--duty --exclusive-apps --exempt-prefixes --heartbeat-s --home --hours --idle-minutes "
-    "--idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
+    "--dry-run --duty --exclusive-apps --exempt-prefixes --heartbeat-s --home --hours "
+    "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
     "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
     "stop": "--home --now --restart",
-    "status": "--home --json",
+    "status": "--home --json --short --watch",
+    "peers": "--home --json",
+    "tasks": "--home --json -n",
+    "log": "--follow --home --json --level -f -n",
+    "events": "--follow --home --json --since -f",
     "why": "--at --home --json",
     "pause": "--for --home --json --until",
     "resume": "--home --json",
@@ -33,7 +37,7 @@ SURFACE = {
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
     "run takeover": "NAME --home --key --term",
-    "doctor": "--device --fit --home --json --max-batch",
+    "doctor": "--device --fit --home --json --max-batch --prove-idle",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
@@ -91,6 +95,11 @@ LIGHT_COMMANDS = (
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],
+    ["status", "--watch", "--home", "HOME"],
+    ["peers", "--home", "HOME"],
+    ["tasks", "--home", "HOME"],
+    ["log", "--home", "HOME"],
+    ["events", "--home", "HOME"],
     ["stop", "--home", "HOME"],
     ["pause", "--for", "2h", "--home", "HOME"],
     ["why", "--at", "2h ago", "--home", "HOME"],
