@@ -92,7 +92,6 @@ async def _work_for(node: Node, record: RunRecord) -> None:
     )
     stay, volunteer = _Stay(), Volunteer(record, deps)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(volunteer.follow_others)
         nursery.start_soon(_say_fault, node, record)
         nursery.start_soon(_say_finishing, node, record)
         nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
@@ -124,6 +123,7 @@ async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
     """Work until the run has ended, or a write finds no space; the device is free afterwards."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_close_worker_at_end, node)
+        nursery.start_soon(volunteer.follow_others)  # a paused node asks nobody anything
         try:
             await volunteer.run()
             stay.ended.set()
