@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dipaco.node.network.left_out import leave_out
+
+leave_out()  # before any test imports libp2p: it stands as in a node
 GUARD = logging.getLogger("dipaco.node.network.guard")
 
 
