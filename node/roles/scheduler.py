@@ -92,6 +92,7 @@ async def _attend(node: Node, record: RunRecord) -> None:
     except* DipacoError as group:
         problem = "; ".join(map(str, leaves(group)))
     node.request_router.schedulers.pop(record.run, None)
+    node.request_router.standbys.pop(record.run, None)
     log.error("run %s is not scheduled: %s", record.manifest.name, problem)
     node.activity.of(record.run).say("not-scheduled", problem=problem)
 
@@ -135,12 +136,30 @@ async def _begin_granted(node: Node, record: RunRecord) -> None:
 
 async def _take_turns(node: Node, record: RunRecord) -> None:
     """Schedule a run with keepers in the terms of this node, and stand by in those of others."""
+    verifying = trio.Lock()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_verify_ahead, node, record, verifying)
+        await _take_each_turn(node, record, verifying)
+
+
+async def _verify_ahead(node: Node, record: RunRecord, verifying: trio.Lock) -> None:
+    """Verify the run's router while another node schedules: whoever takes over begins at once."""
+    while (held := record.adopted(0)) is None:
+        await node.run_store.changed.wait()
+    if held.author != node.me:
+        async with verifying:
+            await node.verifier.verified_spec(record)
+
+
+async def _take_each_turn(node: Node, record: RunRecord, verifying: trio.Lock) -> None:
     writes = _Writes(node, node.activity.of(record.run))
     standby = Standby(record, node.rpc, node.me, node.activity.of(record.run))
+    node.request_router.standbys[record.run] = standby
     while True:
         await standby.until_due()
         with node.request_router.preparing(record.run):
-            derived = await _router(node, record, writes)
+            async with verifying:
+                derived = await _router(node, record, writes)
         replication = Replication(record, node.run_store, node.gossip.rpc, node.key, node.me)
         kept = await standby.begun(replication)
         if kept is None:
@@ -159,6 +178,8 @@ async def _take_turns(node: Node, record: RunRecord) -> None:
             log.info("run %s: %s", record.manifest.name, next(leaves(group)))
         finally:
             node.request_router.schedulers.pop(record.run, None)
+            if not scheduler.deposed:
+                await standby.say_left(replication.term)
 
 
 async def _router(node: Node, record: RunRecord, writes: "_Writes") -> RouterSpec:

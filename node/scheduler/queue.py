@@ -19,7 +19,9 @@ from dipaco.protocol.work.calls import MAX_PLACES
 
 KEPT_SECONDS = 60.0  # of a place without a word: a restart of its holder, or of its line
 SLACK_SECONDS = 2.0  # after the time that a peer was told to ask again: the call and its way
-RETRY_SECONDS = 2.0  # of the first place, before it asks again; each further one waits as much more
+# Of the first place, before it asks again; each further one waits as much more. Work that a node
+# gives back is with another one 0.3 s later; 1,000 that wait ask 115 times a second in all.
+RETRY_SECONDS = 0.25
 MAX_RETRY_SECONDS = 10.0  # of all that wait: a lease may end at any time
 
 

@@ -74,7 +74,7 @@ def test_places_are_told_in_the_order_of_first_asking(shell: Shell) -> None:
 
 
 def test_the_first_asks_most_often_and_nobody_waits_longer_than_ten_seconds() -> None:
-    assert [retry_after(n) for n in (1, 2, 4, 5, 900)] == [2, 4, 8, 10, 10]
+    assert [retry_after(n) for n in (1, 2, 4, 40, 900)] == [0.25, 0.5, 1, 10, 10]
     assert retry_after(None) == MAX_RETRY_SECONDS
 
 
