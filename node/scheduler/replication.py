@@ -110,7 +110,7 @@ class Replication:
     @property
     def keepers(self) -> tuple[PeerId, ...]:
         """All keepers of the manifest."""
-        return self.record.keepers
+        return self.record.manifest.schedule.named_keepers
 
     @property
     def quorum(self) -> int:

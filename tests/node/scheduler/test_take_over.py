@@ -258,3 +258,28 @@ async def test_the_owner_lets_another_scheduler_go_on_with_a_run_without_keepers
     assert kept.chain(SECOND)[: len(final)] == final and not kept.schedules(SCHEDULER)
     await kept.until(lambda: kept.chain(SCHEDULER) == kept.chain(SECOND), seconds=60)
     assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_a_run_whose_quorum_is_gone_for_good_goes_on_without_keepers_by_its_owners_word(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = await started(swarm, tmp_path)
+    await kept.kill(SCHEDULER, "kim", "ken")  # for good
+    await trio.sleep(60)
+    assert not kept.leases(SECOND)
+    final = kept.chain(SECOND)
+    await kept.kill(SECOND)
+    run = sign_manifest(kept.manifest, key("owner"))
+    made, _ = grant_term(
+        run, tmp_path / SECOND, key("owner"), term=None, me=peer(SECOND), keepers_gone=True
+    )
+    await kept.start(SECOND)
+    await kept.until(lambda: kept.term(SECOND) == made.term, seconds=60)
+    await kept.until(lambda: kept.finished(SECOND))
+    assert kept.chain(SECOND)[: len(final)] == final
+    for name in ("kay", "anna"):
+        await kept.until(lambda: kept.chain(name) == kept.chain(SECOND), seconds=120)  # noqa: B023
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
+    await kept.start("kim", "ken", SCHEDULER)  # they come back all the same
+    await kept.until(lambda: kept.chain(SCHEDULER) == kept.chain(SECOND), seconds=120)
+    assert not kept.schedules(SCHEDULER)
