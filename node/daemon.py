@@ -18,7 +18,7 @@ from dipaco.node.api.clients import MAX_CLIENTS
 from dipaco.node.api.port import Port, port_of
 from dipaco.node.api.reporter import RESTART, StatusReporter
 from dipaco.node.api.server import Ends, serve_api
-from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
+from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, follow, reporter_of
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
@@ -62,6 +62,8 @@ class Process:
     code: int = 0
     """The exit code."""
     service: ServiceManager = field(default_factory=ServiceManager)
+    node: Node | None = None
+    """None: it is starting."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -75,6 +77,13 @@ class Process:
         reread = self.live.read_again()
         log.log(logging.WARNING if reread.fault else logging.INFO, "%s", reread)
         set_level(self.config.log.level)
+        if self.node is not None and reread.taken:
+            follow(self.node, self.config)
+
+    def toggle(self) -> None:
+        """Pause, or resume if a pause holds."""
+        if self.node is not None:
+            self.node.orders.toggle()
 
     def restart(self) -> None:
         """End with the exit code that has a service started again."""
@@ -87,6 +96,7 @@ class Process:
             leaving=self.stop.is_set,
             changed=lambda: self.live.changed,
             read_again=self.read_again,
+            toggle=self.toggle,
             tell=lambda: self.say(f"status   {self.status()}"),
         )
 
@@ -144,6 +154,9 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             trains_on = device.device if device else "cpu"
             node = assemble(config, home, key, journal, pool, transport, device=trains_on)
+            process.node = node
+            if process.stay.paused:
+                node.orders.start_paused()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.end_idle)
                 await _live(node, process, clients(limit, MAX_CLIENTS))
@@ -161,11 +174,11 @@ async def _live(node: Node, process: Process, most: int) -> None:
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     with listening(reporter.log_lines):
-        await _serve(node, reporter, port, process, most)
+        await _serve(node, reporter, process, port, most)
 
 
 async def _serve(
-    node: Node, reporter: StatusReporter, port: Port | None, process: Process, most: int
+    node: Node, reporter: StatusReporter, process: Process, port: Port | None, most: int
 ) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))

@@ -17,7 +17,7 @@ SURFACE = {
     "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
-    "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
+    "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
@@ -67,6 +67,9 @@ SURFACE = {
     "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
+    "key backup": "FILE --home",
+    "key restore": "FILE --home",
+    "update": "FILE --check --home --json",
     "completion": "SHELL",
     "version": "--json",
 }
@@ -94,6 +97,7 @@ LIGHT_COMMANDS = (
     ["service", "install", "--print", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
+    ["update", "--check", "--home", "HOME"],
     ["status", "--home", "HOME"],
     ["status", "--watch", "--home", "HOME"],
     ["peers", "--home", "HOME"],
