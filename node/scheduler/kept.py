@@ -24,7 +24,7 @@ from dipaco.node.kinds.changes import (
     TrainingDiscarded,
 )
 from dipaco.node.kinds.pending_moments import Place
-from dipaco.node.kinds.table import TRAIN, work_of
+from dipaco.node.kinds.table import TRAIN
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.held_moments import HeldMoments
@@ -277,27 +277,15 @@ class KeptScheduler(Scheduler):
 
         Another entry in its place would be a second ledger.
         """
-        while True:
+        while self._proposal is not None:
             try:
-                self._make((*changes, *self._overtaken(changes)))
+                self._make(changes)
             except DiskFull:
                 await trio.sleep(STEP_RETRY_SECONDS)
             else:
                 self._proposal = None
-                return
-
-    def _overtaken(self, changes: tuple[Change, ...]) -> tuple[LeaseEnded, ...]:
-        """Return the end of leases that were granted for the same work while it became final."""
-        counted = {each.token for each in changes if isinstance(each, LeaseEnded) and each.counted}
-        grants = self.schedule.grants
-        done = {work_of(grants[token].lease) for token in counted & grants.keys()}
-        return tuple(
-            LeaseEnded(token, "another peer was done before")
-            for token, grant in grants.items()
-            if token not in counted
-            and (work := work_of(grant.lease)) in done
-            and work.kind.one_result
-        )
+        if any(isinstance(each, LeaseEnded) and each.counted for each in changes):
+            self._make(self.schedule.overtaken())  # granted for the same work meanwhile
 
     def _save(self, changes: Iterable[Change]) -> None:
         changes = tuple(changes)
