@@ -11,12 +11,18 @@ from typing import Literal
 SCHEDULER = "scheduler"
 SECOND = "s1"  # the second scheduler
 CALM_AFTER = (20.0, 200.0)  # seconds of phase 1
+MIDDLE_STEPS = 600  # of a scheduler: in so many it begins a term, and records become final
 LATEST_STEP = 1500  # of a crash: most nodes take part in so many events of phase 1
 
 Point = Literal["before", "unsaved", "saved", "after"]
 """Where in a step a node dies: before it, in its first commit (which is lost), right after that
 commit, or at its end. Answers leave at the end of a step or when the node next waits."""
 POINTS: tuple[Point, ...] = ("before", "unsaved", "saved", "after")
+
+
+Way = Literal["both", "out", "in"]
+"""Of the messages that a cut loses."""
+WAYS: tuple[Way, ...] = ("both", "out", "in")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Cut:
     group: tuple[str, ...]
     at: float
     seconds: float
-    way: Literal["both", "out", "in"]
+    way: Way
 
 
 @dataclass(frozen=True)
@@ -238,6 +244,8 @@ def plan_of(seed: int) -> Plan:
         plan = _granted(Random(f"owner {seed}"), plan)
     else:
         plan = _with_keepers(Random(f"keepers {seed}"), plan)
+    if seed % 4 == 2:
+        plan = _taken_over(Random(f"take over {seed}"), plan)
     return _with_few(Random(f"few {seed}"), plan)
 
 
@@ -253,6 +261,29 @@ def _with_few(random: Random, plan: Plan) -> Plan:
         some = len(plan.keepers) // 2 + 1  # a quorum cannot be without one of so many
         for name in random.sample(gone, some if gone == plan.keepers else len(gone)):
             found.append(Leaves(name, random.uniform(0, plan.calm * 1.5)))
+    return replace(plan, faults=tuple(found))
+
+
+def _taken_over(random: Random, plan: Plan) -> Plan:
+    """Return the universe with schedulers that die and are cut off in the middle of their terms.
+
+    A scheduler is cut off with one or two keepers, which sign what others have never heard of.
+    """
+    found = list(plan.faults)
+    for name in plan.schedulers:
+        for _ in range(random.randint(2, 6)):
+            point, down = random.choice(POINTS), random.choice((0.0, 1.0, 5.0, 20.0))
+            step = random.randint(1, MIDDLE_STEPS)
+            found.append(Crash(name, step, point, down, random.random() < 0.5))
+    for _ in range(random.randint(2, 6)):
+        few = random.sample(plan.keepers, min(random.randint(1, 2), len(plan.keepers)))
+        at = random.uniform(0, plan.calm)
+        seconds = min(random.choice((3.0, 10.0, 30.0)), plan.calm - at)
+        helper = volunteers(plan.volunteers)[: random.randint(0, 1)]
+        group = (random.choice(plan.schedulers), *few, *helper)
+        found.append(Cut(group, at, seconds, random.choice(WAYS)))
+    if random.random() < 0.3:
+        found.append(Lies(random.choice(plan.schedulers), random.choice((0.2, 0.5))))
     return replace(plan, faults=tuple(found))
 
 
@@ -346,6 +377,6 @@ def _cuts(random: Random, names: tuple[str, ...], calm: float) -> list[Fault]:
         group = tuple(name for name in names if random.random() < 0.5)
         at = random.uniform(0, calm)
         seconds = min(random.choice((3.0, 20.0, 90.0)), calm - at)
-        way = random.choice(("both", "both", "out", "in"))
-        found.append(Cut(group, at, seconds, way))  # type: ignore[arg-type]
+        way = random.choice((*WAYS, "both"))
+        found.append(Cut(group, at, seconds, way))
     return found

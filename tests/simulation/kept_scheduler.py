@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from dipaco.node.kinds.changes import Change, DueStep, Recorded, TrainingAccepted
 from dipaco.node.kinds.pending_moments import Place
 from dipaco.node.scheduler.named_blobs import blobs_named
-from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import Signed, sign
@@ -32,16 +32,18 @@ from dipaco.protocol.work.calls import (
     Stands,
     Wanted,
 )
-from dipaco.protocol.work.candidate import Proposal
+from dipaco.protocol.work.candidate import Outdone, Proposal
 from dipaco.protocol.work.kinds import Evaluated, Result, TrainResult
 from dipaco.protocol.work.ledger import LedgerRecord
 from dipaco.protocol.work.tail import Chain as TailChain
 from dipaco.protocol.work.terms import Head
-from tests.simulation.calls import Fetch, Pull
+from tests.simulation.calls import Fetch, Part, Pull
 from tests.simulation.faults import Lies
 from tests.simulation.scheduler import RETRY_SECONDS
 from tests.simulation.standby import Deposed, StandbyNode
 from tests.simulation.world import Pause, Restart, Task
+
+LIE_TRIES = 5  # rounds of questions to have a second chain signed
 
 
 class KeptSchedulerNode(StandbyNode):
@@ -111,6 +113,8 @@ class KeptSchedulerNode(StandbyNode):
                 run=self.run, term=self.term, seq=head.length, previous=head.digest, entry=entry
             )
             self._maybe_lie(value)
+            if self.lie is not None:
+                self.spawn(self._have_signed(chain.adding((self.lie,))))
             chain = chain.adding((sign(value, self.key),))
         named = {blob for entry in entries for blob in blobs_named(entry)}
         while named and not (yield from self._spread(sorted(named), (self.peer, *self.keepers))):
@@ -141,6 +145,22 @@ class KeptSchedulerNode(StandbyNode):
             self.world.note_fault("two chains")
             other = replace(entry.evaluation, nll=entry.evaluation.nll + 1.0)
             self.lie = sign(replace(value, entry=replace(entry, evaluation=other)), self.key)
+
+    def _have_signed(self, lie: TailChain) -> Task:
+        """Have the other one of two chains made final as well: honest keepers prevent it."""
+        proposal = Proposal(lie, self.chain.certificate)
+        for _ in range(LIE_TRIES):
+            questions = {keeper: proposal.question(keeper) for keeper in proposal.lacking}
+            replies = yield from self.ask_all(questions, 2.0, lambda found: False)
+            for keeper, reply in replies.items():
+                with contextlib.suppress(RemoteProtocolError, Outdone):
+                    proposal = proposal.heard(keeper, reply)
+            if proposal.certified:
+                records = tuple(each.signed for each in lie.tail)
+                part = Part(lie.final.head.length, records, proposal.certified)
+                for other in (*self.others, *self.keepers):
+                    self.send(other, part)
+            yield Pause(1.0)
 
     def _question(self, proposal: Proposal, keeper: PeerId) -> AskCosign:
         honest = super()._question(proposal, keeper)

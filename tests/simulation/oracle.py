@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from dipaco.node.kinds.changes import Change, TrainingAccepted, TrainingDiscarded
+from dipaco.node.kinds.changes import Change, Grant, TrainingAccepted, TrainingDiscarded
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
@@ -30,6 +30,8 @@ class Oracle:
         self._contents: dict[Digest, bytes] = {}
         self._records: dict[int, Digest] = {}
         """Final records by number, as anybody was shown them."""
+        self.grants = 0
+        """How many leases were granted."""
         self._entries: dict[int, LedgerRecord] = {}
         self._grant: OwnersGrant | None = None
         self._goes_on: PeerId | None = None
@@ -102,6 +104,8 @@ class Oracle:
     def change(self, change: Change, term: int) -> None:
         """A scheduler made a change in its term, which is saved."""
         match change:
+            case Grant():
+                self.grants += 1
             case TrainingAccepted(path=path, round=round_, peer=peer):
                 if self._accepted.setdefault((term, path, round_), peer) != peer:
                     raise Violation(f"path {path} round {round_} has results of two peers")

@@ -103,13 +103,15 @@ class StandbyNode(SchedulerNode):
 
     def _offer(self, who: PeerId, part: Part) -> None:
         try:
-            self.chain.offer(part)
+            grown = self.chain.offer(part)
         except DiskFull:
             return
         except RemoteProtocolError as error:
             self.oracle.struck(who, str(error))
             return
         self.see(self.chain.record.term)
+        if grown and self.scheduling:  # in its own term: it signed two chains
+            raise Restart
 
     def _follow(self) -> Task:
         while True:

@@ -36,6 +36,10 @@ def why_unavailable(
         return ""  # they start again: then they say where they stand
     if keepers and (why := _without_quorum(manifest, there, gone=len(keepers) - len(there))):
         return why
+    if keepers and sum(node.gone or node.lost for node in keepers) < manifest.schedule.blob_copies:
+        return ""  # a blob that a final record names is with one of the others
+    if not keepers and len(schedulers) == 1:
+        return ""  # its disk has all of them
     return _without_blobs(schedulers, (*schedulers, *keepers, *volunteers))
 
 

@@ -1,5 +1,6 @@
 """One universe from its plan to its end: what happened, and which rule did not hold."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,9 +65,11 @@ def manifest_of(
     """Return the manifest of a universe's run."""
     plain = manifest()
     levels = tuple(Level(experts=experts, blocks=1) for experts in grid)
+    sample = max(plain.routing.sample, math.prod(grid))  # the documents must be as many as paths
     training = replace(plain.training, rounds=rounds, inner_state="carry" if carry else "reset")
     return replace(
         plain,
+        routing=replace(plain.routing, sample=sample),
         grid=Grid(levels=levels, path_specific_blocks=()),
         training=training,
         schedule=Scheduling(
@@ -91,25 +94,29 @@ class Universe:
         self.manifest = manifest_of(
             plan.grid, plan.rounds, plan.carry, plan.schedulers, plan.keepers
         )
-        shared = run_id(self.manifest), self.manifest
+        self.run_id = run_id(self.manifest)
+        shared = self.run_id, self.manifest
         self.oracle = Oracle(plan.volunteers, self.manifest.paths)
         kind = SchedulerNode if len(plan.schedulers) == 1 else GrantedSchedulerNode
         if plan.keepers:
             kind = KeptSchedulerNode
         self.schedulers = [kind(self.world, name, *shared, self.oracle) for name in plan.schedulers]
         self.keepers = [KeeperNode(self.world, name, *shared, self.oracle) for name in plan.keepers]
-        self.volunteers = [
-            VolunteerNode(self.world, name, *shared, self.oracle)
-            for name in volunteers(plan.volunteers)
-        ]
-        self._introduce()
+        self.volunteers = self.made_volunteers(self.oracle)
+        self.introduce()
         self._shown = 0
         """`Oracle.shown` when the run had not ended yet."""
         self.oracle.excused |= {
             peer(fault.node) for fault in plan.faults if isinstance(fault, Lies | Usurps)
         }
 
-    def _introduce(self) -> None:
+    def made_volunteers(self, oracle: Oracle) -> list[VolunteerNode]:
+        """Return the volunteers."""
+        names = volunteers(self.plan.volunteers)
+        shared = self.run_id, self.manifest, oracle
+        return [VolunteerNode(self.world, name, *shared) for name in names]
+
+    def introduce(self) -> None:
         """Tell every node whom it may ask and tell."""
         everybody = tuple(self.world.nodes)
         of_run = tuple(node.peer for node in self.volunteers)
@@ -177,6 +184,8 @@ def run_plan(plan: Plan) -> Outcome:
         except Exception as error:  # whatever the code under test raises is a finding
             where = extract_tb(error.__traceback__)[-1]
             violation = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        for node in world.nodes.values():
+            violation = violation.replace(node.peer, node.name)
         return Outcome(
             seed=plan.seed,
             hash=world.hash,

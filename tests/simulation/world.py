@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
+from time import process_time
 from typing import Any
 
 from dipaco.protocol.errors import Unavailable
@@ -39,7 +40,7 @@ from tests.simulation.faults import (
 
 REPLAYED_WITHIN = 60.0  # seconds
 HELD_BACK = 10.0  # seconds, at most, of a message that others overtake
-MOST_EVENTS = 200_000  # of a universe: one that goes on for longer gets nowhere
+MOST_EVENTS = 200_000  # of a small universe: one that goes on for longer gets nowhere
 GRANT_AGAIN = 5.0  # seconds until the owner tries again at a node that was down
 USURPS_EVERY = 5.0  # seconds
 NOTICED = 0.1  # seconds until the others know that the connection to a dead process is closed
@@ -110,6 +111,8 @@ class Node:
         self.random = Random(f"{world.plan.seed} {name}")
         self.up, self.gone = False, False
         """Whether the process runs, and whether the node is gone for good."""
+        self.lost = False
+        """Whether it ever lost its disk."""
         self.old = False
         """Whether it speaks the version before today's."""
         self.life = 0
@@ -117,6 +120,8 @@ class Node:
         self.frozen_until = 0.0
         """Until when the process stands still, or stood still last; seconds of the world."""
         self.steps = 0
+        self.cpu_seconds: float | None = None
+        """Of its steps; None: they are not measured."""
         self.offset, self.rate = 0.0, 1.0
         self.waiting: dict[int, Task] = {}
         """By number of a request, or of a wait, the task that waits."""
@@ -299,7 +304,7 @@ class World:
         self.plan = plan
         self.now = 0.0
         self.nodes: dict[PeerId, Node] = {}
-        self.events = 0
+        self.events, self.most_events = 0, MOST_EVENTS
         self.happened: Counter[str] = Counter()
         """How often each kind of fault struck."""
         self._random = Random(f"network {plan.seed}")
@@ -342,7 +347,7 @@ class World:
         """Let time pass until something holds, or to the end of time."""
         while self._heap and not ended():
             time, number, event = self._heap[0]
-            if time > until or self.events > MOST_EVENTS:
+            if time > until or self.events > self.most_events:
                 return
             heappop(self._heap)
             self.now = max(self.now, time)
@@ -357,6 +362,14 @@ class World:
                 self._step(node, event.act)
 
     def _step(self, node: Node, act: Callable[[], None]) -> None:
+        if node.cpu_seconds is None:
+            self._take_step(node, act)
+            return
+        began = process_time()
+        self._take_step(node, act)
+        node.cpu_seconds += process_time() - began
+
+    def _take_step(self, node: Node, act: Callable[[], None]) -> None:
         node.steps += 1
         crash = self._crashes.pop((node.name, node.steps), None)
         if crash and self.calm and node.name in self.plan.healed:
@@ -514,6 +527,7 @@ class World:
         was_up = node.up
         node.kill(power=True)
         node.disk.wipe()
+        node.lost = True
         if was_up:
             self._tell_gone(node)
             node.start()
