@@ -137,3 +137,18 @@ class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The node's state and reason; empty: the manager does not know."""
     last_exit: int
     """The exit code of the last process."""
+
+
+class UpdateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `update --check`."""
+
+    own: str
+    """This version."""
+    format: int
+    """Of the manifests that it reads."""
+    newest_reported: str
+    """The newest version that a peer signed; empty: none told one. It proves nothing."""
+    peers: int
+    """How many peers told that one."""
+    newer_runs: tuple[str, ...]
+    """The run files that need a newer version."""

@@ -30,7 +30,7 @@ from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.caps import Caps
-from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
+from dipaco.node.network.dialer import Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.exchange import Exchange
@@ -73,6 +73,7 @@ from dipaco.protocol.work.calls import (
     Heartbeat,
     Reclaim,
     Submit,
+    TermLeft,
 )
 
 PACKAGE = "dipaco-node"
@@ -113,6 +114,7 @@ class Node:
     account: Account
     gate: Gate
     """Of the volunteer's work."""
+    watch: Watch
     storage: StorageMeter
 
     @property
@@ -218,7 +220,7 @@ def assemble(
     )
     exchange.quiet = partial(_is_quiet, config, gate, account)
     claims.pin(lambda: exchange.fetching)
-    _answer_volunteers(rpc, request_router)
+    _answer_calls(rpc, request_router)
     keeper = KeeperService(key, journal, run_store, blobs, exchange, request_router.scheduling)
     keeper.serve(rpc, gossip.rpc)
     return Node(
@@ -246,6 +248,7 @@ def assemble(
         orders=orders,
         account=account,
         gate=gate,
+        watch=watch,
         storage=storage,
         verifier=Verifier(
             key=key,
@@ -328,6 +331,14 @@ def set_caps(caps: Caps, network: NetworkSection) -> None:
     caps.set(up=network.max_up or None, down=network.max_down or None, limit_lan=network.limit_lan)
 
 
+def follow(node: Node, config: NodeConfig) -> None:
+    """Have the limits and caps of a changed configuration hold from now on."""
+    node.watch.follow(config)
+    node.gate.follow(limits_of(config))
+    node.exchange.quiet = partial(_is_quiet, config, node.gate, node.account)
+    set_caps(node.transport.caps, config.network)
+
+
 def reporter_of(
     node: Node, *, leave: Callable[[], None], restart: Callable[[], None] = lambda: None
 ) -> StatusReporter:
@@ -346,13 +357,13 @@ def reporter_of(
         storage=node.storage,
         schedulers=node.request_router.schedulers,
         leave=leave,
-        orders=node.orders,
         restart=restart,
+        orders=node.orders,
         started=time.time(),
     )
 
 
-def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
+def _answer_calls(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(AskLease, request_router.ask)
     rpc.handle(AskNext, request_router.ask_next)
     rpc.handle(Heartbeat, request_router.heartbeat)
@@ -360,6 +371,7 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)
     rpc.handle(AskHolders, request_router.holders)
+    rpc.handle(TermLeft, request_router.term_left)
 
     def on_peer(peer: PeerId, ready: bool) -> None:
         if not ready:
@@ -388,7 +400,8 @@ def _dialer(
         exempt=config.node.exempt_prefixes,
         keep=partial(_schedules, run_store),
         # Every node connects to a rendezvous node; the others hold tens of connections.
-        high=MOST_CONNECTIONS if config.node.rendezvous else HIGH_CONNECTIONS,
+        low=config.node.low_conns,
+        high=MOST_CONNECTIONS if config.node.rendezvous else config.node.high_conns,
         in_thread=in_thread,
     )
 

@@ -7,7 +7,7 @@ handle: a Refusal, a bug. A full disk pauses it.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,7 +18,7 @@ from dipaco.node.api.clients import MAX_CLIENTS
 from dipaco.node.api.port import Port, port_of
 from dipaco.node.api.reporter import RESTART, StatusReporter
 from dipaco.node.api.server import Ends, serve_api
-from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of
+from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, follow, reporter_of
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
@@ -29,6 +29,7 @@ from dipaco.node.logs import set_level
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
+from dipaco.node.roles.rehearsal import rehearse
 from dipaco.node.roles.run import run_roles, trains
 from dipaco.node.runs.remembered import last_run
 from dipaco.node.runs.signers import pinned_signers
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 FOREVER = Stay()
 GRACE_SECONDS = 5.0  # for goodbyes; the whole exit has 10
 Say = Callable[[str], None]
+Work = Callable[[Node, StatusReporter], Awaitable[None]]
 
 
 @dataclass
@@ -60,6 +62,8 @@ class Process:
     code: int = 0
     """The exit code."""
     service: ServiceManager = field(default_factory=ServiceManager)
+    node: Node | None = None
+    """None: it is starting."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -73,6 +77,13 @@ class Process:
         reread = self.live.read_again()
         log.log(logging.WARNING if reread.fault else logging.INFO, "%s", reread)
         set_level(self.config.log.level)
+        if self.node is not None and reread.taken:
+            follow(self.node, self.config)
+
+    def toggle(self) -> None:
+        """Pause, or resume if a pause holds."""
+        if self.node is not None:
+            self.node.orders.toggle()
 
     def restart(self) -> None:
         """End with the exit code that has a service started again."""
@@ -85,6 +96,7 @@ class Process:
             leaving=self.stop.is_set,
             changed=lambda: self.live.changed,
             read_again=self.read_again,
+            toggle=self.toggle,
             tell=lambda: self.say(f"status   {self.status()}"),
         )
 
@@ -142,6 +154,9 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             trains_on = device.device if device else "cpu"
             node = assemble(config, home, key, journal, pool, transport, device=trains_on)
+            process.node = node
+            if process.stay.paused:
+                node.orders.start_paused()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.end_idle)
                 await _live(node, process, clients(limit, MAX_CLIENTS))
@@ -175,8 +190,15 @@ async def _serve(
             _greet(node, process.say, ends)
             process.service.ready()
 
-        await run_node(node, reporter, process.stop, ready=ready)
+        work = partial(_rehearse, process=process) if process.stay.dry_run else run_roles
+        await run_node(node, reporter, process.stop, ready=ready, work=work)
         nursery.cancel_scope.cancel()
+
+
+async def _rehearse(node: Node, reporter: StatusReporter, process: Process) -> None:
+    """Do a dry run, and leave."""
+    await rehearse(node, reporter, process.say)
+    process.stop.set()
 
 
 async def _tell_manager(node: Node, process: Process) -> None:
@@ -197,7 +219,12 @@ async def _end_stay(node: Node, process: Process) -> None:
 
 
 async def run_node(
-    node: Node, reporter: StatusReporter, stop: trio.Event, *, ready: Callable[[], None]
+    node: Node,
+    reporter: StatusReporter,
+    stop: trio.Event,
+    *,
+    ready: Callable[[], None],
+    work: Work = run_roles,
 ) -> None:
     """Run a node's network and its work until `stop`; `ready` is called when both have begun.
 
@@ -209,7 +236,7 @@ async def run_node(
         serving.start_soon(_announce, node)
         ready()
         async with trio.open_nursery() as working:
-            working.start_soon(run_roles, node, reporter)
+            working.start_soon(work, node, reporter)
             await stop.wait()
             node.activity.say("stopping")
             working.cancel_scope.cancel()

@@ -1,36 +1,47 @@
 """`dipaco-node doctor`: checks this machine for faults, and measures whether a run fits."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import config_of, home_option, json_option, json_text
+from dipaco.cli.options import config_of, home_of, home_option, json_option, json_text
 from dipaco.node.jobs.options import check_moment_bits
 
 if TYPE_CHECKING:
     from dipaco.node.config import NodeConfig
-    from dipaco.node.doctor.checks import Check
+    from dipaco.node.doctor.check import Check
     from dipaco.node.doctor.memory_fit import FitReport
     from dipaco.node.jobs.runner import Worker
     from dipaco.node.jobs.values import Described
     from dipaco.protocol.run.manifest import Manifest
 
 
+WAYS: Final = ("sent", "received")
+
+
 @click.command()
 @click.option("--fit", "run", metavar="RUN", help="Run to measure: run file, TOML, id or name.")
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
+@click.option("--prove-idle", is_flag=True, help="Measure what the running daemon uses: 30 s.")
 @home_option
 @json_option
 def doctor(
-    run: str | None, device: str | None, max_batch: int | None, home: str | None, as_json: bool
+    run: str | None,
+    device: str | None,
+    max_batch: int | None,
+    prove_idle: bool,
+    home: str | None,
+    as_json: bool,
 ) -> int:
     """Check this machine for faults; --fit measures a run before any lease.
 
     Ends with 0, or 1 if a check failed; 6 if there is no usable device or the path does not fit.
     """
+    if prove_idle:
+        return _prove_idle(home_of(home), as_json=as_json)
     config = config_of(home, {"compute.device": device, "compute.max_batch": max_batch})
     manifest = _manifest(run, config.home) if run else None
     if manifest is not None:
@@ -47,6 +58,29 @@ def doctor(
     if "device" in failed or (fit is not None and fit.chosen is None):
         return Exit.NO_DEVICE
     return Exit.ERROR if failed else Exit.OK
+
+
+def _prove_idle(home: Path, *, as_json: bool) -> int:
+    """Measure the processes of the daemon of `home` for a while, and judge them."""
+    import time
+
+    from dipaco.cli.views.doctor import check_text, doctor_report
+    from dipaco.cli.views.layout import terminal_width
+    from dipaco.node.api.client import ask_status
+    from dipaco.node.doctor.idle import SPAN_SECONDS, judged, usage
+
+    first = ask_status(home)
+    before, begun = usage(first.pid), time.monotonic()
+    time.sleep(SPAN_SECONDS)
+    used, seconds = usage(first.pid).since(before), time.monotonic() - begun
+    last = ask_status(home)  # after the measurement, whose cost it would be
+    sent, received = (getattr(last.network, way) - getattr(first.network, way) for way in WAYS)
+    found = judged(
+        used, seconds, state=last.state, reason=last.reason.text, traffic=sent + received
+    )
+    lines = (check_text(check, terminal_width()) for check in found)
+    click.echo(json_text(doctor_report(found, None)) if as_json else "\n".join(lines))
+    return Exit.ERROR if any(check.verdict == "fail" for check in found) else Exit.OK
 
 
 def _manifest(run: str, home: Path) -> "Manifest":

@@ -5,7 +5,7 @@ import signal
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 import click
 
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 Until = Literal["finish"] | float
+
+
+class Ending(TypedDict):
+    """How a daemon begins and ends: the fields of `node.stay.Stay`, which imports trio."""
+
+    tasks: int | None
+    until: Until | None
+    dry_run: bool
+    paused: bool
 
 
 class End(click.ParamType[Until]):
@@ -55,6 +64,8 @@ class End(click.ParamType[Until]):
 @click.option(
     "--exempt-prefixes", multiple=True, metavar="NET", help="A network not counted as strangers'."
 )
+@click.option("--low-conns", metavar="N", help="Connections below which it dials more [16].")
+@click.option("--high-conns", metavar="N", help="Connections above which it closes some [48].")
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--checkpointing", metavar="C", help="auto, on or off: less memory, slower [auto].")
@@ -96,8 +107,16 @@ class End(click.ParamType[Until]):
 @click.option(
     "--until", type=End(), metavar="END", help="Leave at the run's end (finish), or at HH:MM."
 )
+@click.option("--paused", is_flag=True, help="Begin paused, until `dipaco-node resume`.")
+@click.option("--dry-run", is_flag=True, help="Verify, say what fits, lease nothing, and leave.")
 def start(
-    home: str | None, run: str | None, tasks: int | None, until: Until | None, **flags: Any
+    home: str | None,
+    run: str | None,
+    tasks: int | None,
+    until: Until | None,
+    dry_run: bool,
+    paused: bool,
+    **flags: Any,
 ) -> int:
     """Join a network and train; with --rendezvous, found one."""
     file = _run_file(run)
@@ -112,6 +131,8 @@ def start(
     ids = config.run.id
     if config.node.keeps and not (ids and all(map(WHOLE_ID.fullmatch, ids))):  # a name is anybody's
         raise ConfigError("--keep, --keeper: name the run with --run, by its file or its whole id")
+    if dry_run and (config.node.rendezvous or config.node.keeps):
+        raise ConfigError("--dry-run: only a node that trains leases anything to try")
     if file is not None and config.node.rendezvous:
         _check_scheduler(file, config, str(run))
     if file is not None and config.node.keeper:
@@ -119,7 +140,7 @@ def start(
     with home_for(config.home):
         if file is not None:
             _keep(file, config)
-        return _run(sources, tasks, until)
+        return _run(sources, Ending(tasks=tasks, until=until, dry_run=dry_run, paused=paused))
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +181,7 @@ def _check_keeper(file: "RunFile", config: NodeConfig, name: str) -> None:
     check_kept_by(file, own_peer(config.home), name)
 
 
-def _run(sources: Sources, tasks: int | None, until: Until | None) -> int:
+def _run(sources: Sources, ending: Ending) -> int:
     # Until the daemon heeds signals, Ctrl-C ends the process at once: nothing is held yet, and an
     # interrupt in the middle of a library's import would show as its traceback.
     on_interrupt(signal.SIG_DFL)
@@ -175,4 +196,4 @@ def _run(sources: Sources, tasks: int | None, until: Until | None) -> int:
     config = live.config
     file = config.home / expanded(Path(config.log.file)) if config.log.file else None
     with logging_to(config.log, file) as say:
-        return trio.run(partial(run_daemon, live, say, Stay(tasks=tasks, until=until)))
+        return trio.run(partial(run_daemon, live, say, Stay(**ending)))

@@ -31,7 +31,11 @@ PARTS: Final = (
 
 
 class _Placeholder(type):
-    """The class of all placeholders; each is a class, so that it can stand in annotations."""
+    """The class of all placeholders.
+
+    Each is a class of errors that nobody raises, so that it can stand in annotations, in tests of
+    classes and after `except`.
+    """
 
     def __getattr__(cls, name: str) -> "_Placeholder":
         if name.startswith("__"):
@@ -43,13 +47,13 @@ class _Placeholder(type):
 
 
 def _placeholder(module: str, name: str) -> _Placeholder:
-    return _Placeholder(name, (), {"__module__": module, "__qualname__": name})
+    return _Placeholder(name, (Exception,), {"__module__": module, "__qualname__": name})
 
 
 class _LeftOut(types.ModuleType):
     """A module that has a placeholder for every name."""
 
-    __path__: MutableSequence[str] = []  # noqa: RUF012 as types.ModuleType has it
+    __path__: MutableSequence[str] = []  # noqa: RUF012  it stays empty
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

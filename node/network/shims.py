@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import libp2p.network.swarm as swarm
 import libp2p.protocol_muxer.multiselect_communicator as communicator
 import libp2p.pubsub.pubsub as pubsub
 import libp2p.stream_muxer.yamux.yamux as yamux
@@ -127,8 +128,16 @@ def install_shims() -> None:
         _update_window
     )
     yamux.Yamux._write_frame = _write_frame  # type: ignore[method-assign]
+    swarm.DNSResolver = _NoNames  # type: ignore[attr-defined]
     communicator.read_delim = _read_line  # type: ignore[attr-defined]
     Multiselect.negotiate = _negotiate  # type: ignore[method-assign, assignment]
+
+
+class _NoNames:
+    """Stands where each host makes a resolver of its own: it is never asked, nor is it loaded.
+
+    `addresses.resolve` looks names up before libp2p sees an address.
+    """
 
 
 async def _write(self: yamux.YamuxStream, data: bytes) -> None:

@@ -13,11 +13,12 @@ from dipaco.cli.main import dipaco
 
 SURFACE = {
     "start": "--announce --bootstrap --cache-max --checkpointing --compile --daily-quota --device "
-    "--duty --exclusive-apps --exempt-prefixes --heartbeat-s --home --hours --idle-minutes "
-    "--idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
-    "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
+    "--dry-run --duty --exclusive-apps --exempt-prefixes --heartbeat-s --high-conns --home --hours "
+    "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
+    "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
+    "--max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
-    "--on-battery --rendezvous --run --signer --tasks --threads --train --ui-listen "
+    "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
@@ -36,8 +37,8 @@ SURFACE = {
     "run show": "NAME --home --json",
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
-    "run takeover": "NAME --home --key --term",
-    "doctor": "--device --fit --home --json --max-batch",
+    "run takeover": "NAME --home --keepers-gone --key --term",
+    "doctor": "--device --fit --home --json --max-batch --prove-idle",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
@@ -67,6 +68,9 @@ SURFACE = {
     "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
+    "key backup": "FILE --home",
+    "key restore": "FILE --home",
+    "update": "FILE --check --home --json",
     "completion": "SHELL",
     "version": "--json",
 }
@@ -94,6 +98,7 @@ LIGHT_COMMANDS = (
     ["service", "install", "--print", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
+    ["update", "--check", "--home", "HOME"],
     ["status", "--home", "HOME"],
     ["status", "--watch", "--home", "HOME"],
     ["peers", "--home", "HOME"],

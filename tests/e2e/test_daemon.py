@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dipaco.cli.exits import Exit
 from tests.e2e.tiny import LOOPBACK, TIMEOUT, dipaco_node
 
 pytestmark = pytest.mark.slow
@@ -83,6 +84,14 @@ def test_an_interrupt_before_it_is_ready_ends_a_node_in_order(tmp_path: Path) ->
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0 and "Traceback" not in said
+
+
+def test_a_node_that_is_to_start_again_ends_with_the_code_for_it(tmp_path: Path) -> None:
+    with daemon(tmp_path) as process:
+        lines_to(process, "ready")
+        assert dipaco_node("stop", "--restart", "--home", str(tmp_path)).returncode == 0
+        process.communicate(timeout=TIMEOUT)
+    assert process.returncode == Exit.RESTART
 
 
 def test_a_log_reader_that_has_stopped_does_not_keep_a_node_from_leaving(tmp_path: Path) -> None:

@@ -26,6 +26,13 @@ def test_a_changed_value_holds_or_is_named_as_waiting_for_a_restart(tmp_path: Pa
     assert not running.changed
 
 
+def test_caps_hold_at_once(tmp_path: Path) -> None:
+    running = live(tmp_path, "[network]\nmax_up = '4 Mbit/s'\n")
+    (tmp_path / "config.toml").write_text("[network]\nmax_up = '1 MB/s'\nlimit_lan = true\n")
+    assert not running.read_again().waiting
+    assert running.config.network.max_up == 1_000_000 and running.config.network.limit_lan
+
+
 def test_a_faulty_file_keeps_the_old_values_and_says_so(tmp_path: Path) -> None:
     running = live(tmp_path, "[log]\nlevel = 'debug'\n")
     before = running.config
@@ -57,3 +64,15 @@ def test_a_flag_stays_above_the_file(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[log]\nlevel = 'debug'\n# a comment\n")
     assert str(running.read_again()) == "the configuration was read again: no value changed"
     assert running.config.log.level == "warning"
+
+
+def test_limits_and_caps_hold_at_once(tmp_path: Path) -> None:
+    running = live(tmp_path, "[network]\nmax_up = '1 Mbit/s'\n")
+    (tmp_path / "config.toml").write_text(
+        "[network]\nmax_up = ''\n[when]\nhours = ['sat,sun', 'mon 1:00-2:00']\n"
+    )
+    assert running.read_again().taken == (
+        'when.hours = ["sat,sun", "mon 1:00-2:00"]',
+        'network.max_up = ""',
+    )
+    assert running.config.network.max_up == 0 and len(running.config.when.hours) == 2

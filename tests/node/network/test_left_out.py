@@ -24,6 +24,15 @@ def test_whoever_uses_a_placeholder_is_told_which() -> None:
     assert not isinstance(object(), quic.QUICTransport)
 
 
+def test_an_error_of_a_left_out_part_can_stand_after_except() -> None:
+    quic = import_module("libp2p.transport.quic.exceptions")
+    with pytest.raises(OSError, match="another"):
+        try:
+            raise OSError("another")
+        except quic.QUICStreamResetError:
+            pytest.fail("it is no error of QUIC's")
+
+
 def test_a_second_call_changes_nothing() -> None:
     before = list(sys.meta_path)
     leave_out()
