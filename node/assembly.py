@@ -73,6 +73,7 @@ from dipaco.protocol.work.calls import (
     Heartbeat,
     Reclaim,
     Submit,
+    TermLeft,
 )
 
 PACKAGE = "dipaco-node"
@@ -219,7 +220,7 @@ def assemble(
     )
     exchange.quiet = partial(_is_quiet, config, gate, account)
     claims.pin(lambda: exchange.fetching)
-    _answer_volunteers(rpc, request_router)
+    _answer_calls(rpc, request_router)
     keeper = KeeperService(key, journal, run_store, blobs, exchange, request_router.scheduling)
     keeper.serve(rpc, gossip.rpc)
     return Node(
@@ -362,7 +363,7 @@ def reporter_of(
     )
 
 
-def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
+def _answer_calls(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(AskLease, request_router.ask)
     rpc.handle(AskNext, request_router.ask_next)
     rpc.handle(Heartbeat, request_router.heartbeat)
@@ -370,6 +371,7 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)
     rpc.handle(AskHolders, request_router.holders)
+    rpc.handle(TermLeft, request_router.term_left)
 
     def on_peer(peer: PeerId, ready: bool) -> None:
         if not ready:

@@ -26,7 +26,6 @@ from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.live_config import LiveConfig
 from dipaco.node.logs import set_level
-from dipaco.node.network.caps import Caps
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
@@ -153,7 +152,6 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             announce=config.node.announce,
             most=connections(limit, MOST_CONNECTIONS),
             exempt=config.node.exempt_prefixes,
-            caps=process.caps,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             trains_on = device.device if device else "cpu"

@@ -61,6 +61,7 @@ DERIVE: Final = "derive"
 """The kind of a task that is no lease."""
 RESTART: Final = 75
 """The exit code that has a service started again (sysexits: EX_TEMPFAIL)."""
+LAST_EVENTS = 10  # in a status
 BLOB_PEERS = 64  # whose bytes of blobs are told: a node holds tens of connections
 
 
@@ -173,6 +174,7 @@ class StatusReporter:
             cache=self._cache(),
             swarm=runs[0].swarm if runs else (),
             totals=self.activity.sums.now(),
+            events=tuple(self.event_log.recent)[-LAST_EVENTS:],
             stages=self.activity.stages(),
             memory=memory(self.worker.pids),
         )

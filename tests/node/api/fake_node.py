@@ -121,6 +121,7 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
         cache=CacheStatus(bytes=1, measured=1_799_999_990.0, max=10**10, shards=1),
         swarm=block(peer).swarm,
         totals=Totals(accepted=3, refused=1, tokens=38400, seconds=25.6),
+        events=(Event(number=7, time=1_799_999_990.0, kind="node", code="started", text="1"),),
         stages=(StageTime(stage="derive", seconds=1.5, count=1),),
         memory=Memory(daemon=120_000_000, peak=130_000_000, worker=400_000_000),
     )
