@@ -30,7 +30,7 @@ from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.caps import Caps
-from dipaco.node.network.dialer import HIGH_CONNECTIONS, Dialer
+from dipaco.node.network.dialer import Dialer
 from dipaco.node.network.directory import Directory
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.exchange import Exchange
@@ -398,7 +398,8 @@ def _dialer(
         exempt=config.node.exempt_prefixes,
         keep=partial(_schedules, run_store),
         # Every node connects to a rendezvous node; the others hold tens of connections.
-        high=MOST_CONNECTIONS if config.node.rendezvous else HIGH_CONNECTIONS,
+        low=config.node.low_conns,
+        high=MOST_CONNECTIONS if config.node.rendezvous else config.node.high_conns,
         in_thread=in_thread,
     )
 

@@ -107,6 +107,11 @@ class NodeSection(Section, frozen=True, kw_only=True):
     """Store the run that is named for everybody, without a vote."""
     train: bool = False
     """Train beside keeping; a node that does not keep and is no rendezvous node trains anyway."""
+    low_conns: Annotated[int, Meta(ge=1, le=1000)] = 16
+    """Connections below which more peers are dialled."""
+    high_conns: Annotated[int, Meta(ge=1, le=1000)] = 48
+    """Connections above which some are closed: home routers lose count of hundreds. A rendezvous
+    node keeps all."""
     exempt_prefixes: tuple[Network, ...] = ()
     """Networks such as 192.168.0.0/16 whose peers are not counted together, since their addresses
     are not free to strangers."""
@@ -378,6 +383,9 @@ def contradictions(config: NodeConfig, disk: int) -> list[str]:
     disk   bytes of the disk that has the home, used ones too.
     """
     found = []
+    low, high = config.node.low_conns, config.node.high_conns
+    if low > high:
+        found.append(f"node.low_conns = {low} is more than node.high_conns = {high}")
     if config.storage.min_free >= disk:
         least, whole = size_text(config.storage.min_free), size(disk)
         found.append(

@@ -19,7 +19,7 @@ RATE_UNITS = {"kbit/s": 125.0, "Mbit/s": 125e3, "Gbit/s": 125e6} | {
 """In bytes per second."""
 DURATION_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 """In seconds."""
-MIN_RATE = 2000  # bytes/s: below it the answers that keep a lease do not pass in time
+MIN_RATE = 32_000  # bytes/s: below it a peer gives up before a chunk of a blob has passed
 
 
 class MemoryBound(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ def parse_rate(value: Any) -> int:
     """Return the bytes per second of `4 Mbit/s`, `500kB/s`, ...; raises ValueError."""
     rate = int(_quantity(value, "a rate such as '4 Mbit/s'", RATE_UNITS))
     if rate < MIN_RATE:
-        raise ValueError("less than 16 kbit/s, which heartbeats and answers need")
+        raise ValueError("less than 256 kbit/s, which a chunk of a blob needs to arrive in time")
     return rate
 
 

@@ -64,6 +64,8 @@ class End(click.ParamType[Until]):
 @click.option(
     "--exempt-prefixes", multiple=True, metavar="NET", help="A network not counted as strangers'."
 )
+@click.option("--low-conns", metavar="N", help="Connections below which it dials more [16].")
+@click.option("--high-conns", metavar="N", help="Connections above which it closes some [48].")
 @click.option("--device", metavar="D", help="auto, cpu, cuda:N or mps [auto].")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--checkpointing", metavar="C", help="auto, on or off: less memory, slower [auto].")

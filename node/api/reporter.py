@@ -82,10 +82,10 @@ class StatusReporter:
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     orders: Orders
-    restart: Callable[[], None] = lambda: None
-    """Have the process end with `RESTART`."""
     in_thread: InThread = trio.to_thread.run_sync
     """Reads the history and the events."""
+    restart: Callable[[], None] = lambda: None
+    """Have the process end with `RESTART`."""
     runs: list[RunRecord] = field(default_factory=list)
     """The runs that this node takes part in."""
     started: float = 0.0

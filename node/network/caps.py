@@ -21,9 +21,6 @@ from dipaco.node.condition import Condition
 from dipaco.node.network.allowance import Allowance
 from dipaco.protocol.wire.address import ip_text
 
-LEAST_CAP = (
-    32_000  # bytes per s, 256 kbit/s: below it a chunk of a blob takes longer than a peer waits
-)
 BURST_SECONDS = 0.1  # of the rate that may pass at once after a quiet time
 PIECE_SECONDS = 0.05  # of the rate that pass as one piece: as long a small message waits
 LEAST_PIECE = 4096  # bytes; smaller ones cost more in headers and calls than they gain

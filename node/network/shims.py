@@ -128,7 +128,7 @@ def install_shims() -> None:
         _update_window
     )
     yamux.Yamux._write_frame = _write_frame  # type: ignore[method-assign]
-    swarm.DNSResolver = _NoNames  # type: ignore[misc, assignment, attr-defined]
+    swarm.DNSResolver = _NoNames  # type: ignore[attr-defined]
     communicator.read_delim = _read_line  # type: ignore[attr-defined]
     Multiselect.negotiate = _negotiate  # type: ignore[method-assign, assignment]
 

@@ -13,9 +13,10 @@ from dipaco.cli.main import dipaco
 
 SURFACE = {
     "start": "--announce --bootstrap --cache-max --checkpointing --compile --daily-quota --device "
-    "--dry-run --duty --exclusive-apps --exempt-prefixes --heartbeat-s --home --hours "
+    "--dry-run --duty --exclusive-apps --exempt-prefixes --heartbeat-s --high-conns --home --hours "
     "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
-    "--log-format --log-keep --log-level --log-max-size --max-batch --max-down --max-ram "
+    "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
+    "--max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
     "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
@@ -67,6 +68,9 @@ SURFACE = {
     "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
+    "key backup": "FILE --home",
+    "key restore": "FILE --home",
+    "update": "FILE --check --home --json",
     "completion": "SHELL",
     "version": "--json",
 }

@@ -26,6 +26,13 @@ def test_a_changed_value_holds_or_is_named_as_waiting_for_a_restart(tmp_path: Pa
     assert not running.changed
 
 
+def test_caps_hold_at_once(tmp_path: Path) -> None:
+    running = live(tmp_path, "[network]\nmax_up = '4 Mbit/s'\n")
+    (tmp_path / "config.toml").write_text("[network]\nmax_up = '1 MB/s'\nlimit_lan = true\n")
+    assert not running.read_again().waiting
+    assert running.config.network.max_up == 1_000_000 and running.config.network.limit_lan
+
+
 def test_a_faulty_file_keeps_the_old_values_and_says_so(tmp_path: Path) -> None:
     running = live(tmp_path, "[log]\nlevel = 'debug'\n")
     before = running.config

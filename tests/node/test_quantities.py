@@ -28,7 +28,7 @@ def test_sizes_are_read_with_their_units_and_written_so_that_they_are_read_again
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("4 Mbit/s", 500_000), ("16kbit/s", 2000), ("1.5 MB/s", 1_500_000), ("2 KiB/s", 2048)],
+    [("4 Mbit/s", 500_000), ("256kbit/s", 32_000), ("1.5 MB/s", 1_500_000), ("32 KiB/s", 32_768)],
 )
 def test_rates_are_bytes_per_second(text: str, rate: int) -> None:
     assert parse_rate(text) == rate
@@ -42,7 +42,7 @@ def test_rates_are_bytes_per_second(text: str, rate: int) -> None:
         ("4 Mbps", "did you mean Mbit/s or MB/s?"),
         ("4 MB", "'MB' is no unit; did you mean Mbit/s or MB/s?"),
         ("4", "the unit is missing"),
-        ("15 kbit/s", "less than 16 kbit/s"),
+        ("255 kbit/s", "less than 256 kbit/s"),
         ("-4 Mbit/s", "not a rate such as '4 Mbit/s'"),
         ("fast", "not a rate such as '4 Mbit/s'"),
     ],

@@ -13,7 +13,6 @@ from trio.testing import MockClock
 
 from dipaco.node.network.caps import (
     BURST_SECONDS,
-    LEAST_CAP,
     PIECE_SECONDS,
     URGENT,
     Caps,
@@ -23,6 +22,7 @@ from dipaco.node.network.caps import (
 from dipaco.node.network.host import HostTransport, open_host
 from dipaco.node.network.memory import MemoryNetwork, MemoryTransport
 from dipaco.node.network.transport import Stream
+from dipaco.node.quantities import MIN_RATE
 from dipaco.protocol.wire.address import Address
 from tests.node.network.peers import KEYS, PEERS
 
@@ -72,7 +72,7 @@ async def test_a_small_message_waits_for_one_piece_behind_any_number_of_blobs(
     autojump_clock: MockClock,
 ) -> None:
     lane, waited = Lane(), list[float]()
-    lane.limit(LEAST_CAP)
+    lane.limit(MIN_RATE)
     with trio.move_on_after(20):
         async with trio.open_nursery() as nursery:
             for _ in range(20):
@@ -84,7 +84,7 @@ async def test_a_small_message_waits_for_one_piece_behind_any_number_of_blobs(
                 lane.carry(100)
                 waited.append(trio.current_time() - began)
     assert len(waited) > 20
-    assert max(waited) <= (lane.piece + 100) / LEAST_CAP
+    assert max(waited) <= (lane.piece + 100) / MIN_RATE
 
 
 async def test_senders_of_large_pieces_take_turns(autojump_clock: MockClock) -> None:
