@@ -113,6 +113,7 @@ class Node:
     account: Account
     gate: Gate
     """Of the volunteer's work."""
+    watch: Watch
     storage: StorageMeter
 
     @property
@@ -246,6 +247,7 @@ def assemble(
         orders=orders,
         account=account,
         gate=gate,
+        watch=watch,
         storage=storage,
         verifier=Verifier(
             key=key,
@@ -326,6 +328,14 @@ def _is_quiet(config: NodeConfig, gate: Gate, account: Account) -> bool:
 def set_caps(caps: Caps, network: NetworkSection) -> None:
     """Have the caps of the configuration hold from now on."""
     caps.set(up=network.max_up or None, down=network.max_down or None, limit_lan=network.limit_lan)
+
+
+def follow(node: Node, config: NodeConfig) -> None:
+    """Have the limits and caps of a changed configuration hold from now on."""
+    node.watch.follow(config)
+    node.gate.follow(limits_of(config))
+    node.exchange.quiet = partial(_is_quiet, config, node.gate, node.account)
+    set_caps(node.transport.caps, config.network)
 
 
 def reporter_of(

@@ -18,7 +18,7 @@ from dipaco.node.api.clients import MAX_CLIENTS
 from dipaco.node.api.port import Port, port_of
 from dipaco.node.api.reporter import RESTART, StatusReporter
 from dipaco.node.api.server import Ends, serve_api
-from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, reporter_of, set_caps
+from dipaco.node.assembly import PACKAGE, VERSION, Node, assemble, follow, reporter_of
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
@@ -26,7 +26,6 @@ from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.live_config import LiveConfig
 from dipaco.node.logs import set_level
-from dipaco.node.network.caps import Caps
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
@@ -63,8 +62,8 @@ class Process:
     code: int = 0
     """The exit code."""
     service: ServiceManager = field(default_factory=ServiceManager)
-    caps: Caps = field(default_factory=Caps)
-    """On the bytes of all connections; they follow a changed configuration."""
+    node: Node | None = None
+    """None: it is starting."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -78,7 +77,13 @@ class Process:
         reread = self.live.read_again()
         log.log(logging.WARNING if reread.fault else logging.INFO, "%s", reread)
         set_level(self.config.log.level)
-        set_caps(self.caps, self.config.network)
+        if self.node is not None and reread.taken:
+            follow(self.node, self.config)
+
+    def toggle(self) -> None:
+        """Pause, or resume if a pause holds."""
+        if self.node is not None:
+            self.node.orders.toggle()
 
     def restart(self) -> None:
         """End with the exit code that has a service started again."""
@@ -91,6 +96,7 @@ class Process:
             leaving=self.stop.is_set,
             changed=lambda: self.live.changed,
             read_again=self.read_again,
+            toggle=self.toggle,
             tell=lambda: self.say(f"status   {self.status()}"),
         )
 
@@ -144,11 +150,13 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             announce=config.node.announce,
             most=connections(limit, MOST_CONNECTIONS),
             exempt=config.node.exempt_prefixes,
-            caps=process.caps,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             trains_on = device.device if device else "cpu"
             node = assemble(config, home, key, journal, pool, transport, device=trains_on)
+            process.node = node
+            if process.stay.paused:
+                node.orders.start_paused()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.end_idle)
                 await _live(node, process, clients(limit, MAX_CLIENTS))

@@ -10,7 +10,10 @@ from dipaco.node.config import KEYS, SECTIONS, NodeConfig, plain
 from dipaco.node.settings import Settings, Sources
 from dipaco.protocol.errors import ConfigError
 
-LIVE: Final = frozenset({"log.level", "network.max_up", "network.max_down", "network.limit_lan"})
+LIVE: Final = frozenset(
+    {"log.level", "compute.max_temp_c", "storage.min_free"}
+    | {key for key in KEYS if key.startswith(("when.", "network."))}
+)
 """The keys whose new values a running daemon takes up; the others need a restart."""
 
 

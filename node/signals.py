@@ -20,12 +20,13 @@ log = logging.getLogger(__name__)
 
 LEAVE = frozenset({signal.SIGTERM, signal.SIGINT})
 HEEDED = LEAVE | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-Reaction = Literal["leave", "leave now", "read again", "tell", "nothing"]
+Reaction = Literal["leave", "leave now", "read again", "tell", "toggle", "nothing"]
 SAID: dict[Reaction, str] = {
     "leave": "leaving",
     "leave now": "leaving at once",
     "read again": "reading the configuration again",
     "tell": "the status follows",
+    "toggle": "pausing, or resuming",
     "nothing": "has no effect",
 }
 """The words of the log."""
@@ -43,6 +44,8 @@ class Actions:
     read_again: Callable[[], None]
     tell: Callable[[], None]
     """Write the status to the log."""
+    toggle: Callable[[], None]
+    """Pause, or resume if a pause holds."""
 
 
 def reaction(number: int, *, leaving: bool, changed: bool, service: bool) -> Reaction:
@@ -55,7 +58,7 @@ def reaction(number: int, *, leaving: bool, changed: bool, service: bool) -> Rea
     if number == signal.SIGUSR1:
         return "tell"
     if number == signal.SIGUSR2:
-        return "nothing"
+        return "toggle"
     if number == signal.SIGHUP:
         if changed or service:
             return "read again"
@@ -85,6 +88,8 @@ async def heed_signals(
                     actions.tell()
                 case "read again":
                     actions.read_again()
+                case "toggle":
+                    actions.toggle()
                 case "leave":
                     actions.leave()
                 case "leave now":

@@ -16,12 +16,14 @@ LOOK_SECONDS = 60.0  # between two looks at the clock: the computer may sleep, o
 
 @dataclass(frozen=True, kw_only=True)
 class Stay:
-    """What ends a daemon by itself."""
+    """How a daemon begins, and what ends it by itself."""
 
     tasks: int | None = None
     """Results that were accepted since its start."""
     until: Literal["finish"] | float | None = None
     """`finish`: the end of its run; else Unix time, seconds."""
+    paused: bool = False
+    """Whether it begins paused, until `resume`."""
     dry_run: bool = False
     """Whether it only tries all that comes before a first lease."""
 

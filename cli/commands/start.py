@@ -25,11 +25,12 @@ Until = Literal["finish"] | float
 
 
 class Ending(TypedDict):
-    """What ends a daemon by itself: the fields of `node.stay.Stay`, which imports trio."""
+    """How a daemon begins and ends: the fields of `node.stay.Stay`, which imports trio."""
 
     tasks: int | None
     until: Until | None
     dry_run: bool
+    paused: bool
 
 
 class End(click.ParamType[Until]):
@@ -106,6 +107,7 @@ class End(click.ParamType[Until]):
 @click.option(
     "--until", type=End(), metavar="END", help="Leave at the run's end (finish), or at HH:MM."
 )
+@click.option("--paused", is_flag=True, help="Begin paused, until `dipaco-node resume`.")
 @click.option("--dry-run", is_flag=True, help="Verify, say what fits, lease nothing, and leave.")
 def start(
     home: str | None,
@@ -113,6 +115,7 @@ def start(
     tasks: int | None,
     until: Until | None,
     dry_run: bool,
+    paused: bool,
     **flags: Any,
 ) -> int:
     """Join a network and train; with --rendezvous, found one."""
@@ -137,7 +140,7 @@ def start(
     with home_for(config.home):
         if file is not None:
             _keep(file, config)
-        return _run(sources, Ending(tasks=tasks, until=until, dry_run=dry_run))
+        return _run(sources, Ending(tasks=tasks, until=until, dry_run=dry_run, paused=paused))
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:

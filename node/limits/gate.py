@@ -51,6 +51,11 @@ class Gate:
         self.changed = Condition()
         """Notify it when a limit may have changed: the gate then checks its limits at once."""
 
+    def follow(self, limits: tuple[Limit, ...]) -> None:
+        """Ask other limits from now on."""
+        self._limits = limits
+        self.changed.notify()
+
     @property
     def reasons(self) -> tuple[Closed, ...]:
         """Why the gate is closed, as of the last check; the reason to tell first first."""
@@ -79,6 +84,11 @@ class Gate:
                 nursery.start_soon(self._cancel_once_closed, nursery.cancel_scope)
                 await work()
                 nursery.cancel_scope.cancel()
+
+    async def is_open(self) -> bool:
+        """Look at the machine, and return whether the gate is open now."""
+        await self._looked()
+        return self._check()
 
     async def wait_open(self) -> bool:
         """Wait until the gate is open; returns whether it was closed before."""

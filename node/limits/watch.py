@@ -79,7 +79,13 @@ class Watch:
         self._worker_pids, self._traffic = worker_pids, traffic
         self._worker_most = 0
         self._seen = Observed()
+        self._device = device
         self._probes = self._probes_for(config, device)
+
+    def follow(self, config: NodeConfig) -> None:
+        """Read what the limits of another configuration need from now on, all of it anew."""
+        self._seen = Observed()
+        self._probes = self._probes_for(config, self._device)
 
     def observed(self) -> Observed:
         """Return the last observations, from memory; of disk and traffic the present ones."""

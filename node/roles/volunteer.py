@@ -5,8 +5,6 @@ runs a person could choose next.
 """
 
 import logging
-from dataclasses import dataclass, field
-from functools import partial
 
 import trio
 
@@ -14,7 +12,6 @@ from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
 from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.options import check_moment_bits
-from dipaco.node.network.guard import leaves
 from dipaco.node.roles.offers import RunChooser
 from dipaco.node.roles.role import Role
 from dipaco.node.runs.record import RunRecord
@@ -22,7 +19,7 @@ from dipaco.node.storage.files import DiskFull
 from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.loop import Volunteer
 from dipaco.protocol.errors import DipacoError
-from dipaco.protocol.wire.digest import short
+from dipaco.protocol.wire.digest import Digest, short
 
 log = logging.getLogger(__name__)
 
@@ -30,27 +27,70 @@ log = logging.getLogger(__name__)
 async def train(node: Node, reporter: StatusReporter) -> None:
     """Train the run that is wanted, and once it is over the next one that is listed.
 
-    Raises the error of the last run that was listed.
+    All of it runs under the node's gate. Raises the error of the last run that was listed.
     """
-    chooser = RunChooser(node)
-    while True:
-        record = await chooser.next_run()
-        if record not in reporter.runs:
-            _begin(node, reporter, record)
-        if record.over:
-            chooser.say_over(record)
-            await chooser.something_new()
-            continue
-        name = f"{record.manifest.name} ({short(record.run)})"
-        log.info("joined run %s", name)
-        try:
-            await _work_for(node, record)
-        except* DipacoError as group:
-            chooser.refused.add(record.run)
-            if len(node.config.run.id) <= len(chooser.refused):
+    if not await node.gate.is_open():  # the process that found the device still holds it
+        await node.worker.close()
+    await node.gate.run(_Training(node, reporter).go_on)
+
+
+class _Training:
+    """The volunteer's work for one run after the other; what a run has verified stays with it."""
+
+    def __init__(self, node: Node, reporter: StatusReporter) -> None:
+        self._node, self._reporter = node, reporter
+        self._chooser = RunChooser(node)
+        self._volunteers: dict[Digest, Volunteer] = {}
+        """Of the run that was chosen last."""
+
+    async def go_on(self) -> None:
+        """Work until a write finds no space; the device is free afterwards."""
+        failure: DipacoError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_close_worker_at_end, self._node)
+            try:
+                await self._work()
+            except DiskFull as full:
+                self._node.disk.note(full)
+            except DipacoError as error:  # bare here, a group outside
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _work(self) -> None:
+        node, chooser = self._node, self._chooser
+        while True:
+            record = await chooser.next_run()
+            if record not in self._reporter.runs:
+                self._volunteers.clear()
+                _begin(node, self._reporter, record)
+            if record.over:
+                chooser.say_over(record)
+                await node.worker.close()
+                await chooser.something_new()
+                continue
+            try:
+                await _work_for(node, record, self._volunteer_of(record))
+            except DiskFull:
                 raise
-            problem = "; ".join(map(str, leaves(group)))
-            log.error("run %s is left for the next one: %s", name, problem)
+            except DipacoError as error:
+                chooser.refused.add(record.run)
+                if len(node.config.run.id) <= len(chooser.refused):
+                    raise
+                log.error("run %s is left for the next one: %s", _name(record), error)
+
+    def _volunteer_of(self, record: RunRecord) -> Volunteer:
+        """Return the volunteer of a run; raises ConfigError for settings that do not go with it."""
+        if record.run not in self._volunteers:
+            log.info("joined run %s", _name(record))
+            check_moment_bits(self._node.config.compute.moment_bits, record.manifest)
+            self._volunteers[record.run] = Volunteer(record, _deps(self._node, record))
+        return self._volunteers[record.run]
+
+
+def _name(record: RunRecord) -> str:
+    return f"{record.manifest.name} ({short(record.run)})"
 
 
 def _begin(node: Node, reporter: StatusReporter, record: RunRecord) -> None:
@@ -63,18 +103,8 @@ def _begin(node: Node, reporter: StatusReporter, record: RunRecord) -> None:
         node.activity.of(record.run).verdict = verdict.outcome.value
 
 
-@dataclass
-class _Stay:
-    """The work for one run, from joining it to its end."""
-
-    ended: trio.Event = field(default_factory=trio.Event)
-    error: DipacoError | None = None
-
-
-async def _work_for(node: Node, record: RunRecord) -> None:
-    """Work under the node's gate until the run is over; raises the error that ends the work."""
-    check_moment_bits(node.config.compute.moment_bits, record.manifest)
-    deps = VolunteerDeps(
+def _deps(node: Node, record: RunRecord) -> VolunteerDeps:
+    return VolunteerDeps(
         run_store=node.run_store,
         blobs=node.blobs,
         exchange=node.exchange,
@@ -90,15 +120,22 @@ async def _work_for(node: Node, record: RunRecord) -> None:
         claims=node.claims,
         me=node.me,
     )
-    stay, volunteer = _Stay(), Volunteer(record, deps)
+
+
+async def _work_for(node: Node, record: RunRecord, volunteer: Volunteer) -> None:
+    """Work until the run is over; raises the error that ends the work."""
+    failure: DipacoError | None = None
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(volunteer.follow_others)
         nursery.start_soon(_say_fault, node, record)
         nursery.start_soon(_say_finishing, node, record)
-        nursery.start_soon(node.gate.run, partial(_work, node, volunteer, stay))
-        await stay.ended.wait()
+        try:
+            await volunteer.run()
+        except DipacoError as error:  # bare here, a group outside
+            failure = error
         nursery.cancel_scope.cancel()
-    if stay.error is not None:
-        raise stay.error
+    if failure is not None:
+        raise failure
 
 
 async def _say_fault(node: Node, record: RunRecord) -> None:
@@ -117,24 +154,6 @@ async def _say_finishing(node: Node, record: RunRecord) -> None:
         else:
             activity.no_longer("finishing")
         await node.gate.changed.wait()
-
-
-async def _work(node: Node, volunteer: Volunteer, stay: _Stay) -> None:
-    """Work until the run has ended, or a write finds no space; the device is free afterwards."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_close_worker_at_end, node)
-        nursery.start_soon(volunteer.follow_others)  # a paused node asks nobody anything
-        try:
-            await volunteer.run()
-            stay.ended.set()
-        except DiskFull as full:
-            node.disk.note(full)
-        except DipacoError as error:
-            stay.error = error
-            stay.ended.set()
-        nursery.cancel_scope.cancel()
-    if stay.ended.is_set():
-        await trio.sleep_forever()  # the gate would begin the work anew
 
 
 async def _close_worker_at_end(node: Node) -> None:

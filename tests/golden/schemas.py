@@ -17,7 +17,7 @@ from dipaco.cli.views.checkpoint import Listing
 from dipaco.cli.views.doctor import DoctorReport
 from dipaco.cli.views.report import Report
 from dipaco.cli.views.verification import HistoryReport, VerifyReport
-from dipaco.node.api.values import LedgerView
+from dipaco.node.api.values import LedgerView, Ordered, Why
 from dipaco.node.compare.summary import Comparison
 from dipaco.node.status.document import Status
 
@@ -26,6 +26,8 @@ SCHEMA, PAGE = DOCS / "json.schema.json", DOCS / "json.md"
 DOCUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
     "`status --json`, `GET /v1/status`": Status,
     "`GET /v1/ledger`": LedgerView,
+    "`why --json`, `GET /v1/why`": Why,
+    "`pause`, `resume` and `finish` with `--json`": Ordered,
     "`testnet --report`, `reference --report`": Report,
     "`eval --json`": AssessmentReport,
     "`compare`: `compare.json`": Comparison,

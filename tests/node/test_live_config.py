@@ -64,3 +64,15 @@ def test_a_flag_stays_above_the_file(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[log]\nlevel = 'debug'\n# a comment\n")
     assert str(running.read_again()) == "the configuration was read again: no value changed"
     assert running.config.log.level == "warning"
+
+
+def test_limits_and_caps_hold_at_once(tmp_path: Path) -> None:
+    running = live(tmp_path, "[network]\nmax_up = '1 Mbit/s'\n")
+    (tmp_path / "config.toml").write_text(
+        "[network]\nmax_up = ''\n[when]\nhours = ['sat,sun', 'mon 1:00-2:00']\n"
+    )
+    assert running.read_again().taken == (
+        'when.hours = ["sat,sun", "mon 1:00-2:00"]',
+        'network.max_up = ""',
+    )
+    assert running.config.network.max_up == 0 and len(running.config.when.hours) == 2

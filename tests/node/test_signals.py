@@ -26,6 +26,7 @@ USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
         (HUP, {"changed", "leaving"}, "read again"),
         (HUP, {"service"}, "read again"),  # a service has no terminal
         (USR1, {"leaving"}, "tell"),
+        (USR2, {"service"}, "toggle"),
     ],
 )
 def test_a_signal_asks_for(number: int, state: set[str], expected: Reaction) -> None:
@@ -41,7 +42,7 @@ def test_a_signal_asks_for(number: int, state: set[str], expected: Reaction) -> 
 async def test_signals_of_the_process_reach_the_actions_in_order() -> None:
     done: list[str] = []
     left = trio.Event()
-    changed = [True, False, False]
+    changed = [True, False, False, False]
 
     def leave() -> None:
         done.append("leave")
@@ -53,12 +54,13 @@ async def test_signals_of_the_process_reach_the_actions_in_order() -> None:
         changed=lambda: changed.pop(0),
         read_again=lambda: done.append("read again"),
         tell=lambda: done.append("tell"),
+        toggle=lambda: done.append("toggle"),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(heed_signals, actions, service=False))
-        for number in (HUP, USR1, TERM):
+        for number in (HUP, USR1, USR2, TERM):
             signal.raise_signal(number)
             await trio.testing.wait_all_tasks_blocked()
         await left.wait()
         nursery.cancel_scope.cancel()
-    assert done == ["read again", "tell", "leave"]
+    assert done == ["read again", "tell", "toggle", "leave"]
