@@ -288,7 +288,7 @@ def claims_of(
         return pinned_blobs(home.root, (record.manifest for record in runs))
 
     def needed_by(record: RunRecord) -> set[Digest]:
-        if me in record.manifest.schedule.schedulers or me in record.keepers:
+        if me in record.manifest.schedule.schedulers + record.manifest.schedule.named_keepers:
             return blobs_needed_at_start(record, journal)
         return blobs_needed(record, me, blobs.has)
 
@@ -429,7 +429,7 @@ def _own_records(
 def _schedules(run_store: RunStore, peer: PeerId) -> bool:
     """Return whether a manifest names `peer` as scheduler or keeper of a run of this node."""
     return any(
-        peer in record.manifest.schedule.schedulers or peer in record.keepers
+        peer in record.manifest.schedule.schedulers + record.manifest.schedule.named_keepers
         for record in run_store.kept()
     )
 
