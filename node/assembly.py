@@ -28,6 +28,7 @@ from dipaco.node.limits.quota import Account, QuotaLimit
 from dipaco.node.limits.values import Limit
 from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
+from dipaco.node.network.asleep import Awakening
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.caps import Caps
 from dipaco.node.network.dialer import Dialer
@@ -142,6 +143,7 @@ class Node:
             self.liveness.run,
             self.gossip.run,
             self.dialer.run,
+            Awakening(self.transport, self.dialer.try_all_again).run,
             self.storage.run,
             self.activity.sums.run,
             self.activity.history.run,

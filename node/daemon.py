@@ -64,8 +64,6 @@ class Process:
     service: ServiceManager = field(default_factory=ServiceManager)
     node: Node | None = None
     """None: it is starting."""
-    caps: Caps = field(default_factory=Caps)
-    """On the bytes of all connections; they follow a changed configuration."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
