@@ -54,6 +54,7 @@ ALONE = {
     "config show": (),
     "config get": ("network.max_up",),
     "config check": (),
+    "update": ("--check",),
     "version": (),
 }
 

@@ -22,6 +22,7 @@ from dipaco.cli.answers import (
     RunAnswer,
     ServiceAnswer,
     SettingAnswer,
+    UpdateAnswer,
     VersionAnswer,
 )
 from dipaco.cli.views.assessment import AssessmentReport
@@ -62,6 +63,7 @@ VERBS: Final[dict[str, Any]] = {
     "config get": SettingAnswer,
     "config check": ConfigFaults,
     "service status": ServiceAnswer,
+    "update": UpdateAnswer,
     "id": IdAnswer,
     "version": VersionAnswer,
 }
