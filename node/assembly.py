@@ -28,6 +28,7 @@ from dipaco.node.limits.quota import Account, QuotaLimit
 from dipaco.node.limits.values import Limit
 from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
+from dipaco.node.network.asleep import Awakening
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.caps import Caps
 from dipaco.node.network.dialer import Dialer
@@ -142,6 +143,7 @@ class Node:
             self.liveness.run,
             self.gossip.run,
             self.dialer.run,
+            Awakening(self.transport, self.dialer.try_all_again).run,
             self.storage.run,
             self.activity.sums.run,
             self.activity.history.run,
@@ -286,7 +288,7 @@ def claims_of(
         return pinned_blobs(home.root, (record.manifest for record in runs))
 
     def needed_by(record: RunRecord) -> set[Digest]:
-        if me in record.manifest.schedule.schedulers or me in record.keepers:
+        if me in record.manifest.schedule.schedulers + record.manifest.schedule.named_keepers:
             return blobs_needed_at_start(record, journal)
         return blobs_needed(record, me, blobs.has)
 
@@ -427,7 +429,7 @@ def _own_records(
 def _schedules(run_store: RunStore, peer: PeerId) -> bool:
     """Return whether a manifest names `peer` as scheduler or keeper of a run of this node."""
     return any(
-        peer in record.manifest.schedule.schedulers or peer in record.keepers
+        peer in record.manifest.schedule.schedulers + record.manifest.schedule.named_keepers
         for record in run_store.kept()
     )
 

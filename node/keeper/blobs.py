@@ -78,10 +78,10 @@ class StoredRun:
             return set(needed)
         now, schedule = trio.current_time(), self.record.manifest.schedule
         for keeper in self.alive():
-            if keeper in self.record.keepers:
+            if keeper in schedule.named_keepers:
                 self._seen[keeper] = now
         there = [keeper for keeper, seen in self._seen.items() if now - seen < LOST_SECONDS]
-        return share(self.me, needed, self.record.keepers, schedule.blob_copies, there)
+        return share(self.me, needed, schedule.named_keepers, schedule.blob_copies, there)
 
     def claim(self) -> set[Digest]:
         """Have the blobs stay that are needed, which it returns, and those that were asked for."""
@@ -117,7 +117,7 @@ class StoredRun:
             if self.blobs.has(blob) or trio.current_time() < due:
                 continue
             try:
-                keepers = order(blob, self.record.keepers)
+                keepers = order(blob, self.record.manifest.schedule.named_keepers)
                 last = (self.record.scheduler,)
                 await self.exchange.fetch(blob, holders=keepers, last=last)
                 self._later.pop(blob, None)

@@ -147,6 +147,13 @@ class Dialer:
         for peer in self._rpc.ready():
             self._on_ready(peer, True)
 
+    def try_all_again(self) -> None:
+        """Dial every peer that is not connected at once, whatever pause it was given."""
+        now = trio.current_time()
+        for candidate in self._candidates:
+            candidate.next_try = now
+        self._wake.set()
+
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Dial until cancelled."""
         self._recall()

@@ -23,22 +23,15 @@ from dipaco.node.condition import Condition
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.paced import Paced
 from dipaco.node.runs import strangers
+from dipaco.node.runs.admission import Admission, Keep, least_receipt
 from dipaco.node.runs.certificates import (
     Certificate,
-    check_final,
-    final_part,
-    keep_certificate,
-    newest_certificate,
 )
-from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
-from dipaco.node.runs.grants import (
-    check_grant,
-    check_not_given_up,
-    needs_certificate,
-    stays_until,
-)
+from dipaco.node.runs.chain import RECORD, LedgerFault
+from dipaco.node.runs.ledgers import Ledgers
+from dipaco.node.runs.listings import Listings
 from dipaco.node.runs.proofs import PROOF, opened_proof, proof_bytes, two_ledgers
-from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.files import DiskFull
 from dipaco.node.storage.journal import Journal, SavedProof, SignedKind
 from dipaco.protocol.errors import (
@@ -48,14 +41,11 @@ from dipaco.protocol.errors import (
     SignerFault,
     Unavailable,
 )
-from dipaco.protocol.routing.spec import RouterSpec, spec_digest
-from dipaco.protocol.routing.verdict import Receipt
-from dipaco.protocol.run.manifest import Manifest, run_id
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest, sha256, short
-from dipaco.protocol.wire.identity import PeerId, short_peer
-from dipaco.protocol.wire.messages import MAX_RECORDS, Item, LedgerPart
-from dipaco.protocol.wire.signed import Signed, decode_signed, open_signed, sign
+from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.messages import Item, LedgerPart
+from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.ledger import (
     Entry,
     Equivocation,
@@ -63,15 +53,10 @@ from dipaco.protocol.work.ledger import (
     TermGranted,
     check_equivocation,
 )
-from dipaco.protocol.work.terms import OwnersGrant
 
 log = logging.getLogger(__name__)
 
-MAX_LISTINGS = 512  # peers whose offers are remembered, the latest; seeds and schedulers go last
 MAX_PASSED = 8192  # manifests that made room, remembered so that they do not come again at once
-MAX_RECEIPTS = 4096  # of one run: four per path of the largest grid
-
-Keep = Callable[[], None]
 
 _KINDS: dict[str, SignedKind] = {
     "manifest": "manifest",
@@ -103,10 +88,10 @@ class RunStore:
         """Whether the ledgers of an earlier start were dropped where nobody follows them now."""
         self._followed: frozenset[Digest] = frozenset()
         """The runs that this node may choose: it takes in their ledgers, within a bound."""
-        self._behind: set[PeerId] = set()
-        """The peers that were asked for all that they hold before more runs were followed."""
         self._buried = journal.buried()
         """The runs that are not taken in again: their schedulers signed two ledgers."""
+        self._ledgers = Ledgers(journal)
+        self._admission = Admission(self.runs, self._buried, me, self._ledgers.give_up)
         self._passed: OrderedDict[Digest, PeerId | None] = OrderedDict()
         """Manifests that made room, with the schedulers, from whom alone they are taken once more;
         then from nobody (None)."""
@@ -120,8 +105,7 @@ class RunStore:
         """Called when more values are wanted than before, so that peers are asked for them."""
         self.favoured: frozenset[PeerId] = frozenset()
         """Peers whose listings go last, this node's seeds."""
-        self._listings: OrderedDict[PeerId, frozenset[Digest]] = OrderedDict()
-        """By peer the runs that it offered when it was last asked for all that it holds."""
+        self._listings = Listings(self._needed_peers)
         self.changed = Condition()
         self._outbox, self.announcements = trio.open_memory_channel[tuple[Item, int]](256)
         """`announcements`: what this node added, with its size in bytes, for gossip."""
@@ -136,8 +120,8 @@ class RunStore:
                 if saved.run not in gone and not self._restored(saved.run, take):
                     gone.add(saved.run)
         for record in tuple(self.runs.values()):
-            self._restored(record.run, partial(self._replay, record))
-            self._give_up(record)
+            self._restored(record.run, partial(self._ledgers.replay, record))
+            self._ledgers.give_up(record)
         for proof in self._journal.proofs():
             if proof.run in self.runs:
                 self.runs[proof.run].fault = proof.reason
@@ -231,24 +215,12 @@ class RunStore:
 
     def read_ledger(self, run: Digest, first: int, limit: int) -> tuple[bytes, ...]:
         """Return the signed records of a ledger from number `first` on, at most `limit` bytes."""
-        part: list[bytes] = []
-        for saved in self._journal.ledger(run, first, MAX_RECORDS):
-            limit -= len(saved.data)
-            if limit < 0:
-                break
-            part.append(saved.data)
-        return tuple(part)
+        return self._ledgers.read(run, first, limit)
 
     def read_part(self, run: Digest, first: int, limit: int) -> LedgerPart:
-        """Return a part of a ledger from number `first` on as peers get it, at most `limit` bytes.
-
-        In a run with keepers it ends at a head that is final, and has its certificate; not so what
-        comes after the owner's word that the run goes on without them.
-        """
+        """Return a part of a ledger as `Ledgers.part` does; it is empty for an unknown run."""
         record = self.runs.get(run)
-        if record is not None and needs_certificate(record, first):
-            return final_part(self._journal, run, first)
-        return LedgerPart(records=self.read_ledger(run, first, limit))
+        return self._ledgers.part(record, first, limit) if record else LedgerPart(records=())
 
     def read_records(self, run: Digest, first: int, limit: int) -> tuple[Signed, ...]:
         """Return the records of a ledger from number `first` on, at most `limit` bytes."""
@@ -257,7 +229,7 @@ class RunStore:
 
     def certificate(self, run: Digest) -> Certificate:
         """Return the certificate of a ledger's head; empty without records or keepers."""
-        return newest_certificate(self._journal, run)
+        return self._ledgers.certificate(run)
 
     def offer(self, kind: str, data: bytes, *, run: Digest | None = None, origin: str = "") -> None:
         """Take in a value that a peer sent; one that is held already changes nothing.
@@ -292,7 +264,7 @@ class RunStore:
         if ours and kind == "manifest":
             self.keep_own(item.run)
         spare = self._too_many(item.run, data, origin) if kind == "manifest" else []
-        receipt = self._least_receipt(item.run) if kind == "receipt" else None
+        receipt = least_receipt(self.runs[item.run]) if kind == "receipt" else None
         with self._journal.saving():
             for each in spare:
                 self._journal.drop_run(each)
@@ -308,13 +280,6 @@ class RunStore:
         if origin and kind == "manifest":
             self._origins[item.run] = origin
         self._change()
-
-    def _least_receipt(self, run: Digest) -> Digest | None:
-        """Return the receipt that makes room for one more; None where there is room."""
-        record = self.runs[run]
-        if len(record.receipts) < MAX_RECEIPTS:
-            return None
-        return record.least_receipt()
 
     def refuse(self, digest: Digest) -> None:
         """Have nobody asked for a value again."""
@@ -355,7 +320,7 @@ class RunStore:
         if followed == self._followed and self._tidied:
             return
         if followed - self._followed - self._kept:
-            self._behind = set(self._listings)
+            self._listings.want_more()
         self._followed, self._tidied = followed, True
         for record in self.runs.values():
             if record.run not in self._kept | followed:
@@ -384,46 +349,32 @@ class RunStore:
 
     def note_listing(self, peer: PeerId, runs: Collection[Digest]) -> None:
         """Note the runs that `peer` offers, once all that it holds was pulled."""
-        known = self._listings.get(peer)
-        behind = peer in self._behind
-        self._behind.discard(peer)
-        self._listings[peer] = frozenset(runs).intersection(self.runs)
-        self._listings.move_to_end(peer)
-        if len(self._listings) > MAX_LISTINGS:
-            least = self._least_peer()
-            del self._listings[least]
-            self._behind.discard(least)
+        news = self._listings.note(peer, frozenset(runs).intersection(self.runs))
         for run in runs:
             if run in self.runs:
                 self.runs[run] = self.runs.pop(run)  # most recently offered last
-        if behind or known != self._listings[peer]:
+        if news:
             self.changed.notify()
 
     def note_offer(self, peer: PeerId, run: Digest) -> None:
         """Note one more run that `peer` offers, if it has told of all that it holds before."""
-        listed = self._listings.get(peer)
-        if listed is not None and run in self.runs and run not in listed:
-            self._listings[peer] = listed | {run}
+        if run in self.runs and self._listings.note_one(peer, run):
             self.changed.notify()
 
-    def _least_peer(self) -> PeerId:
-        """Return the peer whose listing makes room: the one that was asked longest ago."""
-        needed = self.favoured | {record.scheduler for record in self.kept()}
-        return next((p for p in self._listings if p not in needed), next(iter(self._listings)))
+    def _needed_peers(self) -> frozenset[PeerId]:
+        return self.favoured | {record.scheduler for record in self.kept()}
 
     def listed_by(self, peer: PeerId) -> frozenset[Digest] | None:
         """Return the runs that `peer` offers; None before it was asked for all that it holds."""
-        return self._listings.get(peer)
+        return self._listings.of(peer)
 
     def offering(self, run: Digest) -> Iterator[PeerId]:
         """Yield the peers that offer a run, those that were asked latest first."""
-        for peer in tuple(reversed(self._listings)):
-            if run in self._listings.get(peer, ()):
-                yield peer
+        return self._listings.offering(run)
 
     def has_told(self, peer: PeerId) -> bool:
         """Return whether all that `peer` holds, and this node wants by now, was pulled."""
-        return peer in self._listings and peer not in self._behind
+        return self._listings.has_told(peer)
 
     def _too_many(self, run: Digest, data: bytes, origin: str) -> list[Digest]:
         """Return the runs that make room for a new one, whose admitted manifest is `data`.
@@ -441,7 +392,7 @@ class RunStore:
 
     def _stored(self, run: Digest) -> strangers.Stored:
         record = self.runs[run]
-        vouched = run in self._listings.get(record.scheduler, ())
+        vouched = run in (self._listings.of(record.scheduler) or ())
         return strangers.Stored(
             run=run,
             owner=record.manifest.owner,
@@ -478,52 +429,14 @@ class RunStore:
         Raises RemoteProtocolError for what the peer that sent them answers for, and SignerFault
         for what the run's scheduler does: that peer may be honest.
         """
-        record = self._known(run)
+        record = self._admission.known(run)
         try:
-            envelopes = envelopes_of(records, first)
-            fresh = self._not_held(record, envelopes)
-            if fresh:
-                check_final(record, envelopes, certificate)
-            self._append(record, fresh, certificate)
+            fresh = self._ledgers.take_in(record, records, first=first, certificate=certificate)
         except LedgerFault as fault:
             self._convict(record, fault)
             raise
         if fresh:
-            record.ledger_bytes += sum(map(len, records[-len(fresh) :]))
             self._change()
-
-    def _append(
-        self, record: RunRecord, fresh: list[Signed], certificate: Certificate = ()
-    ) -> None:
-        self._give_up(record)  # what came before the owner's word could be held against it
-        opened = record.check(fresh)
-        check_not_given_up(record, opened)
-        saved = False
-        try:
-            with self._journal.saving():
-                for signed, entry in zip(fresh, opened, strict=True):
-                    _advance(record, signed, entry)
-                    data = encode(signed)
-                    self._journal.append_ledger(record.run, entry.seq, signed.body_digest, data)
-                if fresh and certificate:
-                    keep_certificate(self._journal, record.run, record.length, certificate)
-            saved = True
-        finally:
-            if not saved:  # an entry that cannot follow, a full disk: nothing was taken in
-                self._replay(record)
-
-    def _not_held(self, record: RunRecord, envelopes: list[Signed]) -> list[Signed]:
-        """Drop the records that another peer brought while this answer was on its way."""
-        if not envelopes:
-            return []
-        first = open_signed(envelopes[0], LedgerRecord).seq
-        held = self._journal.ledger(record.run, max(0, first - 1), len(envelopes) + 1)
-        find_contradiction(record.run, record.scheduler, held, envelopes)
-        have = {saved.seq: saved.digest for saved in held}
-        known = 0
-        while known < len(envelopes) and (have.get(first + known) == envelopes[known].body_digest):
-            known += 1
-        return envelopes[known:]
 
     def convict(self, run: Digest, proof: Equivocation) -> None:
         """Keep the proof that a scheduler of a run signed two ledgers, and hand it on."""
@@ -534,7 +447,7 @@ class RunStore:
     def _offer_proof(self, data: bytes, run: Digest | None) -> None:
         """Take in a proof of two ledgers from a peer: the manifest alone judges it."""
         proof, found = opened_proof(data)
-        record = self._known(found)
+        record = self._admission.known(found)
         if run not in (None, found):
             raise RemoteProtocolError("lists a proof under another run than its own")
         check_equivocation(proof, run=found, manifest=record.manifest)
@@ -643,38 +556,14 @@ class RunStore:
 
     def reread(self, run: Digest) -> None:
         """Take back what was appended in a `saving` block of the journal that came to nothing."""
-        self._replay(self.runs[run])
+        self._ledgers.replay(self.runs[run])
         self._change()
-
-    def _replay(self, record: RunRecord) -> None:
-        """Bring a ledger's fold to where the journal ends."""
-        record.restart()
-        saved = self._journal.ledger(record.run)
-        record.ledger_bytes = sum(len(each.data) for each in saved)
-        envelopes = [decode(each.data, Signed, limit=RECORD) for each in saved]
-        for signed, entry in zip(envelopes, record.check(envelopes), strict=True):
-            record.advance(signed, entry)
 
     # ------------------------------------------------------------------ admission
 
-    def _known(self, run: Digest) -> RunRecord:
-        record = self.runs.get(run)
-        if record is None:
-            raise Unavailable(f"run {short(run)} is not known yet")
-        return record
-
     def _admit(self, kind: str, data: bytes, *, ours: bool) -> tuple[Item, Keep]:
         """Check a value; `Keep` takes it into memory once it is saved."""
-        admissions: dict[str, Callable[[bytes], tuple[Digest, Keep]]] = {
-            "manifest": partial(self._admit_manifest, ours=ours),
-            "spec": self._admit_spec,
-            "grant": self._admit_grant,
-            "receipt": partial(self._admit_receipt, ours=ours),
-        }
-        admit = admissions.get(kind)
-        if admit is None:
-            raise RemoteProtocolError(f"no value is of kind {kind!r}")
-        run, take_in = admit(data)
+        run, take_in = self._admission.admit(kind, data, ours=ours)
         item = Item(kind=kind, run=run, digest=sha256(data), seq=0)
 
         def keep() -> None:
@@ -683,77 +572,6 @@ class RunStore:
             self._values_of[run].append(item.digest)
 
         return item, keep
-
-    def _admit_manifest(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
-        signed, manifest = decode_signed(data, Manifest)
-        if signed.signer != manifest.owner:
-            raise RemoteProtocolError(
-                f"manifest {manifest.name} is signed by {short_peer(signed.signer)}, "
-                f"its owner is {short_peer(manifest.owner)}"
-            )
-        run = run_id(manifest)
-        if run in self._buried and not ours:
-            raise Refusal(f"the scheduler of run {short(run)} signed two ledgers")
-        if run in self.runs:
-            raise Refusal(f"run {short(run)} is known already")
-        if manifest.schedule.schedulers[0] == self._me and not ours:
-            # Handed on, it would look to newcomers like a run that this node schedules.
-            raise Refusal(
-                f"run {short(run)} names this node as its scheduler, which has no such run"
-            )
-        return run, lambda: self.runs.update({run: RunRecord(run, manifest, size=len(data))})
-
-    def _admit_spec(self, data: bytes) -> tuple[Digest, Keep]:
-        signed, spec = decode_signed(data, RouterSpec)
-        record = self._known(spec.manifest)
-        if signed.signer not in record.manifest.schedule.schedulers:
-            raise RemoteProtocolError(
-                f"the spec of run {short(spec.manifest)} is signed by "
-                f"{short_peer(signed.signer)}, who does not schedule it"
-            )
-        digest = spec_digest(spec)
-        if digest in record.specs or len(record.specs) >= MAX_SPECS:
-            raise Refusal(f"spec {short(digest)} is known already, or one too many")
-        held = HeldSpec(spec, signed.signer)
-        return record.run, lambda: record.specs.update({digest: held})
-
-    def _admit_grant(self, data: bytes) -> tuple[Digest, Keep]:
-        signed, grant = decode_signed(data, OwnersGrant)
-        record = self._known(grant.run)
-        check_grant(record, signed, grant)
-
-        def heed() -> None:
-            record.granted = grant
-            self._give_up(record)
-
-        return record.run, heed
-
-    def _give_up(self, record: RunRecord) -> None:
-        """Drop the records that the run's owner has given up."""
-        if (stays := stays_until(record)) < record.length:
-            log.warning("run %s: its owner gave up records from %d on", short(record.run), stays)
-            self._journal.cut_ledger(record.run, stays)
-            self._replay(record)
-
-    def _admit_receipt(self, data: bytes, *, ours: bool) -> tuple[Digest, Keep]:
-        signed, receipt = decode_signed(data, Receipt)
-        record = self._known(receipt.manifest)
-        if not ours and not record.is_news(signed.signer, receipt):
-            raise Refusal(f"{short_peer(signed.signer)} gave a receipt before")
-        # Strangers can make as many receipts as they like; none of them may silence this node, or
-        # the peers that the run knows.
-        full = len(record.receipts) >= MAX_RECEIPTS
-        if full and not ours and not record.knows(signed.signer):
-            raise Refusal(f"run {short(record.run)} has {MAX_RECEIPTS} receipts already")
-        return record.run, partial(record.hear, sha256(data), signed.signer, receipt)
-
-
-def _advance(record: RunRecord, signed: Signed, entry: LedgerRecord) -> None:
-    """Take in the next record; raises LedgerFault if its entry cannot follow."""
-    try:
-        record.advance(signed, entry)
-    except RemoteProtocolError as error:
-        raise LedgerFault(str(error), record.scheduler, b"", encode(signed)) from error
 
 
 def _kind(kind: str) -> SignedKind:

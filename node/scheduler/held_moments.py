@@ -30,6 +30,8 @@ class HeldMoments:
         self._schedule, self._replication, self._has = schedule, replication, has
         self._held: dict[int, frozenset[Digest]] = {}
         """By path."""
+        self._asked: dict[int, tuple[frozenset[Digest], trio.CancelScope]] = {}
+        """By path what keepers were asked to hold last, and the scope of the asking."""
         self._stale = set(range(schedule.manifest.paths))
         """The paths of which there may be others since the last look."""
 
@@ -65,11 +67,17 @@ class HeldMoments:
 
     async def _hold(self, path: int, due: Condition) -> None:
         wanted = self._newest(path)
-        if not wanted or (self._comes(path) and not all(map(self._has, wanted))):
+        asked, before = self._asked.get(path, (frozenset(), None))
+        if not wanted or wanted.keys() == asked:
+            return
+        if self._comes(path) and not all(map(self._has, wanted)):
             return  # it is looked at again once they are here
-        what = f"an outer step, for the moments of path {path},"
-        await self._replication.hold(wanted, (), what=what)
-        if wanted == self._newest(path):
+        if before is not None:
+            before.cancel()  # there are others now
+        with trio.CancelScope() as scope:
+            self._asked[path] = frozenset(wanted), scope
+            what = f"an outer step, for the moments of path {path},"
+            await self._replication.hold(wanted, (), what=what)
             self._held[path] = frozenset(wanted)
             due.notify()
 

@@ -201,7 +201,7 @@ class Inputs:
                 wanted,
                 peers,
                 on_bytes,
-                keepers=self.record.keepers,
+                keepers=self.record.manifest.schedule.named_keepers,
                 last=(self.record.scheduler,),
             )
 

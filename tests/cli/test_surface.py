@@ -98,7 +98,6 @@ LIGHT_COMMANDS = (
     ["service", "install", "--print", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
-    ["update", "--check", "--home", "HOME"],
     ["status", "--home", "HOME"],
     ["status", "--watch", "--home", "HOME"],
     ["peers", "--home", "HOME"],

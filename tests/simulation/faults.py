@@ -265,22 +265,23 @@ def _with_few(random: Random, plan: Plan) -> Plan:
 
 
 def _taken_over(random: Random, plan: Plan) -> Plan:
-    """Return the universe with schedulers that die and are cut off in the middle of their terms.
+    """Return the universe with nodes that die in mid-term, and schedulers that are cut off.
 
-    A scheduler is cut off with one or two keepers, which sign what others have never heard of.
+    With a scheduler go a few keepers, or a quorum: they sign what others have not heard of when the
+    next scheduler asks.
     """
     found = list(plan.faults)
-    for name in plan.schedulers:
-        for _ in range(random.randint(2, 6)):
+    for name in (*plan.schedulers, *plan.keepers):
+        for _ in range(random.randint(1, 5)):
             point, down = random.choice(POINTS), random.choice((0.0, 1.0, 5.0, 20.0))
             step = random.randint(1, MIDDLE_STEPS)
             found.append(Crash(name, step, point, down, random.random() < 0.5))
     for _ in range(random.randint(2, 6)):
-        few = random.sample(plan.keepers, min(random.randint(1, 2), len(plan.keepers)))
+        few = random.choice((1, len(plan.keepers) // 2 + 1))
         at = random.uniform(0, plan.calm)
-        seconds = min(random.choice((3.0, 10.0, 30.0)), plan.calm - at)
-        helper = volunteers(plan.volunteers)[: random.randint(0, 1)]
-        group = (random.choice(plan.schedulers), *few, *helper)
+        seconds = min(random.choice((3.0, 12.0, 25.0, 40.0)), plan.calm - at)
+        helpers = volunteers(plan.volunteers)[: random.randint(0, 2)]
+        group = (random.choice(plan.schedulers), *random.sample(plan.keepers, few), *helpers)
         found.append(Cut(group, at, seconds, random.choice(WAYS)))
     if random.random() < 0.3:
         found.append(Lies(random.choice(plan.schedulers), random.choice((0.2, 0.5))))

@@ -43,6 +43,8 @@ from tests.simulation.scheduler import RETRY_SECONDS
 from tests.simulation.standby import Deposed, StandbyNode
 from tests.simulation.world import Pause, Restart, Task
 
+SILENT = 0.3  # share of its lies after which a scheduler is silent for a while
+SILENT_SECONDS = 40.0
 LIE_TRIES = 5  # rounds of questions to have a second chain signed
 
 
@@ -53,6 +55,8 @@ class KeptSchedulerNode(StandbyNode):
         self.kept: set[Place] = set()
         """Acceptances that a quorum keeps."""
         self._order = 0
+        self._lied = False
+        """Whether it signs another record in the place of the last one, too."""
         lies = [f for f in self.world.plan.faults if isinstance(f, Lies) and f.node == self.name]
         self._lying = lies[0].share if lies else 0.0
         self.ready = False
@@ -123,7 +127,12 @@ class KeptSchedulerNode(StandbyNode):
             certificate = yield from self.certified(chain)
         except Deposed as deposed:
             raise Restart from deposed
-        yield from self.once_there_is_room(lambda: self.make_final(chain, certificate))
+        lied = self._lied
+        yield from self.once_there_is_room(
+            lambda: self.make_final(chain, certificate, tells=not lied)
+        )
+        if lied and self.random.random() < SILENT:
+            self.world.stop(self, SILENT_SECONDS)
         rest = [change for change in changes if not isinstance(change, Recorded)]
         yield from self.once_there_is_room(lambda: self._save_all(rest))
         for change in changes:
@@ -140,8 +149,9 @@ class KeptSchedulerNode(StandbyNode):
 
     def _maybe_lie(self, value: LedgerRecord) -> None:
         entry = value.entry
-        self.lie = None
+        self.lie, self._lied = None, False
         if isinstance(entry, Evaluated) and self.random.random() < self._lying:
+            self._lied = True
             self.world.note_fault("two chains")
             other = replace(entry.evaluation, nll=entry.evaluation.nll + 1.0)
             self.lie = sign(replace(value, entry=replace(entry, evaluation=other)), self.key)

@@ -43,7 +43,7 @@ class Mutation:
     name: str
     patches: Callable[[], Sequence[Patch]]
     keepers: bool = True
-    """Whether it is looked for in universes where schedulers take over, or without keepers."""
+    """Whether it is looked for in universes with keepers, or in those without."""
 
     def found_after(self, most: int) -> tuple[int, str]:
         """Return the number of seeds until a rule did not hold, and which; 0: none failed."""
@@ -51,7 +51,7 @@ class Mutation:
             for each in self.patches():
                 stack.enter_context(each)
             for count in range(most):
-                outcome = run_plan(plan_of(4 * count + 2 if self.keepers else 2 * count + 1))
+                outcome = run_plan(plan_of(2 * count + (not self.keepers)))
                 if outcome.violation:
                     return count + 1, outcome.violation
         return 0, ""

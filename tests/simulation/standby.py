@@ -301,8 +301,13 @@ class StandbyNode(SchedulerNode):
     def _question(self, proposal: Proposal, keeper: PeerId) -> AskCosign:
         return proposal.question(keeper, lambda first: self.chain.records[first:])
 
-    def make_final(self, chain: TailChain, certificate: tuple[Signed, ...]) -> None:
-        """Save and take in the end of a chain, and tell the others; raises DiskFull."""
+    def make_final(
+        self, chain: TailChain, certificate: tuple[Signed, ...], *, tells: bool = True
+    ) -> None:
+        """Save and take in the end of a chain, and tell the others; raises DiskFull.
+
+        Keepers hear of it with the next question, or as they follow the ledger.
+        """
         first = len(self.chain.records)
         records = [each.signed for each in chain.tail if each.record.seq >= first]
         if not records:
@@ -316,7 +321,7 @@ class StandbyNode(SchedulerNode):
         )
         self.chain.certificate = certificate
         self.chain.note_final(self.chain.take(records), records)
-        for other in (*self.others, *self.keepers):
+        for other in self.others if tells else ():
             self.send(other, self.chain.part(first))
 
     def once_there_is_room(self, save: Callable[[], None]) -> Task:

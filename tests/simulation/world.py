@@ -395,6 +395,15 @@ class World:
         self._tell_gone(node)
         self.after(crash.down, None, node.start, "starts")
 
+    def stop(self, node: Node, seconds: float) -> None:
+        """End a node's process after this event, and start it again later."""
+        self.after(0.0, None, lambda: self._stop(node, seconds), "stops")
+
+    def _stop(self, node: Node, seconds: float) -> None:
+        node.kill()
+        self._tell_gone(node)
+        self.after(seconds, None, node.start, "starts")
+
     def _tell_gone(self, node: Node) -> None:
         for other in self.nodes.values():
             if other is not node and not self._cut(node, other):

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dipaco.node.runs import store as store_module
+from dipaco.node.runs import admission as admission_module
 from dipaco.node.runs import strangers as strangers_module
+from dipaco.node.runs.ledgers import Ledgers
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.runs.strangers import MAX_OF_OWNER
@@ -213,7 +214,7 @@ def test_a_batch_with_an_entry_that_cannot_follow_leaves_nothing_behind(
 def test_strangers_receipts_are_bounded_and_never_keep_out_our_own(
     run_store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_RECEIPTS", 3)
+    monkeypatch.setattr(admission_module, "MAX_RECEIPTS", 3)
     for name in ("sybil1", "sybil2", "sybil3"):
         run_store.offer("receipt", receipt(name))
     with pytest.raises(Refusal, match="has 3 receipts already"):
@@ -225,7 +226,7 @@ def test_strangers_receipts_are_bounded_and_never_keep_out_our_own(
 def test_a_receipt_that_makes_room_for_our_own_is_not_offered_any_more(
     run_store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_RECEIPTS", 3)
+    monkeypatch.setattr(admission_module, "MAX_RECEIPTS", 3)
     for name in ("sybil1", "sybil2", "sybil3"):
         run_store.offer("receipt", receipt(name))
     run_store.publish("receipt", decode(receipt("me"), Signed, limit=4096))
@@ -272,14 +273,14 @@ def test_a_bug_that_a_saved_value_meets_drops_that_run_alone(
     made, other = RunStore(journal), manifest(name="other")
     made.offer("manifest", signed(manifest(), "owner"))
     made.offer("manifest", signed(other, "owner"))
-    replay = RunStore._replay
+    replay = Ledgers.replay
 
-    def failing(store: RunStore, record: RunRecord) -> None:
+    def failing(ledgers: Ledgers, record: RunRecord) -> None:
         if record.run == RUN:
             raise ZeroDivisionError
-        replay(store, record)
+        replay(ledgers, record)
 
-    monkeypatch.setattr(RunStore, "_replay", failing)
+    monkeypatch.setattr(Ledgers, "replay", failing)
     assert list(RunStore(journal, peer("me")).runs) == [run_id(other)]
     (report,) = fed_bugs
     assert report.exc_info and report.getMessage().startswith("a bug of this node, while taking in")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dipaco.node.runs import store as store_module
+from dipaco.node.runs import admission as admission_module
 from dipaco.node.runs import strangers
 from dipaco.node.runs.chain import contradict
 from dipaco.node.runs.store import RunStore
@@ -236,7 +236,7 @@ def receipt(name: str, spec: str = "spec", outcome: Outcome = Outcome.VERIFIED) 
 def test_one_signer_has_few_receipts_and_none_of_a_known_peer_makes_room_for_them(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_RECEIPTS", 12)
+    monkeypatch.setattr(admission_module, "MAX_RECEIPTS", 12)
     store = with_run(journal)
     for number in range(20):
         try:
