@@ -1,11 +1,12 @@
 """The values that clients of the local API get, made so that the node's peers lose no time by it.
 
-Values are made for one client after the other, and take at most a fifth of the daemon's time. All
-clients that watch the status get the same bytes, which are made at most once a second.
+Values are made, and files read, for one client after the other, and take at most a fifth of the
+daemon's time each. All clients that watch the status get the same bytes, which are made at most
+once a second.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import trio
@@ -28,6 +29,7 @@ class Answers:
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self._turn, self._free_at = trio.Lock(), 0.0
+        self._reading, self._read_at = trio.Lock(), 0.0
         self._looked_at = self._changed_at = -REPEAT
         self._shown: Status | None = None
         self._number, self._status = 0, b""
@@ -37,6 +39,20 @@ class Answers:
         async with self._turn:
             await trio.sleep_until(self._free_at)
             return self._timed(make)
+
+    async def read(self, look: Callable[[], Awaitable[T]]) -> T:
+        """Return what `look` reads from the disk, in a thread: for one client after the other.
+
+        Decoding in a thread keeps the loop waiting, too, so that it gets its share of the time.
+        """
+        async with self._reading:
+            await trio.sleep_until(self._read_at)
+            begun = trio.current_time()
+            try:
+                return await look()
+            finally:
+                now = trio.current_time()
+                self._read_at = now + REST * (now - begun)
 
     async def watched(self) -> tuple[int, bytes]:
         """Return the status as JSON and its number, which grows with each change."""

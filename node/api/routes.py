@@ -3,6 +3,7 @@
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
@@ -82,12 +83,13 @@ async def _stop(answers: Answers, request: Request, connection: Connection) -> N
 
 async def _events(answers: Answers, request: Request, connection: Connection) -> None:
     asked = _asked(request, EventQuery)
-    page = await answers.handler.events(asked.after, asked.since, asked.most)
+    read = partial(answers.handler.events, asked.after, asked.since, asked.most)
+    page = await answers.read(read)
     await connection.send_answer(HTTPStatus.OK, await answers.made(lambda: as_json(page)))
 
 
 async def _tasks(answers: Answers, request: Request, connection: Connection) -> None:
-    page = await answers.handler.tasks(_asked(request, TaskQuery).most)
+    page = await answers.read(partial(answers.handler.tasks, _asked(request, TaskQuery).most))
     await connection.send_answer(HTTPStatus.OK, await answers.made(lambda: as_json(page)))
 
 
@@ -122,7 +124,7 @@ async def _order(connection: Connection, give: Callable[[], Ordered]) -> None:
 
 
 async def _why(answers: Answers, request: Request, connection: Connection) -> None:
-    found = await answers.handler.why(_asked(request, WhyRequest).at)
+    found = await answers.read(partial(answers.handler.why, _asked(request, WhyRequest).at))
     await connection.answer(HTTPStatus.OK, found)
 
 

@@ -5,6 +5,8 @@ for it but its own connection, which ends after some seconds without progress. N
 the connection holds how far its client is, and what it has missed is read again.
 """
 
+from functools import partial
+
 import msgspec
 import trio
 
@@ -74,7 +76,8 @@ class _Watched:
         if event_log.holds(self._event):
             found = event_log.after(self._event)[:AT_ONCE]
         else:
-            found = list((await self._handler.events(self._event, 0.0, AT_ONCE)).events)
+            read = partial(self._handler.events, self._event, 0.0, AT_ONCE)
+            found = list((await self._answers.read(read)).events)
         if found:
             self._event = found[-1].number
         elif not event_log.holds(self._event):  # the rest is damaged, or too old

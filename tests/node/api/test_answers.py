@@ -62,6 +62,24 @@ async def test_a_value_that_fails_is_paid_for_too(answers: Answers) -> None:
     assert await answers.made(lambda: 3) == 3
 
 
+async def test_files_are_read_for_one_client_after_the_other_with_a_rest(
+    answers: Answers, autojump_clock: MockClock
+) -> None:
+    begun, ended = trio.current_time(), list[float]()
+
+    async def look() -> float:
+        await trio.sleep(1.0)
+        return trio.current_time() - begun
+
+    async def ask() -> None:
+        ended.append(await answers.read(look))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+    assert ended == [1.0, 2.0 + REST, 3.0 + 2 * REST]
+
+
 async def test_all_who_watch_get_one_status_a_second(
     answers: Answers, node: Counted, autojump_clock: MockClock
 ) -> None:
