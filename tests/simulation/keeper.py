@@ -25,6 +25,7 @@ from dipaco.protocol.work.calls import (
     CosignedHead,
     HeadIs,
     Holding,
+    Kept,
     Promised,
     ReadTail,
     TailPart,
@@ -123,7 +124,7 @@ class KeeperNode(Node):
                     )
                 case AskKeep(term=term):
                     return self._silent(term) or self.decided(
-                        keeper.keep(state, final, who, request)
+                        keeper.keep(state, final, who, request), kept=request.acceptances
                     )
                 case ReadTail():
                     if self.forgot:
@@ -155,8 +156,16 @@ class KeeperNode(Node):
             raise Unavailable("this keeper has yet to learn from the others what it has signed")
         return None
 
-    def decided(self, decision: Decision[R], asker: PeerId | None = None) -> R:
-        """Save, then answer."""
+    def decided(
+        self,
+        decision: Decision[R],
+        asker: PeerId | None = None,
+        kept: tuple[Signed, ...] = (),
+    ) -> R:
+        """Save, then answer.
+
+        kept   the acceptances that were to be kept.
+        """
         self.make(decision.changes)
         reply = decision.reply
         if isinstance(reply, Promised):
@@ -167,6 +176,8 @@ class KeeperNode(Node):
             self.oracle.promised(self.peer, promise.term, promise.head)
         if isinstance(reply, CosignedHead):
             self.oracle.cosigned(self.peer, decode(reply.cosigned.body, Cosigned).head)
+        if isinstance(reply, Kept):
+            self.oracle.kept(self.peer, kept)
         return reply
 
     def make(self, changes: tuple[Change, ...]) -> None:
@@ -275,7 +286,7 @@ class KeeperNode(Node):
             return
         if term:
             self.world.note_fault("votes again")
-        self.oracle.votes_again(self.peer)
+        self.oracle.votes_again(self.peer, term)
         self.forgot, self.forgotten = False, None
         yield from ()
 
@@ -326,4 +337,4 @@ class KeeperNode(Node):
                 self._offer(self.peer, reply)
 
     def look(self) -> None:
-        self.oracle.keeper(self.peer, self.state, self.manifest)
+        self.oracle.keeper(self.peer, self.state, self.chain.record.state)

@@ -4,15 +4,18 @@ It measures, and holds the rules beside. So that it fits into memory, its volunt
 of the ledger, that of the first of them; the scheduler tells a few of new records.
 """
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from random import Random
 from time import process_time
 
+from tests.simulation.chain import Chain
 from tests.simulation.faults import Crash, Fault, Leaves, Loses, Plan, volunteers
 from tests.simulation.oracle import Oracle
 from tests.simulation.signatures import cheap
 from tests.simulation.universe import Universe
 from tests.simulation.volunteer import VolunteerNode
+from tests.simulation.world import Task
 
 NODES = 1000  # one of them schedules
 GRID = (16, 16)  # experts per level: 256 paths
@@ -29,6 +32,7 @@ class Measured:
     nodes: int
     paths: int
     rounds: int
+    """That are over."""
     gone: int
     """Volunteers that died, for a while or for good."""
     simulated_seconds: float
@@ -38,7 +42,7 @@ class Measured:
     scheduler_events: int
     scheduler_cpu_seconds: float
     """In the steps of the scheduler: its decisions, and its shell here."""
-    unavailable: str
+    unavailable: str = ""
 
     def text(self) -> str:
         """Return the figures, one a line."""
@@ -58,14 +62,40 @@ class SharingVolunteer(VolunteerNode):
 
     first: VolunteerNode | None = None
 
-    def boot(self) -> None:
-        super().boot()
-        if self.first is not None and self.first.up:
-            self.chain = self.first.chain
+    def ledger(self) -> Chain:
+        return self.first.chain if self.first is not None else super().ledger()
+
+    def _follow(self) -> Task:
+        yield from ()  # the first one does
 
 
 class LargeUniverse(Universe):
     """The nodes of a large plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._began = process_time()
+        super().__init__(plan)
+        self.schedulers[0].cpu_seconds = 0.0
+
+    def measured(self) -> Measured:
+        """Return what it came to so far."""
+        world, [scheduler] = self.world, self.schedulers
+        assert scheduler.cpu_seconds is not None
+        return Measured(
+            nodes=len(world.nodes),
+            paths=self.manifest.paths,
+            rounds=scheduler.chain.record.rounds.done,
+            gone=world.happened["crash"] + world.happened["left"],
+            simulated_seconds=world.now,
+            events=world.events,
+            cpu_seconds=process_time() - self._began,
+            leases=self.oracle.grants,
+            scheduler_events=scheduler.steps,
+            scheduler_cpu_seconds=scheduler.cpu_seconds,
+        )
+
+    def looked(self) -> None:
+        print(self.measured().text(), file=sys.stderr, flush=True)
 
     def made_volunteers(self, oracle: Oracle) -> list[VolunteerNode]:
         shared = self.run_id, self.manifest, oracle
@@ -113,22 +143,6 @@ def measure(
     """Run a large universe; raises Violation."""
     plan = plan_large(seed, nodes, grid, rounds)
     with cheap():
-        began = process_time()
         universe = LargeUniverse(plan)
-        [scheduler] = universe.schedulers
-        scheduler.cpu_seconds = 0.0
         unavailable = universe.run()
-        world = universe.world
-        return Measured(
-            nodes=nodes,
-            paths=universe.manifest.paths,
-            rounds=rounds,
-            gone=world.happened["crash"] + world.happened["left"],
-            simulated_seconds=world.now,
-            events=world.events,
-            cpu_seconds=process_time() - began,
-            leases=universe.oracle.grants,
-            scheduler_events=scheduler.steps,
-            scheduler_cpu_seconds=scheduler.cpu_seconds,
-            unavailable=unavailable,
-        )
+        return replace(universe.measured(), unavailable=unavailable)

@@ -1,19 +1,20 @@
 """The rules that hold in every universe, and what must be known to check them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dipaco.node.kinds.changes import Change, Grant, TrainingAccepted, TrainingDiscarded
 from dipaco.node.scheduler.schedule import Schedule
-from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
+from dipaco.protocol.wire.signed import Signed, open_signed
+from dipaco.protocol.work.calls import Acceptance
 from dipaco.protocol.work.keeping import KeeperState
 from dipaco.protocol.work.kinds import Token, TrainLease, TrainResult
-from dipaco.protocol.work.ledger import LedgerRecord, ModuleUpdated
+from dipaco.protocol.work.ledger import LedgerRecord, ModuleUpdated, TermBegun
 from dipaco.protocol.work.run_state import RunState
 from dipaco.protocol.work.tail import MAX_TAIL_RECORDS
-from dipaco.protocol.work.terms import NO_HEAD, Head, OwnersGrant
+from dipaco.protocol.work.terms import NO_HEAD, Head, OwnersGrant, Promise
 
 UNNOTICED = 5.0  # seconds on the scheduler's clock that a lease may stand after its end
 
@@ -51,6 +52,8 @@ class Oracle:
         """By keeper the highest head of which it sent a signature."""
         self._forgetting: set[PeerId] = set()
         """Keepers that lost their disk, and do not vote yet."""
+        self._kept: dict[PeerId, dict[tuple[int, int], tuple[int, int]]] = {}
+        """By keeper, and path and round, the newest acceptance that it said it keeps."""
         self._made_again: set[Token] = set()
         """Results that were taken in for their moments alone."""
         self._listed: dict[tuple[int, int], set[PeerId]] = {}
@@ -71,11 +74,24 @@ class Oracle:
         known = self._records.setdefault(record.seq, digest)
         if known != digest:
             raise Violation(f"two records of number {record.seq} are final: one of them is lost")
+        if isinstance(record.entry, TermBegun):
+            self._begins(record.seq, record.entry)
         if isinstance(record.entry, ModuleUpdated) and record.seq not in self._entries:
             self._step(record.entry)
             for each in record.entry.contributions:
                 self._listed.setdefault((each.path, record.entry.version), set()).add(each.peer)
         self._entries.setdefault(record.seq, record)
+
+    def _begins(self, length: int, entry: TermBegun) -> None:
+        """A term begins from the highest head of a quorum, and the others of its term are on it."""
+        heads = [open_signed(signed, Promise).head for signed in entry.promises]
+        highest = max(heads, key=lambda head: head.rank)
+        if highest.length != length:
+            raise Violation(f"a term begins at record {length}, promised is {highest.length}")
+        for head in heads:
+            beside = head.length and head.term == highest.term
+            if beside and self._records[head.length - 1] != head.digest:
+                raise Violation(f"a term begins from two chains of term {head.term}")
 
     def granted(self, grant: OwnersGrant, scheduler: PeerId) -> None:
         """The owner gives up all records beyond a head, and those that heard of them as well."""
@@ -161,19 +177,42 @@ class Oracle:
         if keeper in self._forgetting:
             raise Violation(f"{keeper} lost its disk, and answers before it may vote")
 
-    def votes_again(self, keeper: PeerId) -> None:
-        """A keeper votes that had lost its disk: what it said before is past."""
+    def votes_again(self, keeper: PeerId, term: int) -> None:
+        """A keeper votes that knew nothing: the others have gone on in `term` without it."""
+        signed = self._cosigned.get(keeper, NO_HEAD)
+        spoke = max(signed.term, self._promised.get(keeper, 0))
+        if term < spoke or (term == spoke and signed.length):
+            raise Violation(f"{keeper} votes in term {term} again, and has spoken in term {spoke}")
         self._forgetting.discard(keeper)
+
+    def kept(self, keeper: PeerId, acceptances: Iterable[Signed]) -> None:
+        """A keeper answers that it keeps acceptances, or newer ones of the same path and round."""
+        kept = self._kept.setdefault(keeper, {})
+        for signed in acceptances:
+            each = open_signed(signed, Acceptance)
+            order = each.term, each.order
+            kept[each.place] = max(order, kept.get(each.place, order))
 
     def lost(self, keeper: PeerId) -> None:
         """A keeper loses its disk: it is to say nothing until it votes again."""
         self._forgetting.add(keeper)
+        self._kept.pop(keeper, None)
 
-    def keeper(self, keeper: PeerId, state: KeeperState, manifest: Manifest) -> None:
-        """Hold a running keeper against the rules."""
+    def keeper(self, keeper: PeerId, state: KeeperState, fold: RunState) -> None:
+        """Hold a running keeper against the rules.
+
+        fold   of its final ledger.
+        """
         forgets = state.promised_term < self._promised.get(keeper, 0)
         if forgets and keeper not in self._forgetting:
             raise Violation(f"{keeper} forgets that it promised term {self._promised[keeper]}")
+        kept = self._kept.get(keeper, {})
+        for (path, round_), order in list(kept.items()):
+            held = state.acceptances.get((path, round_))
+            if fold.path_version(path) >= round_:
+                del kept[path, round_]
+            elif held is None or (held.acceptance.term, held.acceptance.order) < order:
+                raise Violation(f"{keeper} forgets the acceptance of path {path} round {round_}")
         self.table("records in a tail", len(state.tail), MAX_TAIL_RECORDS)
         self.table("kept acceptances", len(state.acceptances), 3 * self._paths)
 

@@ -131,6 +131,9 @@ class Universe:
             for volunteer in self.volunteers:
                 volunteer.others = tuple(other for other in of_run if other != volunteer.peer)
 
+    def looked(self) -> None:
+        """Tell how far the universe is, if it is one that takes long."""
+
     def _ended(self) -> SchedulerNode | None:
         """Return a scheduler whose ledger tells of the run's end."""
         return next((n for n in self.schedulers if n.up and n.chain.record.over), None)
@@ -153,6 +156,7 @@ class Universe:
         while until < self.plan.calm + ENDS_WITHIN:
             until += LOOK_SECONDS
             self.world.run(until, self._may_have_ended)
+            self.looked()
             if (ended := self._ended()) is not None:
                 self.oracle.at_end(ended.chain.record.state, expected(self.manifest))
                 return ""

@@ -86,13 +86,17 @@ class VolunteerNode(Node):
 
     def boot(self) -> None:
         self.blobs = Blobs(self.disk, self.oracle)
-        self.chain = Chain(self.run, self.manifest, self.disk, self.oracle)
+        self.chain = self.ledger()
         self.held: list[Held] = []
         self._shown: dict[bytes, PeerId] = {}
         """By token of a lease the scheduler that granted it, or to which it was shown last."""
         self._handed_in: dict[int, HandedIn] = {}
         self.spawn(self._follow())
         self.spawn(self._work())
+
+    def ledger(self) -> Chain:
+        """Take up the ledger that the disk has."""
+        return Chain(self.run, self.manifest, self.disk, self.oracle)
 
     @property
     def scheduler(self) -> PeerId:
