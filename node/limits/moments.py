@@ -37,8 +37,8 @@ def parse_moment(text: str, now: float, zone: tzinfo | None = None) -> float:
             today = datetime.fromtimestamp(now, zone).date()
             date = today + timedelta(days=_SHIFTS[found[1]])
         else:
-            raise ValueError(f"{text!r} is no moment")
+            raise ValueError
         time = datetime.strptime(found[2], "%H:%M").time()
         return datetime.combine(date, time, zone).timestamp()
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{error}: write it as {FORMS}") from None
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is no moment: write it as {FORMS}") from None

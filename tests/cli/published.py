@@ -18,7 +18,7 @@ VERBS, DEFS = SCHEMA["verbs"], SCHEMA["$defs"]
 def verb_of(arguments: Sequence[str]) -> str:
     """Return the verb of a command line that prints JSON."""
     words = " ".join(arguments)
-    found = max((verb for verb in VERBS if words.startswith(verb.split(" --")[0])), key=len)
+    found = max((verb for verb in VERBS if words.startswith(verb)), key=len)
     return "verify --history" if found == "verify" and "--history" in arguments else found
 
 

@@ -15,81 +15,96 @@ from tests.cli.conftest import Answer
 CONFIGS = [
     (
         "[storage]\nmax_shard = 2",
-        "config.toml: unknown key storage.max_shard; did you mean storage.max_shards?",
+        "config.toml, line 2: unknown key storage.max_shard; did you mean storage.max_shards?",
     ),
     (
         "[stroage]\nmax_shards = 2",
-        "config.toml: unknown key stroage.max_shards; did you mean storage.max_shards?",
+        "config.toml, line 2: unknown key stroage.max_shards; did you mean storage.max_shards?",
     ),
     (
         "[storage]\nthreads = 2",
-        "config.toml: unknown key storage.threads; did you mean compute.threads?",
+        "config.toml, line 2: unknown key storage.threads; did you mean compute.threads?",
     ),
-    ("max_shards = 2", "config.toml: max_shards is outside any [section]; move it below [storage]"),
+    (
+        "max_shards = 2",
+        "config.toml, line 1: max_shards is outside any [section]; move it below [storage]",
+    ),
     ("[lgo]", "config.toml: unknown table [lgo]; did you mean log?"),
     (
         "[storage]\nmax_shards = 0",
-        "storage.max_shards = 0 (config.toml): not a whole number from 1 to 1024",
+        "storage.max_shards = 0 (config.toml, line 2): not a whole number from 1 to 1024",
     ),
     (
         "[storage]\nmax_shards = '2'",
-        "storage.max_shards = '2' (config.toml): not a whole number from 1 to 1024",
+        "storage.max_shards = '2' (config.toml, line 2): not a whole number from 1 to 1024",
     ),
     (
         "[storage]\nmax_shards = 2.0",
-        "storage.max_shards = 2.0 (config.toml): not a whole number from 1 to 1024",
+        "storage.max_shards = 2.0 (config.toml, line 2): not a whole number from 1 to 1024",
     ),
     (
         "[storage]\ncache_max = 5",
-        "storage.cache_max = 5 (config.toml): the unit is missing; units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
+        "storage.cache_max = 5 (config.toml, line 2): the unit is missing; units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
     ),
     (
         "[storage]\ncache_max = '4 mb'",
-        "storage.cache_max = '4 mb' (config.toml): 'mb' is no unit; did you mean MB?",
+        "storage.cache_max = '4 mb' (config.toml, line 2): 'mb' is no unit; did you mean MB?",
     ),
     (
         "[storage]\ncache_max = '4 gigs'",
-        "storage.cache_max = '4 gigs' (config.toml): 'gigs' is no unit; units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
+        "storage.cache_max = '4 gigs' (config.toml, line 2): 'gigs' is no unit; units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
     ),
     (
         "[storage]\nmin_free = '-1 GB'",
-        "storage.min_free = '-1 GB' (config.toml): not a size such as '10 GB' (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)",
+        "storage.min_free = '-1 GB' (config.toml, line 2): not a size such as '10 GB' (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)",
     ),
     (
         "[storage]\nmin_free = true",
-        "storage.min_free = True (config.toml): not a size such as '10 GB' (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)",
+        "storage.min_free = True (config.toml, line 2): not a size such as '10 GB' (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)",
     ),
     (
         "[node]\nlisten = '/ip4/0.0.0.0/tcp/1'",
-        "node.listen = '/ip4/0.0.0.0/tcp/1' (config.toml): not a list",
+        "node.listen = '/ip4/0.0.0.0/tcp/1' (config.toml, line 2): not a list",
     ),
-    ("[node]\nlisten = [4410]", "node.listen (config.toml): [0]: 4410 is not a text in quotes"),
-    ("[node]\nrendezvous = 'yes'", "node.rendezvous = 'yes' (config.toml): not true or false"),
+    (
+        "[node]\nlisten = [4410]",
+        "node.listen (config.toml, line 2): [0]: 4410 is not a text in quotes",
+    ),
+    (
+        "[node]\nrendezvous = 'yes'",
+        "node.rendezvous = 'yes' (config.toml, line 2): not true or false",
+    ),
     (
         "[compute]\ndevice = 'gpu'",
-        "compute.device = 'gpu' (config.toml): not one of auto, cpu, cuda, cuda:N, mps",
+        "compute.device = 'gpu' (config.toml, line 2): not one of auto, cpu, cuda, cuda:N, mps",
     ),
-    ("[compute]\nmoment_bits = 16", "compute.moment_bits = 16 (config.toml): not one of 8, 32"),
-    ("[compute]\nnice = -5", "compute.nice = -5 (config.toml): not a whole number from 0 to 19"),
+    (
+        "[compute]\nmoment_bits = 16",
+        "compute.moment_bits = 16 (config.toml, line 2): not one of 8, 32",
+    ),
+    (
+        "[compute]\nnice = -5",
+        "compute.nice = -5 (config.toml, line 2): not a whole number from 0 to 19",
+    ),
     (
         "[compute]\ncheckpointing = 'yes'",
-        "compute.checkpointing = 'yes' (config.toml): not one of auto, off, on",
+        "compute.checkpointing = 'yes' (config.toml, line 2): not one of auto, off, on",
     ),
     (
         "[lease]\nheartbeat_s = 0",
-        "lease.heartbeat_s = 0 (config.toml): not a number from 0.1 to 600",
+        "lease.heartbeat_s = 0 (config.toml, line 2): not a number from 0.1 to 600",
     ),
     (
         "[lease]\nheartbeat_s = nan",
-        "lease.heartbeat_s = nan (config.toml): not a number from 0.1 to 600",
+        "lease.heartbeat_s = nan (config.toml, line 2): not a number from 0.1 to 600",
     ),
     (
         "[log]\nlevel = 'warn'",
-        "log.level = 'warn' (config.toml): not one of debug, error, info, warning; did you mean warning?",
+        "log.level = 'warn' (config.toml, line 2): not one of debug, error, info, warning; did you mean warning?",
     ),
     (
         "[run]\nid = 'A b'",
-        "run.id (config.toml): 'A b' is not a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
+        "run.id (config.toml, line 2): 'A b' is not a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
     ),
     (
         "[run]\nid = demo",
@@ -97,11 +112,11 @@ CONFIGS = [
     ),
     (
         "[run]\nverify = 'receipts:0'",
-        "run.verify = 'receipts:0' (config.toml): not one of require, warn, receipts:Q (Q from 1 to 999)",
+        "run.verify = 'receipts:0' (config.toml, line 2): not one of require, warn, receipts:Q (Q from 1 to 999)",
     ),
     (
         "[run]\nverify = 'requir'",
-        "run.verify = 'requir' (config.toml): not one of require, warn, receipts:Q (Q from 1 to 999)",
+        "run.verify = 'requir' (config.toml, line 2): not one of require, warn, receipts:Q (Q from 1 to 999)",
     ),
     ("[run]\nid = 'demo", 'config.toml, line 2: a text without its closing quotes: "id = \'demo"'),
     ("[run]\nid = 'a'\nid = 'b'", "config.toml, line 3: this key is there twice: \"id = 'b'\""),
