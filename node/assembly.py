@@ -47,6 +47,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.scheduler.retention import blobs_needed_at_start
+from dipaco.node.settings import Settings
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.status.event_log import EventLog
@@ -342,9 +343,17 @@ def follow(node: Node, config: NodeConfig) -> None:
 
 
 def reporter_of(
-    node: Node, *, leave: Callable[[], None], restart: Callable[[], None] = lambda: None
+    node: Node,
+    *,
+    leave: Callable[[], None],
+    restart: Callable[[], None] = lambda: None,
+    live: Callable[[], Settings] | None = None,
 ) -> StatusReporter:
-    """Return what answers the local API; `leave` begins to end the node, after `restart` anew."""
+    """Return what answers the local API.
+
+    leave     begins to end the node; after `restart` it is for a new start.
+    live      returns the settings as they are now [those of the start].
+    """
     return StatusReporter(
         version=VERSION,
         me=node.me,
@@ -360,6 +369,7 @@ def reporter_of(
         schedulers=node.request_router.schedulers,
         leave=leave,
         restart=restart,
+        live=live,
         orders=node.orders,
         started=time.time(),
     )

@@ -345,6 +345,8 @@ TEXT_LISTS: dict[str, Callable[[str], Any]] = {
     "when.hours": parse_hours,
 }
 """What reads each text of a list; raises ValueError."""
+SECRETS = frozenset({"ui.token"})
+"""The keys whose values are shown to nobody: people show their configuration to others."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
 

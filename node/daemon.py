@@ -170,7 +170,12 @@ async def _live(node: Node, process: Process, most: int) -> None:
 
     most   clients of each end of the API.
     """
-    reporter = reporter_of(node, leave=process.stop.set, restart=process.restart)
+    reporter = reporter_of(
+        node,
+        leave=process.stop.set,
+        restart=process.restart,
+        live=lambda: process.live.settings,
+    )
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     with listening(reporter.log_lines):

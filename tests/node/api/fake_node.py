@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from dipaco.node.api.values import EvaluationView, LedgerView, Ordered, Why
+from dipaco.node.api.values import ConfigView, EvaluationView, LedgerView, Ordered, SettingView, Why
 from dipaco.node.status.document import (
     CacheStatus,
     Memory,
@@ -194,6 +194,13 @@ class FakeNode:
     def ledger(self) -> LedgerView:
         """As `Handler`."""
         return ledger()
+
+    def settings(self) -> ConfigView:
+        """As `Handler`."""
+        file = "/home/h/config.toml, line 3"
+        return ConfigView(
+            settings=(SettingView(key="network.max_up", value="2 Mbit/s", origin=file),)
+        )
 
     def stop(self, *, now: bool, restart: bool) -> None:
         """As `Handler`."""
