@@ -35,22 +35,6 @@ class ConfigFaults(msgspec.Struct, frozen=True, kw_only=True):
     """One line each, with the file's line where it is known; empty: the configuration is right."""
 
 
-class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `service status`."""
-
-    file: str
-    """The unit or property list."""
-    installed: bool
-    enabled: bool
-    """Whether it is started with the machine, or at log-in."""
-    active: str
-    """The service manager's word: `active`, `inactive`, `failed`, ..."""
-    status: str
-    """The node's state and reason; empty: the manager does not know."""
-    last_exit: int
-    """The exit code of the last process."""
-
-
 class HeldBytes(msgspec.Struct, frozen=True, kw_only=True):
     """The bytes that a home stores under its bound, by kind."""
 
@@ -137,3 +121,34 @@ class ManifestAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """PeerID."""
     manifest: dict[str, Any]
     """The whole manifest under its own names (docs/protocol.cddl); bytes are hexadecimal."""
+
+
+class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `service status`."""
+
+    file: str
+    """The unit or property list."""
+    installed: bool
+    enabled: bool
+    """Whether it is started with the machine, or at log-in."""
+    active: str
+    """The service manager's word: `active`, `inactive`, `failed`, ..."""
+    status: str
+    """The node's state and reason; empty: the manager does not know."""
+    last_exit: int
+    """The exit code of the last process."""
+
+
+class UpdateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `update --check`."""
+
+    own: str
+    """This version."""
+    format: int
+    """Of the manifests that it reads."""
+    newest_reported: str
+    """The newest version that a peer signed; empty: none told one. It proves nothing."""
+    peers: int
+    """How many peers told that one."""
+    newer_runs: tuple[str, ...]
+    """The run files that need a newer version."""

@@ -46,6 +46,7 @@ COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the f
     "compare": "compare",
     "config": "config",
     "service": "service",
+    "update": "update",
     "id": "id_",
     "key": "key",
     "completion": "completion",

@@ -121,6 +121,11 @@ class NodeSection(Section, frozen=True, kw_only=True):
         """Whether the operator wants this node to store a run."""
         return self.keeper or self.keep
 
+    @property
+    def trains(self) -> bool:
+        """Whether this node trains."""
+        return not self.rendezvous and (self.train or not self.keeps)
+
 
 class RunSection(Section, frozen=True, kw_only=True):
     """`[run]`: the run to train, and the proof that its router needs first."""

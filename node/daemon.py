@@ -26,6 +26,7 @@ from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.live_config import LiveConfig
 from dipaco.node.logs import set_level
+from dipaco.node.network.caps import Caps
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
@@ -64,6 +65,8 @@ class Process:
     service: ServiceManager = field(default_factory=ServiceManager)
     node: Node | None = None
     """None: it is starting."""
+    caps: Caps = field(default_factory=Caps)
+    """On the bytes of all connections; they follow a changed configuration."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -150,6 +153,7 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             announce=config.node.announce,
             most=connections(limit, MOST_CONNECTIONS),
             exempt=config.node.exempt_prefixes,
+            caps=process.caps,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             trains_on = device.device if device else "cpu"
@@ -174,11 +178,11 @@ async def _live(node: Node, process: Process, most: int) -> None:
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     with listening(reporter.log_lines):
-        await _serve(node, reporter, port, process, most)
+        await _serve(node, reporter, process, port, most)
 
 
 async def _serve(
-    node: Node, reporter: StatusReporter, port: Port | None, process: Process, most: int
+    node: Node, reporter: StatusReporter, process: Process, port: Port | None, most: int
 ) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))

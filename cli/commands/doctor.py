@@ -11,7 +11,7 @@ from dipaco.node.jobs.options import check_moment_bits
 
 if TYPE_CHECKING:
     from dipaco.node.config import NodeConfig
-    from dipaco.node.doctor.checks import Check
+    from dipaco.node.doctor.check import Check
     from dipaco.node.doctor.memory_fit import FitReport
     from dipaco.node.jobs.runner import Worker
     from dipaco.node.jobs.values import Described

@@ -6,7 +6,8 @@ import click
 
 from dipaco.cli.inputs import home_for
 from dipaco.cli.options import Group, home_of, home_option
-from dipaco.node.network.keys import save_key
+from dipaco.node.network.keys import read_key, save_key
+from dipaco.node.storage.files import Home
 from dipaco.protocol.wire.identity import peer_id
 
 
@@ -30,3 +31,25 @@ def new(file: Path | None, home: str | None) -> None:
             file = node.identity
             save_key(file, made)
     click.echo(f"{file}: {peer_id(made)}")
+
+
+@key.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@home_option
+def backup(file: Path, home: str | None) -> None:
+    """Copy the node's own key to FILE, for its owner alone; an existing file stays."""
+    own = read_key(Home(home_of(home)).identity)
+    save_key(file, own)
+    click.echo(f"{file}: {peer_id(own)}")
+
+
+@key.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@home_option
+def restore(file: Path, home: str | None) -> None:
+    """Make the key in FILE the node's own, in a home that has none."""
+    own = read_key(file)
+    with home_for(home_of(home)) as node:
+        save_key(node.identity, own)
+    click.echo(f"{node.identity}: {peer_id(own)}")
+    click.echo("never start two nodes with one key: the second is turned away", err=True)

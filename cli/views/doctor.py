@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from dipaco.cli.views.layout import Column, fitted, table_text
-from dipaco.node.doctor.checks import Check
+from dipaco.node.doctor.check import Check
 from dipaco.node.doctor.memory_fit import FitReport, Try
 from dipaco.node.jobs.values import Described
 from dipaco.protocol.numbers import count, size, span

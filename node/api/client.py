@@ -9,6 +9,7 @@ import shlex
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -208,7 +209,8 @@ def _answer(
                 connection.request(method, target, data)
             answer = connection.getresponse()
             if answer.status >= 400:
-                raise Unavailable(_decoded(_whole(answer), _FAULT).error)
+                fault = ConfigError if answer.status == HTTPStatus.BAD_REQUEST else Unavailable
+                raise fault(_decoded(_whole(answer), _FAULT).error)
             yield answer
     except TimeoutError:
         raise NoDaemon(f"the daemon at {path} does not answer within {timeout:g} s") from None

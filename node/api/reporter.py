@@ -82,10 +82,10 @@ class StatusReporter:
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     orders: Orders
-    restart: Callable[[], None] = lambda: None
-    """Have the process end with `RESTART`."""
     in_thread: InThread = trio.to_thread.run_sync
     """Reads the history and the events."""
+    restart: Callable[[], None] = lambda: None
+    """Have the process end with `RESTART`."""
     runs: list[RunRecord] = field(default_factory=list)
     """The runs that this node takes part in."""
     started: float = 0.0
@@ -122,7 +122,8 @@ class StatusReporter:
         self.leave()
 
     def pause(self, until: float | None) -> Ordered:
-        """Stop working; raises ConfigError for a time in the past."""
+        """Stop working; raises ConfigError for a time in the past, and if it does not train."""
+        self._check_trains()
         if until is not None and until <= time.time():
             raise ConfigError("the end of the pause is in the past")
         return _ordered(self.orders.pause(until))
@@ -132,8 +133,15 @@ class StatusReporter:
         return _ordered(self.orders.resume())
 
     def finish(self) -> Ordered:
-        """Pause when the lease that is held has ended."""
+        """Pause when the lease that is held has ended; raises ConfigError as `pause`."""
+        self._check_trains()
         return _ordered(self.orders.finish())
+
+    def _check_trains(self) -> None:
+        if not self.config.node.trains:
+            raise ConfigError(
+                "this node trains nothing that could pause; to end it: dipaco-node stop"
+            )
 
     async def why(self, at: float | None) -> Why:
         """Return the reasons that held at a Unix time; None: now."""

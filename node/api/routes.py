@@ -36,6 +36,7 @@ from dipaco.node.api.values import (
     FetchRequest,
     LogQuery,
     Nothing,
+    Ordered,
     PauseRequest,
     Stopping,
     StopRequest,
@@ -98,22 +99,26 @@ async def _log(answers: Answers, request: Request, connection: Connection) -> No
 
 
 async def _pause(answers: Answers, request: Request, connection: Connection) -> None:
-    asked = _told(request, PauseRequest)
-    try:
-        ordered = answers.handler.pause(asked.until)
-    except ConfigError as past:
-        raise Refused(HTTPStatus.BAD_REQUEST, str(past)) from None
-    await connection.answer(HTTPStatus.OK, ordered)
+    until = _told(request, PauseRequest).until
+    await _order(connection, lambda: answers.handler.pause(until))
 
 
 async def _resume(answers: Answers, request: Request, connection: Connection) -> None:
     _told(request, Nothing)
-    await connection.answer(HTTPStatus.OK, answers.handler.resume())
+    await _order(connection, answers.handler.resume)
 
 
 async def _finish(answers: Answers, request: Request, connection: Connection) -> None:
     _told(request, Nothing)
-    await connection.answer(HTTPStatus.OK, answers.handler.finish())
+    await _order(connection, answers.handler.finish)
+
+
+async def _order(connection: Connection, give: Callable[[], Ordered]) -> None:
+    try:
+        ordered = give()
+    except ConfigError as senseless:
+        raise Refused(HTTPStatus.BAD_REQUEST, str(senseless)) from None
+    await connection.answer(HTTPStatus.OK, ordered)
 
 
 async def _why(answers: Answers, request: Request, connection: Connection) -> None:

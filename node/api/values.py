@@ -35,7 +35,7 @@ class NoDaemon(Unavailable):
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The query of a target that takes none."""
+    """The query or the body of a target that takes none."""
 
 
 Most = Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -106,7 +106,7 @@ class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ask the daemon for the reasons that held at a moment."""
+    """The query of the target that tells the reasons of a moment."""
 
     at: Moment | None = None
     """None: now."""

@@ -1,7 +1,7 @@
 """Checks of this machine before a node starts. Each ends with ok, warn or fail, and a cure.
 
-They send nothing and change nothing. A worker process describes the device, so that a driver that
-crashes does not end the command (`cli/commands/doctor.py`).
+They change nothing, and send nothing but a greeting to the seeds. A worker process describes the
+device, so that a driver that crashes does not end the command (`cli/commands/doctor.py`).
 """
 
 import os
@@ -14,11 +14,12 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import psutil
 
 from dipaco.node.config import NodeConfig
 from dipaco.node.descriptors import raise_limit, shortage
+from dipaco.node.doctor import container, surroundings
+from dipaco.node.doctor.check import Check
 from dipaco.node.jobs.values import Answer, Described, Failed
 from dipaco.node.limits.disk import free_bytes
 from dipaco.node.storage.files import Home
@@ -35,17 +36,6 @@ DAY = 86400.0
 FUTURE_SECONDS = 60.0  # by which a file may be ahead of the clock
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one check."""
-
-    name: str
-    verdict: Literal["ok", "warn", "fail"]
-    words: str
-    """The finding, for people."""
-    cure: str = ""
-    """The advice to the operator; empty for `ok`."""
-
-
 def checks(config: NodeConfig, *, daemon: int | None) -> Iterator[Check]:
     """Check everything but the device.
 
@@ -57,11 +47,20 @@ def checks(config: NodeConfig, *, daemon: int | None) -> Iterator[Check]:
     yield disk(free_bytes(existing(config.home)), config.storage.min_free, config.storage.cache_max)
     memory = psutil.virtual_memory()
     yield ram(memory.total, memory.available)
+    yield container.cpu(config.compute.torch_threads, os.cpu_count() or 1, container.granted())
+    yield container.memory(memory.total, container.granted())
+    if sys.platform == "linux":
+        yield container.shared_memory(container.SHARED)
+        yield surroundings.file_system(existing(config.home))
+        yield surroundings.driver()
     yield clock(time.time(), Path(__file__).stat().st_mtime, _written(config.home))
     yield descriptors(raise_limit())
     for address in config.node.listen:
         yield port(address, daemon)
+    yield surroundings.nat(surroundings.own_addresses())
     yield bootstrap(config)
+    for seed in config.node.bootstrap:
+        yield surroundings.seed(seed)
 
 
 def python(running: tuple[int, ...]) -> Check:
@@ -188,7 +187,7 @@ def port(address: Address, daemon: int | None) -> Check:
 def bootstrap(config: NodeConfig) -> Check:
     """Check that there is a peer to dial."""
     if config.node.bootstrap:
-        words = f"{count(len(config.node.bootstrap), 'peer')} to dial first, not tried here"
+        words = f"{count(len(config.node.bootstrap), 'peer')} to dial first"
         return Check(name="peers", verdict="ok", words=words)
     if config.node.rendezvous:
         return Check(name="peers", verdict="ok", words="none: this node founds a network")

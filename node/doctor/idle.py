@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dipaco.node.doctor.checks import Check
+from dipaco.node.doctor.check import Check
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.numbers import count, size, span
 

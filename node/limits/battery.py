@@ -43,10 +43,11 @@ def _supplies(folder: Path) -> Iterator[tuple[str, str]]:
 
     The batteries of mice and keyboards have the scope `Device`.
     """
-    for supply in folder.iterdir():
-        kind = _line(supply / "type")
-        if _line(supply / "scope") != "Device":
-            yield kind, _line(supply / ("status" if kind == "Battery" else "online"))
+    with suppress(OSError):  # a container may show the folder and not what is in it
+        for supply in folder.iterdir():
+            kind = _line(supply / "type")
+            if _line(supply / "scope") != "Device":
+                yield kind, _line(supply / ("status" if kind == "Battery" else "online"))
 
 
 def _line(path: Path) -> str:

@@ -10,7 +10,6 @@ import trio
 
 from dipaco.node.api.reporter import StatusReporter
 from dipaco.node.assembly import Node
-from dipaco.node.config import NodeConfig
 from dipaco.node.jobs.options import check_moment_bits
 from dipaco.node.roles.offers import RunChooser
 from dipaco.node.roles.role import Role
@@ -168,8 +167,4 @@ async def _close_worker_at_end(node: Node) -> None:
             await node.worker.close()
 
 
-def _wanted(config: NodeConfig) -> bool:
-    return not config.node.rendezvous and (config.node.train or not config.node.keeps)
-
-
-ROLE = Role(wanted=_wanted, run=train)
+ROLE = Role(wanted=lambda config: config.node.trains, run=train)

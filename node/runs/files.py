@@ -144,6 +144,16 @@ def kept_runs(home: Path) -> tuple[RunFile, ...]:
     return tuple(sorted(found, key=lambda run: (run.manifest.name, run.id)))
 
 
+def format_of(path: Path) -> int | None:
+    """Return the manifest format of a run file of any version; None if it does not tell one.
+
+    Raises ConfigError if the file cannot be read.
+    """
+    body = field_of(read_file(path, limit=MAX_ENVELOPE), "body")
+    found = field_of(body, "format") if isinstance(body, bytes) else None
+    return found if isinstance(found, int) else None
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write an unsigned manifest, which its owner signs elsewhere."""
     write_file(path, encode(manifest))

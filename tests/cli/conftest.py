@@ -10,9 +10,16 @@ import pytest
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run
+from tests.cli.published import hold_to_schema
 from tests.cli.shell import Shell
 
 Answer = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The verbs whose JSON was held against the published schema in this test, as they came."""
+    return hold_to_schema(monkeypatch)
 
 
 @pytest.fixture

@@ -68,6 +68,9 @@ SURFACE = {
     "service status": "--json --system",
     "id": "--home --json",
     "key new": "FILE --home",
+    "key backup": "FILE --home",
+    "key restore": "FILE --home",
+    "update": "FILE --check --home --json",
     "completion": "SHELL",
     "version": "--json",
 }

@@ -8,35 +8,96 @@ import inspect
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
+from dipaco.cli.answers import (
+    CacheAnswer,
+    ConfigAnswer,
+    ConfigFaults,
+    IdAnswer,
+    MadeAnswer,
+    ManifestAnswer,
+    RunAnswer,
+    ServiceAnswer,
+    SettingAnswer,
+    UpdateAnswer,
+    VersionAnswer,
+)
 from dipaco.cli.views.assessment import AssessmentReport
 from dipaco.cli.views.checkpoint import Listing
 from dipaco.cli.views.doctor import DoctorReport
+from dipaco.cli.views.generation import GenerationReport
+from dipaco.cli.views.peers import PeerList
 from dipaco.cli.views.report import Report
 from dipaco.cli.views.verification import HistoryReport, VerifyReport
 from dipaco.node.api.values import LedgerView, Ordered, Why
 from dipaco.node.compare.summary import Comparison
 from dipaco.node.status.document import Status
+from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 SCHEMA, PAGE = DOCS / "json.schema.json", DOCS / "json.md"
-DOCUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
-    "`status --json`, `GET /v1/status`": Status,
-    "`GET /v1/ledger`": LedgerView,
-    "`why --json`, `GET /v1/why`": Why,
-    "`pause`, `resume` and `finish` with `--json`": Ordered,
-    "`testnet --report`, `reference --report`": Report,
-    "`eval --json`": AssessmentReport,
-    "`compare`: `compare.json`": Comparison,
-    "`doctor --json`": DoctorReport,
-    "`verify --json`": VerifyReport,
-    "`verify --history --json`": HistoryReport,
-    "`ckpt list --json`": Listing,
+VERBS: Final[dict[str, Any]] = {
+    "status": Status,
+    "peers": PeerList,
+    "tasks": TaskPage,
+    "log": LogLine,
+    "events": Event,
+    "why": Why,
+    "pause": Ordered,
+    "resume": Ordered,
+    "finish": Ordered,
+    "run create": MadeAnswer,
+    "run show": ManifestAnswer,
+    "run list": list[RunAnswer],
+    "doctor": DoctorReport,
+    "verify": VerifyReport,
+    "verify --history": HistoryReport,
+    "eval": AssessmentReport,
+    "generate": GenerationReport,
+    "ckpt list": Listing,
+    "cache info": CacheAnswer,
+    "config show": ConfigAnswer,
+    "config get": SettingAnswer,
+    "config check": ConfigFaults,
+    "service status": ServiceAnswer,
+    "update": UpdateAnswer,
+    "id": IdAnswer,
+    "version": VersionAnswer,
+}
+"""What a verb prints with `--json`; `log` and `events` print one on each line."""
+REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
+    "GET /v1/ledger": LedgerView,
+    "GET /v1/events": EventPage,
+    "GET /v1/log": LogPage,
+}
+"""What the local API answers with and no verb prints."""
+REPORTS: Final[dict[str, type[msgspec.Struct]]] = {
+    "testnet --report`, `reference --report": Report,
+    "compare`: `compare.json": Comparison,
+}
+DOCUMENTS: Final[dict[str, Any]] = {
+    **{f"`{verb} --json`": kind for verb, kind in VERBS.items()},
+    **{f"`{request}`": kind for request, kind in REQUESTS.items()},
+    **{f"`{name}`": kind for name, kind in REPORTS.items()},
 }
 GLOSSARY: Final = {
+    "tasks": "The tasks of this node; of an event the number of those that were begun so far.",
+    "outcome": "How it ended; `working`: it has not.",
+    "level": "How severe it is.",
+    "prompt": "The text that was continued.",
+    "settings": "Every setting, in the order of the documentation.",
+    "value": "As `config.toml` has it.",
+    "file": "The file.",
+    "installed": "Whether the file is there.",
+    "python": "Of Python.",
+    "libp2p": "Of the library, or `missing`.",
+    "numpy": "Of the library, or `missing`.",
+    "tokenizers": "Of the library, or `missing`.",
+    "events": "Ascending by number.",
+    "lines": "The oldest first.",
     "half": "`choice` chooses rates, `score` is shown.",
     "label": "The label.",
     "high": "The upper end.",
@@ -149,8 +210,9 @@ def components() -> dict[str, Any]:
     types = {kind.__name__: kind for kind in _structs()}
     for name, schema in found.items():
         schema.pop("title", None)
+        names = {each.encode_name: each.name for each in msgspec.structs.fields(types[name])}
         for field, part in schema["properties"].items():
-            part["description"] = described(types[name], field)
+            part["description"] = described(types[name], names.get(field, field))
     return dict(sorted(found.items()))
 
 
@@ -194,12 +256,20 @@ def _docstrings(kind: type) -> dict[str, str]:
     return found
 
 
+def reference(kind: Any) -> dict[str, Any]:
+    """Return the schema of a document: a type's, or a list's of one."""
+    if found := get_args(kind):
+        return {"type": "array", "items": reference(found[0])}
+    return {"$ref": f"#/$defs/{kind.__name__}"}
+
+
 def schema_text() -> str:
     """Return docs/json.schema.json."""
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What dipaco-node prints and writes for programs",
-        "anyOf": [{"$ref": f"#/$defs/{kind.__name__}"} for kind in DOCUMENTS.values()],
+        "anyOf": [reference(kind) for kind in dict.fromkeys(DOCUMENTS.values())],
+        "verbs": {verb: reference(kind) for verb, kind in VERBS.items()},
         "$defs": components(),
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
@@ -207,9 +277,7 @@ def schema_text() -> str:
 
 def page_text() -> str:
     """Return docs/json.md."""
-    rows = [
-        f"| {where} | [`{k.__name__}`](#{k.__name__.lower()}) |" for where, k in DOCUMENTS.items()
-    ]
+    rows = [f"| {where} | {_type_text(reference(k))} |" for where, k in DOCUMENTS.items()]
     parts = [INTRODUCTION, "\n".join(["| output | type |", "|---|---|", *rows])]
     for name, schema in components().items():
         head = [
@@ -232,7 +300,9 @@ INTRODUCTION = """# JSON for programs
 
 Every field of what `--json` prints and of the reports that are written, with its type and unit.
 This page and [json.schema.json](json.schema.json), a JSON schema (draft 2020-12), are made from the
-types by `python -m tests.golden.regenerate`. Fields may be added, so ignore unknown ones; `schema`
+types by `python -m tests.golden.regenerate`; its `verbs` tells the type of each verb, and the tests
+hold every verb's output against it. `log`, `events` and `status --watch` print one document on each
+line. Fields may be added, so ignore unknown ones; `schema`
 becomes 2 when a field is removed or changes its meaning. Digests and ids are hex, times Unix
 seconds, losses nats per token."""
 
@@ -248,7 +318,8 @@ def _type_text(part: dict[str, Any]) -> str:
     if part.get("type") == "array":
         return f"list of {_type_text(part['items'])}"
     if part.get("type") == "object":
-        return f"map to {_type_text(part['additionalProperties'])}"
+        values = part.get("additionalProperties")
+        return f"map to {_type_text(values)}" if values else "map"
     return str(part["type"])
 
 

@@ -4,6 +4,7 @@ A keyword that is not known here is an error, so that nothing is taken for check
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -117,7 +118,7 @@ def _longest(value: Any, wanted: int, schema: Any, defs: Any, at: str) -> list[s
     return [] if not isinstance(value, list | str) or len(value) <= wanted else [f"{at}: too long"]
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Any, Any, Any, Any, str], list[str]]] = {
     "$ref": _ref,
     "anyOf": _any_of,
     "type": _type,

@@ -28,7 +28,7 @@ from dipaco.cli.views.progress import Work, display
 from dipaco.cli.views.report import print_report
 from dipaco.cli.views.status import status_text
 from dipaco.node.data.sources.labels import MAX_LABEL
-from dipaco.node.doctor.checks import Check
+from dipaco.node.doctor.check import Check
 from dipaco.node.status.document import Status
 from tests.cli.commands.test_doctor import FIT
 from tests.cli.testnet.test_snapshot import snapshot

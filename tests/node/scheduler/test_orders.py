@@ -3,11 +3,13 @@
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from dipaco.node.config import WhenSection
 from dipaco.node.hours import parse_hours
+from dipaco.protocol.errors import ConfigError
 from tests.node.scheduler.fakes import trains
 from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found, until
 from tests.node.scheduler.test_closed_gate import works
@@ -45,6 +47,17 @@ async def test_a_pause_frees_all_within_two_seconds_also_after_a_restart_and_res
     await until(lambda: scheduler.reporter.ledger().finished)
     assert any(map(trains, anna.worker.done))
     assert states(scheduler) == await undisturbed(tmp_path)
+
+
+async def test_a_node_that_does_not_train_says_that_there_is_nothing_to_pause(
+    swarm: Swarm, autojump_clock: MockClock
+) -> None:
+    scheduler = await swarm.start(SCHEDULER)
+    with pytest.raises(ConfigError, match="trains nothing that could pause"):
+        scheduler.reporter.pause(None)
+    with pytest.raises(ConfigError, match="trains nothing that could pause"):
+        scheduler.reporter.finish()
+    assert scheduler.reporter.resume().mode == "runs"
 
 
 async def test_finish_ends_the_lease_in_hand_begins_no_other_and_pauses(
