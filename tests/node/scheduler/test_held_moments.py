@@ -32,7 +32,7 @@ async def test_no_round_closes_before_keepers_hold_the_moments_that_it_began_fro
     parts = kept.nodes[SCHEDULER].parts
     state = parts.run_store.runs[kept.run].state
     await kept.until(lambda: bool(asked))  # round 1 has closed: its moments did not hold it up
-    await trio.sleep(90.0)  # round 2 trains for 60
+    await trio.sleep(90.0)  # round 2 trains for 60 s
     assert state.path_version(0) == state.path_version(1) == 1
     assert len(parts.request_router.schedulers[kept.run].schedule.state.accepted) == 2
     began = {digest for path in (0, 1) for _, digest in state.path_moments(path, 2)}
