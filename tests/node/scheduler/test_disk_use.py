@@ -15,7 +15,7 @@ from dipaco.protocol.run.manifest import Manifest, run_id
 from tests.node.scheduler.swarm import RUN, SCHEDULER, Swarm, SwarmNode, found, until
 from tests.values import manifest
 
-ROUNDS = 15
+ROUNDS = 8
 
 
 def long_run(**training: object) -> Manifest:
@@ -34,7 +34,7 @@ def unneeded(node: SwarmNode) -> set[str]:
     return held - {digest.hex() for digest in node.parts.claims.claimed()}
 
 
-async def test_fifteen_rounds_stay_under_ten_times_the_bank(
+async def test_eight_rounds_stay_under_ten_times_the_bank(
     swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     run = long_run(inner_state="carry")  # what keeps most
