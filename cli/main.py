@@ -20,38 +20,78 @@ from dipaco.cli.options import Group, check_utf8
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.wire.text import escaped
 
-COMMANDS: Final = {  # the verb, which is the name of a file in commands/: the function there
-    "start": "start",
-    "stop": "stop",
-    "status": "status",
-    "peers": "peers",
-    "tasks": "tasks",
-    "log": "log",
-    "events": "events",
-    "why": "why",
-    "pause": "pause",
-    "resume": "resume",
-    "finish": "finish",
-    "run": "run",
-    "doctor": "doctor",
-    "verify": "verify",
-    "proof": "proof",
-    "eval": "evaluate",
-    "generate": "generate",
-    "ckpt": "ckpt",
-    "cache": "cache",
-    "repair": "repair",
-    "testnet": "testnet",
-    "reference": "reference",
-    "compare": "compare",
-    "config": "config",
-    "service": "service",
-    "update": "update",
-    "id": "id_",
-    "key": "key",
-    "completion": "completion",
-    "version": "version",
+COMMANDS: Final = {
+    "start": ("start", "Join a network and train; with --rendezvous, found one."),
+    "stop": ("stop", "Ask the daemon to hand back its lease and leave."),
+    "status": ("status", "Print the node's state, and the reason if it is not training."),
+    "peers": ("peers", "Print the connected peers: address, round trip, bytes, and since when."),
+    "tasks": (
+        "tasks",
+        "Print the latest tasks: path, round, steps, speed, loss, bytes, and how each ended.",
+    ),
+    "log": (
+        "log",
+        "Print the latest lines of the daemon's log since its start; with --json one a line.",
+    ),
+    "events": ("events", "Print the node's events in order: states with their reasons, and tasks."),
+    "why": ("why", "Say why the node does what it does, or did at a moment of the last 30 days."),
+    "pause": (
+        "pause",
+        "Stop work, hand back the lease, free the device; a restart does not end the pause.",
+    ),
+    "resume": ("resume", "Work again after pause, finish or start --paused."),
+    "finish": ("finish", "End the lease in hand, then pause; the daemon stays."),
+    "run": ("run", "Run files: init, create, sign, verify, show, list; and takeover."),
+    "doctor": ("doctor", "Check this machine for faults; --fit measures a run before any lease."),
+    "verify": (
+        "verify",
+        "Derive the router again; RUN is a run file, or an id or name known to this node.",
+    ),
+    "proof": ("proof", "Proofs that a run's scheduler signed two ledgers."),
+    "eval": ("evaluate", "Score held-out text by the path that each document is routed to."),
+    "generate": (
+        "generate",
+        "Continue PROMPT on the path that it is routed to; only the new text goes to stdout.",
+    ),
+    "ckpt": ("ckpt", "Checkpoints: list, export."),
+    "cache": ("cache", "The files that a home stores: info, prune."),
+    "repair": ("repair", "Save what can be read of a damaged home, and say what is lost."),
+    "testnet": (
+        "testnet",
+        "Run one rendezvous node and volunteers to the end of a run [the packaged demo].",
+    ),
+    "reference": (
+        "reference",
+        "Train RUN, a run file or its TOML file [the packaged demo], in one process.",
+    ),
+    "compare": (
+        "compare",
+        "Train RUN, a run file or its TOML file [the packaged demo], and its controls.",
+    ),
+    "config": ("config", "The configuration: show, get, set, edit, path, check."),
+    "service": ("service", "Run as a service: install, uninstall, status."),
+    "update": (
+        "update",
+        "Compare this version with what the runs of the home, or FILE, need and peers report.",
+    ),
+    "id": (
+        "id_",
+        "Print the PeerID and, while the daemon runs, the commands with which others join.",
+    ),
+    "key": ("key", "Keys of nodes and of owners of runs."),
+    "completion": (
+        "completion",
+        'Print a shell\'s completion script: eval "$(dipaco-node completion bash)".',
+    ),
+    "version": (
+        "version",
+        "Print the versions of this program, the manifest format, Python and libraries.",
+    ),
 }
+"""The verb, which is the name of a file in commands/: the function there, and its help in short.
+
+The help of all verbs is printed without importing them, which would take most of its time.
+"""
 STDERR: Final = 2
 PROGRAM: Final = "dipaco-node"
 
@@ -68,9 +108,14 @@ class LazyGroup(Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"dipaco.cli.commands.{cmd_name}")
-        command = getattr(module, COMMANDS[cmd_name])
+        command = getattr(module, COMMANDS[cmd_name][0])
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs with their help in short."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @home_option
 @json_option
 def update(file: Path | None, check: bool, home: str | None, as_json: bool) -> int:
-    """Compare this version with those that the runs of the home, or FILE, need and peers report.
+    """Compare this version with what the runs of the home, or FILE, need and peers report.
 
     Ends with 0, or with 10 if a run needs a newer version.
     """

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.main import dipaco
+from dipaco.cli.main import COMMANDS, dipaco
 
 SURFACE = {
     "start": "--announce --bootstrap --cache-max --checkpointing --compile --daily-quota --device "
@@ -141,6 +141,13 @@ def test_every_command_and_exit_code_is_documented() -> None:
 def test_every_command_and_group_says_what_it_does() -> None:
     for name, command in commands(dipaco):
         assert command.get_short_help_str(), name
+
+
+def test_the_help_in_short_is_the_verbs_own() -> None:
+    context = click.Context(dipaco)
+    for name, (_, text) in COMMANDS.items():
+        command = dipaco.get_command(context, name)
+        assert command and command.get_short_help_str(200) == text, name
 
 
 @pytest.mark.parametrize("arguments", LIGHT_COMMANDS, ids=" ".join)
