@@ -4,8 +4,7 @@ from typing import Any
 
 import msgspec
 
-Plain = str | int | float | bool | list[str]
-"""The value of a setting as `config.toml` has it."""
+from dipaco.node.api.values import Plain
 
 
 class SettingAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +16,8 @@ class SettingAnswer(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     """`the command line`, a variable with its `$`, the file with the line, `the packaged defaults`
     or `default`."""
+    running: Plain | None = None
+    """The value that the daemon of this home runs with; null: none runs, or it was not asked."""
 
 
 class ConfigAnswer(msgspec.Struct, frozen=True, kw_only=True):

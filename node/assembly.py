@@ -28,6 +28,7 @@ from dipaco.node.limits.quota import Account, QuotaLimit
 from dipaco.node.limits.values import Limit
 from dipaco.node.limits.watch import Watch
 from dipaco.node.network.addresses import sign_records
+from dipaco.node.network.asleep import Awakening
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.caps import Caps
 from dipaco.node.network.dialer import Dialer
@@ -46,6 +47,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.request_router import RequestRouter
 from dipaco.node.scheduler.retention import blobs_needed_at_start
+from dipaco.node.settings import Settings
 from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.status.event_log import EventLog
@@ -73,6 +75,7 @@ from dipaco.protocol.work.calls import (
     Heartbeat,
     Reclaim,
     Submit,
+    TermLeft,
 )
 
 PACKAGE = "dipaco-node"
@@ -141,6 +144,7 @@ class Node:
             self.liveness.run,
             self.gossip.run,
             self.dialer.run,
+            Awakening(self.transport, self.dialer.try_all_again).run,
             self.storage.run,
             self.activity.sums.run,
             self.activity.history.run,
@@ -219,7 +223,7 @@ def assemble(
     )
     exchange.quiet = partial(_is_quiet, config, gate, account)
     claims.pin(lambda: exchange.fetching)
-    _answer_volunteers(rpc, request_router)
+    _answer_calls(rpc, request_router)
     keeper = KeeperService(key, journal, run_store, blobs, exchange, request_router.scheduling)
     keeper.serve(rpc, gossip.rpc)
     return Node(
@@ -339,9 +343,17 @@ def follow(node: Node, config: NodeConfig) -> None:
 
 
 def reporter_of(
-    node: Node, *, leave: Callable[[], None], restart: Callable[[], None] = lambda: None
+    node: Node,
+    *,
+    leave: Callable[[], None],
+    restart: Callable[[], None] = lambda: None,
+    live: Callable[[], Settings] | None = None,
 ) -> StatusReporter:
-    """Return what answers the local API; `leave` begins to end the node, after `restart` anew."""
+    """Return what answers the local API.
+
+    leave     begins to end the node; after `restart` it is for a new start.
+    live      returns the settings as they are now [those of the start].
+    """
     return StatusReporter(
         version=VERSION,
         me=node.me,
@@ -357,12 +369,13 @@ def reporter_of(
         schedulers=node.request_router.schedulers,
         leave=leave,
         restart=restart,
+        live=live,
         orders=node.orders,
         started=time.time(),
     )
 
 
-def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
+def _answer_calls(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(AskLease, request_router.ask)
     rpc.handle(AskNext, request_router.ask_next)
     rpc.handle(Heartbeat, request_router.heartbeat)
@@ -370,6 +383,7 @@ def _answer_volunteers(rpc: Rpc, request_router: RequestRouter) -> None:
     rpc.handle(HandBack, request_router.hand_back)
     rpc.handle(Submit, request_router.submit)
     rpc.handle(AskHolders, request_router.holders)
+    rpc.handle(TermLeft, request_router.term_left)
 
     def on_peer(peer: PeerId, ready: bool) -> None:
         if not ready:

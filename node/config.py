@@ -167,9 +167,9 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     """Added to the worker's niceness, so that other programs run first."""
 
     max_ram: MemoryBound = MemoryBound(percent=75)
-    """The worker's memory at most: a share of what this machine has, or a size."""
+    """Most memory of training on the CPU: a share of what this machine has, or a size."""
     duty: Annotated[int, Meta(ge=1, le=100)] = 100
-    """Percent of the time in which the worker computes; below 100 it rests between steps."""
+    """Percent of the time in which inner steps compute; below 100 the worker rests after each."""
     max_temp_c: Annotated[int, Meta(ge=40, le=120)] = 83
     """Degrees Celsius of the GPU or CPU above which no work runs; on again 5 below."""
 
@@ -345,6 +345,8 @@ TEXT_LISTS: dict[str, Callable[[str], Any]] = {
     "when.hours": parse_hours,
 }
 """What reads each text of a list; raises ValueError."""
+SECRETS = frozenset({"ui.token"})
+"""The keys whose values are shown to nobody: people show their configuration to others."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
 

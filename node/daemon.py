@@ -26,7 +26,6 @@ from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
 from dipaco.node.live_config import LiveConfig
 from dipaco.node.logs import set_level
-from dipaco.node.network.caps import Caps
 from dipaco.node.network.door import MOST_CONNECTIONS
 from dipaco.node.network.host import open_host
 from dipaco.node.network.identity import load_or_new_identity, save_identity
@@ -65,8 +64,6 @@ class Process:
     service: ServiceManager = field(default_factory=ServiceManager)
     node: Node | None = None
     """None: it is starting."""
-    caps: Caps = field(default_factory=Caps)
-    """On the bytes of all connections; they follow a changed configuration."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -153,7 +150,6 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             announce=config.node.announce,
             most=connections(limit, MOST_CONNECTIONS),
             exempt=config.node.exempt_prefixes,
-            caps=process.caps,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
             trains_on = device.device if device else "cpu"
@@ -174,7 +170,12 @@ async def _live(node: Node, process: Process, most: int) -> None:
 
     most   clients of each end of the API.
     """
-    reporter = reporter_of(node, leave=process.stop.set, restart=process.restart)
+    reporter = reporter_of(
+        node,
+        leave=process.stop.set,
+        restart=process.restart,
+        live=lambda: process.live.settings,
+    )
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
     with listening(reporter.log_lines):

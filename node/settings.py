@@ -19,12 +19,14 @@ from dipaco.node.config import (
     HOME_VARIABLE,
     KEYS,
     PREFIX,
+    SECRETS,
     SECTIONS,
     TEXT_LISTS,
     VALUES,
     VARIABLES,
     NodeConfig,
     contradictions,
+    plain,
 )
 from dipaco.node.storage.toml import key_lines, read_text, tables_of
 from dipaco.protocol.errors import ConfigError
@@ -36,6 +38,7 @@ MAX_QUOTED = 200  # characters of a value in a message
 COMMAND_LINE = "the command line"
 PACKAGED = "the packaged defaults"
 DEFAULT = "default"
+HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,11 @@ class Settings:
         """Return the value of a key."""
         section, _, name = key.partition(".")
         return getattr(getattr(self.config, section), name)
+
+    def shown(self, key: str) -> Any:
+        """Return the value of a key as its file has it; a secret is hidden."""
+        value = plain(key, self.value(key))
+        return HIDDEN if key in SECRETS and value else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,21 @@
-"""No test passes in which the guard reported a bug of the node, unless it feeds one on purpose."""
+"""No test passes in which the guard reported a bug of the node, unless it feeds one on purpose.
+
+The temporary folders of all tests are in memory where the system has room for them there.
+"""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from dipaco.node.network.left_out import leave_out
+from tests.memory import folder_in_memory
 
 leave_out()  # before any test imports libp2p: it stands as in a node
+if (memory := folder_in_memory()) is not None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+
 GUARD = logging.getLogger("dipaco.node.network.guard")
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dipaco.cli.answers import SettingAnswer
     from dipaco.node.settings import Settings, Sources
 
-SECRET = ("ui.token",)
-"""Keys whose values `show` does not print: people show its output to others."""
 EDITORS = ("VISUAL", "EDITOR")
 """Variables that name the person's editor."""
 
@@ -31,31 +29,42 @@ def config() -> None:
 @home_option
 @json_option
 def show(home: str | None, as_json: bool) -> None:
-    """Print every setting with its origin."""
+    """Print every setting with its origin, and where a running daemon has another value."""
     from dipaco.cli.answers import ConfigAnswer
     from dipaco.cli.views.layout import show_text
 
     sources = sources_of(home, {})
-    found = _answers(sources.settings())
+    found = _answers(sources.settings(), _running(sources.home))
     if as_json:
         click.echo(json_text(ConfigAnswer(file=str(sources.file), settings=found)))
         return
     show_text("\n".join(_lines(found)))
 
 
-def _answers(settings: "Settings") -> "tuple[SettingAnswer, ...]":
+def _running(home: Path) -> dict[str, Any]:
+    """Return the values that the daemon of a home runs with, by key; none if there is no daemon."""
+    from dipaco.node.api.client import ask_config
+    from dipaco.node.api.values import NoDaemon
+
+    try:
+        return {each.key: each.value for each in ask_config(home).settings}
+    except NoDaemon:
+        return {}
+
+
+def _answers(settings: "Settings", running: dict[str, Any]) -> "tuple[SettingAnswer, ...]":
     from dipaco.cli.answers import SettingAnswer
-    from dipaco.node.config import KEYS, plain
+    from dipaco.node.config import KEYS
 
     return tuple(
-        SettingAnswer(key=key, value=_covered(key, value), origin=settings.origin(key))
+        SettingAnswer(
+            key=key,
+            value=settings.shown(key),
+            origin=settings.origin(key),
+            running=running.get(key),
+        )
         for key in KEYS
-        for value in (plain(key, settings.value(key)),)
     )
-
-
-def _covered(key: str, value: Any) -> Any:
-    return "(hidden)" if key in SECRET and value else value
 
 
 def _lines(found: "tuple[SettingAnswer, ...]") -> list[str]:
@@ -66,7 +75,10 @@ def _lines(found: "tuple[SettingAnswer, ...]") -> list[str]:
         if table != section:
             lines += [""] * bool(lines) + [f"[{table}]"]
             section = table
-        lines.append(f"{f'{name} = {_written(each.value)}':<40}  {each.origin}")
+        line = f"{f'{name} = {_written(each.value)}':<40}  {each.origin}"
+        if each.running not in (None, each.value):
+            line += f"; the daemon runs with {_written(each.running)}"
+        lines.append(line)
     return lines
 
 

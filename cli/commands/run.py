@@ -199,11 +199,14 @@ def ledger(name: str, out: str, force: bool, home: str | None) -> None:
 @click.argument("name", metavar="RUN")
 @click.option("--key", required=True, type=FILE, help="The owner's key file.")
 @click.option("--term", type=int, metavar="N", help="The term to begin [the next of this node].")
+@click.option(
+    "--keepers-gone", is_flag=True, help="No quorum of the run's keepers ever comes back."
+)
 @home_option
-def takeover(name: str, key: Path, term: int | None, home: str | None) -> None:
-    """Let another scheduler of RUN go on from the ledger of this home, whose node is stopped.
+def takeover(name: str, key: Path, term: int | None, keepers_gone: bool, home: str | None) -> None:
+    """Let a scheduler of RUN go on, without keepers, from the ledger of this stopped home.
 
-    For a run without keepers whose scheduler is gone for good.
+    For a run without keepers whose scheduler is gone for good, or with --keepers-gone.
     """
     from dipaco.node.network.keys import own_peer, read_key
     from dipaco.node.runs.known import named_run
@@ -211,7 +214,9 @@ def takeover(name: str, key: Path, term: int | None, home: str | None) -> None:
 
     root = home_of(home)
     found = named_run(name, root)
-    grant, scheduler = grant_term(found, root, read_key(key), term=term, me=own_peer(root))
+    grant, scheduler = grant_term(
+        found, root, read_key(key), term=term, me=own_peer(root), keepers_gone=keepers_gone
+    )
     click.echo(granted_text(grant, scheduler))
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from dipaco.node.api.values import (
+    CONFIG,
     EVENTS,
     FETCH,
     FINISH,
@@ -30,6 +31,7 @@ from dipaco.node.api.values import (
     STREAM,
     TASKS,
     WHY,
+    ConfigView,
     EventQuery,
     Fault,
     Fetched,
@@ -73,6 +75,7 @@ _TOPICS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "log": msgspec.json.Decoder(LogLine),
 }
 """By the name of a server-sent event."""
+_CONFIG: Final = msgspec.json.Decoder(ConfigView)
 _STOPPING: Final = msgspec.json.Decoder(Stopping)
 _ORDERED: Final = msgspec.json.Decoder(Ordered)
 _WHY: Final = msgspec.json.Decoder(Why)
@@ -83,6 +86,11 @@ _FETCH_EVENT: Final[msgspec.json.Decoder[FetchEvent]] = msgspec.json.Decoder(Fet
 def ask_status(home: Path, *, timeout: float = 5.0) -> Status:
     """Ask the daemon of `home` for its status; raises NoDaemon (`timeout` in seconds)."""
     return _ask(home, "GET", STATUS, _STATUS, timeout=timeout)
+
+
+def ask_config(home: Path, *, timeout: float = 5.0) -> ConfigView:
+    """Ask the daemon of `home` for the settings that it runs with; raises NoDaemon."""
+    return _ask(home, "GET", CONFIG, _CONFIG, timeout=timeout)
 
 
 def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from dipaco.node.api.values import LedgerView, Ordered, Why
+from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
 from dipaco.node.status.document import Status
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.events import EventPage, TaskPage
@@ -29,6 +29,10 @@ class Handler(Protocol):
 
     def ledger(self) -> LedgerView:
         """Return the summary of the run's ledger."""
+        ...
+
+    def settings(self) -> ConfigView:
+        """Return the settings that the daemon runs with."""
         ...
 
     def stop(self, *, now: bool, restart: bool) -> None:

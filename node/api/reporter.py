@@ -15,8 +15,8 @@ import trio
 from msgspec.structs import replace
 
 from dipaco.node.api.evaluations import evaluation_view
-from dipaco.node.api.values import LedgerView, Ordered, Why
-from dipaco.node.config import NodeConfig
+from dipaco.node.api.values import ConfigView, LedgerView, Ordered, SettingView, Why
+from dipaco.node.config import KEYS, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.table import EVALUATE
 from dipaco.node.limits.order import Orders
@@ -29,6 +29,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
+from dipaco.node.settings import Settings
 from dipaco.node.status.activity import Activity, RunActivity
 from dipaco.node.status.counters import StorageMeter, memory
 from dipaco.node.status.document import (
@@ -61,6 +62,7 @@ DERIVE: Final = "derive"
 """The kind of a task that is no lease."""
 RESTART: Final = 75
 """The exit code that has a service started again (sysexits: EX_TEMPFAIL)."""
+LAST_EVENTS = 10  # in a status
 BLOB_PEERS = 64  # whose bytes of blobs are told: a node holds tens of connections
 
 
@@ -86,6 +88,8 @@ class StatusReporter:
     """Reads the history and the events."""
     restart: Callable[[], None] = lambda: None
     """Have the process end with `RESTART`."""
+    live: Callable[[], Settings] | None = None
+    """Returns the settings as they are now; None: they stay as `config`."""
     runs: list[RunRecord] = field(default_factory=list)
     """The runs that this node takes part in."""
     started: float = 0.0
@@ -120,6 +124,15 @@ class StatusReporter:
         if restart:
             self.restart()
         self.leave()
+
+    def settings(self) -> ConfigView:
+        """Return the settings that the daemon runs with."""
+        now = self.live() if self.live else Settings(config=self.config, origins={})
+        return ConfigView(
+            settings=tuple(
+                SettingView(key=key, value=now.shown(key), origin=now.origin(key)) for key in KEYS
+            )
+        )
 
     def pause(self, until: float | None) -> Ordered:
         """Stop working; raises ConfigError for a time in the past, and if it does not train."""
@@ -181,6 +194,7 @@ class StatusReporter:
             cache=self._cache(),
             swarm=runs[0].swarm if runs else (),
             totals=self.activity.sums.now(),
+            events=tuple(self.event_log.recent)[-LAST_EVENTS:],
             stages=self.activity.stages(),
             memory=memory(self.worker.pids),
         )

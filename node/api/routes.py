@@ -16,6 +16,7 @@ from dipaco.node.api.connection import Connection, Refused, Request, as_json
 from dipaco.node.api.handler import Handler
 from dipaco.node.api.stream import stream
 from dipaco.node.api.values import (
+    CONFIG,
     EVENTS,
     FETCH,
     FINISH,
@@ -70,6 +71,11 @@ async def _ledger(answers: Answers, request: Request, connection: Connection) ->
     _asked(request, Nothing)
     body = await answers.made(lambda: as_json(answers.handler.ledger()))
     await connection.send_answer(HTTPStatus.OK, body)
+
+
+async def _config(answers: Answers, request: Request, connection: Connection) -> None:
+    _asked(request, Nothing)
+    await connection.answer(HTTPStatus.OK, answers.handler.settings())
 
 
 async def _stop(answers: Answers, request: Request, connection: Connection) -> None:
@@ -192,6 +198,7 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     TASKS: {"GET": _tasks},
     LOG: {"GET": _log},
     STREAM: {"GET": _stream},
+    CONFIG: {"GET": _config},
     STOP: {"POST": _stop},
     FETCH: {"POST": _fetch},
     PAUSE: {"POST": _pause},

@@ -24,6 +24,7 @@ PAUSE: Final = "/v1/pause"
 RESUME: Final = "/v1/resume"
 FINISH: Final = "/v1/finish"
 WHY: Final = "/v1/why"
+CONFIG: Final = "/v1/config"
 
 MAX_HEAD = 8 << 10  # bytes of a request line with its headers; a browser sends about 1 kB
 MAX_BODY = 4 << 10  # bytes of a request's body; the longest has 160
@@ -83,6 +84,29 @@ class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The same of lines of the log."""
     level: Level = "debug"
     """The least one of lines."""
+
+
+Plain = str | int | float | bool | list[str]
+"""The value of a setting as `config.toml` has it."""
+
+
+class SettingView(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting of the daemon."""
+
+    key: str
+    """`section.name`."""
+    value: Plain
+    """As `config.toml` has it."""
+    origin: str
+    """`the command line`, a variable with its `$`, the file with the line, `the packaged defaults`
+    or `default`."""
+
+
+class ConfigView(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings that the daemon runs with; the file may have been changed since."""
+
+    settings: tuple[SettingView, ...]
+    """Every setting, in the order of the documentation."""
 
 
 class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

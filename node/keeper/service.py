@@ -21,7 +21,7 @@ from dipaco.node.runs.store import RunStore
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.keeper_tables import SavedAcceptance
-from dipaco.protocol.errors import RemoteProtocolError, Unavailable
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId, peer_id
@@ -102,6 +102,8 @@ class KeptRun:
 
     def answer(self, decide: Callable[[KeeperState, Final], Decision[R]], term: int) -> R | Behind:
         """Save what follows from a question of a term, then answer it; raises DiskFull."""
+        if self.record.granted is not None:
+            raise Refusal("the owner of the run has it go on without keepers")
         if self.forgotten is not None:
             return self.forgotten.refusing(self.record.final, term)
         if self.forgot:

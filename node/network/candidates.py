@@ -21,6 +21,7 @@ from dipaco.protocol.wire.signed import Signed
 
 SHORTEST = 1.0  # s between two dials of a peer
 LONGEST = 60.0
+LONGEST_OF_NEEDED = 2.0  # of a scheduler or keeper: a run stands still until it is back
 SHARE = 0.15  # of the time it has been away: after an outage of 30 s it is dialled every 4.5 s
 STEADY = 30.0  # s that a connection must last: else the pauses between dials go on growing
 MOST = 512  # candidates; the least promising are forgotten
@@ -69,7 +70,9 @@ class Candidate:
         """Note a connection; only one that lasts ends a row of failures."""
         self.connected_at, self.answered = now, True
 
-    def disconnected(self, now: float, chance: random.Random) -> str | None:
+    def disconnected(
+        self, now: float, chance: random.Random, *, longest: float = LONGEST
+    ) -> str | None:
         """Note its end; returns the cause if the connection did not last, and it is a new one."""
         self.longest = self.longest_at(now)
         began, self.connected_at = self.connected_at, None
@@ -77,17 +80,23 @@ class Candidate:
             self.away_since, self.cause = None, ""
             self.next_try = now + chance.uniform(0.1, 0.5)
             return None
-        return self.failed(f"it ended the connection within {STEADY:g} s", now, chance)
+        cause = f"it ended the connection within {STEADY:g} s"
+        return self.failed(cause, now, chance, longest=longest)
 
     def longest_at(self, now: float) -> float:
         """Return the seconds of its longest connection so far."""
         return max(self.longest, now - self.connected_at if self.connected_at is not None else 0.0)
 
-    def failed(self, cause: str, now: float, chance: random.Random) -> str | None:
-        """Note a failure and draw the time of the next try; returns `cause` if it is a new one."""
+    def failed(
+        self, cause: str, now: float, chance: random.Random, *, longest: float = LONGEST
+    ) -> str | None:
+        """Note a failure and draw the time of the next try; returns `cause` if it is a new one.
+
+        longest   seconds until the next try, at most.
+        """
         if self.away_since is None:
             self.away_since = now
-        wait = min(LONGEST, max(SHORTEST, SHARE * (now - self.away_since)))
+        wait = min(longest, max(SHORTEST, SHARE * (now - self.away_since)))
         self.next_try = now + wait * chance.uniform(0.75, 1.25)
         before, self.cause = self.cause, cause
         return cause if cause != before else None

@@ -16,7 +16,14 @@ import trio
 from dipaco.node.network.addresses import OwnNames
 from dipaco.node.network.allowance import Allowances
 from dipaco.node.network.blob_stream import InThread
-from dipaco.node.network.candidates import LONGEST, SHORTEST, Candidate, Candidates, Teller
+from dipaco.node.network.candidates import (
+    LONGEST,
+    LONGEST_OF_NEEDED,
+    SHORTEST,
+    Candidate,
+    Candidates,
+    Teller,
+)
 from dipaco.node.network.dial_budget import DialBudget
 from dipaco.node.network.known_peers import KnownPeers, PeerStore
 from dipaco.node.network.reputation import Reputation
@@ -68,7 +75,8 @@ class Dialer:
     records  returns the node's own signed records for the addresses that it is given, as
              `addresses.sign_records` makes them.
     exempt   networks whose addresses are not counted together.
-    keep     whether a peer stays connected above `high` (a scheduler, a holder at work).
+    keep     whether a run of this node needs the peer (a scheduler, a keeper): it stays connected
+             above `high`, and is dialled more often while it is away.
     """
 
     def __init__(
@@ -139,6 +147,13 @@ class Dialer:
         for peer in self._rpc.ready():
             self._on_ready(peer, True)
 
+    def try_all_again(self) -> None:
+        """Dial every peer that is not connected at once, whatever pause it was given."""
+        now = trio.current_time()
+        for candidate in self._candidates:
+            candidate.next_try = now
+        self._wake.set()
+
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Dial until cancelled."""
         self._recall()
@@ -181,7 +196,8 @@ class Dialer:
         if candidate is not None and connected:
             candidate.connected(now)
         elif candidate is not None:
-            self._tell(candidate, candidate.disconnected(now, self._chance))
+            longest = self._longest(peer)
+            self._tell(candidate, candidate.disconnected(now, self._chance, longest=longest))
         self._wake.set()
 
     def _start_due_dials(self) -> float:
@@ -255,11 +271,14 @@ class Dialer:
                 if whole.cancelled_caught:
                     raise Unavailable(f"no answer within {DIAL_DEADLINE:g} s at any address")
         except Unavailable as error:
-            now = trio.current_time()
-            self._tell(candidate, candidate.failed(str(error), now, self._chance))
+            now, longest = trio.current_time(), self._longest(candidate.peer)
+            self._tell(candidate, candidate.failed(str(error), now, self._chance, longest=longest))
         finally:
             candidate.dialling = False
             self._wake.set()
+
+    def _longest(self, peer: PeerId) -> float:
+        return LONGEST_OF_NEEDED if self._keep(peer) else LONGEST
 
     async def _reach(self, candidate: Candidate) -> bool:
         if candidate.seed:

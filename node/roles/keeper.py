@@ -52,13 +52,15 @@ def _is_wanted(node: Node, record: RunRecord) -> bool:
     """Return whether the operator wants the run kept here."""
     config = node.config
     if not config.node.keeps:
-        named = {*record.keepers, *record.manifest.schedule.schedulers} if record.keepers else ()
+        schedule = record.manifest.schedule
+        keepers = schedule.named_keepers
+        named = {*keepers, *schedule.schedulers} if keepers else ()
         return record.run in node.run_store.own and node.me in named
     return record.run in node.run_store.own or record.run.hex() in config.run.id
 
 
 def _check_named(node: Node, record: RunRecord) -> None:
-    if node.config.node.keeper and node.me not in record.keepers:
+    if node.config.node.keeper and node.me not in record.manifest.schedule.named_keepers:
         raise Refusal(
             f"--keeper: run {record.manifest.name} does not name this node ({node.me}) among its "
             "schedule.keepers: start it with --keep to store without a vote"

@@ -119,18 +119,30 @@ class RunChooser:
         return [offer for offer in offers if offer is not None]
 
     def _offer(self, record: RunRecord) -> RunOffer:
-        listed = self.node.run_store.listed_by(record.scheduler) or ()
-        answers = record.scheduler in self.node.transport.peers() and record.run in listed
+        answers = record.scheduler in self.node.transport.peers() and self._lists(
+            record, record.scheduler
+        )
         return RunOffer(
             run=record.run,
             name=record.manifest.name,
             signer=record.manifest.owner,
-            of_seed=record.scheduler in self._seeds and record.run in listed,
+            of_seed=self._of_seed(record),
             answers=answers,
             dead=self._dead(record.run, answers=answers),
             pinned=self._pins.get(record.manifest.name),
             over=record.over,
         )
+
+    def _of_seed(self, record: RunRecord) -> bool:
+        """Return whether a seed schedules the run, or stands by to.
+
+        Which scheduler's turn it is a newcomer learns from the ledger, which it follows for that.
+        """
+        schedulers = self._seeds.intersection(record.manifest.schedule.schedulers)
+        return any(self._lists(record, scheduler) for scheduler in schedulers)
+
+    def _lists(self, record: RunRecord, scheduler: PeerId) -> bool:
+        return record.run in (self.node.run_store.listed_by(scheduler) or ())
 
     def _dead(self, run: Digest, *, answers: bool) -> bool:
         if answers:

@@ -4,7 +4,8 @@ A manifest of a stranger that names this node gives it no work. A run that canno
 not end the node: it serves others as a directory, whether or not it schedules another run.
 
 A run with keepers may have several schedulers: the one of the newest term hands out work, the
-others stand by. Which one it is, the keepers decide (`standby.py`, `replication.py`).
+others stand by. Which one it is, the keepers decide (`standby.py`, `replication.py`), until the
+run's owner has it go on without them.
 
 No limit ends this role, since its volunteers need its answers. A full disk pauses what it writes
 alone: the scheduler then answers that it cannot save now.
@@ -87,14 +88,26 @@ def _of_term(record: RunRecord, term: int) -> PeerId:
 async def _attend(node: Node, record: RunRecord) -> None:
     """Schedule one run until cancelled; what goes wrong ends nothing but that."""
     problem = "a bug of this node: its log has the traceback"
-    work = _take_turns if record.keepers else _schedule
     try:
-        await node.guard.attempt("scheduling a run", None, work, node, record)
+        await node.guard.attempt("scheduling a run", None, _schedule_by_right, node, record)
     except* DipacoError as group:
         problem = "; ".join(map(str, leaves(group)))
     node.request_router.schedulers.pop(record.run, None)
+    node.request_router.standbys.pop(record.run, None)
     log.error("run %s is not scheduled: %s", record.manifest.name, problem)
     node.activity.of(record.run).say("not-scheduled", problem=problem)
+
+
+async def _schedule_by_right(node: Node, record: RunRecord) -> None:
+    """Schedule in turns as long as the run's keepers say whose turn it is."""
+    if record.keepers:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_take_turns, node, record)
+            while record.keepers:
+                await node.run_store.changed.wait()
+            nursery.cancel_scope.cancel()
+        _check_ours(node, record)
+    await _schedule(node, record)
 
 
 async def _schedule(node: Node, record: RunRecord) -> None:
@@ -136,12 +149,30 @@ async def _begin_granted(node: Node, record: RunRecord) -> None:
 
 async def _take_turns(node: Node, record: RunRecord) -> None:
     """Schedule a run with keepers in the terms of this node, and stand by in those of others."""
+    verifying = trio.Lock()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_verify_ahead, node, record, verifying)
+        await _take_each_turn(node, record, verifying)
+
+
+async def _verify_ahead(node: Node, record: RunRecord, verifying: trio.Lock) -> None:
+    """Verify the run's router while another node schedules: whoever takes over begins at once."""
+    while (held := record.adopted(0)) is None:
+        await node.run_store.changed.wait()
+    if held.author != node.me:
+        async with verifying:
+            await node.verifier.verified_spec(record)
+
+
+async def _take_each_turn(node: Node, record: RunRecord, verifying: trio.Lock) -> None:
     writes = _Writes(node, node.activity.of(record.run))
     standby = Standby(record, node.rpc, node.me, node.activity.of(record.run))
+    node.request_router.standbys[record.run] = standby
     while True:
         await standby.until_due()
         with node.request_router.preparing(record.run):
-            derived = await _router(node, record, writes)
+            async with verifying:
+                derived = await _router(node, record, writes)
         replication = Replication(record, node.run_store, node.gossip.rpc, node.key, node.me)
         kept = await standby.begun(replication)
         if kept is None:
@@ -160,6 +191,8 @@ async def _take_turns(node: Node, record: RunRecord) -> None:
             log.info("run %s: %s", record.manifest.name, next(leaves(group)))
         finally:
             node.request_router.schedulers.pop(record.run, None)
+            if not scheduler.deposed:
+                await standby.say_left(replication.term)
 
 
 async def _router(node: Node, record: RunRecord, writes: "_Writes") -> RouterSpec:

@@ -8,10 +8,11 @@ records leads from each to the next.
 
 from collections.abc import Sequence
 
+from dipaco.node.runs.grants import needs_certificate
+from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.keeper_tables import SavedCertificate
-from dipaco.protocol.errors import RemoteProtocolError
-from dipaco.protocol.run.manifest import Manifest
+from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.messages import LEDGER_PART, LedgerPart
@@ -24,22 +25,24 @@ MAX_FINAL = 128  # records of a part of such a run: 13 ms to verify, without a p
 Certificate = tuple[Signed, ...]
 
 
-def check_final(
-    manifest: Manifest, run: Digest, envelopes: Sequence[Signed], certificate: Certificate
-) -> None:
+def check_final(record: RunRecord, envelopes: Sequence[Signed], certificate: Certificate) -> None:
     """Check that a part of a ledger ends at a head that its certificate makes final.
 
-    A run without keepers has no certificates. Raises RemoteProtocolError.
+    A run without keepers has no certificates, nor has what came after its owner's word. Raises
+    RemoteProtocolError, and Unavailable where that word may not be here yet.
     """
-    if not manifest.schedule.named_keepers:
+    first = open_signed(envelopes[0], LedgerRecord)
+    if not needs_certificate(record, first.seq):
         if certificate:
             raise RemoteProtocolError("sends a certificate for a run without keepers")
         return
     if len(envelopes) > MAX_FINAL:
         raise RemoteProtocolError(f"sends {len(envelopes)} records, at most {MAX_FINAL}")
+    if not certificate and first.term > record.term:
+        raise Unavailable("these records have no certificate: does the owner let the term begin?")
     if not certificate:
         raise RemoteProtocolError("sends records of a run with keepers without their certificate")
-    final = check_certificate(manifest, run, certificate)
+    final = check_certificate(record.manifest, record.run, certificate)
     if head_of(envelopes[-1]) != final:
         raise RemoteProtocolError("the records do not end where their certificate is")
 

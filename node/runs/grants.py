@@ -1,4 +1,7 @@
-"""The word of a run's owner that a term begins without keepers: which counts, and what goes.
+"""The word of a run's owner that a term begins: which counts, and what goes.
+
+In a run with keepers it ends their part: a quorum of them is gone for good. From then on a record
+is final when its scheduler has signed it.
 
 The records beyond the head that the owner names are given up, and whoever has the word gives them
 up. So the ledger of a run whose scheduler is gone for good goes on, in one chain, by another one of
@@ -9,7 +12,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.protocol.errors import Refusal, RemoteProtocolError
 from dipaco.protocol.wire.digest import short
 from dipaco.protocol.wire.signed import Signed
-from dipaco.protocol.work.ledger import LedgerRecord
+from dipaco.protocol.work.ledger import LedgerRecord, TermBegun
 from dipaco.protocol.work.terms import OwnersGrant
 
 
@@ -20,8 +23,6 @@ def check_grant(record: RunRecord, signed: Signed, grant: OwnersGrant) -> None:
             f"term {grant.term} of run {short(record.run)} is granted by {signed.signer}, who is "
             "not its owner"
         )
-    if record.keepers:
-        raise Refusal(f"run {short(record.run)} has keepers: they say which term begins")
     known = max(record.term, record.granted.term if record.granted else 0)
     if grant.term <= known:
         raise Refusal(f"run {short(record.run)} knows term {known} already")
@@ -41,12 +42,21 @@ def stays_until(record: RunRecord) -> int:
     return length if goes_on else 0
 
 
+def needs_certificate(record: RunRecord, first: int) -> bool:
+    """Return whether records from number `first` on are final by a quorum of keepers alone."""
+    if not record.manifest.schedule.named_keepers:
+        return False
+    return record.granted is None or first < record.granted.head.length
+
+
 def check_not_given_up(record: RunRecord, fresh: list[LedgerRecord]) -> None:
     """Raise Refusal for records that the owner has given up; whoever has them may not know."""
     grant = record.granted
-    if grant is None or record.term >= grant.term:
+    if grant is None:
         return
     for each in fresh:
+        if isinstance(each.entry, TermBegun) and each.seq >= grant.head.length:
+            raise Refusal(f"run {short(record.run)} goes on without keepers, says its owner")
         if each.term >= grant.term:
             return
         if each.seq >= grant.head.length:

@@ -173,8 +173,11 @@ class RunRecord:
 
     @property
     def keepers(self) -> tuple[PeerId, ...]:
-        """The run's keepers, of whom a quorum makes a record final; none: its scheduler does."""
-        return self.manifest.schedule.named_keepers
+        """The run's keepers, of whom a quorum makes a record final; none: its scheduler does.
+
+        The owner who grants a term by hand has the run go on without them.
+        """
+        return self.manifest.schedule.named_keepers if self.granted is None else ()
 
     @property
     def over(self) -> bool:

@@ -31,7 +31,12 @@ from dipaco.node.runs.certificates import (
     newest_certificate,
 )
 from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
-from dipaco.node.runs.grants import check_grant, check_not_given_up, stays_until
+from dipaco.node.runs.grants import (
+    check_grant,
+    check_not_given_up,
+    needs_certificate,
+    stays_until,
+)
 from dipaco.node.runs.proofs import PROOF, opened_proof, proof_bytes, two_ledgers
 from dipaco.node.runs.record import MAX_SPECS, HeldSpec, RunRecord
 from dipaco.node.storage.files import DiskFull
@@ -237,10 +242,11 @@ class RunStore:
     def read_part(self, run: Digest, first: int, limit: int) -> LedgerPart:
         """Return a part of a ledger from number `first` on as peers get it, at most `limit` bytes.
 
-        In a run with keepers it ends at a head that is final, and has its certificate.
+        In a run with keepers it ends at a head that is final, and has its certificate; not so what
+        comes after the owner's word that the run goes on without them.
         """
         record = self.runs.get(run)
-        if record is not None and record.keepers:
+        if record is not None and needs_certificate(record, first):
             return final_part(self._journal, run, first)
         return LedgerPart(records=self.read_ledger(run, first, limit))
 
@@ -477,7 +483,7 @@ class RunStore:
             envelopes = envelopes_of(records, first)
             fresh = self._not_held(record, envelopes)
             if fresh:
-                check_final(record.manifest, run, envelopes, certificate)
+                check_final(record, envelopes, certificate)
             self._append(record, fresh, certificate)
         except LedgerFault as fault:
             self._convict(record, fault)
@@ -602,7 +608,8 @@ class RunStore:
 
         term   None: that of the ledger.
 
-        The run has no keepers: with them a record is final when a quorum of them has signed.
+        The run has no keepers, or its owner has it go on without them: else a record is final when
+        a quorum of them has signed.
         """
         record = self.runs[run]
         made = LedgerRecord(

@@ -1,7 +1,7 @@
-"""The owner's word that another scheduler goes on with a run without keepers, made in a home.
+"""The owner's word that a scheduler goes on with a run without keepers, made in a home.
 
-For a scheduler that is gone for good, with its disk. In a run with keepers nobody needs it: they
-say who goes on.
+For a scheduler that is gone for good, with its disk; and for a run of whose keepers so many are
+gone for good that no quorum is left. As long as there is one, the keepers say who goes on.
 """
 
 from pathlib import Path
@@ -21,21 +21,29 @@ from dipaco.protocol.work.terms import OwnersGrant
 
 
 def grant_term(
-    run: RunFile, home: Path, key: Ed25519PrivateKey, *, term: int | None, me: PeerId | None
+    run: RunFile,
+    home: Path,
+    key: Ed25519PrivateKey,
+    *,
+    term: int | None,
+    me: PeerId | None,
+    keepers_gone: bool = False,
 ) -> tuple[OwnersGrant, PeerId]:
     """Have the term begin that follows the ledger of `home`; returns it, and its scheduler.
 
-    term   None: the next one of this node, `me`.
+    term           None: the next one of this node, `me`.
+    keepers_gone   a quorum of the run's keepers is gone for good, and never comes back.
 
     The node of the home tells it to all others when it is started. Raises ConfigError, HomeTaken.
     """
     manifest = run.manifest
     if peer_id(key) != manifest.owner:
         raise ConfigError(f"--key: it is of {peer_id(key)}, the run's owner is {manifest.owner}")
-    if manifest.schedule.named_keepers:
+    if manifest.schedule.named_keepers and not keepers_gone:
         raise ConfigError(
             f"run {manifest.name} has keepers: start another of its schedulers, which takes over "
-            "as soon as a quorum of them answers"
+            "as soon as a quorum of them answers; give --keepers-gone if there never will be one "
+            "again: the run then goes on without keepers, and what only they knew is given up"
         )
     with Home(home).held():
         journal = Journal.open(Home(home).journal)

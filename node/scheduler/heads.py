@@ -1,6 +1,7 @@
 """Where peers say that a run's ledger ends, and who schedules it."""
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 
 import trio
@@ -15,9 +16,17 @@ log = logging.getLogger(__name__)
 
 
 async def heads_of(
-    peers: Iterable[PeerId], run: Digest, rpc: Rpc, *, timeout: float
+    peers: Iterable[PeerId],
+    run: Digest,
+    rpc: Rpc,
+    *,
+    timeout: float,
+    enough: float = math.inf,
 ) -> dict[PeerId, HeadIs]:
-    """Return the answers of those of `peers` that answer within `timeout` seconds."""
+    """Return the answers of those of `peers` that answer within `timeout` seconds.
+
+    enough   the number of answers after which the others are not waited for.
+    """
     answers: dict[PeerId, HeadIs] = {}
 
     async def ask(peer: PeerId) -> None:
@@ -25,6 +34,8 @@ async def heads_of(
             answers[peer] = await rpc.call(peer, AskHead(run=run), HeadIs, timeout=timeout)
         except (Unavailable, Refusal, RemoteProtocolError) as error:
             log.debug("%s does not say where it stands: %s", short_peer(peer), error)
+        if len(answers) >= enough:
+            nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         for peer in peers:

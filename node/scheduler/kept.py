@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import trio
 from msgspec import UNSET
@@ -23,9 +24,10 @@ from dipaco.node.kinds.changes import (
     TrainingDiscarded,
 )
 from dipaco.node.kinds.pending_moments import Place
-from dipaco.node.kinds.table import TRAIN, work_of
+from dipaco.node.kinds.table import TRAIN
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.scheduler.deps import SchedulerDeps
+from dipaco.node.scheduler.held_moments import HeldMoments
 from dipaco.node.scheduler.named_blobs import blobs_named
 from dipaco.node.scheduler.replication import Certified, Deposed, Replication
 from dipaco.node.scheduler.service import STEP_RETRY_SECONDS, Scheduler
@@ -81,6 +83,10 @@ class KeptScheduler(Scheduler):
         for accepted in self.schedule.state.accepted.values():
             self._unkept[accepted.result.token] = _Unkept(accepted)
         replication.changed = deps.changed.notify
+
+    @cached_property
+    def _moments(self) -> HeldMoments:
+        return HeldMoments(self.schedule, self._replication, self._deps.blobs.has)
 
     @property
     def waiting(self) -> str:
@@ -140,6 +146,7 @@ class KeptScheduler(Scheduler):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_term)
             nursery.start_soon(self._keep_results)
+            nursery.start_soon(self._hold_moments)
             await self._settle(lambda: self.schedule.adopt(spec_digest(self._spec)))
             self._check_spec()
             nursery.start_soon(super().serve)
@@ -187,6 +194,12 @@ class KeptScheduler(Scheduler):
         self._unkept.pop(result.token, None)
         self._due.notify()
 
+    async def _hold_moments(self) -> None:
+        try:
+            await self._moments.run(self._due)
+        except* Deposed:
+            self.depose()
+
     def _is_kept(self, step: DueStep) -> bool:
         """Return whether a quorum keeps every result of a step.
 
@@ -198,7 +211,8 @@ class KeptScheduler(Scheduler):
         return not any(token in self._unkept for token in tokens)
 
     def _due_steps(self) -> Iterator[DueStep]:
-        return filter(self._is_kept, super()._due_steps())
+        ready = self._moments.ready
+        return (each for each in super()._due_steps() if self._is_kept(each) and ready(each))
 
     async def _take_step(self, step: DueStep) -> bool:
         """Take an outer step, once its deltas are here: keepers have what this node lacks."""
@@ -263,27 +277,15 @@ class KeptScheduler(Scheduler):
 
         Another entry in its place would be a second ledger.
         """
-        while True:
+        while self._proposal is not None:
             try:
-                self._make((*changes, *self._overtaken(changes)))
+                self._make(changes)
             except DiskFull:
                 await trio.sleep(STEP_RETRY_SECONDS)
             else:
                 self._proposal = None
-                return
-
-    def _overtaken(self, changes: tuple[Change, ...]) -> tuple[LeaseEnded, ...]:
-        """Return the end of leases that were granted for the same work while it became final."""
-        counted = {each.token for each in changes if isinstance(each, LeaseEnded) and each.counted}
-        grants = self.schedule.grants
-        done = {work_of(grants[token].lease) for token in counted & grants.keys()}
-        return tuple(
-            LeaseEnded(token, "another peer was done before")
-            for token, grant in grants.items()
-            if token not in counted
-            and (work := work_of(grant.lease)) in done
-            and work.kind.one_result
-        )
+        if any(isinstance(each, LeaseEnded) and each.counted for each in changes):
+            self._make(self.schedule.overtaken())  # granted for the same work meanwhile
 
     def _save(self, changes: Iterable[Change]) -> None:
         changes = tuple(changes)
@@ -294,6 +296,7 @@ class KeptScheduler(Scheduler):
 
     def _note(self, change: Change) -> None:
         super()._note(change)
+        self._moments.note(change)
         match change:
             case TrainingAccepted(result=result):
                 self._unkept[result.token] = _Unkept(change)

@@ -1,7 +1,8 @@
 """The blobs that an entry of the ledger names, and that its scheduler must have on keepers before.
 
-Moments are no part of it: their maker may still have them when an outer step names them, and they
-can be made again (docs/protocol.md, Leases). Deltas are on keepers since their result was accepted.
+Moments are no part of it: their maker may still have them when an outer step names them. They are
+on keepers before the next one (`held_moments.py`), and until then they can be made again. Deltas
+are on keepers since their result was accepted.
 """
 
 from collections.abc import Iterator

@@ -46,7 +46,7 @@ from dipaco.protocol.work.calls import (
     TailPart,
     Wanted,
 )
-from dipaco.protocol.work.candidate import Choice, Outdone, Proposal, TakeOver
+from dipaco.protocol.work.candidate import Outdone, Proposal, TakeOver
 from dipaco.protocol.work.kinds import TrainResult
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 from dipaco.protocol.work.placement import order
@@ -80,6 +80,20 @@ class Certified:
     certificate: Certificate
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A term that promises begin. It is made whole at the moment of the choice: the fold that its
+    chain goes on from is that of the store, which grows once these records are final.
+    """
+
+    chain: Chain
+    """It ends with the record that begins the term."""
+    before: int
+    """The term that it goes on from."""
+    acceptances: tuple[Signed, ...]
+    """Of the rounds that are open at its beginning."""
+
+
 @dataclass
 class Replication:
     """The keepers of one run, asked by the node that schedules it in one term."""
@@ -110,7 +124,7 @@ class Replication:
     @property
     def keepers(self) -> tuple[PeerId, ...]:
         """All keepers of the manifest."""
-        return self.record.keepers
+        return self.record.manifest.schedule.named_keepers
 
     @property
     def quorum(self) -> int:
@@ -126,30 +140,29 @@ class Replication:
         then a higher one is needed.
         """
         taking = TakeOver(self.run, self.record.manifest, term, self.record.final)
-        choice: Choice | None = None
+        begun: Begun | None = None
 
         async def pursue(keeper: PeerId) -> None:
-            nonlocal taking, choice
+            nonlocal taking, begun
             while (question := _question_to(keeper, taking)) is not None:
                 answered = await self._asked(keeper, question)
                 if self.record.length != taking.final.head.length:  # it grew meanwhile
                     taking = taking.grown(self.record.final)
                 taking = answered(taking)
                 if all(given.after is None for given in taking.given.values()):
-                    choice = taking.choice()
-                if choice is not None:
+                    begun = _begun(taking, self.key)
+                if begun is not None:
                     return
 
         with trio.move_on_after(TAKE_SECONDS):
-            await self._ask_all(self.keepers, pursue, enough=lambda: choice is not None)
-        if choice is None:
+            await self._ask_all(self.keepers, pursue, enough=lambda: begun is not None)
+        if begun is None:
             raise Unavailable(self.no_quorum())
-        begun = choice.begun(term, self.key)
-        final = await self._certified(begun, what=f"the beginning of term {term}")
+        final = await self._certified(begun.chain, what=f"the beginning of term {term}")
         self.run_store.append_final(self.run, final.records, final.certificate)
-        self.term, self.before = term, choice.chain.head.term
+        self.term, self.before = term, begun.before
         log.info("run %s: term %d begins here", self.record.manifest.name, term)
-        return taking.open_acceptances(choice.chain)
+        return begun.acceptances
 
     async def _asked(
         self, keeper: PeerId, question: AskPromise | ReadTail | ReadLedger
@@ -362,6 +375,15 @@ class Replication:
             if waiting:
                 log.warning("run %s: %s", self.record.manifest.name, waiting)
             self.changed()
+
+
+def _begun(taking: TakeOver, key: Ed25519PrivateKey) -> Begun | None:
+    """Return the term that promises begin; None: no quorum of them agrees yet."""
+    choice = taking.choice()
+    if choice is None:
+        return None
+    acceptances = taking.open_acceptances(choice.chain)
+    return Begun(choice.begun(taking.term, key), choice.chain.head.term, acceptances)
 
 
 def _question_to(keeper: PeerId, taking: TakeOver) -> AskPromise | ReadTail | ReadLedger | None:

@@ -1,4 +1,4 @@
-"""The end of the calls that volunteers make: each request goes to the scheduler of its run."""
+"""The end of the calls to schedulers: each goes to the scheduler of its run, or to its standby."""
 
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import trio
 from dipaco.node.scheduler.catching_up import hear_out
 from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
+from dipaco.node.scheduler.standby import Standby
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.identity import PeerId
@@ -21,9 +22,11 @@ from dipaco.protocol.work.calls import (
     Heartbeat,
     Holders,
     NoLease,
+    Noted,
     Reclaim,
     Stands,
     Submit,
+    TermLeft,
 )
 
 
@@ -32,6 +35,8 @@ class RequestRouter:
 
     def __init__(self) -> None:
         self.schedulers: dict[Digest, Scheduler] = {}
+        self.standbys: dict[Digest, Standby] = {}
+        """Of the runs with keepers that this node may have to schedule."""
         self._preparing: set[Digest] = set()
         self.unheard: Callable[[], Set[PeerId]] = frozenset
         """Returns the connected peers whose ledgers were not pulled yet."""
@@ -85,6 +90,14 @@ class RequestRouter:
         """Answer `AskHolders`."""
         scheduler = self._of(request.run)
         return Holders(held=holders(scheduler.schedule, scheduler.beats))
+
+    async def term_left(self, peer: PeerId, request: TermLeft) -> Noted:
+        """Answer `TermLeft`."""
+        standby = self.standbys.get(request.run)
+        if standby is None:
+            raise Unavailable(f"this node does not stand by for run {short(request.run)}")
+        standby.note_left(peer, request.term)
+        return Noted()
 
     def gone(self, peer: PeerId) -> None:
         """Note that a peer's connection broke."""

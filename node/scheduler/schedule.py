@@ -590,7 +590,7 @@ class Schedule:
             return (), NoLease(code="run-over", reason=reason, retry_after=30.0)
         reason = one_line(held_back or self.blocked or why_idle(self.state, self.grants))
         queued, number, places = self._place(asker, key, bool(held_back))
-        wait = retry_after(number)
+        wait = retry_after(number, leased=bool(self.grants))
         self.queue.asked(key, asker.peer, asker.now, wait=wait)
         if held_back:
             self.queue.passes(key, asker.now)

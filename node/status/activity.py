@@ -18,13 +18,13 @@ from dipaco.node.jobs.values import Progress
 from dipaco.node.status.document import (
     Reason,
     StageTime,
-    State,
     TaskStatus,
     Verdict,
     reason,
     state_of,
 )
 from dipaco.node.status.event_log import EventLog
+from dipaco.node.status.events import State
 from dipaco.node.status.history import History
 from dipaco.node.status.tasks import Tasks
 from dipaco.node.status.totals import Sums

@@ -10,23 +10,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from dipaco.node.status.events import Event, State
 from dipaco.protocol.numbers import count, span
 
 SCHEMA: Final = 1
-
-State = Literal[
-    "starting",
-    "connecting",
-    "choosing",
-    "verifying",
-    "refused",
-    "fetching",
-    "training",
-    "waiting",
-    "paused",
-    "serving",
-    "stopping",
-]
 
 Verdict = Literal["unverified", "verified", "refuted", "unverifiable"]
 
@@ -349,5 +336,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     swarm: tuple[PathStatus, ...]
     """Every path of `run`; empty before a run is chosen."""
     totals: Totals
+    events: tuple[Event, ...] = ()
+    """The last ten, ascending."""
     stages: tuple[StageTime, ...]
     memory: Memory

@@ -18,8 +18,7 @@ from typing import Final
 import msgspec
 
 from dipaco.node.condition import Condition
-from dipaco.node.status.document import State
-from dipaco.node.status.events import MAX_TEXT, Event, EventKind, TaskRecord
+from dipaco.node.status.events import MAX_TEXT, Event, EventKind, State, TaskRecord
 from dipaco.protocol.wire.text import one_line
 
 log = logging.getLogger(__name__)
@@ -112,6 +111,7 @@ class EventLog:
         found = list(_decoded(tail))
         self.number = max((event.number for event in found), default=_first(path))
         self.tasks = max((event.tasks for event in found), default=0)
+        self.recent.extend(_unbroken(found))
         if tail.endswith(b"\n"):  # else a crash tore the last line: nothing is appended to it
             self._path = path
 
@@ -162,6 +162,12 @@ def latest_tasks(folder: Path, limit: int) -> list[TaskRecord]:
         if len(found) >= limit:
             break
     return found[:limit]
+
+
+def _unbroken(events: list[Event]) -> list[Event]:
+    """Return the last events that follow each other without a gap."""
+    gaps = [n for n in range(1, len(events)) if events[n].number != events[n - 1].number + 1]
+    return events[max(gaps, default=0) :]
 
 
 def _files(folder: Path) -> list[Path]:

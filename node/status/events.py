@@ -7,7 +7,19 @@ from typing import Final, Literal
 
 import msgspec
 
-from dipaco.node.status.document import State
+State = Literal[
+    "starting",
+    "connecting",
+    "choosing",
+    "verifying",
+    "refused",
+    "fetching",
+    "training",
+    "waiting",
+    "paused",
+    "serving",
+    "stopping",
+]
 
 EventKind = Literal["node", "state", "task"]
 Outcome = Literal["working", "accepted", "refused", "handed-back", "lost", "failed"]

@@ -16,8 +16,10 @@ import psutil
 import torch
 
 from dipaco.node.jobs.values import Described
+from dipaco.node.quantities import MemoryBound
 from dipaco.protocol.errors import NoDevice
 
+WHOLE = MemoryBound(percent=100)
 SHARE = 0.9  # of a device's memory that training may take: other programs need some of it
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # the container's limit, if there is one
 CPU_NAMES = Path("/proc/cpuinfo")
@@ -62,9 +64,10 @@ def _need_cuda(wish: str, number: int) -> None:
         )
 
 
-def describe(device: torch.device) -> Described:
+def describe(device: torch.device, max_ram: MemoryBound = WHOLE) -> Described:
     """Return name, driver and memory of a device that exists.
 
+    max_ram   bounds what is usable of the machine's own memory, that of a CPU.
     Memory that this process holds already counts as usable.
     """
     if device.type == "cuda":
@@ -83,7 +86,8 @@ def describe(device: torch.device) -> Described:
         return _words("mps", platform.processor() or "Apple GPU", "Metal", most, most)
     machine = psutil.virtual_memory()
     total, free = _contained(machine.total, machine.available)
-    return _words("cpu", cpu_name(), "", total, free + (_status("VmRSS") or 0))
+    usable = min(max_ram.of(total), free + (_status("VmRSS") or 0))
+    return _words("cpu", cpu_name(), "", total, usable)
 
 
 def _words(device: str, name: str, driver: str, total: int, free: int) -> Described:

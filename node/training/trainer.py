@@ -26,6 +26,7 @@ from dipaco.node.training.devices import (
     try_out,
     was_lost,
 )
+from dipaco.node.training.duty import Duty
 from dipaco.node.training.evaluation import evaluate, score, whole
 from dipaco.node.training.inner_loop import (
     InnerResult,
@@ -90,7 +91,7 @@ class Trainer:
         """Return the device in words, once it has computed something; raises NoDevice."""
         with self._within_memory():
             try_out(self._device)
-            return describe(self._device)
+            return describe(self._device, self._compute.max_ram)
 
     def probe_memory(self, job: ProbeMemory) -> MemoryProbed:
         """Measure the memory and the time of one micro-batch."""
@@ -143,11 +144,16 @@ class Trainer:
     ) -> InnerResult:
         check_moment_bits(self._compute.moment_bits, manifest)
         compiling = compiling_in_words if self._compute.compile else nullcontext
-        told = _StepReporter(steps.count, on_progress)
+        told, duty = _StepReporter(steps.count, on_progress), Duty(self._compute.duty)
 
         def on_step(step: StepReport) -> None:
             self._micro_batches.fitted(self._device)
             told.on_step(step)
+            duty.rest(told.on_micro_batch)
+
+        def on_micro_batch() -> None:
+            told.on_micro_batch()
+            duty.rest(told.on_micro_batch)
 
         with self._within_memory(), compiling():
             model = self._model(manifest)
@@ -162,7 +168,7 @@ class Trainer:
                 steps,
                 max_batch=self._micro_batches.most,
                 on_step=on_step,
-                on_micro_batch=told.on_micro_batch,
+                on_micro_batch=on_micro_batch,
                 shrink=self._micro_batches.shrink(model, manifest.training.batch),
                 moment_bits=self._compute.moment_bits,
             )
@@ -317,7 +323,7 @@ class Trainer:
     def _within_memory(self) -> Iterator[None]:
         """Turn a lack of memory, on the CPU too, or the loss of the device into NoDevice."""
         try:
-            with bounded(self._device, describe(self._device).usable):
+            with bounded(self._device, describe(self._device, self._compute.max_ram).usable):
                 yield
         except (MemoryError, NoDevice, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not ran_out(error):

@@ -2,10 +2,11 @@
 
 Each record is held against the manifest and the records before it: signature, place, the right by
 which a term began, the rules of the fold. In a run with keepers the certificate says how much of it
-is final. Every outer step whose blobs are at hand is taken again, on the processor alone, and must
-give the digests that the ledger names.
+is final, up to the owner's word that the run goes on without them. Every outer step whose blobs are
+at hand is taken again, on the processor alone, and must give the digests that the ledger names.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -107,8 +108,15 @@ def _check_final(told: Told, record: RunRecord, found: History) -> None:
             raise RemoteProtocolError("it has a certificate, and the run has no keepers")
         found.final = record.length
         return
-    if not told.certificate:
-        return
+    if told.certificate:
+        found.final, found.signers = _certified(told, record), len(told.certificate)
+    granted = (each.first for each in found.terms if each.term and each.promises is None)
+    if found.final >= next(granted, math.inf):  # it goes on without keepers, says the owner
+        found.final = record.length
+
+
+def _certified(told: Told, record: RunRecord) -> int:
+    """Return the number of records that the certificate makes final."""
     head = check_certificate(record.manifest, record.run, told.certificate)
     if head.length > record.length:
         raise RemoteProtocolError(
@@ -117,7 +125,7 @@ def _check_final(told: Told, record: RunRecord, found: History) -> None:
         )
     if record.digests[head.length - 1] != head.digest:
         raise RemoteProtocolError("its certificate is of another ledger: this one is not final")
-    found.final, found.signers = head.length, len(told.certificate)
+    return head.length
 
 
 def _step_of(record: RunRecord, entry: Entry) -> OuterStep | None:

@@ -47,7 +47,7 @@ class Heartbeats:
     async def run(self) -> None:
         """Renew the lease until it falls."""
         while not self.lost:
-            await trio.sleep(self._seconds)
+            await self._link.pause(self._seconds)  # a new scheduler is shown the lease at once
             await self.beat()
 
     async def beat(self) -> None:

@@ -34,14 +34,8 @@ from dipaco.node.volunteer.retention import (
     handed_in,
     not_handed_over,
 )
-from dipaco.node.volunteer.scheduler_link import SchedulerLink
-from dipaco.node.volunteer.work import (
-    MAX_RETRY_SECONDS,
-    RETRY_SECONDS,
-    JobFailed,
-    LeaseWork,
-    ResultRefused,
-)
+from dipaco.node.volunteer.scheduler_link import RETRY_SECONDS, SchedulerLink
+from dipaco.node.volunteer.work import JobFailed, LeaseWork, ResultRefused
 from dipaco.protocol.errors import (
     DipacoError,
     LeaseLost,
@@ -140,8 +134,7 @@ class Volunteer:
                 raise  # Unavailable, too, but no matter of a scheduler that is away
             except (Unavailable, RemoteProtocolError) as away:
                 self._tell_away(away, wait)
-                await trio.sleep(wait)
-                wait = min(2 * wait, MAX_RETRY_SECONDS)
+                wait = await self._link.pause_while_away(wait)
 
     async def _go_on(self) -> bool:
         """Do the next thing that there is to do."""

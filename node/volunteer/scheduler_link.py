@@ -40,7 +40,9 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 10.0  # for a small question
 SUBMIT_SECONDS = math.inf  # it pulls and inspects the blobs first; a lease that falls ends the wait
-LOOK_SECONDS = 1.0  # between two looks whether another scheduler has taken over meanwhile
+LOOK_SECONDS = 0.5  # between two looks whether another scheduler is there, or this one again
+RETRY_SECONDS = 1.0  # first wait for a scheduler that is away; doubles
+MAX_RETRY_SECONDS = 15.0
 MOST_SHOWN = 8  # leases remembered: two are held at once
 GOODBYE_SECONDS = 2.0  # to hand back a lease on the way out
 
@@ -156,6 +158,27 @@ class SchedulerLink:
                 await self._rpc.call(self.scheduler, request, Stands, timeout=GOODBYE_SECONDS)
             except (Unavailable, Refusal, RemoteProtocolError) as error:
                 log.debug("lease not handed back: %s", error)
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait before the scheduler is called again; returns whether the wait ended early.
+
+        It ends after so many seconds, or as another scheduler takes over, or this one is back.
+        """
+        asked, there = self.scheduler, self._is_there
+        with trio.move_on_after(seconds):
+            while self.scheduler == asked and (there or not self._is_there):
+                await trio.sleep(LOOK_SECONDS)
+            return True
+        return False
+
+    async def pause_while_away(self, wait: float) -> float:
+        """Wait as `pause` does after a call without an answer; returns how long to wait next."""
+        early = await self.pause(wait)
+        return RETRY_SECONDS if early else min(2 * wait, MAX_RETRY_SECONDS)
+
+    @property
+    def _is_there(self) -> bool:
+        return self.scheduler in self._rpc.ready()
 
     async def holders(self) -> Holders:
         """Ask who works on which path; raises Unavailable, RemoteProtocolError."""

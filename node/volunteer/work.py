@@ -22,7 +22,7 @@ from dipaco.node.volunteer.deps import VolunteerDeps
 from dipaco.node.volunteer.heartbeat import Heartbeats
 from dipaco.node.volunteer.held_leases import HeldLease, HeldLeases
 from dipaco.node.volunteer.inputs import Inputs
-from dipaco.node.volunteer.scheduler_link import SchedulerLink
+from dipaco.node.volunteer.scheduler_link import RETRY_SECONDS, SchedulerLink
 from dipaco.protocol.errors import DipacoError, LeaseLost, NoDevice, Refusal, Unavailable
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.manifest import Manifest
@@ -31,8 +31,6 @@ from dipaco.protocol.work.kinds import Lease, Result
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # first wait for a scheduler that is away; doubles
-MAX_RETRY_SECONDS = 15.0
 BESIDE = "beside"
 """The stage of all that is done for one lease while another is worked on."""
 
@@ -245,8 +243,7 @@ class LeaseWork:
                         self._link.say_away(away, wait)
                     else:
                         self._link.say_away_beside(away, wait)
-                    await trio.sleep(wait)
-                    wait = min(2 * wait, MAX_RETRY_SECONDS)
+                    wait = await self._link.pause_while_away(wait)
         if isinstance(reply, Fallen):
             self._activity.sums.refuse()
             raise ResultRefused(reply.reason)

@@ -15,7 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO, TypeVar
+
+import psutil
 
 from dipaco.node.jobs.frames import HEADER_BYTES, body_length, pack, read_job, read_settings
 from dipaco.node.jobs.values import Answer, Failed, FailureKind, Job, Progress
@@ -42,12 +45,20 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the daemon handles them
     settings = receive(pipe, read_settings)
     os.nice(settings.compute.nice)
+    yield_disk()
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
     threading.Thread(target=read_jobs, args=(pipe, jobs), daemon=True).start()
     performer = Performer(settings, whole_home=True)
     while True:
         answer = perform(performer, jobs.get(), Throttle(send_to(answers), time.monotonic))
         send_to(answers)(answer)
+
+
+def yield_disk() -> None:
+    """Read and write only while nobody else uses the disk, where the system has such a class."""
+    if sys.platform == "linux":
+        with suppress(psutil.Error, OSError):  # a container may forbid it
+            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 def protect_stdout() -> BinaryIO:

@@ -5,6 +5,7 @@ A PeerID of an Ed25519 key is base58btc of the identity multihash of its protobu
 """
 
 import base64
+from functools import lru_cache
 from typing import Annotated, NewType
 
 import base58
@@ -32,6 +33,7 @@ PeerIdField = Annotated[
 ]
 
 
+@lru_cache(maxsize=4096)  # the replay of a ledger asks for the same key record by record
 def peer_id_of(public_key: bytes) -> PeerId:
     """Return the PeerID of a 32-byte Ed25519 public key."""
     if len(public_key) != PUBLIC_KEY_BYTES:

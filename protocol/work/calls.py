@@ -320,6 +320,18 @@ class AskHead(Wire, frozen=True, kw_only=True):
     run: DigestField
 
 
+class TermLeft(Wire, frozen=True, kw_only=True):
+    """The scheduler of a term ends in order: another scheduler of the run need not wait for it."""
+
+    run: DigestField
+    term: Term
+    """Its own, the newest that it has begun."""
+
+
+class Noted(Wire, frozen=True, kw_only=True):
+    """The node has taken note."""
+
+
 class HeadIs(Wire, frozen=True, kw_only=True):
     """Where the ledger ends here; from a scheduler it is a sign of life for those that wait."""
 

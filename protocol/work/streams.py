@@ -46,12 +46,14 @@ from dipaco.protocol.work.calls import (
     Holding,
     Kept,
     NoLease,
+    Noted,
     Promised,
     ReadTail,
     Reclaim,
     Stands,
     Submit,
     TailPart,
+    TermLeft,
 )
 
 Calls = dict[type[Wire], tuple[type[Wire], ...]]
@@ -70,6 +72,7 @@ CONTROL_CALLS: Final[Calls] = {
     AskHolders: (Holders,),
     Reclaim: (Stands, Fallen),
     AskHead: (HeadIs,),
+    TermLeft: (Noted,),
 }
 """By request the answers, on the stream of calls that must not wait."""
 

@@ -37,7 +37,7 @@ SURFACE = {
     "run show": "NAME --home --json",
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
-    "run takeover": "NAME --home --key --term",
+    "run takeover": "NAME --home --keepers-gone --key --term",
     "doctor": "--device --fit --home --json --max-batch --prove-idle",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",

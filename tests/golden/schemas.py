@@ -32,7 +32,7 @@ from dipaco.cli.views.generation import GenerationReport
 from dipaco.cli.views.peers import PeerList
 from dipaco.cli.views.report import Report
 from dipaco.cli.views.verification import HistoryReport, VerifyReport
-from dipaco.node.api.values import LedgerView, Ordered, Why
+from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
 from dipaco.node.compare.summary import Comparison
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
@@ -70,6 +70,7 @@ VERBS: Final[dict[str, Any]] = {
 """What a verb prints with `--json`; `log` and `events` print one on each line."""
 REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
     "GET /v1/ledger": LedgerView,
+    "GET /v1/config": ConfigView,
     "GET /v1/events": EventPage,
     "GET /v1/log": LogPage,
 }

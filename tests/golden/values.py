@@ -82,12 +82,14 @@ from dipaco.protocol.work.calls import (
     Holding,
     Kept,
     NoLease,
+    Noted,
     Promised,
     ReadTail,
     Reclaim,
     Stands,
     Submit,
     TailPart,
+    TermLeft,
     Wanted,
 )
 from dipaco.protocol.work.kinds import (
@@ -506,6 +508,8 @@ def _keepers() -> tuple[Wire, ...]:
         ),
         Holding(blobs=(digest("delta"),)),
         AskHead(run=RUN),
+        TermLeft(run=RUN, term=1),
+        Noted(),
         HeadIs(term=1, head=HEAD, scheduling=True, votes=False),
         AskLease(run=RUN, spec=digest("spec"), head=HEAD),
     )

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from tests.simulation.large import measure
 from tests.simulation.many import command, run_many
 from tests.simulation.mutations import table
 from tests.simulation.shrink import remaining, shrink, without
@@ -27,7 +28,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--state", type=Path, help="a file to go on from")
     parser.add_argument("--mutations", action="store_true", help="how soon planted bugs are found")
+    parser.add_argument("--large", action="store_true", help="one universe of 1,000 nodes")
     given = parser.parse_args()
+    if given.large:
+        print(measure(given.first).text())
+        return 0
     if given.mutations:
         return int(not table(given.seeds))
     if given.seed is not None:

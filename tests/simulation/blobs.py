@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 
 from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.identity import PeerId
 from tests.simulation import toy
@@ -12,6 +13,11 @@ from tests.simulation.oracle import Oracle
 from tests.simulation.world import Ask, Pause
 
 TABLE = "blobs"
+
+
+def most_blobs(manifest: Manifest) -> int:
+    """Return how many blobs a node may hold that removes the old ones."""
+    return 96 * len(manifest.topology.modules)
 
 
 class Blobs:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.work.ledger import Equivocation
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,12 @@ class Part:
     records: tuple[Signed, ...]
     certificate: tuple[Signed, ...] = ()
     """Of the last of them, in a run with keepers."""
+    grant: Signed | None = None
+    """The owner's word that another scheduler goes on, if there is one."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Sent unasked: a scheduler signed two ledgers."""
+
+    proof: Equivocation

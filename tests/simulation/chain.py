@@ -1,22 +1,23 @@
 """A node's copy of the ledger: the real fold, and its records on the simulated disk."""
 
+from dipaco.node.runs.grants import check_grant, check_not_given_up, stays_until
 from dipaco.node.runs.record import RunRecord
-from dipaco.protocol.errors import RemoteProtocolError
+from dipaco.protocol.errors import Refusal, RemoteProtocolError
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
-from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.wire.signed import Signed, open_signed
 from dipaco.protocol.work.ledger import LedgerRecord
 from dipaco.protocol.work.rounds import Rounds
 from dipaco.protocol.work.tail import Final
-from dipaco.protocol.work.terms import check_certificate
+from dipaco.protocol.work.terms import OwnersGrant, check_certificate
 from tests.simulation import toy
 from tests.simulation.calls import Part
 from tests.simulation.disk import Disk, Write
 from tests.simulation.oracle import Oracle
 
 PART = 16  # records of one message, at most
-LEDGER, CERTIFICATE = "ledger", "certificate"
+LEDGER, CERTIFICATE, GRANT = "ledger", "certificate", "grant"
 
 
 class Chain:
@@ -33,11 +34,16 @@ class Chain:
         """The same, opened."""
         self.certificate: tuple[Signed, ...] = ()
         """Of the last record, in a run with keepers."""
+        self.grant: Signed | None = None
+        """The owner's word that another scheduler goes on, in a run without keepers."""
         self.reread()
 
     def reread(self) -> None:
         """Go back to what is on the disk."""
         self.record.restart()
+        granted = self._disk.rows(GRANT).get(())
+        self.grant = decode(granted, Signed) if granted else None
+        self.record.granted = open_signed(self.grant, OwnersGrant) if self.grant else None
         self.records.clear()
         self.opened.clear()
         saved = self._disk.rows(LEDGER)
@@ -55,7 +61,24 @@ class Chain:
     def part(self, first: int) -> Part:
         """Return records from a number on, as many as a message holds, up to the certified head."""
         last = len(self.records) if self.certificate else first + PART
-        return Part(first, tuple(self.records[first:last]), self.certificate)
+        return Part(first, tuple(self.records[first:last]), self.certificate, self.grant)
+
+    def heed(self, signed: Signed | None) -> None:
+        """Take in the owner's word, and give up the records that it gives up; raises DiskFull."""
+        if signed is None or self.grant is not None:  # a universe has one
+            return
+        grant = open_signed(signed, OwnersGrant)
+        try:
+            check_grant(self.record, signed, grant)
+        except Refusal:  # the term has begun here
+            return
+        self.record.granted = grant
+        stays, have = stays_until(self.record), len(self.records)
+        gone: list[Write] = [(LEDGER, (seq,), None) for seq in range(stays, have)]
+        try:
+            self._disk.commit([(GRANT, (), encode(signed)), *gone])
+        finally:
+            self.reread()
 
     def take(self, records: list[Signed]) -> list[LedgerRecord]:
         """Take in the next records, in memory; raises RemoteProtocolError."""
@@ -71,6 +94,7 @@ class Chain:
 
         Raises RemoteProtocolError for what an honest peer does not send.
         """
+        self.heed(part.grant)
         have = len(self.records)
         fresh = list(part.records[max(0, have - part.first) :])
         if not fresh or part.first > have:
@@ -80,12 +104,16 @@ class Chain:
             if (head.length, head.digest) != (have + len(fresh), fresh[-1].body_digest):
                 raise RemoteProtocolError("the certificate is not of the last record")
         self.append(fresh, part.certificate)
-        return len(fresh)
+        return len(self.records) - have
 
     def append(self, fresh: list[Signed], certificate: tuple[Signed, ...]) -> None:
         """Save and take in the next records, which are final; raises DiskFull."""
         have = len(self.records)
-        self.record.check(fresh)
+        opened = self.record.check(fresh)
+        try:
+            check_not_given_up(self.record, opened)
+        except Refusal:  # whoever sends them may not know
+            return
         writes = [write_of(have + i, each) for i, each in enumerate(fresh)]
         writes += [(CERTIFICATE, (i,), encode(each)) for i, each in enumerate(certificate)]
         self._disk.commit(writes)

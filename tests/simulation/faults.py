@@ -9,13 +9,20 @@ from random import Random
 from typing import Literal
 
 SCHEDULER = "scheduler"
+SECOND = "s1"  # the second scheduler
 CALM_AFTER = (20.0, 200.0)  # seconds of phase 1
+MIDDLE_STEPS = 600  # of a scheduler: in so many it begins a term, and records become final
 LATEST_STEP = 1500  # of a crash: most nodes take part in so many events of phase 1
 
 Point = Literal["before", "unsaved", "saved", "after"]
 """Where in a step a node dies: before it, in its first commit (which is lost), right after that
 commit, or at its end. Answers leave at the end of a step or when the node next waits."""
 POINTS: tuple[Point, ...] = ("before", "unsaved", "saved", "after")
+
+
+Way = Literal["both", "out", "in"]
+"""Of the messages that a cut loses."""
+WAYS: tuple[Way, ...] = ("both", "out", "in")
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Cut:
     group: tuple[str, ...]
     at: float
     seconds: float
-    way: Literal["both", "out", "in"]
+    way: Way
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,33 @@ class Leaves:
 @dataclass(frozen=True)
 class DiskLost:
     """A node loses its whole disk, and starts again with an empty one."""
+
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """A node speaks the version before, until it is started with today's and its journal.
+
+    The version before knows no `Reclaim`, says no head when it asks for work, and saves no places.
+    """
+
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
+class OwnerGrants:
+    """The run's owner grants the next term to the second scheduler, from a node's ledger on."""
+
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Usurps:
+    """A node asks the keepers again and again for terms that are not its own."""
 
     node: str
     at: float
@@ -140,6 +174,9 @@ Fault = (
     | WrongClock
     | Leaves
     | DiskLost
+    | Upgrade
+    | OwnerGrants
+    | Usurps
     | BlobLost
     | Backup
     | Lies
@@ -166,7 +203,8 @@ class Plan:
     """In the order of their terms."""
     keepers: tuple[str, ...] = ()
     healed: tuple[str, ...] = (SCHEDULER,)
-    """Nodes that have no fault in phase 2: one scheduler, and a quorum of the keepers."""
+    """Nodes that have no fault in phase 2: one scheduler, and a quorum of the keepers; of those
+    some are gone for good in a few universes, and then the run is rightly unavailable."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,7 +240,62 @@ def plan_of(seed: int) -> Plan:
         calm=calm,
         faults=tuple(found),
     )
-    return plan if seed % 2 else _with_keepers(Random(f"keepers {seed}"), plan)
+    if seed % 2:
+        plan = _granted(Random(f"owner {seed}"), plan)
+    else:
+        plan = _with_keepers(Random(f"keepers {seed}"), plan)
+    if seed % 4 == 2:
+        plan = _taken_over(Random(f"take over {seed}"), plan)
+    return _with_few(Random(f"few {seed}"), plan)
+
+
+def _with_few(random: Random, plan: Plan) -> Plan:
+    """Return the universe with faults that most have not: upgrades, and what ends a run."""
+    found = list(plan.faults)
+    if random.random() < 0.3:
+        names = (name for name in plan.names if random.random() < 0.5)
+        found += (Upgrade(name, random.uniform(0, plan.calm)) for name in names)
+    if random.random() < 0.05:
+        kinds = (plan.schedulers, volunteers(plan.volunteers), plan.keepers)
+        gone = random.choice([kind for kind in kinds if kind])
+        some = len(plan.keepers) // 2 + 1  # a quorum cannot be without one of so many
+        for name in random.sample(gone, some if gone == plan.keepers else len(gone)):
+            found.append(Leaves(name, random.uniform(0, plan.calm * 1.5)))
+    return replace(plan, faults=tuple(found))
+
+
+def _taken_over(random: Random, plan: Plan) -> Plan:
+    """Return the universe with schedulers that die and are cut off in the middle of their terms.
+
+    A scheduler is cut off with one or two keepers, which sign what others have never heard of.
+    """
+    found = list(plan.faults)
+    for name in plan.schedulers:
+        for _ in range(random.randint(2, 6)):
+            point, down = random.choice(POINTS), random.choice((0.0, 1.0, 5.0, 20.0))
+            step = random.randint(1, MIDDLE_STEPS)
+            found.append(Crash(name, step, point, down, random.random() < 0.5))
+    for _ in range(random.randint(2, 6)):
+        few = random.sample(plan.keepers, min(random.randint(1, 2), len(plan.keepers)))
+        at = random.uniform(0, plan.calm)
+        seconds = min(random.choice((3.0, 10.0, 30.0)), plan.calm - at)
+        helper = volunteers(plan.volunteers)[: random.randint(0, 1)]
+        group = (random.choice(plan.schedulers), *few, *helper)
+        found.append(Cut(group, at, seconds, random.choice(WAYS)))
+    if random.random() < 0.3:
+        found.append(Lies(random.choice(plan.schedulers), random.choice((0.2, 0.5))))
+    return replace(plan, faults=tuple(found))
+
+
+def _granted(random: Random, plan: Plan) -> Plan:
+    """Return a universe without keepers; in some the owner has another scheduler go on."""
+    if random.random() < 0.7:
+        return plan
+    at = random.uniform(0.1, 1.0) * plan.calm
+    node = random.choice((SCHEDULER, SECOND, *volunteers(plan.volunteers)))
+    found = [*_of_server(random, SECOND, plan.calm), OwnerGrants(node, at)]
+    both = (SCHEDULER, SECOND)
+    return replace(plan, faults=(*plan.faults, *found), schedulers=both, healed=both)
 
 
 def _with_keepers(random: Random, plan: Plan) -> Plan:
@@ -218,9 +311,16 @@ def _with_keepers(random: Random, plan: Plan) -> Plan:
             at = random.uniform(0, plan.calm)
             found.append(Backup(name, at, random.uniform(0, plan.calm - at)))
         if name not in healed and random.random() < 0.4:
-            found.append(Leaves(name, random.uniform(0, plan.calm * 1.5)))
+            # Later than the others: a run begins only once all its keepers have met.
+            found.append(Leaves(name, random.uniform(0.2, 1.5) * plan.calm))
+    if random.random() < 0.3:
+        for name in random.sample(keepers, random.randint(0, len(keepers) - len(quorum))):
+            found.append(DiskLost(name, random.uniform(0.2, 1.0) * plan.calm))
     if random.random() < 0.25:
         found.append(Lies(random.choice(schedulers), random.choice((0.05, 0.5))))
+    if random.random() < 0.1:
+        usurper = random.choice((*schedulers, *volunteers(plan.volunteers)))
+        found.append(Usurps(usurper, random.uniform(0, plan.calm)))
     names = (*schedulers, *keepers, *volunteers(plan.volunteers))
     found += _cuts(random, names, plan.calm)
     return replace(plan, faults=tuple(found), schedulers=schedulers, keepers=keepers, healed=healed)
@@ -277,6 +377,6 @@ def _cuts(random: Random, names: tuple[str, ...], calm: float) -> list[Fault]:
         group = tuple(name for name in names if random.random() < 0.5)
         at = random.uniform(0, calm)
         seconds = min(random.choice((3.0, 20.0, 90.0)), calm - at)
-        way = random.choice(("both", "both", "out", "in"))
-        found.append(Cut(group, at, seconds, way))  # type: ignore[arg-type]
+        way = random.choice((*WAYS, "both"))
+        found.append(Cut(group, at, seconds, way))
     return found

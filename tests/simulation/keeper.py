@@ -1,8 +1,12 @@
 """A keeper of a universe: the real pure machine, its tables on the simulated disk, its blobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
+from msgspec.structs import replace
+
+from dipaco.node.scheduler.named_blobs import blobs_named
 from dipaco.node.storage.files import DiskFull
 from dipaco.protocol.errors import RemoteProtocolError, Unavailable
 from dipaco.protocol.run.manifest import Manifest
@@ -10,16 +14,20 @@ from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.calls import (
     AskCosign,
     AskHead,
     AskHold,
     AskKeep,
     AskPromise,
+    Behind,
     CosignedHead,
+    HeadIs,
     Holding,
     Promised,
     ReadTail,
+    TailPart,
 )
 from dipaco.protocol.work.keeping import (
     AcceptanceDropped,
@@ -30,24 +38,29 @@ from dipaco.protocol.work.keeping import (
     Decision,
     Keeper,
     KeeperState,
+    KeptAcceptance,
     TailReplaced,
     TermPromised,
     apply,
     open_acceptance,
 )
+from dipaco.protocol.work.relearning import Forgotten, can_relearn, newest_of, others_needed
 from dipaco.protocol.work.tail import TailRecord
-from dipaco.protocol.work.terms import MAX_TERMS, Cosigned, Promise
+from dipaco.protocol.work.terms import MAX_TERMS, Cosigned, Head, Promise
 from tests.simulation.blobs import Blobs
-from tests.simulation.calls import Fetch, Part, Pull
-from tests.simulation.chain import CERTIFICATE, Chain, write_of
+from tests.simulation.calls import Fetch, Part, Proof, Pull
+from tests.simulation.chain import CERTIFICATE, LEDGER, Chain, write_of
 from tests.simulation.disk import Key, Write
-from tests.simulation.oracle import Oracle
+from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.signatures import signing_key
 from tests.simulation.world import Ask, Node, Pause, Task, World
 from tests.values import peer
 
 PROMISED, TAIL, ACCEPTANCES = "promised", "tail", "acceptances"
 FOLLOW_SECONDS = 5.0  # between looks at the ledger of others
+LOOK_SECONDS = 1.0  # between two attempts of a keeper to vote
+SEEN_SECONDS = 3 * LOOK_SECONDS  # of silence, so that all others see that it has no record either
+REPAIR_SECONDS = 10.0  # between looks for blobs that are lost
 
 R = TypeVar("R")
 
@@ -66,7 +79,17 @@ class KeeperNode(Node):
         self.chain = Chain(self.run, self.manifest, self.disk, self.oracle)
         self.blobs = Blobs(self.disk, self.oracle)
         self.state = self.saved_state()
+        self.forgot = self.lost_its_word()
+        """Whether what it has signed is not known here: it does not vote then."""
+        self.forgotten: Forgotten | None = None
+        """What the other keepers know of that."""
+        self.spawn(self._recover())
+        self.spawn(self._repair())
         self.spawn(self._follow())
+
+    def lost_its_word(self) -> bool:
+        """Return whether the disk says nothing of what it promised, not even of nothing."""
+        return ("term",) not in self.disk.rows(PROMISED)
 
     def saved_state(self) -> KeeperState:
         """Return the machine's state as the disk has it."""
@@ -90,16 +113,24 @@ class KeeperNode(Node):
         keeper, state, final = self.keeper, self.state, self.chain.final
         try:
             match request:
-                case AskPromise():
-                    return self.decided(keeper.promise(state, final, who, request))
-                case AskCosign():
-                    return self.decided(keeper.cosign(state, final, who, request))
-                case AskKeep():
-                    return self.decided(keeper.keep(state, final, who, request))
+                case AskPromise(term=term):
+                    return self._silent(term) or self.decided(
+                        keeper.promise(state, final, who, request), who
+                    )
+                case AskCosign(head=Head(term=term)):
+                    return self._silent(term) or self.decided(
+                        keeper.cosign(state, final, who, request)
+                    )
+                case AskKeep(term=term):
+                    return self._silent(term) or self.decided(
+                        keeper.keep(state, final, who, request)
+                    )
                 case ReadTail():
+                    if self.forgot:
+                        raise Unavailable("this keeper does not know what it kept")
                     return keeper.tail_part(state, final, who, request)
                 case AskHead():
-                    return keeper.head(state, final, scheduling=False)
+                    return self._head()
                 case AskHold():
                     return self._hold(request)
                 case Fetch():
@@ -111,12 +142,28 @@ class KeeperNode(Node):
             raise Unavailable("the question is refused") from error
         raise AssertionError(request)
 
-    def decided(self, decision: Decision[R]) -> R:
+    def _head(self) -> HeadIs:
+        answer = self.keeper.head(self.state, self.chain.final, scheduling=False)
+        least = self.forgotten.least(self.chain.final) if self.forgotten else 0
+        return replace(answer, term=max(answer.term, least), votes=not self.forgot)
+
+    def _silent(self, term: int) -> Behind | None:
+        """Return what a keeper answers that has forgotten; raises Unavailable, None: it votes."""
+        if self.forgotten is not None:
+            return self.forgotten.refusing(self.chain.final, term)
+        if self.forgot:
+            raise Unavailable("this keeper has yet to learn from the others what it has signed")
+        return None
+
+    def decided(self, decision: Decision[R], asker: PeerId | None = None) -> R:
         """Save, then answer."""
         self.make(decision.changes)
         reply = decision.reply
         if isinstance(reply, Promised):
             promise = decode(reply.promise.body, Promise)
+            owner = scheduler_of_term(self.manifest.schedule.schedulers, promise.term)
+            if asker != owner:
+                raise Violation(f"{self.name} promises term {promise.term} to another than its own")
             self.oracle.promised(self.peer, promise.term, promise.head)
         if isinstance(reply, CosignedHead):
             self.oracle.cosigned(self.peer, decode(reply.cosigned.body, Cosigned).head)
@@ -134,6 +181,8 @@ class KeeperNode(Node):
                 self._tell()
             if isinstance(change, Convicted):
                 self.oracle.convicted(change.proof.one.signer)
+                for other in self.others:
+                    self.send(other, Proof(change.proof))
 
     def _writes(self, change: Change) -> list[Write]:
         match change:
@@ -168,6 +217,86 @@ class KeeperNode(Node):
             yield from self.blobs.fetch(each.blob, request.holders)
         held = tuple(each.blob for each in request.blobs if self.blobs.has(each.blob))
         return Holding(blobs=held)
+
+    # ------------------------------------------------------------------ a lost disk
+
+    def may_lose_disk(self) -> bool:
+        """A second keeper has a record, and remembers it (docs/safety.md, assumption 3)."""
+        keepers = (n for n in self.world.nodes.values() if isinstance(n, KeeperNode))
+        others = [n for n in keepers if n is not self and not n.gone and not n.lost_its_word()]
+        if not any(n.disk.rows(LEDGER) or n.disk.rows(TAIL) for n in others):
+            return False
+        self.oracle.lost(self.peer)
+        return True
+
+    def _recover(self) -> Task:
+        """Vote once it may: as `node/keeper/recovery.py`."""
+        empty = set[PeerId]()
+        schedule = self.manifest.schedule
+        others = set(schedule.named_keepers) - {self.peer}
+        while self.forgot:
+            heads = yield from self._of_keepers(AskHead(run=self.run), HeadIs)
+            empty |= {peer for peer, answer in heads.items() if not answer.head.length}
+            if empty >= others and not self.chain.records:
+                yield Pause(SEEN_SECONDS)
+                yield from self._vote(0, ())
+            elif not can_relearn(schedule):
+                pass  # no quorum exists without it: it never votes
+            elif self.forgotten is None:
+                self.forgotten = Forgotten.told(self.manifest, heads)
+            elif self.forgotten.may_vote(self.chain.final):
+                yield from self._take_up()
+            yield Pause(LOOK_SECONDS)
+
+    def _of_keepers(self, request: Any, kind: type[Any]) -> Task:
+        """Ask all other keepers; returns the answers of one kind."""
+        others = [each for each in self.manifest.schedule.named_keepers if each != self.peer]
+        found = yield from self.ask_all(dict.fromkeys(others, request), 4.0, lambda found: False)
+        return {peer: reply for peer, reply in found.items() if isinstance(reply, kind)}
+
+    def _take_up(self) -> Task:
+        """Take up the acceptances that other keepers keep, of enough of them, and vote."""
+        final = self.chain.final
+        question = ReadTail(run=self.run, first=final.head.length, path=0, round=0)
+        parts = yield from self._of_keepers(question, TailPart)
+        if len(parts) >= others_needed(self.manifest.schedule):
+            signed = [each for peer in sorted(parts) for each in parts[peer].acceptances]
+            final = self.chain.final
+            newest = newest_of(self.manifest, self.run, final, signed)
+            yield from self._vote(final.head.term, newest)
+
+    def _vote(self, term: int, acceptances: Sequence[KeptAcceptance]) -> Task:
+        """Vote from here on, in no lower term than `term`."""
+        length = len(self.chain.records)
+        no_tail = TailReplaced(length, length, ())
+        try:
+            self.make((no_tail, *map(AcceptanceKept, acceptances), TermPromised(term, None)))
+        except DiskFull:
+            return
+        if term:
+            self.world.note_fault("votes again")
+        self.oracle.votes_again(self.peer)
+        self.forgot, self.forgotten = False, None
+        yield from ()
+
+    def _repair(self) -> Task:
+        """Fetch the blobs that a keeper must hold and that it has lost."""
+        while True:
+            yield Pause(REPAIR_SECONDS)
+            others = [each for each in self.manifest.schedule.named_keepers if each != self.peer]
+            for blob in sorted(self._needed()):
+                with suppress(DiskFull):
+                    yield from self.blobs.fetch(blob, others)
+
+    def _needed(self) -> set[Digest]:
+        """Return the blobs of the newest versions, and those that tail and acceptances name."""
+        fold = self.chain.record.state
+        needed = {versions[-1] for versions in fold.states.values()} | set(fold.momenta.values())
+        for each in self.state.tail:
+            needed.update(blobs_named(each.record.entry))
+        for kept in self.state.acceptances.values():
+            needed.update(each.digest for each in kept.acceptance.result.deltas)
+        return needed
 
     # ------------------------------------------------------------------ the ledger of others
 

@@ -33,8 +33,8 @@ class Sums:
     """By kind the times that it struck."""
     struck: Counter[str] = field(default_factory=Counter)
     """By kind the universes that it struck in."""
-    unavailable: int = 0
-    """Universes that could rightly not go on."""
+    unavailable: Counter[str] = field(default_factory=Counter)
+    """Universes that could rightly not go on, by reason."""
     violations: dict[int, str] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
@@ -45,7 +45,7 @@ class Sums:
         self.simulated_seconds += outcome.seconds
         self.faults += outcome.happened
         self.struck.update(outcome.happened.keys())
-        self.unavailable += bool(outcome.unavailable)
+        self.unavailable.update([outcome.unavailable] if outcome.unavailable else [])
         if outcome.violation:
             self.violations[outcome.seed] = outcome.violation
 
@@ -62,7 +62,7 @@ class Sums:
                 "simulated_seconds": round(self.simulated_seconds),
                 "faults": dict(self.faults.most_common()),
                 "universes_struck": dict(self.struck.most_common()),
-                "unavailable": self.unavailable,
+                "unavailable": dict(self.unavailable.most_common()),
                 "violations": {str(seed): text for seed, text in self.violations.items()},
             },
             indent=1,
@@ -81,7 +81,7 @@ class Sums:
             simulated_seconds=found["simulated_seconds"],
             faults=Counter(found["faults"]),
             struck=Counter(found["universes_struck"]),
-            unavailable=found["unavailable"],
+            unavailable=Counter(found["unavailable"]),
             violations={int(seed): text for seed, text in found["violations"].items()},
         )
 
@@ -113,8 +113,8 @@ def run_many(first: int, count: int, jobs: int, state: Path | None) -> Sums:
 def _say(sums: Sums) -> None:
     print(
         f"{sums.universes} universes, {3600 * sums.universes / sums.seconds:.0f} an hour, "
-        f"{sums.events} events, {sums.faults.total()} faults, {sums.unavailable} unavailable, "
-        f"{len(sums.violations)} violations",
+        f"{sums.events} events, {sums.faults.total()} faults, "
+        f"{sums.unavailable.total()} unavailable, {len(sums.violations)} violations",
         flush=True,
     )
 

@@ -18,15 +18,18 @@ from dipaco.protocol.run.manifest import Scheduling
 from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import Signed, open_signed
 from dipaco.protocol.work import candidate, keeping, ledger, tail, terms
-from dipaco.protocol.work.calls import Acceptance
+from dipaco.protocol.work.calls import Acceptance, AskCosign
 from dipaco.protocol.work.keeping import KeeperState
 from dipaco.protocol.work.ledger import LedgerRecord
+from dipaco.protocol.work.relearning import Forgotten
 from tests.simulation import scheduler as scheduler_shell
+from tests.simulation.chain import LEDGER
 from tests.simulation.disk import Disk, Write
 from tests.simulation.faults import plan_of
 from tests.simulation.keeper import KeeperNode
 from tests.simulation.kept_scheduler import KeptSchedulerNode
 from tests.simulation.scheduler import SchedulerNode
+from tests.simulation.standby import StandbyNode
 from tests.simulation.universe import run_plan
 from tests.simulation.world import Pause
 
@@ -40,7 +43,7 @@ class Mutation:
     name: str
     patches: Callable[[], Sequence[Patch]]
     keepers: bool = True
-    """Whether it is looked for in universes with keepers, or in those without."""
+    """Whether it is looked for in universes where schedulers take over, or without keepers."""
 
     def found_after(self, most: int) -> tuple[int, str]:
         """Return the number of seeds until a rule did not hold, and which; 0: none failed."""
@@ -48,7 +51,7 @@ class Mutation:
             for each in self.patches():
                 stack.enter_context(each)
             for count in range(most):
-                outcome = run_plan(plan_of(2 * count + (not self.keepers)))
+                outcome = run_plan(plan_of(4 * count + 2 if self.keepers else 2 * count + 1))
                 if outcome.violation:
                     return count + 1, outcome.violation
         return 0, ""
@@ -107,6 +110,52 @@ def _saved_without(**lost: Any) -> Sequence[Patch]:
         return replace(saved_state(self), **lost)
 
     return [patch.object(KeeperNode, "saved_state", forgetful)]
+
+
+def _promises_anybody() -> Sequence[Patch]:
+    return [patch.object(keeping.Keeper, "_check_asker", lambda *given: None)]
+
+
+def _votes_at_once() -> Sequence[Patch]:
+    return [patch.object(KeeperNode, "lost_its_word", lambda self: False)]
+
+
+def _votes_too_soon() -> Sequence[Patch]:
+    return [patch.object(Forgotten, "may_vote", lambda self, final: True)]
+
+
+def _final_suffix_replaced() -> Sequence[Patch]:
+    """A term begins one record early, and keepers give up final records for it."""
+    chosen, answer = StandbyNode._chosen, KeeperNode.answer
+
+    def early(self: StandbyNode, taking: candidate.TakeOver) -> Any:
+        choice = taking.choice()
+        if choice is None or not choice.chain.tail:
+            return chosen(self, taking)
+        choice = replace(choice, chain=replace(choice.chain, tail=choice.chain.tail[:-1]))
+        begun = choice.begun(taking.term, self.key)
+        return begun, choice.chain.head.term, taking.open_acceptances(choice.chain)
+
+    def giving_up(self: KeeperNode, who: PeerId, request: Any) -> Any:
+        if isinstance(request, AskCosign):
+            _give_up_for(self, request)
+        return answer(self, who, request)
+
+    return [
+        patch.object(StandbyNode, "_chosen", early),
+        patch.object(KeeperNode, "answer", giving_up),
+        patch.object(ledger, "check_choice", lambda *given: None),
+    ]
+
+
+def _give_up_for(keeper: KeeperNode, request: AskCosign) -> None:
+    chain = keeper.chain
+    for signed in request.records:
+        record = open_signed(signed, LedgerRecord)
+        if record.seq < len(chain.records) and record.term > chain.opened[record.seq].term:
+            gone = range(record.seq, len(chain.records))
+            keeper.disk.commit([(LEDGER, (seq,), None) for seq in gone])
+            chain.reread()
 
 
 def _any_term() -> Sequence[Patch]:
@@ -178,13 +227,17 @@ def _contradictions_count() -> Sequence[Patch]:
 # ------------------------------------------------------------------------------ schedulers
 
 
-def _signs_again() -> Sequence[Patch]:
-    def may_go_on(self: KeptSchedulerNode) -> Generator[Any, Any, bool]:
-        yield Pause(0.1)
-        self._drop_proposed()
-        return self._scheduler_of(self.mine.head.term) == self.peer
+def _goes_on_in_its_term() -> Sequence[Patch]:
+    begun = StandbyNode._begun
 
-    return [patch.object(KeptSchedulerNode, "_may_go_on", may_go_on)]
+    def at_once(self: StandbyNode) -> Generator[Any, Any, Any]:
+        record = self.chain.record
+        if not record.length or record.scheduler != self.peer:
+            return (yield from begun(self))
+        self.term, self._before, self.scheduling = record.term, record.term, True
+        return ()
+
+    return [patch.object(StandbyNode, "_begun", at_once)]
 
 
 def _told_at_once() -> Sequence[Patch]:
@@ -259,7 +312,11 @@ MUTATIONS = (
     Mutation("one keeper counts as a whole quorum", _one_keeper_twice),
     Mutation("a term begins from the lowest head", _lowest_head),
     Mutation("promises that contradict each other begin a term", _contradictions_count),
-    Mutation("a restarted scheduler signs anew what it had proposed", _signs_again),
+    Mutation("a suffix that was final is replaced", _final_suffix_replaced),
+    Mutation("a keeper promises to anybody", _promises_anybody),
+    Mutation("a keeper that lost its disk votes at once", _votes_at_once),
+    Mutation("a keeper that lost its disk does not wait for the others", _votes_too_soon),
+    Mutation("a restarted scheduler goes on in the term that it had begun", _goes_on_in_its_term),
     Mutation("a volunteer is told before a quorum keeps its result", _told_at_once),
     Mutation("a record is final before its blobs have copies", _no_copies),
     Mutation("a scheduler accepts before it has saved that", _scheduler_answers_first, False),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from dipaco.node.kinds.changes import Change, TrainingAccepted, TrainingDiscarded
+from dipaco.node.kinds.changes import Change, Grant, TrainingAccepted, TrainingDiscarded
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.modules import ModuleId
@@ -13,7 +13,7 @@ from dipaco.protocol.work.kinds import Token, TrainLease, TrainResult
 from dipaco.protocol.work.ledger import LedgerRecord, ModuleUpdated
 from dipaco.protocol.work.run_state import RunState
 from dipaco.protocol.work.tail import MAX_TAIL_RECORDS
-from dipaco.protocol.work.terms import NO_HEAD, Head
+from dipaco.protocol.work.terms import NO_HEAD, Head, OwnersGrant
 
 UNNOTICED = 5.0  # seconds on the scheduler's clock that a lease may stand after its end
 
@@ -30,6 +30,14 @@ class Oracle:
         self._contents: dict[Digest, bytes] = {}
         self._records: dict[int, Digest] = {}
         """Final records by number, as anybody was shown them."""
+        self.grants = 0
+        """How many leases were granted."""
+        self._entries: dict[int, LedgerRecord] = {}
+        self._grant: OwnersGrant | None = None
+        self._goes_on: PeerId | None = None
+        """Whom the owner has granted a term; None: nobody."""
+        self.shown = 0
+        """How often a node took a record for final, after a start anew."""
         self._versions: dict[ModuleId, int] = {}
         self._accepted: dict[tuple[int, int, int], PeerId] = {}
         """By (term, path, round) whose result counts."""
@@ -41,6 +49,8 @@ class Oracle:
         """By keeper the highest term of a promise that it sent."""
         self._cosigned: dict[PeerId, Head] = {}
         """By keeper the highest head of which it sent a signature."""
+        self._forgetting: set[PeerId] = set()
+        """Keepers that lost their disk, and do not vote yet."""
         self._made_again: set[Token] = set()
         """Results that were taken in for their moments alone."""
         self._listed: dict[tuple[int, int], set[PeerId]] = {}
@@ -55,13 +65,34 @@ class Oracle:
 
     def final(self, record: LedgerRecord, digest: Digest) -> None:
         """A node takes a record for final: none is ever lost, and versions step by one."""
+        self.shown += 1
+        if self._given_up(record):
+            return
         known = self._records.setdefault(record.seq, digest)
         if known != digest:
             raise Violation(f"two records of number {record.seq} are final: one of them is lost")
-        if isinstance(record.entry, ModuleUpdated) and record.seq == len(self._records) - 1:
+        if isinstance(record.entry, ModuleUpdated) and record.seq not in self._entries:
             self._step(record.entry)
             for each in record.entry.contributions:
                 self._listed.setdefault((each.path, record.entry.version), set()).add(each.peer)
+        self._entries.setdefault(record.seq, record)
+
+    def granted(self, grant: OwnersGrant, scheduler: PeerId) -> None:
+        """The owner gives up all records beyond a head, and those that heard of them as well."""
+        kept = [self._entries[seq] for seq in range(grant.head.length)]
+        digests = {seq: self._records[seq] for seq in range(grant.head.length)}
+        for table in (self._entries, self._records, self._versions, self._listed):
+            table.clear()
+        for record in kept:
+            self.final(record, digests[record.seq])
+        self.told = {place: told for place, told in self.told.items() if place in self._listed}
+        self._grant, self._goes_on = grant, scheduler
+
+    def _given_up(self, record: LedgerRecord) -> bool:
+        grant = self._grant
+        if grant is None or record.term >= grant.term:
+            return False
+        return record.seq >= grant.head.length
 
     def _step(self, entry: ModuleUpdated) -> None:
         module = ModuleId(entry.module)
@@ -73,6 +104,8 @@ class Oracle:
     def change(self, change: Change, term: int) -> None:
         """A scheduler made a change in its term, which is saved."""
         match change:
+            case Grant():
+                self.grants += 1
             case TrainingAccepted(path=path, round=round_, peer=peer):
                 if self._accepted.setdefault((term, path, round_), peer) != peer:
                     raise Violation(f"path {path} round {round_} has results of two peers")
@@ -84,9 +117,11 @@ class Oracle:
         """A scheduler takes a result for the moments of a round that has ended."""
         self._made_again.add(token)
 
-    def stands(self, peer: PeerId, lease: TrainLease, result: TrainResult) -> None:
+    def stands(
+        self, peer: PeerId, lease: TrainLease, result: TrainResult, scheduler: PeerId
+    ) -> None:
         """A volunteer hears that its training result counts."""
-        if lease.token in self._made_again:
+        if lease.token in self._made_again or (self._goes_on and scheduler != self._goes_on):
             return
         before = self.told.setdefault((lease.path, lease.round), (peer, result))
         if before[0] != peer:
@@ -109,32 +144,43 @@ class Oracle:
 
     def promised(self, keeper: PeerId, term: int, head: Head) -> None:
         """A keeper answers with a promise: from now on it signs nothing of a lower term."""
+        self._speaks(keeper)
         if head.rank < self._cosigned.get(keeper, NO_HEAD).rank:
             raise Violation(f"{keeper} promises with a lower head than it has signed")
         self._promised[keeper] = max(term, self._promised.get(keeper, 0))
 
     def cosigned(self, keeper: PeerId, head: Head) -> None:
         """A keeper answers with a signature."""
+        self._speaks(keeper)
         if head.term < self._promised.get(keeper, 0):
             raise Violation(f"{keeper} signs a head of term {head.term}, below what it promised")
         if head.rank > self._cosigned.get(keeper, NO_HEAD).rank:
             self._cosigned[keeper] = head
 
+    def _speaks(self, keeper: PeerId) -> None:
+        if keeper in self._forgetting:
+            raise Violation(f"{keeper} lost its disk, and answers before it may vote")
+
+    def votes_again(self, keeper: PeerId) -> None:
+        """A keeper votes that had lost its disk: what it said before is past."""
+        self._forgetting.discard(keeper)
+
+    def lost(self, keeper: PeerId) -> None:
+        """A keeper loses its disk: it is to say nothing until it votes again."""
+        self._forgetting.add(keeper)
+
     def keeper(self, keeper: PeerId, state: KeeperState, manifest: Manifest) -> None:
         """Hold a running keeper against the rules."""
-        if state.promised_term < self._promised.get(keeper, 0):
+        forgets = state.promised_term < self._promised.get(keeper, 0)
+        if forgets and keeper not in self._forgetting:
             raise Violation(f"{keeper} forgets that it promised term {self._promised[keeper]}")
-        self._bounded(
-            {
-                "records in a tail": (len(state.tail), MAX_TAIL_RECORDS),
-                "kept acceptances": (len(state.acceptances), 3 * self._paths),
-            }
-        )
+        self.table("records in a tail", len(state.tail), MAX_TAIL_RECORDS)
+        self.table("kept acceptances", len(state.acceptances), 3 * self._paths)
 
     # ------------------------------------------------------------------ states
 
-    def schedule(self, schedule: Schedule, now: float, *, since: float) -> None:
-        """Hold a running scheduler against the rules.
+    def leases(self, schedule: Schedule, now: float, *, since: float) -> None:
+        """Hold the ends of a scheduler's leases against the rule.
 
         since   when it could first look for leases that had ended: it was away before.
         """
@@ -142,23 +188,21 @@ class Oracle:
             overdue = now - max(grant.deadline, since)
             if overdue > UNNOTICED:
                 raise Violation(f"a lease outlives its end by {overdue:.1f} s")
-        sizes = {
-            "leases": (len(schedule.grants), 2 * self._peers),
-            "acceptances": (len(schedule.state.accepted), 2 * self._paths),
-            "pending moments": (len(list(schedule.state.pending)), 3 * self._paths),
-            "parked peers": (len(list(schedule.parking.all_parked(now))), self._peers),
-            "proven peers": (len(schedule.standing), self._peers),
-        }
-        self._bounded(sizes)
+        parked = sum(1 for _ in schedule.parking.all_parked(now))
+        self.table("parked peers", parked, self._peers)
+
+    def schedule(self, schedule: Schedule) -> None:
+        """Hold the tables of a running scheduler against their bounds."""
+        state, paths, peers = schedule.state, self._paths, self._peers
+        self.table("leases", len(schedule.grants), 2 * peers)
+        self.table("acceptances", len(state.accepted), 2 * paths)
+        self.table("pending moments", sum(1 for _ in state.pending), 3 * paths)
+        self.table("proven peers", len(schedule.standing), peers)
 
     def table(self, name: str, size: int, most: int) -> None:
         """Hold the size of a table against its bound."""
-        self._bounded({name: (size, most)})
-
-    def _bounded(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        for name, (size, most) in sizes.items():
-            if size > most:
-                raise Violation(f"{size} {name}, at most {most}: memory is not bounded")
+        if size > most:
+            raise Violation(f"{size} {name}, at most {most}: memory is not bounded")
 
     def at_end(self, state: RunState, expected: Mapping[ModuleId, list[Digest]]) -> None:
         """Hold the run's end against the reference, and against what the volunteers heard."""

@@ -6,7 +6,7 @@ Save, then send: changes are saved by the real `save_change`, applied, and only 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from dipaco.node.kinds.changes import Change, DueStep
@@ -16,6 +16,7 @@ from dipaco.node.kinds.table import kind_of
 from dipaco.node.kinds.train import is_again
 from dipaco.node.scheduler.deps import SchedulerDeps
 from dipaco.node.scheduler.journaled import save_change, saved_changes
+from dipaco.node.scheduler.reclaim import reclaimed
 from dipaco.node.scheduler.retention import blobs_needed
 from dipaco.node.scheduler.schedule import Schedule
 from dipaco.node.storage.files import DiskFull
@@ -28,25 +29,27 @@ from dipaco.protocol.wire.signed import sign
 from dipaco.protocol.work.calls import (
     AskLease,
     AskNext,
+    Fallen,
     HandBack,
     Heartbeat,
+    Reclaim,
     Stands,
     Submit,
 )
 from dipaco.protocol.work.kinds import TOKEN_BYTES, Result, TrainLease
 from dipaco.protocol.work.ledger import Entry, LedgerRecord
 from tests.simulation import toy
-from tests.simulation.blobs import Blobs
+from tests.simulation.blobs import Blobs, most_blobs
 from tests.simulation.calls import Fetch, Pull
 from tests.simulation.chain import Chain, write_of
 from tests.simulation.disk import Disk, Write
 from tests.simulation.oracle import Oracle
 from tests.simulation.signatures import signing_key
-from tests.simulation.world import Node, Pause, Task, World
+from tests.simulation.world import Node, Pause, Signal, Task, Wait, World
 from tests.values import digest, peer
 
 SPEC = digest("spec")
-TURN_SECONDS = 0.2  # between looks whether another decision about the ledger is made
+LOOK_SECONDS = 0.5  # between two looks of the oracle at the ends of leases
 EXPIRY_SECONDS = 1.0  # between looks for leases whose time ran out
 STEP_SECONDS = 0.3  # of an outer step, and of an inspection
 RETRY_SECONDS = 5.0  # before what failed is tried again
@@ -56,8 +59,9 @@ LEASES, RESULTS, PLACES = "leases", "results", "places"
 class SimulatedJournal:
     """The scheduler's tables, in transactions, as `Journal` has them."""
 
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
+    def __init__(self, disk: Disk, *, old: bool) -> None:
+        """old: of the version before, which saves no places."""
+        self._disk, self._old = disk, old
         self._writes: list[Write] | None = None
 
     @contextmanager
@@ -113,7 +117,7 @@ class SimulatedJournal:
             yield SavedResult(run, cast(int, round_), cast(int, path), cast(PeerId, who), data)
 
     def save_place(self, run: Digest, key: str, peer: PeerId) -> None:
-        if not any(row[0] == key for row in self._disk.rows(PLACES)):
+        if not self._old and not any(row[0] == key for row in self._disk.rows(PLACES)):
             self.put((PLACES, (key, peer), b""))
 
     def drop_place(self, run: Digest, key: str) -> None:
@@ -130,9 +134,22 @@ class SimulatedJournal:
 
 @dataclass(eq=False)
 class Lock:
-    """Held by one task; that of an earlier life is another one."""
+    """Held by one task of a node at a time, in the order in which they asked."""
 
+    node: Node
     taken: bool = False
+    released: Signal = field(default_factory=Signal)
+
+    def take(self) -> Task:
+        """Take it, once it is free."""
+        while self.taken:
+            yield Wait(self.released)
+        self.taken = True
+
+    def release(self) -> None:
+        """Give it back."""
+        self.taken = False
+        self.node.wake(self.released, 1)
 
 
 class SchedulerNode(Node):
@@ -145,9 +162,11 @@ class SchedulerNode(Node):
         self.run, self.manifest, self.oracle = run, manifest, oracle
         self.key = signing_key(name)
         self.term = 0
+        self.ready = True
+        """Whether it schedules."""
 
     def boot(self) -> None:
-        self.journal = SimulatedJournal(self.disk)
+        self.journal = SimulatedJournal(self.disk, old=self.old)
         self.blobs = Blobs(self.disk, self.oracle)
         self.chain = Chain(self.run, self.manifest, self.disk, self.oracle)
         self.run_store = self  # `save_change` appends to the ledger through it
@@ -165,10 +184,13 @@ class SchedulerNode(Node):
         self._arriving: set[bytes] = set()
         self._appended: list[LedgerRecord] = []
         """What the changes that are being made appended."""
-        self.lock = Lock()
+        self.lock = Lock(self)
         """Of decisions about the ledger: they are made one after the other."""
         self._awake = self.now
         """Since when it can end leases."""
+        self._looks = -math.inf
+        """When the ends of its leases are next held against the oracle's rule."""
+        self._most_blobs = most_blobs(self.manifest)
         for change in saved_changes(self.run, cast(Journal, self.journal), self.now):
             self.schedule.apply(change)
         self.schedule.forget_taken_in()
@@ -192,6 +214,12 @@ class SchedulerNode(Node):
                 return reply
             case Heartbeat(token=held, progress=progress):
                 return schedule.heartbeat(who, held, progress=progress, now=self.now)
+            case Reclaim() if self.old:
+                raise Unavailable("this version knows no such question")
+            case Reclaim(lease=lease):
+                changes, stands = reclaimed(schedule, who, lease, now=self.now)
+                self.make(changes)
+                return stands
             case HandBack():
                 return self._hand_back(who, request)
             case Submit(result=result):
@@ -208,8 +236,11 @@ class SchedulerNode(Node):
     def look(self) -> None:
         awake = max(self._awake, self.local(self.frozen_until))
         since = math.inf if self.disk.full else awake + EXPIRY_SECONDS
-        self.oracle.schedule(self.schedule, self.now, since=since)
-        self.oracle.table("blobs", len(self.blobs), 12 * len(self.manifest.topology.modules) * 8)
+        self.oracle.schedule(self.schedule)
+        if self.now >= self._looks:
+            self._looks = self.now + LOOK_SECONDS
+            self.oracle.leases(self.schedule, self.now, since=since)
+        self.oracle.table("blobs", len(self.blobs), self._most_blobs)
 
     def _hand_back(self, who: PeerId, request: HandBack) -> Stands:
         grant = self.schedule.grant_of(who, request.token)
@@ -224,12 +255,13 @@ class SchedulerNode(Node):
         grant = self.schedule.may_count(who, result.token)
         if grant is None or self.schedule.misfit(grant, result, self.now):
             return (yield from self._count(who, result))
-        if result.token in self._arriving:
+        arriving = self._arriving  # of this life: the task may be closed in a later one
+        if result.token in arriving:
             raise Unavailable("this result is being taken in already: ask again")
         blobs = kind_of(grant.lease).to_inspect(self.schedule.state, grant.lease, result)
         wanted = [blob for blob, _ in blobs]
         self._submitted[result.token] = frozenset(wanted)
-        self._arriving.add(result.token)
+        arriving.add(result.token)
         try:
             for blob in wanted:
                 was_here = self.blobs.has(blob)
@@ -240,43 +272,41 @@ class SchedulerNode(Node):
             yield Pause(STEP_SECONDS)
             return (yield from self._count(who, result))
         finally:
-            self._arriving.discard(result.token)
+            arriving.discard(result.token)
 
     def _count(self, who: PeerId, result: Result) -> Task:
-        lock = yield from self._turn()
+        lock = self.lock
+        yield from lock.take()
         try:
-            grant = self.schedule.may_count(who, result.token)
-            wrong = self.schedule.misfit(grant, result, self.now) if grant else ""
-            if wrong:
-                self.oracle.struck(who, wrong)
-            lease = grant.lease if grant else None
-            if isinstance(lease, TrainLease) and is_again(self.schedule.state, lease):
-                self.oracle.made_again(result.token)
-            changes, reply = self.schedule.submit(who, result, now=self.now)
+            changes, reply = self.decided(who, result)
             yield from self.record(changes)
             return reply
         finally:
-            lock.taken = False
+            lock.release()
 
-    def _turn(self) -> Task:
-        """Take the lock, which the caller gives back."""
-        lock = self.lock
-        while lock.taken:
-            yield Pause(TURN_SECONDS)
-        lock.taken = True
-        return lock
+    def decided(self, who: PeerId, result: Result) -> tuple[tuple[Change, ...], Stands | Fallen]:
+        """Return what a result changes, and the answer to its volunteer."""
+        grant = self.schedule.may_count(who, result.token)
+        wrong = self.schedule.misfit(grant, result, self.now) if grant else ""
+        if wrong:
+            self.oracle.struck(who, wrong)
+        lease = grant.lease if grant else None
+        if isinstance(lease, TrainLease) and is_again(self.schedule.state, lease):
+            self.oracle.made_again(result.token)
+        return self.schedule.submit(who, result, now=self.now)
 
     # ------------------------------------------------------------------ the run's own work
 
     def _adopt(self) -> Task:
         while self.schedule.ledger.spec is None:
-            lock = yield from self._turn()
+            lock = self.lock
+            yield from lock.take()
             try:
                 yield from self.record(self.schedule.adopt(SPEC))
             except Unavailable:
                 yield Pause(RETRY_SECONDS)
             finally:
-                lock.taken = False
+                lock.release()
 
     def _expire(self) -> Task:
         while True:
@@ -328,11 +358,12 @@ class SchedulerNode(Node):
         )
         made, kept = self.blobs.write((state, momentum))
         self.making |= {made, kept}
-        lock = yield from self._turn()
+        lock = self.lock
+        yield from lock.take()
         try:
             yield from self.record(self.schedule.stepped(step, state=made, momentum=kept))
         finally:
-            lock.taken = False
+            lock.release()
         self.making.clear()
         self.journal.drop_results(self.schedule.rounds.done + 1)
 
@@ -400,11 +431,15 @@ class SchedulerNode(Node):
         """Save a change by the real code, within a transaction."""
         save_change(change, self.run, cast(SchedulerDeps, self))
 
-    def append(self, run: Digest, entry: Entry, key: Any) -> None:
+    def append(self, run: Digest, entry: Entry, key: Any, *, term: int | None = None) -> None:
         """Append an entry to the ledger, as `RunStore.append` does."""
         record = self.chain.record
         made = LedgerRecord(
-            run=run, term=record.term, seq=record.length, previous=record.head, entry=entry
+            run=run,
+            term=record.term if term is None else term,
+            seq=record.length,
+            previous=record.head,
+            entry=entry,
         )
         signed = sign(made, key)
         self.journal.put(write_of(made.seq, signed))

@@ -1,5 +1,6 @@
 """One universe from its plan to its end: what happened, and which rule did not hold."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from dipaco.protocol.run.model_shape import Grid, Level
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
 from tests.simulation import toy
-from tests.simulation.faults import Backup, Lies, Plan, volunteers
+from tests.simulation.faults import Lies, Plan, Usurps, volunteers
+from tests.simulation.granted import GrantedSchedulerNode
 from tests.simulation.keeper import KeeperNode
 from tests.simulation.kept_scheduler import KeptSchedulerNode
 from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.scheduler import SchedulerNode
 from tests.simulation.signatures import cheap
+from tests.simulation.unavailable import why_unavailable
 from tests.simulation.volunteer import VolunteerNode
 from tests.simulation.world import World
 from tests.values import manifest, peer
@@ -29,6 +32,9 @@ from tests.values import manifest, peer
 ENDS_WITHIN = (
     7200.0  # seconds of phase 2: one slow volunteer that is parked now and then needs 3000
 )
+
+LOOK_SECONDS = 60.0  # between two looks whether the run can still go on
+LOOKS = 3  # in a row that must find the same reason
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,11 @@ def manifest_of(
     """Return the manifest of a universe's run."""
     plain = manifest()
     levels = tuple(Level(experts=experts, blocks=1) for experts in grid)
+    sample = max(plain.routing.sample, math.prod(grid))  # the documents must be as many as paths
     training = replace(plain.training, rounds=rounds, inner_state="carry" if carry else "reset")
     return replace(
         plain,
+        routing=replace(plain.routing, sample=sample),
         grid=Grid(levels=levels, path_specific_blocks=()),
         training=training,
         schedule=Scheduling(
@@ -86,21 +94,29 @@ class Universe:
         self.manifest = manifest_of(
             plan.grid, plan.rounds, plan.carry, plan.schedulers, plan.keepers
         )
-        shared = run_id(self.manifest), self.manifest
+        self.run_id = run_id(self.manifest)
+        shared = self.run_id, self.manifest
         self.oracle = Oracle(plan.volunteers, self.manifest.paths)
-        kind = KeptSchedulerNode if plan.keepers else SchedulerNode
+        kind = SchedulerNode if len(plan.schedulers) == 1 else GrantedSchedulerNode
+        if plan.keepers:
+            kind = KeptSchedulerNode
         self.schedulers = [kind(self.world, name, *shared, self.oracle) for name in plan.schedulers]
         self.keepers = [KeeperNode(self.world, name, *shared, self.oracle) for name in plan.keepers]
-        self.volunteers = [
-            VolunteerNode(self.world, name, *shared, self.oracle)
-            for name in volunteers(plan.volunteers)
-        ]
-        self._introduce()
+        self.volunteers = self.made_volunteers(self.oracle)
+        self.introduce()
+        self._shown = 0
+        """`Oracle.shown` when the run had not ended yet."""
         self.oracle.excused |= {
-            peer(fault.node) for fault in plan.faults if isinstance(fault, Lies | Backup)
+            peer(fault.node) for fault in plan.faults if isinstance(fault, Lies | Usurps)
         }
 
-    def _introduce(self) -> None:
+    def made_volunteers(self, oracle: Oracle) -> list[VolunteerNode]:
+        """Return the volunteers."""
+        names = volunteers(self.plan.volunteers)
+        shared = self.run_id, self.manifest, oracle
+        return [VolunteerNode(self.world, name, *shared) for name in names]
+
+    def introduce(self) -> None:
         """Tell every node whom it may ask and tell."""
         everybody = tuple(self.world.nodes)
         of_run = tuple(node.peer for node in self.volunteers)
@@ -108,31 +124,49 @@ class Universe:
             each.others = tuple(other for other in everybody if other != each.peer)
         for scheduler in self.schedulers:
             scheduler.others = of_run
-            if self.keepers:
+            if len(self.schedulers) > 1:
                 others = (node.peer for node in self.schedulers if node is not scheduler)
                 scheduler.others = (*others, *of_run)
         if not self.keepers:
             for volunteer in self.volunteers:
                 volunteer.others = tuple(other for other in of_run if other != volunteer.peer)
 
-    @property
-    def over(self) -> bool:
-        """Whether the run has ended."""
-        return any(node.up and node.chain.record.over for node in self.schedulers)
+    def _ended(self) -> SchedulerNode | None:
+        """Return a scheduler whose ledger tells of the run's end."""
+        return next((n for n in self.schedulers if n.up and n.chain.record.over), None)
 
-    def run(self) -> None:
-        """Let the universe pass; raises Violation."""
+    def _may_have_ended(self) -> bool:
+        """Return whether the run has ended; it has not, as long as no ledger changed."""
+        if self._shown == self.oracle.shown:
+            return False
+        self._shown = self.oracle.shown
+        return self._ended() is not None
+
+    def run(self) -> str:
+        """Let the universe pass; raises Violation.
+
+        Returns why the run can rightly not end; empty: it has ended.
+        """
         self.world.begin()
-        self.world.run(self.plan.calm + ENDS_WITHIN, lambda: self.over)
-        if not self.over:
-            raise Violation(f"the run is stuck: {self._why()}")
-        ended = next(node for node in self.schedulers if node.up and node.chain.record.over)
-        self.oracle.at_end(ended.chain.record.state, expected(self.manifest))
+        unavailable, looks = "", 0
+        until = self.plan.calm
+        while until < self.plan.calm + ENDS_WITHIN:
+            until += LOOK_SECONDS
+            self.world.run(until, self._may_have_ended)
+            if (ended := self._ended()) is not None:
+                self.oracle.at_end(ended.chain.record.state, expected(self.manifest))
+                return ""
+            found = why_unavailable(self.manifest, self.schedulers, self.keepers, self.volunteers)
+            looks = looks + 1 if found and found == unavailable else 0
+            unavailable = found
+            if looks == LOOKS:
+                return unavailable
+        raise Violation(f"the run is stuck: {self._why()}")
 
     def _why(self) -> str:
         """Say what is waited for, as a scheduler would."""
         for node in self.schedulers:
-            if node.up and hasattr(node, "schedule"):
+            if node.up and getattr(node, "ready", True):
                 return why_idle(node.schedule.state, node.schedule.grants)
         return "nobody schedules"
 
@@ -142,20 +176,23 @@ def run_plan(plan: Plan) -> Outcome:
     with cheap():
         began = process_time()
         universe = Universe(plan)
-        world, violation = universe.world, ""
+        world, violation, unavailable = universe.world, "", ""
         try:
-            universe.run()
+            unavailable = universe.run()
         except Violation as error:
             violation = str(error)
         except Exception as error:  # whatever the code under test raises is a finding
             where = extract_tb(error.__traceback__)[-1]
             violation = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        for node in world.nodes.values():
+            violation = violation.replace(node.peer, node.name)
         return Outcome(
             seed=plan.seed,
             hash=world.hash,
             events=world.events,
             seconds=world.now,
             violation=violation,
+            unavailable=unavailable,
             cpu_seconds=process_time() - began,
             happened=world.happened,
         )

@@ -23,6 +23,7 @@ from dipaco.protocol.work.calls import (
     HandBack,
     Heartbeat,
     NoLease,
+    Reclaim,
     Stands,
     Submit,
 )
@@ -40,12 +41,14 @@ from dipaco.protocol.work.kinds import (
 )
 from dipaco.protocol.work.terms import Head
 from tests.simulation import toy
-from tests.simulation.blobs import Blobs
+from tests.simulation.blobs import Blobs, most_blobs
 from tests.simulation.calls import Fetch, Part, Pull
 from tests.simulation.chain import Chain
+from tests.simulation.granted import grant_next_term
 from tests.simulation.oracle import Oracle
 from tests.simulation.scheduler import SPEC
-from tests.simulation.world import Ask, Node, Pause, Task, World
+from tests.simulation.usurping import usurp
+from tests.simulation.world import Ask, Away, Node, Pause, Task, World
 from tests.values import peer
 
 FOLLOW_SECONDS = 5.0  # between looks at the ledger of others
@@ -78,12 +81,15 @@ class VolunteerNode(Node):
         self.run, self.manifest, self.oracle = run, manifest, oracle
         self.seconds = self.random.choice((1.0, 6.0, 25.0))
         """Of one piece of training; others take less."""
+        self._most_blobs = most_blobs(manifest)
         self.holds_two = self.random.random() < 0.5
 
     def boot(self) -> None:
         self.blobs = Blobs(self.disk, self.oracle)
         self.chain = Chain(self.run, self.manifest, self.disk, self.oracle)
         self.held: list[Held] = []
+        self._shown: dict[bytes, PeerId] = {}
+        """By token of a lease the scheduler that granted it, or to which it was shown last."""
         self._handed_in: dict[int, HandedIn] = {}
         self.spawn(self._follow())
         self.spawn(self._work())
@@ -95,7 +101,9 @@ class VolunteerNode(Node):
 
     @property
     def _head(self) -> Head | UnsetType:
-        return self.chain.record.chain_head if self.manifest.schedule.named_keepers else UNSET
+        if self.old or not self.manifest.schedule.named_keepers:
+            return UNSET
+        return self.chain.record.chain_head
 
     # ------------------------------------------------------------------ what others ask and tell
 
@@ -107,13 +115,19 @@ class VolunteerNode(Node):
                 return self.chain.part(first)
         raise AssertionError(request)
 
+    def usurp(self) -> Task:
+        return usurp(self, self.run, self.manifest, self.chain.record.term)
+
     def heard(self, who: PeerId, message: Any) -> None:
-        if isinstance(message, Part):
+        if isinstance(message, Part):  # a proof against a scheduler tells a volunteer nothing
             self._offer(who, message)
+
+    def owner_grants(self) -> bool:
+        return grant_next_term(self.disk, self.run, self.manifest, self.oracle)
 
     def look(self) -> None:
         self.oracle.table("leases of a volunteer", len(self.held), 2)
-        self.oracle.table("blobs", len(self.blobs), 12 * len(self.manifest.topology.modules) * 8)
+        self.oracle.table("blobs", len(self.blobs), self._most_blobs)
 
     def _offer(self, who: PeerId, part: Part) -> None:
         try:
@@ -147,6 +161,8 @@ class VolunteerNode(Node):
             kind_of(lease).check(self.chain.record.state, lease)
         except RemoteProtocolError as error:
             self.oracle.struck(self.scheduler, str(error))
+        self._shown = {each.lease.token: self._shown[each.lease.token] for each in self.held}
+        self._shown[lease.token] = self.scheduler
         held = Held(lease)
         self.held.append(held)
         self.spawn(self._beat(held))
@@ -186,9 +202,22 @@ class VolunteerNode(Node):
             yield Pause(held.lease.ttl / BEATS)
 
     def _beat_once(self, held: Held, beat: Heartbeat) -> Task:
-        reply = yield Ask(self.scheduler, beat, held.lease.ttl / BEATS)
+        reply = yield from self._reclaim(held)
+        if isinstance(reply, Stands):
+            reply = yield Ask(self.scheduler, beat, held.lease.ttl / BEATS)
         if isinstance(reply, Fallen):
             held.stands = False
+
+    def _reclaim(self, held: Held) -> Task:
+        """Show a lease to the scheduler of a new term, which did not grant it, once."""
+        scheduler, token = self.scheduler, held.lease.token
+        if self.old or self._shown.get(token, scheduler) == scheduler:
+            return Stands()
+        reply = yield Ask(scheduler, Reclaim(lease=held.lease))
+        if isinstance(reply, Stands):
+            self.world.note_fault("lease shown again")
+            self._shown[token] = scheduler
+        return reply
 
     def _prepare(self, held: Held) -> Task:
         """Fetch the inputs; False: they cannot be had."""
@@ -200,7 +229,8 @@ class VolunteerNode(Node):
                 break
             schedule = self.manifest.schedule
             for each in missing:
-                holders = [self.scheduler, *schedule.named_keepers, *self._some_others()]
+                named = (*schedule.named_keepers, *schedule.schedulers[:1])
+                holders = [self.scheduler, *named, *self._some_others()]
                 try:
                     yield from self.blobs.fetch(each, holders)
                 except DiskFull:
@@ -273,12 +303,15 @@ class VolunteerNode(Node):
     def _hand_in(self, held: Held, result: Result) -> Task:
         lease = held.lease
         while held.stands:
-            reply = yield Ask(self.scheduler, Submit(run=self.run, result=result), 30.0)
+            scheduler = self.scheduler
+            reply = yield from self._reclaim(held)
+            if not isinstance(reply, Away):
+                reply = yield Ask(scheduler, Submit(run=self.run, result=result), 30.0)
             if isinstance(reply, Fallen):
                 break
             if isinstance(reply, Stands):
                 if isinstance(lease, TrainLease) and isinstance(result, TrainResult):
-                    self.oracle.stands(self.peer, lease, result)
+                    self.oracle.stands(self.peer, lease, result, scheduler)
                     found = handed_in(lease, result, self.chain.record.state)
                     self._handed_in[work_of(lease).path] = found
                 break

@@ -6,13 +6,14 @@ wait for.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
+from time import process_time
 from typing import Any
 
 from dipaco.protocol.errors import Unavailable
@@ -28,16 +29,20 @@ from tests.simulation.faults import (
     Full,
     Leaves,
     Loses,
+    OwnerGrants,
     Plan,
     Reorders,
     Replays,
+    Upgrade,
+    Usurps,
     WrongClock,
 )
 
 REPLAYED_WITHIN = 60.0  # seconds
 HELD_BACK = 10.0  # seconds, at most, of a message that others overtake
-MOST_EVENTS = 200_000  # of a universe: one that goes on for longer gets nowhere
-POLL = 0.2  # seconds between looks at the answers of several peers
+MOST_EVENTS = 200_000  # of a small universe: one that goes on for longer gets nowhere
+GRANT_AGAIN = 5.0  # seconds until the owner tries again at a node that was down
+USURPS_EVERY = 5.0  # seconds
 NOTICED = 0.1  # seconds until the others know that the connection to a dead process is closed
 
 
@@ -57,6 +62,21 @@ class Pause:
     seconds: float
 
 
+@dataclass(eq=False)
+class Signal:
+    """It wakes the tasks of a node that wait for it, in their order."""
+
+    waiting: "deque[int]" = field(default_factory=deque)
+    """Numbers of `Node.waiting`."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait until a signal is given."""
+
+    signal: Signal
+
+
 @dataclass(frozen=True)
 class Away:
     """No answer came, or the peer cannot answer now."""
@@ -68,7 +88,7 @@ class Restart(Exception):
     """A node gives up all that it is doing, and starts anew from its disk."""
 
 
-Task = Generator[Ask | Pause, Any, Any]
+Task = Generator[Ask | Pause | Wait, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -89,15 +109,22 @@ class Node:
         self.others: tuple[PeerId, ...] = ()
         """Whom it asks for the ledger and for blobs, and tells of new records."""
         self.random = Random(f"{world.plan.seed} {name}")
-        self.up = False
+        self.up, self.gone = False, False
+        """Whether the process runs, and whether the node is gone for good."""
+        self.lost = False
+        """Whether it ever lost its disk."""
+        self.old = False
+        """Whether it speaks the version before today's."""
         self.life = 0
         """How often it was started."""
         self.frozen_until = 0.0
         """Until when the process stands still, or stood still last; seconds of the world."""
         self.steps = 0
+        self.cpu_seconds: float | None = None
+        """Of its steps; None: they are not measured."""
         self.offset, self.rate = 0.0, 1.0
         self.waiting: dict[int, Task] = {}
-        """By request the task that waits for the answer."""
+        """By number of a request, or of a wait, the task that waits."""
         world.add(self)
 
     # ------------------------------------------------------------------ of subclasses
@@ -115,6 +142,21 @@ class Node:
 
     def disconnected(self, peer: PeerId) -> None:
         """Take in that the connection to a peer broke."""
+
+    def may_lose_disk(self) -> bool:
+        """Return whether the run is to outlive the loss of this disk now."""
+        return True
+
+    def owner_grants(self) -> bool:
+        """Have the owner grant the next term in the home of this node, which is stopped.
+
+        False: it cannot be saved now.
+        """
+        return True
+
+    def usurp(self) -> Task:
+        """Ask the keepers for terms that are not this node's."""
+        yield from ()
 
     def look(self) -> None:
         """Hold the node against the oracle's rules; called after every step."""
@@ -145,19 +187,28 @@ class Node:
         enough   whether these answers are: it waits for no more of them.
         """
         found: dict[PeerId, Any] = {}
-        left = [len(questions)]
+        left, answered = [len(questions)], Signal()
 
         def one(to: PeerId, request: Any) -> Task:
             reply = yield Ask(to, request, timeout)
             left[0] -= 1
             if not isinstance(reply, Away):
                 found[to] = reply
+            self.wake(answered)
 
         for to, request in questions.items():
             self.spawn(one(to, request))
         while left[0] and not enough(found):
-            yield Pause(POLL)
+            yield Wait(answered)
         return dict(found)
+
+    def wake(self, signal: Signal, most: int = 1 << 30) -> None:
+        """Have the tasks go on that wait for a signal, all or so many."""
+        while signal.waiting and most:
+            task = self.waiting.pop(signal.waiting.popleft(), None)
+            if task is not None:
+                self.spawn(task)
+                most -= 1
 
     def send(self, to: PeerId, value: Any) -> None:
         """Send a message that waits for no answer."""
@@ -167,7 +218,7 @@ class Node:
 
     def start(self) -> None:
         """Start the process, if it is not running."""
-        if not self.up:
+        if not self.up and not self.gone:
             self.up, self.life = True, self.life + 1
             self.waiting.clear()
             self.boot()
@@ -224,6 +275,9 @@ class Node:
             return
         number = world.number()
         self.waiting[number] = task
+        if isinstance(step, Wait):
+            step.signal.waiting.append(number)
+            return
         world.transmit(self, step.to, _Message(self.peer, number, False, step.request))
         world.after(step.timeout / self.rate, self, lambda: self._time_out(number), "times out")
 
@@ -250,7 +304,7 @@ class World:
         self.plan = plan
         self.now = 0.0
         self.nodes: dict[PeerId, Node] = {}
-        self.events = 0
+        self.events, self.most_events = 0, MOST_EVENTS
         self.happened: Counter[str] = Counter()
         """How often each kind of fault struck."""
         self._random = Random(f"network {plan.seed}")
@@ -293,7 +347,7 @@ class World:
         """Let time pass until something holds, or to the end of time."""
         while self._heap and not ended():
             time, number, event = self._heap[0]
-            if time > until or self.events > MOST_EVENTS:
+            if time > until or self.events > self.most_events:
                 return
             heappop(self._heap)
             self.now = max(self.now, time)
@@ -308,6 +362,14 @@ class World:
                 self._step(node, event.act)
 
     def _step(self, node: Node, act: Callable[[], None]) -> None:
+        if node.cpu_seconds is None:
+            self._take_step(node, act)
+            return
+        began = process_time()
+        self._take_step(node, act)
+        node.cpu_seconds += process_time() - began
+
+    def _take_step(self, node: Node, act: Callable[[], None]) -> None:
         node.steps += 1
         crash = self._crashes.pop((node.name, node.steps), None)
         if crash and self.calm and node.name in self.plan.healed:
@@ -401,6 +463,13 @@ class World:
                 case Backup(node=name):
                     self._at(fault.at, self._back_up, named[name])
                     self._at(fault.at + fault.seconds, self._restore, named[name])
+                case Upgrade(node=name):
+                    named[name].old = True
+                    self._at(fault.at, self._upgrade, named[name])
+                case OwnerGrants(node=name):
+                    self._at(fault.at, self._grant, named[name])
+                case Usurps(node=name):
+                    self._at(fault.at, self._usurp, named[name])
                 case BlobLost(node=name):
                     self._at(fault.at, self._lose_blob, named[name])
                 case _:
@@ -413,7 +482,7 @@ class World:
         self.happened[kind] += 1
 
     def _at(self, time: float, act: Callable[..., None], *arguments: Any) -> None:
-        self.after(time, None, lambda: act(*arguments), "fault")
+        self.after(time - self.now, None, lambda: act(*arguments), "fault")
 
     def _between(
         self,
@@ -448,17 +517,47 @@ class World:
     def _leave(self, node: Node) -> None:
         self.note_fault("left")
         node.kill()
-        node.start = lambda: None  # type: ignore[method-assign]
+        node.gone = True
         self._tell_gone(node)
 
     def _lose_disk(self, node: Node) -> None:
+        if not node.may_lose_disk():
+            return
         self.note_fault("lost disk")
         was_up = node.up
         node.kill(power=True)
         node.disk.wipe()
+        node.lost = True
         if was_up:
             self._tell_gone(node)
             node.start()
+
+    def _upgrade(self, node: Node) -> None:
+        self.note_fault("upgrade")
+        was_up = node.up
+        node.kill()
+        node.old = False
+        if was_up:
+            self._tell_gone(node)
+            node.start()
+
+    def _grant(self, node: Node) -> None:
+        if node.gone:
+            return
+        if not node.up:
+            self._at(self.now + GRANT_AGAIN, self._grant, node)
+            return
+        self.note_fault("owner grants")
+        node.kill()
+        if not node.owner_grants():
+            self._at(self.now + GRANT_AGAIN, self._grant, node)
+        self._tell_gone(node)
+        node.start()
+
+    def _usurp(self, node: Node) -> None:
+        if node.up:
+            node.spawn(node.usurp())
+        self._at(self.now + USURPS_EVERY, self._usurp, node)
 
     def _back_up(self, node: Node) -> None:
         node.disk.back_up()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dipaco.cli.exits import Exit
+from dipaco.node.api.values import ConfigView, SettingView
 from tests.cli.shell import Shell
 
 TEXT = """# my node
@@ -48,6 +49,27 @@ def test_show_names_the_origin_of_every_value(sh: Shell, monkeypatch: pytest.Mon
     assert found["storage.min_free"] == ("500 MB", "default")
     _, text, _ = config(sh, "show")
     assert f'[network]\nmax_up = "2 Mbit/s"                       {file}, line 3' in text
+
+
+def test_show_tells_where_the_daemon_runs_with_another_value(
+    sh: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's own answer: tests/node/api/test_api.py."""
+    sh.write("h/config.toml", TEXT)
+    views = tuple(
+        SettingView(key=key, value=value, origin="default")
+        for key, value in (("network.max_up", "3 Mbit/s"), ("network.max_down", ""))
+    )
+    monkeypatch.setattr(
+        "dipaco.node.api.client.ask_config", lambda home: ConfigView(settings=views)
+    )
+    lines = config(sh, "show")[1].splitlines()
+    assert sum(line.endswith('; the daemon runs with "3 Mbit/s"') for line in lines) == 1
+    assert sum("the daemon runs with" in line for line in lines) == 1
+    told = json.loads(config(sh, "show", "--json")[1])["settings"]
+    running = {each["key"]: each["running"] for each in told}
+    assert (running["network.max_up"], running["network.max_down"]) == ("3 Mbit/s", "")
+    assert running["log.level"] is None
 
 
 def test_show_keeps_the_token_to_itself(sh: Shell) -> None:

@@ -290,8 +290,13 @@ def test_a_term_that_the_owner_granted_is_told(
 ) -> None:
     made = Ledger().add(entries[0]).add(entries[1])
     grant = sign(OwnersGrant(run=RUN, term=1, head=made.head), key("owner"))
-    code, said, _ = check(shell, told(made.add(TermGranted(grant=grant), term=1)), home)
+    before = told(made).certificate
+    made.add(TermGranted(grant=grant), term=1).add(entries[2])
+    code, said, _ = check(shell, replace(told(made), certificate=before), home)
     assert code == Exit.OK and f"{peer('second')}, granted by the run's owner" in said
+    assert "final: the first 4 records" in said  # from there on without keepers
+    code, said, _ = check(shell, told(made, ()), home)
+    assert code == Exit.UNVERIFIABLE and "whether records 0 to 3 are final" in said
 
 
 def test_a_certificate_of_another_ledger_or_of_too_few_is_found(

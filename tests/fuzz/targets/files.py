@@ -25,6 +25,7 @@ from tests.fuzz.mutate import Mutator, Raw, Text
 from tests.fuzz.target import Call, Target
 from tests.fuzz.targets.wire import envelope, grammar, of
 from tests.golden.values import LEASE, SMALLEST, values
+from tests.memory import folder_in_memory
 from tests.settings import settings
 from tests.values import digest, key, peer
 
@@ -88,8 +89,7 @@ Written = Callable[[Path], object]
 @contextmanager
 def folder() -> Iterator[Path]:
     """Yield a folder in memory, where there is such a file system."""
-    memory = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))
+    root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=folder_in_memory()))
     try:
         yield root
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from dipaco.node.api.values import EvaluationView, LedgerView, Ordered, Why
+from dipaco.node.api.values import ConfigView, EvaluationView, LedgerView, Ordered, SettingView, Why
 from dipaco.node.status.document import (
     CacheStatus,
     Memory,
@@ -121,6 +121,7 @@ def status(*, peer: str = PEER, work: TaskStatus | None = None) -> Status:
         cache=CacheStatus(bytes=1, measured=1_799_999_990.0, max=10**10, shards=1),
         swarm=block(peer).swarm,
         totals=Totals(accepted=3, refused=1, tokens=38400, seconds=25.6),
+        events=(Event(number=7, time=1_799_999_990.0, kind="node", code="started", text="1"),),
         stages=(StageTime(stage="derive", seconds=1.5, count=1),),
         memory=Memory(daemon=120_000_000, peak=130_000_000, worker=400_000_000),
     )
@@ -193,6 +194,13 @@ class FakeNode:
     def ledger(self) -> LedgerView:
         """As `Handler`."""
         return ledger()
+
+    def settings(self) -> ConfigView:
+        """As `Handler`."""
+        file = "/home/h/config.toml, line 3"
+        return ConfigView(
+            settings=(SettingView(key="network.max_up", value="2 Mbit/s", origin=file),)
+        )
 
     def stop(self, *, now: bool, restart: bool) -> None:
         """As `Handler`."""

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from dipaco.node.api.client import (
+    ask_config,
     ask_fetch,
     ask_finish,
     ask_ledger,
@@ -66,6 +67,11 @@ def test_threads_find_the_types_of_all_answers_complete() -> None:
     """Decoding a type whose structs another thread completes at that moment crashes a process."""
     done = subprocess.run([sys.executable, "-c", INCOMPLETE], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+async def test_the_settings_of_the_daemon_can_be_asked_for(served: Served) -> None:
+    (setting,) = (await served.call(ask_config)).settings
+    assert (setting.key, setting.value) == ("network.max_up", "2 Mbit/s")
 
 
 async def test_stop_reaches_the_daemon_with_its_haste_and_the_wish_for_a_new_start(

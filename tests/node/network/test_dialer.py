@@ -339,6 +339,18 @@ async def test_a_seed_that_is_away_is_dialled_for_ever_and_ever_less_often(
         assert len(complaints) == 1  # one line per cause, not one per try
 
 
+async def test_after_a_sleep_a_seed_that_was_away_for_long_is_dialled_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with swarms() as swarm:
+        node = await swarm.join(PEERS[1], PEERS[0])
+        await trio.sleep(7200)
+        seed = await swarm.join(PEERS[0])
+        node.dialer.try_all_again()
+        await trio.sleep(0.1)
+        assert node.transport.peers() == {seed.me}
+
+
 async def test_after_half_a_minute_away_a_seed_is_found_within_seconds(
     autojump_clock: MockClock,
 ) -> None:

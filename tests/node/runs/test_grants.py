@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from dipaco.node.network.keys import own_peer
@@ -17,9 +18,9 @@ from dipaco.protocol.run.manifest import run_id
 from dipaco.protocol.wire.canonical import encode
 from dipaco.protocol.wire.signed import Signed, sign
 from dipaco.protocol.work.kinds import Evaluated, Evaluation
-from dipaco.protocol.work.ledger import SpecAdopted
-from dipaco.protocol.work.terms import NO_HEAD, Head, OwnersGrant
-from tests.kept import encoded, head, kept_chain, kept_manifest, seeded_of
+from dipaco.protocol.work.ledger import LedgerRecord, SpecAdopted, TermBegun
+from dipaco.protocol.work.terms import Head, OwnersGrant, Promise
+from tests.kept import certificate, encoded, head, kept_chain, kept_manifest, seeded_of
 from tests.values import digest, key, manifest, peer
 
 PLAIN = manifest()
@@ -117,12 +118,72 @@ def test_only_the_owner_grants_a_term_and_only_a_higher_one(journals: list[Journ
     assert store.runs[RUN].length == len(CHAIN)
 
 
-def test_in_a_run_with_keepers_the_owner_grants_nothing(journals: list[Journal]) -> None:
-    value, store = kept_manifest(), RunStore(journals[0])
-    store.offer("manifest", encode(sign(value, key("owner"))))
-    word = grant(NO_HEAD, run=run_id(value))
-    with pytest.raises(Refusal, match="has keepers"):
-        store.offer("grant", word)
+KEPT = kept_manifest(schedulers=("scheduler", "second"))
+KEPT_RUN = run_id(KEPT)
+FINAL = kept_chain(KEPT, ADOPTED, seeded_of(KEPT), evaluated(3.0))
+
+
+def kept_store(journal: Journal, upto: int, me: str = "anna") -> RunStore:
+    """Return the store of a node that has the first final records of a run with keepers."""
+    store = RunStore(journal, peer(me))
+    store.offer("manifest", encode(sign(KEPT, key("owner"))))
+    store.keep(KEPT_RUN)
+    if upto:
+        proof = certificate(KEPT_RUN, ("kim", "ken"), head(FINAL[:upto]))
+        store.offer_ledger(KEPT_RUN, encoded(FINAL[:upto]), certificate=proof)
+    return store
+
+
+def test_with_its_owners_word_a_run_goes_on_without_keepers(journals: list[Journal]) -> None:
+    second, anna = kept_store(journals[0], 2, "second"), kept_store(journals[1], 0)
+    word = grant(head(FINAL[:2]), run=KEPT_RUN)
+    second.offer("grant", word)
+    second.begin_granted(KEPT_RUN, key("second"))
+    second.append(KEPT_RUN, evaluated(5.0), key("second"))
+    before, after = (second.read_part(KEPT_RUN, first, 1 << 20) for first in (0, 2))
+    assert isinstance(before.certificate, tuple) and after.certificate is UNSET
+    anna.offer_ledger(KEPT_RUN, before.records, first=0, certificate=before.certificate)
+    with pytest.raises(Unavailable, match="does the owner"):  # the messenger may be honest
+        anna.offer_ledger(KEPT_RUN, after.records, first=2)
+    anna.offer("grant", word)
+    with pytest.raises(RemoteProtocolError, match="without keepers"):
+        anna.offer_ledger(KEPT_RUN, after.records, first=2, certificate=before.certificate)
+    anna.offer_ledger(KEPT_RUN, after.records, first=2)
+    again = RunStore(journals[1], peer("anna"))
+    assert again.runs[KEPT_RUN].digests == second.runs[KEPT_RUN].digests
+    assert not again.runs[KEPT_RUN].keepers
+
+
+def test_a_quorum_that_comes_back_after_its_owners_word_decides_nothing(
+    journals: list[Journal],
+) -> None:
+    anna = kept_store(journals[0], 2)
+    anna.offer("grant", grant(head(FINAL[:2]), run=KEPT_RUN))
+    proof = certificate(KEPT_RUN, ("kim", "ken"), head(FINAL))
+    with pytest.raises(Refusal, match="has given up record 2"):
+        anna.offer_ledger(KEPT_RUN, encoded(FINAL), first=0, certificate=proof)
+    promises = tuple(
+        sign(Promise(run=KEPT_RUN, term=3, keeper=peer(name), head=head(FINAL[:2])), key(name))
+        for name in sorted(("kim", "ken"), key=peer)
+    )
+    begun = LedgerRecord(
+        run=KEPT_RUN,
+        term=3,
+        seq=2,
+        previous=FINAL[1].body_digest,
+        entry=TermBegun(promises=promises),
+    )
+    with pytest.raises(Refusal, match="goes on without keepers"):
+        anna.offer_ledger(KEPT_RUN, encoded([sign(begun, key("second"))]), first=2)
+    assert anna.runs[KEPT_RUN].length == 2
+
+
+def test_records_without_a_certificate_are_a_fault_where_no_term_begins(
+    journals: list[Journal],
+) -> None:
+    anna = kept_store(journals[0], 2)
+    with pytest.raises(RemoteProtocolError, match="without their certificate"):
+        anna.offer_ledger(KEPT_RUN, encoded(FINAL[2:]), first=2)
 
 
 def test_the_owner_grants_the_next_term_of_a_home_by_hand(tmp_path: Path) -> None:
@@ -146,7 +207,17 @@ def test_the_owner_grants_the_next_term_of_a_home_by_hand(tmp_path: Path) -> Non
         grant_term(run, home.root, key("owner"), term=1, me=peer("second"))
 
 
-def test_a_run_with_keepers_needs_no_word_of_its_owner(tmp_path: Path) -> None:
-    run = sign_manifest(kept_manifest(), key("owner"))
-    with pytest.raises(ConfigError, match="has keepers"):
-        grant_term(run, tmp_path, key("owner"), term=None, me=None)
+def test_a_run_with_keepers_needs_no_word_of_its_owner_while_there_may_be_a_quorum(
+    tmp_path: Path,
+) -> None:
+    home = Home.at(tmp_path / "home")
+    journal = Journal.open(home.journal)
+    kept_store(journal, 2, "second")
+    journal.close()
+    run = sign_manifest(KEPT, key("owner"))
+    with pytest.raises(ConfigError, match=r"has keepers.*--keepers-gone"):
+        grant_term(run, home.root, key("owner"), term=None, me=peer("second"))
+    made, scheduler = grant_term(
+        run, home.root, key("owner"), term=None, me=peer("second"), keepers_gone=True
+    )
+    assert (made.term, made.head, scheduler) == (1, head(FINAL[:2]), peer("second"))

@@ -115,6 +115,10 @@ class Swarm:
         """Unix time, seconds."""
         self.when = WhenSection()
         """When the nodes that start from now on work."""
+        self.ports = {SCHEDULER: 4000}
+        """By name of a node the port that it has after each start; others get a new one."""
+        self.seeds: tuple[Address, ...] = ()
+        """The addresses that every node is told; empty: that of the node that started first."""
         self.after_commit: Callable[[str, Journal], bool] = lambda name, journal: False
         """Told whenever a node has saved something; True: the node is killed at that moment."""
 
@@ -137,18 +141,25 @@ class Swarm:
         keeper      whether it keeps the run that was put into its home, and trains none.
         bootstrap   its seed [for all but the scheduler: the node that was started first].
         """
-        seed = bootstrap.parts.transport.addresses[0] if bootstrap else self._address
         config = NodeConfig(
             home=Home.at(self._homes / name).root,
             node=NodeSection(
                 rendezvous=founds or name == SCHEDULER,
                 keeper=keeper,
-                bootstrap=() if name == SCHEDULER or seed is None else (seed,),
+                bootstrap=self._told(name, bootstrap),
             ),
             run=RunSection(id=run, verify=verify, signers=signers),
             when=replace(self.when, on_battery=True),
         )
         return await self._nursery.start(self._live, name, config, partial(worker, **settings))
+
+    def _told(self, name: str, bootstrap: SwarmNode | None) -> tuple[Address, ...]:
+        """Return the addresses of its seeds."""
+        if bootstrap is not None:
+            return (bootstrap.parts.transport.addresses[0],)
+        if self.seeds:
+            return tuple(each for each in self.seeds if each.peer != peer(name))
+        return () if name == SCHEDULER or self._address is None else (self._address,)
 
     async def _live(
         self, name: str, config: NodeConfig, work: Callable[[Home], Any], *, task_status: Any
@@ -159,9 +170,7 @@ class Swarm:
             BlobStore(home.blobs).write(TOKENIZER)  # the volunteers fetch it
         ended, stop = trio.Event(), trio.Event()
         with contextlib.closing(Journal.open(home.journal)) as journal, trio.CancelScope() as scope:
-            async with self.network.join(
-                peer(name), port=4000 if name == SCHEDULER else None
-            ) as transport:
+            async with self.network.join(peer(name), port=self.ports.get(name)) as transport:
                 self._address = self._address or transport.addresses[0]
                 self._watch(name, journal, scope)
                 parts = assemble(

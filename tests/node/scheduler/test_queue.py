@@ -17,8 +17,8 @@ from dipaco.node.kinds.changes import PlaceLeft, PlaceTaken
 from dipaco.node.scheduler.journaled import saved_changes
 from dipaco.node.scheduler.queue import (
     KEPT_SECONDS,
+    LEASED_RETRY_SECONDS,
     MAX_RETRY_SECONDS,
-    RETRY_SECONDS,
     SLACK_SECONDS,
     Queue,
     retry_after,
@@ -70,12 +70,13 @@ def test_places_are_told_in_the_order_of_first_asking(shell: Shell) -> None:
     assert place(shell.ask(CARA, 4.0)) == (3, 3)
     told = shell.ask(BERT, 5.0)
     assert isinstance(told, NoLease) and "seed" in told.reason
-    assert told.retry_after == 2 * RETRY_SECONDS
+    assert told.retry_after == 2 * LEASED_RETRY_SECONDS
 
 
 def test_the_first_asks_most_often_and_nobody_waits_longer_than_ten_seconds() -> None:
-    assert [retry_after(n) for n in (1, 2, 4, 5, 900)] == [2, 4, 8, 10, 10]
-    assert retry_after(None) == MAX_RETRY_SECONDS
+    idle, working = ([retry_after(n, leased=x) for n in (1, 2, 4, 5, 900)] for x in (False, True))
+    assert idle == [2, 4, 8, 10, 10] and working == [0.25, 0.5, 1, 1.25, 10]
+    assert retry_after(None, leased=True) == MAX_RETRY_SECONDS
 
 
 def test_new_work_goes_to_the_first_that_is_expected_to_ask() -> None:
@@ -94,7 +95,7 @@ def test_whoever_does_not_ask_in_time_is_passed_and_keeps_its_place() -> None:
     shell, held = busy()
     for who in (ANNA, BERT):
         shell.ask(who, 0.0)
-    who, late = next(iter(held)), retry_after(1) + SLACK_SECONDS
+    who, late = next(iter(held)), retry_after(1, leased=True) + SLACK_SECONDS
     shell.ask(ANNA, 0.0)
     shell.hand_back(who, held[who], "stopped", 1.0)
     assert isinstance(shell.ask(BERT, late), NoLease)

@@ -11,6 +11,7 @@ from dipaco.node.runs.files import sign_manifest
 from dipaco.node.runs.takeover import grant_term
 from dipaco.node.scheduler.kept import KeptScheduler
 from dipaco.node.scheduler.replication import Replication
+from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import short_peer
 from dipaco.protocol.work.keeping import MAX_AHEAD
@@ -78,6 +79,20 @@ async def test_a_scheduler_that_dies_in_mid_round_is_followed_by_the_other(
     trained = [job for name in ("anna", "bert") for job in kept.nodes[name].worker.done]
     assert sum(map(trains, trained)) == 1 + 2 * 4  # leases in hand went on, none was done twice
     assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_a_newcomer_joins_a_run_whose_first_scheduler_is_gone(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    swarm.ports = {SECOND: 4000}
+    swarm.seeds = (Address(kind="ip4", host="127.0.0.1", port=4000, peer=peer(SECOND)),)
+    kept = KeptSwarm(swarm, tmp_path)
+    await kept.start_all()
+    await kept.until(lambda: kept.schedules(SCHEDULER), seconds=60)
+    await kept.kill(SCHEDULER)
+    await kept.until(lambda: kept.schedules(SECOND), seconds=60)
+    await kept.start("anna")
+    await kept.until(lambda: kept.leases(SECOND) > 0, seconds=60)
 
 
 async def test_a_scheduler_that_comes_back_follows_the_one_that_took_over(
@@ -258,3 +273,28 @@ async def test_the_owner_lets_another_scheduler_go_on_with_a_run_without_keepers
     assert kept.chain(SECOND)[: len(final)] == final and not kept.schedules(SCHEDULER)
     await kept.until(lambda: kept.chain(SCHEDULER) == kept.chain(SECOND), seconds=60)
     assert kept.states(SECOND) == await undisturbed(tmp_path)
+
+
+async def test_a_run_whose_quorum_is_gone_for_good_goes_on_without_keepers_by_its_owners_word(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    kept = await started(swarm, tmp_path)
+    await kept.kill(SCHEDULER, "kim", "ken")  # for good
+    await trio.sleep(60)
+    assert not kept.leases(SECOND)
+    final = kept.chain(SECOND)
+    await kept.kill(SECOND)
+    run = sign_manifest(kept.manifest, key("owner"))
+    made, _ = grant_term(
+        run, tmp_path / SECOND, key("owner"), term=None, me=peer(SECOND), keepers_gone=True
+    )
+    await kept.start(SECOND)
+    await kept.until(lambda: kept.term(SECOND) == made.term, seconds=60)
+    await kept.until(lambda: kept.finished(SECOND))
+    assert kept.chain(SECOND)[: len(final)] == final
+    for name in ("kay", "anna"):
+        await kept.until(lambda: kept.chain(name) == kept.chain(SECOND), seconds=120)  # noqa: B023
+    assert kept.states(SECOND) == await undisturbed(tmp_path)
+    await kept.start("kim", "ken", SCHEDULER)  # they come back all the same
+    await kept.until(lambda: kept.chain(SCHEDULER) == kept.chain(SECOND), seconds=120)
+    assert not kept.schedules(SCHEDULER)

@@ -152,8 +152,21 @@ def test_the_latest_events_are_in_memory(folder: Path) -> None:
     event_log = noted(EventLog(folder), RECENT + 10)
     assert not event_log.holds(9) and event_log.holds(10)
     assert numbers(event_log.after(RECENT + 8)) == [RECENT + 9, RECENT + 10]
+
+
+def test_the_last_events_of_the_start_before_are_in_memory(folder: Path) -> None:
+    noted(EventLog(folder), 20)
+    assert numbers(EventLog(folder).after(10)) == list(range(11, 21))
+
+
+def test_events_before_a_gap_are_not_taken_for_those_in_memory(folder: Path) -> None:
+    noted(EventLog(folder), 9)
+    (path,) = folder.iterdir()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:4], b"damaged\n", *lines[5:]]))
     again = EventLog(folder)
-    assert again.holds(again.number) and not again.holds(again.number - 1)
+    assert numbers(again.after(0)) == [6, 7, 8, 9]
+    assert again.holds(5) and not again.holds(4)
 
 
 @pytest.mark.usefixtures("small")

@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 
+from dipaco.node.quantities import MemoryBound
 from dipaco.node.training.devices import (
     SHARE,
     choose_device,
@@ -43,6 +44,12 @@ def test_the_cpu_is_described_with_the_memory_of_the_machine() -> None:
     assert words.device == "cpu" and words.driver == "" and " cores" in words.name
     assert 0 < words.usable <= SHARE * words.memory <= psutil.virtual_memory().total
     assert str(words).startswith("cpu: ") and str(words).endswith(" GB")
+
+
+def test_the_operator_bounds_what_is_usable_of_the_cpus_memory() -> None:
+    cpu = torch.device("cpu")
+    assert describe(cpu, MemoryBound(size=1 << 20)).usable == 1 << 20
+    assert describe(cpu, MemoryBound(percent=1)).usable <= psutil.virtual_memory().total // 100
 
 
 def test_want_of_memory_is_known_on_every_kind_of_device() -> None:

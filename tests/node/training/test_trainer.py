@@ -137,6 +137,14 @@ def test_the_same_lease_gives_the_same_digests_in_any_order_and_by_anybody(
     assert len({blobs for blobs in first.values()}) == 4
 
 
+def test_rests_change_no_digest(tmp_path: Path, trainer: Trainer) -> None:
+    value = small_manifest()
+    states = version_zero(trainer, value)
+    rested = Trainer(BlobStore(tmp_path / "b"), replace(ONE_THREAD, duty=80))
+    assert version_zero(rested, value) == states
+    assert train(rested, value, states, 2).deltas == train(trainer, value, states, 2).deltas
+
+
 def test_a_seed_lease_starts_from_the_initial_model_and_leaves_path_0s_states(
     blobs: BlobStore, trainer: Trainer
 ) -> None:

@@ -343,6 +343,8 @@ def test_the_child_has_low_priority_and_never_spins(tmp_path: Path) -> None:
         process.stdin.flush()
         process.stdout.read(4)
         assert nice(process.pid) - nice(os.getpid()) == 7
+        if sys.platform == "linux":
+            assert psutil.Process(process.pid).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
         process.communicate(timeout=PATIENCE)
 
 

@@ -81,6 +81,16 @@ def test_an_old_signature_does_harm_if_its_keeper_votes_too_soon() -> None:
     assert LATER[2] != other[2]  # final, by a and c
 
 
+def test_a_quorum_without_a_record_may_be_of_a_run_that_has_begun() -> None:
+    """Why a first start needs all keepers: a knows better, and is away."""
+    a, c = Holder("keeper a"), Holder("keeper c")
+    for each in (a, c):
+        signed_head(each.cosign(BASE))  # final
+    b, c = Holder("keeper b"), Holder("keeper c")  # b has not heard of it, c has lost its disk
+    other = taken_over(1, (), b, c)
+    assert other[0] != BASE[0]  # final, too
+
+
 def test_a_keeper_votes_again_once_no_old_signature_can_complete_a_certificate() -> None:
     a, b, c = keepers()
     signed_head(c.cosign(LATER, first=2))
