@@ -47,6 +47,8 @@ REFUSED = {
     "DIPACO_NODE_KEEP": "true",
     "DIPACO_NODE_KEEPER": "true",
     "DIPACO_NODE_TRAIN": "true",
+    "DIPACO_NODE_LOW_CONNS": "8",
+    "DIPACO_NODE_HIGH_CONNS": "40",
     "DIPACO_NODE_EXEMPT_PREFIXES": "",
     "DIPACO_RUN_ID": "demo",
     "DIPACO_RUN_SIGNERS": "",
