@@ -17,13 +17,20 @@ def shrink(seed: int, fails: Callable[[Plan], bool]) -> tuple[int, ...]:
 
     fails   whether a universe still fails: with any violation, or with the same one.
     """
-    faults = plan_of(seed).faults
+    return needless(len(plan_of(seed).faults), lambda left_out: fails(without(seed, left_out)))
+
+
+def needless(count: int, fails: Callable[[Sequence[int]], bool]) -> tuple[int, ...]:
+    """Return which of `count` faults can be left out, all together: halves first, then each.
+
+    fails   whether a universe still fails without the faults of these numbers.
+    """
     left_out: list[int] = []
-    size = max(1, len(faults) // 2)
+    size = max(1, count // 2)
     while size:
-        for first in range(0, len(faults), size):
-            more = [n for n in range(first, min(first + size, len(faults))) if n not in left_out]
-            if more and fails(without(seed, [*left_out, *more])):
+        for first in range(0, count, size):
+            more = [n for n in range(first, min(first + size, count)) if n not in left_out]
+            if more and fails([*left_out, *more]):
                 left_out += more
         size //= 2
     return tuple(sorted(left_out))

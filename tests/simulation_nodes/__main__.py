@@ -6,8 +6,12 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
-from tests.simulation_nodes.universe import Plan, plan_of, run_plan
+from tests.simulation.shrink import needless
+from tests.simulation_nodes.mutations import table
+from tests.simulation_nodes.plan import plan_of
+from tests.simulation_nodes.universe import Outcome, run_plan
 
 
 def main() -> int:
@@ -15,30 +19,49 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation_nodes")
     parser.add_argument("--seed", type=int, help="repeat one universe")
     parser.add_argument("--without", default="", metavar="N,N", help="leave these faults out")
-    parser.add_argument("--seeds", type=int, default=20, help="how many universes")
+    parser.add_argument(
+        "--shrink", action="store_true", help="with --seed: leave out what it fails without"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=20, help="how many universes, or the most for each bug"
+    )
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--mutations", action="store_true", help="how soon planted bugs are found")
     given = parser.parse_args()
     logging.disable()  # what the nodes log is told by the rules, and else nobody's matter
+    if given.mutations:
+        return int(not table(given.seeds))
     if given.seed is not None:
-        return _one(given.seed, [int(each) for each in given.without.split(",") if each])
+        left_out = [int(each) for each in given.without.split(",") if each]
+        return _one(given.seed, left_out, shrinks=given.shrink)
     return _many(range(given.first, given.first + given.seeds))
 
 
-def command(seed: int) -> str:
+def command(seed: int, left_out: Sequence[int] = ()) -> str:
     """Return what repeats a universe."""
-    return f"PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation_nodes --seed {seed}"
+    without = f" --without {','.join(map(str, left_out))}" if left_out else ""
+    return f"PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation_nodes --seed {seed}{without}"
 
 
-def _one(seed: int, left_out: list[int]) -> int:
-    whole = plan_of(seed)
-    faults = tuple(f for number, f in enumerate(whole.faults) if number not in left_out)
-    for number, fault in enumerate(whole.faults):
+def _one(seed: int, left_out: list[int], *, shrinks: bool) -> int:
+    plan = plan_of(seed)
+    print(f"  nodes: {', '.join(plan.nodes)}; keepers: {', '.join(plan.keepers) or 'none'}")
+    for number, fault in enumerate(plan.faults):
         print(f"  {'-' if number in left_out else ' '} {number}: {fault}")
-    outcome = run_plan(Plan(seed, whole.volunteers, faults))
+    outcome = run_plan(plan.without(left_out))
+    _tell(seed, outcome)
+    if outcome.violations and shrinks:
+        least = needless(len(plan.faults), lambda out: bool(run_plan(plan.without(out)).violations))
+        print(f"the faults that it needs: {command(seed, least)}")
+        for fault in plan.without(least).faults:
+            print(f"    {fault}")
+    return int(bool(outcome.violations))
+
+
+def _tell(seed: int, outcome: Outcome) -> None:
     for rule in outcome.violations:
         print(f"seed {seed}: {rule}")
-    print(f"ended at {outcome.ended:.1f} s, events {outcome.events.hexdigest()[:16]}")
-    return int(bool(outcome.violations))
+    print(f"ended at {outcome.ended:.1f} s, events {outcome.events[:16]}")
 
 
 def _many(seeds: range) -> int:

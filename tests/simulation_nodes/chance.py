@@ -11,30 +11,32 @@ import random
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from trio._core import _run
-
-PLAIN = random.Random
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Have everything that the nodes draw follow from `seed`, until the block ends."""
-    source = PLAIN(seed)
+    source = random.Random(seed)
 
-    class Seeded(random.Random):
-        def __init__(self, given: int | None = None) -> None:
-            super().__init__(source.getrandbits(64) if given is None else given)
+    def seed_of(self: random.Random, given: Any = None, version: int = 2) -> None:
+        seed_by(self, source.getrandbits(64) if given is None else given, version)
 
-    before = random.Random, os.urandom, secrets.token_bytes
+    seed_by = random.Random.seed
+    before, shared = (os.urandom, secrets.token_bytes), random.getstate()
+    random.seed(source.getrandbits(64))
     _run._r.seed(source.getrandbits(64))
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
-    random.Random = Seeded  # type: ignore[misc, assignment]
+    random.Random.seed = seed_of  # type: ignore[method-assign, assignment]
     os.urandom = source.randbytes
     secrets.token_bytes = lambda nbytes=None: source.randbytes(nbytes or 32)
     try:
         yield
     finally:
-        random.Random, os.urandom, secrets.token_bytes = before  # type: ignore[misc]
+        random.Random.seed = seed_by  # type: ignore[method-assign]
+        os.urandom, secrets.token_bytes = before
+        random.setstate(shared)
         _run._ALLOW_DETERMINISTIC_SCHEDULING = False  # type: ignore[misc]
         _run._r.seed()

@@ -1,8 +1,9 @@
 """A disk that keeps after a crash what was synced, and of the rest what chance will have.
 
-Under it are real files and real journals of SQLite, whose commits are synced (`synchronous = FULL`
-is tested with the journal). What was written and not synced is cut anywhere; the log of the journal
-gets the torn beginning of a write that was under way. A full disk refuses every write.
+Under it are real files and real journals of SQLite. What was written and not synced is cut
+anywhere; the log of the journal gets the torn beginning of a write that was under way. Its commits
+are synced as long as its connection says so (`synchronous = FULL`). A full disk refuses every
+write.
 """
 
 import os
@@ -18,6 +19,7 @@ from dipaco.node.storage import blobs, files
 from dipaco.node.storage.files import DiskFull
 
 TORN_BYTES = 5000  # of the journal's log at most: one page and its frame have 4,120
+FULL_SYNC = 2  # of SQLite's `synchronous`: every commit is synced
 IN_PLACE = ("journal.sqlite", "journal.sqlite-wal")
 """Files that change under their name: they are copied, and all others linked."""
 
@@ -31,6 +33,8 @@ class Disks:
         """By inode the bytes that a sync has put on the disk."""
         self.full: set[Path] = set()
         """The homes whose disks are full."""
+        self._lazy: set[Path] = set()
+        """The homes whose journals do not sync their commits."""
 
     @contextmanager
     def noting_syncs(self) -> Iterator[None]:
@@ -48,8 +52,10 @@ class Disks:
             files.sync = blobs.sync = before  # type: ignore[attr-defined]
 
     def attach(self, node: Node) -> None:
-        """Have the writes of a node fail while its disk is full."""
+        """Have the writes of a node fail while its disk is full; see whether its journal syncs."""
         journal, store, home = node.journal, node.blobs, node.home.root
+        ((synchronous,),) = journal._rows("PRAGMA synchronous", ())
+        (self._lazy.discard if synchronous >= FULL_SYNC else self._lazy.add)(home)
         saving, write, append = journal.saving, store.write, store.partial
 
         def check() -> None:
@@ -81,9 +87,19 @@ class Disks:
         shutil.copytree(home, left, copy_function=self._leave)
         log = left / "journal.sqlite-wal"
         if log.exists():
+            if home in self._lazy:
+                os.truncate(log, self._chance.randint(0, log.stat().st_size))
             with log.open("ab") as file:
                 file.write(self._chance.randbytes(self._chance.randrange(TORN_BYTES)))
         return left
+
+    def tear(self, home: Path) -> None:
+        """Have about half of the blobs of a node that is down lack their ends."""
+        for path in sorted((home / "blobs").glob("??/*")):
+            if self._chance.random() < 0.5:
+                data = path.read_bytes()
+                path.unlink()  # its bytes may be those of a linked file
+                path.write_bytes(data[: self._chance.randint(0, len(data))])
 
     def _leave(self, source: str, target: str) -> None:
         path = Path(source)

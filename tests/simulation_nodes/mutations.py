@@ -12,6 +12,7 @@ from dipaco.node.scheduler.replication import Replication
 from dipaco.node.scheduler.service import Scheduler
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.journal import Journal
+from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.keeping import KeeperState
@@ -92,7 +93,16 @@ def _leases_without_a_quorum() -> Sequence[Patch]:
 
 def _serves_torn_blobs() -> Sequence[Patch]:
     """A node sends a blob as its file is, unchecked."""
-    return [patch.object(BlobStore, "_check", lambda self, digest: None)]
+
+    def chunk_digests(self: BlobStore, digest: Digest, chunk: int) -> tuple[Digest, ...]:
+        self.size(digest)
+        data = self.path(digest).read_bytes()
+        return tuple(sha256(data[at : at + chunk]) for at in range(0, len(data), chunk))
+
+    return [
+        patch.object(BlobStore, "_check", lambda self, digest: self.size(digest)),
+        patch.object(BlobStore, "chunk_digests", chunk_digests),
+    ]
 
 
 MUTATIONS = (

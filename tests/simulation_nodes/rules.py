@@ -24,7 +24,7 @@ from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.wire.signed import Signed, open_signed
 from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.calls import CosignedHead, Fallen, Granted, NoLease, Promised, Stands
-from dipaco.protocol.work.kinds import Result, TrainLease
+from dipaco.protocol.work.kinds import Result, TrainLease, TrainResult
 from dipaco.protocol.work.ledger import LedgerRecord
 from dipaco.protocol.work.terms import Cosigned, Promise
 from tests.simulation.oracle import UNNOTICED, Oracle, Violation
@@ -148,8 +148,11 @@ class Rules:
             lease = grant.lease if grant else None
             again = isinstance(lease, TrainLease) and is_again(scheduler.schedule.state, lease)
             reply = await submit(scheduler, peer, result)
-            if isinstance(lease, TrainLease) and isinstance(reply, Stands) and not again:
-                self.hold(self._oracle.stands, peer, lease, result)
+            counts = isinstance(reply, Stands) and not again
+            if counts and isinstance(lease, TrainLease) and isinstance(result, TrainResult):
+                told, _ = self._oracle.told.setdefault((lease.path, lease.round), (peer, result))
+                if told != peer:
+                    self.violate(f"path {lease.path} round {lease.round} counts for two peers")
             return reply
 
         return submitted

@@ -4,89 +4,38 @@ The nodes are those of the swarm tests: transport in memory, virtual time, real 
 work whose result depends on every state and every moment that a lease names.
 """
 
-import hashlib
+import random
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
 import trio
 from trio.testing import MockClock
 
 from dipaco.node.storage.journal import Journal
-from dipaco.protocol.run.manifest import run_id
 from dipaco.protocol.run.model_shape import Grid, Level
-from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found, until
-from tests.node.scheduler.test_swarm import states
-from tests.simulation_nodes.chance import PLAIN, seeded
+from dipaco.protocol.run.modules import ModuleId
+from dipaco.protocol.wire.address import Address
+from dipaco.protocol.wire.digest import Digest
+from tests.memory import folder_in_memory
+from tests.node.scheduler.kept_swarm import SECOND, KeptSwarm
+from tests.node.scheduler.swarm import SCHEDULER, Swarm, found
+from tests.simulation_nodes.chance import seeded
 from tests.simulation_nodes.disk import Disks
-from tests.values import manifest, peer
+from tests.simulation_nodes.plan import FOR_GOOD, LONGEST_SECONDS, VOLUNTEERS, Fault, Plan
+from tests.simulation_nodes.rules import Rules
+from tests.values import peer
 
-VALUE = manifest(grid=Grid(levels=(Level(experts=2, blocks=1),), path_specific_blocks=()))
-RUN = run_id(VALUE)
-VOLUNTEERS = ("anna", "bert", "cara")
-FAULTS = 6  # of a universe at most
-SPAN_SECONDS = 240.0  # in which faults begin: an undisturbed run takes as long
-LONGEST_SECONDS = 60.0  # of a fault
+GRID = Grid(levels=(Level(experts=2, blocks=1),), path_specific_blocks=())
+PORTS = {SCHEDULER: 4000, SECOND: 3999}
 END_SECONDS = 3600.0  # of virtual time after the last fault, in which the run must end
+AGREE_SECONDS = 300.0  # after the run's end, in which all nodes must have the same ledger
 
-Kind = Literal["crash", "kill", "freeze", "cut", "full"]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault of a universe."""
-
-    kind: Kind
-    """crash: at a save; kill: at a moment; freeze: no byte comes or goes; cut: from one other."""
-    node: str
-    at: float
-    """Seconds from the start."""
-    seconds: float
-    """Until the node is started again, or the fault ends."""
-    saves: int = 0
-    """Of a crash: how many times the node saves first."""
-    other: str = ""
-    """Of a cut: the other side."""
-
-    def __str__(self) -> str:
-        where = f"{self.node}, {self.other}" if self.other else self.node
-        saves = f" after {self.saves} saves" if self.kind == "crash" else ""
-        return f"{self.kind} {where} at {self.at:.1f} s{saves}, for {self.seconds:.1f} s"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What follows from a seed."""
-
-    seed: int
-    volunteers: tuple[str, ...]
-    faults: tuple[Fault, ...]
-
-
-def plan_of(seed: int) -> Plan:
-    """Return the plan of a universe."""
-    chance = PLAIN(seed)
-    volunteers = VOLUNTEERS[: chance.randint(1, len(VOLUNTEERS))]
-    nodes = (SCHEDULER, *volunteers)
-    kinds: tuple[Kind, ...] = ("crash", "crash", "kill", "freeze", "cut", "full")
-    faults = []
-    for _ in range(chance.randint(1, FAULTS)):
-        kind, node = chance.choice(kinds), chance.choice(nodes)
-        faults.append(
-            Fault(
-                kind=kind,
-                node=node,
-                at=chance.uniform(0.0, SPAN_SECONDS),
-                seconds=chance.uniform(0.5, LONGEST_SECONDS),
-                saves=chance.randrange(4) if kind == "crash" else 0,
-                other=chance.choice([n for n in nodes if n != node]) if kind == "cut" else "",
-            )
-        )
-    return Plan(seed, volunteers, tuple(sorted(faults, key=lambda fault: fault.at)))
+States = dict[ModuleId, list[Digest]]
 
 
 @dataclass
@@ -95,12 +44,12 @@ class Outcome:
 
     violations: list[str] = field(default_factory=list)
     """The rules that did not hold."""
-    events: Any = field(default_factory=hashlib.sha256)
-    """Over node, number, digest and time of every ledger record that a node saved."""
+    events: str = ""
+    """A digest of every ledger record that a node saved, by node and time."""
     ended: float = 0.0
     """Virtual seconds until the run's end."""
-    states: dict[str, list[str]] = field(default_factory=dict)
-    """The digests that it ended with."""
+    states: States = field(default_factory=dict)
+    """The states that it ended with."""
     happened: list[str] = field(default_factory=list)
     """The kinds of the faults that took place."""
 
@@ -109,72 +58,84 @@ class Universe:
     """The nodes of a universe, while it runs."""
 
     def __init__(self, plan: Plan, root: Path, nursery: trio.Nursery, disks: Disks) -> None:
-        self._plan, self._root, self._nursery, self._disks = plan, root, nursery, disks
-        self._swarm = Swarm(root, nursery)
-        self._swarm.after_commit = self._saved
-        self._nodes: dict[str, SwarmNode] = {}
-        self._told: dict[str, int] = {}
-        """By node the ledger records that it has saved in its present life."""
-        self._records: dict[int, bytes] = {}
-        """By number the digest of every record that any node ever saved."""
+        self._plan, self._root, self._disks = plan, root, disks
+        swarm = Swarm(root, nursery)
+        swarm.after_commit = self._saved
+        swarm.ports = PORTS
+        swarm.seeds = tuple(
+            Address(kind="ip4", host="127.0.0.1", port=PORTS[name], peer=peer(name))
+            for name in plan.schedulers
+        )
+        self._kept = KeptSwarm(swarm, root, plan.keepers, plan.schedulers, changes={"grid": GRID})
+        self.rules = Rules(self._kept.manifest, len(plan.nodes))
         self._crashes: dict[str, int] = {}
         """The nodes that crash, with the saves until then."""
         self._left: dict[str, Path] = {}
         """By node that crashed what is left of its home."""
-        self.outcome = Outcome()
+        self.outcome = Outcome(violations=self.rules.violations)
 
     async def run(self) -> Outcome:
         """Start the nodes, do the faults, and wait for the run's end."""
-        found(self._root, VALUE)
-        for name in (SCHEDULER, *self._plan.volunteers):
+        for name in self._plan.nodes:
             await self._start(name)
         async with trio.open_nursery() as faults:
             for fault in self._plan.faults:
                 faults.start_soon(self._do, fault)
         try:
-            await until(self._finished, seconds=END_SECONDS)
+            await self._kept.until(self._finished, seconds=END_SECONDS)
+            self.outcome.ended = trio.current_time()
+            await self._kept.until(self._agreed, seconds=AGREE_SECONDS)
         except trio.TooSlowError:
-            self._violate(f"the run has not ended {END_SECONDS:.0f} s after the last fault")
-        self.outcome.ended = trio.current_time()
+            if self.outcome.ended:
+                lengths = {name: len(self._kept.chain(name)) for name in self._kept.nodes}
+                self.rules.violate(
+                    f"no one ledger {AGREE_SECONDS:.0f} s after the run's end, but {lengths}"
+                )
+            else:
+                self.rules.violate(f"the run has not ended {END_SECONDS:.0f} s after the faults")
         self._judge()
+        self.outcome.events = self.rules.events.hexdigest()
         return self.outcome
 
     def _finished(self) -> bool:
-        node = self._nodes.get(SCHEDULER)
-        return node is not None and node.reporter.ledger().finished
+        return any(self._kept.finished(n) for n in self._plan.schedulers if n in self._kept.nodes)
+
+    def _agreed(self) -> bool:
+        """Return whether every node that lives has all records that were ever final."""
+        chains = [self._kept.chain(name) for name in self._kept.nodes]
+        return all(each == chains[0] for each in chains) and len(chains[0]) == self.rules.length
 
     # ------------------------------------------------------------------ faults
 
     async def _start(self, name: str) -> None:
-        self._told[name] = 0
-        node = await self._swarm.start(name)
-        self._nodes[name] = node
-        self._disks.attach(node.parts)
+        self.rules.begins(name)
+        await self._kept.start(name)
+        self._disks.attach(self._kept.nodes[name].parts)
 
     async def _do(self, fault: Fault) -> None:
         await trio.sleep(fault.at)
-        if fault.node not in self._nodes:
+        if fault.node not in self._kept.nodes:
             return  # it is down already
         self.outcome.happened.append(fault.kind)
-        network, home = self._swarm.network, self._root / fault.node
+        network, home = self._kept.swarm.network, self._root / fault.node
         match fault.kind:
-            case "crash" | "kill":
+            case "crash" | "kill" | "lost" | "torn" | "gone":
                 await self._crash(fault)
             case "freeze":
                 network.freeze(peer(fault.node))
                 await trio.sleep(fault.seconds)
                 network.thaw(peer(fault.node))
             case "cut":
-                network.cut(peer(fault.node), peer(fault.other))
+                self._kept.cut((fault.node,), fault.others)
                 await trio.sleep(fault.seconds)
-                network.mend(peer(fault.node), peer(fault.other))
+                self._kept.mend((fault.node,), fault.others)
             case "full":
                 self._disks.full.add(home)
                 await trio.sleep(fault.seconds)
                 self._disks.full.discard(home)
 
     async def _crash(self, fault: Fault) -> None:
-        node, home = self._nodes.pop(fault.node), self._root / fault.node
+        node, home = self._kept.nodes.pop(fault.node), self._root / fault.node
         if fault.kind == "crash":
             self._crashes[fault.node] = fault.saves
             with trio.move_on_after(LONGEST_SECONDS):  # it may have nothing to save
@@ -182,20 +143,25 @@ class Universe:
             self._crashes.pop(fault.node, None)
         if not node.ended.is_set():
             self._left[fault.node] = self._disks.crash(home)
-            await self._swarm.kill(node)
+            await self._kept.swarm.kill(node)
         self._disks.restore(home, self._left.pop(fault.node))
-        await trio.sleep(fault.seconds)
-        await self._start(fault.node)
+        if fault.kind == "torn":
+            self._disks.tear(home)
+        elif fault.kind == "lost":
+            self._lose(fault.node)
+        if fault.seconds != FOR_GOOD:
+            await trio.sleep(fault.seconds)
+            await self._start(fault.node)
+
+    def _lose(self, name: str) -> None:
+        """Have nothing on the disk of a node but the run, which its operator puts there again."""
+        shutil.rmtree(self._root / name)
+        if name in (*self._plan.keepers, *self._plan.schedulers):
+            found(self._root, self._kept.manifest, name)
 
     def _saved(self, name: str, journal: Journal) -> bool:
-        """Hold what a node saved against what all nodes saved; True: it crashes now."""
-        first = self._told.get(name, 0)
-        for record in journal.ledger(RUN, first):
-            self._told[name] = record.seq + 1
-            moment = f"{name} {record.seq} {trio.current_time():.6f}".encode()
-            self.outcome.events.update(moment + record.digest)
-            if self._records.setdefault(record.seq, record.digest) != record.digest:
-                self._violate(f"{name} has another ledger record {record.seq} than others had")
+        """Hold what a node saved against the rules; True: it crashes now."""
+        self.rules.saved(name, journal)
         if name not in self._crashes:
             return False
         self._crashes[name] -= 1
@@ -205,47 +171,46 @@ class Universe:
         self._left[name] = self._disks.crash(self._root / name)
         return True
 
-    # ------------------------------------------------------------------ rules
-
-    def _violate(self, rule: str) -> None:
-        self.outcome.violations.append(rule)
+    # ------------------------------------------------------------------ the end
 
     def _judge(self) -> None:
-        self.outcome.states = states(self._nodes[SCHEDULER])
-        for name, node in self._nodes.items():
+        alive = next(n for n in self._plan.schedulers if n in self._kept.nodes)
+        state = self._kept.nodes[alive].parts.run_store.runs[self._kept.run].state
+        self.outcome.states = {module: list(each) for module, each in state.states.items()}
+        if self._plan.faults and not self.outcome.violations:
+            self.rules.at_end(state, undisturbed())
+        for name, node in self._kept.nodes.items():
             if node.error is not None or node.ended.is_set():
-                self._violate(f"{name} ended by itself: {node.error}")
-            if fault := node.parts.run_store.runs[RUN].fault:
-                self._violate(f"{name} says that {fault}")
-            for other in self._nodes:
+                self.rules.violate(f"{name} ended by itself: {node.error}")
+            if fault := node.parts.run_store.runs[self._kept.run].fault:
+                self.rules.violate(f"{name} says that {fault}")
+            for other in self._plan.nodes:
                 if node.parts.reputation.strikes(peer(other)):
-                    self._violate(f"{name} gave {other} a strike")
+                    self.rules.violate(f"{name} gave {other} a strike")
+
+
+@cache
+def undisturbed() -> States:
+    """Return the states of a run that nothing happens to: keepers and names change none of them."""
+    return run_plan(Plan(0, (), (SCHEDULER,), VOLUNTEERS[:1], ())).states
 
 
 def run_plan(plan: Plan) -> Outcome:
     """Run a universe, and hold its end against that of an undisturbed run."""
-    outcome = _run(plan)
-    if plan.faults and not outcome.violations and outcome.states != _undisturbed():
-        outcome.violations.append("the run ends with other states than an undisturbed one")
-    return outcome
-
-
-@cache
-def _undisturbed() -> dict[str, list[str]]:
-    return _run(Plan(0, VOLUNTEERS[:1], ())).states
-
-
-def _run(plan: Plan) -> Outcome:
-    disks = Disks(PLAIN(plan.seed))
+    if plan.faults:
+        undisturbed()  # first, as a universe has all chance for itself
+    disks = Disks(random.Random(plan.seed))
 
     async def main(root: Path) -> Outcome:
         async with trio.open_nursery() as nursery:
-            outcome = await Universe(plan, root, nursery, disks).run()
+            universe = Universe(plan, root, nursery, disks)
+            with universe.rules.watching():
+                outcome = await universe.run()
             nursery.cancel_scope.cancel()
         return outcome
 
     with ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder_in_memory())))
         stack.enter_context(seeded(plan.seed))
         stack.enter_context(disks.noting_syncs())
         clock = MockClock(autojump_threshold=0)
