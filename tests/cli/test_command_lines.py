@@ -75,9 +75,6 @@ WRONG = {
     "config get storage.shards": "did you mean storage.max_shards?",
     "config set storage.max_shards": "Missing argument 'VALUE...'",
     "key backup": "Missing argument 'FILE'",
-    "resume x": "unexpected extra argument (x)",
-    "finish x": "unexpected extra argument (x)",
-    "peers x": "unexpected extra argument (x)",
     "update x": "File 'x' does not exist",
     "pause --for 2h --until 18:00": "give --for or --until, not both",
     # values of another kind
