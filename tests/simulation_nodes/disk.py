@@ -94,12 +94,14 @@ class Disks:
         return left
 
     def tear(self, home: Path) -> None:
-        """Have about half of the blobs of a node that is down lack their ends."""
+        """Have about half of the blobs of a node that is down end in zeros."""
         for path in sorted((home / "blobs").glob("??/*")):
             if self._chance.random() < 0.5:
                 data = path.read_bytes()
                 path.unlink()  # its bytes may be those of a linked file
-                path.write_bytes(data[: self._chance.randint(0, len(data))])
+                path.write_bytes(
+                    data[: self._chance.randrange(len(data) + 1)].ljust(len(data), b"\0")
+                )
 
     def _leave(self, source: str, target: str) -> None:
         path = Path(source)

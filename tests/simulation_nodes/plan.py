@@ -29,8 +29,8 @@ class Fault:
 
     kind: Kind
     """crash: at a save; kill: at a moment; freeze: no byte comes or goes; cut: from others; full:
-    the disk; lost: killed, and back with an empty disk; torn: killed, and back with blobs that lack
-    their ends; gone: killed for good."""
+    the disk; lost: killed, and back with an empty disk; torn: killed, and back with blobs that end
+    in zeros; gone: killed for good."""
     node: str
     at: float
     """Seconds from the start."""
