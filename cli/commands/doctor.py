@@ -67,12 +67,12 @@ def _prove_idle(home: Path, *, as_json: bool) -> int:
     from dipaco.cli.views.doctor import check_text, doctor_report
     from dipaco.cli.views.layout import terminal_width
     from dipaco.node.api.client import ask_status
-    from dipaco.node.doctor.idle import SPAN_SECONDS, judged, usage
+    from dipaco.node.doctor.idle import SPAN_SECONDS, judged, snapshot, used_between
 
     first = ask_status(home)
-    before, begun = usage(first.pid), time.monotonic()
+    before, begun = snapshot(first.pid), time.monotonic()
     time.sleep(SPAN_SECONDS)
-    used, seconds = usage(first.pid).since(before), time.monotonic() - begun
+    used, seconds = used_between(before, snapshot(first.pid)), time.monotonic() - begun
     last = ask_status(home)  # after the measurement, whose cost it would be
     sent, received = (getattr(last.network, way) - getattr(first.network, way) for way in WAYS)
     found = judged(

@@ -5,7 +5,8 @@ bytes that went to and from disks; the open device files. What the daemon says o
 its state and its network alone.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from dipaco.protocol.numbers import count, size, span
 
 PROC = Path("/proc")
 SPAN_SECONDS = 30.0  # of a proof: two pings of each peer and half a minute of everything else
+TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 PAUSED_PERCENT = 0.1  # of one core: most that a paused node may take
 IDLE_PERCENT = 0.5  # the same for one that waits
 HARMLESS = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/pts/")
@@ -23,32 +25,36 @@ HARMLESS = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/tty",
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """What the threads and processes of a node used since each of them began."""
+
+    threads: Mapping[Path, tuple[float, int]]
+    """By folder: seconds on the CPU, and voluntary context switches."""
+    processes: Mapping[Path, tuple[float, int, int]]
+    """By folder: seconds on the CPU in whole ticks, bytes from disks, bytes to disks.
+
+    The ticks count threads that have ended, too.
+    """
+    devices: tuple[str, ...]
+    """Device files that are open."""
+
+
+@dataclass(frozen=True)
 class Usage:
-    """What processes used since they began, all together."""
+    """What processes used in a span, all together."""
 
     processes: int
     cpu_seconds: float
     wakes: int
-    """Voluntary context switches: a thread that slept was woken and slept again."""
+    """Times that a thread which slept was woken."""
     read: int
     written: int
     """Bytes from and to disks."""
     devices: tuple[str, ...]
-    """Device files that are open."""
-
-    def since(self, before: "Usage") -> "Usage":
-        """Return what was used since `before`; a process that has ended meanwhile is left out."""
-        return Usage(
-            processes=self.processes,
-            cpu_seconds=max(0.0, self.cpu_seconds - before.cpu_seconds),
-            wakes=max(0, self.wakes - before.wakes),
-            read=max(0, self.read - before.read),
-            written=max(0, self.written - before.written),
-            devices=tuple(sorted({*self.devices, *before.devices})),
-        )
+    """Device files that were open."""
 
 
-def usage(pid: int, proc: Path = PROC) -> Usage:
+def snapshot(pid: int, proc: Path = PROC) -> Snapshot:
     """Return what a process and all that it started used so far.
 
     Raises ConfigError where the system does not tell, or the process is another user's.
@@ -56,14 +62,53 @@ def usage(pid: int, proc: Path = PROC) -> Usage:
     if not (proc / str(pid) / "task").is_dir():
         raise ConfigError(f"{proc}/{pid} does not tell what the daemon uses: this needs Linux")
     folders = [proc / str(each) for each in (pid, *_children(pid, proc))]
-    threads = [thread for folder in folders for thread in _listed(folder / "task")]
-    return Usage(
-        processes=len(folders),
-        cpu_seconds=sum(map(_cpu_seconds, threads)),
-        wakes=sum(_number(thread / "status", "voluntary_ctxt_switches:") for thread in threads),
-        read=sum(_number(folder / "io", "read_bytes:") for folder in folders),
-        written=sum(_number(folder / "io", "write_bytes:") for folder in folders),
+    return Snapshot(
+        threads={
+            thread: (_cpu_seconds(thread), _number(thread / "status", "voluntary_ctxt_switches:"))
+            for folder in folders
+            for thread in _listed(folder / "task")
+        },
+        processes={
+            folder: (
+                _ticks(folder) * TICK_SECONDS,
+                _number(folder / "io", "read_bytes:"),
+                _number(folder / "io", "write_bytes:"),
+            )
+            for folder in folders
+        },
         devices=tuple(sorted({name for folder in folders for name in _devices(folder / "fd")})),
+    )
+
+
+def used_between(before: Snapshot, after: Snapshot) -> Usage:
+    """Return what was used from `before` to `after`.
+
+    Threads and processes are taken one by one, so one that has ended takes nothing away from the
+    others. What a thread did before it ended is in its process' ticks, to a tick; what a process
+    did before it ended is lost.
+    """
+    threads = [
+        (
+            cpu - before.threads.get(folder, (0.0, 0))[0],
+            wakes - before.threads.get(folder, (0, 0))[1],
+        )
+        for folder, (cpu, wakes) in after.threads.items()
+    ]
+    processes = [
+        [
+            now - then
+            for now, then in zip(each, before.processes.get(folder, (0, 0, 0)), strict=True)
+        ]
+        for folder, each in after.processes.items()
+    ]
+    in_ticks = sum(max(0.0, ticks - TICK_SECONDS) for ticks, _, _ in processes)
+    return Usage(
+        processes=len(processes),
+        cpu_seconds=max(sum(cpu for cpu, _ in threads), in_ticks),
+        wakes=sum(wakes for _, wakes in threads),
+        read=int(sum(read for _, read, _ in processes)),
+        written=int(sum(written for _, _, written in processes)),
+        devices=tuple(sorted({*after.devices, *before.devices})),
     )
 
 
@@ -128,6 +173,14 @@ def _cpu_seconds(thread: Path) -> float:
     with suppress(OSError, ValueError, IndexError):
         return int((thread / "schedstat").read_text().split()[0]) / 1e9
     return 0.0
+
+
+def _ticks(folder: Path) -> int:
+    """Return the ticks on the CPU of a process (proc(5), utime and stime); 0: it has ended."""
+    with suppress(OSError, ValueError, IndexError):
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    return 0
 
 
 def _number(path: Path, name: str) -> int:
