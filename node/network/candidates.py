@@ -21,7 +21,9 @@ from dipaco.protocol.wire.signed import Signed
 
 SHORTEST = 1.0  # s between two dials of a peer
 LONGEST = 60.0
-LONGEST_OF_NEEDED = 2.0  # of a scheduler or keeper: a run stands still until it is back
+# Of a scheduler or keeper, without which a run stands still: while it cannot be reached, and while
+# it ends connections soon. The second costs it a handshake a time, from everybody.
+LONGEST_OF_NEEDED, LONGEST_OF_HURRIED = 2.0, 10.0
 SHARE = 0.15  # of the time it has been away: after an outage of 30 s it is dialled every 4.5 s
 STEADY = 30.0  # s that a connection must last: else the pauses between dials go on growing
 MOST = 512  # candidates; the least promising are forgotten
@@ -71,7 +73,7 @@ class Candidate:
         self.connected_at, self.answered = now, True
 
     def disconnected(
-        self, now: float, chance: random.Random, *, longest: float = LONGEST
+        self, now: float, chance: random.Random, *, needed: bool = False
     ) -> str | None:
         """Note its end; returns the cause if the connection did not last, and it is a new one."""
         self.longest = self.longest_at(now)
@@ -81,19 +83,22 @@ class Candidate:
             self.next_try = now + chance.uniform(0.1, 0.5)
             return None
         cause = f"it ended the connection within {STEADY:g} s"
-        return self.failed(cause, now, chance, longest=longest)
+        return self._pause(cause, now, chance, LONGEST_OF_HURRIED if needed else LONGEST)
 
     def longest_at(self, now: float) -> float:
         """Return the seconds of its longest connection so far."""
         return max(self.longest, now - self.connected_at if self.connected_at is not None else 0.0)
 
     def failed(
-        self, cause: str, now: float, chance: random.Random, *, longest: float = LONGEST
+        self, cause: str, now: float, chance: random.Random, *, needed: bool = False
     ) -> str | None:
         """Note a failure and draw the time of the next try; returns `cause` if it is a new one.
 
-        longest   seconds until the next try, at most.
+        needed   whether a run of this node stands still until the peer is back.
         """
+        return self._pause(cause, now, chance, LONGEST_OF_NEEDED if needed else LONGEST)
+
+    def _pause(self, cause: str, now: float, chance: random.Random, longest: float) -> str | None:
         if self.away_since is None:
             self.away_since = now
         wait = min(longest, max(SHORTEST, SHARE * (now - self.away_since)))

@@ -16,14 +16,7 @@ import trio
 from dipaco.node.network.addresses import OwnNames
 from dipaco.node.network.allowance import Allowances
 from dipaco.node.network.blob_stream import InThread
-from dipaco.node.network.candidates import (
-    LONGEST,
-    LONGEST_OF_NEEDED,
-    SHORTEST,
-    Candidate,
-    Candidates,
-    Teller,
-)
+from dipaco.node.network.candidates import LONGEST, SHORTEST, Candidate, Candidates, Teller
 from dipaco.node.network.dial_budget import DialBudget
 from dipaco.node.network.known_peers import KnownPeers, PeerStore
 from dipaco.node.network.reputation import Reputation
@@ -196,8 +189,8 @@ class Dialer:
         if candidate is not None and connected:
             candidate.connected(now)
         elif candidate is not None:
-            longest = self._longest(peer)
-            self._tell(candidate, candidate.disconnected(now, self._chance, longest=longest))
+            needed = self._keep(peer)
+            self._tell(candidate, candidate.disconnected(now, self._chance, needed=needed))
         self._wake.set()
 
     def _start_due_dials(self) -> float:
@@ -271,14 +264,11 @@ class Dialer:
                 if whole.cancelled_caught:
                     raise Unavailable(f"no answer within {DIAL_DEADLINE:g} s at any address")
         except Unavailable as error:
-            now, longest = trio.current_time(), self._longest(candidate.peer)
-            self._tell(candidate, candidate.failed(str(error), now, self._chance, longest=longest))
+            now, needed = trio.current_time(), self._keep(candidate.peer)
+            self._tell(candidate, candidate.failed(str(error), now, self._chance, needed=needed))
         finally:
             candidate.dialling = False
             self._wake.set()
-
-    def _longest(self, peer: PeerId) -> float:
-        return LONGEST_OF_NEEDED if self._keep(peer) else LONGEST
 
     async def _reach(self, candidate: Candidate) -> bool:
         if candidate.seed:

@@ -41,6 +41,7 @@ from dipaco.node.jobs.values import (
     Progress,
     Stepped,
 )
+from dipaco.node.quantities import MemoryBound
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.files import DiskFull, Home
 from dipaco.node.verification.verifier import derivation_of
@@ -366,6 +367,9 @@ def test_the_first_frame_carries_every_setting(tmp_path: Path) -> None:
             compile=True,
             moment_bits=8,
             nice=3,
+            max_ram=MemoryBound(percent=50),
+            duty=80,
+            max_temp_c=70,
         ),
         storage=StorageSection(max_shards=9, cache_max=123, min_free=5),
     )
