@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipaco.node.doctor.check import Check
+from dipaco.node.limits.memory import CGROUP, CGROUPS, control_groups
 from dipaco.protocol.numbers import count, size
 
-ROOT = Path("/sys/fs/cgroup")
-OWN = Path("/proc/self/cgroup")
 SHARED = Path("/dev/shm")
 LEAST_MEMORY = 2 << 30  # bytes for daemon, worker and a small path
 LEAST_SHARED = 64 << 20  # bytes: what Docker gives, which torch finds enough for one worker
@@ -24,20 +23,12 @@ class Granted:
     cores: float | None = None
 
 
-def granted(root: Path = ROOT, own: Path = OWN) -> Granted:
+def granted(root: Path = CGROUPS, own: Path = CGROUP) -> Granted:
     """Return the narrowest limits of this process's control group and of those above it.
 
     Without control groups of version 2, none are known.
     """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:  # not Linux
-        return Granted()
-    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    if not names:
-        return Granted()
-    folder = root / names[0]
-    groups = [each for each in (folder, *folder.parents) if each.is_relative_to(root)]
+    groups = control_groups(own, root)
     memory = [most for each in groups if (most := _memory(each / "memory.max")) is not None]
     cores = [share for each in groups if (share := _cores(each / "cpu.max")) is not None]
     return Granted(memory=min(memory, default=None), cores=min(cores, default=None))

@@ -6,10 +6,11 @@ its state and its network alone.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dipaco.node.doctor.check import Check
 from dipaco.protocol.errors import ConfigError
@@ -87,29 +88,26 @@ def used_between(before: Snapshot, after: Snapshot) -> Usage:
     others. What a thread did before it ended is in its process' ticks, to a tick; what a process
     did before it ended is lost.
     """
-    threads = [
-        (
-            cpu - before.threads.get(folder, (0.0, 0))[0],
-            wakes - before.threads.get(folder, (0, 0))[1],
-        )
-        for folder, (cpu, wakes) in after.threads.items()
-    ]
-    processes = [
-        [
-            now - then
-            for now, then in zip(each, before.processes.get(folder, (0, 0, 0)), strict=True)
-        ]
-        for folder, each in after.processes.items()
-    ]
+    threads = list(_grown(before.threads, after.threads))
+    processes = list(_grown(before.processes, after.processes))
     in_ticks = sum(max(0.0, ticks - TICK_SECONDS) for ticks, _, _ in processes)
     return Usage(
         processes=len(processes),
         cpu_seconds=max(sum(cpu for cpu, _ in threads), in_ticks),
-        wakes=sum(wakes for _, wakes in threads),
+        wakes=int(sum(wakes for _, wakes in threads)),
         read=int(sum(read for _, read, _ in processes)),
         written=int(sum(written for _, _, written in processes)),
         devices=tuple(sorted({*after.devices, *before.devices})),
     )
+
+
+def _grown(
+    before: Mapping[Path, tuple[float, ...]], after: Mapping[Path, tuple[float, ...]]
+) -> Iterator[tuple[float, ...]]:
+    """Yield by how much the figures of every folder have grown; those of a new one began at 0."""
+    for folder, now in after.items():
+        then = before.get(folder, (0,) * len(now))
+        yield tuple(new - old for new, old in zip(now, then, strict=True))
 
 
 def judged(used: Usage, seconds: float, *, state: str, reason: str, traffic: int) -> list[Check]:
@@ -145,12 +143,12 @@ def judged(used: Usage, seconds: float, *, state: str, reason: str, traffic: int
     ]
 
 
-def _check(name: str, good: bool, words: str, cure: str, otherwise: str = "fail") -> Check:
+def _check(
+    name: str, good: bool, words: str, cure: str, otherwise: Literal["warn", "fail"] = "fail"
+) -> Check:
     if good:
         return Check(name=name, verdict="ok", words=words)
-    return Check(
-        name=name, verdict="warn" if otherwise == "warn" else "fail", words=words, cure=cure
-    )
+    return Check(name=name, verdict=otherwise, words=words, cure=cure)
 
 
 def _children(pid: int, proc: Path) -> list[int]:

@@ -23,7 +23,7 @@ NETWORK_DISKS = frozenset(
 VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD"}
 DISPLAY = "0x03"  # the class of devices that draw or compute
 CARRIER = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598: shared by the customers of a provider
-PATIENCE = 3.0  # s for a seed to answer
+ANSWER_SECONDS = 3.0  # for a seed to greet
 GREETING = b"\x13/multistream/1.0.0\n"  # the first bytes of each end of a libp2p connection
 
 
@@ -107,12 +107,12 @@ def nat(addresses: Iterable[str]) -> Check:
     return Check(name="nat", verdict="warn", words="no network", cure=cure)
 
 
-def seed(address: Address, *, patience: float = PATIENCE) -> Check:
+def seed(address: Address, *, timeout: float = ANSWER_SECONDS) -> Check:
     """Dial a seed and wait for the first bytes of libp2p; nothing more is sent."""
     begun = time.monotonic()
     try:
-        with socket.create_connection((address.host, address.port), timeout=patience) as line:
-            line.settimeout(patience)
+        with socket.create_connection((address.host, address.port), timeout=timeout) as line:
+            line.settimeout(timeout)
             line.sendall(GREETING)
             heard = line.recv(len(GREETING))
     except OSError as error:  # refused, silent, an unknown name

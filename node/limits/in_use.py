@@ -1,6 +1,7 @@
 """The limit on use: no work while a person uses this machine, or used it a short while ago."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dipaco.node.limits.bus import Bus
 from dipaco.node.limits.values import Closed, Observed
@@ -39,7 +40,7 @@ class UseLimit:
         )
 
 
-async def idle_seconds(bus: Bus, now: float) -> float | str | None:
+async def idle_seconds(bus: Bus, now: float) -> float | Literal["unknown"]:
     """Return the seconds since the last input, as logind tells it; `unknown` without it.
 
     now   Unix time, seconds.

@@ -46,7 +46,7 @@ def memory(worker: int, *, cgroup: Path = CGROUP, cgroups: Path = CGROUPS) -> Me
     """
     machine = psutil.virtual_memory()
     total, free = machine.total, machine.available
-    for folder in _folders(cgroup, cgroups):
+    for folder in control_groups(cgroup, cgroups):
         with suppress(OSError, ValueError):  # no limit ("max"), or not this version of cgroups
             limit = int((folder / "memory.max").read_text())
             used = int((folder / "memory.current").read_text()) - _cached(folder)
@@ -54,8 +54,11 @@ def memory(worker: int, *, cgroup: Path = CGROUP, cgroups: Path = CGROUPS) -> Me
     return Memory(total=total, free=max(0, free), worker=worker)
 
 
-def _folders(cgroup: Path, cgroups: Path) -> list[Path]:
-    """Return the folders of the cgroup of this process and of all above it (version 2)."""
+def control_groups(cgroup: Path = CGROUP, cgroups: Path = CGROUPS) -> list[Path]:
+    """Return the folders of the cgroup of this process and of all above it (version 2).
+
+    Empty where there are none, or only those of version 1.
+    """
     with suppress(OSError, UnicodeDecodeError):
         for line in cgroup.read_text().splitlines():
             if line.startswith("0::/"):

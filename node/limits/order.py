@@ -72,7 +72,7 @@ class Orders:
         """Go on with the order that is kept in `home`."""
         self._path, self._clock = home / FILE, clock
         self.changed = Condition()
-        """Notified after every order: the bell of the gate."""
+        """Notified after every order: the gate looks again then."""
         self.holds_lease: Callable[[], bool] = lambda: False
         """Whether the node holds a lease now; `finish` waits for the end of it."""
         self._order = self._read()

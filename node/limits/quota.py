@@ -14,6 +14,7 @@ import trio
 
 from dipaco.node.limits.moments import moment_text
 from dipaco.node.limits.values import Closed, Observed
+from dipaco.node.status.totals import save_regularly
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.errors import Unavailable
 from dipaco.protocol.numbers import size
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAVE_SECONDS = 60.0
 DAY, BYTES = "traffic_day", "traffic_bytes"
 """The names of the account among the node's sums: a date as a number, and bytes."""
 
@@ -113,9 +113,4 @@ class Account:
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Keep it from time to time, and at the end."""
         task_status.started()
-        try:
-            while True:
-                await trio.sleep(SAVE_SECONDS)
-                self.save()
-        finally:
-            self.save()
+        await save_regularly(self.save)

@@ -23,7 +23,7 @@ SHORTEST = 1.0  # s between two dials of a peer
 LONGEST = 60.0
 # Of a scheduler or keeper, without which a run stands still: while it cannot be reached, and while
 # it ends connections soon. The second costs it a handshake a time, from everybody.
-LONGEST_OF_NEEDED, LONGEST_OF_HURRIED = 2.0, 10.0
+LONGEST_OF_NEEDED, LONGEST_OF_UNSTEADY = 2.0, 10.0
 SHARE = 0.15  # of the time it has been away: after an outage of 30 s it is dialled every 4.5 s
 STEADY = 30.0  # s that a connection must last: else the pauses between dials go on growing
 MOST = 512  # candidates; the least promising are forgotten
@@ -83,7 +83,7 @@ class Candidate:
             self.next_try = now + chance.uniform(0.1, 0.5)
             return None
         cause = f"it ended the connection within {STEADY:g} s"
-        return self._pause(cause, now, chance, LONGEST_OF_HURRIED if needed else LONGEST)
+        return self._pause(cause, now, chance, LONGEST_OF_UNSTEADY if needed else LONGEST)
 
     def longest_at(self, now: float) -> float:
         """Return the seconds of its longest connection so far."""

@@ -50,7 +50,7 @@ NO_NODE = "no libp2p node answers there,"
 
 OTHER_PEER = "another peer answers"
 
-Wire = Callable[[Any], Any]
+Pace = Callable[[Any], Any]
 """Puts an accepted connection under the caps of the node."""
 
 _installed = False
@@ -211,13 +211,13 @@ async def _write_frame(self: yamux.Yamux, data: bytes) -> None:
 
 
 async def handle_inbound(
-    net: Any, door: Door, wire: Wire, accepted: Any, maddr: Any, _failure: Any
+    net: Any, door: Door, pace: Pace, accepted: Any, maddr: Any, _failure: Any
 ) -> None:
     """Serve a connection, and hold an inbound slot while it lasts: the original until shutdown.
 
     The handshake needs a place at the door. TCP only: yamux sets `event_closed`, QUIC does not.
     """
-    raw = wire(accepted)
+    raw = pace(accepted)
     try:
         with translated("inbound connection"):
             place = raw.get_remote_address()

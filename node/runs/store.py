@@ -24,9 +24,7 @@ from dipaco.node.network.guard import Guard
 from dipaco.node.network.paced import Paced
 from dipaco.node.runs import strangers
 from dipaco.node.runs.admission import Admission, Keep, least_receipt
-from dipaco.node.runs.certificates import (
-    Certificate,
-)
+from dipaco.node.runs.certificates import Certificate
 from dipaco.node.runs.chain import RECORD, LedgerFault
 from dipaco.node.runs.ledgers import Ledgers
 from dipaco.node.runs.listings import Listings

@@ -6,7 +6,7 @@ for a heartbeat or a status. A kill loses the traffic of the last minute, and no
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 from msgspec.structs import asdict, replace
@@ -78,9 +78,14 @@ class Sums:
     async def run(self, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Save from time to time, and at the end."""
         task_status.started()
-        try:
-            while True:
-                await trio.sleep(SAVE_SECONDS)
-                self.save()
-        finally:
-            self.save()
+        await save_regularly(self.save)
+
+
+async def save_regularly(save: Callable[[], None]) -> NoReturn:
+    """Save every `SAVE_SECONDS`, and once more when cancelled."""
+    try:
+        while True:
+            await trio.sleep(SAVE_SECONDS)
+            save()
+    finally:
+        save()

@@ -12,16 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import torch
 
 from dipaco.node.jobs.values import Described
+from dipaco.node.limits.memory import memory
 from dipaco.node.quantities import MemoryBound
 from dipaco.protocol.errors import NoDevice
 
 WHOLE = MemoryBound(percent=100)
 SHARE = 0.9  # of a device's memory that training may take: other programs need some of it
-CGROUP = Path("/sys/fs/cgroup/memory.max")  # the container's limit, if there is one
 CPU_NAMES = Path("/proc/cpuinfo")
 STATUS = Path("/proc/self/status")
 NO_MEMORY = (  # torch, as old as we allow it, has no class for these, nor for the next
@@ -84,24 +83,14 @@ def describe(device: torch.device, max_ram: MemoryBound = WHOLE) -> Described:
     if device.type == "mps":
         most = int(torch.mps.recommended_max_memory())
         return _words("mps", platform.processor() or "Apple GPU", "Metal", most, most)
-    machine = psutil.virtual_memory()
-    total, free = _contained(machine.total, machine.available)
-    usable = min(max_ram.of(total), free + (_status("VmRSS") or 0))
-    return _words("cpu", cpu_name(), "", total, usable)
+    machine = memory(worker=0)
+    usable = min(max_ram.of(machine.total), machine.free + (_status("VmRSS") or 0))
+    return _words("cpu", cpu_name(), "", machine.total, usable)
 
 
 def _words(device: str, name: str, driver: str, total: int, free: int) -> Described:
     usable = min(int(SHARE * total), free)
     return Described(device=device, name=name, driver=driver, memory=total, usable=usable)
-
-
-def _contained(total: int, free: int) -> tuple[int, int]:
-    """Return the machine's memory, limited to that of the container."""
-    try:
-        limit = int(CGROUP.read_text())
-    except (OSError, ValueError):  # no such file; or `max`
-        return total, free
-    return min(total, limit), min(free, limit)
 
 
 def cpu_name() -> str:

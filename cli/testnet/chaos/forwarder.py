@@ -21,9 +21,8 @@ from dipaco.cli.testnet.chaos.line import Line, Losses, Pipe
 
 LOCALHOST: Final = "127.0.0.1"
 CHUNK: Final = 16 << 10  # bytes; at 1 Mbit/s it takes 0.13 s, so that a cut acts soon
-SENDING: Final = (
-    16 << 10
-)  # bytes that the kernel holds of what was passed on: they count as arrived
+# Bytes that the kernel holds of what was passed on: they count as arrived.
+SENDING: Final = 16 << 10
 CHUNKS: Final = 64  # that a direction holds: 1 MiB, some 50 ms of a line of 20 MB/s
 SOMEBODY: Final = ""
 """A connection whose dialler is not known: it has no line, and no cut meets it."""

@@ -114,6 +114,6 @@ def test_a_seed_answers_as_libp2p_does_or_is_another_server() -> None:
 
 def test_a_seed_that_refuses_or_is_silent_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        silent = seed(address(server.getsockname()[1]), patience=0.05)
+        silent = seed(address(server.getsockname()[1]), timeout=0.05)
     assert silent.verdict == "warn" and "timed out" in silent.words
     assert "connection refused" in seed(address(9)).words
