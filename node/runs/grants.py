@@ -8,10 +8,14 @@ up. So the ledger of a run whose scheduler is gone for good goes on, in one chai
 its manifest.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 from dipaco.node.runs.record import RunRecord
-from dipaco.protocol.errors import Refusal, RemoteProtocolError
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.wire.digest import short
-from dipaco.protocol.wire.signed import Signed
+from dipaco.protocol.wire.signed import Signed, open_signed
+from dipaco.protocol.work.authority import scheduler_of_term
 from dipaco.protocol.work.ledger import LedgerRecord, TermBegun
 from dipaco.protocol.work.terms import OwnersGrant
 
@@ -49,12 +53,38 @@ def needs_certificate(record: RunRecord, first: int) -> bool:
     return record.granted is None or first < record.granted.head.length
 
 
-def check_not_given_up(record: RunRecord, fresh: list[LedgerRecord]) -> None:
-    """Raise Refusal for records that the owner has given up; whoever has them may not know."""
+def check_owners_word(record: RunRecord, fresh: Sequence[Signed]) -> None:
+    """Raise for records of a peer that may not know the owner's word, or of one that knows more.
+
+    Neither is at fault, so the records need not continue the chain that is here; who signed them
+    is checked. Raises Refusal for records that the owner has given up, Unavailable for a term that
+    his word may let begin: it is not here yet.
+    """
     grant = record.granted
-    if grant is None:
+    looked_at = fresh[:1] if grant is None else fresh
+    opened = [open_signed(each, LedgerRecord) for each in looked_at]
+    if not all(map(partial(_by_scheduler, record), looked_at, opened)):
         return
-    for each in fresh:
+    if grant is not None:
+        _check_not_given_up(record, grant, opened)
+    elif opened and not needs_certificate(record, opened[0].seq):
+        first, head = opened[0], record.chain_head
+        if first.term > head.term and (first.seq, first.previous) != (head.length, head.digest):
+            raise Unavailable(
+                f"the ledger of run {short(record.run)} has another chain in term {first.term}: "
+                "the owner's word is not here yet"
+            )
+
+
+def _by_scheduler(record: RunRecord, signed: Signed, opened: LedgerRecord) -> bool:
+    schedulers = record.manifest.schedule.schedulers
+    return signed.signer == scheduler_of_term(schedulers, opened.term)
+
+
+def _check_not_given_up(
+    record: RunRecord, grant: OwnersGrant, opened: Sequence[LedgerRecord]
+) -> None:
+    for each in opened:
         if isinstance(each.entry, TermBegun) and each.seq >= grant.head.length:
             raise Refusal(f"run {short(record.run)} goes on without keepers, says its owner")
         if each.term >= grant.term:

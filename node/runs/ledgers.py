@@ -14,7 +14,7 @@ from dipaco.node.runs.certificates import (
     newest_certificate,
 )
 from dipaco.node.runs.chain import RECORD, LedgerFault, envelopes_of, find_contradiction
-from dipaco.node.runs.grants import check_not_given_up, needs_certificate, stays_until
+from dipaco.node.runs.grants import check_owners_word, needs_certificate, stays_until
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.errors import RemoteProtocolError
@@ -112,8 +112,8 @@ class Ledgers:
 
     def _append(self, record: RunRecord, fresh: list[Signed], certificate: Certificate) -> None:
         self.give_up(record)  # what came before the owner's word could be held against it
+        check_owners_word(record, fresh)
         opened = record.check(fresh)
-        check_not_given_up(record, opened)
         saved = False
         try:
             with self._journal.saving():

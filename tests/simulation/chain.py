@@ -1,8 +1,8 @@
 """A node's copy of the ledger: the real fold, and its records on the simulated disk."""
 
-from dipaco.node.runs.grants import check_grant, check_not_given_up, stays_until
+from dipaco.node.runs.grants import check_grant, check_owners_word, stays_until
 from dipaco.node.runs.record import RunRecord
-from dipaco.protocol.errors import Refusal, RemoteProtocolError
+from dipaco.protocol.errors import Refusal, RemoteProtocolError, Unavailable
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.canonical import decode, encode
 from dipaco.protocol.wire.digest import Digest
@@ -109,11 +109,11 @@ class Chain:
     def append(self, fresh: list[Signed], certificate: tuple[Signed, ...]) -> None:
         """Save and take in the next records, which are final; raises DiskFull."""
         have = len(self.records)
-        opened = self.record.check(fresh)
         try:
-            check_not_given_up(self.record, opened)
-        except Refusal:  # whoever sends them may not know
+            check_owners_word(self.record, fresh)
+        except (Refusal, Unavailable):  # whoever sends them may not know, or knows more
             return
+        self.record.check(fresh)
         writes = [write_of(have + i, each) for i, each in enumerate(fresh)]
         writes += [(CERTIFICATE, (i,), encode(each)) for i, each in enumerate(certificate)]
         self._disk.commit(writes)

@@ -265,7 +265,8 @@ class SchedulerNode(Node):
         try:
             for blob in wanted:
                 was_here = self.blobs.has(blob)
-                if not (yield from self.blobs.fetch(blob, (who,))):
+                # Twice: what is lost on the way is asked for again while its connection stands.
+                if not (yield from self.blobs.fetch(blob, (who, who))):
                     raise Unavailable("a blob of the result could not be fetched")
                 if not was_here:
                     self.schedule.got_on(who, result.token, self.now)
@@ -376,8 +377,8 @@ class SchedulerNode(Node):
             try:
                 there = True
                 for each in pending.moments:
-                    holders = (pending.maker,) if pending.maker else ()
-                    there &= yield from self.blobs.fetch(each.digest, holders)
+                    named = (pending.maker,) if pending.maker else ()
+                    there &= yield from self.blobs.fetch(each.digest, (*named, *self.others))
                     self.schedule.state.pending.got_on(place, self.now)
                 now = self.schedule.state.pending.get(place)
                 if there and now is not None and now.moments == pending.moments:

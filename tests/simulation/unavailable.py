@@ -5,10 +5,12 @@ run that some later event of its universe would set going again.
 """
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TypeVar, cast
 
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.wire.identity import PeerId
 from dipaco.protocol.work.tail import Chain
 from dipaco.protocol.work.terms import Head
 from tests.simulation.blobs import TABLE
@@ -25,8 +27,12 @@ def why_unavailable(
     schedulers: Sequence[SchedulerNode],
     keepers: Sequence[KeeperNode],
     volunteers: Sequence[VolunteerNode],
+    liars: AbstractSet[PeerId],
 ) -> str:
-    """Return why the run cannot go on from here, whatever happens; empty: it can."""
+    """Return why the run cannot go on from here, whatever happens; empty: it can.
+
+    liars   nodes that sign two ledgers.
+    """
     if not _there(schedulers):
         return "all schedulers are gone"
     if not _there(volunteers):
@@ -36,6 +42,8 @@ def why_unavailable(
         return ""  # they start again: then they say where they stand
     if keepers and (why := _without_quorum(manifest, there, gone=len(keepers) - len(there))):
         return why
+    if _divided(there) and liars.issuperset(node.peer for node in _there(schedulers)):
+        return "a scheduler signed two chains, and no other is left"
     if keepers and sum(node.gone or node.lost for node in keepers) < manifest.schedule.blob_copies:
         return ""  # a blob that a final record names is with one of the others
     if not keepers and len(schedulers) == 1:
@@ -50,7 +58,7 @@ def _there(nodes: Iterable[N]) -> list[N]:
 def _without_quorum(manifest: Manifest, there: Sequence[KeeperNode], *, gone: int) -> str:
     quorum = manifest.schedule.keeper_quorum
     voting = [node for node in there if not node.forgot]
-    chains = [node.keeper.chain(node.state, node.chain.final) for node in voting]
+    chains = _chains(voting)
     begun = any(chain.head.length for chain in chains)
     if len(voting) < quorum and (gone or begun):
         return "fewer keepers vote than a quorum"
@@ -60,6 +68,16 @@ def _without_quorum(manifest: Manifest, there: Sequence[KeeperNode], *, gone: in
     ):
         return "a scheduler signed two chains, and no quorum that is left has one of them"
     return ""
+
+
+def _divided(there: Sequence[KeeperNode]) -> bool:
+    """Return whether keepers stand at two records of one number and term."""
+    heads = [chain.head for chain in _chains(there)]
+    return len(set(heads)) > len({(head.term, head.length) for head in heads})
+
+
+def _chains(keepers: Sequence[KeeperNode]) -> list[Chain]:
+    return [node.keeper.chain(node.state, node.chain.final) for node in keepers]
 
 
 def _allows(head: Head, chain: Chain) -> bool:

@@ -160,7 +160,9 @@ class Universe:
             if (ended := self._ended()) is not None:
                 self.oracle.at_end(ended.chain.record.state, expected(self.manifest))
                 return ""
-            found = why_unavailable(self.manifest, self.schedulers, self.keepers, self.volunteers)
+            found = why_unavailable(
+                self.manifest, self.schedulers, self.keepers, self.volunteers, self.oracle.excused
+            )
             looks = looks + 1 if found and found == unavailable else 0
             unavailable = found
             if looks == LOOKS:

@@ -413,7 +413,7 @@ class World:
     # ------------------------------------------------------------------ network
 
     def transmit(self, source: Node, to: PeerId, message: _Message) -> None:
-        """Send a message; it may get lost, overtaken, or come twice."""
+        """Send a message; it may be overtaken or come twice, and get lost until the calm."""
         target, random = self.nodes[to], self._random
         if target is source:
             self._deliver(0.0, target, message)
@@ -421,7 +421,7 @@ class World:
         if self._cut(source, target):
             self.note_fault("cut off")
             return
-        if random.random() < self._shares[Loses]:
+        if random.random() < self._shares[Loses] and self.now < self.plan.calm:
             self.note_fault("lost")
             return
         delay = self.plan.latency * random.uniform(0.5, 1.5)

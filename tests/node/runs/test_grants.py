@@ -81,6 +81,38 @@ def test_the_scheduler_that_is_granted_a_term_goes_on_and_all_others_follow(
     assert again.runs[RUN].digests == second.runs[RUN].digests
 
 
+def test_nobody_is_to_blame_who_has_not_heard_the_owners_word(journals: list[Journal]) -> None:
+    second = store_of(journals[0], CHAIN[:1], "second")
+    anna = store_of(journals[1], CHAIN)
+    second.offer("grant", grant(head(CHAIN[:1])))
+    second.begin_granted(RUN, key("second"))
+    second.append(RUN, seeded_of(VALUE), key("second"))
+    second.append(RUN, evaluated(5.0), key("second"))
+    with pytest.raises(Refusal, match="has given up record 2"):  # its own chain has other records
+        second.offer_ledger(RUN, encoded(CHAIN[2:]), first=2)
+    beyond = second.read_ledger(RUN, 3, 1 << 20)
+    with pytest.raises(Unavailable, match="another chain in term 1: the owner's word is not here"):
+        anna.offer_ledger(RUN, beyond, first=3)
+    anna.offer("grant", grant(head(CHAIN[:1])))
+    anna.offer_ledger(RUN, second.read_ledger(RUN, 1, 1 << 20), first=1)
+    assert anna.runs[RUN].digests == second.runs[RUN].digests
+
+
+def test_whoever_hands_on_records_that_no_scheduler_signed_is_to_blame(
+    journals: list[Journal],
+) -> None:
+    second = store_of(journals[0], CHAIN[:1], "second")
+    anna = store_of(journals[1], CHAIN)
+    second.offer("grant", grant(head(CHAIN[:1])))
+    second.begin_granted(RUN, key("second"))
+    for store, term, seq in ((second, 0, 2), (anna, 1, 3)):
+        entry = evaluated(7.0)
+        forged = LedgerRecord(run=RUN, term=term, seq=seq, previous=digest("other"), entry=entry)
+        signed = sign(forged, key("mallory"))
+        with pytest.raises(RemoteProtocolError, match=f"not the scheduler of term {term}"):
+            store.offer_ledger(RUN, encoded([signed]), first=seq)
+
+
 def test_a_node_with_another_chain_reads_the_ledger_anew(journals: list[Journal]) -> None:
     second = store_of(journals[0], CHAIN, "second")
     anna = store_of(journals[1], OTHER)
