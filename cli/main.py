@@ -22,6 +22,11 @@ from dipaco.protocol.wire.text import escaped
 
 COMMANDS: Final = {
     "start": ("start", "Join a network and train; with --rendezvous, found one."),
+    "join": (
+        "join",
+        "Join the run of an invitation and train; the next `start` in this home goes on with it.",
+    ),
+    "invite": ("invite", "Print the line that a person types to join a run of this node."),
     "stop": ("stop", "Ask the daemon to hand back its lease and leave."),
     "status": ("status", "Print the node's state, and the reason if it is not training."),
     "peers": ("peers", "Print the connected peers: address, round trip, bytes, and since when."),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from dipaco.node.runs.create import Created
     from dipaco.node.storage.files import Home
+    from dipaco.protocol.run.manifest import Manifest
     from dipaco.protocol.wire.identity import PeerId
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -47,7 +48,11 @@ def init(out: str, grid: str, data: tuple[Path, ...], text_field: str) -> None:
         click.echo(text, nl=False)
         return
     write_file(path, text.encode("utf-8"))
-    click.echo(f"{path}: try it with `dipaco-node reference {path}`", err=True)
+    click.echo(
+        f"{path}: try it on this machine: dipaco-node reference {path}\n"
+        f"next: dipaco-node run create {path} --out {path.with_suffix('.run')}",
+        err=True,
+    )
 
 
 @run.command()
@@ -95,6 +100,18 @@ def create(
         click.echo(json_text(made_answer(path, created.manifest, signed=own is not None)))
     else:
         click.echo(f"{path}: {manifest_line(created.manifest)}{', unsigned' if owner else ''}")
+        click.echo(f"next: {_next(path, created.manifest, own)}", err=True)
+
+
+def _next(path: Path, manifest: "Manifest", own: "Ed25519PrivateKey | None") -> str:
+    """Return the command that follows on `run create`."""
+    from dipaco.protocol.wire.identity import peer_id
+
+    if own is None:
+        return f"dipaco-node run sign {path} --key OWNER.key"
+    scheduler = manifest.schedule.schedulers[0]
+    where = "" if scheduler == peer_id(own) else f", in the home of {scheduler}"
+    return f"dipaco-node start --rendezvous --run {path}{where}"
 
 
 def _created(file: Path, owner: "PeerId | None", node: "Home") -> "Created":

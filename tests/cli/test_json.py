@@ -30,6 +30,7 @@ ELSEWHERE = {
     "verify --history": "commands/test_history.py",
     "eval": "commands/test_checkpoints.py",
     "generate": "commands/test_checkpoints.py",
+    "invite": "commands/test_invitations.py",
     "ckpt list": "commands/test_checkpoints.py",
     "service status": "commands/test_service.py",
 }

@@ -20,6 +20,14 @@ SURFACE = {
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
     "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
+    "join": "CODE --announce --cache-max --checkpointing --compile --daily-quota --device "
+    "--dry-run "
+    "--duty --exclusive-apps --exempt-prefixes --force --heartbeat-s --high-conns --home --hours "
+    "--idle-minutes --idle-only --limit-lan --listen --local-sources --log-file --log-format "
+    "--log-keep --log-level --log-max-size --low-conns --max-batch --max-down --max-ram "
+    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice --on-battery "
+    "--paused --signer --tasks --threads --ui-listen --until --verify --whole-files",
+    "invite": "NAME --address --home --json --qr",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
     "peers": "--home --json",
@@ -79,6 +87,8 @@ HEAVY = ("torch", "libp2p", "datasets", "tokenizers", "pyarrow", "numpy", "trio"
 LIGHT_COMMANDS = (
     ["--help"],
     ["start", "--help"],
+    ["join", "--help"],
+    ["invite", "--help"],
     ["testnet", "--help"],
     ["reference", "--help"],
     ["verify", "--help"],

@@ -17,6 +17,7 @@ from dipaco.cli.answers import (
     ConfigAnswer,
     ConfigFaults,
     IdAnswer,
+    InviteAnswer,
     MadeAnswer,
     ManifestAnswer,
     RunAnswer,
@@ -65,6 +66,7 @@ VERBS: Final[dict[str, Any]] = {
     "service status": ServiceAnswer,
     "update": UpdateAnswer,
     "id": IdAnswer,
+    "invite": InviteAnswer,
     "version": VersionAnswer,
 }
 """What a verb prints with `--json`; `log` and `events` print one on each line."""
@@ -85,6 +87,7 @@ DOCUMENTS: Final[dict[str, Any]] = {
     **{f"`{name}`": kind for name, kind in REPORTS.items()},
 }
 GLOSSARY: Final = {
+    "code": "The code.",
     "tasks": "The tasks of this node; of an event the number of those that were begun so far.",
     "outcome": "How it ended; `working`: it has not.",
     "level": "How severe it is.",
