@@ -53,6 +53,7 @@ COMMANDS: Final = {
         "Derive the router again; RUN is a run file, or an id or name known to this node.",
     ),
     "proof": ("proof", "Proofs that a run's scheduler signed two ledgers."),
+    "credits": ("credits_", "Print each peer's work in a run, from its signed ledger alone."),
     "eval": ("evaluate", "Score held-out text by the path that each document is routed to."),
     "generate": (
         "generate",

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "doctor": "commands/test_doctor.py",
     "verify": "commands/test_verify.py",
     "verify --history": "commands/test_history.py",
+    "credits": "commands/test_credits.py",
     "eval": "commands/test_checkpoints.py",
     "generate": "commands/test_checkpoints.py",
     "invite": "commands/test_invitations.py",

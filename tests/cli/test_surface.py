@@ -54,6 +54,7 @@ SURFACE = {
     "--no-check --nodes --partition --reference --report --restart --rounds --schedulers --seed "
     "--slow-link --soak",
     "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
+    "credits": "NAME --home --json",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",
     "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
@@ -99,6 +100,7 @@ LIGHT_COMMANDS = (
     ["eval", "--help"],
     ["generate", "--help"],
     ["ckpt", "export", "--help"],
+    ["credits", "--help"],
     ["cache", "info", "--help"],
     ["version"],
     ["completion", "zsh"],

@@ -28,6 +28,7 @@ from dipaco.cli.answers import (
 )
 from dipaco.cli.views.assessment import AssessmentReport
 from dipaco.cli.views.checkpoint import Listing
+from dipaco.cli.views.credits import CreditBoard
 from dipaco.cli.views.doctor import DoctorReport
 from dipaco.cli.views.generation import GenerationReport
 from dipaco.cli.views.peers import PeerList
@@ -56,6 +57,7 @@ VERBS: Final[dict[str, Any]] = {
     "doctor": DoctorReport,
     "verify": VerifyReport,
     "verify --history": HistoryReport,
+    "credits": CreditBoard,
     "eval": AssessmentReport,
     "generate": GenerationReport,
     "ckpt list": Listing,
