@@ -46,7 +46,7 @@ COMMANDS: Final = {
     ),
     "resume": ("resume", "Work again after pause, finish or start --paused."),
     "finish": ("finish", "End the lease in hand, then pause; the daemon stays."),
-    "run": ("run", "Run files: init, create, sign, verify, show, list; and takeover."),
+    "run": ("run", "Run files: init, create, sign, verify, show, list; takeover, follow."),
     "doctor": ("doctor", "Check this machine for faults; --fit measures a run before any lease."),
     "verify": (
         "verify",
@@ -54,6 +54,10 @@ COMMANDS: Final = {
     ),
     "proof": ("proof", "Proofs that a run's scheduler signed two ledgers."),
     "credits": ("credits_", "Print each peer's work in a run, from its signed ledger alone."),
+    "report": (
+        "report",
+        "Write what became of a run as one HTML file, which can be mailed.",
+    ),
     "eval": ("evaluate", "Score held-out text by the path that each document is routed to."),
     "generate": (
         "generate",

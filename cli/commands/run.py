@@ -1,4 +1,4 @@
-"""`dipaco-node run`: makes, signs, checks, shows and lists run files; needs no network."""
+"""`dipaco-node run`: makes, signs, checks, shows and lists run files; follows a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.group(cls=Group)
 def run() -> None:
-    """Run files: init, create, sign, verify, show, list; and takeover."""
+    """Run files: init, create, sign, verify, show, list; takeover, follow."""
 
 
 @run.command()
@@ -235,6 +235,22 @@ def takeover(name: str, key: Path, term: int | None, keepers_gone: bool, home: s
         found, root, read_key(key), term=term, me=own_peer(root), keepers_gone=keepers_gone
     )
     click.echo(granted_text(grant, scheduler))
+
+
+@run.command()
+@click.argument("name", metavar="RUN")
+@click.option("--bootstrap", multiple=True, metavar="ADDR", help="A peer to dial first.")
+@home_option
+@json_option
+def follow(name: str, bootstrap: tuple[str, ...], home: str | None, as_json: bool) -> None:
+    """Watch a run from outside to its end: no worker, no share in it, no key that stays.
+
+    RUN is a name, an id or its beginning, or the code of an invitation, which has an address, too.
+    Without --bootstrap it dials the peers that `start` would.
+    """
+    from dipaco.cli.following import follow_run
+
+    follow_run(name, bootstrap, home, as_json=as_json)
 
 
 @run.command(name="list")

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 Until = Literal["finish"] | float
+NO_PEER: Final = (
+    "no peer to dial: give --bootstrap ADDR (a running node prints the line to paste), or found "
+    "the run's network with --rendezvous"
+)
 NOTHING: Final = """\
 no network to join yet, and no public one exists; do one of these three:
   dipaco-node join CODE          join a run, by the code of one of its members
@@ -130,7 +134,7 @@ def start(
     config = sources.settings().config
     check_together(config)
     if not config.seeds and not config.node.rendezvous:
-        raise ConfigError(NOTHING)
+        raise ConfigError(NOTHING if run is None else NO_PEER)
     ids = config.run.id
     if config.node.keeps and not (ids and all(map(WHOLE_ID.fullmatch, ids))):  # a name is anybody's
         raise ConfigError("--keep, --keeper: name the run with --run, by its file or its whole id")

@@ -49,6 +49,7 @@ WRONG = {
     "start --tasks 0": "0 is not in the range x>=1",
     "start --rendezvous --dry-run": "only a node that trains leases anything to try",
     # missing ones
+    "start --run x": "give --bootstrap ADDR",
     "join": "Missing argument 'CODE'",
     "join x0": "CODE: character 2 is '0', which no code has",
     "join x --rendezvous": "No such option '--rendezvous'",

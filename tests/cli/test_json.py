@@ -31,6 +31,7 @@ ELSEWHERE = {
     "credits": "commands/test_credits.py",
     "eval": "commands/test_checkpoints.py",
     "generate": "commands/test_checkpoints.py",
+    "run follow": "commands/test_follow.py",
     "invite": "commands/test_invitations.py",
     "ckpt list": "commands/test_checkpoints.py",
     "service status": "commands/test_service.py",

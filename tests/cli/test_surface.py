@@ -45,6 +45,7 @@ SURFACE = {
     "run show": "NAME --home --json",
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
+    "run follow": "NAME --bootstrap --home --json",
     "run takeover": "NAME --home --keepers-gone --key --term",
     "doctor": "--device --fit --home --json --max-batch --prove-idle",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
@@ -55,6 +56,7 @@ SURFACE = {
     "--slow-link --soak",
     "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
     "credits": "NAME --home --json",
+    "report": "NAME --force --home --out",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",
     "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
@@ -101,6 +103,7 @@ LIGHT_COMMANDS = (
     ["generate", "--help"],
     ["ckpt", "export", "--help"],
     ["credits", "--help"],
+    ["report", "--help"],
     ["cache", "info", "--help"],
     ["version"],
     ["completion", "zsh"],

@@ -3,7 +3,6 @@
 Rules of this file: whole nodes over the transport in memory, virtual time, fake work.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from dipaco.node.config import RunSection
-from dipaco.node.roles.offers import AWAY_SECONDS, RunChooser
+from dipaco.node.roles.offers import AWAY_SECONDS
 from dipaco.node.runs.files import keep_run, sign_manifest
 from dipaco.node.runs.signers import FILE, pinned_signers
 from dipaco.node.runs.strangers import MAX_OF_OWNER
@@ -158,11 +156,10 @@ async def test_an_invitation_leads_to_its_run_alone_and_refuses_another_signer_o
     await trained(anna)
     assert joined(anna) == run_id(AA).hex()
     await swarm.kill(anna)
-    again = (await swarm.start("anna", run=("none",))).parts
-    told = replace(again.config, run=RunSection(invitation=invitation(namesake, scheduler)))
-    chooser = RunChooser(dataclasses.replace(again, config=told))
-    with trio.fail_after(60), pytest.raises(Refusal, match=r"signers\.toml"):
-        await chooser.next_run()
+    again = await swarm.start("anna", invitation=invitation(namesake, scheduler))
+    with trio.fail_after(60):
+        await again.ended.wait()
+    assert isinstance(again.error, Refusal) and "signers.toml" in str(again.error)
 
 
 async def test_a_newcomer_does_not_join_a_run_whose_scheduler_left(

@@ -5,6 +5,7 @@ from msgspec import structs
 from dipaco.protocol.run.modules import ModuleDigest
 from dipaco.protocol.work.credits import credits_of
 from dipaco.protocol.work.kinds import Evaluated, MomentsReplaced, Scored, Sheet
+from dipaco.protocol.work.ledger import Entry
 from tests.two_rounds import entries, whole_run
 from tests.values import digest, peer
 
@@ -22,7 +23,7 @@ def test_each_round_of_a_path_counts_once_whatever_the_number_of_its_modules() -
 
 def test_a_peer_that_only_scores_or_trains_again_is_on_the_board() -> None:
     moments = (ModuleDigest(module=RUN.topology.modules[0], digest=digest("m")),)
-    more = [
+    more: list[Entry] = [
         MomentsReplaced(path=0, round=1, peer=CARL, moments=moments),
         Scored(path=0, window=0, peer=CARL, sheet=Sheet(digest=digest("s"), documents=3)),
     ]
@@ -31,7 +32,7 @@ def test_a_peer_that_only_scores_or_trains_again_is_on_the_board() -> None:
 
 
 def test_losses_of_two_texts_are_not_compared() -> None:
-    changed = [
+    changed: list[Entry] = [
         structs.replace(each, evaluation=structs.replace(each.evaluation, documents=11))
         if isinstance(each, Evaluated) and each.version == 1
         else each
