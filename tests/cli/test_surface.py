@@ -17,7 +17,7 @@ SURFACE = {
     "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
     "--max-ram "
-    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
+    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --name --nice "
     "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
     "join": "CODE --announce --cache-max --checkpointing --compile --daily-quota --device "
@@ -25,8 +25,8 @@ SURFACE = {
     "--duty --exclusive-apps --exempt-prefixes --force --heartbeat-s --high-conns --home --hours "
     "--idle-minutes --idle-only --limit-lan --listen --local-sources --log-file --log-format "
     "--log-keep --log-level --log-max-size --low-conns --max-batch --max-down --max-ram "
-    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice --on-battery "
-    "--paused --signer --tasks --threads --ui-listen --until --verify --whole-files",
+    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --name --nice "
+    "--on-battery --paused --signer --tasks --threads --ui-listen --until --verify --whole-files",
     "invite": "NAME --address --home --json --qr",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
