@@ -52,7 +52,7 @@ from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.history import History
-from dipaco.node.status.totals import Sums
+from dipaco.node.status.totals import Sums, estimated_watts
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
 from dipaco.node.storage.files import Home
@@ -180,7 +180,8 @@ def assemble(
     walk = partial(tidy, blobs, claims, most)
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
-    sums = Sums(journal, lambda: (traffic.sent, traffic.received))
+    watts = estimated_watts(device, config.compute.torch_threads)
+    sums = Sums(journal, lambda: (traffic.sent, traffic.received), watts)
     history, event_log = History(home.root, clock=clock), EventLog(home.events)
     activity = Activity(worked=storage.look_soon, sums=sums, history=history, event_log=event_log)
     request_router = RequestRouter()
@@ -201,7 +202,7 @@ def assemble(
     gate = Gate(activity, limits_of(config), watch.observed, look=watch.look, clock=clock)
     orders.changed = gate.changed
     reputation = Reputation(transport, exempt=config.node.exempt_prefixes)
-    seeds = frozenset(address.peer for address in config.node.bootstrap)
+    seeds = frozenset(address.peer for address in config.seeds)
     reputation.vouch(seeds.__contains__)
     reputation.vouch(partial(_schedules, run_store))
     reputation.vouch(partial(_trained, run_store))
@@ -348,11 +349,13 @@ def reporter_of(
     leave: Callable[[], None],
     restart: Callable[[], None] = lambda: None,
     live: Callable[[], Settings] | None = None,
+    device: str = "",
 ) -> StatusReporter:
     """Return what answers the local API.
 
     leave     begins to end the node; after `restart` it is for a new start.
     live      returns the settings as they are now [those of the start].
+    device    that trains, in words; empty: none does.
     """
     return StatusReporter(
         version=VERSION,
@@ -370,6 +373,9 @@ def reporter_of(
         leave=leave,
         restart=restart,
         live=live,
+        device=device,
+        celsius=lambda: node.watch.observed().celsius,
+        today=node.account.today,
         orders=node.orders,
         started=time.time(),
     )
@@ -407,7 +413,7 @@ def _dialer(
         rpc,
         reputation,
         Roster(home.root / "peers.cbor"),
-        seeds=config.node.bootstrap,
+        seeds=config.seeds,
         records=partial(_own_records, config, key, run_store),
         exempt=config.node.exempt_prefixes,
         keep=partial(_schedules, run_store),
