@@ -48,7 +48,7 @@ def in_one_line(answer: Answer) -> str:
 @pytest.mark.parametrize(
     ("method", "target", "body", "status"),
     [
-        ("GET", "/", b"", 404),
+        ("GET", "/nowhere", b"", 404),
         ("GET", "/v1/status?x=1", b"", 400),
         ("GET", "/v1/status?x", b"", 400),
         ("GET", "/v1/status?" + "a=1&" * 100 + "a=1", b"", 400),
