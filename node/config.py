@@ -28,6 +28,7 @@ from dipaco.node.quantities import (
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.numbers import size
 from dipaco.protocol.routing.policy import POLICY_PATTERN
+from dipaco.protocol.run.invitation import MAX_CHARACTERS, Invitation
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerIdField
 
@@ -58,6 +59,14 @@ RunName = Annotated[
         max_length=64,
         pattern=r"^[a-z0-9._-]*\Z",
         description="a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
+    ),
+]
+NodeName = Annotated[
+    str,
+    Meta(
+        max_length=32,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z",
+        description="a line of at most 32 characters",
     ),
 ]
 AppName = Annotated[
@@ -93,6 +102,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class NodeSection(Section, frozen=True, kw_only=True):
     """`[node]`: this node's addresses, the peers it dials first, and its role as rendezvous."""
 
+    name: NodeName = ""
+    """The name of this node in its own status, page and board; it is sent to no peer."""
     listen: tuple[Address, ...] = (Address.parse("/ip4/0.0.0.0/tcp/4410"),)
     """The addresses that accept connections; port 0: any free one."""
     announce: tuple[Address, ...] = ()
@@ -136,6 +147,9 @@ class RunSection(Section, frozen=True, kw_only=True):
     signers: tuple[PeerIdField, ...] = ()
     """PeerIDs of owners: only their runs are trained, whichever signers are pinned. Empty: any
     owner's, with the pinned signer of the name."""
+    invitation: Annotated[str, Meta(max_length=MAX_CHARACTERS)] = ""
+    """The code that `join` was given: its node is dialled first, and if `id` is empty, its run is
+    the only one that is trained. Empty: none."""
     verify: Trust = "require"
     """When the router cannot be verified here: refuse to train (`require`), train with a warning
     (`warn`), or train if Q other peers say that they verified it and no peer refutes it
@@ -144,6 +158,11 @@ class RunSection(Section, frozen=True, kw_only=True):
     """Whether a manifest may name files of this machine."""
     whole_files: bool = False
     """Fetch files of the hub whole and hash them before use, instead of streaming them."""
+
+    @property
+    def invited(self) -> Invitation | None:
+        """The invitation that decides which run is trained; None if there is none, or `id` does."""
+        return Invitation.parse(self.invitation) if self.invitation and not self.id else None
 
 
 class ComputeSection(Section, frozen=True, kw_only=True):
@@ -266,6 +285,13 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     log: LogSection = LogSection()
     ui: UiSection = UiSection()
 
+    @property
+    def seeds(self) -> tuple[Address, ...]:
+        """The peers to dial first: those of the invitation, and those of `node.bootstrap`."""
+        code = self.run.invitation
+        invited = Invitation.parse(code).addresses if code else ()
+        return tuple(dict.fromkeys((*invited, *self.node.bootstrap)))
+
 
 def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
     for section in msgspec.structs.fields(NodeConfig):
@@ -299,6 +325,12 @@ def _loopback(value: Any) -> Any:
     return value
 
 
+def _invitation(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        Invitation.parse(value)
+    return value
+
+
 def _address(fault: Callable[[Address], str | None]) -> Callable[[str], Address]:
     def parsed(text: str) -> Address:
         address = Address.parse(text)
@@ -325,6 +357,7 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "storage.min_free": parse_size,
     "log.max_size": parse_size,
     "ui.listen": _loopback,
+    "run.invitation": _invitation,
 }
 """What reads the value of a key before its type is checked; raises ValueError."""
 TEXTS: dict[str, Callable[[Any], str]] = {

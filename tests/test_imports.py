@@ -51,7 +51,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "cli": (
         {"answers", "exits", "options"},
         {"views"},
-        {"testnet", "inputs", "service_units"},
+        {"testnet", "inputs", "following", "service_units"},
         {"commands"},
         {"main"},
         {"entry"},
