@@ -51,7 +51,9 @@ export function nodeCard(status, run) {
     facts(
       ["results", status.trains ? `${whole(totals.accepted)} accepted, ${whole(totals.refused)} refused` : null],
       ["trained", status.trains ? `${count(totals.tokens, "token")} in ${span(totals.seconds)}` : null],
+      ["improvement", totals.improvement > 0 ? `${totals.improvement.toFixed(3)} nats per token off the paths' held-out loss` : null],
       ["traffic", `${size(totals.sent)} sent, ${size(totals.received)} received`]),
+    run ? h("p", { class: "note" }, "Everybody's work, from the ledger: ", h("code", {}, "dipaco-node credits")) : null,
     h("h3", {}, "Machine"),
     facts(
       ["memory", memoryText(status.memory)],
@@ -137,6 +139,6 @@ export function eventsCard(status) {
 }
 
 export function foot(status) {
-  return ["dipaco-node ", foreign(status.version), " · peer ", h("code", {}, foreign(status.peer)), " · home ",
+  return ["dipaco-node ", foreign(status.version), status.name ? [" · ", foreign(status.name)] : null, " · peer ", h("code", {}, foreign(status.peer)), " · home ",
     foreign(status.home)];
 }
