@@ -72,6 +72,12 @@ def test_the_wheel_holds_the_default_network_and_the_demo(wheel: set[str]) -> No
     assert expected | {"dipaco/cli/bootstrap.toml"} <= wheel
 
 
+def test_the_wheel_holds_the_page(wheel: set[str]) -> None:
+    files = {path.name for path in (ROOT / "node/page").iterdir() if path.suffix != ".py"}
+    assert {"index.html", "page.js", "page.css"} <= files
+    assert {f"dipaco/node/page/{name}" for name in files - {"__pycache__"}} <= wheel
+
+
 def test_the_wheel_holds_the_licence_and_nothing_outside_the_package(wheel: set[str]) -> None:
     assert any(re.fullmatch(r"dipaco_node-[^/]+\.dist-info/licenses/LICENSE", f) for f in wheel)
     assert {name.split("/")[0].split("-")[0] for name in wheel} == {"dipaco", "dipaco_node"}

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from dipaco.node.api.connection import Refused, Request
+from dipaco.node.page.files import FILES
 
 HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine; the port is any, since a person may forward one from elsewhere."""
@@ -22,8 +23,12 @@ class Access:
     def __init__(self, token: str) -> None:
         self._token = token.encode()
 
-    def check(self, request: Request) -> None:
-        """Raise Refused unless the request may be answered."""
+    def check(self, request: Request) -> bool:
+        """Return whether the request shows the token; raises Refused unless it may be answered.
+
+        The files of the page need no token: they hold nothing of a node, and without them nobody
+        could be told how to get one.
+        """
         host = request.headers.get("host", "")
         if _name(host) not in HOSTS:
             text = f"this node is not called {host[:80]}: ask it at 127.0.0.1 or localhost"
@@ -31,11 +36,14 @@ class Access:
         origin = request.headers.get("origin")
         if origin is not None and origin != f"http://{host}":
             raise Refused(HTTPStatus.FORBIDDEN, "requests of other pages are not answered")
+        if request.path in FILES and request.method in ("GET", "HEAD"):
+            return False
         kind, _, shown = request.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(shown.strip().encode(), self._token)
         if kind.lower() != "bearer" or not right:
             text = "the token is missing or wrong: send it as Authorization: Bearer TOKEN"
             raise Refused(HTTPStatus.UNAUTHORIZED, text, [("WWW-Authenticate", "Bearer")])
+        return True
 
 
 def _name(host: str) -> str | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 import trio
 
@@ -31,7 +32,7 @@ from dipaco.node.api.connection import (
 from dipaco.node.api.handler import Handler
 from dipaco.node.api.port import Port
 from dipaco.node.api.routes import route_of
-from dipaco.node.api.values import STATUS, STOP
+from dipaco.node.api.values import STATUS, STOP, PageView
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
 
@@ -92,6 +93,7 @@ async def serve_api(
             if port and web:
                 public = _Door(answers, Clients(most), Access(port.token))
                 nursery.start_soon(trio.serve_listeners, partial(_serve_client, public), web)
+                answers.page = PageView(address=_url(web), url=f"{_url(web)}/#{quote(port.token)}")
             task_status.started(Ends(path, _url(web)))
     finally:
         path.unlink(missing_ok=True)
@@ -166,8 +168,7 @@ async def converse(
     try:
         while (request := await _next_request(client, connection)) is not None:
             if access:
-                access.check(request)
-                client.known = True
+                client.known = access.check(request) or client.known
             await _answer(answers, request, connection, brief=client.brief)
             if client.brief or not connection.again():
                 return
