@@ -42,7 +42,7 @@ def why_unavailable(
         return ""  # they start again: then they say where they stand
     if keepers and (why := _without_quorum(manifest, there, gone=len(keepers) - len(there))):
         return why
-    if _divided(there) and liars.issuperset(node.peer for node in _there(schedulers)):
+    if _divided(there) and {node.peer for node in _there(schedulers)} <= liars:
         return "a scheduler signed two chains, and no other is left"
     if keepers and sum(node.gone or node.lost for node in keepers) < manifest.schedule.blob_copies:
         return ""  # a blob that a final record names is with one of the others
