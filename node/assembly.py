@@ -16,6 +16,7 @@ from dipaco.node.keeper.service import KeeperService
 from dipaco.node.limits.apps import AppsLimit
 from dipaco.node.limits.battery import BatteryLimit
 from dipaco.node.limits.bus import Bus
+from dipaco.node.limits.device import Device, DeviceLimit
 from dipaco.node.limits.disk import Disk, DiskLimit, free_bytes
 from dipaco.node.limits.gate import Gate
 from dipaco.node.limits.heat import HeatLimit
@@ -160,14 +161,14 @@ def assemble(
     worker: JobRunner,
     transport: Transport,
     *,
-    device: str = "cpu",
+    device: Device | None = None,
     in_thread: InThread = trio.to_thread.run_sync,
     bus: Bus | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Node:
     """Make every part of a node; none of them runs yet.
 
-    device   that the worker trains on.
+    device   that the worker trains on [the CPU].
     bus      of this machine, asked for use and network [the system bus].
     clock    returns Unix time, seconds.
     """
@@ -193,7 +194,7 @@ def assemble(
         disk,
         lambda: worker.pids,
         traffic=account.today,
-        device=device,
+        device=device or Device(),
         in_thread=in_thread,
         bus=bus,
         clock=clock,
@@ -306,6 +307,7 @@ def limits_of(config: NodeConfig) -> tuple[Limit, ...]:
     when, network = config.when, config.network
     chosen: tuple[tuple[bool, Limit], ...] = (
         (True, OrderLimit()),
+        (True, DeviceLimit()),
         (True, MemoryLimit()),
         (True, DiskLimit(config.storage.min_free)),
         (bool(when.hours), HoursLimit(when.hours)),

@@ -43,6 +43,8 @@ class Observed:
     """The last observations. A field that is None was not looked at, and closes nothing."""
 
     order: Order = Order()
+    no_device: str = ""
+    """Why the device that trains has not been seen yet; empty: it was."""
     disk_free: int | None = None
     """Bytes that this user may still write to the disk of the home."""
     disk_full: str = ""

@@ -11,12 +11,14 @@ from trio.testing import MockClock
 
 from dipaco.node.config import NetworkSection, NodeConfig, WhenSection
 from dipaco.node.limits import watch as module
+from dipaco.node.limits.device import Device
 from dipaco.node.limits.disk import Disk
 from dipaco.node.limits.order import Orders
 from dipaco.node.limits.values import Memory
 from dipaco.node.limits.watch import (
     APPS_SECONDS,
     BATTERY_SECONDS,
+    COOLING_SECONDS,
     HEAT_SECONDS,
     METERED_SECONDS,
     USE_SECONDS,
@@ -66,7 +68,7 @@ class Machine:
             Disk(lambda: 10**12),
             lambda: self.pids,
             traffic=lambda: 5,
-            device="cpu",
+            device=Device(),
             in_thread=at_once,
             bus=self,
             clock=lambda: self.now,
@@ -145,12 +147,13 @@ async def test_heat_is_read_while_the_device_works_or_is_too_hot_to(
     watch, _ = machine.watch(tmp_path, NONE)
     machine.celsius = 90.0
     await look_for(watch, 30.0)
+    assert machine.reads["cpu_celsius"] == 30.0 // HEAT_SECONDS
     machine.pids = ()  # it was ended for the heat
-    await look_for(watch, 30.0)
-    assert machine.reads["cpu_celsius"] == 4 and watch.observed().celsius == 90.0
+    await look_for(watch, 10 * COOLING_SECONDS)
+    assert machine.reads["cpu_celsius"] == 2 + 10 and watch.observed().celsius == 90.0
     machine.celsius = 70.0
-    await look_for(watch, 60.0)
-    assert machine.reads["cpu_celsius"] == 5 and watch.observed().celsius is None
+    await look_for(watch, 3600.0)
+    assert machine.reads["cpu_celsius"] == 13 and watch.observed().celsius is None
 
 
 async def test_another_configuration_is_followed_at_once(
