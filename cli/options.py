@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from dipaco.node.api.values import MAX_GPU
 from dipaco.node.config import Device, NodeConfig, home_folder
 from dipaco.node.settings import Sources
 from dipaco.node.storage.toml import read_toml
 from dipaco.protocol.errors import ConfigError
 
 PACKAGED = Path(__file__).with_name("bootstrap.toml")
+CONFIG_FILE = "dipaco.config_file"  # a key of click's context: the file of --config
 SEED_HELP = "Seed of the keys of owner and rendezvous node, which are not secret [0]."
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,6 +97,35 @@ def home_option(command: F) -> F:
     )(command)
 
 
+def gpu_option(command: F) -> F:
+    """Add `--gpu N`."""
+    return click.option(
+        "--gpu", type=click.IntRange(0, MAX_GPU), metavar="N", help="The GPU cuda:N alone."
+    )(command)
+
+
+def config_option(command: F) -> F:
+    """Add `--config FILE`; `sources_of` then reads that file."""
+
+    def keep(ctx: click.Context, _option: click.Parameter, file: Path | None) -> None:
+        ctx.meta[CONFIG_FILE] = file.absolute() if file else None
+
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        callback=keep,
+        help="Configuration file [config.toml in the home].",
+    )(command)
+
+
+def config_file() -> Path | None:
+    """Return the file of `--config`; None: it was not given."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(CONFIG_FILE) if context else None
+
+
 def json_option(command: F) -> F:
     """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
@@ -139,6 +170,7 @@ def sources_of(home: str | None, flags: Mapping[str, Any]) -> Sources:
     """Return what the configuration of `home` is read from; raises ConfigError."""
     return Sources(
         home=home_of(home),
+        named=config_file(),
         environ=os.environ,
         flags=flags,
         defaults={"node.bootstrap": packaged_peers()},

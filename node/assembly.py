@@ -24,7 +24,7 @@ from dipaco.node.limits.hours import HoursLimit
 from dipaco.node.limits.in_use import UseLimit
 from dipaco.node.limits.memory import MemoryLimit
 from dipaco.node.limits.metered import MeteredLimit
-from dipaco.node.limits.order import OrderLimit, Orders
+from dipaco.node.limits.order import GpuLimit, OrderLimit, Orders
 from dipaco.node.limits.quota import Account, QuotaLimit
 from dipaco.node.limits.values import Limit
 from dipaco.node.limits.watch import Watch
@@ -307,6 +307,7 @@ def limits_of(config: NodeConfig) -> tuple[Limit, ...]:
     when, network = config.when, config.network
     chosen: tuple[tuple[bool, Limit], ...] = (
         (True, OrderLimit()),
+        (True, GpuLimit()),
         (True, DeviceLimit()),
         (True, MemoryLimit()),
         (True, DiskLimit(config.storage.min_free)),
@@ -373,6 +374,7 @@ def reporter_of(
         restart=restart,
         live=live,
         orders=node.orders,
+        device=lambda: node.watch.device,
         started=time.time(),
     )
 

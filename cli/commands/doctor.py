@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import config_of, home_of, home_option, json_option, json_text
+from dipaco.cli.options import (
+    config_of,
+    config_option,
+    home_of,
+    home_option,
+    json_option,
+    json_text,
+)
 from dipaco.node.jobs.options import check_moment_bits
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ WAYS: Final = ("sent", "received")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--prove-idle", is_flag=True, help="Measure what the running daemon uses: 30 s.")
 @home_option
+@config_option
 @json_option
 def doctor(
     run: str | None,

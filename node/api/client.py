@@ -44,6 +44,7 @@ from dipaco.node.api.values import (
     NoDaemon,
     Ordered,
     PauseRequest,
+    ResumeRequest,
     Stopping,
     StopRequest,
     StreamQuery,
@@ -141,14 +142,20 @@ def ask_stop(home: Path, *, now: bool = False, restart: bool = False, timeout: f
     _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now, restart=restart), timeout=timeout)
 
 
-def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -> Ordered:
-    """Ask the daemon of `home` to pause; `until` in Unix time. Raises NoDaemon."""
-    return _ask(home, "POST", PAUSE, _ORDERED, PauseRequest(until=until), timeout=timeout)
+def ask_pause(
+    home: Path, *, until: float | None = None, gpu: int | None = None, timeout: float = 5.0
+) -> Ordered:
+    """Ask the daemon of `home` to pause, or to leave the GPU cuda:`gpu` alone; raises NoDaemon.
+
+    until   Unix time; None: until it is told to resume.
+    """
+    request = PauseRequest(until=until, gpu=gpu)
+    return _ask(home, "POST", PAUSE, _ORDERED, request, timeout=timeout)
 
 
-def ask_resume(home: Path, *, timeout: float = 5.0) -> Ordered:
-    """Ask the daemon of `home` to work again; raises NoDaemon."""
-    return _ask(home, "POST", RESUME, _ORDERED, timeout=timeout)
+def ask_resume(home: Path, *, gpu: int | None = None, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to work again, or to use cuda:`gpu` again; raises NoDaemon."""
+    return _ask(home, "POST", RESUME, _ORDERED, ResumeRequest(gpu=gpu), timeout=timeout)
 
 
 def ask_finish(home: Path, *, timeout: float = 5.0) -> Ordered:

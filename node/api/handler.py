@@ -50,6 +50,10 @@ class Handler(Protocol):
         """Work again."""
         ...
 
+    def switch_gpu(self, number: int, *, on: bool) -> Ordered:
+        """Use the GPU cuda:`number`, or leave it alone; raises ConfigError for another one."""
+        ...
+
     def finish(self) -> Ordered:
         """Pause when the lease that is held has ended."""
         ...

@@ -19,7 +19,7 @@ from dipaco.node.api.values import ConfigView, LedgerView, Ordered, SettingView,
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.table import EVALUATE
-from dipaco.node.limits.order import Orders
+from dipaco.node.limits.order import Orders, gpu_number
 from dipaco.node.limits.values import Order
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.exchange import Exchange
@@ -84,6 +84,8 @@ class StatusReporter:
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     orders: Orders
+    device: Callable[[], str] = lambda: "cpu"
+    """Returns the device that trains, as `cuda:0`."""
     in_thread: InThread = trio.to_thread.run_sync
     """Reads the history and the events."""
     restart: Callable[[], None] = lambda: None
@@ -144,6 +146,13 @@ class StatusReporter:
     def resume(self) -> Ordered:
         """Work again."""
         return _ordered(self.orders.resume())
+
+    def switch_gpu(self, number: int, *, on: bool) -> Ordered:
+        """Use the GPU cuda:`number`, or leave it alone; raises ConfigError for another one."""
+        self._check_trains()
+        if gpu_number(self.device()) != number:
+            raise ConfigError(f"this node trains on {self.device()}, not on cuda:{number}")
+        return _ordered(self.orders.switch_gpu(number, on=on))
 
     def finish(self) -> Ordered:
         """Pause when the lease that is held has ended; raises ConfigError as `pause`."""
@@ -373,7 +382,7 @@ class StatusReporter:
 
 
 def _ordered(order: Order) -> Ordered:
-    return Ordered(mode=order.mode, since=order.since, until=order.until)
+    return Ordered(mode=order.mode, since=order.since, until=order.until, gpus_off=order.gpus_off)
 
 
 def _swarm(record: RunRecord, held: Mapping[int, Held]) -> tuple[PathStatus, ...]:

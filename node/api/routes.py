@@ -40,6 +40,7 @@ from dipaco.node.api.values import (
     Nothing,
     Ordered,
     PauseRequest,
+    ResumeRequest,
     Stopping,
     StopRequest,
     StreamQuery,
@@ -107,13 +108,19 @@ async def _log(answers: Answers, request: Request, connection: Connection) -> No
 
 
 async def _pause(answers: Answers, request: Request, connection: Connection) -> None:
-    until = _told(request, PauseRequest).until
-    await _order(connection, lambda: answers.handler.pause(until))
+    asked, handler = _told(request, PauseRequest), answers.handler
+    if asked.gpu is None:
+        await _order(connection, partial(handler.pause, asked.until))
+    elif asked.until is None:
+        await _order(connection, partial(handler.switch_gpu, asked.gpu, on=False))
+    else:
+        raise Refused(HTTPStatus.BAD_REQUEST, "a GPU is off until resume: leave until out")
 
 
 async def _resume(answers: Answers, request: Request, connection: Connection) -> None:
-    _told(request, Nothing)
-    await _order(connection, answers.handler.resume)
+    gpu, handler = _told(request, ResumeRequest).gpu, answers.handler
+    give = handler.resume if gpu is None else partial(handler.switch_gpu, gpu, on=True)
+    await _order(connection, give)
 
 
 async def _finish(answers: Answers, request: Request, connection: Connection) -> None:

@@ -24,7 +24,7 @@ from dipaco.node.limits.heat import MARGIN_C, cpu_celsius, gpu_celsius
 from dipaco.node.limits.in_use import idle_seconds
 from dipaco.node.limits.memory import memory
 from dipaco.node.limits.metered import is_metered
-from dipaco.node.limits.order import Orders, holds
+from dipaco.node.limits.order import Orders, gpu_off, holds
 from dipaco.node.limits.values import Observed
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.status import counters
@@ -99,12 +99,18 @@ class Watch:
         self._seen = Observed()
         self._probes = self._probes_for(config)
 
+    @property
+    def device(self) -> str:
+        """The device that trains, as `cuda:0`."""
+        return self._device.name
+
     def observed(self) -> Observed:
         """Return the last observations, from memory; of disk and traffic the present ones."""
         disk = self._disk.observed()
         return replace(
             self._seen,
             order=self._orders.order,
+            device=self._device.name,
             no_device=self._device.missing,
             disk_free=disk.disk_free,
             disk_full=disk.disk_full,
@@ -114,7 +120,8 @@ class Watch:
     async def look(self) -> None:
         """Read what is due."""
         await trio.lowlevel.checkpoint()
-        if holds(self._orders.order, self._clock()):
+        order = self._orders.order
+        if holds(order, self._clock()) or gpu_off(order, self._device.name):
             self._seen = Observed()
             for probe in self._probes:
                 probe.read_at = -math.inf

@@ -31,9 +31,13 @@ ELSEWHERE = {
     "eval": "commands/test_checkpoints.py",
     "generate": "commands/test_checkpoints.py",
     "ckpt list": "commands/test_checkpoints.py",
-    "service status": "commands/test_service.py",
+    "key backup": "commands/test_key.py",
+    "key restore": "commands/test_key.py",
+    **dict.fromkeys(
+        ("service install", "service uninstall", "service status"), "commands/test_service.py"
+    ),
 }
-"""Verbs that need a checkpoint, a ledger or a service: the file whose tests have one."""
+"""Verbs that need a checkpoint, a key, a ledger or a service: the file whose tests have one."""
 OF_A_DAEMON = {
     "status": (),
     "peers": (),
@@ -51,9 +55,12 @@ ALONE = {
     "run show": ("mine.run",),
     "run list": (),
     "cache info": (),
+    "cache prune": (),
     "config show": (),
     "config get": ("network.max_up",),
+    "config set": ("network.max_up", "4 Mbit/s"),
     "config check": (),
+    "key new": ("mine.key",),
     "update": ("--check",),
     "version": (),
 }

@@ -12,14 +12,13 @@ from dipaco.cli.exits import Exit
 from dipaco.cli.main import COMMANDS, dipaco
 
 SURFACE = {
-    "start": "--announce --bootstrap --cache-max --checkpointing --compile --daily-quota --device "
-    "--dry-run --duty --exclusive-apps --exempt-prefixes --heartbeat-s --high-conns --home --hours "
-    "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
-    "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
-    "--max-ram "
-    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
-    "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
-    "--until --verify --whole-files",
+    "start": "--announce --bootstrap --cache-max --checkpointing --compile --config --daily-quota "
+    "--device --dry-run --duty --exclusive-apps --exempt-prefixes --heartbeat-s --high-conns "
+    "--home --hours --idle-minutes --idle-only --keep --keeper --limit-lan --listen "
+    "--local-sources --log-file --log-format --log-keep --log-level --log-max-size --low-conns "
+    "--max-batch --max-down --max-ram --max-shards --max-temp-c --max-up --metered --min-free "
+    "--moment-bits --nice --on-battery --paused --rendezvous --run --signer --tasks --threads "
+    "--train --ui-listen --until --verify --whole-files",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
     "peers": "--home --json",
@@ -27,8 +26,8 @@ SURFACE = {
     "log": "--follow --home --json --level -f -n",
     "events": "--follow --home --json --since -f",
     "why": "--at --home --json",
-    "pause": "--for --home --json --until",
-    "resume": "--home --json",
+    "pause": "--for --gpu --home --json --until",
+    "resume": "--gpu --home --json",
     "finish": "--home --json",
     "run init": "OUT --data --grid --text-field",
     "run create": "FILE --force --home --json --key --out --owner",
@@ -38,38 +37,38 @@ SURFACE = {
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
     "run takeover": "NAME --home --keepers-gone --key --term",
-    "doctor": "--device --fit --home --json --max-batch --prove-idle",
-    "verify": "NAME --history --home --json --labels --local-sources --out --spec",
+    "doctor": "--config --device --fit --home --json --max-batch --prove-idle",
+    "verify": "NAME --config --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
     "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --netns "
     "--no-check --nodes --partition --reference --report --restart --rounds --schedulers --seed "
     "--slow-link --soak",
     "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
-    "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
-    "--reroute --text-field",
-    "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
-    "--temperature --top-k",
+    "eval": "NAME --at --config --data --device --domain-field --home --json --local-sources "
+    "--max-batch --reroute --text-field",
+    "generate": "NAME PROMPT --at --config --device --home --json --max-tokens --path --reroute "
+    "--seed --temperature --top-k",
     "ckpt list": "NAME --home --json",
     "ckpt export": "NAME --at --format --home --out --path",
-    "cache info": "--home --json",
-    "cache prune": "--home --max",
+    "cache info": "--config --home --json",
+    "cache prune": "--config --home --json --max",
     "repair": "--home",
     "compare": "NAME --data --device --domain-field --jobs --methods --out --outer-rates --rates "
     "--repeats --reroute --rounds --seeds",
-    "config show": "--home --json",
-    "config get": "KEY --home --json",
-    "config set": "KEY VALUES --home",
-    "config path": "--home",
-    "config check": "--home --json",
-    "config edit": "--home",
-    "service install": "--home --print --system",
-    "service uninstall": "--system",
+    "config show": "--config --home --json",
+    "config get": "KEY --config --home --json",
+    "config set": "KEY VALUES --config --home --json",
+    "config path": "--config --home",
+    "config check": "--config --home --json",
+    "config edit": "--config --home",
+    "service install": "--config --home --json --print --system",
+    "service uninstall": "--json --system",
     "service status": "--json --system",
     "id": "--home --json",
-    "key new": "FILE --home",
-    "key backup": "FILE --home",
-    "key restore": "FILE --home",
+    "key new": "FILE --home --json",
+    "key backup": "FILE --home --json",
+    "key restore": "FILE --home --json",
     "update": "FILE --check --home --json",
     "completion": "SHELL",
     "version": "--json",

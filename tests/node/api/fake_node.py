@@ -216,6 +216,14 @@ class FakeNode:
         """As `Handler`."""
         return Ordered(mode="runs", since=1_800_000_000.0, until=None)
 
+    def switch_gpu(self, number: int, *, on: bool) -> Ordered:
+        """As `Handler`."""
+        if number:
+            raise ConfigError(f"this node trains on cuda:0, not on cuda:{number}")
+        return Ordered(
+            mode="runs", since=1_800_000_000.0, until=None, gpus_off=() if on else (number,)
+        )
+
     def finish(self) -> Ordered:
         """As `Handler`."""
         return Ordered(mode="finishing", since=1_800_000_000.0, until=None)

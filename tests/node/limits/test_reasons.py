@@ -26,7 +26,7 @@ from dipaco.node.limits.hours import HoursLimit
 from dipaco.node.limits.in_use import UseLimit
 from dipaco.node.limits.memory import MemoryLimit
 from dipaco.node.limits.metered import MeteredLimit
-from dipaco.node.limits.order import OrderLimit, Orders
+from dipaco.node.limits.order import GpuLimit, OrderLimit, Orders
 from dipaco.node.limits.quota import QuotaLimit
 from dipaco.node.limits.values import Closed, Limit, Memory, Observed, closed_by
 from dipaco.node.status.document import Reason
@@ -38,6 +38,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 GB = 10**9
 LIMITS: tuple[Limit, ...] = (
     OrderLimit(BERLIN),
+    GpuLimit(),
     DeviceLimit(),
     MemoryLimit(),
     DiskLimit(2 * GB),
@@ -50,7 +51,7 @@ LIMITS: tuple[Limit, ...] = (
     HeatLimit(83),
 )
 RANKS = {
-    **dict.fromkeys(("user", "user-until", "start-paused", "finished"), 0),
+    **dict.fromkeys(("user", "user-until", "start-paused", "finished", "gpu-off"), 0),
     **dict.fromkeys(("no-device", "memory", "disk"), 1),
 }
 """By code the order of telling; every other reason comes last."""
@@ -58,6 +59,7 @@ WORKS = Reason(code="no-lease", text="all is open", since=0.0)
 
 
 IDLE = Observed(
+    device="cuda:0",
     disk_free=9 * GB,
     idle_seconds=1000.0,
     traffic=0,
@@ -120,7 +122,7 @@ class World:
                 *(self.pass_time, self.pass_time, self.pass_time, self.set_clock),
                 *(self.pause, self.pause_until, self.resume, self.resume, self.finish),
                 *(self.go_on, self.plug, self.heat, self.heat, self.fill_disk, self.fill_memory),
-                *(self.use, self.connect, self.spend, self.play, self.load_driver),
+                *(self.use, self.connect, self.spend, self.play, self.load_driver, self.switch),
             )
         )
         if chance.random() < 0.005:
@@ -185,6 +187,9 @@ class World:
     def play(self) -> None:
         self.seen = replace(self.seen, apps=self.chance.choice(((), (), ("game.exe",))))
 
+    def switch(self) -> None:
+        self.orders.switch_gpu(self.chance.choice((0, 0, 1)), on=self.chance.random() < 0.7)
+
     def load_driver(self) -> None:
         self.seen = replace(self.seen, no_device="")
 
@@ -218,6 +223,7 @@ def true_codes(world: World, before: set[str]) -> set[str]:
     line = 4.48 * GB if "memory" in before else 0.48 * GB
     codes |= {"memory"} if seen.memory.free < line else set()
     line = 2.2 * GB if "disk" in before else 2 * GB
+    codes |= {"gpu-off"} if 0 in told.gpus_off else set()
     codes |= {"no-device"} if seen.no_device else set()
     codes |= {"disk"} if seen.disk_free < line or seen.disk_full else set()
     codes |= {"app"} if seen.apps else set()
@@ -249,7 +255,10 @@ CURES: dict[str, Callable[[Observed], Observed]] = {
 def cured(world: World, first: Closed) -> set[str]:
     """Return the codes that hold once the cure of a reason is applied; the world stays as it is."""
     seen, now = world.seen, world.now
-    if first.by == "you":
+    if first.code == "gpu-off":
+        assert "dipaco-node resume --gpu 0" in first.opens
+        seen = replace(seen, order=replace(seen.order, gpus_off=()))
+    elif first.by == "you":
         assert "dipaco-node resume" in first.opens
         seen = replace(seen, order=replace(seen.order, mode="runs"))
     elif first.code in ("hours", "quota"):
