@@ -40,6 +40,7 @@ from dipaco.node.network.finding import Finder
 from dipaco.node.network.gossip import Gossip
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.outside import Outsiders
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
@@ -108,6 +109,7 @@ class Node:
     gossip: Gossip
     liveness: Liveness
     dialer: Dialer
+    outsiders: Outsiders
     directory: Directory | None
     request_router: RequestRouter
     keeper: KeeperService
@@ -245,6 +247,7 @@ def assemble(
         gossip=gossip,
         liveness=_liveness(transport, rpc, directory),
         dialer=_dialer(config, home, key, transport, rpc, reputation, run_store, in_thread),
+        outsiders=Outsiders(transport, rpc),
         directory=directory,
         request_router=request_router,
         keeper=keeper,
@@ -374,6 +377,7 @@ def reporter_of(
         restart=restart,
         live=live,
         orders=node.orders,
+        look_back=node.outsiders.ask,
         device=lambda: node.watch.device,
         started=time.time(),
     )

@@ -115,7 +115,10 @@ def _examine(
         if not quiet:
             click.echo(check_text(check, terminal_width()))
 
-    for check in checks(config, daemon=_daemon(config.home)):
+    daemon = _daemon(config.home)
+    for check in checks(config, daemon=daemon):
+        note(check)
+    for check in _seen_from_outside(config) if daemon is not None else ():
         note(check)
     if manifest is not None:
         note(source(manifest, local_sources=config.run.local_sources))
@@ -133,6 +136,19 @@ def _daemon(home: Path) -> int | None:
         return ask_status(home).pid
     except NoDaemon:
         return None
+
+
+def _seen_from_outside(config: "NodeConfig") -> "list[Check]":
+    """Have the daemon ask its peers; nothing is checked if it ends meanwhile."""
+    from dipaco.node.api.client import ask_outside
+    from dipaco.node.api.values import NoDaemon
+    from dipaco.node.doctor.outside import judged
+
+    try:
+        view = ask_outside(config.home)
+    except NoDaemon:
+        return []
+    return judged(view, rendezvous=config.node.rendezvous)
 
 
 def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check, FitReport | None]":

@@ -24,6 +24,7 @@ from dipaco.node.api.values import (
     LEDGER,
     LOG,
     MAX_REPLY,
+    OUTSIDE,
     PAUSE,
     RESUME,
     STATUS,
@@ -51,6 +52,7 @@ from dipaco.node.api.values import (
     TaskQuery,
     Why,
 )
+from dipaco.node.network.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 from dipaco.node.storage.files import Home
@@ -78,6 +80,8 @@ _TOPICS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 """By the name of a server-sent event."""
 _CONFIG: Final = msgspec.json.Decoder(ConfigView)
 _STOPPING: Final = msgspec.json.Decoder(Stopping)
+_OUTSIDE: Final = msgspec.json.Decoder(OutsideView)
+OUTSIDE_SECONDS = 25.0  # each peer is asked twice, and has 10 s for an answer
 _ORDERED: Final = msgspec.json.Decoder(Ordered)
 _WHY: Final = msgspec.json.Decoder(Why)
 _FAULT: Final = msgspec.json.Decoder(Fault)
@@ -167,6 +171,11 @@ def ask_why(home: Path, *, at: float | None = None, timeout: float = 5.0) -> Why
     """Ask the daemon of `home` for the reasons at a Unix time [now]; raises NoDaemon."""
     query = "" if at is None else f"?at={at:.3f}"
     return _ask(home, "GET", WHY + query, _WHY, timeout=timeout)
+
+
+def ask_outside(home: Path, *, timeout: float = OUTSIDE_SECONDS) -> OutsideView:
+    """Ask the daemon of `home` how peers see it; raises NoDaemon."""
+    return _ask(home, "GET", OUTSIDE, _OUTSIDE, timeout=timeout)
 
 
 def ask_fetch(

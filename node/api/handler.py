@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
+from dipaco.node.network.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.events import EventPage, TaskPage
@@ -56,6 +57,10 @@ class Handler(Protocol):
 
     def finish(self) -> Ordered:
         """Pause when the lease that is held has ended."""
+        ...
+
+    async def outside(self) -> OutsideView:
+        """Ask some peers how this node looks from there."""
         ...
 
     async def why(self, at: float | None) -> Why:

@@ -5,7 +5,7 @@ It reads the state of the daemon's other parts from memory, reads no disk, and c
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from dipaco.node.limits.values import Order
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.seen import OutsideView
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
@@ -66,6 +67,10 @@ LAST_EVENTS = 10  # in a status
 BLOB_PEERS = 64  # whose bytes of blobs are told: a node holds tens of connections
 
 
+async def _nobody() -> OutsideView:
+    return OutsideView(port=0, answers=())
+
+
 @dataclass
 class StatusReporter:
     """Answers the local API (`server.Handler`)."""
@@ -86,6 +91,8 @@ class StatusReporter:
     orders: Orders
     device: Callable[[], str] = lambda: "cpu"
     """Returns the device that trains, as `cuda:0`."""
+    look_back: Callable[[], Awaitable[OutsideView]] = _nobody
+    """Asks peers how this node looks from there."""
     in_thread: InThread = trio.to_thread.run_sync
     """Reads the history and the events."""
     restart: Callable[[], None] = lambda: None
@@ -164,6 +171,10 @@ class StatusReporter:
             raise ConfigError(
                 "this node trains nothing that could pause; to end it: dipaco-node stop"
             )
+
+    async def outside(self) -> OutsideView:
+        """Ask some peers how this node looks from there."""
+        return await self.look_back()
 
     async def why(self, at: float | None) -> Why:
         """Return the reasons that held at a Unix time; None: now."""

@@ -23,6 +23,7 @@ from dipaco.node.api.values import (
     FINISH,
     LEDGER,
     LOG,
+    OUTSIDE,
     PAUSE,
     RESUME,
     STATUS,
@@ -141,6 +142,11 @@ async def _why(answers: Answers, request: Request, connection: Connection) -> No
     await connection.answer(HTTPStatus.OK, found)
 
 
+async def _outside(answers: Answers, request: Request, connection: Connection) -> None:
+    _asked(request, Nothing)
+    await connection.answer(HTTPStatus.OK, await answers.handler.outside())
+
+
 async def _stream(answers: Answers, request: Request, connection: Connection) -> None:
     asked = _asked(request, StreamQuery)
     last = request.headers.get("last-event-id", "")
@@ -214,6 +220,7 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     RESUME: {"POST": _resume},
     FINISH: {"POST": _finish},
     WHY: {"GET": _why},
+    OUTSIDE: {"GET": _outside},
 }
 
 

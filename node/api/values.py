@@ -24,6 +24,7 @@ PAUSE: Final = "/v1/pause"
 RESUME: Final = "/v1/resume"
 FINISH: Final = "/v1/finish"
 WHY: Final = "/v1/why"
+OUTSIDE: Final = "/v1/outside"
 CONFIG: Final = "/v1/config"
 
 MAX_GPU = 1023  # the number of a GPU; no machine has so many

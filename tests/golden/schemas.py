@@ -37,6 +37,7 @@ from dipaco.cli.views.report import Report
 from dipaco.cli.views.verification import HistoryReport, VerifyReport
 from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
 from dipaco.node.compare.summary import Comparison
+from dipaco.node.network.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 
@@ -83,6 +84,7 @@ REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
     "GET /v1/config": ConfigView,
     "GET /v1/events": EventPage,
     "GET /v1/log": LogPage,
+    "GET /v1/outside": OutsideView,
 }
 """What the local API answers with and no verb prints."""
 REPORTS: Final[dict[str, type[msgspec.Struct]]] = {

@@ -7,6 +7,7 @@ from typing import Any
 import trio
 
 from dipaco.node.api.values import ConfigView, EvaluationView, LedgerView, Ordered, SettingView, Why
+from dipaco.node.network.seen import OutsideView, SeenFrom
 from dipaco.node.status.document import (
     CacheStatus,
     Memory,
@@ -227,6 +228,14 @@ class FakeNode:
     def finish(self) -> Ordered:
         """As `Handler`."""
         return Ordered(mode="finishing", since=1_800_000_000.0, until=None)
+
+    async def outside(self) -> OutsideView:
+        """As `Handler`."""
+        await trio.lowlevel.checkpoint()
+        seen = SeenFrom(
+            peer=PEER, offset_s=0.5, round_trip_s=0.1, observed="203.0.113.7", port="answers"
+        )
+        return OutsideView(port=4410, answers=(seen,))
 
     async def why(self, at: float | None) -> Why:
         """As `Handler`."""

@@ -17,6 +17,7 @@ from dipaco.node.api.client import (
     ask_fetch,
     ask_finish,
     ask_ledger,
+    ask_outside,
     ask_pause,
     ask_resume,
     ask_status,
@@ -99,6 +100,11 @@ async def test_a_gpu_of_another_number_or_with_an_end_is_refused(served: Served)
         await served.call(ask_pause, gpu=3)
     with pytest.raises(ConfigError, match="a GPU is off until resume: leave until out"):
         await served.call(ask_pause, gpu=0, until=1_900_000_000.5)
+
+
+async def test_what_peers_say_of_the_node_comes_back(served: Served) -> None:
+    view = await served.call(ask_outside)
+    assert (view.port, [each.port for each in view.answers]) == (4410, ["answers"])
 
 
 async def test_the_reasons_of_a_moment_come_back_as_they_were_given(served: Served) -> None:
