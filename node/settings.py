@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from dipaco.node.config import (
-    HOME_VARIABLE,
     KEYS,
     PREFIX,
     SECRETS,
@@ -28,6 +27,7 @@ from dipaco.node.config import (
     contradictions,
     plain,
 )
+from dipaco.node.home_folder import HOME_VARIABLE
 from dipaco.node.storage.toml import key_lines, read_text, tables_of
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.wire.faults import nearest, refusal_of, shown

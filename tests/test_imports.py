@@ -25,8 +25,10 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {
             "condition",
             "descriptors",
+            "home_folder",
             "hours",
             "quantities",
+            "seen",
             "service_state",
             "signals",
             "storage",

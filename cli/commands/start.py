@@ -12,7 +12,8 @@ import click
 from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
 from dipaco.cli.options import config_option, home_option, parameter_of, sources_of
-from dipaco.node.config import KEYS, NodeConfig, expanded
+from dipaco.node.config import KEYS, NodeConfig
+from dipaco.node.home_folder import expanded
 from dipaco.node.hours import next_clock
 from dipaco.node.settings import Sources, check_together
 from dipaco.protocol.errors import ConfigError

@@ -52,7 +52,7 @@ from dipaco.node.api.values import (
     TaskQuery,
     Why,
 )
-from dipaco.node.network.seen import OutsideView
+from dipaco.node.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 from dipaco.node.storage.files import Home

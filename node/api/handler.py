@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
-from dipaco.node.network.seen import OutsideView
+from dipaco.node.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.events import EventPage, TaskPage

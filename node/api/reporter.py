@@ -24,12 +24,12 @@ from dipaco.node.limits.values import Order
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.exchange import Exchange
 from dipaco.node.network.liveness import Liveness
-from dipaco.node.network.seen import OutsideView
 from dipaco.node.network.transport import Transport
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
+from dipaco.node.seen import OutsideView
 from dipaco.node.settings import Settings
 from dipaco.node.status.activity import Activity, RunActivity
 from dipaco.node.status.counters import StorageMeter, memory

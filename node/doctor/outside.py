@@ -3,7 +3,7 @@
 from statistics import median
 
 from dipaco.node.doctor.check import Check
-from dipaco.node.network.seen import OutsideView
+from dipaco.node.seen import OutsideView
 from dipaco.protocol.numbers import count, span
 
 ENOUGH = 3  # peers whose median is believed; with fewer a single wrong clock may be the peer's

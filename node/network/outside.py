@@ -14,8 +14,8 @@ import trio
 from dipaco.node.network.allowance import Allowances
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.seats import prefix_of
-from dipaco.node.network.seen import OutsideView, SeenFrom
 from dipaco.node.network.transport import Transport
+from dipaco.node.seen import OutsideView, SeenFrom
 from dipaco.protocol.errors import DipacoError
 from dipaco.protocol.wire.address import Scope, ip_text, scope_of_ip
 from dipaco.protocol.wire.identity import PeerId

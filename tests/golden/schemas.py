@@ -37,7 +37,7 @@ from dipaco.cli.views.report import Report
 from dipaco.cli.views.verification import HistoryReport, VerifyReport
 from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
 from dipaco.node.compare.summary import Comparison
-from dipaco.node.network.seen import OutsideView
+from dipaco.node.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 

@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 from dipaco.node.api.values import ConfigView, EvaluationView, LedgerView, Ordered, SettingView, Why
-from dipaco.node.network.seen import OutsideView, SeenFrom
+from dipaco.node.seen import OutsideView, SeenFrom
 from dipaco.node.status.document import (
     CacheStatus,
     Memory,

@@ -3,7 +3,7 @@
 import pytest
 
 from dipaco.node.doctor.outside import judged
-from dipaco.node.network.seen import OutsideView, SeenFrom
+from dipaco.node.seen import OutsideView, SeenFrom
 from dipaco.protocol.wire.messages import PortState
 from tests.values import peer
 

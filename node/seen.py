@@ -1,8 +1,11 @@
-"""What peers say of this node: the answer of `GET /v1/outside`. No trio, no network."""
+"""What peers say of this node: the answer of `GET /v1/outside`.
+
+The local API's client imports it, so it imports no messages of peers.
+"""
+
+from typing import Literal
 
 import msgspec
-
-from dipaco.protocol.wire.messages import PortState
 
 
 class SeenFrom(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,8 +19,8 @@ class SeenFrom(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds; the offset is right to half of it."""
     observed: str
     """The IP address that this node's connection comes from; empty: the peer does not know it."""
-    port: PortState
-    """Whether the peer reached the port at that address."""
+    port: Literal["answers", "open", "closed", "not-dialled"]
+    """What came of the port at that address, as `Outside` has it."""
 
 
 class OutsideView(msgspec.Struct, frozen=True, kw_only=True):
