@@ -23,7 +23,7 @@ RATES ?= 2e-3,4e-3,8e-3
 OUTER_RATES ?= 0.4,0.7,1.0
 
 .PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format simulate \
-	simulate-nodes clean
+	simulate-nodes mutations clean
 
 demo: $(STAMP)
 	$(BIN)/dipaco-node testnet --nodes 4 --report report.json
@@ -73,6 +73,12 @@ simulate: $(STAMP)
 simulate-nodes: $(STAMP)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation_nodes --seeds $(or $(SEEDS),20) \
 	--first $(or $(FIRST),0)
+
+# make mutations SEEDS=100 plants bugs in the machines and in whole nodes, and counts the universes
+# until each is found (docs/simulation.md).
+mutations: $(STAMP)
+	$(BIN)/python -m tests.simulation --mutations --seeds $(or $(SEEDS),100)
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation_nodes --mutations --seeds $(or $(SEEDS),100)
 
 # make bench DATA=folder measures on the parquet files there: docs/benchmarks.md.
 bench: $(VENV)/bench

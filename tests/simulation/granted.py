@@ -36,7 +36,8 @@ def grant_next_term(disk: Disk, run: Digest, manifest: Manifest, oracle: Oracle)
         chain.heed(sign(grant, signing_key(OWNER)))
     except DiskFull:
         return False
-    oracle.granted(grant, scheduler_of_term(manifest.schedule.schedulers, 1))
+    scheduler = scheduler_of_term(manifest.schedule.schedulers, 1)
+    oracle.granted(grant, scheduler, chain.record.state)
     return True
 
 

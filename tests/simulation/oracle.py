@@ -58,6 +58,9 @@ class Oracle:
         """Results that were taken in for their moments alone."""
         self._listed: dict[tuple[int, int], set[PeerId]] = {}
         """By (path, round) whose results the final records list."""
+        self._divided: set[tuple[int, int]] = set()
+        """Of them those of which some modules alone had the result when the owner gave up the rest:
+        the others may get the result of another peer, which is equal to the byte."""
 
     # ------------------------------------------------------------------ events
 
@@ -93,15 +96,22 @@ class Oracle:
             if beside and self._records[head.length - 1] != head.digest:
                 raise Violation(f"a term begins from two chains of term {head.term}")
 
-    def granted(self, grant: OwnersGrant, scheduler: PeerId) -> None:
-        """The owner gives up all records beyond a head, and those that heard of them as well."""
+    def granted(self, grant: OwnersGrant, scheduler: PeerId, fold: RunState) -> None:
+        """The owner gives up all records beyond a head, and those that heard of them as well.
+
+        fold   of the records up to that head.
+        """
         kept = [self._entries[seq] for seq in range(grant.head.length)]
         digests = {seq: self._records[seq] for seq in range(grant.head.length)}
         for table in (self._entries, self._records, self._versions, self._listed):
             table.clear()
         for record in kept:
             self.final(record, digests[record.seq])
-        self.told = {place: told for place, told in self.told.items() if place in self._listed}
+        whole = {
+            (path, round_) for path, round_ in self._listed if fold.path_version(path) >= round_
+        }
+        self.told = {place: told for place, told in self.told.items() if place in whole}
+        self._divided = self._listed.keys() - whole
         self._grant, self._goes_on = grant, scheduler
 
     def _given_up(self, record: LedgerRecord) -> bool:
@@ -249,6 +259,8 @@ class Oracle:
             if state.states.get(module) != versions:
                 raise Violation(f"module {module} is not the reference's")
         for place, (peer, _) in self.told.items():
+            if place in self._divided:
+                continue
             for other in self._listed.get(place, set()) - {peer}:
                 raise Violation(f"{peer} heard that {place} is its, the ledger lists {other}")
 

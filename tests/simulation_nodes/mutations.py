@@ -15,6 +15,7 @@ from dipaco.node.storage.journal import Journal
 from dipaco.protocol.wire.digest import Digest, sha256
 from dipaco.protocol.wire.signed import Signed
 from dipaco.protocol.work.authority import scheduler_of_term
+from dipaco.protocol.work.candidate import next_own_term
 from dipaco.protocol.work.keeping import KeeperState
 from tests.simulation_nodes.plan import plan_of
 from tests.simulation_nodes.universe import run_plan, undisturbed
@@ -83,7 +84,8 @@ def _leases_without_a_quorum() -> Sequence[Patch]:
     async def at_once(self: Replication, term: int) -> tuple[Signed, ...]:
         before = self.record.term
         schedulers = self.record.manifest.schedule.schedulers
-        if not before or scheduler_of_term(schedulers, before) != self.me:
+        mine = before and scheduler_of_term(schedulers, before) == self.me
+        if not mine or term != next_own_term(schedulers, self.me, before):  # it knows of a higher
             return await begin(self, term)
         self.term = self.before = before
         return ()
