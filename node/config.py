@@ -7,6 +7,7 @@ as a flag. `settings.py` reads them. The daemon honours every key here.
 
 import ipaddress
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -342,6 +343,8 @@ TEXT_LISTS: dict[str, Callable[[str], Any]] = {
     "when.hours": parse_hours,
 }
 """What reads each text of a list; raises ValueError."""
+OWN_NAMES = frozenset({"dipaco-node", Path(sys.executable).name})
+"""The names of the daemon's and the worker's processes."""
 SECRETS = frozenset({"ui.token"})
 """The keys whose values are shown to nobody: people show their configuration to others."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
@@ -370,6 +373,11 @@ def contradictions(config: NodeConfig, disk: int) -> list[str]:
         least, whole = size_text(config.storage.min_free), size(disk)
         found.append(
             f"storage.min_free = {least!r}: the disk of {config.home} has {whole} in all, so no "
+            "work would ever run"
+        )
+    if own := sorted(OWN_NAMES.intersection(config.when.exclusive_apps)):
+        found.append(
+            f"when.exclusive_apps: {own[0]!r} is the name of this node's own processes, so no "
             "work would ever run"
         )
     return found

@@ -1,6 +1,7 @@
 """`config`: real files, no daemon; whatever is refused leaves the file as it was."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,14 @@ def test_check_refuses_what_cannot_hold_together(sh: Shell) -> None:
     assert "so no work would ever run" in sh.fails(
         Exit.USAGE, "start", "--rendezvous", "--home", str(sh.folder / "h")
     )
+
+
+@pytest.mark.parametrize("name", ["dipaco-node", Path(sys.executable).name])
+def test_check_refuses_a_node_that_would_wait_for_its_own_end(sh: Shell, name: str) -> None:
+    sh.write("h/config.toml", f"[when]\nexclusive_apps = ['game.exe', '{name}']\n")
+    code, out, _ = config(sh, "check")
+    assert code == Exit.USAGE
+    assert out.startswith(f"when.exclusive_apps: {name!r} is the name of this node's own")
 
 
 def test_path_names_the_file_also_where_there_is_none(sh: Shell) -> None:
