@@ -142,6 +142,38 @@ class ManifestAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The whole manifest under its own names (docs/protocol.cddl); bytes are hexadecimal."""
 
 
+class PruneAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `cache prune`."""
+
+    home: str
+    removed: int
+    """Bytes."""
+    left: int
+    """Bytes; above `max` if the rest is needed or in use."""
+    max: int
+    """Bytes that were to be left at most."""
+
+
+class KeyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `key new`, `key backup` and `key restore`."""
+
+    file: str
+    """The file that was written."""
+    peer: str
+    """PeerID of the key."""
+
+
+class UnitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `service install` and `service uninstall`."""
+
+    file: str
+    """The unit or property list."""
+    installed: bool
+    """Whether it is there now and its node runs; false with `--print`."""
+    text: str = ""
+    """Of the file; empty once it is removed."""
+
+
 class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of `service status`."""
 

@@ -1,20 +1,27 @@
-"""Options that several commands share, and how flags become a `NodeConfig`."""
+"""Options that several commands share, and how flags become a `NodeConfig`.
+
+Commands that only ask the daemon import this too, so what reads a configuration is imported late.
+"""
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
-from dipaco.node.config import Device, NodeConfig, home_folder
-from dipaco.node.settings import Sources
-from dipaco.node.storage.toml import read_toml
+from dipaco.node.api.values import MAX_GPU
+from dipaco.node.home_folder import home_folder
 from dipaco.protocol.errors import ConfigError
 
+if TYPE_CHECKING:
+    from dipaco.node.config import NodeConfig
+    from dipaco.node.settings import Sources
+
 PACKAGED = Path(__file__).with_name("bootstrap.toml")
+CONFIG_FILE = "dipaco.config_file"  # a key of click's context: the file of --config
 SEED_HELP = "Seed of the keys of owner and rendezvous node, which are not secret [0]."
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,6 +54,8 @@ class DeviceName(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name; raises BadParameter with the possible ones."""
+        from dipaco.node.config import Device
+
         try:
             return msgspec.convert(value, Device)
         except msgspec.ValidationError:
@@ -95,6 +104,35 @@ def home_option(command: F) -> F:
     )(command)
 
 
+def gpu_option(command: F) -> F:
+    """Add `--gpu N`."""
+    return click.option(
+        "--gpu", type=click.IntRange(0, MAX_GPU), metavar="N", help="The GPU cuda:N alone."
+    )(command)
+
+
+def config_option(command: F) -> F:
+    """Add `--config FILE`; `sources_of` then reads that file."""
+
+    def keep(ctx: click.Context, _option: click.Parameter, file: Path | None) -> None:
+        ctx.meta[CONFIG_FILE] = file.absolute() if file else None
+
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        callback=keep,
+        help="Configuration file [config.toml in the home].",
+    )(command)
+
+
+def config_file() -> Path | None:
+    """Return the file of `--config`; None: it was not given."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(CONFIG_FILE) if context else None
+
+
 def json_option(command: F) -> F:
     """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
@@ -130,15 +168,18 @@ def home_of(flag: str | None) -> Path:
     return home
 
 
-def config_of(home: str | None, flags: Mapping[str, Any]) -> NodeConfig:
+def config_of(home: str | None, flags: Mapping[str, Any]) -> "NodeConfig":
     """Return the configuration of `home`, overridden by `flags`; raises ConfigError."""
     return sources_of(home, flags).settings().config
 
 
-def sources_of(home: str | None, flags: Mapping[str, Any]) -> Sources:
+def sources_of(home: str | None, flags: Mapping[str, Any]) -> "Sources":
     """Return what the configuration of `home` is read from; raises ConfigError."""
+    from dipaco.node.settings import Sources
+
     return Sources(
         home=home_of(home),
+        named=config_file(),
         environ=os.environ,
         flags=flags,
         defaults={"node.bootstrap": packaged_peers()},
@@ -147,6 +188,8 @@ def sources_of(home: str | None, flags: Mapping[str, Any]) -> Sources:
 
 def packaged_peers(path: Path = PACKAGED) -> tuple[str, ...]:
     """Return the peers of the packaged bootstrap.toml; raises ConfigError if it was spoiled."""
+    from dipaco.node.storage.toml import read_toml
+
     peers = read_toml(path).get("peers")
     if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
         raise ConfigError(f"{path}: peers: not a list of addresses in quotes")

@@ -27,6 +27,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     """The program and its arguments before `start`."""
     home: Path
+    config: Path | None = None
+    """The configuration file; None: the home's."""
     user: str = ""
     """Of a system service: whose it is; empty: a user that the system makes for it."""
     groups: tuple[str, ...] = ()
@@ -36,7 +38,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def start(self) -> list[str]:
         """The whole command line."""
-        return [*self.command, "start", "--home", str(self.home)]
+        config = [] if self.config is None else ["--config", str(self.config)]
+        return [*self.command, "start", "--home", str(self.home), *config]
 
 
 def systemd_unit(service: Service) -> str:

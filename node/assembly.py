@@ -16,6 +16,7 @@ from dipaco.node.keeper.service import KeeperService
 from dipaco.node.limits.apps import AppsLimit
 from dipaco.node.limits.battery import BatteryLimit
 from dipaco.node.limits.bus import Bus
+from dipaco.node.limits.device import Device, DeviceLimit
 from dipaco.node.limits.disk import Disk, DiskLimit, free_bytes
 from dipaco.node.limits.gate import Gate
 from dipaco.node.limits.heat import HeatLimit
@@ -23,7 +24,7 @@ from dipaco.node.limits.hours import HoursLimit
 from dipaco.node.limits.in_use import UseLimit
 from dipaco.node.limits.memory import MemoryLimit
 from dipaco.node.limits.metered import MeteredLimit
-from dipaco.node.limits.order import OrderLimit, Orders
+from dipaco.node.limits.order import GpuLimit, OrderLimit, Orders
 from dipaco.node.limits.quota import Account, QuotaLimit
 from dipaco.node.limits.values import Limit
 from dipaco.node.limits.watch import Watch
@@ -39,6 +40,7 @@ from dipaco.node.network.finding import Finder
 from dipaco.node.network.gossip import Gossip
 from dipaco.node.network.guard import Guard
 from dipaco.node.network.liveness import Liveness
+from dipaco.node.network.outside import Outsiders
 from dipaco.node.network.reputation import Reputation
 from dipaco.node.network.rpc import Rpc
 from dipaco.node.network.transport import Transport
@@ -107,6 +109,7 @@ class Node:
     gossip: Gossip
     liveness: Liveness
     dialer: Dialer
+    outsiders: Outsiders
     directory: Directory | None
     request_router: RequestRouter
     keeper: KeeperService
@@ -160,14 +163,14 @@ def assemble(
     worker: JobRunner,
     transport: Transport,
     *,
-    device: str = "cpu",
+    device: Device | None = None,
     in_thread: InThread = trio.to_thread.run_sync,
     bus: Bus | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Node:
     """Make every part of a node; none of them runs yet.
 
-    device   that the worker trains on.
+    device   that the worker trains on [the CPU].
     bus      of this machine, asked for use and network [the system bus].
     clock    returns Unix time, seconds.
     """
@@ -180,7 +183,7 @@ def assemble(
     walk = partial(tidy, blobs, claims, most)
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
-    watts = estimated_watts(device, config.compute.torch_threads)
+    watts = estimated_watts(device.name if device else "cpu", config.compute.torch_threads)
     sums = Sums(journal, lambda: (traffic.sent, traffic.received), watts)
     history, event_log = History(home.root, clock=clock), EventLog(home.events)
     activity = Activity(worked=storage.look_soon, sums=sums, history=history, event_log=event_log)
@@ -194,7 +197,7 @@ def assemble(
         disk,
         lambda: worker.pids,
         traffic=account.today,
-        device=device,
+        device=device or Device(),
         in_thread=in_thread,
         bus=bus,
         clock=clock,
@@ -245,6 +248,7 @@ def assemble(
         gossip=gossip,
         liveness=_liveness(transport, rpc, directory),
         dialer=_dialer(config, home, key, transport, rpc, reputation, run_store, in_thread),
+        outsiders=Outsiders(transport, rpc),
         directory=directory,
         request_router=request_router,
         keeper=keeper,
@@ -307,6 +311,8 @@ def limits_of(config: NodeConfig) -> tuple[Limit, ...]:
     when, network = config.when, config.network
     chosen: tuple[tuple[bool, Limit], ...] = (
         (True, OrderLimit()),
+        (True, GpuLimit()),
+        (True, DeviceLimit()),
         (True, MemoryLimit()),
         (True, DiskLimit(config.storage.min_free)),
         (bool(when.hours), HoursLimit(when.hours)),
@@ -349,13 +355,11 @@ def reporter_of(
     leave: Callable[[], None],
     restart: Callable[[], None] = lambda: None,
     live: Callable[[], Settings] | None = None,
-    device: str = "",
 ) -> StatusReporter:
     """Return what answers the local API.
 
     leave     begins to end the node; after `restart` it is for a new start.
     live      returns the settings as they are now [those of the start].
-    device    that trains, in words; empty: none does.
     """
     return StatusReporter(
         version=VERSION,
@@ -374,10 +378,11 @@ def reporter_of(
         restart=restart,
         live=live,
         saved_records=node.journal.ledger,
-        device=device,
         celsius=lambda: node.watch.observed().celsius,
         today=node.account.today,
         orders=node.orders,
+        look_back=node.outsiders.ask,
+        device=node.watch.device,
         started=time.time(),
     )
 

@@ -7,12 +7,12 @@ as a flag. `settings.py` reads them. The daemon honours every key here.
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import platformdirs
 from msgspec import Meta
 
 from dipaco.node.hours import Hours, parse_hours
@@ -25,14 +25,12 @@ from dipaco.node.quantities import (
     rate_text,
     size_text,
 )
-from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.numbers import size
 from dipaco.protocol.routing.policy import POLICY_PATTERN
 from dipaco.protocol.run.invitation import MAX_CHARACTERS, Invitation
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerIdField
 
-HOME_VARIABLE = "DIPACO_HOME"
 PREFIX = "DIPACO_"
 MAX_PORT = 65535
 
@@ -378,29 +376,12 @@ TEXT_LISTS: dict[str, Callable[[str], Any]] = {
     "when.hours": parse_hours,
 }
 """What reads each text of a list; raises ValueError."""
+OWN_NAMES = frozenset({"dipaco-node", Path(sys.executable).name})
+"""The names of the daemon's and the worker's processes."""
 SECRETS = frozenset({"ui.token"})
 """The keys whose values are shown to nobody: people show their configuration to others."""
 VARIABLES = {PREFIX + name.replace(".", "_").upper(): name for name in KEYS}
 """Every environment variable and its key."""
-
-
-def default_home() -> Path:
-    """Return the home folder that is used when neither flag nor environment names one."""
-    return platformdirs.user_data_path("dipaco-node", appauthor=False)
-
-
-def home_folder(flag: str | None, environ: Mapping[str, str]) -> Path:
-    """Return the absolute home folder: flag, else $DIPACO_HOME, else the default."""
-    chosen = flag or environ.get(HOME_VARIABLE)
-    return expanded(Path(chosen)).absolute() if chosen else default_home()
-
-
-def expanded(path: Path) -> Path:
-    """Return a path with its `~` replaced; raises ConfigError for a user that is none."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{path}: there is no home folder of {path.parts[0]}") from None
 
 
 def plain(key: str, value: Any) -> Any:
@@ -425,6 +406,11 @@ def contradictions(config: NodeConfig, disk: int) -> list[str]:
         least, whole = size_text(config.storage.min_free), size(disk)
         found.append(
             f"storage.min_free = {least!r}: the disk of {config.home} has {whole} in all, so no "
+            "work would ever run"
+        )
+    if own := sorted(OWN_NAMES.intersection(config.when.exclusive_apps)):
+        found.append(
+            f"when.exclusive_apps: {own[0]!r} is the name of this node's own processes, so no "
             "work would ever run"
         )
     return found

@@ -24,6 +24,8 @@ from dipaco.node.descriptors import clients, connections, raise_limit, shortage
 from dipaco.node.jobs.pool import Pair, Pool
 from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.settings import WorkerSettings, settings_of
+from dipaco.node.jobs.values import Described
+from dipaco.node.limits.device import LOOK_SECONDS, Device
 from dipaco.node.live_config import LiveConfig
 from dipaco.node.logs import set_level
 from dipaco.node.network.door import MOST_CONNECTIONS
@@ -40,6 +42,7 @@ from dipaco.node.stay import Stay, stay_over
 from dipaco.node.storage.files import Home
 from dipaco.node.storage.journal import Journal
 from dipaco.node.storage.mark import check_mark
+from dipaco.protocol.errors import NoDevice
 from dipaco.protocol.wire.identity import fingerprint, peer_id
 
 log = logging.getLogger(__name__)
@@ -64,8 +67,6 @@ class Process:
     service: ServiceManager = field(default_factory=ServiceManager)
     node: Node | None = None
     """None: it is starting."""
-    device: str = ""
-    """That trains, in words; empty: none does."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -108,8 +109,8 @@ async def run_daemon(live: LiveConfig, say: Say, stay: Stay = FOREVER) -> int:
 
     say   prints one line for the person who started it.
 
-    Raises ConfigError, HomeTaken, NoDevice, Refusal, Unverifiable, DiskFull, and Unavailable for a
-    bounded stay without peers: see docs/operation.md.
+    Raises ConfigError, HomeTaken, Refusal, Unverifiable, DiskFull, and for a bounded stay without
+    peers or device Unavailable or NoDevice: see docs/operation.md.
     """
     process = Process(live, say, stay)
     settings = settings_of(live.config)  # before anything is made in a home that cannot be used
@@ -134,16 +135,15 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
     """
     config = process.config
     on_log = partial(log.info, "worker: %s")
-    worker, device = Worker(settings, on_log), None
+    worker, device = Worker(settings, on_log), Device()
     if trains(config):
-        device = await worker.find_device()
+        device = await _device_of(worker, process.stay)
     second = Worker(settings, on_log)
     pool = Pair(worker, second) if trains(config) else Pool(worker, second)
     key = load_or_new_identity(home.identity)
     process.say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
-    if device is not None:
-        process.device = str(device)
-        process.say(f"device   {device}")
+    if device.words:
+        process.say(f"device   {device.words}")
     journal = Journal.open(home.journal)
     try:
         check_mark(home, journal)
@@ -155,8 +155,7 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
             exempt=config.node.exempt_prefixes,
         ) as transport:
             save_identity(home.identity, key)  # a node that cannot listen leaves no key
-            trains_on = device.device if device else "cpu"
-            node = assemble(config, home, key, journal, pool, transport, device=trains_on)
+            node = assemble(config, home, key, journal, pool, transport, device=device)
             process.node = node
             if process.stay.paused:
                 node.orders.start_paused()
@@ -166,6 +165,28 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
                 nursery.cancel_scope.cancel()
     finally:
         journal.close()
+
+
+async def _device_of(worker: Worker, stay: Stay) -> Device:
+    """Return the device to train on; a node that stays waits for one.
+
+    Raises NoDevice for one that does not stay.
+    """
+
+    async def find() -> Described:
+        try:
+            return await worker.find_device()
+        finally:
+            await worker.close()  # another limit may forbid work: the device is then to be free
+
+    try:
+        found = await worker.find_device()
+    except NoDevice as missing:
+        if stay.tasks is not None or stay.dry_run:
+            raise
+        words = f"none yet: {missing}; looks every {LOOK_SECONDS:.0f} s"
+        return Device(words=words, missing=str(missing), find=find)
+    return Device(found.device, str(found))
 
 
 async def _live(node: Node, process: Process, most: int) -> None:
@@ -178,7 +199,6 @@ async def _live(node: Node, process: Process, most: int) -> None:
         leave=process.stop.set,
         restart=process.restart,
         live=lambda: process.live.settings,
-        device=process.device,
     )
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()

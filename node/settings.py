@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from dipaco.node.config import (
-    HOME_VARIABLE,
     KEYS,
     PREFIX,
     SECRETS,
@@ -28,6 +27,7 @@ from dipaco.node.config import (
     contradictions,
     plain,
 )
+from dipaco.node.home_folder import HOME_VARIABLE
 from dipaco.node.storage.toml import key_lines, read_text, tables_of
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.wire.faults import nearest, refusal_of, shown
@@ -68,6 +68,8 @@ class Sources:
     """What a configuration is read from; the file may be another one at each reading."""
 
     home: Path
+    named: Path | None = None
+    """The file that a person named; None: `config.toml` in the home."""
     environ: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     """Key (`section.name`) to value; None stands for a flag that was not given."""
@@ -78,8 +80,8 @@ class Sources:
 
     @property
     def file(self) -> Path:
-        """The home's file, which may not exist."""
-        return self.home / FILE_NAME
+        """The file that is read; the home's may not exist."""
+        return self.named or self.home / FILE_NAME
 
     def settings(self) -> Settings:
         """Return the configuration; raises ConfigError with its first fault."""

@@ -25,9 +25,11 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {
             "condition",
             "descriptors",
+            "home_folder",
             "hours",
             "page",
             "quantities",
+            "seen",
             "service_state",
             "signals",
             "storage",

@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dipaco.cli.answers import CacheAnswer, HeldBytes
-from dipaco.cli.options import Group, config_of, home_of, home_option, json_option, json_text
+from dipaco.cli.answers import CacheAnswer, HeldBytes, PruneAnswer
+from dipaco.cli.options import (
+    Group,
+    config_of,
+    config_option,
+    home_of,
+    home_option,
+    json_option,
+    json_text,
+)
 from dipaco.protocol.numbers import size
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ def cache() -> None:
 
 @cache.command()
 @home_option
+@config_option
 @json_option
 def info(home: str | None, as_json: bool) -> None:
     """Print what the home stores by kind, its bound, and the free disk."""
@@ -58,7 +67,9 @@ def info(home: str | None, as_json: bool) -> None:
 @cache.command()
 @click.option("--max", "most", metavar="SIZE", help="Bytes to leave, such as '2 GB' [cache_max].")
 @home_option
-def prune(most: str | None, home: str | None) -> None:
+@config_option
+@json_option
+def prune(most: str | None, home: str | None, as_json: bool) -> None:
     """Remove what can be made or fetched again, until the bound holds.
 
     Blobs that the runs of this home need stay. While a daemon runs, all blobs stay: it removes
@@ -85,7 +96,11 @@ def prune(most: str | None, home: str | None) -> None:
         except HomeTaken:
             _make_room(place, bound, daemon=True)
     after = stored_in(place).total
-    click.echo(f"{size(before - after)} removed, {size(after)} left")
+    removed = before - after
+    if as_json:
+        click.echo(json_text(PruneAnswer(home=str(folder), removed=removed, left=after, max=bound)))
+        return
+    click.echo(f"{size(removed)} removed, {size(after)} left")
     if after > bound:
         click.echo("the rest is needed or in use", err=True)
 

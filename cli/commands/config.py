@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import Group, home_option, json_option, json_text, sources_of
+from dipaco.cli.options import Group, config_option, home_option, json_option, json_text, sources_of
 from dipaco.protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def config() -> None:
 
 @config.command()
 @home_option
+@config_option
 @json_option
 def show(home: str | None, as_json: bool) -> None:
     """Print every setting with its origin, and where a running daemon has another value."""
@@ -53,17 +54,19 @@ def _running(home: Path) -> dict[str, Any]:
 
 
 def _answers(settings: "Settings", running: dict[str, Any]) -> "tuple[SettingAnswer, ...]":
-    from dipaco.cli.answers import SettingAnswer
     from dipaco.node.config import KEYS
 
-    return tuple(
-        SettingAnswer(
-            key=key,
-            value=settings.shown(key),
-            origin=settings.origin(key),
-            running=running.get(key),
-        )
-        for key in KEYS
+    return tuple(_answer(settings, key, running) for key in KEYS)
+
+
+def _answer(settings: "Settings", key: str, running: dict[str, Any]) -> "SettingAnswer":
+    from dipaco.cli.answers import SettingAnswer
+
+    return SettingAnswer(
+        key=key,
+        value=settings.shown(key),
+        origin=settings.origin(key),
+        running=running.get(key),
     )
 
 
@@ -92,6 +95,7 @@ def _written(value: Any) -> str:
 @config.command()
 @click.argument("key")
 @home_option
+@config_option
 @json_option
 def get(key: str, home: str | None, as_json: bool) -> None:
     """Print the value of KEY, such as network.max_up."""
@@ -123,7 +127,9 @@ def _check_key(key: str) -> None:
 @click.argument("key")
 @click.argument("values", metavar="VALUE...", nargs=-1, required=True)
 @home_option
-def set_(key: str, values: tuple[str, ...], home: str | None) -> None:
+@config_option
+@json_option
+def set_(key: str, values: tuple[str, ...], home: str | None, as_json: bool) -> None:
     """Give KEY another value in config.toml; comments stay.
 
     A list takes several values. A wrong value is refused, and the file stays as it was.
@@ -139,6 +145,9 @@ def set_(key: str, values: tuple[str, ...], home: str | None) -> None:
     number = isinstance(value, bool | int | float) and key not in VALUES  # those have units
     save_checked(sources, with_value(sources, key, value if number else given))
     settings = sources.settings()
+    if as_json:
+        click.echo(json_text(_answer(settings, key, _running(sources.home))))
+        return
     if not settings.origin(key).startswith(str(sources.file)):
         click.echo(f"{key} stays as {settings.origin(key)} has it, which comes first", err=True)
 
@@ -158,6 +167,7 @@ def _given(key: str, values: tuple[str, ...]) -> str | list[str]:
 
 @config.command()
 @home_option
+@config_option
 def path(home: str | None) -> None:
     """Print the name of the configuration file."""
     click.echo(sources_of(home, {}).file)
@@ -165,6 +175,7 @@ def path(home: str | None) -> None:
 
 @config.command()
 @home_option
+@config_option
 @json_option
 def check(home: str | None, as_json: bool) -> int:
     """Print every fault of the configuration; ends with 0, or 2 if there is one."""
@@ -191,6 +202,7 @@ def _faults(sources: "Sources") -> list[str]:
 
 @config.command()
 @home_option
+@config_option
 def edit(home: str | None) -> None:
     """Open config.toml in $VISUAL or $EDITOR; a faulty text is refused and kept aside."""
     from dipaco.node.config_file import save_checked

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dipaco.cli.exits import Exit
-from dipaco.cli.options import config_of, home_of, home_option, json_option, json_text
+from dipaco.cli.options import (
+    config_of,
+    config_option,
+    home_of,
+    home_option,
+    json_option,
+    json_text,
+)
 from dipaco.node.jobs.options import check_moment_bits
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ WAYS: Final = ("sent", "received")
 @click.option("--max-batch", type=int, metavar="N", help="Sequences of a micro-batch [all].")
 @click.option("--prove-idle", is_flag=True, help="Measure what the running daemon uses: 30 s.")
 @home_option
+@config_option
 @json_option
 def doctor(
     run: str | None,
@@ -107,7 +115,10 @@ def _examine(
         if not quiet:
             click.echo(check_text(check, terminal_width()))
 
-    for check in checks(config, daemon=_daemon(config.home)):
+    daemon = _daemon(config.home)
+    for check in checks(config, daemon=daemon):
+        note(check)
+    for check in _seen_from_outside(config) if daemon is not None else ():
         note(check)
     if manifest is not None:
         note(source(manifest, local_sources=config.run.local_sources))
@@ -125,6 +136,19 @@ def _daemon(home: Path) -> int | None:
         return ask_status(home).pid
     except NoDaemon:
         return None
+
+
+def _seen_from_outside(config: "NodeConfig") -> "list[Check]":
+    """Have the daemon ask its peers; nothing is checked if it ends meanwhile."""
+    from dipaco.node.api.client import ask_outside
+    from dipaco.node.api.values import NoDaemon
+    from dipaco.node.doctor.outside import judged
+
+    try:
+        view = ask_outside(config.home)
+    except NoDaemon:
+        return []
+    return judged(view, rendezvous=config.node.rendezvous)
 
 
 def _measure(config: "NodeConfig", manifest: "Manifest | None") -> "tuple[Check, FitReport | None]":

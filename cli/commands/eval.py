@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
-from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
+from dipaco.cli.options import (
+    checkpoint_options,
+    config_option,
+    device_option,
+    home_of,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from dipaco.node.jobs.settings import WorkerSettings
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--local-sources", is_flag=True, default=None, help="The run may name local files.")
 @device_option
 @checkpoint_options
+@config_option
 @json_option
 def evaluate(
     name: str,

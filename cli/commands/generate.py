@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from dipaco.cli.inputs import fetch_states, open_checkpoint, worker_settings
-from dipaco.cli.options import checkpoint_options, device_option, home_of, json_option
+from dipaco.cli.options import (
+    checkpoint_options,
+    config_option,
+    device_option,
+    home_of,
+    json_option,
+)
 from dipaco.protocol.numbers import count as number
 
 if TYPE_CHECKING:
@@ -62,6 +68,7 @@ class Temperature(click.FloatRange):
 @click.option("--path", metavar="P", help="Take this path, an index or experts such as 0,1.")
 @device_option
 @checkpoint_options
+@config_option
 @json_option
 def generate(
     name: str,

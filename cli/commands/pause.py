@@ -4,7 +4,7 @@ import time
 
 import click
 
-from dipaco.cli.options import home_of, home_option, json_option, json_text
+from dipaco.cli.options import gpu_option, home_of, home_option, json_option, json_text
 from dipaco.node.api.client import ask_pause
 from dipaco.node.limits.moments import moment_text, parse_moment
 from dipaco.node.quantities import parse_duration
@@ -15,12 +15,18 @@ MAX_SECONDS = 366 * 86400.0  # of a pause with an end: one for longer has none
 @click.command()
 @click.option("--for", "duration", metavar="DUR", help="As '2h' or '45 min' [until resume].")
 @click.option("--until", metavar="TIME", help="As 18:00, or 'tomorrow 8:00' [until resume].")
+@gpu_option
 @home_option
 @json_option
-def pause(duration: str | None, until: str | None, home: str | None, as_json: bool) -> None:
+def pause(
+    duration: str | None, until: str | None, gpu: int | None, home: str | None, as_json: bool
+) -> None:
     """Stop work, hand back the lease, free the device; a restart does not end the pause."""
     now = time.time()
-    ordered = ask_pause(home_of(home), until=_end(duration, until, now))
+    end = _end(duration, until, now)
+    if gpu is not None and end is not None:
+        raise click.UsageError("a GPU is off until resume --gpu: leave --for and --until out")
+    ordered = ask_pause(home_of(home), until=end, gpu=gpu)
     from dipaco.cli.views.order import ordered_text
 
     click.echo(json_text(ordered) if as_json else ordered_text(ordered, now))

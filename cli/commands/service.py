@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dipaco.cli.options import Group, config_of, home_of, home_option, json_option, json_text
+from dipaco.cli.answers import UnitAnswer
+from dipaco.cli.options import (
+    Group,
+    config_file,
+    config_of,
+    config_option,
+    home_of,
+    home_option,
+    json_option,
+    json_text,
+)
 from dipaco.protocol.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -38,16 +48,22 @@ def _scope(command: F) -> F:
 @_scope
 @click.option("--print", "only_print", is_flag=True, help="Print the file, and do nothing.")
 @home_option
-def install(system: bool, only_print: bool, home: str | None) -> None:
+@config_option
+@json_option
+def install(system: bool, only_print: bool, home: str | None, as_json: bool) -> None:
     """Write the unit (systemd) or property list (launchd), and start the service."""
-    made = _service(system, home)
-    if only_print:
-        click.echo(_text(made), nl=False)
+    made, file = _service(system, home), _file(system)
+    answer = UnitAnswer(file=str(file), installed=not only_print, text=_text(made))
+    if not only_print:
+        _check_peers(made)
+        _write(file, answer.text)
+        _begin(system, file)
+    if as_json:
+        click.echo(json_text(answer))
         return
-    _check_peers(made)
-    file = _file(system)
-    _write(file, _text(made))
-    _begin(system, file)
+    if only_print:
+        click.echo(answer.text, nl=False)
+        return
     click.echo(f"{file}: runs now, and from now on")
     if not system and sys.platform != "darwin":
         click.echo("it ends when you log out, unless: loginctl enable-linger", err=True)
@@ -55,7 +71,8 @@ def install(system: bool, only_print: bool, home: str | None) -> None:
 
 @service.command()
 @_scope
-def uninstall(system: bool) -> None:
+@json_option
+def uninstall(system: bool, as_json: bool) -> None:
     """Stop the service, and remove its file; the home stays."""
     file = _file(system)
     if not file.exists():
@@ -64,7 +81,8 @@ def uninstall(system: bool) -> None:
     file.unlink()
     if sys.platform != "darwin":
         _call(_systemctl(system, "daemon-reload"))
-    click.echo(f"{file}: removed")
+    answer = UnitAnswer(file=str(file), installed=False)
+    click.echo(json_text(answer) if as_json else f"{file}: removed")
 
 
 @service.command()
@@ -102,6 +120,7 @@ def _service(system: bool, home: str | None) -> "Service":
     return Service(
         command=_program(),
         home=folder,
+        config=config_file(),
         user="" if own or not system else _owner_of(folder),
         groups=_gpu_groups() if system else (),
         system=system,

@@ -11,8 +11,9 @@ import click
 
 from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
-from dipaco.cli.options import home_option, parameter_of, sources_of
-from dipaco.node.config import KEYS, NodeConfig, expanded
+from dipaco.cli.options import config_option, home_option, parameter_of, sources_of
+from dipaco.node.config import KEYS, NodeConfig
+from dipaco.node.home_folder import expanded
 from dipaco.node.hours import next_clock
 from dipaco.node.settings import Sources, check_together
 from dipaco.protocol.errors import ConfigError
@@ -69,6 +70,7 @@ class End(click.ParamType[Until]):
 @click.option("--run", metavar="RUN", help="Run file, run id or name [the only one on offer].")
 @click.option("--signer", multiple=True, metavar="PEERID", help="Train runs of this owner alone.")
 @home_option
+@config_option
 @click.option("--name", metavar="NAME", help="For your own status and board; no peer is told.")
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
 @click.option("--announce", multiple=True, metavar="MADDR", help="An address for other nodes.")

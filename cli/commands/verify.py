@@ -7,7 +7,7 @@ import click
 
 from dipaco.cli.exits import Exit
 from dipaco.cli.inputs import fetch_blobs, worker_settings
-from dipaco.cli.options import OutFile, home_of, home_option, json_option
+from dipaco.cli.options import OutFile, config_option, home_of, home_option, json_option
 
 if TYPE_CHECKING:
     from dipaco.node.jobs.settings import WorkerSettings
@@ -35,6 +35,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--history", is_flag=True, help="Only check the run's whole ledger; RUN may be a ledger file."
 )
 @home_option
+@config_option
 @json_option
 def verify(
     name: str,

@@ -11,6 +11,8 @@ RESUME = "dipaco-node resume"
 
 def ordered_text(ordered: Ordered, now: float) -> str:
     """Return what the node does from now on, and the command that takes it back."""
+    if ordered.mode == "runs" and ordered.gpus_off:
+        return "; ".join(f"cuda:{n} is off, on with {RESUME} --gpu {n}" for n in ordered.gpus_off)
     if ordered.mode == "runs":
         return "resumed: works whenever no other limit forbids it (dipaco-node why)"
     if ordered.mode == "finishing":

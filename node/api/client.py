@@ -24,6 +24,7 @@ from dipaco.node.api.values import (
     LEDGER,
     LOG,
     MAX_REPLY,
+    OUTSIDE,
     PAGE,
     PAUSE,
     RESUME,
@@ -46,12 +47,14 @@ from dipaco.node.api.values import (
     Ordered,
     PageView,
     PauseRequest,
+    ResumeRequest,
     Stopping,
     StopRequest,
     StreamQuery,
     TaskQuery,
     Why,
 )
+from dipaco.node.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 from dipaco.node.storage.files import Home
@@ -79,6 +82,8 @@ _TOPICS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 """By the name of a server-sent event."""
 _CONFIG: Final = msgspec.json.Decoder(ConfigView)
 _STOPPING: Final = msgspec.json.Decoder(Stopping)
+_OUTSIDE: Final = msgspec.json.Decoder(OutsideView)
+OUTSIDE_SECONDS = 25.0  # each peer is asked twice, and has 10 s for an answer
 _ORDERED: Final = msgspec.json.Decoder(Ordered)
 _PAGE: Final = msgspec.json.Decoder(PageView)
 _WHY: Final = msgspec.json.Decoder(Why)
@@ -149,14 +154,20 @@ def ask_stop(home: Path, *, now: bool = False, restart: bool = False, timeout: f
     _ask(home, "POST", STOP, _STOPPING, StopRequest(now=now, restart=restart), timeout=timeout)
 
 
-def ask_pause(home: Path, *, until: float | None = None, timeout: float = 5.0) -> Ordered:
-    """Ask the daemon of `home` to pause; `until` in Unix time. Raises NoDaemon."""
-    return _ask(home, "POST", PAUSE, _ORDERED, PauseRequest(until=until), timeout=timeout)
+def ask_pause(
+    home: Path, *, until: float | None = None, gpu: int | None = None, timeout: float = 5.0
+) -> Ordered:
+    """Ask the daemon of `home` to pause, or to leave the GPU cuda:`gpu` alone; raises NoDaemon.
+
+    until   Unix time; None: until it is told to resume.
+    """
+    request = PauseRequest(until=until, gpu=gpu)
+    return _ask(home, "POST", PAUSE, _ORDERED, request, timeout=timeout)
 
 
-def ask_resume(home: Path, *, timeout: float = 5.0) -> Ordered:
-    """Ask the daemon of `home` to work again; raises NoDaemon."""
-    return _ask(home, "POST", RESUME, _ORDERED, timeout=timeout)
+def ask_resume(home: Path, *, gpu: int | None = None, timeout: float = 5.0) -> Ordered:
+    """Ask the daemon of `home` to work again, or to use cuda:`gpu` again; raises NoDaemon."""
+    return _ask(home, "POST", RESUME, _ORDERED, ResumeRequest(gpu=gpu), timeout=timeout)
 
 
 def ask_finish(home: Path, *, timeout: float = 5.0) -> Ordered:
@@ -168,6 +179,11 @@ def ask_why(home: Path, *, at: float | None = None, timeout: float = 5.0) -> Why
     """Ask the daemon of `home` for the reasons at a Unix time [now]; raises NoDaemon."""
     query = "" if at is None else f"?at={at:.3f}"
     return _ask(home, "GET", WHY + query, _WHY, timeout=timeout)
+
+
+def ask_outside(home: Path, *, timeout: float = OUTSIDE_SECONDS) -> OutsideView:
+    """Ask the daemon of `home` how peers see it; raises NoDaemon."""
+    return _ask(home, "GET", OUTSIDE, _OUTSIDE, timeout=timeout)
 
 
 def ask_fetch(

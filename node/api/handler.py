@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dipaco.node.api.values import ConfigView, LedgerView, LossView, Ordered, RecordPage, Why
+from dipaco.node.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.events import EventPage, TaskPage
@@ -64,8 +65,16 @@ class Handler(Protocol):
         """Work again."""
         ...
 
+    def switch_gpu(self, number: int, *, on: bool) -> Ordered:
+        """Use the GPU cuda:`number`, or leave it alone; raises ConfigError for another one."""
+        ...
+
     def finish(self) -> Ordered:
         """Pause when the lease that is held has ended."""
+        ...
+
+    async def outside(self) -> OutsideView:
+        """Ask some peers how this node looks from there."""
         ...
 
     async def why(self, at: float | None) -> Why:

@@ -6,7 +6,7 @@ a page of the ledger, and changes nothing.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ from dipaco.node.api.values import (
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.table import EVALUATE
-from dipaco.node.limits.order import Orders
+from dipaco.node.limits.device import Device
+from dipaco.node.limits.order import Orders, gpu_number
 from dipaco.node.limits.values import Order
 from dipaco.node.network.blob_stream import InThread
 from dipaco.node.network.exchange import Exchange
@@ -39,6 +40,7 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.store import RunStore
 from dipaco.node.scheduler.holders import holders
 from dipaco.node.scheduler.service import Scheduler
+from dipaco.node.seen import OutsideView
 from dipaco.node.settings import Settings
 from dipaco.node.status.activity import Activity, RunActivity
 from dipaco.node.status.counters import StorageMeter, memory
@@ -80,6 +82,10 @@ LAST_EVENTS = 10  # in a status
 BLOB_PEERS = 64  # whose bytes of blobs are told: a node holds tens of connections
 
 
+async def _nobody() -> OutsideView:
+    return OutsideView(port=0, answers=())
+
+
 @dataclass
 class StatusReporter:
     """Answers the local API (`server.Handler`)."""
@@ -98,14 +104,16 @@ class StatusReporter:
     schedulers: dict[Digest, Scheduler]
     leave: Callable[[], None]
     orders: Orders
+    device: Device = field(default_factory=Device)
+    """It trains."""
+    look_back: Callable[[], Awaitable[OutsideView]] = _nobody
+    """Asks peers how this node looks from there."""
     in_thread: InThread = trio.to_thread.run_sync
     """Reads the history and the events."""
     restart: Callable[[], None] = lambda: None
     """Have the process end with `RESTART`."""
     saved_records: Callable[[Digest, int, int], list[SavedRecord]] = lambda run, first, most: []
     """Returns saved records of a run's ledger from a number on, at most so many."""
-    device: str = ""
-    """The device that trains, in words; empty: none does."""
     celsius: Callable[[], float | None] = lambda: None
     """Returns its temperature; None: it is not read now."""
     today: Callable[[], int] = lambda: 0
@@ -168,6 +176,13 @@ class StatusReporter:
         """Work again."""
         return _ordered(self.orders.resume())
 
+    def switch_gpu(self, number: int, *, on: bool) -> Ordered:
+        """Use the GPU cuda:`number`, or leave it alone; raises ConfigError for another one."""
+        self._check_trains()
+        if gpu_number(self.device.name) != number:
+            raise ConfigError(f"this node trains on {self.device.name}, not on cuda:{number}")
+        return _ordered(self.orders.switch_gpu(number, on=on))
+
     def finish(self) -> Ordered:
         """Pause when the lease that is held has ended; raises ConfigError as `pause`."""
         self._check_trains()
@@ -178,6 +193,10 @@ class StatusReporter:
             raise ConfigError(
                 "this node trains nothing that could pause; to end it: dipaco-node stop"
             )
+
+    async def outside(self) -> OutsideView:
+        """Ask some peers how this node looks from there."""
+        return await self.look_back()
 
     async def why(self, at: float | None) -> Why:
         """Return the reasons that held at a Unix time; None: now."""
@@ -298,10 +317,10 @@ class StatusReporter:
         return OrderStatus(mode=order.mode, since=order.since, until=order.until)
 
     def _device(self) -> DeviceStatus | None:
-        if not self.device:
+        if not self.device.words:
             return None
         return DeviceStatus(
-            text=self.device,
+            text=self.device.words,
             celsius=self.celsius(),
             max_celsius=self._settings.compute.max_temp_c,
         )
@@ -444,7 +463,7 @@ class StatusReporter:
 
 
 def _ordered(order: Order) -> Ordered:
-    return Ordered(mode=order.mode, since=order.since, until=order.until)
+    return Ordered(mode=order.mode, since=order.since, until=order.until, gpus_off=order.gpus_off)
 
 
 def _swarm(record: RunRecord, held: Mapping[int, Held]) -> tuple[PathStatus, ...]:

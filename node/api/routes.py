@@ -24,6 +24,7 @@ from dipaco.node.api.values import (
     LEDGER,
     LOG,
     LOSSES,
+    OUTSIDE,
     PAGE,
     PAUSE,
     RECORDS,
@@ -45,6 +46,7 @@ from dipaco.node.api.values import (
     Ordered,
     PauseRequest,
     RecordQuery,
+    ResumeRequest,
     Stopping,
     StopRequest,
     StreamQuery,
@@ -132,13 +134,19 @@ async def _log(answers: Answers, request: Request, connection: Connection) -> No
 
 
 async def _pause(answers: Answers, request: Request, connection: Connection) -> None:
-    until = _told(request, PauseRequest).until
-    await _order(connection, lambda: answers.handler.pause(until))
+    asked, handler = _told(request, PauseRequest), answers.handler
+    if asked.gpu is None:
+        await _order(connection, partial(handler.pause, asked.until))
+    elif asked.until is None:
+        await _order(connection, partial(handler.switch_gpu, asked.gpu, on=False))
+    else:
+        raise Refused(HTTPStatus.BAD_REQUEST, "a GPU is off until resume: leave until out")
 
 
 async def _resume(answers: Answers, request: Request, connection: Connection) -> None:
-    _told(request, Nothing)
-    await _order(connection, answers.handler.resume)
+    gpu, handler = _told(request, ResumeRequest).gpu, answers.handler
+    give = handler.resume if gpu is None else partial(handler.switch_gpu, gpu, on=True)
+    await _order(connection, give)
 
 
 async def _finish(answers: Answers, request: Request, connection: Connection) -> None:
@@ -157,6 +165,11 @@ async def _order(connection: Connection, give: Callable[[], Ordered]) -> None:
 async def _why(answers: Answers, request: Request, connection: Connection) -> None:
     found = await answers.read(partial(answers.handler.why, _asked(request, WhyRequest).at))
     await connection.answer(HTTPStatus.OK, found)
+
+
+async def _outside(answers: Answers, request: Request, connection: Connection) -> None:
+    _asked(request, Nothing)
+    await connection.answer(HTTPStatus.OK, await answers.handler.outside())
 
 
 async def _stream(answers: Answers, request: Request, connection: Connection) -> None:
@@ -240,6 +253,7 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     RESUME: {"POST": _resume},
     FINISH: {"POST": _finish},
     WHY: {"GET": _why},
+    OUTSIDE: {"GET": _outside},
     **{target: {"GET": _file, "HEAD": _file} for target in FILES},
 }
 

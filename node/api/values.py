@@ -24,11 +24,13 @@ PAUSE: Final = "/v1/pause"
 RESUME: Final = "/v1/resume"
 FINISH: Final = "/v1/finish"
 WHY: Final = "/v1/why"
+OUTSIDE: Final = "/v1/outside"
 CONFIG: Final = "/v1/config"
 LOSSES: Final = "/v1/losses"
 RECORDS: Final = "/v1/records"
 PAGE: Final = "/v1/page"
 
+MAX_GPU = 1023  # the number of a GPU; no machine has so many
 MAX_HEAD = 8 << 10  # bytes of a request line with its headers; a browser sends about 1 kB
 MAX_BODY = 4 << 10  # bytes of a request's body; the longest has 160
 MAX_REPLY = 32 << 20  # bytes; the ledger of 1,000 rounds of 64 modules has 6 MB
@@ -122,7 +124,15 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
+Gpu = Annotated[int, msgspec.Meta(ge=0, le=MAX_GPU)]
 """Unix time, seconds, up to the year 9999."""
+
+
+class ResumeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the daemon to work again, or to use a GPU again."""
+
+    gpu: Gpu | None = None
+    """N of cuda:N; null: every earlier order is taken back."""
 
 
 class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +140,8 @@ class PauseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     until: Moment | None = None
     """In the future."""
+    gpu: Gpu | None = None
+    """N of cuda:N, which is off until `resume`, whatever else holds; null: all work pauses."""
 
 
 class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -273,6 +285,8 @@ class Ordered(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time, seconds."""
     until: float | None
     """Unix time at which a pause ends by itself; null: when it is told to resume."""
+    gpus_off: tuple[int, ...] = ()
+    """Numbers of the GPUs that are not to be used."""
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):

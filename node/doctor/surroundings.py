@@ -11,6 +11,7 @@ from typing import Literal
 import psutil
 
 from dipaco.node.doctor.check import Check
+from dipaco.node.network.outside import GREETING
 from dipaco.protocol.wire.address import Address
 
 MOUNTS = Path("/proc/mounts")
@@ -24,7 +25,6 @@ VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD"}
 DISPLAY = "0x03"  # the class of devices that draw or compute
 CARRIER = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598: shared by the customers of a provider
 ANSWER_SECONDS = 3.0  # for a seed to greet
-GREETING = b"\x13/multistream/1.0.0\n"  # the first bytes of each end of a libp2p connection
 
 
 def file_system(folder: Path, mounts: Path = MOUNTS) -> Check:

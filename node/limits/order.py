@@ -1,4 +1,4 @@
-"""The orders of the person who runs the node: pause, resume, finish.
+"""The orders of the person who runs the node: pause, resume, finish, and GPUs switched off.
 
 The last order is a file of the home, so a pause outlives a restart. `Orders` owns it; the limit
 that follows from it is pure, as every other one.
@@ -7,7 +7,7 @@ that follows from it is pure, as every other one.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from pathlib import Path
 
@@ -59,6 +59,34 @@ class OrderLimit:
         )
 
 
+@dataclass(frozen=True)
+class GpuLimit:
+    """Forbids work while the GPU that trains is switched off by a person."""
+
+    def closed(self, seen: Observed, now: float, *, before: bool) -> Closed | None:
+        """Return that the GPU is off, or None."""
+        if not gpu_off(seen.order, seen.device):
+            return None
+        return Closed(
+            code="gpu-off",
+            why=f"{seen.device} is off",
+            opens=f"to go on: {RESUME} --gpu {gpu_number(seen.device)}",
+            by="you",
+            quiet=True,
+        )
+
+
+def gpu_number(device: str) -> int | None:
+    """Return N of the device `cuda:N`; None: it is no such GPU."""
+    kind, _, number = device.partition(":")
+    return int(number or 0) if kind == "cuda" else None
+
+
+def gpu_off(order: Order, device: str) -> bool:
+    """Return whether a person switched `device` off."""
+    return gpu_number(device) in order.gpus_off
+
+
 def holds(order: Order, now: float) -> bool:
     """Return whether an order forbids work `now` (Unix time, seconds)."""
     ended = order.until is not None and now >= order.until
@@ -100,8 +128,13 @@ class Orders:
         return self._give(Order(mode="user", since=self._clock(), until=until))
 
     def resume(self) -> Order:
-        """Take every earlier order back."""
-        return self._give(Order(since=self._clock()))
+        """Take every earlier order back; all GPUs are on again."""
+        return self._give(Order(since=self._clock()), gpus_off=())
+
+    def switch_gpu(self, number: int, *, on: bool) -> Order:
+        """Have a GPU used, or left alone; a pause goes on."""
+        off = set(self._order.gpus_off) - {number} | (set() if on else {number})
+        return self._give(self._order, gpus_off=tuple(sorted(off)))
 
     def finish(self) -> Order:
         """Pause when the lease that is held has ended; at once, if none is held."""
@@ -118,8 +151,10 @@ class Orders:
         """Resume if a pause holds, else pause until `resume`."""
         return self.resume() if holds(self._order, self._clock()) else self.pause()
 
-    def _give(self, order: Order) -> Order:
-        self._order = order
+    def _give(self, order: Order, *, gpus_off: tuple[int, ...] | None = None) -> Order:
+        """Follow an order from now on; None: GPUs that are off stay so."""
+        off = self._order.gpus_off if gpus_off is None else gpus_off
+        self._order = order = replace(order, gpus_off=off)
         try:
             write_file(self._path, msgspec.json.encode(order))
         except (ConfigError, DiskFull) as error:

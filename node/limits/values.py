@@ -25,6 +25,8 @@ class Order:
     """Unix time of the order, seconds."""
     until: float | None = None
     """Unix time at which a pause ends by itself, seconds; None: with `resume` alone."""
+    gpus_off: tuple[int, ...] = ()
+    """Numbers of the GPUs that are not to be used, ascending."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,10 @@ class Observed:
     """The last observations. A field that is None was not looked at, and closes nothing."""
 
     order: Order = Order()
+    device: str = "cpu"
+    """That trains, as `cuda:0`."""
+    no_device: str = ""
+    """Why the device that trains has not been seen yet; empty: it was."""
     disk_free: int | None = None
     """Bytes that this user may still write to the disk of the home."""
     disk_full: str = ""

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LIFE = 30  # s; a peer is pinged every 10 to 15
+LIFE = 60  # s; a peer pings or is pinged every 20 to 30
 MAX_ENTRIES = 2048  # 13 MB of records; a rendezvous node has 256 connections
 KEPT = 256  # of them, for peers that this node knows
 MAX_PER_PREFIX = 64  # a lab has 30 machines in one /24

@@ -40,7 +40,12 @@ NAME_BYTES = 128  # of a topic's name, an author, a message's number, a key or a
 TOPICS = 16  # that a peer may subscribe to; ours is one
 LONGEST_BACKOFF = 3600  # s that a PRUNE may ask for
 WANTED = 64  # messages of one offer that are asked for; what is missed is pulled
-CACHED = 512  # messages that are kept for those that missed them, at most 5 s
+# s between two repairs of the router's neighbours, which also offer the latest messages to others.
+# A message goes to neighbours at once, a new peer becomes one at once, and anti-entropy brings what
+# is missed all the same: so this only has to be well below the time between two records. At 1 s it
+# was most of the CPU time of an idle node.
+HEARTBEAT = 10
+CACHED = 512  # messages that are kept for those that missed them, for 2 heartbeats at most
 SEEN = 16_384  # messages whose numbers are remembered, at most 120 s
 PENDING_FOR_PEER = 16  # messages that wait for a peer that has not subscribed yet
 RATE = 50.0  # items per second of one peer, at their costs; 32 nodes exchange 4 messages per second
@@ -78,7 +83,9 @@ class BoundedGossip(GossipSub):
             degree=6,
             degree_low=4,
             degree_high=12,
-            heartbeat_interval=1,  # default 120 s
+            gossip_window=1,  # heartbeats in which a message is offered; also to a new peer
+            gossip_history=2,  # in which it is kept for those who ask then
+            heartbeat_interval=HEARTBEAT,  # default 120 s
             adaptive_gossip_enabled=False,  # else the heartbeat becomes 30-60 s
             spam_protection_enabled=False,  # else > 10 messages/s per forwarder vanish
             eclipse_protection_enabled=False,

@@ -1,7 +1,8 @@
-"""Pings on the control stream: they notice a dead peer in about 45 s, TCP only after minutes.
+"""Pings on the control stream: they notice a dead peer in about a minute, TCP only after several.
 
 Owns misses and round-trip times. A peer that is busy for a few seconds is not dead: only the third
-miss in a row ends the connection.
+miss in a row ends the connection. A peer that pings us needs no ping of ours, so of two peers one
+does. No lease waits for pings: it has heartbeats of its own.
 """
 
 import random
@@ -19,7 +20,10 @@ from dipaco.protocol.wire.messages import Ping, Pong
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
-PAUSE = (10.0, 15.0)  # s between two pings; jittered, so that peers do not ping at the same time
+# s between two pings: jittered, so that peers do not ping at the same time; long, since each wakes
+# two idle computers.
+PAUSE = (20.0, 30.0)
+AGAIN = 5.0  # s after a ping that was not answered
 ANSWER_TIMEOUT = 10.0  # s
 MISSES = 3  # in a row
 
@@ -43,6 +47,8 @@ class Liveness:
         self._heard = heard
         self._chance = chance if chance is not None else random.Random()
         self._watched: set[PeerId] = set()
+        self._heard_at: dict[PeerId, float] = {}
+        """By peer the last sign of life, on trio's clock."""
         self._nursery: trio.Nursery | None = None
         self.round_trips: dict[PeerId, float] = {}
         """Seconds from the latest ping of each peer to its answer."""
@@ -61,12 +67,17 @@ class Liveness:
                 self._nursery = None  # late callbacks start nothing
 
     async def _pong(self, peer: PeerId, _ping: Ping) -> Pong:
-        self._heard(peer)
+        self._note_life(peer)
         return Pong()
+
+    def _note_life(self, peer: PeerId) -> None:
+        self._heard_at[peer] = trio.current_time()
+        self._heard(peer)
 
     def _on_peer(self, peer: PeerId, ready: bool) -> None:
         if not ready:
             self.round_trips.pop(peer, None)
+            self._heard_at.pop(peer, None)
         elif peer not in self._watched and self._nursery is not None:
             self._watched.add(peer)
             guard = self._transport.guard
@@ -80,11 +91,20 @@ class Liveness:
                 if misses == MISSES:
                     await self._transport.hang_up(peer, f"{misses} pings unanswered")
                     break
-                await trio.sleep(self._chance.uniform(*PAUSE))
+                await self._until_due(peer, again=misses > 0)
         finally:
             self._watched.discard(peer)
         if peer in self._rpc.ready():  # it came back while we hung up
             self._on_peer(peer, True)
+
+    async def _until_due(self, peer: PeerId, *, again: bool) -> None:
+        """Wait until the peer was silent for a pause; `again`: it left a ping unanswered."""
+        due = False
+        while not due and peer in self._rpc.ready():
+            begun = trio.current_time()
+            await trio.sleep(AGAIN if again else self._chance.uniform(*PAUSE))
+            silent = self._heard_at.get(peer, begun) <= begun
+            due = again or silent or peer not in self.round_trips  # a new connection
 
     async def _ping(self, peer: PeerId) -> bool:
         asked = trio.current_time()
@@ -93,5 +113,5 @@ class Liveness:
         except DipacoError:
             return False
         self.round_trips[peer] = trio.current_time() - asked
-        self._heard(peer)
+        self._note_life(peer)
         return True

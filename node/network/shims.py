@@ -33,6 +33,7 @@ from dipaco.protocol.errors import DipacoError, Unavailable, WrongPlace
 
 log = logging.getLogger(__name__)
 
+ROUND_TRIP_SECONDS = 600  # between two yamux pings, which tune the window alone; libp2p has 30
 FRAME = 65519  # bytes of a yamux frame: 12 of header and 65507 fill one Noise message, not two
 LARGEST_WINDOW = (
     2 << 20
@@ -121,6 +122,7 @@ def install_shims() -> None:
         return
     _installed = True
     yamux.MAX_MESSAGE_SIZE = FRAME
+    yamux.RTT_MEASURE_INTERVAL = ROUND_TRIP_SECONDS
     yamux.MAX_WINDOW_SIZE = LARGEST_WINDOW
     pubsub.SUBSCRIPTION_CHANNEL_SIZE = PENDING
     yamux.YamuxStream.write = _write  # type: ignore[method-assign]

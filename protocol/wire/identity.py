@@ -6,13 +6,15 @@ A PeerID of an Ed25519 key is base58btc of the identity multihash of its protobu
 
 import base64
 from functools import lru_cache
-from typing import Annotated, NewType
+from typing import TYPE_CHECKING, Annotated, NewType
 
 import base58
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dipaco.protocol.wire.digest import tagged
+
+if TYPE_CHECKING:  # every command of the command line writes PeerIDs, and few hold a key
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PUBLIC_KEY_BYTES = 32
 FINGERPRINT_BYTES = 10  # 80 bits: nobody makes a second key with the same ones
@@ -52,7 +54,7 @@ def public_key_of(peer: PeerId) -> bytes:
     return raw[6:]
 
 
-def peer_id(key: Ed25519PrivateKey) -> PeerId:
+def peer_id(key: "Ed25519PrivateKey") -> PeerId:
     """Return the PeerID of the node or owner that holds `key`."""
     return peer_id_of(key.public_key().public_bytes_raw())
 

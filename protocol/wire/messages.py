@@ -32,6 +32,7 @@ MAX_ANNOUNCEMENT = 4096  # bytes that gossip may carry: digests, never bodies
 MAX_CALL_BODY = MAX_ENVELOPE + 32  # bytes of a request or an answer; the largest, a `Value`
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+PortState = Literal["answers", "open", "closed", "not-dialled"]
 Kind = Annotated[
     str,
     msgspec.Meta(
@@ -50,6 +51,11 @@ AddressText = Annotated[
         description=f"an address of at most {MAX_PLACE} characters such as /ip4/127.0.0.1/tcp/4410",
     ),
 ]
+
+
+def _check_ip(observed: str) -> None:
+    if observed and ip_text(observed) != observed:
+        raise ValueError(f"observed: {observed!r} is not written as an IP address")
 
 
 class Request(Wire, frozen=True, kw_only=True):
@@ -115,6 +121,29 @@ def open_record(signed: Signed) -> PeerRecord:
     return record
 
 
+class AskOutside(Wire, frozen=True, kw_only=True):
+    """Asks how the sender looks from there: its address, its clock, and a port of its own."""
+
+    port: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    """TCP port to dial at the address that the sender's connection comes from; 0: none."""
+
+
+class Outside(Wire, frozen=True, kw_only=True):
+    """How the asker looks from here."""
+
+    observed: Annotated[str, msgspec.Meta(max_length=64)]
+    """The IP address that the asker's connection comes from; empty if unknown."""
+    time: Count
+    """Milliseconds since 1970 on the clock of this peer."""
+    port: PortState
+    """The port there: a libp2p node answers, or it is open; else no connection came about within
+    5 s, or none was tried."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_ip(self.observed)
+
+
 class Register(Wire, frozen=True, kw_only=True):
     """Asks a rendezvous node to enter the sender into its directory."""
 
@@ -134,8 +163,7 @@ class Registered(Wire, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.observed and ip_text(self.observed) != self.observed:
-            raise ValueError(f"observed: {self.observed!r} is not written as an IP address")
+        _check_ip(self.observed)
 
 
 class ListPeers(Wire, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from dipaco.protocol.wire.messages import (
     MAX_CALL_BODY,
     AskHave,
     AskInventory,
+    AskOutside,
     AskPresence,
     Failure,
     Have,
@@ -15,6 +16,7 @@ from dipaco.protocol.wire.messages import (
     LedgerPart,
     Listing,
     ListPeers,
+    Outside,
     Ping,
     Pong,
     PresenceIs,
@@ -60,6 +62,7 @@ Calls = dict[type[Wire], tuple[type[Wire], ...]]
 
 CONTROL_CALLS: Final[Calls] = {
     Ping: (Pong,),
+    AskOutside: (Outside,),
     Register: (Registered,),
     ListPeers: (Listing,),
     AskHave: (Have,),

@@ -34,10 +34,15 @@ ELSEWHERE = {
     "run follow": "commands/test_follow.py",
     "invite": "commands/test_invitations.py",
     "ckpt list": "commands/test_checkpoints.py",
-    "service status": "commands/test_service.py",
+    "key backup": "commands/test_key.py",
+    "key restore": "commands/test_key.py",
     "ui": "commands/test_ui.py",
+    **dict.fromkeys(
+        ("service install", "service uninstall", "service status"), "commands/test_service.py"
+    ),
 }
-"""Verbs that need a checkpoint, a ledger, a service or a port: the file whose tests have one."""
+"""Verbs that need a checkpoint, a key, a ledger, a service or a port: the file whose tests have
+one."""
 OF_A_DAEMON = {
     "status": (),
     "peers": (),
@@ -55,9 +60,12 @@ ALONE = {
     "run show": ("mine.run",),
     "run list": (),
     "cache info": (),
+    "cache prune": (),
     "config show": (),
     "config get": ("network.max_up",),
+    "config set": ("network.max_up", "4 Mbit/s"),
     "config check": (),
+    "key new": ("mine.key",),
     "update": ("--check",),
     "version": (),
 }

@@ -12,7 +12,8 @@ from dipaco.cli.exits import Exit
 from dipaco.cli.main import COMMANDS, dipaco
 
 SURFACE = {
-    "start": "--announce --bootstrap --cache-max --checkpointing --compile --daily-quota --device "
+    "start": "--announce --bootstrap --cache-max --checkpointing --compile --config --daily-quota "
+    "--device "
     "--dry-run --duty --exclusive-apps --exempt-prefixes --heartbeat-s --high-conns --home --hours "
     "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
@@ -20,7 +21,7 @@ SURFACE = {
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --name --nice "
     "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
     "--until --verify --whole-files",
-    "join": "CODE --announce --cache-max --checkpointing --compile --daily-quota --device "
+    "join": "CODE --announce --cache-max --checkpointing --compile --config --daily-quota --device "
     "--dry-run "
     "--duty --exclusive-apps --exempt-prefixes --force --heartbeat-s --high-conns --home --hours "
     "--idle-minutes --idle-only --limit-lan --listen --local-sources --log-file --log-format "
@@ -35,8 +36,8 @@ SURFACE = {
     "log": "--follow --home --json --level -f -n",
     "events": "--follow --home --json --since -f",
     "why": "--at --home --json",
-    "pause": "--for --home --json --until",
-    "resume": "--home --json",
+    "pause": "--for --gpu --home --json --until",
+    "resume": "--gpu --home --json",
     "finish": "--home --json",
     "run init": "OUT --data --grid --text-field",
     "run create": "FILE --force --home --json --key --out --owner",
@@ -47,8 +48,8 @@ SURFACE = {
     "run list": "--home --json",
     "run follow": "NAME --bootstrap --home --json",
     "run takeover": "NAME --home --keepers-gone --key --term",
-    "doctor": "--device --fit --home --json --max-batch --prove-idle",
-    "verify": "NAME --history --home --json --labels --local-sources --out --spec",
+    "doctor": "--config --device --fit --home --json --max-batch --prove-idle",
+    "verify": "NAME --config --history --home --json --labels --local-sources --out --spec",
     "proof export": "NAME --home --out",
     "proof check": "FILE --run",
     "testnet": "FILE --every --faults --freeze --home --join --keepers --kill --leave --netns "
@@ -57,31 +58,31 @@ SURFACE = {
     "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
     "credits": "NAME --home --json",
     "report": "NAME --force --home --out",
-    "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
-    "--reroute --text-field",
-    "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
-    "--temperature --top-k",
+    "eval": "NAME --at --config --data --device --domain-field --home --json --local-sources "
+    "--max-batch --reroute --text-field",
+    "generate": "NAME PROMPT --at --config --device --home --json --max-tokens --path --reroute "
+    "--seed --temperature --top-k",
     "ckpt list": "NAME --home --json",
     "ckpt export": "NAME --at --format --home --out --path",
-    "cache info": "--home --json",
-    "cache prune": "--home --max",
+    "cache info": "--config --home --json",
+    "cache prune": "--config --home --json --max",
     "repair": "--home",
     "compare": "NAME --data --device --domain-field --jobs --methods --out --outer-rates --rates "
     "--repeats --reroute --rounds --seeds",
-    "config show": "--home --json",
-    "config get": "KEY --home --json",
-    "config set": "KEY VALUES --home",
-    "config path": "--home",
-    "config check": "--home --json",
-    "config edit": "--home",
-    "service install": "--home --print --system",
-    "service uninstall": "--system",
+    "config show": "--config --home --json",
+    "config get": "KEY --config --home --json",
+    "config set": "KEY VALUES --config --home --json",
+    "config path": "--config --home",
+    "config check": "--config --home --json",
+    "config edit": "--config --home",
+    "service install": "--config --home --json --print --system",
+    "service uninstall": "--json --system",
     "service status": "--json --system",
     "ui": "--home --json --open",
     "id": "--home --json",
-    "key new": "FILE --home",
-    "key backup": "FILE --home",
-    "key restore": "FILE --home",
+    "key new": "FILE --home --json",
+    "key backup": "FILE --home --json",
+    "key restore": "FILE --home --json",
     "update": "FILE --check --home --json",
     "completion": "SHELL",
     "version": "--json",

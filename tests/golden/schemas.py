@@ -18,11 +18,14 @@ from dipaco.cli.answers import (
     ConfigFaults,
     IdAnswer,
     InviteAnswer,
+    KeyAnswer,
     MadeAnswer,
     ManifestAnswer,
+    PruneAnswer,
     RunAnswer,
     ServiceAnswer,
     SettingAnswer,
+    UnitAnswer,
     UpdateAnswer,
     VersionAnswer,
 )
@@ -45,6 +48,7 @@ from dipaco.node.api.values import (
     Why,
 )
 from dipaco.node.compare.summary import Comparison
+from dipaco.node.seen import OutsideView
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
 
@@ -72,9 +76,16 @@ VERBS: Final[dict[str, Any]] = {
     "generate": GenerationReport,
     "ckpt list": Listing,
     "cache info": CacheAnswer,
+    "cache prune": PruneAnswer,
     "config show": ConfigAnswer,
     "config get": SettingAnswer,
+    "config set": SettingAnswer,
     "config check": ConfigFaults,
+    "key new": KeyAnswer,
+    "key backup": KeyAnswer,
+    "key restore": KeyAnswer,
+    "service install": UnitAnswer,
+    "service uninstall": UnitAnswer,
     "service status": ServiceAnswer,
     "update": UpdateAnswer,
     "ui": PageView,
@@ -89,6 +100,7 @@ REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
     "GET /v1/events": EventPage,
     "GET /v1/log": LogPage,
     "GET /v1/losses": LossView,
+    "GET /v1/outside": OutsideView,
     "GET /v1/records": RecordPage,
 }
 """What the local API answers with and no verb prints."""

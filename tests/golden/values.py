@@ -38,6 +38,7 @@ from dipaco.protocol.wire.messages import (
     AskHave,
     AskInventory,
     AskOutline,
+    AskOutside,
     AskPresence,
     Failure,
     Have,
@@ -47,6 +48,7 @@ from dipaco.protocol.wire.messages import (
     Listing,
     ListPeers,
     Outline,
+    Outside,
     PeerRecord,
     Ping,
     Pong,
@@ -547,6 +549,8 @@ def _calls() -> tuple[Wire, ...]:
         Failure(id=7, fault="unavailable", reason="run 01020304 is not known yet"),
         Ping(),
         Pong(),
+        AskOutside(port=4410),
+        Outside(observed="203.0.113.7", time=1_700_000_000_000, port="answers"),
     )
 
 

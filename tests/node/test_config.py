@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dipaco.node.config import KEYS, VARIABLES, NodeConfig, home_folder
+from dipaco.node.config import KEYS, VARIABLES, NodeConfig
+from dipaco.node.home_folder import home_folder
 from dipaco.node.settings import load_config
 from dipaco.protocol.errors import ConfigError
 from tests.protocol.run.test_invitation import PLAIN

@@ -15,7 +15,6 @@ from typing import Annotated
 
 import msgspec
 
-from dipaco.node.config import expanded
 from dipaco.node.data.downloads import Downloads
 from dipaco.node.data.https import PREFIX, HttpsFile
 from dipaco.node.data.readers import file_format, local_content
@@ -36,6 +35,7 @@ from dipaco.node.data.sources.pinned_files import (
     fetched,
     file_rows,
 )
+from dipaco.node.home_folder import expanded
 from dipaco.node.jobs.meter import OnProgress, silent
 from dipaco.node.storage.files import hash_file
 from dipaco.protocol.errors import ConfigError, Refusal

@@ -66,6 +66,17 @@ def test_prune_takes_blobs_only_while_no_daemon_runs(
     )
 
 
+def test_prune_tells_programs_what_it_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home.at(tmp_path / "home")
+    source(home, 4000)
+    command = ["cache", "prune", "--max", "0 B", "--home", str(home.root), "--json"]
+    assert run(command) == Exit.OK
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"home": str(home.root), "removed": 4000, "left": 0, "max": 0}
+
+
 @pytest.mark.parametrize("size", ["much", "5", "-1 GB"])
 def test_a_size_that_is_none_is_named(
     tmp_path: Path, size: str, capsys: pytest.CaptureFixture[str]

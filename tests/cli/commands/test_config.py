@@ -1,6 +1,7 @@
 """`config`: real files, no daemon; whatever is refused leaves the file as it was."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,30 @@ def test_set_changes_one_value_and_keeps_comments_and_order(sh: Shell) -> None:
     assert config(sh, "check")[0] == 0
 
 
+def test_set_tells_programs_the_value_and_where_it_comes_from(
+    sh: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sh.write("h/config.toml", TEXT)
+    told = json.loads(config(sh, "set", "network.max_up", "4 Mbit/s", "--json")[1])
+    assert (told["value"], told["origin"]) == ("4 Mbit/s", f"{file}, line 3")
+    monkeypatch.setenv("DIPACO_NETWORK_MAX_UP", "1 Mbit/s")
+    told = json.loads(config(sh, "set", "network.max_up", "3 Mbit/s", "--json")[1])
+    assert (told["value"], told["origin"]) == ("1 Mbit/s", "$DIPACO_NETWORK_MAX_UP")
+
+
+def test_a_file_that_is_named_is_read_and_changed_in_place_of_the_homes(sh: Shell) -> None:
+    own, other = sh.write("h/config.toml", TEXT), sh.write("other.toml", "[log]\nkeep = 3\n")
+    named = ("--config", other)
+    assert config(sh, "get", "log.keep", *named)[1] == "3\n"
+    assert config(sh, "get", "network.max_up", *named)[1] == "\n"
+    assert config(sh, "set", "log.keep", "7", *named)[0] == 0
+    assert config(sh, "path", *named)[1] == f"{other}\n"
+    assert Path(other).read_text() == "[log]\nkeep = 7\n" and Path(own).read_text() == TEXT
+    assert config(sh, "get", "log.keep")[1] == "5\n"
+    told = refused(sh, "show", "--config", str(sh.folder / "none.toml"))
+    assert "'--config'" in told and "none.toml' does not exist" in told
+
+
 def test_set_makes_the_file_for_its_owner_alone_and_keeps_the_mode_of_one_that_exists(
     sh: Shell,
 ) -> None:
@@ -164,6 +189,14 @@ def test_check_refuses_what_cannot_hold_together(sh: Shell) -> None:
     assert "so no work would ever run" in sh.fails(
         Exit.USAGE, "start", "--rendezvous", "--home", str(sh.folder / "h")
     )
+
+
+@pytest.mark.parametrize("name", ["dipaco-node", Path(sys.executable).name])
+def test_check_refuses_a_node_that_would_wait_for_its_own_end(sh: Shell, name: str) -> None:
+    sh.write("h/config.toml", f"[when]\nexclusive_apps = ['game.exe', '{name}']\n")
+    code, out, _ = config(sh, "check")
+    assert code == Exit.USAGE
+    assert out.startswith(f"when.exclusive_apps: {name!r} is the name of this node's own")
 
 
 def test_path_names_the_file_also_where_there_is_none(sh: Shell) -> None:

@@ -1,5 +1,6 @@
 """`key`: real files; no key is ever overwritten, nor readable by others."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,12 @@ def test_rubbish_or_a_key_that_others_can_read_is_not_restored(sh: Shell) -> Non
     (sh.folder / "open.key").chmod(0o644)
     sh.fails(Exit.USAGE, "key", "restore", str(sh.folder / "open.key"), "--home", home(sh))
     assert not (sh.folder / "h").exists()
+
+
+def test_programs_get_file_and_peer_as_json(sh: Shell) -> None:
+    copy, new = str(sh.folder / "node.key"), ("--home", home(sh, "new"))
+    made = json.loads(sh("key", "new", "--home", home(sh), "--json")[1])
+    saved = json.loads(sh("key", "backup", copy, "--home", home(sh), "--json")[1])
+    back = json.loads(sh("key", "restore", copy, *new, "--json")[1])
+    assert saved == {"file": copy, "peer": made["peer"]}
+    assert back == {"file": str(sh.folder / "new" / "identity.key"), "peer": made["peer"]}

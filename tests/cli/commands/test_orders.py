@@ -42,6 +42,11 @@ async def typed(shell: Shell, home: Path, *arguments: str) -> str:
             "finishing: no new lease, paused when the one in hand has ended; back with "
             "dipaco-node resume",
         ),
+        (("pause", "--gpu", "0"), "cuda:0 is off, on with dipaco-node resume --gpu 0"),
+        (
+            ("resume", "--gpu", "0"),
+            "resumed: works whenever no other limit forbids it (dipaco-node why)",
+        ),
         (("why",), "TIME to now  training: path 1 round 1: 12 of 25 steps"),
         (("why", "--at", "2h ago"), "TIME to now  training: path 1 round 1: 12 of 25 steps"),
     ],
@@ -71,6 +76,8 @@ async def test_programs_get_the_same_as_json(shell: Shell, tmp_path: Path) -> No
         (("pause", "--for", "0 s"), "a pause lasts more than no time and at most a year"),
         (("pause", "--for", "400 d"), "a pause lasts more than no time and at most a year"),
         (("pause", "--for", "1h", "--until", "8:00"), "give --for or --until, not both"),
+        (("pause", "--gpu", "0", "--for", "1h"), "a GPU is off until resume --gpu: leave"),
+        (("pause", "--gpu", "-1"), "-1 is not in the range 0<=x<=1023"),
         (("why", "--at", "tomorrow 8:00"), "is still to come"),
         (("why", "--at", "8 o'clock"), "write it as 14:05, 'yesterday 14:05'"),
     ],

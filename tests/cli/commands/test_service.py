@@ -70,6 +70,19 @@ def test_print_writes_nothing(sh: Shell) -> None:
     assert not unit(sh).exists() and not (sh.folder / "calls").exists()
 
 
+def test_a_service_starts_with_the_configuration_file_that_is_named(sh: Shell) -> None:
+    file = sh.write(
+        "other.toml", f'node.bootstrap = ["/ip4/192.0.2.7/tcp/4410/p2p/{peer("seed")}"]'
+    )
+    made = json.loads(sh("service", "install", "--config", file, "--json")[1])
+    assert made["installed"] and made["text"] == unit(sh).read_text()
+    assert f'"--home" "{sh.folder / "h"}" "--config" "{file}"' in made["text"]
+    shown = json.loads(sh("service", "install", "--print", "--json")[1])
+    assert not shown["installed"] and "--config" not in shown["text"]
+    gone = json.loads(sh("service", "uninstall", "--json")[1])
+    assert gone == {"file": str(unit(sh)), "installed": False, "text": ""}
+
+
 def test_a_node_without_a_peer_to_dial_is_no_service(sh: Shell) -> None:
     assert "config set node.bootstrap ADDR" in sh.fails(Exit.USAGE, "service", "install")
     assert not unit(sh).exists()

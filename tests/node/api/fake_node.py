@@ -17,6 +17,7 @@ from dipaco.node.api.values import (
     SettingView,
     Why,
 )
+from dipaco.node.seen import OutsideView, SeenFrom
 from dipaco.node.status.document import (
     CacheStatus,
     Memory,
@@ -255,9 +256,25 @@ class FakeNode:
         """As `Handler`."""
         return Ordered(mode="runs", since=1_800_000_000.0, until=None)
 
+    def switch_gpu(self, number: int, *, on: bool) -> Ordered:
+        """As `Handler`."""
+        if number:
+            raise ConfigError(f"this node trains on cuda:0, not on cuda:{number}")
+        return Ordered(
+            mode="runs", since=1_800_000_000.0, until=None, gpus_off=() if on else (number,)
+        )
+
     def finish(self) -> Ordered:
         """As `Handler`."""
         return Ordered(mode="finishing", since=1_800_000_000.0, until=None)
+
+    async def outside(self) -> OutsideView:
+        """As `Handler`."""
+        await trio.lowlevel.checkpoint()
+        seen = SeenFrom(
+            peer=PEER, offset_s=0.5, round_trip_s=0.1, observed="203.0.113.7", port="answers"
+        )
+        return OutsideView(port=4410, answers=(seen,))
 
     async def why(self, at: float | None) -> Why:
         """As `Handler`."""

@@ -17,6 +17,7 @@ from dipaco.node.api.client import (
     ask_fetch,
     ask_finish,
     ask_ledger,
+    ask_outside,
     ask_pause,
     ask_resume,
     ask_status,
@@ -89,7 +90,21 @@ async def test_orders_reach_the_daemon_and_it_tells_the_order_that_stands(served
     assert paused == Ordered(mode="user", since=1_800_000_000.0, until=1_900_000_000.5)
     assert (await served.call(ask_pause)).until is None
     assert (await served.call(ask_resume)).mode == "runs"
+    assert (await served.call(ask_pause, gpu=0)).gpus_off == (0,)
+    assert (await served.call(ask_resume, gpu=0)).gpus_off == ()
     assert (await served.call(ask_finish)).mode == "finishing"
+
+
+async def test_a_gpu_of_another_number_or_with_an_end_is_refused(served: Served) -> None:
+    with pytest.raises(ConfigError, match="this node trains on cuda:0, not on cuda:3"):
+        await served.call(ask_pause, gpu=3)
+    with pytest.raises(ConfigError, match="a GPU is off until resume: leave until out"):
+        await served.call(ask_pause, gpu=0, until=1_900_000_000.5)
+
+
+async def test_what_peers_say_of_the_node_comes_back(served: Served) -> None:
+    view = await served.call(ask_outside)
+    assert (view.port, [each.port for each in view.answers]) == (4410, ["answers"])
 
 
 async def test_the_reasons_of_a_moment_come_back_as_they_were_given(served: Served) -> None:

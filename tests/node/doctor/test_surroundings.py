@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from dipaco.node.doctor.surroundings import (
-    GREETING,
     driver,
     file_system,
     nat,
     own_addresses,
     seed,
 )
+from dipaco.node.network.outside import GREETING
 from dipaco.protocol.wire.address import Address
 from tests.values import peer
 

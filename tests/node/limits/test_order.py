@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dipaco.node.limits.order import FILE, OrderLimit, Orders
+from dipaco.node.limits.order import FILE, GpuLimit, OrderLimit, Orders
 from dipaco.node.limits.values import Closed, Observed, Order
 
 NOON = 1_795_867_200.0  # 2026-11-28 12:00 UTC
@@ -42,6 +42,30 @@ def test_a_pause_until_a_time_ends_by_itself(tmp_path: Path) -> None:
     assert found and (found.code, found.until) == ("user-until", NOON + 3600)
     assert str(found) == "paused by you until 13:00; to go on before: dipaco-node resume"
     assert closed(orders, NOON + 3600) is None
+
+
+def test_a_gpu_that_is_off_stays_so_over_restarts_and_other_orders_until_resume(
+    tmp_path: Path,
+) -> None:
+    def off(device: str) -> Closed | None:
+        seen = Observed(order=Orders(tmp_path, clock=Clock()).order, device=device)
+        return GpuLimit().closed(seen, NOON, before=False)
+
+    orders = Orders(tmp_path, clock=Clock())
+    orders.switch_gpu(1, on=False)
+    found = off("cuda:1")
+    assert found and (found.code, found.by) == ("gpu-off", "you")
+    assert str(found) == "cuda:1 is off; to go on: dipaco-node resume --gpu 1"
+    assert off("cuda:0") is None and off("cuda") is None and off("cpu") is None
+    orders.pause()
+    orders.finish()
+    assert off("cuda:1") is not None and closed(orders) is not None
+    orders.switch_gpu(1, on=True)
+    assert off("cuda:1") is None and closed(orders) is not None
+    orders.switch_gpu(0, on=False)
+    assert off("cuda") is not None and closed(orders) is not None
+    orders.resume()
+    assert off("cuda") is None and closed(orders) is None
 
 
 def test_finish_lets_the_lease_end_and_then_pauses_for_good(tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ from dipaco.node.hours import parse_hours
 from dipaco.node.limits import order
 from dipaco.node.limits.apps import AppsLimit
 from dipaco.node.limits.battery import BatteryLimit
+from dipaco.node.limits.device import DeviceLimit
 from dipaco.node.limits.disk import DiskLimit
 from dipaco.node.limits.heat import HeatLimit
 from dipaco.node.limits.hours import HoursLimit
 from dipaco.node.limits.in_use import UseLimit
 from dipaco.node.limits.memory import MemoryLimit
 from dipaco.node.limits.metered import MeteredLimit
-from dipaco.node.limits.order import OrderLimit, Orders
+from dipaco.node.limits.order import GpuLimit, OrderLimit, Orders
 from dipaco.node.limits.quota import QuotaLimit
 from dipaco.node.limits.values import Closed, Limit, Memory, Observed, closed_by
 from dipaco.node.status.document import Reason
@@ -37,6 +38,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
 GB = 10**9
 LIMITS: tuple[Limit, ...] = (
     OrderLimit(BERLIN),
+    GpuLimit(),
+    DeviceLimit(),
     MemoryLimit(),
     DiskLimit(2 * GB),
     HoursLimit((parse_hours("mon-fri 18:00-08:00"), parse_hours("sat,sun")), BERLIN),
@@ -47,12 +50,16 @@ LIMITS: tuple[Limit, ...] = (
     MeteredLimit(),
     HeatLimit(83),
 )
-RANKS = {"user": 0, "user-until": 0, "start-paused": 0, "finished": 0, "memory": 1, "disk": 1}
+RANKS = {
+    **dict.fromkeys(("user", "user-until", "start-paused", "finished", "gpu-off"), 0),
+    **dict.fromkeys(("no-device", "memory", "disk"), 1),
+}
 """By code the order of telling; every other reason comes last."""
 WORKS = Reason(code="no-lease", text="all is open", since=0.0)
 
 
 IDLE = Observed(
+    device="cuda:0",
     disk_free=9 * GB,
     idle_seconds=1000.0,
     traffic=0,
@@ -115,7 +122,7 @@ class World:
                 *(self.pass_time, self.pass_time, self.pass_time, self.set_clock),
                 *(self.pause, self.pause_until, self.resume, self.resume, self.finish),
                 *(self.go_on, self.plug, self.heat, self.heat, self.fill_disk, self.fill_memory),
-                *(self.use, self.connect, self.spend, self.play),
+                *(self.use, self.connect, self.spend, self.play, self.load_driver, self.switch),
             )
         )
         if chance.random() < 0.005:
@@ -180,6 +187,12 @@ class World:
     def play(self) -> None:
         self.seen = replace(self.seen, apps=self.chance.choice(((), (), ("game.exe",))))
 
+    def switch(self) -> None:
+        self.orders.switch_gpu(self.chance.choice((0, 0, 1)), on=self.chance.random() < 0.7)
+
+    def load_driver(self) -> None:
+        self.seen = replace(self.seen, no_device="")
+
     def restart(self) -> None:
         """Kill the node and start it again."""
         self.lease = False
@@ -187,6 +200,9 @@ class World:
         self.start()
         if self.chance.random() < 0.2:
             self.orders.start_paused()
+        self.seen = replace(
+            self.seen, no_device=self.chance.choice(("", "", "no driver is loaded"))
+        )
 
 
 def true_codes(world: World, before: set[str]) -> set[str]:
@@ -207,6 +223,8 @@ def true_codes(world: World, before: set[str]) -> set[str]:
     line = 4.48 * GB if "memory" in before else 0.48 * GB
     codes |= {"memory"} if seen.memory.free < line else set()
     line = 2.2 * GB if "disk" in before else 2 * GB
+    codes |= {"gpu-off"} if 0 in told.gpus_off else set()
+    codes |= {"no-device"} if seen.no_device else set()
     codes |= {"disk"} if seen.disk_free < line or seen.disk_full else set()
     codes |= {"app"} if seen.apps else set()
     codes |= {"battery"} if seen.on_battery else set()
@@ -221,6 +239,7 @@ def true_codes(world: World, before: set[str]) -> set[str]:
 
 
 CURES: dict[str, Callable[[Observed], Observed]] = {
+    "no-device": lambda seen: replace(seen, no_device=""),
     "memory": lambda seen: replace(seen, memory=Memory(total=16 * GB, free=5 * GB)),
     "disk": lambda seen: replace(seen, disk_free=3 * GB, disk_full=""),
     "app": lambda seen: replace(seen, apps=()),
@@ -236,7 +255,10 @@ CURES: dict[str, Callable[[Observed], Observed]] = {
 def cured(world: World, first: Closed) -> set[str]:
     """Return the codes that hold once the cure of a reason is applied; the world stays as it is."""
     seen, now = world.seen, world.now
-    if first.by == "you":
+    if first.code == "gpu-off":
+        assert "dipaco-node resume --gpu 0" in first.opens
+        seen = replace(seen, order=replace(seen.order, gpus_off=()))
+    elif first.by == "you":
         assert "dipaco-node resume" in first.opens
         seen = replace(seen, order=replace(seen.order, mode="runs"))
     elif first.code in ("hours", "quota"):
@@ -252,7 +274,7 @@ def test_there_is_always_one_true_first_reason_whose_cure_changes_the_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(order, "write_file", Path.write_bytes)  # the power stays on
-    world, met = World(tmp_path, random.Random(1)), set[str]()
+    world, met = World(tmp_path, random.Random(2)), set[str]()
     for number in range(EVENTS):
         before = {each.code for each in world.reasons}
         if number in SLEEPS:

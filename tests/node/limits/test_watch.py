@@ -11,12 +11,14 @@ from trio.testing import MockClock
 
 from dipaco.node.config import NetworkSection, NodeConfig, WhenSection
 from dipaco.node.limits import watch as module
+from dipaco.node.limits.device import Device
 from dipaco.node.limits.disk import Disk
 from dipaco.node.limits.order import Orders
 from dipaco.node.limits.values import Memory
 from dipaco.node.limits.watch import (
     APPS_SECONDS,
     BATTERY_SECONDS,
+    COOLING_SECONDS,
     HEAT_SECONDS,
     METERED_SECONDS,
     USE_SECONDS,
@@ -32,6 +34,7 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pids: tuple[int, ...] = (7,)
+        self.device = "cpu"
         self.celsius: float | None = 60.0
         self.reads: Counter[str] = Counter()
         self.now = 1000.0
@@ -39,6 +42,7 @@ class Machine:
             "on_battery": lambda: False,
             "running": lambda names: ("game.exe",),
             "cpu_celsius": lambda: self.celsius,
+            "gpu_celsius": lambda device: at_once(lambda: self.celsius),
             "memory": lambda worker: Memory(total=9, free=8, worker=worker),
         }
         for name, read in reads.items():
@@ -66,7 +70,7 @@ class Machine:
             Disk(lambda: 10**12),
             lambda: self.pids,
             traffic=lambda: 5,
-            device="cpu",
+            device=Device(self.device),
             in_thread=at_once,
             bus=self,
             clock=lambda: self.now,
@@ -145,12 +149,35 @@ async def test_heat_is_read_while_the_device_works_or_is_too_hot_to(
     watch, _ = machine.watch(tmp_path, NONE)
     machine.celsius = 90.0
     await look_for(watch, 30.0)
+    assert machine.reads["cpu_celsius"] == 30.0 // HEAT_SECONDS
     machine.pids = ()  # it was ended for the heat
-    await look_for(watch, 30.0)
-    assert machine.reads["cpu_celsius"] == 4 and watch.observed().celsius == 90.0
+    await look_for(watch, 10 * COOLING_SECONDS)
+    assert machine.reads["cpu_celsius"] == 2 + 10 and watch.observed().celsius == 90.0
     machine.celsius = 70.0
-    await look_for(watch, 60.0)
-    assert machine.reads["cpu_celsius"] == 5 and watch.observed().celsius is None
+    await look_for(watch, 3600.0)
+    assert machine.reads["cpu_celsius"] == 13 and watch.observed().celsius is None
+
+
+async def test_a_hot_gpu_is_asked_once_a_minute_and_one_that_is_off_or_paused_never(
+    machine: Machine, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    machine.device, machine.celsius = "cuda:1", 90.0
+    watch, orders = machine.watch(tmp_path, NONE)
+    await watch.look()
+    machine.pids = ()
+    await look_for(watch, COOLING_SECONDS + 5)
+    assert machine.reads["gpu_celsius"] == 2
+    orders.switch_gpu(1, on=False)
+    await look_for(watch, 3600.0)
+    orders.resume()
+    await look_for(watch, 3600.0)  # it rests, and nobody knows it to be hot any more
+    machine.pids, machine.celsius = (7,), 90.0
+    await watch.look()
+    assert machine.reads["gpu_celsius"] == 3
+    machine.pids = ()
+    orders.pause()
+    await look_for(watch, 3600.0)
+    assert machine.reads["gpu_celsius"] == 3
 
 
 async def test_another_configuration_is_followed_at_once(

@@ -14,6 +14,9 @@ from dipaco.node.jobs.runner import Worker
 from dipaco.node.jobs.values import Describe, Described
 from dipaco.node.live_config import LiveConfig
 from dipaco.node.settings import Sources
+from dipaco.node.status.activity import Activity
+from dipaco.node.status.document import Reason
+from dipaco.node.stay import Stay
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import NoDevice
 from tests.settings import settings
@@ -56,14 +59,38 @@ async def test_a_torch_that_cannot_be_loaded_is_no_device(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("broken_torch")
-async def test_a_volunteer_without_a_device_ends_before_it_joins(tmp_path: Path) -> None:
+async def test_a_trial_without_a_device_ends_before_it_joins(tmp_path: Path) -> None:
     nobody = f"/ip4/127.0.0.1/tcp/9/p2p/{peer('nobody')}"
     live = LiveConfig(Sources(home=tmp_path / "home", flags={"node.bootstrap": [nobody]}))
     said: list[str] = []
     missing = pytest.RaisesExc(NoDevice, match="torch cannot be loaded")
     with trio.fail_after(PATIENCE), pytest.RaisesGroup(missing, flatten_subgroups=True):
-        await run_daemon(live, said.append)
+        await run_daemon(live, said.append, Stay(tasks=1))
     assert said == [] and not Home.at(live.config.home).identity.exists()
+
+
+@pytest.mark.usefixtures("broken_torch")
+async def test_a_daemon_without_a_device_joins_and_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"node.listen": ["/ip4/127.0.0.1/tcp/0"], "ui.listen": ""}
+    live = LiveConfig(Sources(home=tmp_path / "home", flags=flags))
+    said, waits = list[str](), trio.Event()
+    tell = Activity.pause
+
+    def pause(activity: Activity, *reasons: Reason) -> None:
+        tell(activity, *reasons)
+        if reasons[0].code == "no-device":
+            waits.set()
+
+    monkeypatch.setattr(Activity, "pause", pause)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_daemon, live, said.append)
+            await waits.wait()
+            nursery.cancel_scope.cancel()
+    assert said[1].startswith("device   none yet: torch cannot be loaded")
+    assert said[1].endswith("looks every 10 s") and said[3].startswith("ready")
 
 
 async def test_auto_chooses_once_and_never_another_device_afterwards(tmp_path: Path) -> None:

@@ -340,6 +340,7 @@ BEYOND_CDDL = {
     "NoLease.place": "a place of a queue with fewer places",
     "NoLease.places": "a queue without a place in it",
     "Quorum.num": "below den",
+    "Outside.observed": "counted in characters, not in bytes",
     "Registered.observed": "counted in characters, not in bytes",
     "Request.kind": "counted in characters, not in bytes",
     "RouterSpec.dimension": "a multiple of 8",
