@@ -42,8 +42,8 @@ LONGEST_BACKOFF = 3600  # s that a PRUNE may ask for
 WANTED = 64  # messages of one offer that are asked for; what is missed is pulled
 # s between two repairs of the router's neighbours, which also offer the latest messages to others.
 # A message goes to neighbours at once, a new peer becomes one at once, and anti-entropy brings what
-# is missed all the same: so this only has to be well below the time between two records. At 1 s it
-# was most of the CPU time of an idle node.
+# is missed all the same: so this only has to be well below the time between two records. Each one
+# wakes an idle computer.
 HEARTBEAT = 10
 CACHED = 512  # messages that are kept for those that missed them, for 2 heartbeats at most
 SEEN = 16_384  # messages whose numbers are remembered, at most 120 s
