@@ -58,6 +58,8 @@ class Process:
     say: Say
     """Prints one line for the person who started it."""
     stay: Stay
+    opened: Callable[[], None] | None
+    """Called once its local API answers and its work has begun."""
     stop: trio.Event = field(default_factory=trio.Event)
     code: int = 0
     """The exit code."""
@@ -101,15 +103,22 @@ class Process:
         )
 
 
-async def run_daemon(live: LiveConfig, say: Say, stay: Stay = FOREVER) -> int:
+async def run_daemon(
+    live: LiveConfig,
+    say: Say,
+    stay: Stay = FOREVER,
+    *,
+    opened: Callable[[], None] | None = None,
+) -> int:
     """Run a node until a signal, `stop` or the end of its stay; returns its exit code.
 
-    say   prints one line for the person who started it.
+    say      prints one line for the person who started it.
+    opened   is called once its local API answers and its work has begun.
 
     Raises ConfigError, HomeTaken, NoDevice, Refusal, Unverifiable, DiskFull, and Unavailable for a
     bounded stay without peers: see docs/operation.md.
     """
-    process = Process(live, say, stay)
+    process = Process(live, say, stay, opened)
     settings = settings_of(live.config)  # before anything is made in a home that cannot be used
     async with trio.open_nursery() as nursery:
         heed = partial(heed_signals, process.actions(), service=process.service.is_there)
@@ -194,6 +203,8 @@ async def _serve(
         def ready() -> None:
             _greet(node, process.say, ends)
             process.service.ready()
+            if process.opened is not None:
+                process.opened()
 
         work = partial(_rehearse, process=process) if process.stay.dry_run else run_roles
         await run_node(node, reporter, process.stop, ready=ready, work=work)

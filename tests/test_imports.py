@@ -50,7 +50,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "cli": (
         {"answers", "exits", "options"},
         {"views"},
-        {"testnet", "inputs", "service_units"},
+        {"testnet", "inputs", "service_units", "terminal"},
         {"commands"},
         {"main"},
         {"entry"},

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
 from dipaco.cli.options import home_option, parameter_of, sources_of
+from dipaco.cli.views.layout import is_drawable
 from dipaco.node.config import KEYS, NodeConfig, expanded
 from dipaco.node.hours import next_clock
 from dipaco.node.settings import Sources, check_together
@@ -107,6 +109,7 @@ class End(click.ParamType[Until]):
 @click.option(
     "--until", type=End(), metavar="END", help="Leave at the run's end (finish), or at HH:MM."
 )
+@click.option("--tui", is_flag=True, help="Show the terminal view; the log goes to a file.")
 @click.option("--paused", is_flag=True, help="Begin paused, until `dipaco-node resume`.")
 @click.option("--dry-run", is_flag=True, help="Verify, say what fits, lease nothing, and leave.")
 def start(
@@ -116,6 +119,7 @@ def start(
     until: Until | None,
     dry_run: bool,
     paused: bool,
+    tui: bool,
     **flags: Any,
 ) -> int:
     """Join a network and train; with --rendezvous, found one."""
@@ -140,7 +144,10 @@ def start(
     with home_for(config.home):
         if file is not None:
             _keep(file, config)
-        return _run(sources, Ending(tasks=tasks, until=until, dry_run=dry_run, paused=paused))
+        ending = Ending(tasks=tasks, until=until, dry_run=dry_run, paused=paused)
+        if tui and not is_drawable():
+            click.echo("--tui: this is no terminal that can show it", err=True)
+        return _run(sources, ending, tui=tui and is_drawable())
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
@@ -181,12 +188,13 @@ def _check_keeper(file: "RunFile", config: NodeConfig, name: str) -> None:
     check_kept_by(file, own_peer(config.home), name)
 
 
-def _run(sources: Sources, ending: Ending) -> int:
+def _run(sources: Sources, ending: Ending, *, tui: bool) -> int:
     # Until the daemon heeds signals, Ctrl-C ends the process at once: nothing is held yet, and an
     # interrupt in the middle of a library's import would show as its traceback.
     on_interrupt(signal.SIG_DFL)
     import trio
 
+    from dipaco.cli.terminal.beside import LOG_NAME, ViewBeside
     from dipaco.node.daemon import run_daemon
     from dipaco.node.live_config import LiveConfig
     from dipaco.node.logs import logging_to
@@ -194,6 +202,9 @@ def _run(sources: Sources, ending: Ending) -> int:
 
     live = LiveConfig(sources)
     config = live.config
-    file = config.home / expanded(Path(config.log.file)) if config.log.file else None
-    with logging_to(config.log, file) as say:
-        return trio.run(partial(run_daemon, live, say, Stay(**ending)))
+    name = config.log.file or (LOG_NAME if tui else "")
+    file = config.home / expanded(Path(name)) if name else None
+    view = ViewBeside(config.home, file)
+    with logging_to(config.log, file, stderr=view.write) as say, closing(view):
+        daemon = partial(run_daemon, live, say, Stay(**ending), opened=view.open if tui else None)
+        return trio.run(daemon)

@@ -18,7 +18,7 @@ SURFACE = {
     "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
     "--max-ram "
     "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
-    "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
+    "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --tui --ui-listen "
     "--until --verify --whole-files",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
