@@ -348,11 +348,13 @@ def reporter_of(
     leave: Callable[[], None],
     restart: Callable[[], None] = lambda: None,
     live: Callable[[], Settings] | None = None,
+    device: str = "",
 ) -> StatusReporter:
     """Return what answers the local API.
 
     leave     begins to end the node; after `restart` it is for a new start.
     live      returns the settings as they are now [those of the start].
+    device    that trains, in words; empty: none does.
     """
     return StatusReporter(
         version=VERSION,
@@ -370,6 +372,9 @@ def reporter_of(
         leave=leave,
         restart=restart,
         live=live,
+        device=device,
+        celsius=lambda: node.watch.observed().celsius,
+        today=node.account.today,
         orders=node.orders,
         started=time.time(),
     )

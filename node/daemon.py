@@ -66,6 +66,8 @@ class Process:
     service: ServiceManager = field(default_factory=ServiceManager)
     node: Node | None = None
     """None: it is starting."""
+    device: str = ""
+    """That trains, in words; empty: none does."""
     status: Callable[[], str] = "the node is starting".__str__
     """Returns the status as one line."""
 
@@ -149,6 +151,7 @@ async def _open(process: Process, settings: WorkerSettings, home: Home, limit: i
     key = load_or_new_identity(home.identity)
     process.say(f"{PACKAGE} {VERSION}  peer {peer_id(key)}  home {home.root}")
     if device is not None:
+        process.device = str(device)
         process.say(f"device   {device}")
     journal = Journal.open(home.journal)
     try:
@@ -184,6 +187,7 @@ async def _live(node: Node, process: Process, most: int) -> None:
         leave=process.stop.set,
         restart=process.restart,
         live=lambda: process.live.settings,
+        device=process.device,
     )
     port = port_of(node.config, node.home)
     process.status = lambda: msgspec.json.encode(reporter.status()).decode()
@@ -196,6 +200,7 @@ async def _serve(
 ) -> None:
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
+        nursery.start_soon(reporter.watch_rounds)
         nursery.start_soon(_tell_manager, node, process)
         nursery.start_soon(_end_stay, node, process)
         node.activity.event_log.add("node", "started", f"version {VERSION}, process {os.getpid()}")

@@ -6,15 +6,16 @@ It reads the state of the daemon's other parts from memory, reads no disk, and c
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import trio
 from msgspec.structs import replace
 
 from dipaco.node.api.evaluations import evaluation_view
+from dipaco.node.api.run_details import pace_of, rounds_done, router_of, schedule_of
 from dipaco.node.api.values import ConfigView, LedgerView, Ordered, SettingView, Why
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
@@ -37,8 +38,10 @@ from dipaco.node.status.document import (
     BlobKind,
     BlobPeer,
     CacheStatus,
+    DeviceStatus,
     NetworkStatus,
     Offer,
+    OrderStatus,
     PathState,
     PathStatus,
     PeerStatus,
@@ -50,6 +53,7 @@ from dipaco.node.status.document import (
 from dipaco.node.status.event_log import EventLog, latest_tasks, page_of
 from dipaco.node.status.events import EventPage, TaskPage
 from dipaco.node.status.log_lines import LogLines
+from dipaco.node.status.rates import Rates
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.routing.labels import SCORE_BYTES
@@ -88,6 +92,12 @@ class StatusReporter:
     """Reads the history and the events."""
     restart: Callable[[], None] = lambda: None
     """Have the process end with `RESTART`."""
+    device: str = ""
+    """The device that trains, in words; empty: none does."""
+    celsius: Callable[[], float | None] = lambda: None
+    """Returns its temperature; None: it is not read now."""
+    today: Callable[[], int] = lambda: 0
+    """Returns the bytes of today that count."""
     live: Callable[[], Settings] | None = None
     """Returns the settings as they are now; None: they stay as `config`."""
     runs: list[RunRecord] = field(default_factory=list)
@@ -97,6 +107,7 @@ class StatusReporter:
     log_lines: LogLines = field(default_factory=LogLines)
     _since: dict[PeerId, float] = field(default_factory=dict)
     """Since when each peer is connected, Unix time, seconds."""
+    _rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         self.transport.watch(self._on_peer)
@@ -197,6 +208,9 @@ class StatusReporter:
             events=tuple(self.event_log.recent)[-LAST_EVENTS:],
             stages=self.activity.stages(),
             memory=memory(self.worker.pids),
+            trains=self.config.node.trains,
+            device=self._device(),
+            order=OrderStatus(**asdict(self.orders.order)),
         )
 
     def ledger(self) -> LedgerView:
@@ -247,7 +261,30 @@ class StatusReporter:
         working = self.activity.tasks.working
         return TaskPage(tasks=(*working, *ended)[:most])
 
+    async def watch_rounds(self) -> NoReturn:
+        """Note the pace of the runs, until cancelled."""
+        while True:
+            for record in self.runs:
+                done = rounds_done(record)
+                if done is not None:
+                    self.activity.of(record.run).pace.note(time.time(), done)
+            await self.run_store.changed.wait()
+
     # ------------------------------------------------------------------ parts of the document
+
+    @property
+    def _settings(self) -> NodeConfig:
+        """The configuration as it is now."""
+        return self.live().config if self.live else self.config
+
+    def _device(self) -> DeviceStatus | None:
+        if not self.device:
+            return None
+        return DeviceStatus(
+            text=self.device,
+            celsius=self.celsius(),
+            max_celsius=self._settings.compute.max_temp_c,
+        )
 
     def _offer(self, record: RunRecord) -> Offer:
         heard = record.tally(self.me, record.newest())
@@ -306,6 +343,13 @@ class StatusReporter:
             reasons=activity.own_reasons,
             swarm=_swarm(record, self._held(record, activity)),
             swarm_time=time.time() if scheduler else activity.held_time,
+            records=record.length,
+            router=router_of(record, activity),
+            pace=pace_of(record, activity),
+            schedule=schedule_of(scheduler) if scheduler else None,
+            place=activity.queued[0] if activity.queued else None,
+            places=activity.queued[1] if activity.queued else None,
+            lease_until=activity.lease_until if activity.task else None,
         )
 
     def _held(self, record: RunRecord, activity: RunActivity) -> dict[int, Held]:
@@ -326,13 +370,20 @@ class StatusReporter:
         return held
 
     def _network(self) -> NetworkStatus:
-        traffic = self.transport.traffic
+        traffic, caps = self.transport.traffic, self._settings.network
+        up, down = self._rates.look(trio.current_time(), traffic.sent, traffic.received)
         return NetworkStatus(
             listen=tuple(map(str, self.transport.addresses)),
             peers=len(self.transport.peers()),
             sent=traffic.sent,
             received=traffic.received,
             blobs=self._blob_bytes(),
+            up=up,
+            down=down,
+            max_up=caps.max_up,
+            max_down=caps.max_down,
+            today=self.today(),
+            daily_quota=caps.daily_quota,
         )
 
     def _blob_bytes(self) -> BlobBytes:

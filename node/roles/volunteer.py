@@ -99,7 +99,8 @@ def _begin(node: Node, reporter: StatusReporter, record: RunRecord) -> None:
     reporter.runs[:] = [record]
     verdict = node.verifier.remembered(record)
     if verdict is not None:
-        node.activity.of(record.run).verdict = verdict.outcome.value
+        activity = node.activity.of(record.run)
+        activity.verdict, activity.verdict_reason = verdict.outcome.value, verdict.reason
 
 
 def _deps(node: Node, record: RunRecord) -> VolunteerDeps:

@@ -26,6 +26,7 @@ from dipaco.node.status.document import (
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.events import State
 from dipaco.node.status.history import History
+from dipaco.node.status.pace import Pace
 from dipaco.node.status.tasks import Tasks
 from dipaco.node.status.totals import Sums
 from dipaco.protocol.numbers import amount, span
@@ -142,12 +143,20 @@ class RunActivity(CurrentState):
         self.verdict: Verdict = "unverified"
         self.stage = ""
         """The first stage at which a refuted spec differs from ours."""
+        self.verdict_reason = ""
+        """Why the verdict is as it is; empty: there is none."""
         self.leases = 0
         """Leases that stand, if this node schedules the run."""
         self.held: tuple[Held, ...] = ()
         """The leases and results of all peers, as the run's scheduler told last."""
         self.held_time: float | None = None
         """When it told, Unix time, seconds; None: never."""
+        self.queued: tuple[int, int] | None = None
+        """This node's place among those that wait for work, and how many wait; None: it does not.
+        """
+        self.lease_until: float | None = None
+        """When the lease in work ends without another heartbeat, Unix time, seconds."""
+        self.pace = Pace()
 
     def _tell(self, state: State, new: Reason) -> None:
         self._node.event_log.add("state", new.code, new.text, run=self._run, state=state)

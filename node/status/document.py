@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from dipaco.node.status.events import Event, State
+from dipaco.node.status.run_details import PaceStatus, RouterStatus, ScheduleStatus
 from dipaco.protocol.numbers import count, span
 
 SCHEMA: Final = 1
@@ -151,6 +152,21 @@ class RunBlock(RunStatus, frozen=True, kw_only=True):
     swarm_time: float | None
     """When the holders were told, Unix time, seconds; null: not yet. This node's own work is always
     of the time of the document."""
+    records: int = 0
+    """The number of records of the ledger that are here."""
+    router: RouterStatus | None = None
+    """The newest router; null: it is not here yet."""
+    pace: PaceStatus | None = None
+    """Null before the seed model."""
+    schedule: ScheduleStatus | None = None
+    """Null, unless this node schedules the run."""
+    place: int | None = None
+    """This node's place in the scheduler's queue, from 1; null: it does not wait there."""
+    places: int | None = None
+    """The places of that queue that are taken."""
+    lease_until: float | None = None
+    """When the lease in work ends if no heartbeat gets through any more, Unix time, seconds; null:
+    there is none, or no heartbeat was answered yet."""
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +247,18 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of blobs and messages since the start."""
     blobs: BlobBytes = BlobBytes(sent=0, received=0, kinds=(), peers=())
     """The part of it that is blobs."""
+    up: float = 0.0
+    """Bytes per second that it sends, the mean of the last ten seconds."""
+    down: float = 0.0
+    """The same of what it receives."""
+    max_up: int = 0
+    """The cap on what it sends, bytes per second; 0: none."""
+    max_down: int = 0
+    """The same of what it receives."""
+    today: int = 0
+    """Bytes of today, both ways, as the caps count them."""
+    daily_quota: int = 0
+    """The most bytes of a day; 0: no bound."""
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,6 +317,28 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes."""
 
 
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The device that trains."""
+
+    text: str
+    """Its name, driver and memory, in words."""
+    celsius: float | None
+    """Its temperature while it works; null: it is not read now, or cannot be."""
+    max_celsius: int
+    """The temperature above which no work runs."""
+
+
+class OrderStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The order that the node follows: that of the person who runs it."""
+
+    mode: str
+    """`runs`, `finishing`, or a pause: `user`, `start-paused`, `finished`."""
+    since: float
+    """Unix time, seconds."""
+    until: float | None
+    """Unix time at which a pause ends by itself; null: with `resume` alone."""
+
+
 class StageTime(msgspec.Struct, frozen=True, kw_only=True):
     """Time spent in one kind of work since the start: `derive`, `fetch`, `train`, ..."""
 
@@ -340,3 +390,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The last ten, ascending."""
     stages: tuple[StageTime, ...]
     memory: Memory
+    trains: bool = True
+    """Whether this node trains; one that does not cannot pause."""
+    device: DeviceStatus | None = None
+    """Null: this node trains nothing."""
+    order: OrderStatus = OrderStatus(mode="runs", since=0.0, until=None)
+    """Of the person who runs the node."""

@@ -271,6 +271,7 @@ class Verifier:
         new = self.journal.verdict(record.run, digest) is None
         activity = self.activity.of(record.run)
         activity.verdict = verdict.outcome.value
+        activity.verdict_reason = verdict.reason
         log.info("router spec=%s of run %s: %s", short(digest), record.manifest.name, verdict)
         if verdict.outcome is Outcome.REFUTED:
             activity.stage = verdict.stage

@@ -6,9 +6,11 @@ whichever call stays without an answer.
 
 import logging
 import math
+import time
 from typing import TypeVar
 
 import trio
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from dipaco.node.network.rpc import Rpc
@@ -81,7 +83,11 @@ class SchedulerLink:
         """Ask for a lease; raises Unavailable, RemoteProtocolError."""
         if self._record.keepers:
             request = replace(request, head=self._record.chain_head)
-        return await self._granted(request)
+        reply = await self._granted(request)
+        self._activity.queued = None
+        if isinstance(reply, NoLease) and reply.place is not UNSET and reply.places is not UNSET:
+            self._activity.queued = reply.place, reply.places
+        return reply
 
     async def ask_next(self, request: AskNext) -> Granted | NoLease:
         """Ask for a second lease; raises Unavailable, RemoteProtocolError."""
@@ -93,14 +99,21 @@ class SchedulerLink:
         if isinstance(reply, Granted):
             self._shown = dict(list(self._shown.items())[-MOST_SHOWN:])
             self._shown[reply.lease.token] = scheduler
+            self._renewed(reply.lease)
         return reply
+
+    def _renewed(self, lease: Lease) -> None:
+        self._activity.lease_until = time.time() + lease.ttl
 
     async def heartbeat(self, lease: Lease, beat: Heartbeat) -> Stands | Fallen:
         """Renew a lease; raises Unavailable, RemoteProtocolError."""
         reply = await self._reclaim(lease)
         if isinstance(reply, Fallen):
             return reply
-        return await self._call(beat, Stands, Fallen, timeout=CALL_SECONDS)
+        reply = await self._call(beat, Stands, Fallen, timeout=CALL_SECONDS)
+        if isinstance(reply, Stands):
+            self._renewed(lease)
+        return reply
 
     async def _reclaim(self, lease: Lease) -> Stands | Fallen:
         """Show a lease to the scheduler of a new term, which did not grant it, once."""
