@@ -12,9 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Final, NoReturn, TypeVar
 
 from dipaco.cli.views.order import ordered_text
-from dipaco.cli.views.seen import Seen, caps_of, losses_of
+from dipaco.cli.views.seen import Seen, losses_of
 from dipaco.node.api.client import (
-    ask_config,
     ask_finish,
     ask_ledger,
     ask_log,
@@ -86,7 +85,6 @@ class Feed:
 
     def _read(self) -> None:
         """Tell what the daemon says until it ends; raises NoDaemon then."""
-        self._tell(Seen.with_caps, caps_of(ask_config(self._home)))
         lines = ask_log(self._home, LogQuery(most=LOG_LINES)).lines
         self._tell(Seen.with_whole_log, lines)
         looked = -LEDGER_SECONDS

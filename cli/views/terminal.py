@@ -16,7 +16,14 @@ from rich.text import Text
 from dipaco.cli.views.grid import grid_lines, legend
 from dipaco.cli.views.layout import fitted
 from dipaco.cli.views.seen import Seen
-from dipaco.node.status.document import RunStatus, Status, TaskStatus
+from dipaco.node.status.document import (
+    DeviceStatus,
+    NetworkStatus,
+    RunBlock,
+    RunStatus,
+    Status,
+    TaskStatus,
+)
 from dipaco.node.status.events import Event, State
 from dipaco.protocol.numbers import amount, count, size, span
 from dipaco.protocol.wire.identity import PeerId, short_peer
@@ -107,7 +114,7 @@ def _figures(seen: Seen, room: Room) -> list[Part]:
     status = seen.status
     return [
         Part(_named("router", _router(status.run, room), room) if status.run else [], 6),
-        Part(_network(seen, room), 2),
+        Part(_network(status.network, room), 2),
         Part(_named("loss", _losses(seen, room), room) if seen.losses else [], 3),
         Part(_named("done", _done(status, room), room), 4),
     ]
@@ -202,15 +209,29 @@ def _rule(name: str, note: Text, room: Room) -> Text:
 
 
 def _node(status: Status, room: Room) -> list[Text]:
-    role = ", rendezvous" if status.rendezvous else ""
-    who = short_peer(PeerId(status.peer)) + role
-    if status.task is None:
-        return _named("node", f"{who}  no task", room)
-    task = status.task
+    task, block = status.task, status.runs[0] if status.runs else None
+    what = _work(task) if task else "no task"
+    if task is None and block and block.place:
+        what += f", place {block.place} of {block.places or block.place}"
+    who = short_peer(PeerId(status.peer)) + ", rendezvous" * status.rendezvous
+    lines = _named("node", what if room.narrow else f"{who}  {what}", room)
+    if task is not None:
+        lines += _named("", _progress(task, room), room)
+    if status.device is not None and not room.narrow:
+        lines += _named("", _device(status.device, block, status.time), room)
+    return lines
+
+
+def _work(task: TaskStatus) -> str:
     where = "" if task.kind == "derive" else f" path {task.path} round {task.round}"
-    what = f"{escaped(task.kind)}{where}: {escaped(task.stage)}"
-    first = _named("node", what if room.narrow else f"{who}  {what}", room)
-    return first + _named("", _progress(task, room), room)
+    return f"{escaped(task.kind)}{where}: {escaped(task.stage)}"
+
+
+def _device(device: DeviceStatus, block: RunBlock | None, now: float) -> str:
+    heat = "" if device.celsius is None else f", {device.celsius:.0f} of {device.max_celsius} C"
+    until = block.lease_until if block else None
+    lease = "" if until is None else f", lease for {span(max(0.0, until - now))}"
+    return harmless(device.text) + heat + lease
 
 
 def _progress(task: TaskStatus, room: Room) -> Text:
@@ -234,24 +255,18 @@ def _router(run: RunStatus, room: Room) -> Text:
     return Text.assemble((run.verdict + where, style), others)
 
 
-def _network(seen: Seen, room: Room) -> list[Text]:
-    net, caps, rates = seen.status.network, seen.caps, seen.rates
-    up = _way("up", rates[0] if rates else None, caps.up)
-    down = _way("down", rates[1] if rates else None, caps.down)
+def _network(net: NetworkStatus, room: Room) -> list[Text]:
+    up, down = _way("up", net.up, net.max_up), _way("down", net.down, net.max_down)
     peers = count(net.peers, "peer")
-    sums = f"{size(net.sent)} sent, {size(net.received)} received"
-    quota = f", quota {caps.quota} a day" if caps.quota else ""
     if room.narrow:
         return [*_named("net", up, room), *_named("", f"{down}, {peers}", room)]
-    return [
-        *_named("network", f"{peers}  {up}  {down}", room),
-        *_named("", f"{sums}{quota}", room),
-    ]
+    quota = f" of {size(net.daily_quota)}" if net.daily_quota else ""
+    sums = f"{size(net.sent)} sent, {size(net.received)} received; today {size(net.today)}{quota}"
+    return [*_named("network", f"{peers}  {up}  {down}", room), *_named("", sums, room)]
 
 
-def _way(name: str, rate: float | None, cap: int) -> str:
-    now = "-" if rate is None else f"{size(rate)}/s"
-    return f"{name} {now}{f' of {size(cap)}/s' if cap else ''}"
+def _way(name: str, rate: float, cap: int) -> str:
+    return f"{name} {size(rate)}/s{f' of {size(cap)}/s' if cap else ''}"
 
 
 def _losses(seen: Seen, room: Room) -> str:

@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import force_setattr, replace
 from rich.console import Console, Group
 
-from dipaco.cli.views.seen import RATE_SECONDS, Caps, Seen, caps_of, losses_of
+from dipaco.cli.views.seen import Seen, losses_of
 from dipaco.cli.views.terminal import Room, spark, terminal_lines
-from dipaco.node.api.values import ConfigView, EvaluationView, SettingView
-from dipaco.node.status.document import PathStatus, Status, reason
+from dipaco.node.api.values import EvaluationView
+from dipaco.node.status.document import DeviceStatus, PathStatus, Status, reason
 from dipaco.node.status.events import Event, LogLine
 from tests.node.api.fake_node import PEER, ledger, status, task
 from tests.values import peer
@@ -24,17 +24,21 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def busy() -> Seen:
-    """Return a node in work: its traffic of 5 s, losses of 5 rounds, and 3 events."""
+    """Return a node in work: with every part that there is."""
     events = tuple(
         Event(number=n, time=1_799_999_990.0 + n, kind="state", code=code, text=text)
         for n, code, text in ((7, "modules", "modules for path 1"), (8, "task", "path 1 round 1"))
     )
     now = replace(status(work=task()), events=(*status().events, *events))
-    later = replace(now, network=replace(now.network, sent=1_000_010, received=3_000_020))
-    first = replace(now, time=now.time - 5.0)
-    seen = Seen(status=first, losses=(1096.7, 695.2, 509.7, 389.6, 337.4, 315.9))
-    seen = seen.with_caps(Caps(up=500_000, quota="5 GB")).with_status(first)
-    return seen.with_status(later)
+    net = replace(now.network, up=200e3, down=600e3, max_up=500_000, today=4 * 10**9)
+    device = DeviceStatus(text="cuda:0 Some card, 12 GB", celsius=71.0, max_celsius=83)
+    shown = replace(
+        now,
+        network=replace(net, daily_quota=5 * 10**9),
+        device=device,
+        runs=(replace(now.runs[0], lease_until=now.time + 14.0),),
+    )
+    return Seen(status=shown, losses=(1096.7, 695.2, 509.7, 389.6, 337.4, 315.9))
 
 
 def drawn(seen: Seen, width: int, height: int, *, ascii: bool = False) -> list[str]:
@@ -146,19 +150,6 @@ def test_the_log_takes_the_place_of_paths_and_events() -> None:
     assert drawn(seen.turned(), 80, 24) == drawn(busy(), 80, 24)
 
 
-def test_rates_are_those_of_the_last_seconds_of_one_process() -> None:
-    now = status()
-    seen = Seen(status=now).with_status(now)
-    assert seen.rates is None
-    for second in range(1, 61):
-        net = replace(now.network, sent=10 + 1000 * max(0, second - 40), received=20)
-        seen = seen.with_status(replace(now, time=now.time + second, network=net))
-    assert seen.rates == (1000.0, 0.0)
-    assert len(seen.samples) == RATE_SECONDS + 1
-    restarted = seen.with_status(replace(seen.status, pid=1, time=seen.status.time + 1))
-    assert restarted.rates is None
-
-
 def test_losses_are_those_of_rounds_at_which_every_path_was_scored() -> None:
     scored = [
         EvaluationView(path=path, version=version, documents=1, tokens=10, nll=nll, peer=PEER)
@@ -175,19 +166,18 @@ def test_losses_are_those_of_rounds_at_which_every_path_was_scored() -> None:
     assert losses_of(replace(ledger(), evaluations=())) == ()
 
 
-def test_bounds_are_read_from_the_configuration() -> None:
-    settings = [
-        SettingView(key=key, value=value, origin="default")
-        for key, value in (("network.max_up", "4 Mbit/s"), ("network.daily_quota", "5 GB"))
-    ]
-    assert caps_of(ConfigView(settings=tuple(settings))) == Caps(up=500_000, quota="5 GB")
-    assert caps_of(ConfigView(settings=())) == Caps()
-
-
 def test_a_spark_line_shows_the_last_of_each_share() -> None:
     assert spark([1.0, 2.0, 3.0, 8.0], 4) == "▁▂▃█"
     assert spark([9.0, 1.0, 9.0, 8.0], 2, ascii=True) == "_@"
     assert spark([5.0, 5.0], 9) == "▁▁"
+
+
+def test_a_node_without_a_task_tells_its_place_in_the_queue() -> None:
+    waits = replace(status(), runs=(replace(status().runs[0], place=2, places=3),))
+    for width in (80, 40):
+        assert any(
+            line.endswith("no task, place 2 of 3") for line in drawn(Seen(status=waits), width, 24)
+        )
 
 
 def test_each_state_and_a_node_without_a_run_are_drawn() -> None:
