@@ -251,6 +251,14 @@ class UiSection(Section, frozen=True, kw_only=True):
     """The secret that the page asks for; empty: one is made at the first start."""
 
 
+class MetricsSection(Section, frozen=True, kw_only=True):
+    """`[metrics]`: figures for Prometheus."""
+
+    listen: LoopbackAddress = ""
+    """HOST:PORT on loopback that answers `GET /metrics` without a token; port 0: any free one;
+    empty: no metrics."""
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, checked; build it with `settings.load_config`."""
 
@@ -265,6 +273,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     lease: LeaseSection = LeaseSection()
     log: LogSection = LogSection()
     ui: UiSection = UiSection()
+    metrics: MetricsSection = MetricsSection()
 
 
 def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
@@ -325,6 +334,7 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "storage.min_free": parse_size,
     "log.max_size": parse_size,
     "ui.listen": _loopback,
+    "metrics.listen": _loopback,
 }
 """What reads the value of a key before its type is checked; raises ValueError."""
 TEXTS: dict[str, Callable[[Any], str]] = {

@@ -201,6 +201,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
         nursery.start_soon(reporter.watch_rounds)
+        await _serve_metrics(node, reporter, nursery, process.say)
         nursery.start_soon(_tell_manager, node, process)
         nursery.start_soon(_end_stay, node, process)
         node.activity.event_log.add("node", "started", f"version {VERSION}, process {os.getpid()}")
@@ -214,6 +215,19 @@ async def _serve(
         work = partial(_rehearse, process=process) if process.stay.dry_run else run_roles
         await run_node(node, reporter, process.stop, ready=ready, work=work)
         nursery.cancel_scope.cancel()
+
+
+async def _serve_metrics(
+    node: Node, reporter: StatusReporter, nursery: trio.Nursery, say: Say
+) -> None:
+    """Serve the metrics, if a person wants them."""
+    if not node.config.metrics.listen:
+        return
+    from dipaco.node.metrics.server import serve_metrics  # 70 ms, for those that use it
+
+    url = await nursery.start(serve_metrics, node.config.metrics.listen, reporter)
+    if url:
+        say(f"metrics  {url}")
 
 
 async def _rehearse(node: Node, reporter: StatusReporter, process: Process) -> None:

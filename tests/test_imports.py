@@ -43,7 +43,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"kinds", "models"},
         {"scheduler", "verification", "worker"},
         {"api", "keeper", "reference", "volunteer"},
-        {"assembly", "compare"},
+        {"assembly", "compare", "metrics"},
         {"roles"},
         {"daemon"},
     ),

@@ -105,6 +105,7 @@ class End(click.ParamType[Until]):
 @click.option("--log-max-size", metavar="SIZE", help="Begin a new file after so much [10 MB].")
 @click.option("--log-keep", metavar="N", help="Older files to keep [5].")
 @click.option("--ui-listen", metavar="HOST:PORT", help="The page for a browser; '' for none.")
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Metrics for Prometheus [none].")
 @click.option("--tasks", type=click.IntRange(1), metavar="N", help="Leave after N tasks.")
 @click.option(
     "--until", type=End(), metavar="END", help="Leave at the run's end (finish), or at HH:MM."

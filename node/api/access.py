@@ -19,8 +19,9 @@ HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 class Access:
     """Decides whether a request that came over TCP is answered."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
+    def __init__(self, token: str | None) -> None:
+        """Ask for a token; None: none is needed, Host and Origin are enough."""
+        self._token = token.encode() if token is not None else None
 
     def check(self, request: Request) -> None:
         """Raise Refused unless the request may be answered."""
@@ -31,6 +32,8 @@ class Access:
         origin = request.headers.get("origin")
         if origin is not None and origin != f"http://{host}":
             raise Refused(HTTPStatus.FORBIDDEN, "requests of other pages are not answered")
+        if self._token is None:
+            return
         kind, _, shown = request.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(shown.strip().encode(), self._token)
         if kind.lower() != "bearer" or not right:

@@ -96,8 +96,18 @@ class Connection:
         self, status: HTTPStatus, body: bytes, headers: Sequence[tuple[str, str]] = ()
     ) -> None:
         """Send a whole answer: `body` is JSON."""
+        await self.send_file("application/json", body, headers, status)
+
+    async def send_file(
+        self,
+        kind: str,
+        body: bytes,
+        headers: Sequence[tuple[str, str]] = (),
+        status: HTTPStatus = HTTPStatus.OK,
+    ) -> None:
+        """Send a whole answer of a media type."""
         length = ("Content-Length", str(len(body)))
-        events = [_head(status, "application/json", length, *headers), h11.EndOfMessage()]
+        events = [_head(status, kind, length, *headers), h11.EndOfMessage()]
         if self._method != "HEAD":
             events.insert(1, h11.Data(data=body))
         await self._send(*events)

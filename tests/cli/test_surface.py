@@ -17,7 +17,7 @@ SURFACE = {
     "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
     "--max-ram "
-    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice "
+    "--max-shards --max-temp-c --max-up --metered --metrics-listen --min-free --moment-bits --nice "
     "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --tui --ui-listen "
     "--until --verify --whole-files",
     "stop": "--home --now --restart",
