@@ -233,7 +233,9 @@ class LogSection(Section, frozen=True, kw_only=True):
     """`[log]`: the log lines."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines of this level and above are written."""
     format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
     file: Annotated[str, Meta(max_length=4096)] = ""
     """The file to write; empty: stderr."""
     max_size: Annotated[int, Meta(ge=10**4)] = 10 * 10**6
