@@ -73,6 +73,24 @@ class IdAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The addresses at which others join; empty: no daemon runs."""
 
 
+class InviteAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `invite`."""
+
+    code: str
+    line: str
+    """The command that a person types."""
+    run: str
+    """Run id, hex."""
+    name: str
+    """The run's name."""
+    signer: str
+    """PeerID of the run's owner."""
+    fingerprint: str
+    """Of the signer, to read out."""
+    addresses: tuple[str, ...]
+    """The addresses that the code has."""
+
+
 class VersionAnswer(
     msgspec.Struct,
     frozen=True,

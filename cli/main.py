@@ -22,6 +22,11 @@ from dipaco.protocol.wire.text import escaped
 
 COMMANDS: Final = {
     "start": ("start", "Join a network and train; with --rendezvous, found one."),
+    "join": (
+        "join",
+        "Join the run of an invitation and train; the next `start` in this home goes on with it.",
+    ),
+    "invite": ("invite", "Print the line that a person types to join a run of this node."),
     "stop": ("stop", "Ask the daemon to hand back its lease and leave."),
     "status": ("status", "Print the node's state, and the reason if it is not training."),
     "peers": ("peers", "Print the connected peers: address, round trip, bytes, and since when."),
@@ -41,13 +46,18 @@ COMMANDS: Final = {
     ),
     "resume": ("resume", "Work again after pause, finish or start --paused."),
     "finish": ("finish", "End the lease in hand, then pause; the daemon stays."),
-    "run": ("run", "Run files: init, create, sign, verify, show, list; and takeover."),
+    "run": ("run", "Run files: init, create, sign, verify, show, list; takeover, follow."),
     "doctor": ("doctor", "Check this machine for faults; --fit measures a run before any lease."),
     "verify": (
         "verify",
         "Derive the router again; RUN is a run file, or an id or name known to this node.",
     ),
     "proof": ("proof", "Proofs that a run's scheduler signed two ledgers."),
+    "credits": ("credits_", "Print each peer's work in a run, from its signed ledger alone."),
+    "report": (
+        "report",
+        "Write what became of a run as one HTML file, which can be mailed.",
+    ),
     "eval": ("evaluate", "Score held-out text by the path that each document is routed to."),
     "generate": (
         "generate",

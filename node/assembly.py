@@ -201,7 +201,7 @@ def assemble(
     gate = Gate(activity, limits_of(config), watch.observed, look=watch.look, clock=clock)
     orders.changed = gate.changed
     reputation = Reputation(transport, exempt=config.node.exempt_prefixes)
-    seeds = frozenset(address.peer for address in config.node.bootstrap)
+    seeds = frozenset(address.peer for address in config.seeds)
     reputation.vouch(seeds.__contains__)
     reputation.vouch(partial(_schedules, run_store))
     reputation.vouch(partial(_trained, run_store))
@@ -412,7 +412,7 @@ def _dialer(
         rpc,
         reputation,
         Roster(home.root / "peers.cbor"),
-        seeds=config.node.bootstrap,
+        seeds=config.seeds,
         records=partial(_own_records, config, key, run_store),
         exempt=config.node.exempt_prefixes,
         keep=partial(_schedules, run_store),

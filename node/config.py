@@ -28,6 +28,7 @@ from dipaco.node.quantities import (
 from dipaco.protocol.errors import ConfigError
 from dipaco.protocol.numbers import size
 from dipaco.protocol.routing.policy import POLICY_PATTERN
+from dipaco.protocol.run.invitation import MAX_CHARACTERS, Invitation
 from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.identity import PeerIdField
 
@@ -136,6 +137,9 @@ class RunSection(Section, frozen=True, kw_only=True):
     signers: tuple[PeerIdField, ...] = ()
     """PeerIDs of owners: only their runs are trained, whichever signers are pinned. Empty: any
     owner's, with the pinned signer of the name."""
+    invitation: Annotated[str, Meta(max_length=MAX_CHARACTERS)] = ""
+    """The code that `join` was given: its node is dialled first, and if `id` is empty, its run is
+    the only one that is trained. Empty: none."""
     verify: Trust = "require"
     """When the router cannot be verified here: refuse to train (`require`), train with a warning
     (`warn`), or train if Q other peers say that they verified it and no peer refutes it
@@ -144,6 +148,11 @@ class RunSection(Section, frozen=True, kw_only=True):
     """Whether a manifest may name files of this machine."""
     whole_files: bool = False
     """Fetch files of the hub whole and hash them before use, instead of streaming them."""
+
+    @property
+    def invited(self) -> Invitation | None:
+        """The invitation that decides which run is trained; None if there is none, or `id` does."""
+        return Invitation.parse(self.invitation) if self.invitation and not self.id else None
 
 
 class ComputeSection(Section, frozen=True, kw_only=True):
@@ -277,6 +286,13 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     ui: UiSection = UiSection()
     metrics: MetricsSection = MetricsSection()
 
+    @property
+    def seeds(self) -> tuple[Address, ...]:
+        """The peers to dial first: those of the invitation, and those of `node.bootstrap`."""
+        code = self.run.invitation
+        invited = Invitation.parse(code).addresses if code else ()
+        return tuple(dict.fromkeys((*invited, *self.node.bootstrap)))
+
 
 def _known() -> Iterator[tuple[str, type[Section], msgspec.structs.FieldInfo]]:
     for section in msgspec.structs.fields(NodeConfig):
@@ -310,6 +326,12 @@ def _loopback(value: Any) -> Any:
     return value
 
 
+def _invitation(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        Invitation.parse(value)
+    return value
+
+
 def _address(fault: Callable[[Address], str | None]) -> Callable[[str], Address]:
     def parsed(text: str) -> Address:
         address = Address.parse(text)
@@ -337,6 +359,7 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "log.max_size": parse_size,
     "ui.listen": _loopback,
     "metrics.listen": _loopback,
+    "run.invitation": _invitation,
 }
 """What reads the value of a key before its type is checked; raises ValueError."""
 TEXTS: dict[str, Callable[[Any], str]] = {

@@ -291,6 +291,8 @@ def _greet(node: Node, say: Say, ends: Ends) -> None:
             addresses, key=lambda address: address.scope
         )  # loopback is of use on this machine alone
         say(f"to join this network:  {PACKAGE} start --bootstrap {widest}")
+    if node.config.node.rendezvous:
+        say(f"to invite to its run:  {PACKAGE} invite")
 
 
 def _greet_signers(node: Node, say: Say) -> None:

@@ -2,8 +2,9 @@
 
 import math
 import secrets
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dipaco.node.runs.checkpoint import Checkpoint
 
 SEED_BITS = 32
+MAX_PROMPT = 1 << 20  # bytes from stdin: a book; what a context holds is far less
 
 
 class Temperature(click.FloatRange):
@@ -77,8 +79,10 @@ def generate(
 ) -> None:
     """Continue PROMPT on the path that it is routed to; only the new text goes to stdout.
 
-    RUN is an id or name known to this node, a run file, or the folder of an export.
+    RUN is an id or name known to this node, a run file, or the folder of an export. PROMPT is -
+    for the text of stdin, without a line break at its end.
     """
+    prompt = _of_stdin(sys.stdin.buffer) if prompt == "-" else prompt
     if path is not None and reroute is not None:
         raise click.UsageError("--path and --reroute exclude each other")
     folder = home_of(home)
@@ -107,6 +111,21 @@ def generate(
         end_of_text=encoder.end_of_text,
     )
     Printer(checkpoint, encoder, prompt, ids, chosen, seed, as_json).print(generation)
+
+
+def _of_stdin(stdin: BinaryIO) -> str:
+    """Return the prompt that stdin holds; raises ConfigError for too many bytes, or no UTF-8."""
+    from dipaco.protocol.errors import ConfigError
+
+    data = stdin.read(MAX_PROMPT + 1)
+    if len(data) > MAX_PROMPT:
+        raise ConfigError(f"PROMPT: stdin has more than {MAX_PROMPT:,} bytes: give less text")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start + 1:,} is 0x{data[error.start]:02x}"
+        raise ConfigError(f"PROMPT: stdin is not UTF-8: {wrong}") from None
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _tokenizer(checkpoint: "Checkpoint", home: Path) -> "TextEncoder":

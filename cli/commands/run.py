@@ -1,4 +1,4 @@
-"""`dipaco-node run`: makes, signs, checks, shows and lists run files; needs no network."""
+"""`dipaco-node run`: makes, signs, checks, shows and lists run files; follows a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from dipaco.node.runs.create import Created
     from dipaco.node.storage.files import Home
+    from dipaco.protocol.run.manifest import Manifest
     from dipaco.protocol.wire.identity import PeerId
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -19,7 +20,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.group(cls=Group)
 def run() -> None:
-    """Run files: init, create, sign, verify, show, list; and takeover."""
+    """Run files: init, create, sign, verify, show, list; takeover, follow."""
 
 
 @run.command()
@@ -47,7 +48,11 @@ def init(out: str, grid: str, data: tuple[Path, ...], text_field: str) -> None:
         click.echo(text, nl=False)
         return
     write_file(path, text.encode("utf-8"))
-    click.echo(f"{path}: try it with `dipaco-node reference {path}`", err=True)
+    click.echo(
+        f"{path}: try it on this machine: dipaco-node reference {path}\n"
+        f"next: dipaco-node run create {path} --out {path.with_suffix('.run')}",
+        err=True,
+    )
 
 
 @run.command()
@@ -95,6 +100,18 @@ def create(
         click.echo(json_text(made_answer(path, created.manifest, signed=own is not None)))
     else:
         click.echo(f"{path}: {manifest_line(created.manifest)}{', unsigned' if owner else ''}")
+        click.echo(f"next: {_next(path, created.manifest, own)}", err=True)
+
+
+def _next(path: Path, manifest: "Manifest", own: "Ed25519PrivateKey | None") -> str:
+    """Return the command that follows on `run create`."""
+    from dipaco.protocol.wire.identity import peer_id
+
+    if own is None:
+        return f"dipaco-node run sign {path} --key OWNER.key"
+    scheduler = manifest.schedule.schedulers[0]
+    where = "" if scheduler == peer_id(own) else f", in the home of {scheduler}"
+    return f"dipaco-node start --rendezvous --run {path}{where}"
 
 
 def _created(file: Path, owner: "PeerId | None", node: "Home") -> "Created":
@@ -218,6 +235,22 @@ def takeover(name: str, key: Path, term: int | None, keepers_gone: bool, home: s
         found, root, read_key(key), term=term, me=own_peer(root), keepers_gone=keepers_gone
     )
     click.echo(granted_text(grant, scheduler))
+
+
+@run.command()
+@click.argument("name", metavar="RUN")
+@click.option("--bootstrap", multiple=True, metavar="ADDR", help="A peer to dial first.")
+@home_option
+@json_option
+def follow(name: str, bootstrap: tuple[str, ...], home: str | None, as_json: bool) -> None:
+    """Watch a run from outside to its end: no worker, no share in it, no key that stays.
+
+    RUN is a name, an id or its beginning, or the code of an invitation, which has an address, too.
+    Without --bootstrap it dials the peers that `start` would.
+    """
+    from dipaco.cli.following import follow_run
+
+    follow_run(name, bootstrap, home, as_json=as_json)
 
 
 @run.command(name="list")

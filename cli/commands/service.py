@@ -134,10 +134,10 @@ def _gpu_groups() -> tuple[str, ...]:
 
 def _check_peers(made: "Service") -> None:
     config = config_of(str(made.home), {})
-    if not config.node.bootstrap and not config.node.rendezvous:
+    if not config.seeds and not config.node.rendezvous:
         raise ConfigError(
             "no bootstrap peer: a service takes its settings from the file: dipaco-node config set "
-            f"node.bootstrap ADDR --home {made.home}"
+            f"run.invitation CODE (or node.bootstrap ADDR) --home {made.home}"
         )
 
 

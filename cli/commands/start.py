@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 WHOLE_ID: Final = re.compile("[0-9a-f]{64}")
 Until = Literal["finish"] | float
+NO_PEER: Final = (
+    "no peer to dial: give --bootstrap ADDR (a running node prints the line to paste), or found "
+    "the run's network with --rendezvous"
+)
+NOTHING: Final = """\
+no network to join yet, and no public one exists; do one of these three:
+  dipaco-node join CODE          join a run, by the code of one of its members
+  dipaco-node run init my.toml   found a run, of your own text or the packaged
+  dipaco-node testnet            try a whole network on this machine, in minutes"""
+"""The answer to `start` without a peer to dial."""
 
 
 class Ending(TypedDict):
@@ -128,11 +138,8 @@ def start(
     sources = sources_of(home, _keyed(flags) | {"run.id": file.id.hex() if file else run})
     config = sources.settings().config
     check_together(config)
-    if not config.node.bootstrap and not config.node.rendezvous:
-        raise ConfigError(
-            "no bootstrap peer: give --bootstrap ADDR (a running node prints the line to paste), "
-            "or found a network with --rendezvous; no public network exists yet"
-        )
+    if not config.seeds and not config.node.rendezvous:
+        raise ConfigError(NOTHING if run is None else NO_PEER)
     ids = config.run.id
     if config.node.keeps and not (ids and all(map(WHOLE_ID.fullmatch, ids))):  # a name is anybody's
         raise ConfigError("--keep, --keeper: name the run with --run, by its file or its whole id")

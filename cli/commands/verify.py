@@ -82,14 +82,13 @@ def _history(name: str, folder: Path, *, as_json: bool) -> int:
     import msgspec
 
     from dipaco.cli.views.verification import history_report, history_text
-    from dipaco.node.runs.ledger_file import is_ledger, ledger_at
+    from dipaco.node.runs.ledger_file import is_ledger, told_of
     from dipaco.node.storage.blobs import BlobStore
     from dipaco.node.storage.files import Home
     from dipaco.node.verification.history import check_history
 
-    file = Path(name)
-    told = ledger_at(file, "") if is_ledger(file) else ledger_at(folder, name)
-    origin = name if is_ledger(file) else f"{folder}: {told.run.manifest.name}"
+    told = told_of(name, folder)
+    origin = name if is_ledger(Path(name)) else f"{folder}: {told.run.manifest.name}"
     found = check_history(told, BlobStore(Home.at(folder).blobs), origin)
     if as_json:
         click.echo(msgspec.json.encode(history_report(told.run, found)).decode())

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 
 import trio
-from msgspec import UNSET
 
 from dipaco.node.kinds.changes import Grant
 from dipaco.node.kinds.table import kind_of
@@ -22,7 +21,8 @@ from dipaco.node.status.run_details import (
     ScheduleStatus,
     StageDigest,
 )
-from dipaco.protocol.routing.spec import RouterSpec, spec_digest
+from dipaco.protocol.routing.spec import spec_digest
+from dipaco.protocol.routing.stages import stage_digests
 from dipaco.protocol.wire.identity import PeerId
 
 MOST_SECONDS = 366 * 86400.0  # of a lease: what is inspected has no deadline, and JSON no infinity
@@ -38,29 +38,12 @@ def router_of(record: RunRecord, activity: RunActivity) -> RouterStatus | None:
         kind=held.spec.kind,
         author=held.author,
         reason=activity.verdict_reason,
-        stages=tuple(_stages(held.spec)),
+        stages=tuple(
+            StageDigest(stage=stage, digest=digest.hex())
+            for stage, digest in stage_digests(held.spec)
+        ),
         receipts=_receipts(record, held),
     )
-
-
-def _stages(spec: RouterSpec) -> Iterator[StageDigest]:
-    fit = spec.fit
-    found = (
-        ()
-        if fit is None
-        else (
-            ("source-bytes", fit.source_bytes),
-            ("tokens", fit.tokens),
-            ("labels", fit.labels),
-            ("idf", fit.idf),
-            ("basis", fit.basis),
-            ("features", fit.features),
-            ("centroids", fit.centroids),
-        )
-    )
-    for stage, digest in (*found, ("spec", spec_digest(spec))):
-        if digest is not None and digest is not UNSET:
-            yield StageDigest(stage=stage, digest=digest.hex())
 
 
 def _receipts(record: RunRecord, held: HeldSpec) -> tuple[ReceiptStatus, ...]:

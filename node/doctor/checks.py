@@ -59,7 +59,7 @@ def checks(config: NodeConfig, *, daemon: int | None) -> Iterator[Check]:
         yield port(address, daemon)
     yield surroundings.nat(surroundings.own_addresses())
     yield bootstrap(config)
-    for seed in config.node.bootstrap:
+    for seed in config.seeds:
         yield surroundings.seed(seed)
 
 
@@ -186,12 +186,12 @@ def port(address: Address, daemon: int | None) -> Check:
 
 def bootstrap(config: NodeConfig) -> Check:
     """Check that there is a peer to dial."""
-    if config.node.bootstrap:
-        words = f"{count(len(config.node.bootstrap), 'peer')} to dial first"
+    if config.seeds:
+        words = f"{count(len(config.seeds), 'peer')} to dial first"
         return Check(name="peers", verdict="ok", words=words)
     if config.node.rendezvous:
         return Check(name="peers", verdict="ok", words="none: this node founds a network")
-    cure = "start with --bootstrap ADDR, the line that a running node prints"
+    cure = "join a run by its code (dipaco-node join CODE), or start with --bootstrap ADDR"
     return Check(name="peers", verdict="warn", words="no peer to dial", cure=cure)
 
 

@@ -23,6 +23,7 @@ from dipaco.node.runs.choice import (
 from dipaco.node.runs.record import RunRecord
 from dipaco.node.runs.remembered import last_run, remember_run
 from dipaco.node.runs.signers import pin_signer, pinned_signers
+from dipaco.protocol.errors import Refusal
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
 
@@ -45,7 +46,8 @@ class RunChooser:
         self._last = last_run(self.node.home.root)
         if self._last is not None:
             self.node.run_store.keep(self._last)
-        self._seeds = frozenset(a.peer for a in self.node.config.node.bootstrap if a.peer)
+        self._seeds = frozenset(a.peer for a in self.node.config.seeds if a.peer)
+        self._invited = self.node.config.run.invited
         self._pins = pinned_signers(self.node.home.root)
         self._signers = frozenset(self.node.config.run.signers)
         self._silent_since: dict[Digest, float] = {}
@@ -54,13 +56,22 @@ class RunChooser:
     async def next_run(self) -> RunRecord:
         """Wait for the run that is wanted, pin its signer, and remember it.
 
-        It is over only if no other one is wanted.
+        It is over only if no other one is wanted. Raises Refusal for an invitation to a run whose
+        name is pinned to another signer: a person who was invited waits for no other run.
         """
         named = self.node.config.run.id
         while True:
             offers = self._offers()
             self._follow(offers)
-            choice = choose(offers, wanted=named, signers=self._signers, last=self._last)
+            choice = choose(
+                offers,
+                wanted=named,
+                signers=self._signers,
+                last=self._last,
+                invited=self._invited,
+            )
+            if self._invited and choice.of_others:
+                raise Refusal(others_text(choice.of_others))
             chosen = next((offer for offer in offers if offer.run == choice.run), None)
             if chosen is not None and self._heard() and self._may_join(chosen):
                 return self._join(chosen)
@@ -93,7 +104,10 @@ class RunChooser:
         stands = [
             offer.run
             for offer in offers
-            if offer.of_seed or offer.signer in self._signers or is_named(offer, named)
+            if offer.of_seed
+            or offer.signer in self._signers
+            or is_named(offer, named)
+            or (self._invited is not None and self._invited.is_for(offer.run, offer.signer))
         ]
         self.node.run_store.follow(stands)
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from dipaco.node.runs.files import MAX_OFFERS, choose_run
+from dipaco.protocol.run.invitation import Invitation
 from dipaco.protocol.wire.digest import Digest, short
 from dipaco.protocol.wire.faults import nearest
 from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
@@ -53,6 +54,7 @@ def choose(
     wanted: Sequence[str] = (),
     signers: Collection[PeerId] = (),
     last: Digest | None = None,
+    invited: Invitation | None = None,
 ) -> Choice:
     """Choose a run; one that is over is chosen only if no other may be.
 
@@ -60,7 +62,11 @@ def choose(
               schedules, else the only one on offer.
     signers   the owners whose runs may be chosen, whatever is pinned; empty: any.
     last      the run that this node worked for last.
+    invited   an invitation, whose run alone may be chosen; then nothing else is wanted.
     """
+    if invited is not None:
+        offers = [each for each in offers if invited.is_for(each.run, each.signer)]
+        wanted = (invited.run.hex(),)
     usable = [each for each in offers if is_named(each, wanted) or _allowed(each, signers)]
     of_others = tuple(each for each in usable if _of_other(each, wanted, signers))
     usable = [each for each in usable if each not in of_others]

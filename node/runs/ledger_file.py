@@ -16,9 +16,10 @@ from dipaco.node.runs.record import RunRecord
 from dipaco.node.storage.files import read_file, replacing
 from dipaco.protocol.errors import ConfigError, Refusal, RemoteProtocolError
 from dipaco.protocol.wire.canonical import decode, encode, field_of
+from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.signed import MAX_ENVELOPE, Signed
 from dipaco.protocol.work.ledger import LedgerRecord
-from dipaco.protocol.work.terms import Cosigned
+from dipaco.protocol.work.terms import NO_HEAD, Cosigned
 
 FIRST_LINE = b"dipaco ledger 1\n"
 LENGTH_BYTES = 4
@@ -34,6 +35,16 @@ class Told:
     """Signed `LedgerRecord`s, encoded."""
     certificate: tuple[Signed, ...] = ()
     """What makes the records final, in a run with keepers; empty: it is not told."""
+
+    @property
+    def head(self) -> Digest:
+        """The body digest of the last record, zeros if there is none; raises Refusal."""
+        if not self.records:
+            return NO_HEAD.digest
+        try:
+            return decode(self.records[-1], Signed, limit=RECORD).body_digest
+        except RemoteProtocolError as error:
+            raise Refusal(f"the last record of the ledger is damaged: {error}") from error
 
 
 def write_ledger(path: Path, told: Told) -> None:
@@ -119,6 +130,15 @@ def ledger_at(path: Path, name: str) -> Told:
         raise ConfigError(f"{path}: has {len(found)} ledgers ({names}): name the run")
     [(run, records)] = found
     return Told(run, records, read_certificate(run.id, path))
+
+
+def told_of(name: str, home: Path) -> Told:
+    """Return what the ledger file `name` tells, else what `home` tells of the run `name`."""
+    if is_ledger(Path(name)):
+        return ledger_at(Path(name), "")
+    if not home.is_dir():
+        raise ConfigError(f"{home}: has no ledger")
+    return ledger_at(home, name)
 
 
 def checked(run: RunFile, records: Iterable[bytes], origin: str) -> list[LedgerRecord]:

@@ -62,12 +62,16 @@ def short_peer(peer: PeerId) -> str:
     return f"{peer[:8]}...{peer[-4:]}"
 
 
+def fingerprint_bytes(peer: PeerId) -> bytes:
+    """Return the first 80 bits of `H("dipaco/1/fingerprint", PeerID)`."""
+    return tagged("dipaco/1/fingerprint", peer.encode("ascii"))[:FINGERPRINT_BYTES]
+
+
 def fingerprint(peer: PeerId) -> str:
     """Return a form of a PeerID to read out: 16 letters and digits in groups of four.
 
-    They are base32 of the first 80 bits of `H("dipaco/1/fingerprint", PeerID)`.
+    They are base32 of `fingerprint_bytes`.
     """
-    digest = tagged("dipaco/1/fingerprint", peer.encode("ascii"))
-    text = base64.b32encode(digest[:FINGERPRINT_BYTES]).decode("ascii").lower()
+    text = base64.b32encode(fingerprint_bytes(peer)).decode("ascii").lower()
     starts = range(0, len(text), FINGERPRINT_GROUP)
     return "-".join(text[start : start + FINGERPRINT_GROUP] for start in starts)

@@ -49,7 +49,12 @@ WRONG = {
     "start --tasks 0": "0 is not in the range x>=1",
     "start --rendezvous --dry-run": "only a node that trains leases anything to try",
     # missing ones
-    "start": "no bootstrap peer: give --bootstrap ADDR",
+    "start --run x": "give --bootstrap ADDR",
+    "join": "Missing argument 'CODE'",
+    "join x0": "CODE: character 2 is '0', which no code has",
+    "join x --rendezvous": "No such option '--rendezvous'",
+    "invite x": "run: x is not here; here: none",
+    "invite --address x": "run: any is not here; here: none",
     "start --bootstrap": "'--bootstrap' requires an argument",
     "start --rendezvous --keep": "--keep, --keeper: name the run with --run",
     "start --rendezvous --keeper --run name": "by its file or its whole id",

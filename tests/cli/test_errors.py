@@ -56,7 +56,7 @@ def run_file(shell: Shell) -> Path:
         ),
         (["start", "--bootstrap", "example.org"], "node.bootstrap"),
         (["start", "--device", "gpu", "--rendezvous"], "compute.device"),
-        (["start"], "no bootstrap peer: give --bootstrap ADDR"),
+        (["join", "x"], "CODE: a character of the code is wrong or missing"),
         (
             ["testnet", "--nodes", "2", "--kill", "2"],
             "--kill 2: at least one of 2 volunteers must live",

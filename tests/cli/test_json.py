@@ -28,8 +28,11 @@ ELSEWHERE = {
     "doctor": "commands/test_doctor.py",
     "verify": "commands/test_verify.py",
     "verify --history": "commands/test_history.py",
+    "credits": "commands/test_credits.py",
     "eval": "commands/test_checkpoints.py",
     "generate": "commands/test_checkpoints.py",
+    "run follow": "commands/test_follow.py",
+    "invite": "commands/test_invitations.py",
     "ckpt list": "commands/test_checkpoints.py",
     "service status": "commands/test_service.py",
 }

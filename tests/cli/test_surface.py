@@ -20,6 +20,14 @@ SURFACE = {
     "--max-shards --max-temp-c --max-up --metered --metrics-listen --min-free --moment-bits --nice "
     "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --tui --ui-listen "
     "--until --verify --whole-files",
+    "join": "CODE --announce --cache-max --checkpointing --compile --daily-quota --device "
+    "--dry-run "
+    "--duty --exclusive-apps --exempt-prefixes --force --heartbeat-s --high-conns --home --hours "
+    "--idle-minutes --idle-only --limit-lan --listen --local-sources --log-file --log-format "
+    "--log-keep --log-level --log-max-size --low-conns --max-batch --max-down --max-ram "
+    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice --on-battery "
+    "--paused --signer --tasks --threads --ui-listen --until --verify --whole-files",
+    "invite": "NAME --address --home --json --qr",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
     "peers": "--home --json",
@@ -37,6 +45,7 @@ SURFACE = {
     "run show": "NAME --home --json",
     "run ledger": "NAME --force --home --out",
     "run list": "--home --json",
+    "run follow": "NAME --bootstrap --home --json",
     "run takeover": "NAME --home --keepers-gone --key --term",
     "doctor": "--device --fit --home --json --max-batch --prove-idle",
     "verify": "NAME --history --home --json --labels --local-sources --out --spec",
@@ -46,6 +55,8 @@ SURFACE = {
     "--no-check --nodes --partition --reference --report --restart --rounds --schedulers --seed "
     "--slow-link --soak",
     "reference": "NAME --compare --device --home --ledger --report --rounds --seed",
+    "credits": "NAME --home --json",
+    "report": "NAME --force --home --out",
     "eval": "NAME --at --data --device --domain-field --home --json --local-sources --max-batch "
     "--reroute --text-field",
     "generate": "NAME PROMPT --at --device --home --json --max-tokens --path --reroute --seed "
@@ -79,6 +90,8 @@ HEAVY = ("torch", "libp2p", "datasets", "tokenizers", "pyarrow", "numpy", "trio"
 LIGHT_COMMANDS = (
     ["--help"],
     ["start", "--help"],
+    ["join", "--help"],
+    ["invite", "--help"],
     ["testnet", "--help"],
     ["reference", "--help"],
     ["verify", "--help"],
@@ -89,6 +102,8 @@ LIGHT_COMMANDS = (
     ["eval", "--help"],
     ["generate", "--help"],
     ["ckpt", "export", "--help"],
+    ["credits", "--help"],
+    ["report", "--help"],
     ["cache", "info", "--help"],
     ["version"],
     ["completion", "zsh"],

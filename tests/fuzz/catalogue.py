@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import addresses, api, blobs, files, ledgers, streams, wire
+from tests.fuzz.targets import addresses, api, blobs, files, invitations, ledgers, streams, wire
 
 CORPUS = Path(__file__).parent / "corpus"
 """One folder a target, named as it with a dot for the slash; one file an input."""
@@ -16,7 +16,7 @@ def targets() -> dict[str, Target]:
     """Return all targets by name."""
     found = [
         each
-        for module in (wire, addresses, blobs, files, ledgers, streams, api)
+        for module in (wire, addresses, invitations, blobs, files, ledgers, streams, api)
         for each in module.targets()
     ]
     return {target.name: target for target in found}

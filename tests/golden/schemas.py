@@ -17,6 +17,7 @@ from dipaco.cli.answers import (
     ConfigAnswer,
     ConfigFaults,
     IdAnswer,
+    InviteAnswer,
     MadeAnswer,
     ManifestAnswer,
     RunAnswer,
@@ -27,7 +28,9 @@ from dipaco.cli.answers import (
 )
 from dipaco.cli.views.assessment import AssessmentReport
 from dipaco.cli.views.checkpoint import Listing
+from dipaco.cli.views.credits import CreditBoard
 from dipaco.cli.views.doctor import DoctorReport
+from dipaco.cli.views.following import RoundSeen
 from dipaco.cli.views.generation import GenerationReport
 from dipaco.cli.views.peers import PeerList
 from dipaco.cli.views.report import Report
@@ -52,9 +55,11 @@ VERBS: Final[dict[str, Any]] = {
     "run create": MadeAnswer,
     "run show": ManifestAnswer,
     "run list": list[RunAnswer],
+    "run follow": RoundSeen,
     "doctor": DoctorReport,
     "verify": VerifyReport,
     "verify --history": HistoryReport,
+    "credits": CreditBoard,
     "eval": AssessmentReport,
     "generate": GenerationReport,
     "ckpt list": Listing,
@@ -65,9 +70,10 @@ VERBS: Final[dict[str, Any]] = {
     "service status": ServiceAnswer,
     "update": UpdateAnswer,
     "id": IdAnswer,
+    "invite": InviteAnswer,
     "version": VersionAnswer,
 }
-"""What a verb prints with `--json`; `log` and `events` print one on each line."""
+"""What a verb prints with `--json`; `log`, `events` and `run follow` print one on each line."""
 REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
     "GET /v1/ledger": LedgerView,
     "GET /v1/config": ConfigView,
@@ -85,6 +91,7 @@ DOCUMENTS: Final[dict[str, Any]] = {
     **{f"`{name}`": kind for name, kind in REPORTS.items()},
 }
 GLOSSARY: Final = {
+    "code": "The code.",
     "tasks": "The tasks of this node; of an event the number of those that were begun so far.",
     "outcome": "How it ended; `working`: it has not.",
     "level": "How severe it is.",
@@ -302,8 +309,8 @@ INTRODUCTION = """# JSON for programs
 Every field of what `--json` prints and of the reports that are written, with its type and unit.
 This page and [json.schema.json](json.schema.json), a JSON schema (draft 2020-12), are made from the
 types by `python -m tests.golden.regenerate`; its `verbs` tells the type of each verb, and the tests
-hold every verb's output against it. `log`, `events` and `status --watch` print one document on each
-line. Fields may be added, so ignore unknown ones; `schema`
+hold every verb's output against it. `log`, `events`, `run follow` and `status --watch` print one
+document on each line. Fields may be added, so ignore unknown ones; `schema`
 becomes 2 when a field is removed or changes its meaning. Digests and ids are hex, times Unix
 seconds, losses nats per token."""
 

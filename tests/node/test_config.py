@@ -9,6 +9,7 @@ import pytest
 from dipaco.node.config import KEYS, VARIABLES, NodeConfig, home_folder
 from dipaco.node.settings import load_config
 from dipaco.protocol.errors import ConfigError
+from tests.protocol.run.test_invitation import PLAIN
 
 PEER = "12D3KooW" + "A" * 44
 
@@ -110,6 +111,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "log.max_size": "1 MB",
         "log.keep": "2",
         "ui.listen": "",
+        "run.invitation": PLAIN.code,
         "ui.token": "0123456789abcdef",
         "metrics.listen": "127.0.0.1:7398",
     }

@@ -1,5 +1,6 @@
 """`eval`, `generate` and `ckpt` in this process, on a module export of made-up states."""
 
+import io
 import json
 import math
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dipaco.cli.commands.generate import MAX_PROMPT
 from dipaco.cli.exits import Exit
 from dipaco.cli.main import run
 from dipaco.cli.views.generation import parts_of
@@ -71,6 +73,28 @@ def test_the_parts_of_a_text_are_its_paths_in_order(tmp_path: Path) -> None:
     found = parts_of(checkpointed(tmp_path), [2, 2, 0, 2])
     assert [(part.path, part.tokens) for part in found] == [(2, 2), (0, 1), (2, 1)]
     assert parts_of(checkpointed(tmp_path), []) == ()
+
+
+def test_the_prompt_is_read_from_stdin(
+    export: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Das Stra\u00df\n".encode())))
+    asked = ("generate", export, "-", "--max-tokens", "3", "--seed", "1", "--json")
+    assert json.loads(said(capsys, *asked))["prompt"] == "Das Stra\u00df"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"caf\xe9 au lait", "stdin is not UTF-8: byte 4 is 0xe9"),
+        (b"x" * (MAX_PROMPT + 1), "stdin has more than 1,048,576 bytes"),
+    ],
+)
+def test_a_prompt_of_stdin_is_bounded_and_text(
+    data: bytes, reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert reason in refused(capsys, "generate", "saved", "-")
 
 
 @pytest.mark.parametrize("prompt", ["", "a\x00b\r\n", "sea " * 250_000, "\ufffd"])

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from dipaco.node.runs.choice import Choice, RunOffer, choose, missing_text, next_text, offers_text
+from dipaco.protocol.run.invitation import Invitation
+from dipaco.protocol.wire.address import Address
 from dipaco.protocol.wire.digest import Digest, sha256, short
+from dipaco.protocol.wire.identity import fingerprint_bytes
 from tests.values import peer
 
 
@@ -90,3 +93,29 @@ def test_a_run_that_is_over_names_the_others() -> None:
     assert f"bb {short(BB.run)}" in next_text(AA.run, [AA, BB])
     many = [offer("cc", number) for number in range(11)]
     assert "3 more" in next_text(AA.run, many)
+
+
+def invitation(offered: RunOffer) -> Invitation:
+    address = Address.parse(f"/ip4/10.0.0.1/tcp/1/p2p/{peer('seed')}")
+    return Invitation((address,), offered.run[:4], fingerprint_bytes(offered.signer))
+
+
+def test_of_an_invitation_its_run_alone_is_chosen() -> None:
+    invited = invitation(AA)
+    assert choose([BB, AA], invited=invited) == Choice(AA.run)
+    assert choose([BB, AA], last=BB.run, invited=invited) == Choice(AA.run)
+    assert choose([SEEDS_AA, BB], invited=invitation(BB)) == Choice(BB.run)
+    assert choose([OLD_AA, BB], invited=invited) == Choice(OLD_AA.run)  # to say that it is over
+    assert choose([BB], invited=invited) == Choice(missing=AA.run[:4].hex())
+
+
+def test_a_run_of_another_owner_with_the_same_beginning_is_not_the_invited_one() -> None:
+    twin = RunOffer(run=AA.run, name="aa", signer=peer("mallory"))
+    assert choose([twin], invited=invitation(AA)) == Choice(missing=AA.run[:4].hex())
+
+
+def test_an_invitation_does_not_stand_for_the_signer_of_a_name() -> None:
+    other = offer("aa", pinned=peer("the first"))
+    assert choose([other], invited=invitation(other)).of_others == (other,)
+    signers = (other.signer,)
+    assert choose([other], invited=invitation(other), signers=signers) == Choice(other.run)

@@ -129,6 +129,7 @@ class Swarm:
         run: tuple[str, ...] = (),
         verify: str = "require",
         signers: tuple[PeerId, ...] = (),
+        invitation: str = "",
         founds: bool = False,
         keeper: bool = False,
         bootstrap: SwarmNode | None = None,
@@ -148,7 +149,7 @@ class Swarm:
                 keeper=keeper,
                 bootstrap=self._told(name, bootstrap),
             ),
-            run=RunSection(id=run, verify=verify, signers=signers),
+            run=RunSection(id=run, verify=verify, signers=signers, invitation=invitation),
             when=replace(self.when, on_battery=True),
         )
         return await self._nursery.start(self._live, name, config, partial(worker, **settings))

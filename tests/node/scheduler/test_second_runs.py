@@ -15,8 +15,10 @@ from dipaco.node.roles.offers import AWAY_SECONDS
 from dipaco.node.runs.files import keep_run, sign_manifest
 from dipaco.node.runs.signers import FILE, pinned_signers
 from dipaco.node.runs.strangers import MAX_OF_OWNER
+from dipaco.protocol.errors import Refusal
+from dipaco.protocol.run.invitation import Invitation
 from dipaco.protocol.run.manifest import Manifest, run_id
-from dipaco.protocol.wire.identity import fingerprint
+from dipaco.protocol.wire.identity import fingerprint, fingerprint_bytes
 from dipaco.protocol.wire.signed import sign
 from tests.node.scheduler.swarm import SCHEDULER, Swarm, SwarmNode, found, until
 from tests.node.scheduler.test_choosing import AA, BB, SHORT, of, runs_of, text, trained
@@ -134,6 +136,30 @@ async def test_with_signer_only_that_owners_runs_are_chosen(
     await mallory_joins(swarm, scheduler, mallorys("other"))
     fresh = await swarm.start("fresh", signers=(peer("mallory"),))
     await until(lambda: joined(fresh) == run_id(mallorys("other")).hex(), seconds=60)
+
+
+def invitation(run: Manifest, seed: SwarmNode) -> str:
+    address = seed.parts.transport.addresses[0]
+    return Invitation((address,), run_id(run)[:4], fingerprint_bytes(run.owner)).code
+
+
+async def test_an_invitation_leads_to_its_run_alone_and_refuses_another_signer_of_a_known_name(
+    swarm: Swarm, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    found(tmp_path, AA)
+    scheduler = await swarm.start(SCHEDULER)
+    namesake = mallorys("aa", seed=7)
+    await mallory_joins(swarm, scheduler, namesake)
+    fresh = await swarm.start("fresh", invitation=invitation(namesake, scheduler))
+    await until(lambda: joined(fresh) == run_id(namesake).hex(), seconds=60)
+    anna = await swarm.start("anna", invitation=invitation(AA, scheduler))
+    await trained(anna)
+    assert joined(anna) == run_id(AA).hex()
+    await swarm.kill(anna)
+    again = await swarm.start("anna", invitation=invitation(namesake, scheduler))
+    with trio.fail_after(60):
+        await again.ended.wait()
+    assert isinstance(again.error, Refusal) and "signers.toml" in str(again.error)
 
 
 async def test_a_newcomer_does_not_join_a_run_whose_scheduler_left(
