@@ -78,6 +78,10 @@ COMMANDS: Final = {
         "compare",
         "Train RUN, a run file or its TOML file [the packaged demo], and its controls.",
     ),
+    "ui": (
+        "ui",
+        "Print the address of the page that the daemon serves on this machine, with its token.",
+    ),
     "config": ("config", "The configuration: show, get, set, edit, path, check."),
     "service": ("service", "Run as a service: install, uninstall, status."),
     "update": (

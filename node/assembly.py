@@ -372,6 +372,7 @@ def reporter_of(
         leave=leave,
         restart=restart,
         live=live,
+        saved_records=node.journal.ledger,
         device=device,
         celsius=lambda: node.watch.observed().celsius,
         today=node.account.today,

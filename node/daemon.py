@@ -284,7 +284,8 @@ def _greet(node: Node, say: Say, ends: Ends) -> None:
     addresses = node.transport.addresses
     say(f"listen   {'  '.join(map(str, addresses))}")
     _greet_signers(node, say)
-    port = f"  {ends.url}" if ends.url else ""
+    # Without the token: what is printed here may go into a log that others read.
+    port = f"  ui {ends.url} ({PACKAGE} ui prints its token)" if ends.url else ""
     say(f"ready    api unix:{ends.socket}{port}")
     if addresses:
         widest = max(

@@ -26,6 +26,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
             "condition",
             "descriptors",
             "hours",
+            "page",
             "quantities",
             "service_state",
             "signals",

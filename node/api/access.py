@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from dipaco.node.api.connection import Refused, Request
+from dipaco.node.page.files import FILES
 
 HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine; the port is any, since a person may forward one from elsewhere."""
@@ -23,8 +24,12 @@ class Access:
         """Ask for a token; None: none is needed, Host and Origin are enough."""
         self._token = token.encode() if token is not None else None
 
-    def check(self, request: Request) -> None:
-        """Raise Refused unless the request may be answered."""
+    def check(self, request: Request) -> bool:
+        """Return whether the request shows the token; raises Refused unless it may be answered.
+
+        The files of the page need no token: they hold nothing of a node, and without them nobody
+        could be told how to get one.
+        """
         host = request.headers.get("host", "")
         if _name(host) not in HOSTS:
             text = f"this node is not called {host[:80]}: ask it at 127.0.0.1 or localhost"
@@ -33,12 +38,15 @@ class Access:
         if origin is not None and origin != f"http://{host}":
             raise Refused(HTTPStatus.FORBIDDEN, "requests of other pages are not answered")
         if self._token is None:
-            return
+            return True
+        if request.path in FILES and request.method in ("GET", "HEAD"):
+            return False
         kind, _, shown = request.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(shown.strip().encode(), self._token)
         if kind.lower() != "bearer" or not right:
             text = "the token is missing or wrong: send it as Authorization: Bearer TOKEN"
             raise Refused(HTTPStatus.UNAUTHORIZED, text, [("WWW-Authenticate", "Bearer")])
+        return True
 
 
 def _name(host: str) -> str | None:

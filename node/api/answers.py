@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from dipaco.node.api.connection import as_json
 from dipaco.node.api.handler import Handler
+from dipaco.node.api.values import PageView
 from dipaco.node.status.document import Memory, Status
 
 REST = 4.0  # s of the loop for all else, for each second in which values are made for clients
@@ -28,6 +29,8 @@ class Answers:
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
+        self.page: PageView | None = None
+        """Where the page is; None: the API has no port."""
         self._turn, self._free_at = trio.Lock(), 0.0
         self._reading, self._read_at = trio.Lock(), 0.0
         self._looked_at = self._changed_at = -REPEAT

@@ -24,6 +24,7 @@ from dipaco.node.api.values import (
     LEDGER,
     LOG,
     MAX_REPLY,
+    PAGE,
     PAUSE,
     RESUME,
     STATUS,
@@ -43,6 +44,7 @@ from dipaco.node.api.values import (
     LogQuery,
     NoDaemon,
     Ordered,
+    PageView,
     PauseRequest,
     Stopping,
     StopRequest,
@@ -78,6 +80,7 @@ _TOPICS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 _CONFIG: Final = msgspec.json.Decoder(ConfigView)
 _STOPPING: Final = msgspec.json.Decoder(Stopping)
 _ORDERED: Final = msgspec.json.Decoder(Ordered)
+_PAGE: Final = msgspec.json.Decoder(PageView)
 _WHY: Final = msgspec.json.Decoder(Why)
 _FAULT: Final = msgspec.json.Decoder(Fault)
 _FETCH_EVENT: Final[msgspec.json.Decoder[FetchEvent]] = msgspec.json.Decoder(FetchEvent)
@@ -91,6 +94,11 @@ def ask_status(home: Path, *, timeout: float = 5.0) -> Status:
 def ask_config(home: Path, *, timeout: float = 5.0) -> ConfigView:
     """Ask the daemon of `home` for the settings that it runs with; raises NoDaemon."""
     return _ask(home, "GET", CONFIG, _CONFIG, timeout=timeout)
+
+
+def ask_page(home: Path, *, timeout: float = 5.0) -> PageView:
+    """Ask the daemon of `home` where its page is; raises NoDaemon, Unavailable if it has none."""
+    return _ask(home, "GET", PAGE, _PAGE, timeout=timeout)
 
 
 def ask_ledger(home: Path, *, timeout: float = 30.0) -> LedgerView:

@@ -166,7 +166,8 @@ def as_json(value: object) -> bytes:
 
 
 def _head(status: HTTPStatus, kind: str, *more: tuple[str, str]) -> h11.Event:
-    headers = [("Content-Type", kind), ("Cache-Control", "no-store"), *more]
+    sure = ("X-Content-Type-Options", "nosniff")  # a browser takes it for nothing else
+    headers = [("Content-Type", kind), ("Cache-Control", "no-store"), sure, *more]
     return h11.Response(status_code=status, reason=status.phrase, headers=headers)
 
 

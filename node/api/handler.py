@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
+from dipaco.node.api.values import ConfigView, LedgerView, LossView, Ordered, RecordPage, Why
 from dipaco.node.status.document import Status
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.events import EventPage, TaskPage
@@ -29,6 +29,20 @@ class Handler(Protocol):
 
     def ledger(self) -> LedgerView:
         """Return the summary of the run's ledger."""
+        ...
+
+    def losses(self, run: str | None, most: int) -> LossView:
+        """Return the held-out losses of a run (None: the busiest) at no more than `most` versions.
+
+        Raises Unavailable for a run that this node does not know.
+        """
+        ...
+
+    def records(self, run: str | None, first: int | None, most: int) -> RecordPage:
+        """Return at most `most` records of a ledger from number `first` on (None: the last ones).
+
+        It reads the journal, a few rows by their key. Raises Unavailable as `losses`.
+        """
         ...
 
     def settings(self) -> ConfigView:

@@ -1,6 +1,7 @@
 """The daemon's answers to the local API: the status document and the ledger's summary.
 
-It reads the state of the daemon's other parts from memory, reads no disk, and changes nothing.
+It reads the state of the daemon's other parts from memory, of the disk some rows of the journal for
+a page of the ledger, and changes nothing.
 """
 
 import os
@@ -14,9 +15,17 @@ from typing import Final, NoReturn
 import trio
 from msgspec.structs import replace
 
-from dipaco.node.api.evaluations import evaluation_view
+from dipaco.node.api.ledger_pages import NO_LEDGER, ledger_view, loss_view, record_page
 from dipaco.node.api.run_details import pace_of, rounds_done, router_of, schedule_of
-from dipaco.node.api.values import ConfigView, LedgerView, Ordered, SettingView, Why
+from dipaco.node.api.values import (
+    ConfigView,
+    LedgerView,
+    LossView,
+    Ordered,
+    RecordPage,
+    SettingView,
+    Why,
+)
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
 from dipaco.node.kinds.table import EVALUATE
@@ -55,6 +64,7 @@ from dipaco.node.status.events import EventPage, TaskPage
 from dipaco.node.status.log_lines import LogLines
 from dipaco.node.status.rates import Rates
 from dipaco.node.storage.files import Home
+from dipaco.node.storage.journal import SavedRecord
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.routing.labels import SCORE_BYTES
 from dipaco.protocol.run.topology import experts_of
@@ -92,6 +102,8 @@ class StatusReporter:
     """Reads the history and the events."""
     restart: Callable[[], None] = lambda: None
     """Have the process end with `RESTART`."""
+    saved_records: Callable[[Digest, int, int], list[SavedRecord]] = lambda run, first, most: []
+    """Returns saved records of a run's ledger from a number on, at most so many."""
     device: str = ""
     """The device that trains, in words; empty: none does."""
     celsius: Callable[[], float | None] = lambda: None
@@ -215,32 +227,35 @@ class StatusReporter:
 
     def ledger(self) -> LedgerView:
         """Return the summary of the run's ledger."""
-        if self.run is None:
-            return LedgerView(
-                run="", records=0, head="", versions={}, states={}, evaluations=(), finished=False
-            )
-        view = self.run.state
-        return LedgerView(
-            run=self.run.run.hex(),
-            records=self.run.length,
-            head=self.run.head.hex(),
-            versions={m: view.version(m) for m in view.states},
-            states={
-                m: {version: digest.hex() for version, digest in enumerate(states)}
-                for m, states in view.states.items()
-            },
-            evaluations=tuple(
-                evaluation_view(e.path, e.version, e.peer, e.evaluation)
-                for _, e in sorted(view.evaluations.items())
-            ),
-            finished=self.run.rounds.finished,
-        )
+        return ledger_view(self.run) if self.run else NO_LEDGER
 
-    async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
-        """Fetch a blob that the ledger or the manifest of a run names; returns its bytes."""
+    def losses(self, run: str | None, most: int) -> LossView:
+        """Return the held-out losses of a run; raises Unavailable for an unknown one."""
+        record = self._known(run)
+        if record is None:
+            return LossView(run="", records=0, versions=(), overall=(), paths=())
+        return loss_view(record, most)
+
+    def records(self, run: str | None, first: int | None, most: int) -> RecordPage:
+        """Return some records of a ledger; raises Unavailable for an unknown run."""
+        record = self._known(run)
+        if record is None:
+            return RecordPage(run="", total=0, records=())
+        return record_page(record, first, most, partial(self.saved_records, record.run))
+
+    def _known(self, run: str | None) -> RunRecord | None:
+        """Return a run by its id; without one the busiest, or None."""
+        if run is None:
+            return self.run
         record = self.run_store.runs.get(Digest(bytes.fromhex(run)))
         if record is None:
             raise Unavailable(f"this node does not know the run {run[:16]}")
+        return record
+
+    async def fetch(self, run: str, blob: str, on_progress: Callable[[int, int], None]) -> int:
+        """Fetch a blob that the ledger or the manifest of a run names; returns its bytes."""
+        record = self._known(run)
+        assert record is not None
         digest = Digest(bytes.fromhex(blob))
         length = _length_of(record, digest)
         if length is None:

@@ -23,7 +23,10 @@ from dipaco.node.api.values import (
     FINISH,
     LEDGER,
     LOG,
+    LOSSES,
+    PAGE,
     PAUSE,
+    RECORDS,
     RESUME,
     STATUS,
     STOP,
@@ -37,15 +40,18 @@ from dipaco.node.api.values import (
     Fetching,
     FetchRequest,
     LogQuery,
+    LossQuery,
     Nothing,
     Ordered,
     PauseRequest,
+    RecordQuery,
     Stopping,
     StopRequest,
     StreamQuery,
     TaskQuery,
     WhyRequest,
 )
+from dipaco.node.page.files import FILES, HEADERS
 from dipaco.node.status.events import LogPage
 from dipaco.protocol.errors import ConfigError, Unavailable
 from dipaco.protocol.wire.faults import without_pattern
@@ -72,6 +78,25 @@ async def _ledger(answers: Answers, request: Request, connection: Connection) ->
     _asked(request, Nothing)
     body = await answers.made(lambda: as_json(answers.handler.ledger()))
     await connection.send_answer(HTTPStatus.OK, body)
+
+
+async def _losses(answers: Answers, request: Request, connection: Connection) -> None:
+    asked = _asked(request, LossQuery)
+    body = await answers.made(lambda: as_json(answers.handler.losses(asked.run, asked.most)))
+    await connection.send_answer(HTTPStatus.OK, body)
+
+
+async def _records(answers: Answers, request: Request, connection: Connection) -> None:
+    asked = _asked(request, RecordQuery)
+    find = partial(answers.handler.records, asked.run, asked.first, asked.most)
+    await connection.send_answer(HTTPStatus.OK, await answers.made(lambda: as_json(find())))
+
+
+async def _page(answers: Answers, request: Request, connection: Connection) -> None:
+    _asked(request, Nothing)
+    if answers.page is None:
+        raise Unavailable("this node serves no page: set ui.listen to a free port of 127.0.0.1")
+    await connection.answer(HTTPStatus.OK, answers.page)
 
 
 async def _config(answers: Answers, request: Request, connection: Connection) -> None:
@@ -193,6 +218,11 @@ class _Fetch:
         return f"no byte of the blob came for {STALL_SECONDS:g} s: ask again later"
 
 
+async def _file(answers: Answers, request: Request, connection: Connection) -> None:
+    found = FILES[request.path]
+    await connection.send_file(found.kind, found.body, HEADERS)
+
+
 ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     STATUS: {"GET": _status},
     LEDGER: {"GET": _ledger},
@@ -201,12 +231,16 @@ ROUTES: Final[dict[str, dict[str, Route]]] = {  # target: method: route
     LOG: {"GET": _log},
     STREAM: {"GET": _stream},
     CONFIG: {"GET": _config},
+    LOSSES: {"GET": _losses},
+    RECORDS: {"GET": _records},
+    PAGE: {"GET": _page},
     STOP: {"POST": _stop},
     FETCH: {"POST": _fetch},
     PAUSE: {"POST": _pause},
     RESUME: {"POST": _resume},
     FINISH: {"POST": _finish},
     WHY: {"GET": _why},
+    **{target: {"GET": _file, "HEAD": _file} for target in FILES},
 }
 
 

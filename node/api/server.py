@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 import trio
 
@@ -31,7 +32,7 @@ from dipaco.node.api.connection import (
 from dipaco.node.api.handler import Handler
 from dipaco.node.api.port import Port
 from dipaco.node.api.routes import Route, route_of
-from dipaco.node.api.values import STATUS, STOP
+from dipaco.node.api.values import STATUS, STOP, PageView
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
 
@@ -95,6 +96,8 @@ async def serve_api(
             if port and web:
                 public = Door(answers, Clients(most), Access(port.token))
                 nursery.start_soon(trio.serve_listeners, partial(serve_client, public), web)
+                url = url_of(web)
+                answers.page = PageView(address=url, url=f"{url}/#{quote(port.token)}")
             task_status.started(Ends(path, url_of(web)))
     finally:
         path.unlink(missing_ok=True)
@@ -167,8 +170,7 @@ async def converse(door: Door, client: Client, connection: Connection) -> None:
     try:
         while (request := await _next_request(client, connection)) is not None:
             if door.access:
-                door.access.check(request)
-                client.known = True
+                client.known = door.access.check(request) or client.known
             await _answer(door, request, connection, brief=client.brief)
             if client.brief or not connection.again():
                 return

@@ -25,6 +25,9 @@ RESUME: Final = "/v1/resume"
 FINISH: Final = "/v1/finish"
 WHY: Final = "/v1/why"
 CONFIG: Final = "/v1/config"
+LOSSES: Final = "/v1/losses"
+RECORDS: Final = "/v1/records"
+PAGE: Final = "/v1/page"
 
 MAX_HEAD = 8 << 10  # bytes of a request line with its headers; a browser sends about 1 kB
 MAX_BODY = 4 << 10  # bytes of a request's body; the longest has 160
@@ -153,6 +156,25 @@ class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Digest of a module's state, of a score sheet or of the tokenizer's file, hex."""
 
 
+class LossQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for the held-out losses of a run."""
+
+    run: HexDigest | None = None
+    """Run id, hex; None: the busiest run."""
+    most: Most = 200
+    """The most versions."""
+
+
+class RecordQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query for records of a run's ledger."""
+
+    run: HexDigest | None = None
+    """Run id, hex; None: the busiest run."""
+    first: Number | None = None
+    """The number of the first one; None: the last ones are wanted."""
+    most: Annotated[int, msgspec.Meta(ge=1, le=100)] = 25
+
+
 class EvaluationView(msgspec.Struct, frozen=True, kw_only=True):
     """The held-out loss of one path at one version."""
 
@@ -181,6 +203,59 @@ class LedgerView(msgspec.Struct, frozen=True, kw_only=True):
     """Module: version: digest of the state, hex."""
     evaluations: tuple[EvaluationView, ...]
     finished: bool
+
+
+class LossView(msgspec.Struct, frozen=True, kw_only=True):
+    """Held-out losses of a run by version, as its ledger has them; nats per token."""
+
+    run: str
+    """Run id, hex; empty: the node takes part in no run."""
+    records: int
+    """The number of records of the ledger."""
+    versions: tuple[int, ...]
+    """The versions that are told, ascending: 0 is the seed model, round t makes version t."""
+    overall: tuple[float | None, ...]
+    """Per version the loss of all live paths together; null: one of them is not evaluated yet."""
+    paths: tuple[tuple[float | None, ...], ...]
+    """Per path the same by version."""
+
+
+class RecordView(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of a ledger."""
+
+    number: int
+    """From 0."""
+    term: int
+    """The term of its scheduler."""
+    signer: str
+    """PeerID of that scheduler."""
+    digest: str
+    """Digest of its body, hex; the next record names it."""
+    kind: str
+    """The type of its entry: `SpecAdopted`, `ModuleUpdated`, ..."""
+    text: str
+    digests: tuple[str, ...]
+    """Of the state, spec or score sheet that it names, hex."""
+
+
+class RecordPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some records of a ledger, ascending."""
+
+    run: str
+    """Run id, hex; empty: the node takes part in no run."""
+    total: int
+    """The number of records of the ledger."""
+    records: tuple[RecordView, ...]
+    """Ascending by number."""
+
+
+class PageView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the page is."""
+
+    address: str
+    """Of the page, `http://127.0.0.1:7397`."""
+    url: str
+    """The same with the token behind a `#`: a browser never sends that part."""
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,8 +35,9 @@ ELSEWHERE = {
     "invite": "commands/test_invitations.py",
     "ckpt list": "commands/test_checkpoints.py",
     "service status": "commands/test_service.py",
+    "ui": "commands/test_ui.py",
 }
-"""Verbs that need a checkpoint, a ledger or a service: the file whose tests have one."""
+"""Verbs that need a checkpoint, a ledger, a service or a port: the file whose tests have one."""
 OF_A_DAEMON = {
     "status": (),
     "peers": (),

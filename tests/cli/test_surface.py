@@ -25,8 +25,8 @@ SURFACE = {
     "--duty --exclusive-apps --exempt-prefixes --force --heartbeat-s --high-conns --home --hours "
     "--idle-minutes --idle-only --limit-lan --listen --local-sources --log-file --log-format "
     "--log-keep --log-level --log-max-size --low-conns --max-batch --max-down --max-ram "
-    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --nice --on-battery "
-    "--paused --signer --tasks --threads --ui-listen --until --verify --whole-files",
+    "--max-shards --max-temp-c --max-up --metered --metrics-listen --min-free --moment-bits --nice --on-battery "
+    "--paused --signer --tasks --threads --tui --ui-listen --until --verify --whole-files",
     "invite": "NAME --address --home --json --qr",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",
@@ -77,6 +77,7 @@ SURFACE = {
     "service install": "--home --print --system",
     "service uninstall": "--system",
     "service status": "--json --system",
+    "ui": "--home --json --open",
     "id": "--home --json",
     "key new": "FILE --home",
     "key backup": "FILE --home",
@@ -111,6 +112,7 @@ LIGHT_COMMANDS = (
     ["config", "check", "--home", "HOME"],
     ["config", "set", "log.level", "debug", "--home", "HOME"],
     ["service", "install", "--print", "--home", "HOME"],
+    ["ui", "--home", "HOME"],
     ["id", "--home", "HOME"],
     ["key", "new", "HOME/owner.key"],
     ["status", "--home", "HOME"],

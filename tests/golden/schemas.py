@@ -35,7 +35,15 @@ from dipaco.cli.views.generation import GenerationReport
 from dipaco.cli.views.peers import PeerList
 from dipaco.cli.views.report import Report
 from dipaco.cli.views.verification import HistoryReport, VerifyReport
-from dipaco.node.api.values import ConfigView, LedgerView, Ordered, Why
+from dipaco.node.api.values import (
+    ConfigView,
+    LedgerView,
+    LossView,
+    Ordered,
+    PageView,
+    RecordPage,
+    Why,
+)
 from dipaco.node.compare.summary import Comparison
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import Event, EventPage, LogLine, LogPage, TaskPage
@@ -69,6 +77,7 @@ VERBS: Final[dict[str, Any]] = {
     "config check": ConfigFaults,
     "service status": ServiceAnswer,
     "update": UpdateAnswer,
+    "ui": PageView,
     "id": IdAnswer,
     "invite": InviteAnswer,
     "version": VersionAnswer,
@@ -79,6 +88,8 @@ REQUESTS: Final[dict[str, type[msgspec.Struct]]] = {
     "GET /v1/config": ConfigView,
     "GET /v1/events": EventPage,
     "GET /v1/log": LogPage,
+    "GET /v1/losses": LossView,
+    "GET /v1/records": RecordPage,
 }
 """What the local API answers with and no verb prints."""
 REPORTS: Final[dict[str, type[msgspec.Struct]]] = {

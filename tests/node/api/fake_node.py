@@ -6,7 +6,17 @@ from typing import Any
 
 import trio
 
-from dipaco.node.api.values import ConfigView, EvaluationView, LedgerView, Ordered, SettingView, Why
+from dipaco.node.api.values import (
+    ConfigView,
+    EvaluationView,
+    LedgerView,
+    LossView,
+    Ordered,
+    RecordPage,
+    RecordView,
+    SettingView,
+    Why,
+)
 from dipaco.node.status.document import (
     CacheStatus,
     Memory,
@@ -194,6 +204,35 @@ class FakeNode:
     def ledger(self) -> LedgerView:
         """As `Handler`."""
         return ledger()
+
+    def losses(self, run: str | None, most: int) -> LossView:
+        """As `Handler`."""
+        if run not in (None, RUN):
+            raise Unavailable("this node does not know the run")
+        losses = (8.0, 7.0)[-most:]
+        return LossView(
+            run=RUN, records=7, versions=(0, 1)[-most:], overall=losses, paths=(losses,) * 4
+        )
+
+    def records(self, run: str | None, first: int | None, most: int) -> RecordPage:
+        """As `Handler`."""
+        begin = max(0, 7 - most) if first is None else first
+        return RecordPage(
+            run=RUN,
+            total=7,
+            records=tuple(
+                RecordView(
+                    number=number,
+                    term=0,
+                    signer=PEER,
+                    digest=f"{number:064x}",
+                    kind="RoundMissed",
+                    text=f"path 1 missed round {number}",
+                    digests=(),
+                )
+                for number in range(begin, 7)[:most]
+            ),
+        )
 
     def settings(self) -> ConfigView:
         """As `Handler`."""
