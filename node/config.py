@@ -61,6 +61,14 @@ RunName = Annotated[
         description="a run's id or name: at most 64 lower-case letters, digits, '.', '_' and '-'",
     ),
 ]
+NodeName = Annotated[
+    str,
+    Meta(
+        max_length=32,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z",
+        description="a line of at most 32 characters",
+    ),
+]
 AppName = Annotated[
     str,
     Meta(
@@ -94,6 +102,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class NodeSection(Section, frozen=True, kw_only=True):
     """`[node]`: this node's addresses, the peers it dials first, and its role as rendezvous."""
 
+    name: NodeName = ""
+    """The name of this node in its own status, page and board; it is sent to no peer."""
     listen: tuple[Address, ...] = (Address.parse("/ip4/0.0.0.0/tcp/4410"),)
     """The addresses that accept connections; port 0: any free one."""
     announce: tuple[Address, ...] = ()

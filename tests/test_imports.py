@@ -51,7 +51,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "cli": (
         {"answers", "exits", "options"},
         {"views"},
-        {"testnet", "inputs", "service_units", "terminal"},
+        {"testnet", "inputs", "following", "service_units", "terminal"},
         {"commands"},
         {"main"},
         {"entry"},

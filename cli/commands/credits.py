@@ -2,7 +2,7 @@
 
 import click
 
-from dipaco.cli.options import home_of, home_option, json_option, json_text
+from dipaco.cli.options import config_of, home_of, home_option, json_option, json_text
 
 
 @click.command(name="credits")
@@ -26,4 +26,5 @@ def credits_(name: str, home: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json_text(board))
     else:
-        click.echo(board_text(board, own_peer(root) or "", terminal_width()))
+        name = config_of(home, {}).node.name or "this node"
+        click.echo(board_text(board, own_peer(root) or "", name, terminal_width()))

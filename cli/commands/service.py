@@ -137,7 +137,7 @@ def _check_peers(made: "Service") -> None:
     if not config.seeds and not config.node.rendezvous:
         raise ConfigError(
             "no bootstrap peer: a service takes its settings from the file: dipaco-node config set "
-            f"run.invitation CODE (or node.bootstrap ADDR) --home {made.home}"
+            f"run.invitation CODE, or config set node.bootstrap ADDR, with --home {made.home}"
         )
 
 

@@ -71,6 +71,7 @@ class End(click.ParamType[Until]):
 @click.option("--run", metavar="RUN", help="Run file, run id or name [the only one on offer].")
 @click.option("--signer", multiple=True, metavar="PEERID", help="Train runs of this owner alone.")
 @home_option
+@click.option("--name", metavar="NAME", help="For your own status and board; no peer is told.")
 @click.option("--listen", multiple=True, metavar="MADDR", help="[/ip4/0.0.0.0/tcp/4410]")
 @click.option("--announce", multiple=True, metavar="MADDR", help="An address for other nodes.")
 @click.option(

@@ -8,6 +8,7 @@ from dipaco.cli.views.layout import Column, table_text
 from dipaco.node.runs.files import RunFile
 from dipaco.protocol.wire.digest import Digest
 from dipaco.protocol.wire.identity import fingerprint
+from dipaco.protocol.wire.text import escaped
 from dipaco.protocol.work.credits import credits_of
 from dipaco.protocol.work.ledger import LedgerRecord
 
@@ -86,11 +87,14 @@ def credit_board(run: RunFile, records: Sequence[LedgerRecord], head: Digest) ->
     )
 
 
-def board_text(board: CreditBoard, own: str, width: int | None) -> str:
-    """Return a line for each peer, and the ledger that it follows from; `own` is marked."""
+def board_text(board: CreditBoard, own: str, name: str, width: int | None) -> str:
+    """Return a line for each peer, and the ledger that it follows from.
+
+    own, name   the PeerID of this node, and what its row is marked with.
+    """
     rows = [
         (
-            f"{row.peer[:8]}...{row.peer[-4:]}{' (this node)' if row.peer == own else ''}",
+            f"{row.peer[:8]}...{row.peer[-4:]}{f' ({escaped(name)})' if row.peer == own else ''}",
             row.fingerprint,
             f"{row.rounds:,}",
             f"{row.steps:,}",

@@ -163,6 +163,7 @@ def _totals(status: Status) -> str:
         f"{totals.accepted:,} accepted, {totals.refused:,} refused, "
         f"{count(totals.tokens, 'token')} in {span(totals.seconds)}; "
         f"{size(totals.sent)} sent, {size(totals.received)} received in all"
+        + (f"; loss fell by {totals.improvement:.3f}" if totals.improvement else "")
     )
 
 

@@ -200,6 +200,7 @@ class StatusReporter:
         return Status(
             version=self.version,
             peer=self.me,
+            name=self.config.node.name,
             pid=os.getpid(),
             home=_printable(self.home.root),
             rendezvous=self.config.node.rendezvous,

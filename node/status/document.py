@@ -315,6 +315,10 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes."""
     received: int = 0
     """Bytes."""
+    improvement: float = 0.0
+    """Nats per token by which the held-out loss of its paths fell in its accepted rounds, summed,
+    where the ledger told of both losses while the node ran; others' work on shared modules is in
+    it."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -363,6 +367,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = SCHEMA
     version: str
     peer: str
+    name: str = ""
+    """The name that its person gave it; empty: none. No peer is told of it."""
     pid: int
     home: str
     rendezvous: bool

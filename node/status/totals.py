@@ -5,6 +5,7 @@ for a heartbeat or a status. A kill loses the traffic of the last minute, and no
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +15,8 @@ from msgspec.structs import asdict, replace
 from dipaco.node.status.document import Totals
 from dipaco.node.storage.journal import Journal
 from dipaco.protocol.errors import Unavailable
+from dipaco.protocol.work.credits import loss_fall
+from dipaco.protocol.work.run_state import RunState
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60.0
+MAX_UNJUDGED = 1024  # rounds that wait for their loss; the oldest are forgotten
 NOTHING = Totals(accepted=0, refused=0, tokens=0, seconds=0.0, sent=0, received=0)
 
 
@@ -41,9 +45,12 @@ class Sums:
         names = Totals.__struct_fields__
         found = {name: amount for name, amount in known.items() if name in names}
         self._before = self._saved = replace(NOTHING, **found)
+        self._unjudged: deque[tuple[RunState, int, int]] = deque(maxlen=MAX_UNJUDGED)
+        """The accepted rounds whose losses the ledger has not told of: run, path, round."""
 
     def now(self) -> Totals:
         """Return the sums."""
+        self._judge()
         sent, received = self._traffic()
         before = self._before
         return replace(before, sent=before.sent + sent, received=before.received + received)
@@ -58,6 +65,21 @@ class Sums:
             seconds=before.seconds + seconds,
         )
         self.save()
+
+    def trained(self, state: RunState, path: int, round_: int) -> None:
+        """Note an accepted round of a path: its loss is known once the ledger tells of it."""
+        self._unjudged.append((state, path, round_))
+
+    def _judge(self) -> None:
+        """Count by how much the losses fell that the ledger tells of by now."""
+        for _ in range(len(self._unjudged)):
+            state, path, round_ = self._unjudged.popleft()
+            before, after = (state.evaluations.get((v, path)) for v in (round_ - 1, round_))
+            if before is None or after is None:
+                self._unjudged.append((state, path, round_))
+                continue
+            fell = loss_fall(before.evaluation, after.evaluation)
+            self._before = replace(self._before, improvement=self._before.improvement + fell)
 
     def refuse(self) -> None:
         """Count a task whose result was refused, and save."""

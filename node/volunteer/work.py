@@ -27,7 +27,7 @@ from dipaco.protocol.errors import DipacoError, LeaseLost, NoDevice, Refusal, Un
 from dipaco.protocol.routing.spec import RouterSpec
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.work.calls import Fallen
-from dipaco.protocol.work.kinds import Lease, Result
+from dipaco.protocol.work.kinds import Lease, Result, TrainLease
 
 log = logging.getLogger(__name__)
 
@@ -253,6 +253,9 @@ class LeaseWork:
     def _count(self, result: Result) -> None:
         tokens, seconds = result.trained
         self._activity.sums.accept(tokens, seconds)
+        record = self._deps.run_store.runs.get(self._lease.run)
+        if isinstance(self._lease, TrainLease) and record is not None:
+            self._activity.sums.trained(record.state, self._lease.path, self._lease.round)
         blobs = self._deps.blobs
         sent = sum(blobs.size(each) for each in result.digests if blobs.has(each))
         self._activity.tasks.note(self.number, sent=sent)

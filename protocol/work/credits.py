@@ -70,7 +70,7 @@ def credits_of(manifest: Manifest, entries: Iterable[Entry]) -> tuple[Credit, ..
                 work[entry.peer].scores += 1
     falls: dict[PeerId, list[float]] = defaultdict(list)
     for (path, version), peer in trained.items():
-        falls[peer].append(_fall(losses.get((path, version - 1)), losses.get((path, version))))
+        falls[peer].append(loss_fall(losses.get((path, version - 1)), losses.get((path, version))))
     per_step = training.batch * manifest.model.context
     found = [_credit(peer, each, falls[peer], per_step) for peer, each in work.items()]
     return tuple(sorted(found, key=lambda each: (-each.steps, each.peer)))
@@ -89,7 +89,7 @@ def _credit(peer: PeerId, work: _Work, falls: list[float], per_step: int) -> Cre
     )
 
 
-def _fall(before: Evaluation | None, after: Evaluation | None) -> float:
+def loss_fall(before: Evaluation | None, after: Evaluation | None) -> float:
     """Return by how much a loss fell, in nats per token; 0 where both are not of the same text."""
     if before is None or after is None or not after.tokens:
         return 0.0

@@ -50,6 +50,9 @@ WRONG = {
     "start --rendezvous --dry-run": "only a node that trains leases anything to try",
     # missing ones
     "start --run x": "give --bootstrap ADDR",
+    "credits x": "has no ledger",
+    "report x": "has no ledger",
+    "run follow": "Missing argument 'RUN'",
     "join": "Missing argument 'CODE'",
     "join x0": "CODE: character 2 is '0', which no code has",
     "join x --rendezvous": "No such option '--rendezvous'",

@@ -66,6 +66,7 @@ def test_several_runs_may_be_listed_in_the_file_and_on_the_command_line(tmp_path
 
 def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
     samples = {
+        "node.name": "attic",
         "node.listen": "/ip4/127.0.0.1/tcp/0, /ip6/::1/tcp/4410",
         "node.announce": "/dns4/example.org/tcp/4410",
         "node.bootstrap": f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}",

@@ -1,0 +1,31 @@
+"""Rules of this file: sums of a real journal, and a run's state that grows."""
+
+from contextlib import closing
+from pathlib import Path
+
+from dipaco.node.status.totals import Sums
+from dipaco.node.storage.journal import Journal
+from dipaco.protocol.work.run_state import RunState
+from tests.two_rounds import entries, whole_run
+
+RUN = whole_run()
+
+
+def test_the_fall_of_a_loss_counts_once_when_the_ledger_tells_both_and_outlives_a_restart(
+    tmp_path: Path,
+) -> None:
+    state, told = RunState(RUN), entries(RUN, 2)
+    with closing(Journal.open(tmp_path / "journal.sqlite")) as journal:
+        sums = Sums(journal, lambda: (7, 9))
+        sums.accept(100, 2.5)
+        sums.trained(state, 1, 1)
+        sums.trained(state, 1, 2)
+        seen = []
+        for entry in told:
+            state.apply(entry)
+            seen.append(sums.now().improvement)
+        assert seen == sorted(seen) and set(seen) == {0.0, 2.0, 3.0}
+        sums.save()
+    with closing(Journal.open(tmp_path / "journal.sqlite")) as journal:
+        again = Sums(journal).now()
+    assert (again.improvement, again.accepted, again.tokens, again.sent) == (3.0, 1, 100, 7)
