@@ -14,7 +14,7 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
-from dipaco.node.api.evaluations import evaluation_view
+from dipaco.node.api.evaluations import evaluation_view, held_out
 from dipaco.node.api.values import ConfigView, LedgerView, Ordered, SettingView, Why
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.node.jobs.runner import JobRunner
@@ -301,6 +301,7 @@ class StatusReporter:
             round=min(rounds.done + 1, rounds.last),
             rounds=rounds.last,
             finished=rounds.finished,
+            held_out=held_out(rounds, record.manifest.tokenizer.vocabulary),
             state=activity.own_state,
             reason=activity.own_reason,
             reasons=activity.own_reasons,
