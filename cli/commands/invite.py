@@ -70,9 +70,13 @@ def _status(home: Path) -> "Status | None":
 
 def _run(name: str, home: Path, status: "Status | None") -> "RunFile":
     """Return the run that is named, else the daemon's, else the only one of the home."""
-    from dipaco.node.runs.known import named_run
+    from dipaco.node.runs.known import known_runs, named_run
 
     own = status.run.id if status is not None and status.run is not None else ""
+    if not (name or own or known_runs(home)):
+        raise ConfigError(
+            f"no run is in {home} to invite to: found one with `dipaco-node run init my.toml`"
+        )
     return named_run(name or own, home)
 
 

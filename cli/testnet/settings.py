@@ -34,5 +34,5 @@ def node_settings(environ: Mapping[str, str], home: Path) -> dict[str, str]:
         "DIPACO_COMPUTE_NICE": "0",  # all nodes share the machine: nothing else is to be spared
         "DIPACO_NODE_EXEMPT_PREFIXES": "127.0.0.0/8",  # all nodes are of one prefix
         "DIPACO_RUN_LOCAL_SOURCES": "true",
-        "DIPACO_UI_LISTEN": "",  # one port cannot serve all
+        "DIPACO_UI_LISTEN": "127.0.0.1:0",  # each has a port of its own: `ui --home`
     }

@@ -38,7 +38,7 @@ export function nodeCard(status, run) {
   const rows = [
     ["device", status.device ? foreign(status.device.text) : "trains nothing"],
     ["temperature", temperature(status.device)],
-    ["work", task ? workText(task) : "none now"],
+    ["work", task ? workText(task) : status.trains ? "none now" : null],
     ["progress", task && task.total ? progress(task) : null],
     ["speed", task?.tokens_per_second ? `${whole(task.tokens_per_second)} tokens/s` : null],
     ["loss", task && task.loss !== null ? `${loss(task.loss)} (training)` : null],
@@ -49,9 +49,11 @@ export function nodeCard(status, run) {
     facts(...rows),
     h("h3", {}, "Contribution since the first start"),
     facts(
-      ["results", `${whole(totals.accepted)} accepted, ${whole(totals.refused)} refused`],
-      ["trained", `${count(totals.tokens, "token")} in ${span(totals.seconds)}`],
+      ["results", status.trains ? `${whole(totals.accepted)} accepted, ${whole(totals.refused)} refused` : null],
+      ["trained", status.trains ? `${count(totals.tokens, "token")} in ${span(totals.seconds)}` : null],
+      ["improvement", totals.improvement > 0 ? `${totals.improvement.toFixed(3)} nats per token off the paths' held-out loss` : null],
       ["traffic", `${size(totals.sent)} sent, ${size(totals.received)} received`]),
+    run ? h("p", { class: "note" }, "Everybody's work, from the ledger: ", h("code", {}, "dipaco-node credits")) : null,
     h("h3", {}, "Machine"),
     facts(
       ["memory", memoryText(status.memory)],
@@ -137,6 +139,6 @@ export function eventsCard(status) {
 }
 
 export function foot(status) {
-  return ["dipaco-node ", foreign(status.version), " · peer ", h("code", {}, foreign(status.peer)), " · home ",
+  return ["dipaco-node ", foreign(status.version), status.name ? [" · ", foreign(status.name)] : null, " · peer ", h("code", {}, foreign(status.peer)), " · home ",
     foreign(status.home)];
 }

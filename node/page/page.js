@@ -50,7 +50,7 @@ function draw() {
     run ? scheduleCard(status, run) : null,
     offersCard(status),
     h("div", { class: "columns" },
-      h("div", {}, nodeCard(status, run), run ? [pathsCard(status, run), routerCard(run)] : null),
+      h("div", {}, nodeCard(status, run), run ? [pathsCard(status, run), routerCard(status, run)] : null),
       h("div", {},
         run ? lossCard(followed.losses, run, run.schedule ? [] : pace(status, run)) : null,
         networkCard(status), eventsCard(status))),

@@ -53,7 +53,7 @@ function told(status, run) {
   return late >= 60 ? h("p", { class: "note" }, `Others' work: as of ${span(late)} ago.`) : null;
 }
 
-export function routerCard(run) {
+export function routerCard(status, run) {
   const router = run.router;
   const marks = { verified: "good", refuted: "bad", unverifiable: "wait", unverified: "wait" };
   const verdict = h("span", { class: `mark ${marks[run.verdict] ?? ""}` }, run.verdict);
@@ -72,7 +72,8 @@ export function routerCard(run) {
         router.stages.map((each) => [foreign(each.stage), h("code", {}, foreign(each.digest))]))] : null,
     router?.receipts.length ? [h("h3", {}, "Receipts"),
       table("Receipts of other peers", ["peer", "says"],
-        router.receipts.map((each) => [named(shortPeer(each.peer), each.peer), foreign(each.outcome)]))] : null);
+        router.receipts.map((each) => [
+          [named(shortPeer(each.peer), each.peer), each.peer === status.peer ? " (this node)" : null], foreign(each.outcome)]))] : null);
 }
 
 export function pace(status, run) {

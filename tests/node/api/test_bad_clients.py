@@ -48,13 +48,17 @@ def in_one_line(answer: Answer) -> str:
 @pytest.mark.parametrize(
     ("method", "target", "body", "status"),
     [
-        ("GET", "/", b"", 404),
+        ("GET", "/nowhere", b"", 404),
         ("GET", "/v1/status?x=1", b"", 400),
         ("GET", "/v1/status?x", b"", 400),
         ("GET", "/v1/status?" + "a=1&" * 100 + "a=1", b"", 400),
         ("GET", "/v1/status?a=%ff", b"", 400),
         ("GET", "http://localhost/v1/status", b"", 404),
         ("POST", "/v1/stop?now=true", b"", 400),
+        ("GET", "/v1/losses?most=1001", b"", 400),
+        ("GET", "/v1/losses?run=../etc", b"", 400),
+        ("GET", "/v1/records?most=101", b"", 400),
+        ("GET", "/v1/records?first=-1", b"", 400),
         ("GET", "/v1/../etc/passwd", b"", 404),
         ("POST", "/v1/status", b"", 405),
         ("OPTIONS", "/v1/status", b"", 405),
