@@ -37,7 +37,7 @@ def shown(page: Path) -> Iterator[tuple[str, list[str]]]:
 def fault(arguments: list[str]) -> str:
     """Return what is wrong with a command line; empty: nothing."""
     command: click.Command = dipaco
-    context = click.Context(dipaco, info_name=PROGRAM)
+    context = click.Context(dipaco, info_name=PROGRAM, **dipaco.context_settings)
     try:
         while isinstance(command, click.Group):
             _, arguments, _ = command.make_parser(context).parse_args(arguments)

@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Final
 
 from rich.text import Text
@@ -230,8 +231,8 @@ def _work(task: TaskStatus) -> str:
 def _device(device: DeviceStatus, block: RunBlock | None, now: float) -> str:
     heat = "" if device.celsius is None else f", {device.celsius:.0f} of {device.max_celsius} C"
     until = block.lease_until if block else None
-    lease = "" if until is None else f", lease for {span(max(0.0, until - now))}"
-    return harmless(device.text) + heat + lease
+    lease = "" if until is None else f"lease for {span(max(0.0, until - now))}, on "
+    return f"{lease}{harmless(device.text)}{heat}"
 
 
 def _progress(task: TaskStatus, room: Room) -> Text:
@@ -274,7 +275,8 @@ def _losses(seen: Seen, room: Room) -> str:
     ends = f"{_figure(losses[0])} ", f" {_figure(losses[-1])}"
     note = "" if room.narrow else f"  held-out perplexity, {count(len(losses) - 1, 'round')}"
     columns = max(1, room.width - room.hang - len(ends[0]) - len(ends[1]) - len(note))
-    return f"{ends[0]}{spark(losses, columns, ascii=room.ascii)}{ends[1]}{note}"
+    marks = spark([log(each) for each in losses], columns, ascii=room.ascii)
+    return f"{ends[0]}{marks}{ends[1]}{note}"
 
 
 def _figure(value: float) -> str:
