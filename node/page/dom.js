@@ -24,7 +24,9 @@ function build(element, attributes, children) {
 
 // Return the children that are there; whoever wrote a text, its hidden characters are seen.
 function shown(children) {
-  return children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false)
+  return children
+    .flat(Infinity)
+    .filter((each) => each !== null && each !== undefined && each !== false)
     .map((each) => (each instanceof Node ? each : visible(each)));
 }
 
@@ -86,18 +88,31 @@ export function card(id, title, ...content) {
 // Return rows of a name and a value; rows without a value are left out.
 export function facts(...rows) {
   const found = rows.filter((row) => row && row[1] !== null && row[1] !== "");
-  return h("dl", {}, found.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  const row = ([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
+  return h("dl", {}, found.map(row));
+}
+
+// Return words of less weight.
+export function note(...words) {
+  return h("p", { class: "note" }, ...words);
 }
 
 // Return a table in a frame that scrolls by itself, also by keyboard.
 export function table(caption, heads, rows) {
   const head = heads.map((each) => h("th", { scope: "col" }, each));
-  const body = rows.map((row) =>
-    h("tr", {}, row.map((cell, number) => (number ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))),
+  const body = rows.map(([first, ...others]) =>
+    h("tr", {}, h("th", { scope: "row" }, first), others.map((each) => h("td", {}, each))),
   );
-  return h(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-    h("table", {}, h("caption", { class: "unseen" }, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)),
+  return frame(
+    caption,
+    h("table", {},
+      h("caption", { class: "unseen" }, caption),
+      h("thead", {}, h("tr", {}, head)),
+      h("tbody", {}, body)),
   );
+}
+
+// Return a frame that scrolls by itself, also by keyboard.
+export function frame(label, content) {
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
 }

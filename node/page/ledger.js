@@ -1,7 +1,7 @@
 // The ledger of a run, a page at a time, and its losses: what is asked for beside the status.
 
 import { get } from "./api.js";
-import { card, foreign, h, named, table } from "./dom.js";
+import { card, foreign, h, named, note, table } from "./dom.js";
 import { shortDigest, shortPeer, whole } from "./text.js";
 
 const PAGE = 25; // records
@@ -42,7 +42,8 @@ export class Followed {
     if (!stale || performance.now() < last + PAUSE) return;
     this.asked.set(kind, performance.now());
     const run = this.run;
-    fetchIt().then(() => run === this.run && this.onChange(), () => {}); // the stream tells of trouble
+    // Nothing is told of a failure: the stream tells of trouble.
+    fetchIt().then(() => run === this.run && this.onChange(), () => {});
   }
 
   turn(first) {
@@ -62,16 +63,18 @@ export class Followed {
   card() {
     const page = this.page;
     if (!page || !page.records.length) {
-      return card("ledger", "Ledger", h("p", { class: "note" }, page ? "It has no record yet." : "It is being read."));
+      return card("ledger", "Ledger", note(page ? "It has no record yet." : "It is being read."));
     }
     const [first, last] = [page.records[0].number, page.records.at(-1).number];
-    const button = (action, words, off) => h("button", { type: "button", "data-ledger": action, disabled: off }, words);
+    const [atStart, atEnd] = [first === 0, last + 1 >= page.total];
+    const button = (action, words, off) =>
+      h("button", { type: "button", "data-ledger": action, disabled: off }, words);
     return card("ledger", "Ledger",
       table("Records of the ledger", ["record", "entry", "names", "digest", "term", "signer"],
         [...page.records].reverse().map(row)),
       h("div", { class: "pages" },
-        button("newest", "Newest", last + 1 >= page.total), button("newer", "Newer", last + 1 >= page.total),
-        button("older", "Older", first === 0), button("oldest", "Oldest", first === 0),
+        button("newest", "Newest", atEnd), button("newer", "Newer", atEnd),
+        button("older", "Older", atStart), button("oldest", "Oldest", atStart),
         h("span", {}, `records ${whole(first)} to ${whole(last)} of ${whole(page.total)}`)));
   }
 }

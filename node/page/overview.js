@@ -1,6 +1,6 @@
 // The parts of the page that tell of this node: state and reason, work, network, peers, events.
 
-import { card, facts, foreign, h, named, table } from "./dom.js";
+import { card, facts, foreign, h, named, note, table } from "./dom.js";
 import { clock, count, loss, rate, shortPeer, size, span, whole } from "./text.js";
 
 const MARKS = {
@@ -13,7 +13,7 @@ const MARKS = {
 export function head(status) {
   const [first, ...others] = status.reasons.length ? status.reasons : [status.reason];
   const run = status.run;
-  const round = run ? [", ", run.finished ? "finished" : `round ${run.round} of ${run.rounds}`] : [];
+  const round = run?.finished ? "finished" : `round ${run?.round} of ${run?.rounds}`;
   return [
     h("h1", {}, "dipaco-node", run ? [" · ", foreign(run.name)] : []),
     h("p", { class: "state" },
@@ -21,9 +21,10 @@ export function head(status) {
     first.cure ? h("p", { class: "cure" }, foreign(first.cure)) : null,
     first.until ? h("p", { class: "more" }, `until ${clock(first.until, status.time)}`) : null,
     others.length
-      ? h("ul", { class: "more" }, others.map((each) => h("li", {}, "also: ", foreign(reasonText(each)))))
+      ? h("ul", { class: "more" },
+        others.map((each) => h("li", {}, "also: ", foreign(reasonText(each)))))
       : null,
-    h("p", { class: "run" }, run ? ["run ", foreign(run.name), ...round] : "no run yet",
+    h("p", { class: "run" }, run ? ["run ", foreign(run.name), ", ", round] : "no run yet",
       `, since ${clock(first.since, status.time)}, up ${span(status.uptime_s)}`),
   ];
 }
@@ -34,7 +35,7 @@ function reasonText(reason) {
 
 export function nodeCard(status, run) {
   const task = status.task;
-  const totals = status.totals;
+  const left = run?.lease_until ? span(run.lease_until - status.time) : "";
   const rows = [
     ["device", status.device ? foreign(status.device.text) : "trains nothing"],
     ["temperature", temperature(status.device)],
@@ -42,23 +43,32 @@ export function nodeCard(status, run) {
     ["progress", task && task.total ? progress(task) : null],
     ["speed", task?.tokens_per_second ? `${whole(task.tokens_per_second)} tokens/s` : null],
     ["loss", task && task.loss !== null ? `${loss(task.loss)} (training)` : null],
-    ["lease", run?.lease_until ? `${span(run.lease_until - status.time)} left without a heartbeat` : null],
+    ["lease", left ? `${left} left without a heartbeat` : null],
     ["queue", run?.place ? `place ${run.place} of ${run.places}` : null],
   ];
   return card("node", "This node",
     facts(...rows),
     h("h3", {}, "Contribution since the first start"),
-    facts(
-      ["results", status.trains ? `${whole(totals.accepted)} accepted, ${whole(totals.refused)} refused` : null],
-      ["trained", status.trains ? `${count(totals.tokens, "token")} in ${span(totals.seconds)}` : null],
-      ["improvement", totals.improvement > 0 ? `${totals.improvement.toFixed(3)} nats per token off the paths' held-out loss` : null],
-      ["traffic", `${size(totals.sent)} sent, ${size(totals.received)} received`]),
-    run ? h("p", { class: "note" }, "Everybody's work, from the ledger: ", h("code", {}, "dipaco-node credits")) : null,
+    contribution(status),
+    run ? note("Everybody's work, from the ledger: ", h("code", {}, "dipaco-node credits")) : null,
     h("h3", {}, "Machine"),
     facts(
       ["memory", memoryText(status.memory)],
       ["cache", status.cache.measured === null ? "not measured yet"
         : `${size(status.cache.bytes)} of ${size(status.cache.max)}`]));
+}
+
+function contribution(status) {
+  const totals = status.totals;
+  const traffic = ["traffic", `${size(totals.sent)} sent, ${size(totals.received)} received`];
+  if (!status.trains) return facts(traffic);
+  const improvement = totals.improvement.toFixed(3);
+  return facts(
+    ["results", `${whole(totals.accepted)} accepted, ${whole(totals.refused)} refused`],
+    ["trained", `${count(totals.tokens, "token")} in ${span(totals.seconds)}`],
+    ["improvement", totals.improvement > 0
+      ? `${improvement} nats per token off the paths' held-out loss` : null],
+    traffic);
 }
 
 function temperature(device) {
@@ -88,18 +98,21 @@ function memoryText(memory) {
 
 export function networkCard(status) {
   const net = status.network;
+  const today = net.daily_quota
+    ? [`${size(net.today)} of ${size(net.daily_quota)}`,
+      bar(net.today, net.daily_quota, "of the daily quota")]
+    : `${size(net.today)}, no quota`;
+  const addresses = net.listen.map((each) => h("div", {}, foreign(each.split("/p2p/")[0])));
   return card("network", "Network",
     facts(
       ["peers", whole(net.peers)],
       ["up", capped(net.up, net.max_up, "up")],
       ["down", capped(net.down, net.max_down, "down")],
-      ["today", net.daily_quota
-        ? [`${size(net.today)} of ${size(net.daily_quota)}`, bar(net.today, net.daily_quota, "of the daily quota")]
-        : `${size(net.today)}, no quota`],
+      ["today", today],
       ["since start", `${size(net.sent)} sent, ${size(net.received)} received`],
-      ["listens at", net.listen.length ? net.listen.map((each) => h("div", {}, foreign(each.split("/p2p/")[0]))) : "no address"]),
+      ["listens at", addresses.length ? addresses : "no address"]),
     h("h3", {}, "Peers"),
-    status.peers.length ? peerTable(status) : h("p", { class: "note" }, "No peer is connected."));
+    status.peers.length ? peerTable(status) : note("No peer is connected."));
 }
 
 function capped(now, cap, name) {
@@ -115,7 +128,8 @@ function peerTable(status) {
     `${size(peer.sent)} / ${size(peer.received)}`,
     peer.since === null ? "–" : span(status.time - peer.since),
   ]);
-  return table("Connected peers", ["peer", "address", "round trip", "sent / received", "for"], rows);
+  const heads = ["peer", "address", "round trip", "sent / received", "for"];
+  return table("Connected peers", heads, rows);
 }
 
 export function offersCard(status) {
@@ -127,18 +141,21 @@ export function offersCard(status) {
     each.over ? "over" : each.answers ? "yes" : "no",
     `${each.verified} / ${each.refuted}`,
   ]);
-  return card("offers", "Runs on offer",
-    table("Runs on offer", ["run", "id", "owner", "scheduler answers", "verified / refuted"], rows));
+  const heads = ["run", "id", "owner", "scheduler answers", "verified / refuted"];
+  return card("offers", "Runs on offer", table("Runs on offer", heads, rows));
 }
 
 export function eventsCard(status) {
   const items = [...status.events].reverse().map((each) =>
-    h("li", {}, h("time", { datetime: new Date(1000 * each.time).toISOString() }, clock(each.time, status.time)),
+    h("li", {},
+      h("time", { datetime: new Date(1000 * each.time).toISOString() },
+        clock(each.time, status.time)),
       h("span", {}, foreign(`${each.code}: ${each.text}`))));
-  return card("events", "Last events", items.length ? h("ol", {}, items) : h("p", { class: "note" }, "None yet."));
+  return card("events", "Last events", items.length ? h("ol", {}, items) : note("None yet."));
 }
 
 export function foot(status) {
-  return ["dipaco-node ", foreign(status.version), status.name ? [" · ", foreign(status.name)] : null, " · peer ", h("code", {}, foreign(status.peer)), " · home ",
-    foreign(status.home)];
+  return ["dipaco-node ", foreign(status.version),
+    status.name ? [" · ", foreign(status.name)] : null,
+    " · peer ", h("code", {}, foreign(status.peer)), " · home ", foreign(status.home)];
 }

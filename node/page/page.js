@@ -2,7 +2,7 @@
 
 import { Watch, hasToken, keepToken, post, takeToken, tokenIn } from "./api.js";
 import { lossCard } from "./chart.js";
-import { h, update } from "./dom.js";
+import { h, note, update } from "./dom.js";
 import { Followed } from "./ledger.js";
 import { eventsCard, foot, head, networkCard, nodeCard, offersCard } from "./overview.js";
 import { pace, pathsCard, routerCard, scheduleCard } from "./run.js";
@@ -50,7 +50,8 @@ function draw() {
     run ? scheduleCard(status, run) : null,
     offersCard(status),
     h("div", { class: "columns" },
-      h("div", {}, nodeCard(status, run), run ? [pathsCard(status, run), routerCard(status, run)] : null),
+      h("div", {}, nodeCard(status, run),
+        run ? [pathsCard(status, run), routerCard(status, run)] : null),
       h("div", {},
         run ? lossCard(followed.losses, run, run.schedule ? [] : pace(status, run)) : null,
         networkCard(status), eventsCard(status))),
@@ -61,17 +62,22 @@ function draw() {
 function runChoice(run) {
   if (status.runs.length < 2) return null;
   const options = status.runs.map((each) =>
-    h("option", { value: each.id, selected: each.id === run.id }, `${each.name} (${each.id.slice(0, 8)})`));
+    h("option", { value: each.id, selected: each.id === run.id },
+      `${each.name} (${each.id.slice(0, 8)})`));
   return h("p", {}, h("label", { for: "run" }, "Run "), h("select", { id: "run" }, options));
 }
 
 // ------------------------------------------------------------------ orders
 
 function orders() {
-  if (!status.trains) return [h("p", { class: "note" }, "This node trains nothing that could pause. To end it: ", h("code", {}, "dipaco-node stop"))];
+  if (!status.trains) {
+    return [note("This node trains nothing that could pause. To end it: ",
+      h("code", {}, "dipaco-node stop"))];
+  }
   const mode = status.order.mode;
   const paused = mode !== "runs" && mode !== "finishing";
-  const button = (order, words, off) => h("button", { type: "button", "data-order": order, disabled: off }, words);
+  const button = (order, words, off) =>
+    h("button", { type: "button", "data-order": order, disabled: off }, words);
   return [
     button("hour", "Pause for 1 h", false),
     button("pause", "Pause until I resume", paused && status.order.until === null),
@@ -97,7 +103,9 @@ async function order(name) {
 
 function ordered(answer) {
   if (answer.mode === "runs") return "The node works again.";
-  if (answer.mode === "finishing") return "The node takes no further lease, and pauses when the one in hand has ended.";
+  if (answer.mode === "finishing") {
+    return "The node takes no further lease, and pauses when the one in hand has ended.";
+  }
   return answer.until === null ? "The node is paused until you resume it."
     : `The node is paused until ${clock(answer.until, Date.now() / 1000)}.`;
 }
@@ -123,11 +131,13 @@ function trouble(fault, seconds) {
       : "Without it nobody on this machine can see or steer the node.";
     at("pasted").value = "";
     status = null;
-    for (const id of ["head", "orders", "content", "foot"]) update(at(id), id === "head" ? h("h1", {}, "dipaco-node") : []);
+    for (const id of ["orders", "content", "foot"]) update(at(id), []);
+    update(at("head"), h("h1", {}, "dipaco-node"));
   } else {
     lostAt = lostAt || Date.now() / 1000;
-    at("line").textContent = `${visible(fault.message)} (since ${clock(lostAt, Date.now() / 1000)}); next try in ${span(seconds)}.`
-      + (status ? " What stands below is as it was then." : "");
+    const since = clock(lostAt, Date.now() / 1000);
+    at("line").textContent = visible(`${fault.message} (since ${since}); `)
+      + `next try in ${span(seconds)}.` + (status ? " What stands below is as it was then." : "");
   }
 }
 

@@ -1,6 +1,6 @@
 // The parts of the page that tell of one run: paths, router, members.
 
-import { card, facts, foreign, h, named, table } from "./dom.js";
+import { card, facts, foreign, frame, h, named, note, table } from "./dom.js";
 import { clock, count, label, loss, shortDigest, shortPeer, span, whole } from "./text.js";
 
 const MOST_COLUMNS = 12; // of a matrix: wider grids are shown as a list
@@ -26,31 +26,33 @@ function matrix(paths, down, across, me) {
   const rows = [...Array(down).keys()].map((a) =>
     h("tr", {}, h("th", { scope: "row" }, a),
       [...Array(across).keys()].map((b) => h("td", {}, cell(at.get(`${a},${b}`), me, false)))));
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Grid of paths" },
+  return frame("Grid of paths",
     h("table", { class: "matrix" },
-      h("caption", { class: "unseen" }, "Paths: experts of the first level down, of the second across"),
-      h("thead", {}, h("tr", {}, h("td", { class: "corner" }, "expert"), heads)), h("tbody", {}, rows)));
+      h("caption", { class: "unseen" },
+        "Paths: experts of the first level down, of the second across"),
+      h("thead", {}, h("tr", {}, h("td", { class: "corner" }, "expert"), heads)),
+      h("tbody", {}, rows)));
 }
 
 function list(paths, me) {
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "List of paths" },
+  return frame("List of paths",
     h("ul", { class: "grid" }, paths.map((each) => h("li", {}, cell(each, me, true)))));
 }
 
 function cell(path, me, withName) {
   const mine = path.holder === me;
-  const holder = path.holder ? (mine ? "this node" : named(shortPeer(path.holder), path.holder)) : "nobody";
+  const other = path.holder ? named(shortPeer(path.holder), path.holder) : "nobody";
   return h("div", { class: `path ${path.state}${mine ? " mine" : ""}` },
     withName ? h("div", {}, h("b", {}, label(path.experts))) : null,
     h("div", {}, h("b", {}, path.state), ` · round ${path.round}`),
     h("div", {}, `loss ${loss(path.loss)}`),
-    h("div", {}, holder));
+    h("div", {}, mine ? "this node" : other));
 }
 
 function told(status, run) {
-  if (run.swarm_time === null) return h("p", { class: "note" }, "Others' work: not told by the scheduler yet.");
+  if (run.swarm_time === null) return note("Others' work: not told by the scheduler yet.");
   const late = status.time - run.swarm_time;
-  return late >= 60 ? h("p", { class: "note" }, `Others' work: as of ${span(late)} ago.`) : null;
+  return late >= 60 ? note(`Others' work: as of ${span(late)} ago.`) : null;
 }
 
 export function routerCard(status, run) {
@@ -64,25 +66,39 @@ export function routerCard(status, run) {
     ["owner", named(shortPeer(run.owner), run.owner)],
     ["run id", named(shortDigest(run.id), run.id)],
   ];
-  if (router) rows.push(["router", [foreign(router.kind), `, epoch ${router.epoch}, signed by `, named(shortPeer(router.author), router.author)]]);
+  if (router) {
+    const author = named(shortPeer(router.author), router.author);
+    rows.push(["router", [foreign(router.kind), `, epoch ${router.epoch}, signed by `, author]]);
+  }
   return card("router", "Router",
     facts(...rows),
-    router ? [h("h3", {}, "Digests of its stages"),
-      table("Digests of the router's stages", ["stage", "digest"],
-        router.stages.map((each) => [foreign(each.stage), h("code", {}, foreign(each.digest))]))] : null,
-    router?.receipts.length ? [h("h3", {}, "Receipts"),
-      table("Receipts of other peers", ["peer", "says"],
-        router.receipts.map((each) => [
-          [named(shortPeer(each.peer), each.peer), each.peer === status.peer ? " (this node)" : null], foreign(each.outcome)]))] : null);
+    router ? [h("h3", {}, "Digests of its stages"), stageTable(router)] : null,
+    router?.receipts.length ? [h("h3", {}, "Receipts"), receiptTable(router, status.peer)] : null);
+}
+
+function stageTable(router) {
+  const rows = router.stages.map((each) =>
+    [foreign(each.stage), h("code", {}, foreign(each.digest))]);
+  return table("Digests of the router's stages", ["stage", "digest"], rows);
+}
+
+function receiptTable(router, me) {
+  const rows = router.receipts.map((each) => [
+    [named(shortPeer(each.peer), each.peer), each.peer === me ? " (this node)" : null],
+    foreign(each.outcome)]);
+  return table("Receipts of peers", ["peer", "says"], rows);
 }
 
 export function pace(status, run) {
   const found = run.pace;
   if (!found) return [];
+  const perHour = found.per_hour === null ? "" : found.per_hour.toFixed(1);
+  const ends = found.ends === null ? ""
+    : `${clock(found.ends, status.time)} (in ${span(found.ends - status.time)})`;
   return [
     ["rounds done", `${found.done.toFixed(1)} of ${run.rounds}, in the mean of all paths`],
-    ["pace", found.per_hour === null ? "not known yet" : `${found.per_hour.toFixed(1)} rounds per hour`],
-    ["ends about", found.ends === null ? null : `${clock(found.ends, status.time)} (in ${span(found.ends - status.time)})`],
+    ["pace", perHour ? `${perHour} rounds per hour` : "not known yet"],
+    ["ends about", ends],
   ];
 }
 
@@ -90,16 +106,16 @@ export function scheduleCard(status, run) {
   const found = run.schedule;
   if (!found) return null;
   const held = run.swarm.filter((each) => each.holder).length;
+  const blocks = found.blocks.map((each) => h("div", { class: "bad-text" }, foreign(each)));
   return card("schedule", "The run, as this node schedules it",
     facts(
-      ["what blocks", found.blocks.length
-        ? h("span", { class: "bad-text" }, found.blocks.map((each) => h("div", {}, foreign(each)))) : "nothing"],
+      ["what blocks", blocks.length ? blocks : "nothing"],
       ["members", count(found.count, "peer")],
       ["throughput", `${whole(found.tokens_per_second)} tokens/s`],
       ["paths held", `${held} of ${run.swarm.length}`],
       ...pace(status, run)),
     h("h3", {}, "Members, leases and queue"),
-    found.members.length ? memberTable(status, found) : h("p", { class: "note" }, "Nobody works for the run yet."));
+    found.members.length ? memberTable(status, found) : note("Nobody works for the run yet."));
 }
 
 function memberTable(status, schedule) {
@@ -107,7 +123,8 @@ function memberTable(status, schedule) {
     const leases = member.leases.length ? member.leases : [null];
     return leases.map((lease) => [
       named(shortPeer(member.peer), member.peer),
-      lease ? [foreign(lease.work), lease.in_hand ? " (next)" : ""] : `waits, place ${member.place}`,
+      lease ? [foreign(lease.work), lease.in_hand ? " (next)" : ""]
+        : `waits, place ${member.place}`,
       lease && lease.tokens_per_second ? `${whole(lease.tokens_per_second)} tok/s` : "–",
       lease ? loss(lease.loss) : "–",
       lease ? span(status.time - lease.since) : "–",
@@ -119,5 +136,5 @@ function memberTable(status, schedule) {
   const heads = ["peer", "work", "speed", "loss", "for", "lease left", "per path", "standing"];
   return [table("Members", heads, rows),
     schedule.count > schedule.members.length
-      ? h("p", { class: "note" }, `and ${whole(schedule.count - schedule.members.length)} more`) : null];
+      ? note(`and ${whole(schedule.count - schedule.members.length)} more`) : null];
 }

@@ -1,8 +1,12 @@
 // Values as text: what other nodes wrote made harmless, counts, sizes, times.
 
 // Controls, what changes the direction of text, what has no width, line breaks, lone surrogates.
-const HIDDEN =
-  /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\ufff0-\ufffb]|[\u{e0000}-\u{e0fff}]|\p{Cs}/gu;
+const HIDDEN = new RegExp(
+  "[\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u115f\\u1160\\u180e\\u200b-\\u200f\\u2028-\\u202e"
+    + "\\u2060-\\u206f\\u3164\\ufe00-\\ufe0f\\ufeff\\ufff0-\\ufffb]"
+    + "|[\\u{e0000}-\\u{e0fff}]|\\p{Cs}",
+  "gu",
+);
 
 // Return a text in which every character is seen: hidden ones are written as escapes.
 export function visible(text) {

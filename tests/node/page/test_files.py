@@ -34,6 +34,12 @@ def test_no_file_names_another_host_or_holds_a_script_or_style_in_markup() -> No
     assert not re.search(r"<style|<script[^>]*>[^<]|\son[a-z]+=|\sstyle=", markup)
 
 
+def test_no_line_is_wider_than_a_hundred_columns() -> None:
+    for target, each in FILES.items():
+        lines = each.body.decode().splitlines()
+        assert target.endswith(".svg") or max(map(len, lines)) <= 100, target
+
+
 def test_no_script_reads_a_text_as_markup_or_code() -> None:
     for target, each in FILES.items():
         text = each.body.decode()
