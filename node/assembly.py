@@ -52,7 +52,7 @@ from dipaco.node.status.activity import Activity
 from dipaco.node.status.counters import StorageMeter
 from dipaco.node.status.event_log import EventLog
 from dipaco.node.status.history import History
-from dipaco.node.status.totals import Sums
+from dipaco.node.status.totals import Sums, estimated_watts
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.node.storage.claims import Claims
 from dipaco.node.storage.files import Home
@@ -180,7 +180,8 @@ def assemble(
     walk = partial(tidy, blobs, claims, most)
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
-    sums = Sums(journal, lambda: (traffic.sent, traffic.received))
+    watts = estimated_watts(device, config.compute.torch_threads)
+    sums = Sums(journal, lambda: (traffic.sent, traffic.received), watts)
     history, event_log = History(home.root, clock=clock), EventLog(home.events)
     activity = Activity(worked=storage.look_soon, sums=sums, history=history, event_log=event_log)
     request_router = RequestRouter()

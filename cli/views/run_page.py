@@ -84,7 +84,7 @@ def _losses(facts: RunFacts) -> str:
     drawn = chart(lines, along="round", up="held-out loss, nats per token")
     if not drawn:
         return "<h2>Held-out loss</h2><p>No version is evaluated yet.</p>"
-    rows = [[str(each.version), *_figures(each)] for each in facts.overall]
+    rows = [[str(each.version), *_figures(each)] for each in facts.overall[-MAX_ROWS:]]
     return (
         f"<h2>Held-out loss</h2>\n<figure>{drawn}<figcaption>Nats per token, all paths together"
         f"{' and each path' if few else ''}; round 0 is the seed model.</figcaption></figure>\n"

@@ -177,6 +177,7 @@ def _totals(status: Status) -> str:
         f"{count(totals.tokens, 'token')} in {span(totals.seconds)}; "
         f"{size(totals.sent)} sent, {size(totals.received)} received in all"
         + (f"; loss fell by {totals.improvement:.3f}" if totals.improvement else "")
+        + (f"; {totals.estimated_wh / 1000:.2f} kWh estimated" if totals.estimated_wh else "")
     )
 
 

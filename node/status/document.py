@@ -334,6 +334,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Nats per token by which the held-out loss of its paths fell in its accepted rounds, summed,
     where the ledger told of both losses while the node ran; others' work on shared modules is in
     it."""
+    estimated_wh: float = 0.0
+    """Watt-hours of its inner steps: no measurement, but the time at 8 W a thread of the CPU, or at
+    200 W of a GPU."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60.0
+THREAD_WATTS = 8.0  # a desktop processor of 65 W has 8 threads
+GPU_WATTS = 200.0  # between the 120 W and the 350 W of the cards that people have
 MAX_UNJUDGED = 1024  # rounds that wait for their loss; the oldest are forgotten
 NOTHING = Totals(accepted=0, refused=0, tokens=0, seconds=0.0, sent=0, received=0)
+
+
+def estimated_watts(device: str, threads: int) -> float:
+    """Return the power that training draws on a device, as `cpu` or `cuda:0`: a rough guess."""
+    return THREAD_WATTS * threads if device == "cpu" else GPU_WATTS
 
 
 class Sums:
@@ -35,12 +42,14 @@ class Sums:
         self,
         journal: Journal | None = None,
         traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        watts: float = 0.0,
     ) -> None:
         """Go on where `journal` ends; None: nothing is kept.
 
         traffic   returns the bytes sent and received since this start.
+        watts     that the device draws in inner steps, as `estimated_watts` has it.
         """
-        self._journal, self._traffic = journal, traffic
+        self._journal, self._traffic, self._watts = journal, traffic, watts
         known = journal.totals() if journal else {}
         names = Totals.__struct_fields__
         found = {name: amount for name, amount in known.items() if name in names}
@@ -63,6 +72,7 @@ class Sums:
             accepted=before.accepted + 1,
             tokens=before.tokens + tokens,
             seconds=before.seconds + seconds,
+            estimated_wh=before.estimated_wh + seconds * self._watts / 3600,
         )
         self.save()
 
