@@ -79,6 +79,12 @@ def test_the_wheel_puts_the_man_page_where_man_looks(wheel: set[str]) -> None:
     assert page.endswith(".data/data/share/man/man1/dipaco-node.1")
 
 
+def test_the_wheel_holds_the_page(wheel: set[str]) -> None:
+    files = {path.name for path in (ROOT / "node/page").iterdir() if path.suffix != ".py"}
+    assert {"index.html", "page.js", "page.css"} <= files
+    assert {f"dipaco/node/page/{name}" for name in files - {"__pycache__"}} <= wheel
+
+
 def test_the_wheel_holds_the_licence_and_nothing_outside_the_package(wheel: set[str]) -> None:
     assert any(re.fullmatch(r"dipaco_node-[^/]+\.dist-info/licenses/LICENSE", f) for f in wheel)
     assert {name.split("/")[0].split("-")[0] for name in wheel} == {"dipaco", "dipaco_node"}

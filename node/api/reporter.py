@@ -7,7 +7,7 @@ a page of the ledger, and changes nothing.
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
@@ -224,7 +224,7 @@ class StatusReporter:
             memory=memory(self.worker.pids),
             trains=self.config.node.trains,
             device=self._device(),
-            order=OrderStatus(**asdict(self.orders.order)),
+            order=self._order(),
         )
 
     def ledger(self) -> LedgerView:
@@ -293,6 +293,10 @@ class StatusReporter:
     def _settings(self) -> NodeConfig:
         """The configuration as it is now."""
         return self.live().config if self.live else self.config
+
+    def _order(self) -> OrderStatus:
+        order = self.orders.order
+        return OrderStatus(mode=order.mode, since=order.since, until=order.until)
 
     def _device(self) -> DeviceStatus | None:
         if not self.device:

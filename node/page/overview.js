@@ -142,7 +142,7 @@ export function offersCard(status) {
     `${each.verified} / ${each.refuted}`,
   ]);
   const heads = ["run", "id", "owner", "scheduler answers", "verified / refuted"];
-  return card("offers", "Runs on offer", table("Runs on offer", heads, rows));
+  return card("offers", "Runs on offer", table("Runs that peers offer", heads, rows));
 }
 
 export function eventsCard(status) {

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from msgspec.structs import replace
 from playwright.sync_api import Browser, Page, expect
 
 from tests.node.page.browser import FOREIGN, opened, running_browser
@@ -69,6 +70,21 @@ def test_it_shows_a_founder_the_members_and_what_blocks(browser: Browser, tmp_pa
         for words in ("the delta of path 0", "2 peers", "12.0 rounds per hour", "waits, place 1"):
             expect(schedule).to_contain_text(words)
         expect(page.locator("#orders")).to_contain_text("trains nothing that could pause")
+
+
+def test_of_several_runs_a_person_chooses_the_one_that_is_shown(
+    browser: Browser, tmp_path: Path
+) -> None:
+    live = LiveNode()
+    (first,) = live.status().runs
+    second = replace(first, id="cd" * 32, name="second", verdict="refuted", stage="features")
+    live.fields["runs"] = (first, second)
+    with serving_page(tmp_path, live) as node, opened(browser, node.url, quiet=False) as page:
+        page.get_by_label("Run", exact=True).select_option(label="second (cdcdcdcd)")
+        expect(page.locator("#router")).to_contain_text("refuted at features")
+        live.steps = 13
+        expect(page.locator("#head .state")).to_contain_text("13 of 25")
+        expect(page.locator("#router")).to_contain_text("refuted at features")
 
 
 def test_the_ledger_is_read_page_by_page(browser: Browser, tmp_path: Path) -> None:
