@@ -22,7 +22,7 @@ COMMA := ,
 RATES ?= 2e-3,4e-3,8e-3
 OUTER_RATES ?= 0.4,0.7,1.0
 
-.PHONY: demo test quick coverage ci adversary chaos fuzz bench compare lint format simulate \
+.PHONY: demo test quick coverage ci adversary chaos docs fuzz bench compare lint format simulate \
 	simulate-nodes mutations clean
 
 demo: $(STAMP)
@@ -101,6 +101,14 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site of the documents, in build/site: it opens from the folder, and fetches nothing.
+docs: $(STAMP)
+	rm -rf build/pages build/site
+	mkdir -p build/pages/node/data/demo
+	cp -r *.md LICENSE docs build/pages/
+	cp node/data/demo/NOTICE.md build/pages/node/data/demo/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info

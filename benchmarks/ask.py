@@ -151,7 +151,7 @@ def _manifest() -> Manifest:
             levels=(Level(experts=EXPERTS, blocks=1),) * 2,
             path_specific_blocks=(),
         ),
-        routing=Routing(sample=512, dimension=64),
+        routing=Routing(sample=512, featurizer="bag-sign-v1", dimension=64),
         training=Training(
             seed_steps=2,
             rounds=2 * ROUNDS,
@@ -160,6 +160,8 @@ def _manifest() -> Manifest:
             inner=Adam(warmup=1),
             outer=Nesterov(),
             inner_state="carry",
+            deltas="f32",
+            updates="f32",
         ),
         schedule=Scheduling(schedulers=(_peer(0),), members=()),
         seed=0,

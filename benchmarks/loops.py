@@ -98,7 +98,7 @@ def run_of(name: str, precision: Precision = "f32", inner: Inner = "adamw") -> M
             ),
             path_specific_blocks=(),
         ),
-        routing=Routing(sample=256, dimension=64),
+        routing=Routing(sample=256, featurizer="bag-sign-v1", dimension=64),
         training=Training(
             seed_steps=shape.steps,
             rounds=1,
@@ -107,6 +107,8 @@ def run_of(name: str, precision: Precision = "f32", inner: Inner = "adamw") -> M
             inner=INNER[inner],
             outer=Nesterov(),
             precision=precision,
+            deltas="f32",
+            updates="f32",
         ),
     )
 

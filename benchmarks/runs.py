@@ -26,7 +26,7 @@ def sixteen_paths(source: Source, *, sample: int) -> Manifest:
             levels=(Level(experts=4, blocks=1), Level(experts=4, blocks=1)),
             path_specific_blocks=(),
         ),
-        routing=Routing(sample=sample, dimension=256),
+        routing=Routing(sample=sample, featurizer="bag-sign-v1", dimension=256),
     )
 
 

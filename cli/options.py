@@ -92,7 +92,7 @@ def parameter_of(key: str) -> str:
     `ui.token` has none: other users of a machine can read its command lines.
     """
     section, _, name = key.partition(".")
-    if section in ("log", "ui"):  # level, file, listen: too short alone
+    if section in ("log", "ui", "metrics"):  # level, file, listen: too short alone
         return f"{section}_{name}"
     return {"run.id": "run", "run.signers": "signer"}.get(key, name)
 

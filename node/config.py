@@ -250,7 +250,9 @@ class LogSection(Section, frozen=True, kw_only=True):
     """`[log]`: the log lines."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines of this level and above are written."""
     format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
     file: Annotated[str, Meta(max_length=4096)] = ""
     """The file to write; empty: stderr."""
     max_size: Annotated[int, Meta(ge=10**4)] = 10 * 10**6
@@ -268,6 +270,14 @@ class UiSection(Section, frozen=True, kw_only=True):
     """The secret that the page asks for; empty: one is made at the first start."""
 
 
+class MetricsSection(Section, frozen=True, kw_only=True):
+    """`[metrics]`: figures for Prometheus."""
+
+    listen: LoopbackAddress = ""
+    """HOST:PORT on loopback that answers `GET /metrics` without a token; port 0: any free one;
+    empty: no metrics."""
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, checked; build it with `settings.load_config`."""
 
@@ -282,6 +292,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     lease: LeaseSection = LeaseSection()
     log: LogSection = LogSection()
     ui: UiSection = UiSection()
+    metrics: MetricsSection = MetricsSection()
 
     @property
     def seeds(self) -> tuple[Address, ...]:
@@ -355,6 +366,7 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "storage.min_free": parse_size,
     "log.max_size": parse_size,
     "ui.listen": _loopback,
+    "metrics.listen": _loopback,
     "run.invitation": _invitation,
 }
 """What reads the value of a key before its type is checked; raises ValueError."""

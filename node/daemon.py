@@ -61,6 +61,8 @@ class Process:
     say: Say
     """Prints one line for the person who started it."""
     stay: Stay
+    opened: Callable[[], None] | None
+    """Called once its local API answers and its work has begun."""
     stop: trio.Event = field(default_factory=trio.Event)
     code: int = 0
     """The exit code."""
@@ -104,15 +106,22 @@ class Process:
         )
 
 
-async def run_daemon(live: LiveConfig, say: Say, stay: Stay = FOREVER) -> int:
+async def run_daemon(
+    live: LiveConfig,
+    say: Say,
+    stay: Stay = FOREVER,
+    *,
+    opened: Callable[[], None] | None = None,
+) -> int:
     """Run a node until a signal, `stop` or the end of its stay; returns its exit code.
 
-    say   prints one line for the person who started it.
+    say      prints one line for the person who started it.
+    opened   is called once its local API answers and its work has begun.
 
     Raises ConfigError, HomeTaken, Refusal, Unverifiable, DiskFull, and for a bounded stay without
     peers or device Unavailable or NoDevice: see docs/operation.md.
     """
-    process = Process(live, say, stay)
+    process = Process(live, say, stay, opened)
     settings = settings_of(live.config)  # before anything is made in a home that cannot be used
     async with trio.open_nursery() as nursery:
         heed = partial(heed_signals, process.actions(), service=process.service.is_there)
@@ -212,6 +221,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         ends = await nursery.start(partial(serve_api, node.home, reporter, port, most=most))
         nursery.start_soon(reporter.watch_rounds)
+        await _serve_metrics(node, reporter, nursery, process.say)
         nursery.start_soon(_tell_manager, node, process)
         nursery.start_soon(_end_stay, node, process)
         node.activity.event_log.add("node", "started", f"version {VERSION}, process {os.getpid()}")
@@ -219,10 +229,25 @@ async def _serve(
         def ready() -> None:
             _greet(node, process.say, ends)
             process.service.ready()
+            if process.opened is not None:
+                process.opened()
 
         work = partial(_rehearse, process=process) if process.stay.dry_run else run_roles
         await run_node(node, reporter, process.stop, ready=ready, work=work)
         nursery.cancel_scope.cancel()
+
+
+async def _serve_metrics(
+    node: Node, reporter: StatusReporter, nursery: trio.Nursery, say: Say
+) -> None:
+    """Serve the metrics, if a person wants them."""
+    if not node.config.metrics.listen:
+        return
+    from dipaco.node.metrics.server import serve_metrics  # 70 ms, for those that use it
+
+    url = await nursery.start(serve_metrics, node.config.metrics.listen, reporter)
+    if url:
+        say(f"metrics  {url}")
 
 
 async def _rehearse(node: Node, reporter: StatusReporter, process: Process) -> None:

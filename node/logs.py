@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 from dipaco.node.config import LogSection
@@ -25,6 +24,11 @@ STDERR = 2
 MOST_LINES = 4096  # that wait for their reader
 TRACEBACK_END = 8192  # characters of a traceback's beginning, and of its end; more are cut out
 FLUSH_SECONDS = 1.0  # for lines that wait when the process ends
+
+
+def to_stderr(data: memoryview) -> int:
+    """Write what can be written now of `data` to stderr, and return the number of bytes."""
+    return os.write(STDERR, data)
 
 
 def _stamp(seconds: float) -> str:
@@ -132,8 +136,15 @@ class LineHandler(logging.Handler):
 
 
 @contextmanager
-def logging_to(config: LogSection, file: Path | None = None) -> Iterator[Callable[[str], None]]:
+def logging_to(
+    config: LogSection,
+    file: Path | None = None,
+    *,
+    stderr: Callable[[memoryview], int] = to_stderr,
+) -> Iterator[Callable[[str], None]]:
     """Send logging to `file`, or to stderr if it is None, as `config` says, for the block.
+
+    stderr   takes bytes as `os.write` does, and returns how many.
 
     Gives `say`, which prints a line that the operator must read at every log level; it goes to
     stderr, too, where the person is who started the program.
@@ -156,7 +167,7 @@ def logging_to(config: LogSection, file: Path | None = None) -> Iterator[Callabl
             each.write(line)
 
     with ExitStack() as opened:
-        writers = [LineWriter(partial(os.write, STDERR), told)]
+        writers = [LineWriter(stderr, told)]
         if file is not None:
             kept = opened.enter_context(
                 closing(LogFile(file, most=config.max_size, keep=config.keep))

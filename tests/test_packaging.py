@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TOPS = {ROOT / folder for folder in PROJECT["tool"]["setuptools"]["package-dir"].values()}
 MODULES = sorted(path for top in TOPS for path in top.rglob("*.py"))
+MAN = "docs/man/dipaco-node.1"
 UNPINNED = {"fastecdsa"}
 """The Makefile says why."""
 
@@ -44,8 +45,9 @@ def _copy(target: Path) -> Path:
     for top in TOPS:
         unneeded = shutil.ignore_patterns("__pycache__")
         shutil.copytree(top, target / top.relative_to(ROOT), ignore=unneeded)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, target)
+    (target / "docs" / "man").mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE", MAN):
+        shutil.copy(ROOT / name, target / name)
     return target
 
 
@@ -70,6 +72,11 @@ def test_the_wheel_holds_the_default_network_and_the_demo(wheel: set[str]) -> No
     assert any(name.endswith(".json") for name in demo)  # the tokenizer
     expected = {f"dipaco/node/data/demo/{name}" for name in demo}
     assert expected | {"dipaco/cli/bootstrap.toml"} <= wheel
+
+
+def test_the_wheel_puts_the_man_page_where_man_looks(wheel: set[str]) -> None:
+    (page,) = [name for name in wheel if name.endswith(".1")]
+    assert page.endswith(".data/data/share/man/man1/dipaco-node.1")
 
 
 def test_the_wheel_holds_the_page(wheel: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from dipaco.cli.exits import on_interrupt
 from dipaco.cli.inputs import home_for
 from dipaco.cli.options import config_option, home_option, parameter_of, sources_of
+from dipaco.cli.views.layout import is_drawable
 from dipaco.node.config import KEYS, NodeConfig
 from dipaco.node.home_folder import expanded
 from dipaco.node.hours import next_clock
@@ -116,10 +118,12 @@ class End(click.ParamType[Until]):
 @click.option("--log-max-size", metavar="SIZE", help="Begin a new file after so much [10 MB].")
 @click.option("--log-keep", metavar="N", help="Older files to keep [5].")
 @click.option("--ui-listen", metavar="HOST:PORT", help="The page for a browser; '' for none.")
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Metrics for Prometheus [none].")
 @click.option("--tasks", type=click.IntRange(1), metavar="N", help="Leave after N tasks.")
 @click.option(
     "--until", type=End(), metavar="END", help="Leave at the run's end (finish), or at HH:MM."
 )
+@click.option("--tui", is_flag=True, help="Show the terminal view; the log goes to a file.")
 @click.option("--paused", is_flag=True, help="Begin paused, until `dipaco-node resume`.")
 @click.option("--dry-run", is_flag=True, help="Verify, say what fits, lease nothing, and leave.")
 def start(
@@ -129,6 +133,7 @@ def start(
     until: Until | None,
     dry_run: bool,
     paused: bool,
+    tui: bool,
     **flags: Any,
 ) -> int:
     """Join a network and train; with --rendezvous, found one."""
@@ -150,7 +155,10 @@ def start(
     with home_for(config.home):
         if file is not None:
             _keep(file, config)
-        return _run(sources, Ending(tasks=tasks, until=until, dry_run=dry_run, paused=paused))
+        ending = Ending(tasks=tasks, until=until, dry_run=dry_run, paused=paused)
+        if tui and not is_drawable():
+            click.echo("--tui: this is no terminal that can show it", err=True)
+        return _run(sources, ending, tui=tui and is_drawable())
 
 
 def _keyed(flags: dict[str, Any]) -> dict[str, Any]:
@@ -191,12 +199,13 @@ def _check_keeper(file: "RunFile", config: NodeConfig, name: str) -> None:
     check_kept_by(file, own_peer(config.home), name)
 
 
-def _run(sources: Sources, ending: Ending) -> int:
+def _run(sources: Sources, ending: Ending, *, tui: bool) -> int:
     # Until the daemon heeds signals, Ctrl-C ends the process at once: nothing is held yet, and an
     # interrupt in the middle of a library's import would show as its traceback.
     on_interrupt(signal.SIG_DFL)
     import trio
 
+    from dipaco.cli.terminal.beside import LOG_NAME, ViewBeside
     from dipaco.node.daemon import run_daemon
     from dipaco.node.live_config import LiveConfig
     from dipaco.node.logs import logging_to
@@ -204,6 +213,9 @@ def _run(sources: Sources, ending: Ending) -> int:
 
     live = LiveConfig(sources)
     config = live.config
-    file = config.home / expanded(Path(config.log.file)) if config.log.file else None
-    with logging_to(config.log, file) as say:
-        return trio.run(partial(run_daemon, live, say, Stay(**ending)))
+    name = config.log.file or (LOG_NAME if tui else "")
+    file = config.home / expanded(Path(name)) if name else None
+    view = ViewBeside(config.home, file)
+    with logging_to(config.log, file, stderr=view.write) as say, closing(view):
+        daemon = partial(run_daemon, live, say, Stay(**ending), opened=view.open if tui else None)
+        return trio.run(daemon)

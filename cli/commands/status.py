@@ -1,6 +1,5 @@
 """`dipaco-node status`: asks the daemon that runs in a home; imports no network."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +7,11 @@ import click
 import msgspec
 
 from dipaco.cli.options import home_of, home_option, json_option
-from dipaco.cli.views.layout import fitted, terminal_width
+from dipaco.cli.views.layout import fitted, is_drawable, terminal_width
 from dipaco.cli.views.status import short_text, status_text
 from dipaco.node.api.client import ask_status, watch
 from dipaco.node.api.values import StreamQuery
 from dipaco.node.status.document import Status
-
-CLEAR = "\x1b[H\x1b[2J"  # the cursor to the corner, and the screen empty
 
 
 @click.command()
@@ -25,18 +22,20 @@ CLEAR = "\x1b[H\x1b[2J"  # the cursor to the corner, and the screen empty
 def status(watches: bool, short: bool, home: str | None, as_json: bool) -> None:
     """Print the node's state, and the reason if it is not training.
 
-    With --watch, a terminal is drawn anew at every change; elsewhere, each change of state, work
-    or run is printed as a line.
+    With --watch, a terminal shows the node, its run and the log, and takes keys: p pause, r resume,
+    f finish, l log, q close. Elsewhere, and with --short, each change of state, work or run is
+    printed as a line.
     """
     folder = home_of(home)
     if not watches:
         click.echo(_shown(ask_status(folder), short=short, as_json=as_json))
-    elif as_json or not sys.stdout.isatty():
+    elif as_json or short or not is_drawable():
         for text in _changes(folder, as_json=as_json):
             click.echo(text)
     else:
-        for each in _watched(folder):
-            click.echo(CLEAR + _shown(each, short=short, as_json=False))
+        from dipaco.cli.terminal.session import show_terminal
+
+        show_terminal(folder)
 
 
 def _shown(status: Status, *, short: bool, as_json: bool) -> str:

@@ -143,7 +143,10 @@ def shard_table(comparison: Comparison) -> list[list[str]]:
     """Return head and rows: perplexity per shard, mean over the seeds, the largest shard first."""
     ranks = range(comparison.paths)
     head = ["method", *(f"shard {rank + 1}" for rank in ranks)]
-    body = [[row.title, *(f"{loss:.1f}" for loss in row.shards)] for row in comparison.rows]
+    body = [
+        [row.title, *("-" if loss is None else f"{loss:.1f}" for loss in row.shards)]
+        for row in comparison.rows
+    ]
     routers = {f"seed {start.seed}": start.shards for start in comparison.starts}
     titles = {row.method: row.title for row in comparison.rows}
     for each in comparison.results:

@@ -5,6 +5,7 @@ What is no terminal (a pipe, a file) gets everything, at whatever width. Text of
 printable here, on its way out.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -36,6 +37,12 @@ def cells_of(text: str) -> int:
 def terminal_width() -> int | None:
     """Return the columns of the terminal that stdout is; None: it is none."""
     return max(LEAST_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+
+
+def is_drawable() -> bool:
+    """Return whether stdin and stdout are a terminal on which a picture can be drawn."""
+    whole = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    return whole and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def show_text(text: str, *, hang: int = 2) -> None:

@@ -15,6 +15,7 @@ from dipaco.node.status.document import (
 from dipaco.protocol.numbers import amount, count, size, span
 from dipaco.protocol.wire.identity import PeerId, fingerprint, short_peer
 from dipaco.protocol.wire.text import escaped
+from dipaco.protocol.work.losses import bits_text, vocabulary_text
 
 WHOLE_PEERS = 100  # columns from which on PeerIDs of others are shown whole
 MAX_OFFERS = 8  # runs on offer that are shown
@@ -37,6 +38,7 @@ def status_text(status: Status, width: int | None = None) -> str:
         ("state", _state(status)),
         ("offers", "" if status.run else _offers(status)),
         ("run", _run(status.run) if status.run and not several else ""),
+        ("held out", _held_out(status.run) if status.run and not several else ""),
         ("task", _task(status.task) if status.task else ""),
         ("network", _network(status)),
         ("listen", _addresses(status, width)),
@@ -72,7 +74,7 @@ def _lines(rows: list[tuple[str, str]], width: int | None) -> str:
 def _block(status: Status, run: RunBlock, width: int | None) -> str:
     """Return one run of several."""
     state = f"{run.state}: {'; '.join(escaped(each.text) for each in run.reasons)}"
-    rows = [("run", _run(run)), ("state", state)]
+    rows = [("run", _run(run)), ("state", state), ("held out", _held_out(run))]
     return "\n".join(("", _lines(rows, width), _swarm(run.swarm, status.peer, width)))
 
 
@@ -114,6 +116,17 @@ def _run(run: RunStatus) -> str:
         f"{', finished' if run.finished else ''}  router {run.verdict}{where}{spec}{others}"
         f"  signer {fingerprint(PeerId(run.owner))}"
     )
+
+
+def _held_out(run: RunStatus) -> str:
+    """Return the loss of the last evaluation; empty before there is one."""
+    found = run.held_out
+    if found is None or found.perplexity is None:
+        return ""
+    model = f"after round {found.version}" if found.version else "of the seed model"
+    words = vocabulary_text(found.vocabulary)
+    bits = bits_text(found.bits_per_byte)
+    return f"{bits} bits per byte {model}, perplexity {found.perplexity:.1f} ({words})"
 
 
 def _refuted(status: Status) -> list[str]:

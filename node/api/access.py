@@ -20,8 +20,9 @@ HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 class Access:
     """Decides whether a request that came over TCP is answered."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
+    def __init__(self, token: str | None) -> None:
+        """Ask for a token; None: none is needed, Host and Origin are enough."""
+        self._token = token.encode() if token is not None else None
 
     def check(self, request: Request) -> bool:
         """Return whether the request shows the token; raises Refused unless it may be answered.
@@ -36,6 +37,8 @@ class Access:
         origin = request.headers.get("origin")
         if origin is not None and origin != f"http://{host}":
             raise Refused(HTTPStatus.FORBIDDEN, "requests of other pages are not answered")
+        if self._token is None:
+            return True
         if request.path in FILES and request.method in ("GET", "HEAD"):
             return False
         kind, _, shown = request.headers.get("authorization", "").partition(" ")

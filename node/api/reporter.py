@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 import trio
 from msgspec.structs import replace
 
+from dipaco.node.api.evaluations import held_out
 from dipaco.node.api.ledger_pages import NO_LEDGER, ledger_view, loss_view, record_page
 from dipaco.node.api.run_details import pace_of, rounds_done, router_of, schedule_of
 from dipaco.node.api.values import (
@@ -377,6 +378,7 @@ class StatusReporter:
             round=min(rounds.done + 1, rounds.last),
             rounds=rounds.last,
             finished=rounds.finished,
+            held_out=held_out(rounds, record.manifest.tokenizer.vocabulary),
             state=activity.own_state,
             reason=activity.own_reason,
             reasons=activity.own_reasons,

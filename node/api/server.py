@@ -10,7 +10,7 @@ keeps the owner from the socket.
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -31,7 +31,7 @@ from dipaco.node.api.connection import (
 )
 from dipaco.node.api.handler import Handler
 from dipaco.node.api.port import Port
-from dipaco.node.api.routes import route_of
+from dipaco.node.api.routes import Route, route_of
 from dipaco.node.api.values import STATUS, STOP, PageView
 from dipaco.node.storage.files import Home
 from dipaco.protocol.errors import ConfigError, Unavailable
@@ -57,12 +57,15 @@ class Ends:
 
 
 @dataclass(frozen=True)
-class _Door:
+class Door:
     """What all connections of one listener share."""
 
     answers: Answers
     clients: Clients
     access: Access | None
+    """None: the socket's mode decides."""
+    route: Callable[[Request], Route] = route_of
+    """Returns what answers a request; raises Refused if nothing does."""
 
 
 async def serve_api(
@@ -86,15 +89,16 @@ async def serve_api(
     listener = _listen(path)
     answers = Answers(handler)
     try:
-        web = await _listen_at(port) if port else []
+        web = await listen_at(port, "local API", "ui.listen") if port else []
         async with trio.open_nursery() as nursery:
-            private = _Door(answers, Clients(most), None)
-            nursery.start_soon(trio.serve_listeners, partial(_serve_client, private), [listener])
+            private = Door(answers, Clients(most), None)
+            nursery.start_soon(trio.serve_listeners, partial(serve_client, private), [listener])
             if port and web:
-                public = _Door(answers, Clients(most), Access(port.token))
-                nursery.start_soon(trio.serve_listeners, partial(_serve_client, public), web)
-                answers.page = PageView(address=_url(web), url=f"{_url(web)}/#{quote(port.token)}")
-            task_status.started(Ends(path, _url(web)))
+                public = Door(answers, Clients(most), Access(port.token))
+                nursery.start_soon(trio.serve_listeners, partial(serve_client, public), web)
+                url = url_of(web)
+                answers.page = PageView(address=url, url=f"{url}/#{quote(port.token)}")
+            task_status.started(Ends(path, url_of(web)))
     finally:
         path.unlink(missing_ok=True)
 
@@ -114,62 +118,60 @@ def _listen(path: "Path") -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
 
 
-async def _listen_at(port: Port) -> Sequence[trio.SocketListener]:
+async def listen_at(port: Port, what: str, key: str) -> Sequence[trio.SocketListener]:
+    """Return the listeners of a port; one that cannot be had is logged, and there are none.
+
+    what, key   are served there, and name it in the configuration.
+    """
     try:
         return await trio.open_tcp_listeners(port.port, host=port.host, backlog=MAX_CLIENTS)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         where = f"{port.host}:{port.port}"
-        log.warning("no local API at %s: %s; choose another ui.listen", where, reason)
+        log.warning("no %s at %s: %s; choose another %s", what, where, reason, key)
         return []
 
 
-def _url(listeners: Sequence[trio.SocketListener]) -> str:
+def url_of(listeners: Sequence[trio.SocketListener]) -> str:
+    """Return the address of the first listener; empty: there is none."""
     if not listeners:
         return ""
     host, port, *_ = listeners[0].socket.getsockname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _serve_client(door: _Door, stream: trio.SocketStream) -> None:
+async def serve_client(door: Door, stream: trio.SocketStream) -> None:
+    """Serve one connection to its end, and close it."""
     try:
         async with stream:
-            await serve_stream(door.answers, door.clients, door.access, stream, process_of(stream))
+            await serve_stream(door, stream, process_of(stream))
     except* GONE as gone:
         log.debug("a client of the local API left: %r", gone.exceptions[0])
 
 
-async def serve_stream(
-    answers: Answers,
-    clients: Clients,
-    access: Access | None,
-    stream: trio.abc.Stream,
-    name: str = "",
-) -> None:
+async def serve_stream(door: Door, stream: trio.abc.Stream, name: str = "") -> None:
     """Serve one connection to its end; it stays open. `name` is the client's process, if known."""
     connection = Connection(stream)
     with trio.CancelScope() as scope:
         try:
-            client = clients.take(name, trio.current_time(), scope.cancel)
+            client = door.clients.take(name, trio.current_time(), scope.cancel)
         except Unavailable as full:
             await connection.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{full}: try again"))
             return
         try:
-            await converse(answers, access, client, connection)
+            await converse(door, client, connection)
         finally:
-            clients.leave(client)
+            door.clients.leave(client)
 
 
-async def converse(
-    answers: Answers, access: Access | None, client: Client, connection: Connection
-) -> None:
+async def converse(door: Door, client: Client, connection: Connection) -> None:
     """Answer one request after the other; a malformed request, or a bug, ends the connection."""
-    client.known = access is None
+    client.known = door.access is None
     try:
         while (request := await _next_request(client, connection)) is not None:
-            if access:
-                client.known = access.check(request) or client.known
-            await _answer(answers, request, connection, brief=client.brief)
+            if door.access:
+                client.known = door.access.check(request) or client.known
+            await _answer(door, request, connection, brief=client.brief)
             if client.brief or not connection.again():
                 return
     except Refused as refused:
@@ -198,13 +200,11 @@ def _is_gone(error: Exception) -> bool:
     return isinstance(error, GONE)
 
 
-async def _answer(
-    answers: Answers, request: Request, connection: Connection, *, brief: bool
-) -> None:
+async def _answer(door: Door, request: Request, connection: Connection, *, brief: bool) -> None:
     try:
         if brief and request.path not in (STATUS, STOP):
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "all connections are taken: try again")
-        await route_of(request)(answers, request, connection)
+        await door.route(request)(door.answers, request, connection)
     except Refused as refused:
         await connection.refuse(refused)
     except Unavailable as error:

@@ -70,8 +70,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     without repeats."""
     ratios: dict[str, Ratio]
     """By method of `REFERENCES`: the ratio of perplexities in common runs."""
-    shards: tuple[float, ...]
-    """Perplexity per shard of the last router, mean over the runs, the largest shard first."""
+    shards: tuple[float | None, ...]
+    """Perplexity per shard of the last router, mean over the runs, the largest shard first.
+
+    Runs whose shard has no held-out document are left out; null: none of them has one."""
     labels: dict[str, float]
     """Bits per byte of the documents with a label, the mean over the runs."""
 
@@ -248,6 +250,12 @@ def _bits(nll: float, text_bytes: int) -> float:
     return inf if found is None else found
 
 
+def mean_if_scored(perplexities: Iterable[float]) -> float | None:
+    """Return the mean of those that were scored; None if none was: inf stands for no token."""
+    scored = [each for each in perplexities if each < inf]
+    return fmean(scored) if scored else None
+
+
 def _row(
     found: Sequence[TrialResult],
     tried: Sequence[TrialResult],
@@ -289,7 +297,7 @@ def _row(
             for name, theirs in references.items()
             if name != first.method and (found_ratio := _ratio(found, theirs, shown)) is not None
         },
-        shards=tuple(fmean(column) for column in zip(*ranked, strict=True)),
+        shards=tuple(mean_if_scored(column) for column in zip(*ranked, strict=True)),
         labels=shown.by_label(found),
     )
 

@@ -30,7 +30,7 @@ from dipaco.node.runs.tables import (
 )
 from dipaco.node.storage.blobs import BlobStore
 from dipaco.protocol.errors import ConfigError, LocalProtocolError
-from dipaco.protocol.run.exactness import IDF_SVD, MAX_COLUMNS
+from dipaco.protocol.run.exactness import BAG_SIGN
 from dipaco.protocol.run.manifest import Manifest
 from dipaco.protocol.run.source import Source, Tokenizer
 from dipaco.protocol.wire.canonical import Wire
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dipaco.node.runs.warm_start import LlamaCheckpoint
 
 END_OF_TEXT = "<|endoftext|>"
+BAG_SIGN_COLUMNS = 256  # `routing.dimension` of a file that names that featurizer alone
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def create_manifest(
     tables["model"], warm = _model(tables["model"], path)
     _hexadecimal(tables["routing"], "routing", "beacon", path)
     _hexadecimal(tables["training"], "training", "batch_order", path)
-    if tables["routing"].get("featurizer") == IDF_SVD:
-        tables["routing"].setdefault("dimension", MAX_COLUMNS)
+    if tables["routing"].get("featurizer") == BAG_SIGN:
+        tables["routing"].setdefault("dimension", BAG_SIGN_COLUMNS)
     if "inner" in tables["training"]:
         tables["training"]["inner"] = _plain(inner_optimizer(tables["training"]["inner"], path))
     tables["schedule"] = {"schedulers": tuple(schedulers) or (owner,), **tables["schedule"]}

@@ -117,6 +117,19 @@ def reason(code: str, since: float, **values: object) -> Reason:
     return Reason(code=code, text=text, since=since, until=until)
 
 
+class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
+    """The loss on held-out documents, each scored by the path that it is routed to."""
+
+    version: int
+    """The newest one that every path with data was evaluated at; 0: the seed model."""
+    tokens: int
+    perplexity: float | None
+    """null: no token was scored."""
+    vocabulary: int
+    """Token ids of the run's tokenizer: perplexities of two vocabularies do not compare."""
+    bits_per_byte: float | None
+
+
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The run that this node takes part in."""
 
@@ -138,6 +151,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The current round, from 1; 0: seed."""
     rounds: int
     finished: bool
+    held_out: HeldOut | None = None
+    """Of the last evaluation; null before one is complete."""
 
 
 class RunBlock(RunStatus, frozen=True, kw_only=True):

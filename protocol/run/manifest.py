@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from dipaco.protocol.run.exactness import (
+    BAG_SIGN,
     BASIS_POINTS,
     EXACT_FLOAT64,
     IDF_SVD,
@@ -85,7 +86,7 @@ class Routing(Wire, frozen=True, kw_only=True):
     """The rule that routes documents to paths: docs/method.md section 4."""
 
     kind: Literal["kmeans", "round_robin"] = "kmeans"
-    featurizer: Literal["bag-sign-v1", "idf-svd-v1"] = "bag-sign-v1"
+    featurizer: Literal["bag-sign-v1", "idf-svd-v1"] = "idf-svd-v1"
     """What turns the prefix into features: random signs, or a basis fitted to the sample."""
     sample: Annotated[int, Meta(ge=1, le=1 << 20)]
     """N: number of eligible training documents, from the first, that the router is fitted on."""
@@ -93,8 +94,8 @@ class Routing(Wire, frozen=True, kw_only=True):
     """F: number of tokens of a document that routing reads."""
     prefix_bytes: Annotated[int, Meta(ge=64, le=16384)] = 256
     """Bytes of a document, cut at a character boundary, that these tokens are taken from."""
-    dimension: Annotated[int, Meta(ge=8, le=256, multiple_of=8)] = 256
-    """D: features; of `idf-svd-v1` at most 64."""
+    dimension: Annotated[int, Meta(ge=8, le=256, multiple_of=8)] = MAX_COLUMNS
+    """D: features; of `idf-svd-v1` at most 64, of `bag-sign-v1` 256 if a TOML file names none."""
     norm_bits: Annotated[int, Meta(ge=4, le=12)] = 10
     """nu: features are at most 2^nu."""
     scale_bits: Annotated[int, Meta(ge=0, le=10)] = 8
@@ -159,7 +160,8 @@ class Routing(Wire, frozen=True, kw_only=True):
         """Source: docs/method.md, 4.8; `RouterParams` checks the other bounds too."""
         if self.featurizer == IDF_SVD and self.dimension > MAX_COLUMNS:
             raise ValueError(
-                f"dimension: {self.dimension}, at most {MAX_COLUMNS} with featurizer {IDF_SVD}"
+                f"dimension: {self.dimension}, at most {MAX_COLUMNS} with featurizer {IDF_SVD}; "
+                f"{BAG_SIGN} has up to 256"
             )
         if max_score(self.dimension, self.norm_bits, self.scale_bits) >= EXACT_FLOAT64:
             raise ValueError(

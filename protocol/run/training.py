@@ -114,9 +114,9 @@ class Training(Wire, frozen=True, kw_only=True):
     """Precision of the inner steps' matrix products; weights, moments and sums are float32."""
     early_stopping: bool = False
     """Whether a path is used at the version of its lowest held-out loss, not at the newest."""
-    deltas: Literal["f32", "bf16", "int8", "int4", "int2", "topk"] = "f32"
+    deltas: Literal["f32", "bf16", "int8", "int4", "int2", "topk"] = "int4"
     """How pseudo-gradients are encoded on the way to the outer step."""
-    updates: Literal["f32", "int8", "int4"] = "f32"
+    updates: Literal["f32", "int8", "int4"] = "int4"
     """How a state advances: by the float32 update, or by a packed one that is sent in its place."""
     batch_order: DigestField | UnsetType = UNSET
     """The run id that the order of batches follows from, if it is not the run's own: two runs that

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from dipaco.protocol.run.modules import ModuleId
 from dipaco.protocol.wire.digest import Digest
+from dipaco.protocol.work.kinds import Evaluated
 from dipaco.protocol.work.run_state import RunState
 
 Weights = tuple[int, ...]
@@ -109,6 +110,17 @@ class Rounds:
                 for path, stands_at in newest.items():
                     if version <= stands_at - behind and (version, path) not in evaluations:
                         yield version, path
+
+    def last_evaluated(self) -> tuple[Evaluated, ...]:
+        """Return the evaluations of the newest version that every live path was evaluated at.
+
+        Empty before there is such a version.
+        """
+        for epoch in range(self._state.epoch, -1, -1):
+            begin, newest = self._to_evaluate(epoch)
+            if newest and begin > self._manifest.first_version(epoch):
+                return tuple(self._state.evaluations[begin - 1, path] for path in newest)
+        return ()
 
     def _to_evaluate(self, epoch: int) -> tuple[int, Mapping[int, int]]:
         """Return the first version that a live path of an epoch lacks, and where they all stand."""

@@ -36,6 +36,7 @@ WRONG = {
     "log x": "unexpected extra argument (x)",
     "events x": "unexpected extra argument (x)",
     "why x": "unexpected extra argument (x)",
+    "ui x": "unexpected extra argument (x)",
     "pause x": "unexpected extra argument (x)",
     "resume x": "unexpected extra argument (x)",
     "finish x": "unexpected extra argument (x)",

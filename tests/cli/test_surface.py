@@ -18,16 +18,19 @@ SURFACE = {
     "--idle-minutes --idle-only --keep --keeper --limit-lan --listen --local-sources --log-file "
     "--log-format --log-keep --log-level --log-max-size --low-conns --max-batch --max-down "
     "--max-ram "
-    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --name --nice "
-    "--on-battery --paused --rendezvous --run --signer --tasks --threads --train --ui-listen "
+    "--max-shards --max-temp-c --max-up --metered --metrics-listen --min-free --moment-bits --name "
+    "--nice --on-battery --paused --rendezvous --run --signer --tasks --threads --train --tui "
+    "--ui-listen "
     "--until --verify --whole-files",
     "join": "CODE --announce --cache-max --checkpointing --compile --config --daily-quota --device "
     "--dry-run "
     "--duty --exclusive-apps --exempt-prefixes --force --heartbeat-s --high-conns --home --hours "
     "--idle-minutes --idle-only --limit-lan --listen --local-sources --log-file --log-format "
     "--log-keep --log-level --log-max-size --low-conns --max-batch --max-down --max-ram "
-    "--max-shards --max-temp-c --max-up --metered --min-free --moment-bits --name --nice "
-    "--on-battery --paused --signer --tasks --threads --ui-listen --until --verify --whole-files",
+    "--max-shards --max-temp-c --max-up --metered --metrics-listen --min-free --moment-bits --name "
+    "--nice "
+    "--on-battery --paused --signer --tasks --threads --tui --ui-listen --until --verify "
+    "--whole-files",
     "invite": "NAME --address --home --json --qr",
     "stop": "--home --now --restart",
     "status": "--home --json --short --watch",

@@ -1,4 +1,4 @@
-"""Write golden vectors and trajectories, docs/protocol.cddl, docs/json.* and the tamper matrix.
+"""Write golden vectors and trajectories, docs/protocol.cddl, the tamper matrix, the references.
 
     python -m tests.golden.regenerate
 
@@ -8,6 +8,7 @@ Look at the difference before it is committed: what changes in a released type i
 
 from tests.golden import (
     largest_table,
+    references,
     router_vectors,
     schemas,
     tamper_matrix,
@@ -22,3 +23,4 @@ if __name__ == "__main__":
     tamper_matrix.write()
     trajectories.write()
     schemas.write()
+    references.write()

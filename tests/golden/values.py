@@ -194,9 +194,16 @@ SMALLEST = Manifest(
     grid=Grid(
         levels=(Level(experts=2, blocks=1), Level(experts=2, blocks=1)), path_specific_blocks=()
     ),
-    routing=Routing(sample=128, dimension=64),
+    routing=Routing(sample=128, featurizer="bag-sign-v1", dimension=64),
     training=Training(
-        seed_steps=2, rounds=2, inner_steps=2, batch=2, inner=Adam(warmup=1), outer=Nesterov()
+        seed_steps=2,
+        rounds=2,
+        inner_steps=2,
+        batch=2,
+        inner=Adam(warmup=1),
+        outer=Nesterov(),
+        deltas="f32",
+        updates="f32",
     ),
     schedule=Scheduling(schedulers=(peer("scheduler"),), members=()),
     seed=0,
@@ -232,6 +239,7 @@ def _manifests() -> tuple[Wire, ...]:
             path_specific_stem=True,
         ),
         routing=Routing(
+            featurizer="bag-sign-v1",
             sample=4096,
             prefix=16,
             dimension=128,

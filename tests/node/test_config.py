@@ -115,6 +115,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "ui.listen": "",
         "run.invitation": PLAIN.code,
         "ui.token": "0123456789abcdef",
+        "metrics.listen": "127.0.0.1:7398",
     }
     assert samples.keys() == KEYS.keys()
     environ = {name: samples[key] for name, key in VARIABLES.items()}
@@ -166,6 +167,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         ("[compute]\nduty = 0", "compute.duty = 0"),
         ("[ui]\nlisten = '0.0.0.0:7397'", "not a loopback address such as 127.0.0.1:7397, or em"),
         ("[ui]\nlisten = '127.0.0.1:70000'", "port 70000 is not in 0 to 65535"),
+        ("[metrics]\nlisten = '0.0.0.0:7398'", "not a loopback address such as 127.0.0.1:7397"),
         ("[ui]\ntoken = 'short'", "not 16 to 128 letters, digits, '_' and '-', or empty"),
         ("[node\n", "config.toml, line 1: "),
     ],

@@ -1,17 +1,15 @@
-"""The public source of a run as a stream of numbered rows, through the `datasets` library.
+"""The public source of a run as a stream of numbered rows, alike for every kind of source.
 
-`rows` returns the same type for every kind of source: an `IterableDataset` of `SourceRow`. Only the
-table `KINDS` maps the name of a kind to its code.
-
-Importing `datasets` takes more than a second: only worker processes and `run create` call `rows`.
+Only the table `KINDS` maps the name of a kind to its code. Only the kind `hub` imports `datasets`,
+which takes more than a second of processor time and 100 MB.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from dipaco.node.data.library import import_datasets
 from dipaco.node.data.sources import embedded, files, hub, synthetic
 from dipaco.node.data.sources.interface import Access, Reach, SourceKind, SourceRow
 from dipaco.node.jobs.meter import OnProgress, silent
@@ -51,7 +49,7 @@ def rows(
     access: Access,
     on_progress: OnProgress = silent,
 ) -> Iterable[SourceRow]:
-    """Return the rows `start` to `stop` - 1 of a source, or up to its end: an IterableDataset.
+    """Return the rows `start` to `stop` - 1 of a source, or up to its end.
 
     on_progress   gets the progress of files that are fetched whole; the reader counts rows itself.
 
@@ -61,20 +59,14 @@ def rows(
     """
     kind = KINDS[source.kind]
     read = kind.open(source, access, on_progress)
-    datasets = import_datasets(hub=kind.on_hub)
-    generate = partial(read, max(0, start), min(stop, source.documents))
-    stream: Iterable[SourceRow] = datasets.IterableDataset.from_generator(_Rows(generate))
-    return stream
+    return _Rows(partial(read, max(0, start), min(stop, source.documents)))
 
 
+@dataclass(frozen=True)
 class _Rows:
-    """A generator function for `datasets`, which pickles it to name the data set."""
+    """Reads the rows again each time that they are iterated over."""
 
-    def __init__(self, generate: Callable[[], Iterator[SourceRow]]) -> None:
-        self._generate = generate
+    read: Callable[[], Iterator[SourceRow]]
 
-    def __call__(self) -> Iterator[SourceRow]:
-        return self._generate()
-
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, ("the rows of a run's source",)
+    def __iter__(self) -> Iterator[SourceRow]:
+        return self.read()

@@ -159,5 +159,4 @@ KIND = SourceKind(
     open=_open,
     reachable=_reachable,
     is_authenticated=lambda access: access.whole_files,
-    on_hub=True,
 )

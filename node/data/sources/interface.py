@@ -95,5 +95,3 @@ class SourceKind(Generic[T]):
     """Returns whether this node can read the source, without using the network."""
     is_authenticated: Callable[[Access], bool] = lambda access: True
     """Returns whether every row comes from bytes of the manifest's SHA-256."""
-    on_hub: bool = False
-    """Whether reading it uses the hub."""

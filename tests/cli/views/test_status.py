@@ -16,6 +16,7 @@ def test_status_in_words_says_what_and_why() -> None:
         "up 1 h 2 min, version",
         "1 peer, 10 bytes sent, 20 bytes received",
         "(0,1)      1  leased  4.250  this node",
+        "held out 2.457 bits per byte after round 3, perplexity 312.0 (vocabulary 4,096)",
         "3 accepted, 1 refused, 38,400 tokens in 26 s",
     ):
         assert words in text

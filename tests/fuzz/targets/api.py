@@ -9,7 +9,7 @@ from dipaco.node.api.access import Access
 from dipaco.node.api.answers import Answers
 from dipaco.node.api.clients import Clients
 from dipaco.node.api.connection import Connection
-from dipaco.node.api.server import converse
+from dipaco.node.api.server import Door, converse
 from dipaco.protocol.errors import Unavailable
 from tests.fuzz.mutate import Text
 from tests.fuzz.target import Target, hold
@@ -59,7 +59,8 @@ class Node(FakeNode):
 async def _served(pipe: Pipe) -> None:
     client = Clients().take("", trio.current_time(), lambda: None)
     access = Access(TOKEN) if b"Authorization" in pipe.data else None
-    await converse(Answers(Node()), access, client, Connection(pipe))  # type: ignore[arg-type]
+    door = Door(Answers(Node()), Clients(), access)
+    await converse(door, client, Connection(pipe))  # type: ignore[arg-type]
 
 
 def ask(data: bytes) -> None:

@@ -43,7 +43,11 @@ def runs() -> dict[str, Manifest]:
         "stopping": manifest(training=replace(plain.training, early_stopping=True)),
         "reshard": manifest(
             routing=Routing(
-                sample=128, dimension=64, router_bp=1000, reshard=Reshard(after_round=1, scorers=1)
+                featurizer="bag-sign-v1",
+                sample=128,
+                dimension=64,
+                router_bp=1000,
+                reshard=Reshard(after_round=1, scorers=1),
             )
         ),
     }

@@ -20,6 +20,7 @@ from dipaco.node.api.values import (
 from dipaco.node.seen import OutsideView, SeenFrom
 from dipaco.node.status.document import (
     CacheStatus,
+    HeldOut,
     Memory,
     NetworkStatus,
     Offer,
@@ -53,6 +54,9 @@ RUN_FIELDS: dict[str, Any] = {
     "round": 1,
     "rounds": 5,
     "finished": False,
+    "held_out": HeldOut(
+        version=3, tokens=5_200, perplexity=312.04, vocabulary=4096, bits_per_byte=2.4567
+    ),
 }
 MISSING = "00" * 32
 """A blob that nobody has."""

@@ -1,5 +1,6 @@
 """Connections in memory to the API's server: clients of a port, without a port."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -8,7 +9,9 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair
 from dipaco.node.api.access import Access
 from dipaco.node.api.answers import Answers
 from dipaco.node.api.clients import Clients
-from dipaco.node.api.server import GONE, serve_stream
+from dipaco.node.api.connection import Request
+from dipaco.node.api.routes import Route, route_of
+from dipaco.node.api.server import GONE, Door, serve_stream
 from tests.node.api.fake_node import FakeNode
 from tests.node.api.served import Answer, answers, request
 
@@ -28,6 +31,7 @@ class Port:
 
     def __post_init__(self) -> None:
         self.answers, self.access = Answers(self.node), Access(TOKEN)
+        self.route: Callable[[Request], Route] = route_of
 
     def connect(self, *, waits: bool = False) -> trio.abc.Stream:
         """Return a client's end of a new connection.
@@ -41,7 +45,8 @@ class Port:
     async def _serve(self, stream: trio.abc.Stream) -> None:
         try:
             async with stream:
-                await serve_stream(self.answers, self.clients, self.access, stream)
+                door = Door(self.answers, self.clients, self.access, self.route)
+                await serve_stream(door, stream)
         except* GONE:
             pass
         self.ended += 1

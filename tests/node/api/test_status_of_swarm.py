@@ -79,6 +79,8 @@ async def test_the_sums_survive_a_restart_and_a_kill(
     assert third.reporter.status().totals.received >= again.reporter.status().totals.received
     await until(lambda: scheduler.reporter.ledger().finished)
     assert third.reporter.status().totals.accepted > 3
+    run = scheduler.reporter.status().run
+    assert run is not None and run.held_out is not None and run.held_out.version == run.rounds
 
 
 async def test_a_scheduler_that_goes_away_is_told_beside_the_training(

@@ -1,12 +1,19 @@
 """Rules of this file: results are made up; what follows from them was done by hand."""
 
-from math import log, log2
+from math import inf, log, log2
 
 import pytest
 from msgspec.structs import replace
 
 from dipaco.node.compare.results import TrialResult
-from dipaco.node.compare.summary import Row, by_size, caption, runs_of, summarise
+from dipaco.node.compare.summary import (
+    Row,
+    by_size,
+    caption,
+    mean_if_scored,
+    runs_of,
+    summarise,
+)
 from tests.node.compare.made_up import comparison, loss, point, result, start
 
 
@@ -97,6 +104,11 @@ def test_no_figure_is_shown_without_what_equal_compute_gives() -> None:
     assert "was not trained here" in comparison().caption
     row = row_of(result("dense-compute", 0, 90.0), method="dense-compute")
     assert caption([row]).startswith("Dense at equal compute reaches 90.0: DiPaCo buys wall clock")
+
+
+def test_a_shard_without_a_held_out_document_has_no_perplexity() -> None:
+    assert mean_if_scored([20.0, inf, 40.0]) == 30.0
+    assert mean_if_scored([inf, inf]) is None
 
 
 def test_shards_are_ranked_by_size_because_their_numbers_mean_nothing_across_seeds() -> None:

@@ -38,6 +38,7 @@ def the_run(**changes: object) -> Manifest:
         training=replace(manifest().training, deltas="int8", updates="int4"),
         grid=Grid(levels=LEVELS, path_specific_blocks=(1,), path_specific_stem=False),
         routing=Routing(
+            featurizer="bag-sign-v1",
             sample=128,
             dimension=64,
             overlap=2,

@@ -31,6 +31,7 @@ from tests.settings import settings
 ABLATED = ("dipaco+int4", "dipaco+no-capacity")
 PATHS, STEP = 4, 2 * 48  # tokens of one inner step
 ROUTING = Routing(
+    featurizer="bag-sign-v1",
     sample=64,
     dimension=64,
     validation_bp=1500,

@@ -64,6 +64,8 @@ def small_manifest(source: Source, **changes: object) -> Manifest:
         "source": source,
         "tokenizer": embedded_tokenizer(),
         "model": Model(d_model=16, heads=2, kv_heads=2, d_ff=32, context=64),
-        "routing": Routing(sample=64, dimension=64, validation_bp=1000, router_bp=500),
+        "routing": Routing(
+            sample=64, featurizer="bag-sign-v1", dimension=64, validation_bp=1000, router_bp=500
+        ),
     }
     return manifest(**(given | changes))

@@ -32,6 +32,8 @@ TRAINING = Training(
     batch=2,
     inner=Adam(lr=0.01, warmup=1),
     outer=Nesterov(),
+    deltas="f32",
+    updates="f32",
 )
 
 

@@ -71,7 +71,7 @@ def with_routing(source: Source, **changes: object) -> Manifest:
 def test_the_router_of_the_embedded_corpus_is_the_same_everywhere(
     counts: Literal["documents", "sample"], tools: SourceDeps
 ) -> None:
-    routing = Routing(sample=300, counts=counts)
+    routing = Routing(sample=300, featurizer="bag-sign-v1", dimension=256, counts=counts)
     spec = spec_of(small_manifest(embedded_source(), routing=routing), tools)
     assert spec.fit is not None
     assert (spec.kind, spec.fit.n_fit, spec.documents) == ("kmeans", 300, COUNTED[counts])

@@ -15,7 +15,9 @@ from dipaco.node.runs.create import create_manifest
 from dipaco.node.runs.tables import known_fields
 from dipaco.node.runs.template import Data, data_of, name_of, parse_grid, run_template
 from dipaco.protocol.errors import ConfigError
+from dipaco.protocol.run.manifest import run_id
 from dipaco.protocol.run.training import Adam, Muon, Training
+from dipaco.protocol.wire.identity import PeerId
 from tests.values import peer
 
 HUB = {f"source.{name}" for name in ("dataset", "config", "split", "revision")}
@@ -26,6 +28,11 @@ EXAMPLES = (  # fields whose line shows an example, since their default is nothi
     *("training.inner.kind", "training.quorum"),
     *("schedule.keepers", "schedule.quorum", "schedule.copies"),
 )
+
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+OWNER = PeerId("12D3KooWAjsnkGtvJuzp3cpyKdAzQb7Lk5p3yPKFtQmZkpKB7n4f")
+CHAOS = "7d39bda93752cb0c5b6af5ca7d341a3c179af5627a27ccc909fd8eb600b9597d"
 
 
 def tables(text: str, *, whole: bool) -> dict[str, Any]:
@@ -48,21 +55,48 @@ def test_the_template_has_every_field_and_no_other() -> None:
     assert known_fields() - shown == HUB | MUON | inner  # which docs/runs.md describes
 
 
-def test_a_basis_has_64_columns_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+FEATURIZER, DIMENSION = '# featurizer = "idf-svd-v1"', "# dimension = 64 "
+
+
+@pytest.mark.parametrize(
+    ("featurizer", "dimension", "columns"),
+    [(None, None, 64), (None, 32, 32), ("bag-sign-v1", None, 256), ("bag-sign-v1", 32, 32)],
+)
+def test_random_signs_have_256_columns_and_a_basis_64_unless_the_file_says_otherwise(
+    featurizer: str | None, dimension: int | None, columns: int, tmp_path: Path
+) -> None:
     text = run_template("a", (2, 2), None)
-    asked = {
-        '# featurizer = "bag-sign-v1"': 'featurizer = "idf-svd-v1"',
-        "# dimension = 256 ": "dimension = 32 ",
-    }
-    dimensions = []
-    for line, changed in asked.items():
-        assert line in text
-        text = text.replace(line, changed)
-        (tmp_path / "a.toml").write_text(text)
-        routing = create_manifest(tmp_path / "a.toml", owner=peer("owner")).manifest.routing
-        assert routing.featurizer == "idf-svd-v1"
-        dimensions.append(routing.dimension)
-    assert dimensions == [64, 32]
+    assert FEATURIZER in text and DIMENSION in text
+    if featurizer:
+        text = text.replace(FEATURIZER, f'featurizer = "{featurizer}"')
+    if dimension:
+        text = text.replace(DIMENSION, f"dimension = {dimension} ")
+    (tmp_path / "a.toml").write_text(text)
+    routing = create_manifest(tmp_path / "a.toml", owner=peer("owner")).manifest.routing
+    assert (routing.featurizer, routing.dimension) == (featurizer or "idf-svd-v1", columns)
+
+
+def test_a_dimension_that_only_random_signs_have_is_refused_with_the_featurizer(
+    tmp_path: Path,
+) -> None:
+    text = run_template("a", (2, 2), None).replace(DIMENSION, "dimension = 256 ")
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"routing.*256, at most 64 .* idf-svd-v1; bag-sign-v1"):
+        create_manifest(tmp_path / "a.toml", owner=peer("owner"))
+
+
+def test_a_file_that_names_what_was_the_default_makes_the_run_of_before() -> None:
+    """The id was taken before packed updates and the fitted basis were the defaults."""
+    made = create_manifest(BENCHMARKS / "chaos.toml", owner=OWNER).manifest
+    assert run_id(made).hex() == CHAOS
+
+
+@pytest.mark.parametrize("name", ["compare-dev", "compare-reshard"])
+def test_the_files_of_the_comparisons_name_what_was_measured(name: str) -> None:
+    table = tomllib.loads((BENCHMARKS / f"{name}.toml").read_text("utf-8"))
+    routing, training = table["routing"], table["training"]
+    assert (routing["featurizer"], routing["dimension"]) == ("bag-sign-v1", 256)
+    assert (training["deltas"], training["updates"]) == ("f32", "f32")
 
 
 def test_a_value_behind_a_mark_is_the_default(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from dipaco.node.worker.performer import Performer
 from dipaco.node.worker.process import perform
 from dipaco.protocol.routing.spec import spec_digest
 from dipaco.protocol.run.early_stopping import kept_version
-from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, run_id
-from dipaco.protocol.run.training import Adam, Muon
+from dipaco.protocol.run.manifest import Capacity, Manifest, Reshard, Routing, run_id
+from dipaco.protocol.run.training import Adam, Muon, Training
 from dipaco.protocol.work.kinds import TrainLease
 from dipaco.protocol.work.losses import stated_bytes
 from tests.golden.trajectories import tiny
@@ -127,15 +127,12 @@ def resharded() -> Manifest:
 
 
 def muon() -> Manifest:
-    """Muon's momentum carried, and 4 bits both ways."""
-    return tiny(
-        rounds=2,
-        inner_steps=3,
-        inner=MUON,
-        deltas="int4",
-        updates="int4",
-        early_stopping=False,
-    )
+    """Muon's momentum carried; 4 bits both ways and a basis, as new runs have them."""
+    usual = Training(seed_steps=4, rounds=2, inner_steps=3, batch=4, inner=MUON)
+    assert (usual.deltas, usual.updates) == ("int4", "int4")
+    routing = Routing(sample=64, validation_bp=1500, overlap=2)
+    assert routing.featurizer == "idf-svd-v1"
+    return replace(tiny(), training=usual, routing=routing)
 
 
 @pytest.mark.parametrize(

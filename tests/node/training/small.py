@@ -38,6 +38,8 @@ def small_manifest(**changes: object) -> Manifest:
             batch=4,
             inner=Adam(lr=0.01, warmup=2),
             outer=Nesterov(),
+            deltas="f32",
+            updates="f32",
         ),
     )
     return msgspec.structs.replace(plain, **changes)

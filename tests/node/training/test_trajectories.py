@@ -29,7 +29,7 @@ def same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "run_id", lambda value: run_id(tiny()))
 
 
-@pytest.mark.parametrize("name", ["f32", "bf16", "muon"])
+@pytest.mark.parametrize("name", ["f32", "bf16", "muon", "int4"])
 def test_a_tiny_run_comes_to_where_it_always_came(name: str) -> None:
     assert worst(trajectory(runs()[name]), saved()[name]) < TOLERANCES[name]
 

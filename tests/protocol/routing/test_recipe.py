@@ -13,6 +13,7 @@ from dipaco.protocol.wire.digest import Digest, sha256
 from tests import values
 
 ROUTING = Routing(
+    featurizer="bag-sign-v1",
     sample=128,
     prefix=16,
     dimension=64,

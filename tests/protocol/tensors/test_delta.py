@@ -27,7 +27,14 @@ FLOATS: list[Encoding] = ["f32", "bf16"]
 ENCODINGS: list[Encoding] = [*FLOATS, "int8", "int4", "int2", "topk"]
 LARGEST_BF16 = float.fromhex("0x1.fep127")
 TRAINING = Training(
-    seed_steps=3, rounds=2, inner_steps=4, batch=1, inner=Adam(lr=0.01, warmup=2), outer=Nesterov()
+    seed_steps=3,
+    rounds=2,
+    inner_steps=4,
+    batch=1,
+    inner=Adam(lr=0.01, warmup=2),
+    outer=Nesterov(),
+    deltas="f32",
+    updates="f32",
 )
 
 

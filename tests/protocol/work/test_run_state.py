@@ -141,6 +141,16 @@ def test_a_run_is_finished_when_all_versions_of_all_live_paths_are_evaluated() -
     assert rounds(view(entries[:-1]), (1, 1, 1, 0)).finished  # path 3 has no data
 
 
+def test_the_last_evaluation_is_that_of_the_newest_version_that_all_live_paths_have() -> None:
+    entries = list(whole_run())
+    told = [each for each in entries if isinstance(each, Evaluated)]
+    assert rounds(view(entries)).last_evaluated() == tuple(told[-4:])
+    assert told[-1].version == 2
+    assert rounds(view(entries[:-1])).last_evaluated() == tuple(told[-8:-4])
+    assert rounds(view(entries[:-1]), (1, 1, 1, 0)).last_evaluated() == tuple(told[-4:-1])
+    assert rounds(view([ADOPTED, SEEDED, evaluated(0, 0)])).last_evaluated() == ()
+
+
 # ---------------------------------------------------------------------- re-sharding
 
 
@@ -183,6 +193,13 @@ def test_a_module_that_nobody_trained_stands_with_the_others_after_the_switch() 
     assert states == [digest("L2.E0 0")] * 2 and told.path_version(1) == 1
     assert told.path_moments(1, 2) == ()  # it begins anew
     told.apply(updated("L2.E1", 2))
+
+
+def test_before_the_new_router_is_evaluated_the_last_evaluation_is_by_the_old_one() -> None:
+    old = [evaluated(path, 1) for path in range(4)]
+    entries = [*SCORED, *(evaluated(path, 0) for path in range(4)), *old, NEXT]
+    told = resharded(entries)
+    assert Rounds(told, lambda _: (1,) * 4).last_evaluated() == tuple(old)
 
 
 MISPLACED = [
