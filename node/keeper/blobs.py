@@ -84,9 +84,17 @@ class StoredRun:
         return share(self.me, needed, schedule.named_keepers, schedule.blob_copies, there)
 
     def claim(self) -> set[Digest]:
-        """Have the blobs stay that are needed, which it returns, and those that were asked for."""
+        """Have the blobs stay that are needed, which it returns, and those that were asked for.
+
+        One that was asked for stays until something here names it; from then on, as long as it is
+        needed.
+        """
         needed = self.needed()
-        asked = self.kept.asked if self.kept is not None else ()
+        asked: Collection[Digest] = ()
+        if self.kept is not None:
+            for blob in needed.intersection(self.kept.asked):
+                del self.kept.asked[blob]
+            asked = self.kept.asked
         self.claims.claim(("kept", self.record.run), needed.union(asked))
         return needed
 
