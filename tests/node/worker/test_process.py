@@ -355,6 +355,7 @@ def test_the_first_frame_carries_every_setting(tmp_path: Path) -> None:
         run=RunSection(
             id=("tiny",),
             signers=(peer("owner"),),
+            invitation="CODE",
             verify="warn",
             local_sources=True,
             whole_files=True,
