@@ -8,8 +8,8 @@ from dipaco.node.config import VARIABLES
 from dipaco.node.settings import load_config
 from dipaco.protocol.errors import ConfigError
 
-OWN_SECTIONS: Final = ("node", "compute", "ui")
-OWN_KEYS: Final = ("run.id", "run.signers", "run.local_sources")
+OWN_SECTIONS: Final = ("node", "compute", "metrics", "ui")
+OWN_KEYS: Final = ("run.id", "run.invitation", "run.signers", "run.local_sources")
 
 
 def node_settings(environ: Mapping[str, str], home: Path) -> dict[str, str]:

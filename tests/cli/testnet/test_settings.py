@@ -40,6 +40,8 @@ PASSED = {
     "DIPACO_RUN_WHOLE_FILES": "true",
 }
 REFUSED = {
+    "DIPACO_METRICS_LISTEN": "127.0.0.1:1",
+    "DIPACO_NODE_NAME": "desk",
     "DIPACO_NODE_LISTEN": "/ip4/127.0.0.1/tcp/1",
     "DIPACO_NODE_ANNOUNCE": "/ip4/127.0.0.1/tcp/1",
     "DIPACO_NODE_BOOTSTRAP": "",
@@ -51,6 +53,7 @@ REFUSED = {
     "DIPACO_NODE_HIGH_CONNS": "40",
     "DIPACO_NODE_EXEMPT_PREFIXES": "",
     "DIPACO_RUN_ID": "demo",
+    "DIPACO_RUN_INVITATION": "",
     "DIPACO_RUN_SIGNERS": "",
     "DIPACO_RUN_LOCAL_SOURCES": "false",
     "DIPACO_COMPUTE_DEVICE": "cuda",
