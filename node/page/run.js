@@ -105,7 +105,7 @@ export function pace(status, run) {
 export function scheduleCard(status, run) {
   const found = run.schedule;
   if (!found) return null;
-  const held = run.swarm.filter((each) => each.holder).length;
+  const held = run.swarm.filter((each) => each.state === "leased").length;
   const blocks = found.blocks.map((each) => h("div", { class: "bad-text" }, foreign(each)));
   return card("schedule", "The run, as this node schedules it",
     facts(
