@@ -121,7 +121,7 @@ def test_a_log_reader_that_has_stopped_does_not_keep_a_node_from_leaving(tmp_pat
         "dipaco.cli.main",
         "click",
         "dipaco.cli.commands.start",
-        "platformdirs",
+        "dipaco.node.settings",
         "dipaco.node.daemon",
         "libp2p",
     ],
