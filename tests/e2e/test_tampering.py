@@ -24,7 +24,7 @@ from tests.protocol.routing.mutations import mutations
 
 STAGES = {
     *("unknown-kind", "no-fit", "static"),
-    *("source-bytes", "tokens", "features", "centroids", "counts"),
+    *("source-bytes", "tokens", "idf", "basis", "features", "centroids", "counts"),
 }
 CODES = {Outcome.REFUTED: Exit.REFUSED, Outcome.UNVERIFIABLE: Exit.UNVERIFIABLE}
 
