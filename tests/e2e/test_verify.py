@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import trio
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from dipaco.cli.testnet.local_run import local_run
@@ -50,7 +51,14 @@ def round_robin_instead(spec: RouterSpec) -> RouterSpec:
     counted = sum(spec.documents)
     halves = (counted - counted // 2, counted // 2)
     return replace(
-        spec, kind="round_robin", mean=b"", centroids=b"", bias=b"", fit=fit, documents=halves
+        spec,
+        kind="round_robin",
+        mean=b"",
+        centroids=b"",
+        bias=b"",
+        basis=UNSET,
+        fit=fit,
+        documents=halves,
     )
 
 
