@@ -82,7 +82,8 @@ from dipaco.protocol.work.ledger import ModuleUpdated, RoundMissed
 
 log = logging.getLogger(__name__)
 
-EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out
+EXPIRY_SECONDS = 0.5  # between looks for leases whose time ran out, at most
+SHORTEST_LOOK = 0.1  # and at least: one that has ended stays while that cannot be saved
 STOOD_STILL_SECONDS = 3.0  # between two looks: this process was stopped, or the machine asleep
 STEP_RETRY_SECONDS = 5.0  # before an outer step that failed on this machine is tried again
 
@@ -391,7 +392,9 @@ class Scheduler:
 
     async def _expire(self) -> None:
         while True:
-            await trio.sleep(EXPIRY_SECONDS)
+            ends = (grant.deadline for grant in self.schedule.grants.values())
+            until = min(ends, default=math.inf) - trio.current_time()
+            await trio.sleep(min(EXPIRY_SECONDS, max(SHORTEST_LOOK, until)))
             with suppress(Unavailable):  # said already; the leases expire when it can be saved
                 self._deps.guard.call("ending leases", None, self._end_leases)
 
