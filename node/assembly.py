@@ -183,7 +183,11 @@ def assemble(
     walk = partial(tidy, blobs, claims, most)
     storage = StorageMeter(home.root, in_thread=in_thread, walk=walk, guard=guard)
     traffic = transport.traffic
-    watts = estimated_watts(device.name if device else "cpu", config.compute.torch_threads)
+    device = device or Device()
+
+    def watts() -> float:  # of a device that may be found later
+        return estimated_watts(device.name, config.compute.torch_threads)
+
     sums = Sums(journal, lambda: (traffic.sent, traffic.received), watts)
     history, event_log = History(home.root, clock=clock), EventLog(home.events)
     activity = Activity(worked=storage.look_soon, sums=sums, history=history, event_log=event_log)
@@ -197,7 +201,7 @@ def assemble(
         disk,
         lambda: worker.pids,
         traffic=account.today,
-        device=device or Device(),
+        device=device,
         in_thread=in_thread,
         bus=bus,
         clock=clock,

@@ -67,8 +67,8 @@ def test_the_man_page_uses_the_macros_of_man_and_obeys_no_text() -> None:
     assert escape("'a\\b") == r"\&'a\eb"
 
 
-def test_man_finds_no_fault_where_it_is_installed() -> None:
-    groff = shutil.which("groff")
-    command = [groff, "-man", "-ww", "-Tutf8", "-z"] if groff else ["cat"]
-    done = subprocess.run([*command, str(MAN)], capture_output=True, text=True, timeout=60)
+@pytest.mark.skipif(shutil.which("groff") is None, reason="there is no groff")
+def test_man_finds_no_fault() -> None:
+    command = ["groff", "-man", "-ww", "-Tutf8", "-z", str(MAN)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

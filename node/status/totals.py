@@ -42,12 +42,12 @@ class Sums:
         self,
         journal: Journal | None = None,
         traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        watts: float = 0.0,
+        watts: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Go on where `journal` ends; None: nothing is kept.
 
         traffic   returns the bytes sent and received since this start.
-        watts     that the device draws in inner steps, as `estimated_watts` has it.
+        watts     returns what the device draws in inner steps, as `estimated_watts` has it.
         """
         self._journal, self._traffic, self._watts = journal, traffic, watts
         known = journal.totals() if journal else {}
@@ -72,7 +72,7 @@ class Sums:
             accepted=before.accepted + 1,
             tokens=before.tokens + tokens,
             seconds=before.seconds + seconds,
-            estimated_wh=before.estimated_wh + seconds * self._watts / 3600,
+            estimated_wh=before.estimated_wh + seconds * self._watts() / 3600,
         )
         self.save()
 
