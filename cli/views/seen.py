@@ -4,12 +4,12 @@ Every value is frozen; a new answer makes a new one. Nothing here reads a clock 
 """
 
 from dataclasses import dataclass, replace
-from math import exp
 from typing import Final
 
 from dipaco.node.api.values import LedgerView
 from dipaco.node.status.document import Status
 from dipaco.node.status.events import LogLine
+from dipaco.protocol.work.losses import perplexity
 
 MAX_LOG: Final = 200  # lines: more than any terminal shows
 
@@ -70,7 +70,8 @@ def losses_of(ledger: LedgerView) -> tuple[float, ...]:
     most = max(map(len, scored.values()), default=0)
     found = []
     for _, paths in sorted(scored.items()):
-        tokens = sum(tokens for _, tokens in paths.values())
-        if len(paths) == most and tokens:
-            found.append(exp(min(sum(nll for nll, _ in paths.values()) / tokens, 700.0)))
+        nll, tokens = map(sum, zip(*paths.values(), strict=True))
+        whole = perplexity(nll, tokens)
+        if len(paths) == most and whole is not None:
+            found.append(whole)
     return tuple(found)
