@@ -4,6 +4,7 @@ import datetime
 import gzip
 import io
 import json
+import math
 import random
 import ssl
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dipaco.node.data.retry import RetryPolicy
+
+TICK = 2.0**-20  # s: a clock moves by whole ticks, whose sums and differences are exact
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Waits:
     def sleep(self, seconds: float) -> None:
         """Wait, at once."""
         self.slept.append(seconds)
-        self.now += seconds
+        self.now = math.ceil((self.now + seconds) / TICK) * TICK
 
     def retry(self) -> RetryPolicy:
         """The product's own, on this clock."""
